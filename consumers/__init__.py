@@ -1,0 +1,1 @@
+"""From messages to sums: formats, transport, folding, snapshots."""

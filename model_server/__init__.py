@@ -1,0 +1,1 @@
+"""What was learned and what is certain: encoders, refinement, trust."""

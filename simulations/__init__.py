@@ -1,0 +1,1 @@
+"""Forward physics: crystal, dynamics, scattering, instrument, reciprocal space, virtual."""

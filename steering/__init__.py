@@ -1,0 +1,1 @@
+"""Runs, advice, predictions, status API and page, command line."""
