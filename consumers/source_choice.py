@@ -1,0 +1,15 @@
+"""The source section of an experiment file: where messages come from."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from simulations.section import Section
+
+
+class SourceSection(Section):
+    """Where chunks come from; recorded files for now."""
+
+    kind: Literal["files"] = Field(default="files", description="`files`")

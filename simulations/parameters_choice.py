@@ -1,0 +1,37 @@
+"""The parameters section of an experiment file: which force constants are to be found."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import Discriminator, Field, Tag, field_validator
+
+from simulations.section import Count, Positive, Section, Text, expected
+
+
+def _free_kind(value: Any) -> str:
+    return "names" if isinstance(value, list | tuple) else "number"
+
+
+class ParametersSection(Section):
+    """Free tensor elements of the force-constant model and their prior."""
+
+    cutoff_A: Positive = Field(description="largest bond length of a free parameter, angstrom")
+    free: Annotated[
+        Annotated[Count, Tag("number")] | Annotated[tuple[Text, ...], Tag("names")],
+        Discriminator(_free_kind),
+    ] = Field(description="how many parameters are free (1 or more), or a list of their names")
+    prior: Text | None = Field(
+        default=None, description="name of a stored prior, or null for a box around the reference"
+    )
+
+    @field_validator("free")
+    @classmethod
+    def _named_once(cls, value: int | tuple[str, ...]) -> int | tuple[str, ...]:
+        if isinstance(value, tuple):
+            if not value:
+                raise expected("at least one name. Give a number to choose the best ones.")
+            twice = sorted({name for name in value if value.count(name) > 1})
+            if twice:
+                raise expected(f"every name once, but {', '.join(twice)} comes twice. Remove one.")
+        return value

@@ -1,0 +1,69 @@
+"""The sample section of an experiment file: which crystal, how it is mounted, how warm it is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from pydantic import Field, ValidationInfo, field_validator, model_validator
+
+from simulations.section import NotNegative, Number, Section, Text, Vector, expected
+
+
+class SampleSection(Section):
+    """Crystal and mount.
+
+    At psi = 0, ``u`` points along the beam and ``v`` lies in the horizontal plane on the side of
+    laboratory +x, as in Horace and Mantid. ``UB`` may be given in place of the two; it is read in
+    Mantid's convention (``Q_lab = 2 pi UB hkl``) and replaced by the ``u`` and ``v`` that it means.
+    """
+
+    structure: Text = Field(
+        description="a builtin crystal (germanium, aluminium, MnO) or a structure file, its path "
+        "relative to the experiment file"
+    )
+    u: Vector = Field(description="three numbers, hkl along the beam at psi = 0")
+    v: Vector = Field(description="three numbers, hkl in the horizontal plane, not along u")
+    temperature_K: NotNegative = Field(description="kelvin, zero or more")
+    omega_deg: Number = Field(default=0.0, description="axis of the goniometer's small arcs")
+    dpsi_deg: Number = Field(default=0.0, description="correction of psi")
+    gl_deg: Number = Field(default=0.0, description="large goniometer arc")
+    gs_deg: Number = Field(default=0.0, description="small goniometer arc")
+    psi_offset_deg: Number = Field(default=0.0, description="added to every recorded psi")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _u_and_v_from_UB(cls, raw: Any) -> Any:
+        if not isinstance(raw, dict) or raw.get("UB") is None:
+            return raw
+        if raw.get("u") is not None or raw.get("v") is not None:
+            raise expected("either u and v, or UB. Remove one of the two.")
+        try:
+            UB = np.array(raw["UB"], dtype=float)
+        except (TypeError, ValueError):
+            UB = np.zeros((0, 0))
+        if UB.shape != (3, 3) or not np.isfinite(UB).all() or abs(np.linalg.det(UB)) < 1e-9:
+            raise expected("UB to be a regular 3 x 3 matrix, rows first, 1/angstrom. Correct UB.")
+        inverse = np.linalg.inv(UB)
+        rest = {key: value for key, value in raw.items() if key not in ("UB", "u", "v")}
+        return rest | {"u": inverse[:, 2].tolist(), "v": inverse[:, 0].tolist()}
+
+    @field_validator("u")
+    @classmethod
+    def _not_zero(cls, value: Vector) -> Vector:
+        if not any(value):
+            raise expected("a direction, not the zero vector. Give the hkl along the beam.")
+        return value
+
+    @field_validator("v")
+    @classmethod
+    def _spans_a_plane(cls, value: Vector, info: ValidationInfo) -> Vector:
+        u = info.data.get("u")
+        if u is not None:
+            length = np.linalg.norm(u) * np.linalg.norm(value)
+            if np.linalg.norm(np.cross(u, value)) <= 1e-6 * length:
+                raise expected(
+                    f"a direction that is not parallel to u = {list(u)}. "
+                    "Give another hkl of the horizontal plane."
+                )
+        return value

@@ -1,0 +1,59 @@
+"""Fixtures for what a machine may lack; BEAMSTEER_REQUIRE turns their absence into a failure."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+# Two cores run two test workers: every worker gets one thread of each numerical library.
+for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
+    os.environ.setdefault(_name, "1")
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+settings.register_profile("beamsteer", deadline=None)  # a wall clock never decides a test
+settings.load_profile("beamsteer")
+
+ROOT = Path(__file__).resolve().parents[1]
+REQUIRED = {name for name in os.environ.get("BEAMSTEER_REQUIRE", "").split(",") if name}
+KNOWN = {"browser", "shared_data"}
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    unknown = REQUIRED - KNOWN
+    if unknown:
+        raise pytest.UsageError(
+            f"BEAMSTEER_REQUIRE names {', '.join(sorted(unknown))}; expected some of "
+            f"{', '.join(sorted(KNOWN))}."
+        )
+
+
+def _absent(component: str, reason: str) -> None:
+    """Skip, or fail where the component is required."""
+    if component in REQUIRED:
+        pytest.fail(f"{reason} BEAMSTEER_REQUIRE names {component}.", pytrace=False)
+    pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Folder of measured and reference data that is not part of the package."""
+    folder = Path(os.environ.get("BEAMSTEER_SHARED_DATA", ROOT.parent / "shared" / "data"))
+    if not (folder / "README.md").is_file():
+        _absent("shared_data", f"No shared data in {folder}; set BEAMSTEER_SHARED_DATA.")
+    return folder.resolve()
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Path:
+    """The program of a real Chromium."""
+    named = os.environ.get("BEAMSTEER_CHROMIUM")
+    for candidate in (named, "chromium", "chromium-browser", "google-chrome"):
+        program = shutil.which(candidate) if candidate else None
+        if program:
+            return Path(program)
+    _absent("browser", "No Chromium; run `make system`, or set BEAMSTEER_CHROMIUM.")
+    raise AssertionError
