@@ -1,0 +1,185 @@
+"""A realistic run for tests of the API, the page and the plots: germanium after eight chunks."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from steering.run_store import RunSnapshot, RunStore, SpectrumView
+
+NAMES = (
+    ("1NN xx", 6.92),
+    ("1NN xy", 4.87),
+    ("2NN xx", -0.19),
+    ("2NN xy", -0.22),
+    ("2NN zz", 0.41),
+    ("3NN xx", -0.07),
+    ("4NN xx", 0.05),
+    ("5NN xy", -0.11),
+)
+TICKS = ((0, "Gamma"), (40, "X"), (50, "U|K"), (80, "Gamma"), (100, "L"), (120, "W"), (140, "X"))
+
+
+def spectrum(seed: int = 3, bins: int = 140, energy_bins: int = 140) -> SpectrumView:
+    rng = np.random.default_rng(seed)
+    x = np.arange(bins) + 0.5
+    k = np.concatenate(
+        [
+            np.linspace(0, 1, 40),
+            np.linspace(1, 0.9, 10),
+            np.linspace(0.75, 0, 30),
+            np.linspace(0, 0.5, 20) * 1.5,
+            np.linspace(0.75, 0.9, 20),
+            np.linspace(0.9, 1, 20),
+        ]
+    )
+    acoustic = np.sin(np.pi * k / 2)
+    branches = np.stack(
+        [
+            10 * acoustic**0.8,
+            10.4 * acoustic**0.8,
+            28 * acoustic,
+            37 - 8 * acoustic**2,
+            37 - 3 * acoustic**2,
+            37 - 2.2 * acoustic**2,
+        ],
+        axis=1,
+    )
+    edges = np.linspace(0, 70, energy_bins + 1)
+    centres = (edges[1:] + edges[:-1]) / 2
+    peak = np.exp(-0.5 * ((centres[None, :, None] - branches[:, None, :]) / 0.9) ** 2)
+    model = (peak * (8 / (4 + branches[:, None, :]))).sum(axis=2) + 0.03
+    exposure = 60 * np.exp(-(((x[:, None] - 70) / 90) ** 2)) * np.ones((1, energy_bins))
+    # Kinematics: nothing above 38 meV; holes where a few orientations do not reach.
+    exposure[:, centres > 38] = 0
+    holes = np.sin(x[:, None] / 9) + np.cos(centres[None, :] / 6 + x[:, None] / 25) > 1.35
+    exposure[holes] = 0
+    counts = rng.poisson(model * exposure)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        intensity = np.where(exposure > 0, counts / exposure, np.nan)
+        sigma = np.where(exposure > 0, np.sqrt(np.maximum(counts, 1)) / exposure, np.nan)
+        residual = np.where(
+            exposure > 0, (counts - model * exposure) / np.sqrt(model * exposure), np.nan
+        )
+    return SpectrumView(
+        path_position=x,
+        segment_breaks=(50,),
+        tick_positions=tuple(float(p) for p, _ in TICKS),
+        tick_labels=tuple(label for _, label in TICKS),
+        energy_edges_meV=edges,
+        intensity=intensity,
+        sigma=sigma,
+        model_intensity=np.where(exposure > 0, model, np.nan),
+        residual_sigma=residual,
+        branches=branches,
+        exposure=exposure,
+    )
+
+
+def snapshot(run_id: str = "ge-demo", **changes) -> RunSnapshot:
+    rng = np.random.default_rng(8)
+    psis = (0.0, 55.0, 110.0, 20.0, 75.0, 95.0, 36.0, 62.0)
+    chunks, history = [], []
+    for i, psi in enumerate(psis):
+        chunk = f"{178900 + i}"
+        chunks.append(
+            {
+                "chunk": chunk,
+                "psi_deg": psi,
+                "minutes": 1.0,
+                "events": {"read": 21000 + 10 * i, "folded": 6100 + i},
+                "status": "folded",
+                "reason": "",
+            }
+        )
+        history.append(
+            {
+                "chunk": chunk,
+                "minutes_used": 1.6 * (i + 1),
+                "parameters": [
+                    {
+                        "name": name,
+                        "value": value + 0.06 * abs(value) * rng.normal() / np.sqrt(i + 1),
+                        "sigma": (0.06 * abs(value) + 0.01) / np.sqrt(i + 1),
+                    }
+                    for name, value in NAMES
+                ],
+                "trusted": i >= 2,
+            }
+        )
+    chunks.insert(
+        4,
+        {
+            "chunk": "178903b",
+            "psi_deg": None,
+            "minutes": 0.0,
+            "events": {},
+            "status": "set aside",
+            "reason": "psi is NaN; expected degrees. Give --psi.",
+        },
+    )
+    last = history[-1]["parameters"]
+    result = {
+        "parameters": [
+            {
+                "name": p["name"],
+                "unit": "eV/angstrom^2",
+                "value": p["value"],
+                "sigma": p["sigma"],
+                "interval90": [p["value"] - 1.645 * p["sigma"], p["value"] + 1.645 * p["sigma"]],
+            }
+            for p in last
+        ],
+        "derived": [
+            {"name": "on-site xx", "unit": "eV/angstrom^2", "value": 28.4, "sigma": 0.3},
+        ],
+        "trusted": True,
+        "reasons": ["chi-square per cell 1.02 (p = 0.41)", "chunks agree (p = 0.63)"],
+        "advice": [
+            {"psi_deg": 48.0, "ei_meV": 40.0, "minutes": 4.0, "gain_per_minute": 0.412},
+            {"psi_deg": 84.0, "ei_meV": 40.0, "minutes": 3.0, "gain_per_minute": 0.377},
+            {"psi_deg": 12.0, "ei_meV": 40.0, "minutes": 4.0, "gain_per_minute": 0.301},
+            {"psi_deg": 102.0, "ei_meV": 40.0, "minutes": 2.0, "gain_per_minute": 0.122},
+            {"psi_deg": 30.0, "ei_meV": 40.0, "minutes": 2.0, "gain_per_minute": 0.064},
+        ],
+        "stop": {
+            "stop": False,
+            "reason": "3 of 8 parameters are above their target",
+            "minutes_to_target": 11.5,
+        },
+        "minutes_used": 12.8,
+        "coverage_fraction": 0.46,
+        "events": {
+            "read": 168280,
+            "folded": 48828,
+            "outside_path": 96100,
+            "outside_energy": 20352,
+            "masked": 2500,
+            "filtered": 500,
+        },
+    }
+    values = {
+        "run_id": run_id,
+        "title": "germanium on ARCS, demonstration",
+        "status": "running",
+        "experiment": {
+            "instrument": {"name": "ARCS", "ei_meV": 40.0, "coarsen": 4},
+            "sample": {"structure": "germanium", "temperature_K": 5.0},
+            "motion": {"limits_deg": [0.0, 120.0]},
+            "targets": {"relative_sigma": 0.05, "per_parameter": {}},
+        },
+        "updated_ns": 1_763_716_248_000_000_000,
+        "chunks": tuple(chunks),
+        "spectrum": spectrum(),
+        "result": result,
+        "history": tuple(history),
+        "estimate_seconds": 0.8,
+        "lag_seconds": 1.4,
+    }
+    return RunSnapshot(**(values | changes))
+
+
+def store(*snapshots: RunSnapshot) -> RunStore:
+    filled = RunStore()
+    for one in snapshots or (snapshot(),):
+        filled.publish(one)
+    return filled
