@@ -1,22 +1,23 @@
-"""Neutron energy, wave vector and time of flight.
-
-CODATA 2018: ``E = hbar^2 k^2 / 2 m_n`` and ``v = hbar k / m_n``.
-"""
+"""Neutron energy, wave vector and time of flight: ``E = hbar^2 k^2 / 2 m_n``, ``v = hbar k / m_n``."""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import constants as _c
+
+from simulations.constants import NEUTRON_MEV_A2 as MEV_PER_K2
 
 FloatArray = NDArray[np.float64]
 
-MEV_PER_K2 = 2.0721248  # E[meV] = this * k^2, k in 1/angstrom
-METRE_PER_SECOND_PER_SQRT_MEV = 437.39337  # v[m/s] = this * sqrt(E[meV])
-HBAR2_OVER_2U = 2.0900765  # hbar^2 / 2u in meV angstrom^2
+METRE_PER_SECOND_PER_SQRT_MEV = float(
+    (2 * 1e-3 * _c.elementary_charge / _c.neutron_mass) ** 0.5
+)
+"""A neutron of E meV flies this times sqrt(E) metres per second."""
 
 
 def wave_vector(energy_meV: FloatArray | float) -> FloatArray:
-    """k in 1/angstrom of a neutron of the given kinetic energy (meV)."""
+    """K in 1/angstrom of a neutron of the given kinetic energy (meV)."""
     return np.sqrt(np.asarray(energy_meV, dtype=float) / MEV_PER_K2)
 
 

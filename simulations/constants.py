@@ -1,0 +1,24 @@
+"""Physical constants in the units of this package (CODATA through scipy)."""
+
+from __future__ import annotations
+
+from scipy import constants as _c
+
+_EV = _c.elementary_charge
+_U = _c.atomic_mass
+_A = 1e-10
+
+HBAR2_OVER_U = _c.hbar**2 / _U / _EV * 1e3 / _A**2
+"""hbar^2 / u in meV angstrom^2 (4.18016); half of it is the 2.09008 of one-phonon scattering."""
+
+MEV2_PER_FORCE_CONSTANT = 1e3 * HBAR2_OVER_U
+"""Squared energy, meV^2, of 1 eV/angstrom^2 acting on 1 u: (64.6541 meV)^2."""
+
+BOLTZMANN_MEV_PER_K = _c.Boltzmann / _EV * 1e3
+"""Boltzmann constant in meV/K."""
+
+NEUTRON_MEV_A2 = _c.hbar**2 / (2 * _c.neutron_mass) / _EV * 1e3 / _A**2
+"""hbar^2 / 2 m_n: a neutron of wave number k (1/angstrom) has this times k^2 meV."""
+
+COULOMB_EV_A = _c.e / (4 * _c.pi * _c.epsilon_0) / _A
+"""e^2 / (4 pi epsilon_0) in eV angstrom."""

@@ -1,0 +1,343 @@
+"""What one orientation would see: exposure, coverage tensor and moments of every voxel.
+
+Geometry alone decides these sums; they scale with proton charge and add over orientations, which
+makes the folded intensity of any force constants exact without keeping events.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from simulations.crystal import Crystal
+from simulations.instrument import Instrument
+from simulations.kinematics import (
+    METRE_PER_SECOND_PER_SQRT_MEV,
+    MEV_PER_K2,
+    wave_vector,
+)
+from simulations.path import EnergyAxis
+from simulations.voxel_map import VoxelMap
+
+FloatArray = NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Exposure:
+    """Sums over the pixels and energy sub-steps that fall into each (voxel, energy bin).
+
+    Every array starts with (voxels, energy_bins); weights are ``w = charge x solid angle x energy
+    step x k_f/k_i``. Positions are Cartesian, crystal frame, 1/angstrom, carried into the voxel and
+    referred to the centre energy of the bin along the pixel's trajectory.
+    """
+
+    weight: FloatArray  # D = sum w, coulomb sr meV
+    flat: FloatArray  # sum of charge x solid angle x time step, coulomb sr ms
+    q_squared: FloatArray  # sum w Q^2
+    tensor: FloatArray  # (..., 6 N^2) T = sum w f f^dagger, packed by ``unpack_tensor``
+    first: FloatArray  # (..., 3) sum w (q' - q_voxel)
+    second: FloatArray  # (..., 6) sum w of the products xx yy zz yz xz xy of the same
+    slope: FloatArray  # (..., 3) sum w dQ'/dE, 1/(angstrom meV)
+
+    def __add__(self, other: Exposure) -> Exposure:
+        """Exposure of both together."""
+        return Exposure(
+            **{f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self)}
+        )
+
+    def scaled(self, factor: float) -> Exposure:
+        """Same geometry with ``factor`` times the charge."""
+        return Exposure(**{f.name: getattr(self, f.name) * factor for f in fields(self)})
+
+    def path_sums(self, voxels: VoxelMap) -> tuple[FloatArray, FloatArray]:
+        """D and the flat exposure of every path cell: two arrays (path_bins, energy_bins)."""
+        return (
+            sum_voxels(self.weight, voxels),
+            sum_voxels(self.flat, voxels),
+        )
+
+
+def sum_voxels(values: FloatArray, voxels: VoxelMap) -> FloatArray:
+    """Sum (voxels, ...) over the voxels of each path bin, (path_bins, ...)."""
+    total = np.zeros((voxels.n_path_bins, *values.shape[1:]))
+    np.add.at(total, voxels.path_bin, values)
+    return total
+
+
+def tensor_reals(n_atoms: int) -> int:
+    """Real numbers that hold one Hermitian coverage tensor: 6 N^2."""
+    return 6 * n_atoms * n_atoms
+
+
+def unpack_tensor(packed: FloatArray, n_atoms: int) -> NDArray[np.complex128]:
+    """Hermitian T (..., 3N, 3N) from its 6 N^2 reals (..., 6 N^2).
+
+    Packed atom pair by atom pair (k <= l, row-major): the six products xx yy zz yz xz xy, and for
+    k < l six more for the imaginary part.
+    """
+    out = np.zeros((*packed.shape[:-1], 3 * n_atoms, 3 * n_atoms), dtype=complex)
+    at = 0
+    ab = [(0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1)]
+    for k in range(n_atoms):
+        for m in range(k, n_atoms):
+            for i, (a, b) in enumerate(ab):
+                value = packed[..., at + i].astype(complex)
+                if m > k:
+                    value = value + 1j * packed[..., at + 6 + i]
+                for c, d in {(a, b), (b, a)}:
+                    out[..., 3 * k + c, 3 * m + d] = value
+                    out[..., 3 * m + d, 3 * k + c] = value.conj()
+            at += 6 if m == k else 12
+    return out
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class PixelView:
+    """What the pixels look at in one orientation: the common ground of counts and exposure.
+
+    ``Q = beam - kf * direction`` in the crystal's Cartesian frame and
+    ``beam_fractional - kf * fractional`` in primitive reciprocal coordinates.
+    """
+
+    direction: FloatArray  # (pixels, 3) crystal frame
+    fractional: FloatArray  # (pixels, 3)
+    beam: FloatArray  # (3,) k_i in the crystal frame, 1/angstrom
+    beam_fractional: FloatArray  # (3,)
+    masked: NDArray[np.bool_]  # (pixels,)
+    step_edges_meV: FloatArray  # (steps + 1,) uniform
+    kf: FloatArray  # (steps,) 1/angstrom at the step centres
+    bin_of_step: NDArray[np.int64]  # (steps,) energy bin
+
+
+def view_pixels(
+    *,
+    crystal: Crystal,
+    instrument: Instrument,
+    energy: EnergyAxis,
+    ei_meV: float,
+    crystal_to_lab: FloatArray,
+) -> PixelView:
+    """Turn the pixels into the crystal's frame for one orientation.
+
+    Raises
+    ------
+    ValueError
+        If no energy bin can be reached with ``ei_meV``.
+    """
+    n_e = energy.reachable_bins(ei_meV)
+    if n_e == 0:
+        raise ValueError(
+            f"instrument.ei_meV is {ei_meV}; expected above the lowest energy bin "
+            f"{energy.edges_meV[0]}..{energy.edges_meV[1]} meV of the path"
+        )
+    steps = np.arange(n_e * energy.substeps)
+    edges = energy.substep_edges_meV[: len(steps) + 1]
+    direction = instrument.direction @ crystal_to_lab
+    beam = crystal_to_lab.T @ np.array([0.0, 0.0, float(wave_vector(ei_meV))])
+    to_fractional = np.linalg.inv(crystal.reciprocal)
+    return PixelView(
+        direction=direction,
+        fractional=direction @ to_fractional,
+        beam=beam,
+        beam_fractional=beam @ to_fractional,
+        masked=instrument.masked,
+        step_edges_meV=edges,
+        kf=wave_vector(ei_meV - 0.5 * (edges[1:] + edges[:-1])),
+        bin_of_step=steps // energy.substeps,
+    )
+
+
+@njit(cache=True, inline="always")
+def grid_index(fractional, divisions):
+    """Nearest grid point of a coordinate, 0 <= index < divisions."""
+    i = int((fractional - np.floor(fractional)) * divisions + 0.5)
+    return 0 if i >= divisions else i
+
+
+@njit(cache=True)
+def _accumulate(
+    direction, fractional, beam, beam_fractional, masked, kf, bin_of_step,
+    distance, solid_angle, reciprocal,
+    trajectory_slope, weight_step, time_step, offset_energy,
+    divisions, voxel, operation, op_fractional, op_cartesian, centre,
+    positions, amplitude, displacement,
+    out_weight, out_flat, out_q2, out_tensor, out_first, out_second, out_slope,
+):  # fmt: skip
+    """Add all (pixel, sub-step) pairs of a pixel range; see ``compute_exposure``."""
+    n_atoms = len(amplitude)
+    n0, n1, n2 = divisions
+    g = np.empty(3)
+    h = np.empty(3)
+    Qp = np.empty(3)
+    d = np.empty(3)
+    s = np.empty(3)
+    dw = np.empty(n_atoms)
+    QQ = np.empty(6)
+    for p in range(len(masked)):
+        if masked[p]:
+            continue
+        dx, dy, dz = direction[p, 0], direction[p, 1], direction[p, 2]
+        u0, u1, u2 = fractional[p, 0], fractional[p, 1], fractional[p, 2]
+        for step in range(len(kf)):
+            k = kf[step]
+            f0 = beam_fractional[0] - k * u0
+            f1 = beam_fractional[1] - k * u1
+            f2 = beam_fractional[2] - k * u2
+            i0 = grid_index(f0, n0)
+            i1 = grid_index(f1, n1)
+            i2 = grid_index(f2, n2)
+            v = voxel[i0, i1, i2]
+            if v < 0:
+                continue
+            o = operation[i0, i1, i2]
+            for j in range(3):
+                g[j] = f0 * op_fractional[o, 0, j] + f1 * op_fractional[o, 1, j] + f2 * op_fractional[o, 2, j]
+                h[j] = np.floor(g[j] - centre[v, j] + 0.5)
+                g[j] = g[j] - h[j] - centre[v, j]
+            Qx = beam[0] - k * dx
+            Qy = beam[1] - k * dy
+            Qz = beam[2] - k * dz
+            for a in range(3):
+                Qp[a] = op_cartesian[o, a, 0] * Qx + op_cartesian[o, a, 1] * Qy + op_cartesian[o, a, 2] * Qz
+                s[a] = (op_cartesian[o, a, 0] * dx + op_cartesian[o, a, 1] * dy + op_cartesian[o, a, 2] * dz) * trajectory_slope[step]
+                d[a] = g[0] * reciprocal[0, a] + g[1] * reciprocal[1, a] + g[2] * reciprocal[2, a] - s[a] * offset_energy[step]
+            e = bin_of_step[step]
+            w = solid_angle[p] * weight_step[step]
+            out_weight[v, e] += w
+            out_flat[v, e] += solid_angle[p] * distance[p] * time_step[step]
+            QQ[0] = Qp[0] * Qp[0]
+            QQ[1] = Qp[1] * Qp[1]
+            QQ[2] = Qp[2] * Qp[2]
+            QQ[3] = Qp[1] * Qp[2]
+            QQ[4] = Qp[0] * Qp[2]
+            QQ[5] = Qp[0] * Qp[1]
+            out_q2[v, e] += w * (QQ[0] + QQ[1] + QQ[2])
+            for a in range(3):
+                out_first[v, e, a] += w * d[a]
+                out_slope[v, e, a] += w * s[a]
+            out_second[v, e, 0] += w * d[0] * d[0]
+            out_second[v, e, 1] += w * d[1] * d[1]
+            out_second[v, e, 2] += w * d[2] * d[2]
+            out_second[v, e, 3] += w * d[1] * d[2]
+            out_second[v, e, 4] += w * d[0] * d[2]
+            out_second[v, e, 5] += w * d[0] * d[1]
+            for c in range(n_atoms):
+                W = 0.5 * (
+                    displacement[c, 0] * QQ[0] + displacement[c, 1] * QQ[1] + displacement[c, 2] * QQ[2]
+                    + 2 * (displacement[c, 3] * QQ[3] + displacement[c, 4] * QQ[4] + displacement[c, 5] * QQ[5])
+                )
+                dw[c] = amplitude[c] * np.exp(-W)
+            at = 0
+            for c in range(n_atoms):
+                z = w * dw[c] * dw[c]
+                for i in range(6):
+                    out_tensor[v, e, at + i] += z * QQ[i]
+                at += 6
+                for m in range(c + 1, n_atoms):
+                    angle = 2 * np.pi * (
+                        h[0] * (positions[c, 0] - positions[m, 0])
+                        + h[1] * (positions[c, 1] - positions[m, 1])
+                        + h[2] * (positions[c, 2] - positions[m, 2])
+                    )
+                    re = w * dw[c] * dw[m] * np.cos(angle)
+                    im = w * dw[c] * dw[m] * np.sin(angle)
+                    for i in range(6):
+                        out_tensor[v, e, at + i] += re * QQ[i]
+                        out_tensor[v, e, at + 6 + i] += im * QQ[i]
+                    at += 12
+
+
+def compute_exposure(
+    *,
+    crystal: Crystal,
+    voxels: VoxelMap,
+    instrument: Instrument,
+    energy: EnergyAxis,
+    ei_meV: float,
+    crystal_to_lab: FloatArray,
+    displacement: FloatArray,
+    reduced: bool = False,
+) -> Exposure:
+    """Exposure of one orientation for a proton charge of 1 coulomb.
+
+    Parameters
+    ----------
+    crystal, voxels, instrument, energy
+        What is measured, onto what, with what. Masked pixels count nowhere.
+    ei_meV : float
+        Incident energy.
+    crystal_to_lab : (3, 3)
+        From ``goniometer.crystal_to_lab``.
+    displacement : (atoms, 3, 3)
+        Mean-square displacement tensors U, angstrom^2: ``W = Q.U.Q / 2``.
+    reduced : bool
+        For input already divided by k_f/k_i and charge: weights without them.
+
+    Returns
+    -------
+    Exposure
+        Energy bins are cut to those reachable with ``ei_meV``.
+    """
+    view = view_pixels(
+        crystal=crystal,
+        instrument=instrument,
+        energy=energy,
+        ei_meV=ei_meV,
+        crystal_to_lab=crystal_to_lab,
+    )
+    edges = view.step_edges_meV
+    slowness = 1e3 / (METRE_PER_SECOND_PER_SQRT_MEV * np.sqrt(ei_meV - edges))  # ms per metre
+    if reduced:
+        weight_step = np.diff(edges)
+    else:
+        weight_step = np.diff(edges) * view.kf / wave_vector(ei_meV)
+    shape = (voxels.n_voxels, int(view.bin_of_step[-1]) + 1)
+    out = Exposure(
+        weight=np.zeros(shape),
+        flat=np.zeros(shape),
+        q_squared=np.zeros(shape),
+        tensor=np.zeros((*shape, tensor_reals(crystal.n_atoms))),
+        first=np.zeros((*shape, 3)),
+        second=np.zeros((*shape, 6)),
+        slope=np.zeros((*shape, 3)),
+    )
+    U = np.asarray(displacement)
+    packed = np.stack(
+        [U[:, 0, 0], U[:, 1, 1], U[:, 2, 2], U[:, 1, 2], U[:, 0, 2], U[:, 0, 1]], axis=1
+    )
+    _accumulate(
+        view.direction,
+        view.fractional,
+        view.beam,
+        view.beam_fractional,
+        view.masked,
+        view.kf,
+        view.bin_of_step,
+        instrument.distance_m,
+        instrument.solid_angle_sr,
+        np.ascontiguousarray(crystal.reciprocal),
+        1 / (2 * MEV_PER_K2 * view.kf),
+        weight_step,
+        np.diff(slowness),
+        0.5 * (edges[1:] + edges[:-1]) - energy.centres_meV[view.bin_of_step],
+        voxels.divisions,
+        voxels.voxel,
+        voxels.operation,
+        voxels.operation_fractional.astype(np.float64),
+        voxels.operation_cartesian,
+        voxels.centre_fractional,
+        np.ascontiguousarray(crystal.positions),
+        crystal.scattering_length / np.sqrt(crystal.masses_u),
+        packed,
+        out.weight,
+        out.flat,
+        out.q_squared,
+        out.tensor,
+        out.first,
+        out.second,
+        out.slope,
+    )
+    return out

@@ -1,0 +1,309 @@
+"""I(cell; phi): the folded one-phonon intensity of any force constants, from exposure sums.
+
+``lambda = sum over voxels of sum_s (hbar^2 / 2 E_s) e_s^dagger T e_s (n_s + 1) R`` with the energies
+at the centroid of each voxel's exposure (first moment), the width of the voxel (second moment) and
+the slope of the trajectories (``R((E - w)/(1 - g))/|1 - g|``). Approximations: shifts are linear in
+the group velocity, eigenvectors are those of the voxel's grid point, and the Debye-Waller factor
+inside T is that of the reference force constants.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import erf, exp, sqrt
+from typing import Protocol
+
+import numpy as np
+from numba import njit, prange
+from numpy.typing import NDArray
+
+from simulations.constants import BOLTZMANN_MEV_PER_K, HBAR2_OVER_U
+from simulations.exposure import Exposure
+from simulations.force_constants import ForceConstantModel
+from simulations.instrument import Resolution
+from simulations.path import EnergyAxis
+from simulations.voxel_map import VoxelMap
+
+FloatArray = NDArray[np.float64]
+ComplexArray = NDArray[np.complex128]
+
+LOWEST_ENERGY_MEV = 0.3  # modes below count as lying here: the weight 1/E has no limit at Gamma
+
+
+class ForwardModel(Protocol):
+    """Expected intensity of path cells for given parameters; phonons are one kind of it."""
+
+    names: tuple[str, ...]
+
+    def prepare(self, values: FloatArray) -> ModeState:
+        """What depends on the parameters alone, shared by all orientations."""
+        ...
+
+    def rates(
+        self, exposure: Exposure, state: ModeState, *, log_width: float, gradient: bool
+    ) -> tuple[FloatArray, FloatArray]:
+        """Rate of each path cell, and its derivatives, for one exposure."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class ModeState:
+    """Modes of every voxel at one set of force constants."""
+
+    values: FloatArray  # (K,) eV/angstrom^2
+    energy: FloatArray  # (voxels, n) meV; negative marks an imaginary mode
+    vectors: ComplexArray  # (voxels, n, n) eigenvectors in columns
+    coupling: ComplexArray  # (voxels, n, n, K) e_i^dagger B_k e_j, meV^2 / (eV/angstrom^2)
+    velocity: FloatArray  # (voxels, n, 3) dE/dq, meV angstrom
+
+    @property
+    def stable(self) -> bool:
+        """Whether no voxel has an imaginary mode."""
+        return bool(np.all(self.energy > -1e-3))
+
+
+class FoldedPhonons:
+    """One-phonon forward model of the folded path; see the module's head.
+
+    Parameters
+    ----------
+    model : ForceConstantModel
+        Free parameters and fixed part.
+    voxels : VoxelMap
+        Where exposure is kept.
+    energy : EnergyAxis
+        Bins of the path.
+    ei_meV, temperature_K : float
+        Incident energy and sample temperature.
+    resolution : Resolution
+        Gaussian width at every energy transfer.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: ForceConstantModel,
+        voxels: VoxelMap,
+        energy: EnergyAxis,
+        ei_meV: float,
+        temperature_K: float,
+        resolution: Resolution,
+    ) -> None:
+        self.model = model
+        self.names = model.names
+        self.voxels = voxels
+        self.energy = energy
+        self.n_energy = energy.reachable_bins(ei_meV)
+        self.temperature_K = temperature_K
+        self.sigma_meV = resolution.sigma_meV(energy.centres_meV[: self.n_energy], ei_meV)
+        q = voxels.centre_cartesian
+        self._fixed, self._basis = model.matrices(q)
+        step = 1e-4
+        slopes = []
+        for axis in np.eye(3):
+            up = model.matrices(q + step * axis)
+            down = model.matrices(q - step * axis)
+            slopes.append(
+                ((up[0] - down[0]) / (2 * step), (up[1] - down[1]) / (2 * step))
+            )
+        self._fixed_slope = np.stack([s[0] for s in slopes], axis=1)
+        self._basis_slope = np.stack([s[1] for s in slopes], axis=1)
+
+    def prepare(self, values: FloatArray) -> ModeState:
+        """Diagonalise every voxel at ``values`` (K,), eV/angstrom^2."""
+        phi = np.asarray(values, dtype=float)
+        matrix = self._fixed + np.tensordot(phi, self._basis, axes=(0, 1))
+        square, vectors = np.linalg.eigh(matrix)
+        energy = np.sign(square) * np.sqrt(np.abs(square))
+        coupling = np.ascontiguousarray(
+            np.moveaxis(
+                vectors.conj().transpose(0, 2, 1)[:, None] @ self._basis @ vectors[:, None], 1, -1
+            )
+        )
+        slope = self._fixed_slope + np.einsum("k,vakij->vaij", phi, self._basis_slope)
+        turned = slope @ vectors[:, None]
+        diagonal = np.einsum("vis,vais->vsa", vectors.conj(), turned).real
+        velocity = diagonal / (2 * np.maximum(np.abs(energy), LOWEST_ENERGY_MEV))[..., None]
+        return ModeState(
+            values=phi, energy=energy, vectors=vectors, coupling=coupling, velocity=velocity
+        )
+
+    def rates(
+        self, exposure: Exposure, state: ModeState, *, log_width: float = 0.0, gradient: bool = True
+    ) -> tuple[FloatArray, FloatArray]:
+        """Phonon rate of every path cell for one exposure, with scale 1.
+
+        Returns
+        -------
+        rate : (path_bins, energy_bins) float64
+            Expected counts per unit scale: barn/meV/sr x exposure.
+        jacobian : (path_bins, energy_bins, K + 1) float64
+            Derivatives by the parameters and by the logarithm of the resolution width; K + 1 is 0
+            when ``gradient`` is False.
+        """
+        n_k = len(state.values)
+        rate = np.zeros((self.voxels.n_voxels, self.n_energy))
+        jacobian = np.zeros(
+            (self.voxels.n_voxels, self.n_energy, n_k + 1) if gradient else (1, 1, n_k + 1)
+        )
+        _rates(
+            exposure.weight,
+            exposure.tensor,
+            exposure.first,
+            exposure.second,
+            exposure.slope,
+            state.energy,
+            state.vectors,
+            state.coupling,
+            state.velocity,
+            self.energy.centres_meV[: self.n_energy],
+            self.energy.step_meV,
+            self.sigma_meV * np.exp(log_width),
+            self.temperature_K * BOLTZMANN_MEV_PER_K,
+            gradient,
+            rate,
+            jacobian,
+        )
+        shape = (self.voxels.n_path_bins, self.energy.n_bins)
+        out = np.zeros(shape)
+        np.add.at(out[:, : self.n_energy], self.voxels.path_bin, rate)
+        if not gradient:
+            return out, np.zeros((*shape, 0))
+        slopes = np.zeros((*shape, n_k + 1))
+        np.add.at(slopes[:, : self.n_energy], self.voxels.path_bin, jacobian)
+        return out, slopes
+
+
+@njit(cache=True)
+def _bin_average(u, half, sigma):
+    """Gaussian averaged over a bin centred at u, and its derivatives by u and by sigma."""
+    a = (u + half) / (sigma * sqrt(2.0))
+    b = (u - half) / (sigma * sqrt(2.0))
+    value = (erf(a) - erf(b)) / (4.0 * half)
+    ga = exp(-a * a)
+    gb = exp(-b * b)
+    norm = 1.0 / (sigma * sqrt(2.0 * np.pi) * 2.0 * half)
+    by_u = (ga - gb) * norm
+    by_sigma = -((u + half) * ga - (u - half) * gb) * norm / sigma
+    return value, by_u, by_sigma
+
+
+@njit(cache=True, parallel=True)
+def _rates(
+    weight, tensor, first, second, slope,
+    energy, vectors, coupling, velocity,
+    centres, step, sigma, kT, gradient,
+    out_rate, out_jacobian,
+):  # fmt: skip
+    """Fill rate (voxels, bins) and jacobian (voxels, bins, K + 1); see ``FoldedPhonons.rates``."""
+    n_v, n_e = weight.shape
+    n = energy.shape[1]
+    n_atoms = n // 3
+    n_k = coupling.shape[3]
+    half = 0.5 * step
+    for v in prange(n_v):
+        T = np.zeros((n, n), dtype=np.complex128)
+        shifted = np.zeros(n)
+        f = np.zeros(n)
+        df = np.zeros(n)  # d f / d (E^2)
+        dw = np.zeros(n)
+        active = np.zeros(n, dtype=np.bool_)
+        Te = np.zeros(n, dtype=np.complex128)
+        for e in range(n_e):
+            D = weight[v, e]
+            if D <= 0.0:
+                continue
+            any_active = False
+            for s in range(n):
+                vx, vy, vz = velocity[v, s, 0], velocity[v, s, 1], velocity[v, s, 2]
+                dx, dy, dz = first[v, e, 0] / D, first[v, e, 1] / D, first[v, e, 2] / D
+                E = energy[v, s] + vx * dx + vy * dy + vz * dz
+                if E < LOWEST_ENERGY_MEV:
+                    E = LOWEST_ENERGY_MEV
+                shifted[s] = E
+                g = (vx * slope[v, e, 0] + vy * slope[v, e, 1] + vz * slope[v, e, 2]) / D
+                spread = (
+                    vx * vx * (second[v, e, 0] / D - dx * dx)
+                    + vy * vy * (second[v, e, 1] / D - dy * dy)
+                    + vz * vz * (second[v, e, 2] / D - dz * dz)
+                    + 2 * vy * vz * (second[v, e, 3] / D - dy * dz)
+                    + 2 * vx * vz * (second[v, e, 4] / D - dx * dz)
+                    + 2 * vx * vy * (second[v, e, 5] / D - dx * dy)
+                )
+                jac = 1.0 - g
+                if abs(jac) < 0.05:
+                    jac = 0.05 if jac >= 0 else -0.05
+                width = sqrt(sigma[e] * sigma[e] + max(spread, 0.0) / (jac * jac))
+                u = (centres[e] - E) / jac
+                f[s] = 0.0
+                df[s] = 0.0
+                dw[s] = 0.0
+                active[s] = False
+                if abs(u) > 6.0 * width + half:
+                    continue
+                R, by_u, by_sigma = _bin_average(u, half, width)
+                scale = 1.0 / abs(jac)
+                x = exp(-E / kT) if kT > 0 else 0.0
+                occupation = 1.0 / (1.0 - x)  # n + 1
+                by_energy = -occupation * occupation * x / kT if kT > 0 else 0.0
+                prefactor = 0.5 * HBAR2_OVER_U / E
+                f[s] = prefactor * occupation * R * scale
+                slope_E = (
+                    -f[s] / E
+                    + prefactor * by_energy * R * scale
+                    - prefactor * occupation * by_u * scale / jac
+                )
+                df[s] = slope_E / (2.0 * E)
+                dw[s] = prefactor * occupation * by_sigma * scale * sigma[e] * sigma[e] / width
+                active[s] = True
+                any_active = True
+            if not any_active:
+                continue
+            at = 0
+            for c in range(n_atoms):
+                for m in range(c, n_atoms):
+                    for i in range(6):
+                        a = i if i < 3 else (1 if i == 3 else 0)
+                        b = i if i < 3 else (1 if i == 5 else 2)
+                        im = tensor[v, e, at + 6 + i] if m > c else 0.0
+                        z = complex(tensor[v, e, at + i], im)
+                        T[3 * c + a, 3 * m + b] = z
+                        T[3 * c + b, 3 * m + a] = z
+                        T[3 * m + b, 3 * c + a] = z.conjugate()
+                        T[3 * m + a, 3 * c + b] = z.conjugate()
+                    at += 6 if m == c else 12
+            total = 0.0
+            for i in range(n):
+                if not active[i]:
+                    continue
+                for a in range(n):
+                    z = 0j
+                    for b in range(n):
+                        z += T[a, b] * vectors[v, b, i]
+                    Te[a] = z
+                M = 0.0
+                for a in range(n):
+                    M += (vectors[v, a, i].conjugate() * Te[a]).real
+                total += f[i] * M
+                if not gradient:
+                    continue
+                out_jacobian[v, e, n_k] += dw[i] * M
+                for j in range(n):
+                    if j == i:
+                        factor = df[i]
+                        Mji = complex(M, 0.0)
+                    else:
+                        gap = shifted[i] * shifted[i] - shifted[j] * shifted[j]
+                        if abs(shifted[i] - shifted[j]) < 0.05:
+                            factor = 0.5 * (df[i] + df[j])
+                        else:
+                            factor = (f[i] - f[j]) / gap
+                        if not active[j]:
+                            factor *= 2.0
+                        Mji = 0j
+                        for a in range(n):
+                            Mji += vectors[v, a, j].conjugate() * Te[a]
+                    for k in range(n_k):
+                        # f1_ij (e_i^dagger B_k e_j)(e_j^dagger T e_i)
+                        out_jacobian[v, e, k] += factor * (coupling[v, i, j, k] * Mji).real
+            out_rate[v, e] = total

@@ -1,0 +1,177 @@
+"""Which tube a point of reciprocal space belongs to, after all symmetry images.
+
+A grid over one primitive reciprocal cell. Its points are integers over ``divisions``, which every
+Laue operation maps onto each other, so the assignment is exactly symmetric: a whole orbit goes to
+its image nearest to the path. A *voxel* is one such representative; several voxels make a path bin.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+from numpy.typing import NDArray
+
+from simulations.crystal import Crystal
+from simulations.path import Path
+from simulations.symmetry import laue_rotations
+
+FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class VoxelMap:
+    """Grid look-up from primitive reciprocal coordinates to voxels of the path's tubes."""
+
+    divisions: IntArray  # (3,) grid points per primitive reciprocal vector
+    voxel: NDArray[np.int32]  # divisions-shaped; -1 outside every tube
+    operation: NDArray[np.int16]  # divisions-shaped; the operation that carries the point
+    operation_fractional: IntArray  # (ops, 3, 3): f' = f @ M, primitive reciprocal coordinates
+    operation_cartesian: FloatArray  # (ops, 3, 3): Q' = R @ Q
+    centre_fractional: FloatArray  # (voxels, 3) primitive reciprocal coordinates
+    centre_cartesian: FloatArray  # (voxels, 3) 1/angstrom
+    distance: FloatArray  # (voxels,) from the path, 1/angstrom
+    path_bin: IntArray  # (voxels,)
+    n_path_bins: int
+
+    @property
+    def n_voxels(self) -> int:
+        """Number of voxels in all tubes."""
+        return len(self.path_bin)
+
+    @property
+    def tube_fraction(self) -> float:
+        """Share of the reciprocal cell that lies in a tube."""
+        return float(np.mean(self.voxel >= 0))
+
+
+def _divisions(crystal: Crystal, fractional: IntArray, step: float) -> IntArray:
+    """Grid points per axis, equal on axes that an operation mixes; step in 1/angstrom."""
+    lengths = np.linalg.norm(crystal.reciprocal, axis=1)
+    wanted = np.ceil(lengths / step).astype(int)
+    mixed = np.any(fractional != 0, axis=0)
+    for _ in range(3):
+        for i, j in product(range(3), repeat=2):
+            if mixed[i, j] or mixed[j, i]:
+                wanted[i] = wanted[j] = max(wanted[i], wanted[j])
+    return wanted
+
+
+def build_voxel_map(
+    crystal: Crystal, path: Path, *, half_width_rlu: float, voxel_rlu: float = 0.025
+) -> VoxelMap:
+    """Assign every grid point of the primitive reciprocal cell to a voxel or to none.
+
+    Parameters
+    ----------
+    crystal : Crystal
+        Gives the cell and the Laue group.
+    path : Path
+        In r.l.u. of the conventional cell.
+    half_width_rlu : float
+        Radius of the round tubes. One r.l.u. counts as the geometric mean of the conventional
+        reciprocal lengths, so that tubes stay round in non-cubic crystals.
+    voxel_rlu : float
+        Largest spacing of the grid, same unit.
+
+    Returns
+    -------
+    VoxelMap
+
+    Raises
+    ------
+    ValueError
+        If a width is not positive or no grid point lies in a tube.
+    """
+    if not half_width_rlu > 0 or not voxel_rlu > 0:
+        raise ValueError(
+            f"path.half_width_rlu is {half_width_rlu} and path.voxel_rlu is {voxel_rlu}; "
+            "expected positive numbers"
+        )
+    conventional = crystal.conventional_reciprocal
+    unit = float(np.prod(np.linalg.norm(conventional, axis=1)) ** (1 / 3))
+    radius = half_width_rlu * unit
+    reciprocal = crystal.reciprocal
+    to_fractional = np.linalg.inv(reciprocal)
+    _, cartesian = laue_rotations(crystal)
+    fractional = np.rint(
+        np.einsum("ia,oba,bj->oij", reciprocal, cartesian, to_fractional)
+    ).astype(np.int64)
+    n = _divisions(crystal, fractional, voxel_rlu * unit)
+
+    points, distances, bins = _points_near_path(
+        path.start_hkl @ conventional, path.end_hkl @ conventional, path, radius, reciprocal, n
+    )
+    if len(points) == 0:
+        raise ValueError(
+            f"path.half_width_rlu is {half_width_rlu} with path.voxel_rlu {voxel_rlu}: no grid "
+            "point lies in a tube. Use a finer voxel or a wider tube."
+        )
+    order = np.lexsort((*points.T[::-1], bins, np.round(distances, 9)))
+    voxel = np.full(n, -1, dtype=np.int32)
+    operation = np.zeros(n, dtype=np.int16)
+    inverse = np.array([np.rint(np.linalg.inv(m)).astype(int) for m in fractional])
+    chosen: list[int] = []
+    for k in order:
+        p = points[k]
+        if voxel[tuple(p % n)] >= 0:
+            continue
+        # p = image @ M[o]: the operation o carries its image back to p. Axes that mix have equal
+        # divisions, so the integer matrices act on the integer coordinates.
+        images = np.einsum("i,oij->oj", p, inverse) % n
+        where = tuple(images.T)
+        voxel[where] = len(chosen)
+        operation[where[0][::-1], where[1][::-1], where[2][::-1]] = np.arange(len(inverse))[::-1]
+        chosen.append(int(k))
+    kept = np.array(chosen)
+    centre = points[kept] / n
+    return VoxelMap(
+        divisions=n,
+        voxel=voxel,
+        operation=operation,
+        operation_fractional=fractional,
+        operation_cartesian=cartesian,
+        centre_fractional=centre,
+        centre_cartesian=centre @ reciprocal,
+        distance=distances[kept],
+        path_bin=bins[kept],
+        n_path_bins=path.n_bins,
+    )
+
+
+def _points_near_path(
+    starts: FloatArray,
+    ends: FloatArray,
+    path: Path,
+    radius: float,
+    reciprocal: FloatArray,
+    n: IntArray,
+) -> tuple[IntArray, FloatArray, IntArray]:
+    """Grid points within ``radius`` of a segment: integers (P, 3), distances and path bins."""
+    found: dict[tuple[int, int, int], tuple[float, int]] = {}
+    cell = reciprocal / n[:, None]
+    reach = np.linalg.norm(np.linalg.inv(cell), axis=0) * radius
+    for a, b, bins, first in zip(starts, ends, path.bins, path.first_bin, strict=True):
+        ends_grid = np.stack([a, b]) @ np.linalg.inv(cell)
+        low = np.floor(ends_grid.min(0) - reach).astype(int)
+        high = np.ceil(ends_grid.max(0) + reach).astype(int)
+        grid = np.stack(
+            np.meshgrid(*[np.arange(i, j + 1) for i, j in zip(low, high, strict=True)], indexing="ij"),
+            axis=-1,
+        ).reshape(-1, 3)
+        q = grid @ cell
+        along = b - a
+        t = (q - a) @ along / (along @ along)
+        inside = np.clip(t, 0, 1)
+        distance = np.linalg.norm(q - a - inside[:, None] * along, axis=1)
+        near = distance <= radius * (1 + 1e-9)
+        number = first + np.minimum((inside * bins + 1e-9).astype(int), bins - 1)
+        for p, d, k in zip(grid[near].tolist(), distance[near], number[near], strict=True):
+            key = (p[0], p[1], p[2])
+            if key not in found or d < found[key][0] - 1e-9:
+                found[key] = (float(d), int(k))
+    points = np.array(list(found), dtype=np.int64).reshape(-1, 3)
+    values = list(found.values())
+    return points, np.array([v[0] for v in values]), np.array([v[1] for v in values], dtype=np.int64)
