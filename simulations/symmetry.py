@@ -101,7 +101,7 @@ def space_group_operations(crystal: Crystal, symprec_A: float = SYMPREC_A) -> Sp
 
 
 def cartesian_rotations(lattice: FloatArray, rotations: IntArray) -> FloatArray:
-    """Cartesian matrices R of integer rotations W, ``R = A W A^-1`` with lattice vectors in columns.
+    """Cartesian matrices of integer rotations, ``R = A W A^-1`` with A the vectors in columns.
 
     Parameters
     ----------

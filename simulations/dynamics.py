@@ -1,0 +1,205 @@
+"""Phonon modes of many q points and many force-constant sets, with gradients."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from simulations.force_constants import ForceConstantModel
+
+FloatArray = NDArray[np.float64]
+ComplexArray = NDArray[np.complex128]
+
+_BATCH_BYTES = 256 * 2**20
+
+
+def signed_root(squared: FloatArray) -> FloatArray:
+    """Energies of eigenvalues of D: the root, negative where the eigenvalue is negative."""
+    return np.sign(squared) * np.sqrt(np.abs(squared))
+
+
+def eigenmodes(matrices: ComplexArray) -> tuple[FloatArray, ComplexArray]:
+    """Energies and eigenvectors of dynamical matrices.
+
+    Parameters
+    ----------
+    matrices : (..., n, n) complex128
+        Hermitian, meV^2.
+
+    Returns
+    -------
+    energies : (..., n) float64
+        meV, ascending; negative means imaginary.
+    eigenvectors : (..., n, n) complex128
+        In columns, phase exp(i q (r_j - r_i)).
+    """
+    squared, vectors = np.linalg.eigh(matrices)
+    return signed_root(squared), vectors
+
+
+def modes(
+    model: ForceConstantModel, q_cart: ArrayLike, phi: ArrayLike | None = None
+) -> tuple[FloatArray, ComplexArray]:
+    """Phonon energies and eigenvectors.
+
+    Parameters
+    ----------
+    model : ForceConstantModel
+    q_cart : (Q, 3) float64
+        1/angstrom.
+    phi : (K,) or (sets, K) float64 or None
+        Free parameters, eV/angstrom^2; None: the reference.
+
+    Returns
+    -------
+    energies : (Q, n) or (sets, Q, n) float64
+        meV, ascending; negative means imaginary.
+    eigenvectors : (Q, n, n) or (sets, Q, n, n) complex128
+        In columns.
+
+    Raises
+    ------
+    ValueError
+        If ``phi`` does not have one value per free parameter.
+    """
+    values = model.values if phi is None else np.asarray(phi, dtype=float)
+    if values.ndim not in (1, 2) or values.shape[-1] != len(model.names):
+        raise ValueError(
+            f"phi has shape {values.shape}; expected (K,) or (sets, K) with K = {len(model.names)}"
+        )
+    fixed, basis = model.matrices(q_cart)
+    if values.ndim == 1:
+        return eigenmodes(fixed + np.tensordot(values, basis, axes=(0, 1)))
+    n_q, n = fixed.shape[:2]
+    flat = np.ascontiguousarray(basis.transpose(1, 0, 2, 3)).reshape(basis.shape[1], -1)
+    energies = np.empty((len(values), n_q, n))
+    vectors = np.empty((len(values), n_q, n, n), dtype=np.complex128)
+    step = max(1, _BATCH_BYTES // (16 * n_q * n * n))
+    for start in range(0, len(values), step):
+        part = slice(start, start + step)
+        matrices = fixed[None] + (values[part] @ flat.view(float)).view(complex).reshape(
+            -1, n_q, n, n
+        )
+        energies[part], vectors[part] = eigenmodes(matrices)
+    return energies, vectors
+
+
+def energy_gradients(
+    model: ForceConstantModel, q_cart: ArrayLike, energies: FloatArray, eigenvectors: ComplexArray
+) -> FloatArray:
+    """Hellmann-Feynman derivative of every energy by every free parameter.
+
+    Inside a degenerate group the single derivatives depend on the choice of eigenvectors; their sum
+    over the group does not. Use `spectral_gradient` for anything built from eigenvectors.
+
+    Parameters
+    ----------
+    model : ForceConstantModel
+    q_cart : (Q, 3) float64
+        1/angstrom.
+    energies : (Q, n) float64
+        meV, of `modes`.
+    eigenvectors : (Q, n, n) complex128
+
+    Returns
+    -------
+    (Q, n, K) float64
+        meV per eV/angstrom^2; NaN where the energy is zero.
+    """
+    _, basis = model.matrices(q_cart)
+    slope = np.empty((*energies.shape, basis.shape[1]))
+    for k in range(basis.shape[1]):
+        product = basis[:, k] @ eigenvectors
+        slope[:, :, k] = np.einsum("qis,qis->qs", eigenvectors.conj(), product).real
+    size = np.abs(energies)[:, :, None]
+    return np.divide(slope, 2 * size, out=np.full_like(slope, np.nan), where=size > 1e-9)
+
+
+def group_velocities(
+    model: ForceConstantModel,
+    q_cart: ArrayLike,
+    energies: FloatArray,
+    eigenvectors: ComplexArray,
+    phi: ArrayLike | None = None,
+) -> FloatArray:
+    """Slope of every branch, dE/dq.
+
+    Degenerate branches are resolved along the direction x + 0.37 y + 0.19 z only as far as their
+    sum: inside a degenerate group only the sum over the group is meaningful.
+
+    Returns
+    -------
+    (Q, n, 3) float64
+        meV angstrom; divide by hbar for a velocity. NaN where the energy is zero.
+    """
+    slopes = model.matrix_gradients(q_cart, phi)
+    out = np.einsum("qis,qcij,qjs->qsc", eigenvectors.conj(), slopes, eigenvectors, optimize=True)
+    size = np.abs(energies)[:, :, None]
+    return np.divide(out.real, 2 * size, out=np.full(out.shape, np.nan), where=size > 1e-9)
+
+
+def divided_differences(
+    values: FloatArray, derivatives: FloatArray, arguments: FloatArray, relative_gap: float = 1e-5
+) -> FloatArray:
+    """First divided differences of a function at pairs of arguments, safe where they coincide.
+
+    Parameters
+    ----------
+    values, derivatives : (..., n) float64
+        Function and its derivative at ``arguments``.
+    arguments : (..., n) float64
+        Eigenvalues.
+    relative_gap : float
+        Pairs closer than this, relative to their size, get the mean derivative.
+
+    Returns
+    -------
+    (..., n, n) float64
+        ``(f_i - f_j) / (x_i - x_j)``, and ``f'`` where the arguments coincide.
+    """
+    a, b = arguments[..., :, None], arguments[..., None, :]
+    gap = a - b
+    close = np.abs(gap) <= relative_gap * np.maximum(np.abs(a), np.abs(b))
+    difference = values[..., :, None] - values[..., None, :]
+    mean = 0.5 * (derivatives[..., :, None] + derivatives[..., None, :])
+    return np.where(close, mean, difference / np.where(close, 1.0, gap))
+
+
+def spectral_gradient(
+    eigenvalues: FloatArray,
+    eigenvectors: ComplexArray,
+    values: FloatArray,
+    derivatives: FloatArray,
+    weight: ComplexArray,
+    perturbations: ComplexArray,
+) -> FloatArray:
+    """Derivative of ``tr[T f(D)]`` by parameters of D, exact at degeneracies.
+
+    Parameters
+    ----------
+    eigenvalues : (..., n) float64
+        Of D, meV^2.
+    eigenvectors : (..., n, n) complex128
+        In columns.
+    values, derivatives : (..., n) float64
+        f and df/d(eigenvalue) at the eigenvalues.
+    weight : (..., n, n) complex128
+        T, Hermitian.
+    perturbations : (..., K, n, n) complex128
+        dD/dphi_k.
+
+    Returns
+    -------
+    (..., K) float64
+
+    References
+    ----------
+    Y. L. Daleckii and S. G. Krein (1965); R. Bhatia, Matrix Analysis (1997), theorem V.3.3.
+    """
+    adjoint = eigenvectors.conj().swapaxes(-1, -2)
+    kernel = divided_differences(values, derivatives, eigenvalues) * (
+        adjoint @ weight @ eigenvectors
+    ).swapaxes(-1, -2)
+    # sum_st F_st B_st T_ts with B in the eigenbasis = tr[B X], X = V (F * T^t)^t V^dagger
+    back = eigenvectors @ kernel.swapaxes(-1, -2) @ adjoint
+    return np.einsum("...kij,...ji->...k", perturbations, back).real
