@@ -1,0 +1,95 @@
+"""The command line ``beamsteer``: one module per verb, each importing its engine when it runs."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+
+import typer
+
+from steering.cli import (
+    demo,
+    doctor,
+    fold,
+    init,
+    invert_powder,
+    predict,
+    replay,
+    serve,
+    simulate,
+    train,
+)
+from steering.cli._terminal import complain
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="beamsteer",
+    help="Steers a running inelastic-neutron-scattering experiment: chunks of one crystal "
+    "orientation go in, force constants and the next orientation come out.",
+    epilog="Start with: beamsteer demo",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for _module in (
+    init,
+    doctor,
+    simulate,
+    replay,
+    fold,
+    predict,
+    invert_powder,
+    serve,
+    train,
+    demo,
+):
+    _module.register(app)
+
+OK, INTERNAL, BAD_INPUT = 0, 1, 2
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run one command and exit: 0 done, 2 bad input, 1 a fault of Beamsteer.
+
+    Bad input is told in one message on stderr, without a traceback; ``BEAMSTEER_DEBUG=1`` adds it.
+    """
+    sys.exit(run(arguments))
+
+
+def run(arguments: list[str] | None = None) -> int:
+    """Run one command; return the exit status that :func:`main` explains."""
+    try:
+        app(args=arguments, prog_name="beamsteer")
+    except SystemExit as ending:  # typer's own: help, usage errors, interruption
+        return ending.code if isinstance(ending.code, int) else OK
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return OK
+    except (ValueError, OSError) as error:
+        _trace()
+        complain(_said(error))
+        return BAD_INPUT
+    except Exception as error:
+        _trace()
+        complain(
+            f"{type(error).__name__}: {error}\n"
+            "This is a fault of Beamsteer, not of your input. Run again with BEAMSTEER_DEBUG=1 "
+            "and report what it prints."
+        )
+        return INTERNAL
+    return OK
+
+
+def _said(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        return f"{error.filename}: {error.strerror}."
+    return str(error) or type(error).__name__
+
+
+def _trace() -> None:
+    if os.environ.get("BEAMSTEER_DEBUG"):
+        traceback.print_exc()

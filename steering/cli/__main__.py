@@ -1,0 +1,5 @@
+"""``python -m steering.cli`` is ``beamsteer``."""
+
+from steering.cli import main
+
+main()

@@ -1,0 +1,167 @@
+"""What verbs share on the terminal: results to stdout, progress and complaints to stderr."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+Progress = Callable[[str, float], None]
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines on stdout.")]
+ExperimentPath = Annotated[
+    Path, typer.Option("--experiment", "-e", help="The experiment file (YAML).")
+]
+
+out = Console(highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def complain(message: str) -> None:
+    """Say on stderr what went wrong."""
+    for line in message.splitlines():
+        err.print(f"[bold red]error:[/] {escape(line)}")
+
+
+def say(message: str) -> None:
+    """Say something on stderr that is not the result."""
+    err.print(message)
+
+
+def print_json(value: Any) -> None:
+    """Print JSON on stdout; NaN and infinity become null."""
+    typer.echo(json.dumps(plain(value), indent=2, ensure_ascii=False))
+
+
+def plain(value: Any) -> Any:
+    """Dicts, lists, text and finite numbers only: numpy unpacked, NaN as None, paths as text."""
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if hasattr(value, "tolist"):
+        return plain(value.tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Path):
+        return str(value)
+    return value
+
+
+@contextmanager
+def progress(title: str, *, quiet: bool = False) -> Iterator[Progress]:
+    """Show a bar on stderr, or a line per step where stderr is no terminal.
+
+    Yields a function ``(message, fraction)`` with the fraction of the work done, 0 to 1.
+    """
+    if quiet:
+        yield lambda message, fraction: None
+        return
+    if not err.is_terminal:
+        last = ""
+
+        def tell(message: str, fraction: float) -> None:
+            nonlocal last
+            if message != last:
+                err.print(f"{title}: {escape(message)} ({fraction:.0%})")
+                last = message
+
+        yield tell
+        return
+    from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import Progress as Bars
+
+    columns = (
+        TextColumn("{task.fields[title]}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f} %"),
+        TimeElapsedColumn(),
+        TextColumn("{task.description}"),
+    )
+    with Bars(*columns, console=err, transient=True) as bars:
+        task = bars.add_task("", total=1.0, title=title)
+        yield lambda message, fraction: bars.update(
+            task, completed=min(max(fraction, 0.0), 1.0), description=escape(message)
+        )
+
+
+def table(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table; every column but the first is flush right."""
+    shown = Table(title=title, title_justify="left", title_style="bold")
+    for i, head in enumerate(heads):
+        shown.add_column(head, justify="left" if i == 0 else "right")
+    for row in rows:
+        shown.add_row(*(escape(cell) for cell in row))
+    out.print(shown)
+
+
+def number(value: Any, digits: int = 4) -> str:
+    """Show a number in ``digits`` significant digits, and what is no number as a dash."""
+    if not isinstance(value, int | float) or not math.isfinite(value):
+        return "-"
+    return f"{value:.{digits}g}"
+
+
+def print_result(result: dict[str, Any], *, truth: dict[str, float] | None = None) -> None:
+    """Print a run's result: parameters, trust, next orientations, whether to stop, events."""
+    heads = ["parameter", "estimate", "sigma", "90 % interval"]
+    rows = []
+    for one in result.get("parameters", []):
+        low, high = one.get("interval90") or (None, None)
+        row = [
+            str(one["name"]),
+            number(one["value"]),
+            number(one["sigma"], 2),
+            f"{number(low)} .. {number(high)}",
+        ]
+        if truth is not None:
+            true = truth.get(one["name"])
+            row.insert(1, number(true))
+            row.append(
+                "-" if true is None or low is None else "yes" if low <= true <= high else "no"
+            )
+        rows.append(row)
+    if truth is not None:
+        heads.insert(1, "truth")
+        heads.append("holds truth")
+    unit = next((one.get("unit") for one in result.get("parameters", [])), None)
+    table(f"Force constants{f', {unit}' if unit else ''}", heads, rows)
+    if result.get("trusted"):
+        out.print("[bold green]trusted[/]: " + escape("; ".join(result.get("reasons", []))))
+    else:
+        out.print("[bold yellow]NOT TRUSTED[/]")
+        for reason in result.get("reasons", []):
+            out.print(f"  - {escape(str(reason))}")
+    advice = result.get("advice") or []
+    if advice:
+        policy = advice[0].get("policy") or result.get("policy")
+        table(
+            "Next orientations, best first" + (f" ({policy})" if policy else ""),
+            ["psi, degrees", "Ei, meV", "minutes", "gain per minute"],
+            [
+                [
+                    number(one.get("psi_deg")),
+                    number(one.get("ei_meV")),
+                    number(one.get("minutes"), 3),
+                    number(one.get("gain_per_minute"), 3),
+                ]
+                for one in advice[:8]
+            ],
+        )
+    stop = result.get("stop") or {}
+    if stop:
+        verdict = "[bold green]stop now[/]" if stop.get("stop") else "[bold]go on[/]"
+        left = stop.get("minutes_to_target")
+        more = f"; {number(left, 3)} minutes to target" if left else ""
+        out.print(f"{verdict}: {escape(str(stop.get('reason', '')))}{more}")
+    events = result.get("events") or {}
+    if events:
+        out.print("events: " + ", ".join(f"{key} {value:,}" for key, value in events.items()))

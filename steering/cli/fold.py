@@ -1,0 +1,60 @@
+"""``beamsteer fold``: recorded files into I(q,E), without an estimate."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from steering.cli import _terminal as terminal
+from steering.cli.replay import Files, check_files
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb."""
+    app.command(
+        epilog="Example: beamsteer fold build/ge/*.nxspe --experiment examples/ge-arcs.yaml "
+        "-o build/ge/fold --plot"
+    )(fold)
+
+
+def fold(
+    files: Files,
+    experiment: terminal.ExperimentPath,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for folded.npz.")],
+    plot: Annotated[bool, typer.Option("--plot", help="Write folded.png too.")] = False,
+    json: terminal.Json = False,
+) -> None:
+    """Fold recorded files into I(q,E) along the experiment's path, without estimating."""
+    from steering.experiment_file import load_experiment
+
+    described = load_experiment(experiment)
+    check_files(files)
+
+    from steering.runs import fold as run
+
+    with terminal.progress("fold", quiet=json) as progress:
+        summary = run(
+            files,
+            described,
+            experiment_dir=experiment.parent,
+            output=output,
+            plot=plot,
+            progress=progress,
+        )
+    if json:
+        terminal.print_json(summary)
+        return
+    terminal.table(
+        "Folded", ["", ""], [[key, _shown(value)] for key, value in terminal.plain(summary).items()]
+    )
+    terminal.out.print(f"Written to {output}")
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_shown(item)}" for key, item in value.items())
+    if isinstance(value, list):
+        return ", ".join(_shown(item) for item in value)
+    return terminal.number(value, 6) if isinstance(value, float) else str(value)

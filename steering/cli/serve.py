@@ -1,0 +1,94 @@
+"""``beamsteer serve``: the status API and the live page."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from steering.cli import _terminal as terminal
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb."""
+    app.command(epilog="Example: beamsteer serve build/demo --port 8080")(serve)
+
+
+def serve(
+    folders: Annotated[
+        list[Path] | None,
+        typer.Argument(help="Folders of replayed runs (snapshot.npz); build/ by default."),
+    ] = None,
+    host: Annotated[
+        str, typer.Option(help="Address; any but loopback needs a token.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8080,
+    token: Annotated[
+        str | None,
+        typer.Option(
+            envvar="BEAMSTEER_TOKEN", help="Secret that readers must present.", show_envvar=True
+        ),
+    ] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Start, report the address, and stop again.")
+    ] = False,
+    json: terminal.Json = False,
+) -> None:
+    """Serve the status API and the live page until interrupted.
+
+    Runs that were replayed into the folders are shown again.
+    """
+    from steering.serving import check_binding, serving
+
+    check_binding(host, token)
+    stored = find_snapshots(folders if folders else [Path("build")], required=bool(folders))
+
+    from steering.api import create_app
+    from steering.run_store import RunStore, load_snapshot
+
+    store = RunStore()
+    for path in stored:
+        try:
+            store.publish(load_snapshot(path))
+        except ValueError as error:
+            terminal.complain(str(error))
+    app = create_app(store, default_predictor(), token=token)
+    with serving(app, host=host, port=port) as url:
+        runs = [run.run_id for run in store.list()]
+        if json:
+            terminal.print_json({"url": url, "runs": runs, "pid": os.getpid()})
+        else:
+            terminal.out.print(
+                f"The live page is at [bold]{url}[/]; runs: {', '.join(runs) or 'none'}"
+            )
+            terminal.out.print("Stop with Ctrl-C.")
+        if not check:
+            from steering.serving import wait_for_signal
+
+            wait_for_signal()
+
+
+def find_snapshots(folders: list[Path], *, required: bool) -> list[Path]:
+    """Snapshots below the folders, oldest first."""
+    found: dict[Path, float] = {}
+    for folder in folders:
+        if folder.is_file():
+            found[folder] = folder.stat().st_mtime
+            continue
+        if required and not folder.is_dir():
+            raise ValueError(
+                f"{folder}: is no folder; expected one that `beamsteer replay -o` wrote. "
+                "Correct the path."
+            )
+        for path in folder.rglob("snapshot.npz"):
+            found[path] = path.stat().st_mtime
+    return sorted(found, key=lambda path: (found[path], path))
+
+
+def default_predictor() -> object:
+    """Predictions of this installation, imported at the first request."""
+    from steering.api import LazyPredictor
+
+    return LazyPredictor()

@@ -1,0 +1,48 @@
+"""``beamsteer train``: a frozen model bundle from simulated spectra."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from steering.cli import _terminal as terminal
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb."""
+    app.command(
+        epilog="Example: beamsteer train examples/ge-arcs.yaml --spectra 20000 -o build/germanium"
+    )(train)
+
+
+def train(
+    experiment: Annotated[Path, typer.Argument(help="The experiment file (YAML).")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the bundle.")],
+    spectra: Annotated[int, typer.Option(min=100, help="Simulated spectra to learn from.")] = 20000,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over them.")] = 60,
+    seed: Annotated[int, typer.Option(min=0, help="Seed; the same seed, the same bundle.")] = 0,
+    json: terminal.Json = False,
+) -> None:
+    """Train the encoder and the regressor of an experiment and write them as a frozen bundle."""
+    from steering.experiment_file import load_experiment
+
+    described = load_experiment(experiment)
+
+    from model_server.training import train as run
+
+    with terminal.progress("train", quiet=json) as progress:
+        card = run(
+            described,
+            experiment_dir=experiment.parent,
+            output=output,
+            spectra=spectra,
+            epochs=epochs,
+            seed=seed,
+            progress=progress,
+        )
+    if json:
+        terminal.print_json(card)
+    else:
+        terminal.out.print(f"The bundle is in {output}; its model card says what it can do.")
