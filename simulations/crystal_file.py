@@ -26,6 +26,7 @@ from simulations.force_constants import (
     cell_index,
     from_representatives,
     from_supercell,
+    shells,
     supercell_cells,
     to_supercell,
 )
@@ -431,6 +432,61 @@ def _builtin_crystal(entry: dict[str, Any]) -> Crystal:
     )
 
 
+def write_crystal(
+    path: str | Path,
+    crystal: Crystal,
+    force_constants: PairForceConstants | None,
+    *,
+    title: str,
+    source: str,
+    licence: str,
+) -> None:
+    """Write a crystal and its named force constants in the layout of the built-in files.
+
+    Parameters
+    ----------
+    path : str or Path
+    crystal : Crystal
+    force_constants : PairForceConstants or None
+        Symmetrised on the way.
+    title, source, licence : str
+        What it is, where the numbers come from, under which terms.
+    """
+
+    def rows(array: FloatArray) -> list[list[float]]:
+        return [[round(float(v), 10) + 0.0 for v in row] for row in array]
+
+    entry: dict[str, Any] = {
+        "title": title,
+        "source": source,
+        "licence": licence,
+        "cell": {
+            "lattice_A": rows(crystal.lattice),
+            "conventional_lattice_A": rows(crystal.conventional_lattice),
+            "symbols": list(crystal.symbols),
+            "positions": rows(crystal.positions),
+        },
+    }
+    if force_constants is not None:
+        entry["force_constants"] = {
+            "source": source,
+            "unit": "eV/angstrom^2",
+            "shells": [
+                {
+                    "label": s.label,
+                    "first": s.first,
+                    "second": s.second,
+                    "cell": list(s.cell),
+                    "vector_A": [round(v, 6) + 0.0 for v in s.vector_A],
+                    "elements": {e: round(v, 9) + 0.0 for e, v in s.elements.items()},
+                }
+                for s in shells(force_constants)
+            ],
+        }
+    text = yaml.safe_dump(entry, sort_keys=False, default_flow_style=None, width=100)
+    Path(path).write_text(text)
+
+
 # ------------------------------------------------------------------------------ force constants
 
 
@@ -468,11 +524,11 @@ def read_force_constants(
                 f"{[n for n in builtin_crystals() if 'force_constants' in (_builtin(n) or {})]}. "
                 "Compute them from a force-field prior."
             )
-        shells = [
+        listed = [
             (s["first"], s["second"], s["cell"], s["elements"])
             for s in entry["force_constants"]["shells"]
         ]
-        return from_representatives(crystal, shells, source=entry["force_constants"]["source"])
+        return from_representatives(crystal, listed, source=f"built in: {path_or_name}")
     phonon = load_phonopy(Path(path_or_name), supercell_matrix=supercell_matrix)
     return from_phonopy(phonon, source=str(path_or_name), symprec_A=symprec_A)
 
@@ -623,8 +679,10 @@ def _dipole(phonon: Any, place: _Placement, symprec_A: float) -> Dipole:
     np.add.at(born, atom, turned)
     np.add.at(count, atom, 1)
     factor = params.get("factor")
+    born /= count[:, None, None]
+    born -= born.mean(axis=0)  # neutral, or long acoustic waves would carry charge
     return Dipole(
-        born=born / count[:, None, None],
+        born=born,
         dielectric=R @ np.asarray(params["dielectric"]) @ R.T,
         coulomb_eV_A=COULOMB_EV_A if factor is None else float(factor),
     )

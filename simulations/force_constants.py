@@ -797,13 +797,15 @@ def force_constant_model(
                 "cutoff_A is None; expected a length when no force constants are given"
             )
         force_constants = neighbour_bonds(crystal, cutoff_A)
+        generated = True
     else:
+        generated = False
         _check_same_crystal(crystal, force_constants.crystal)
     lengths = force_constants.lengths
     longest = float(lengths.max(initial=0.0))
     if cutoff_A is None:
         cutoff_A = longest
-    elif cutoff_A > longest + _LENGTH_TOLERANCE_A and force_constants.supercell is not None:
+    elif cutoff_A > longest + _LENGTH_TOLERANCE_A and not generated:
         raise ValueError(
             f"parameters.cutoff_A is {cutoff_A} angstrom; the force constants "
             f"({force_constants.source or 'given'}) reach {longest:.4f} angstrom, the largest "
@@ -1047,7 +1049,62 @@ def from_representatives(
     )
 
 
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Shell:
+    """One symmetry class of bonds by its representative bond."""
+
+    label: str  # for example 1NN or 1NN Mn-O
+    first: int
+    second: int
+    cell: tuple[int, int, int]
+    vector_A: tuple[float, float, float]  # Cartesian
+    length_A: float
+    bonds: int  # members of the class, both directions counted, per primitive cell
+    elements: dict[str, float]  # independent tensor elements, eV/angstrom^2
+
+
+def shells(force_constants: PairForceConstants) -> tuple[Shell, ...]:
+    """Symmetry classes of bonds by length, with their independent elements."""
+    elements = _elements(force_constants)
+    values = _project(force_constants, elements)
+    vectors = force_constants.vectors
+    out = []
+    for o, orbit in enumerate(elements.orbits):
+        b = orbit.representative
+        mine = values[elements.orbit_of == o]
+        a, c, d = (int(n) for n in force_constants.cell[b])
+        x, y, z = (float(n) for n in vectors[b])
+        out.append(
+            Shell(
+                label=orbit.label,
+                first=int(force_constants.first[b]),
+                second=int(force_constants.second[b]),
+                cell=(a, c, d),
+                vector_A=(x, y, z),
+                length_A=orbit.length_A,
+                bonds=len(orbit.members),
+                elements={e: float(v) for e, v in zip(orbit.elements, mine, strict=True)},
+            )
+        )
+    return tuple(out)
+
+
 # ----------------------------------------------------------------------------------- selection
+
+
+def _shell_sizes(model: ForceConstantModel) -> FloatArray:
+    """Root mean square of the elements of each element's shell, (elements,)."""
+    shell = [name.rsplit(" ", 1)[0] for name in model.elements]
+    size = {
+        s: float(
+            np.sqrt(
+                np.mean([v**2 for v, t in zip(model.element_values, shell, strict=True) if t == s])
+            )
+        )
+        for s in set(shell)
+    }
+    out = np.array([size[s] for s in shell])
+    return out if out.any() else np.ones_like(out)
 
 
 def select_free(
@@ -1096,7 +1153,7 @@ def select_free(
     energies, vectors = modes(full, q, full.values)
     slope = energy_gradients(full, q, energies, vectors).reshape(-1, len(full.elements))
     slope = slope * np.asarray(np.abs(model.element_values) if scale is None else scale)
-    slope = slope[np.isfinite(slope).all(axis=1)]
+    slope = slope[np.isfinite(slope).all(axis=1)] * _shell_sizes(full)
     chosen: list[int] = []
     rest = slope.copy()
     for _ in range(how_many):
