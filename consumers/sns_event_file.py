@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -203,14 +204,48 @@ def iterate_events(run: EventRun, *, block: int = 1_000_000) -> Iterator[EventSl
     with open_hdf5(run.path) as file:
         entry = _entry(run.path, file)
         pulses = _pulses(run.path, entry)
+        held: list[EventSlice] = []
         for bank in _banks(run.path, entry):
-            state = None
+            states = _pulse_states(run.path, bank, pulses)
             for start in range(0, bank.events, block):
                 stop = min(start + block, bank.events)
+                if held and sum(part.read for part in held) + stop - start > block:
+                    yield _join(held)
+                    held = []
                 ids, tof = bank.load(start, stop)
-                if state is None:
-                    state = _pulse_states(run.path, bank, pulses)
-                yield _reduce(run, ids, tof, state.of_events(start, stop))
+                held.append(_reduce(run, ids, tof, states.of_events(start, stop)))
+        if held:
+            yield _join(held)
+
+
+def check_events(run: EventRun, *, block: int = 1_000_000) -> None:
+    """Read every bank to its end without keeping anything.
+
+    Raises
+    ------
+    UnreadableError
+        If a bank is cut or contradicts itself.
+    """
+    with open_hdf5(run.path) as file:
+        entry = _entry(run.path, file)
+        pulses = _pulses(run.path, entry)
+        for bank in _banks(run.path, entry):
+            _pulse_states(run.path, bank, pulses)
+            for start in range(0, bank.events, block):
+                bank.load(start, min(start + block, bank.events))
+
+
+def _join(parts: list[EventSlice]) -> EventSlice:
+    filtered: dict[str, int] = {}
+    for part in parts:
+        for reason, n in part.filtered.items():
+            filtered[reason] = filtered.get(reason, 0) + n
+    return EventSlice(
+        pixel=np.concatenate([part.pixel for part in parts]),
+        energy_transfer_meV=np.concatenate([part.energy_transfer_meV for part in parts]),
+        read=sum(part.read for part in parts),
+        filtered=filtered,
+    )
 
 
 def _reduce(run: EventRun, ids: NDArray, tof: NDArray, pulse_state: NDArray[np.int8]) -> EventSlice:
@@ -247,6 +282,77 @@ def _reduce(run: EventRun, ids: NDArray, tof: NDArray, pulse_state: NDArray[np.i
         read=len(ids),
         filtered=filtered,
     )
+
+
+def inspect_events(
+    path: Path | str, *, psi_log: str = "s1", psi_deg: float | None = None
+) -> tuple[dict[str, object], list[str]]:
+    """Values that an event file can give, None where it cannot, and what is wrong with it.
+
+    Parameters
+    ----------
+    path : Path
+        Event file.
+    psi_log, psi_deg
+        As for ``read_event_run``.
+
+    Returns
+    -------
+    values : dict
+        ``instrument, ei_meV, psi_deg, temperature_K, title, run_number, start_time_ns, minutes,
+        proton_charge, events, pixels, angle_logs, t0_us``.
+    problems : list of str
+
+    Raises
+    ------
+    UnreadableError
+        If it is no event file at all.
+    """
+    path = Path(path)
+    problems: list[str] = []
+    with open_hdf5(path) as file:
+        entry = _entry(path, file)
+        logs = _logs(entry)
+        values: dict[str, object] = {
+            "title": child_text(entry, "title") or None,
+            "run_number": child_text(entry, "run_number") or None,
+            "start_time_ns": _start_time_ns(entry),
+            "angle_logs": angle_logs(logs),
+            "instrument": child_text(entry, "instrument/name") or None,
+            "temperature_K": next(
+                (t for name in TEMPERATURE_LOGS if (t := _scalar(logs, name)) is not None), None
+            ),
+        }
+        steps = (
+            ("ei_meV", lambda: _incident_energy(path, logs, None)),
+            ("psi_deg", lambda: _psi(path, logs, psi_log, psi_deg)),
+            ("geometry", lambda: _geometry(path, entry, logs)),
+            ("pulses", lambda: _pulses(path, entry)),
+            ("banks", lambda: _banks(path, entry)),
+        )
+        found: dict[str, Any] = {}
+        for key, step in steps:
+            try:
+                found[key] = step()
+            except UnreadableError as error:
+                found[key] = None
+                problems.append(str(error))
+        values |= {"ei_meV": found["ei_meV"], "psi_deg": found["psi_deg"]}
+        if found["geometry"] is not None:
+            values |= {"instrument": found["geometry"].name, "pixels": found["geometry"].n_pixels}
+        if found["pulses"] is not None:
+            problems += found["pulses"].problems
+            values |= {
+                "minutes": found["pulses"].seconds / 60,
+                "proton_charge": found["pulses"].charge,
+            }
+        if found["banks"] is not None:
+            values["events"] = sum(bank.events for bank in found["banks"])
+        t0 = _scalar(logs, EMISSION_LOG)
+        if t0 is None and found["geometry"] is not None and found["ei_meV"] is not None:
+            t0 = default_t0_us(found["geometry"].name, found["ei_meV"])
+        values["t0_us"] = t0
+    return values, problems
 
 
 def estimate_t0(

@@ -67,6 +67,13 @@ class Instrument:
         ids = np.asarray(ids, dtype=np.int64)
         if len(ids) == 0 or self.n_pixels == 0:
             return np.full(ids.shape, -1, np.int32)
+        low, high = int(self.detector_id.min()), int(self.detector_id.max())
+        inside = (ids >= low) & (ids <= high)
+        place = np.where(inside, ids - low, 0)
+        if high - low < 8 * self.n_pixels + 1024:
+            table = np.full(high - low + 1, -1, np.int32)
+            table[self.detector_id - low] = np.arange(self.n_pixels, dtype=np.int32)
+            return np.where(inside, table[place], -1).astype(np.int32)
         order = np.argsort(self.detector_id, kind="stable")
         known = self.detector_id[order]
         place = np.minimum(np.searchsorted(known, ids), len(known) - 1)

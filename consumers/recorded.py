@@ -1,0 +1,379 @@
+"""Recorded files as a source: what was written to disk replays as messages, file by file."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import h5py
+import numpy as np
+
+from consumers.hdf5_file import UnreadableError, child_text, group_of_class, open_hdf5
+from consumers.message import (
+    ChunkStart,
+    ChunkStop,
+    EventBlock,
+    HistogramBlock,
+    Message,
+    Payload,
+    SetAside,
+)
+from consumers.nxspe_file import read_nxspe
+from consumers.sns_event_file import (
+    check_events,
+    inspect_events,
+    iterate_events,
+    read_event_run,
+)
+
+_Run = TypeVar("_Run")
+
+
+def recorded_source(
+    files: Sequence[Path | str],
+    *,
+    run: str,
+    psi_log: str = "s1",
+    psi_deg: float | Sequence[float] | None = None,
+    ei_meV: float | None = None,
+    t0_us: float | None = None,
+    blocks: int = 1_000_000,
+) -> RecordedSource:
+    """Replay SNS event files and NXSPE files as the messages a live run would send.
+
+    Parameters
+    ----------
+    files : sequence of Path
+        One orientation per file. They are read in the order of run number, then psi, then name;
+        which of the given files comes first does not matter.
+    run : str
+        Name of the run in every message.
+    psi_log : str
+        Log of the event files that holds psi in degrees.
+    psi_deg : float or sequence of float, optional
+        Operator's psi. One number serves the files that have none of their own; a sequence gives
+        every file, in the order given here, the psi that counts.
+    ei_meV : float, optional
+        Operator's incident energy; event files that record another one (5 %) are set aside.
+    t0_us : float, optional
+        Operator's emission time for event files.
+    blocks : int
+        Largest number of events per message.
+
+    Returns
+    -------
+    RecordedSource
+        A ``Source``. A file that cannot become a chunk yields ``SetAside`` and nothing else: every
+        file is checked to its last event before its ``ChunkStart``. The next file goes on.
+
+    Raises
+    ------
+    ValueError
+        If ``psi_deg`` is a sequence of another length than ``files``.
+    """
+    paths = [Path(f) for f in files]
+    if psi_deg is None or isinstance(psi_deg, (int, float)):
+        psis: list[float | None] = [None] * len(paths)
+        fallback = None if psi_deg is None else float(psi_deg)
+    else:
+        fallback = None
+        psis = [float(p) for p in psi_deg]
+        if len(psis) != len(paths):
+            raise ValueError(
+                f"psi_deg has {len(psis)} values for {len(paths)} files; expected one per file"
+            )
+    plans = [
+        _Plan(path=path, psi_deg=psi, order=_order(path, psi))
+        for path, psi in zip(paths, psis, strict=True)
+    ]
+    return RecordedSource(
+        run=run,
+        plans=tuple(sorted(plans, key=lambda plan: plan.order)),
+        psi_log=psi_log,
+        psi_fallback_deg=fallback,
+        ei_meV=ei_meV,
+        t0_us=t0_us,
+        blocks=blocks,
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Plan:
+    path: Path
+    psi_deg: float | None
+    order: tuple[float, float, str]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RecordedSource:
+    """Files in reading order; a ``Source`` that needs no acknowledgement."""
+
+    run: str
+    plans: tuple[_Plan, ...]
+    psi_log: str
+    psi_fallback_deg: float | None
+    ei_meV: float | None
+    t0_us: float | None
+    blocks: int
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Files in the order in which they are read."""
+        return tuple(plan.path for plan in self.plans)
+
+    def messages(self) -> Iterator[Message]:
+        """Yield start, blocks and stop of every file; restarts from the first file each time."""
+        sequence = 0
+        seen: set[str] = set()
+        for plan in self.plans:
+            try:
+                for payload in self._payloads(plan, seen):
+                    yield Message(
+                        run=self.run, source="recorded", sequence=sequence, payload=payload
+                    )
+                    sequence += 1
+            except UnreadableError as error:
+                aside = SetAside(origin=str(plan.path), reason=str(error))
+                yield Message(run=self.run, source="recorded", sequence=sequence, payload=aside)
+                sequence += 1
+
+    def acknowledge(self, message: Message) -> None:
+        """Nothing to do: the files stay where they are."""
+
+    def _with_psi(self, plan: _Plan, read: Callable[[float | None], _Run]) -> _Run:
+        """Read with the plan's psi, else the file's own, else the operator's for all files."""
+        try:
+            return read(plan.psi_deg)
+        except UnreadableError:
+            if self.psi_fallback_deg is None:
+                raise
+            return read(self.psi_fallback_deg)
+
+    def _payloads(self, plan: _Plan, seen: set[str]) -> Iterator[Payload]:
+        if kind_of_file(plan.path) == "nxspe":
+            yield from self._nxspe(plan, seen)
+        else:
+            yield from self._events(plan, seen)
+
+    def _events(self, plan: _Plan, seen: set[str]) -> Iterator[Payload]:
+        run = self._with_psi(
+            plan,
+            lambda psi: read_event_run(
+                plan.path, psi_log=self.psi_log, psi_deg=psi, ei_meV=self.ei_meV, t0_us=self.t0_us
+            ),
+        )
+        check_events(run)
+        chunk = _new_chunk(plan.path, run.run_number, seen)
+        yield ChunkStart(
+            chunk=chunk,
+            instrument_name=run.instrument.name,
+            ei_meV=run.ei_meV,
+            psi_deg=run.psi_deg,
+            start_time_ns=run.start_time_ns,
+            temperature_K=run.temperature_K,
+            geometry=run.instrument,
+        )
+        read = filtered = 0
+        for part in iterate_events(run, block=self.blocks):
+            read += part.read
+            filtered += sum(part.filtered.values())
+            if len(part.pixel):
+                yield EventBlock(
+                    chunk=chunk, pixel=part.pixel, energy_transfer_meV=part.energy_transfer_meV
+                )
+        yield ChunkStop(
+            chunk=chunk,
+            proton_charge=run.proton_charge,
+            minutes=run.minutes,
+            read=read,
+            filtered=filtered,
+        )
+
+    def _nxspe(self, plan: _Plan, seen: set[str]) -> Iterator[Payload]:
+        run = self._with_psi(
+            plan, lambda psi: read_nxspe(plan.path, psi_deg=psi, ei_meV=self.ei_meV)
+        )
+        chunk = _new_chunk(plan.path, run.run_number or plan.path.stem, seen)
+        yield ChunkStart(
+            chunk=chunk,
+            instrument_name=run.instrument.name,
+            ei_meV=run.ei_meV,
+            psi_deg=run.psi_deg,
+            start_time_ns=run.start_time_ns,
+            temperature_K=run.temperature_K,
+            geometry=run.instrument,
+        )
+        yield HistogramBlock(
+            chunk=chunk,
+            energy_edges_meV=run.energy_edges_meV,
+            intensity=run.intensity,
+            error=run.error,
+            counts=run.counts,
+        )
+        yield ChunkStop(
+            chunk=chunk,
+            proton_charge=run.proton_charge,
+            minutes=run.minutes,
+            read=0 if run.counts is None else int(run.counts.sum()),
+            filtered=0,
+        )
+
+
+def _new_chunk(path: Path, name: str, seen: set[str]) -> str:
+    if name in seen:
+        raise UnreadableError(
+            f"{path}: chunk {name!r} was read already from another file; expected every run number "
+            "once. Leave one of the files out"
+        )
+    seen.add(name)
+    return name
+
+
+def kind_of_file(path: Path | str) -> str:
+    """``"nxspe"`` or ``"sns-events"``, by content.
+
+    Raises
+    ------
+    UnreadableError
+        If the file is neither or cannot be read.
+    """
+    path = Path(path)
+    with open_hdf5(path) as file:
+        entries = group_of_class(file, "NXentry")
+        if any("NXSPE_info" in entry for entry in entries):
+            return "nxspe"
+        if any(group_of_class(entry, "NXevent_data") for entry in entries):
+            return "sns-events"
+        raise UnreadableError(
+            f"{path}: HDF5 with {len(entries)} NXentry groups, none of them NXSPE or with bank "
+            "events; expected an .nxspe or an SNS event file"
+        )
+
+
+def _order(path: Path, psi_deg: float | None) -> tuple[float, float, str]:
+    """Run number (of the file, else of its name), psi, name; unreadable files keep their number."""
+    number, psi = "", float("nan") if psi_deg is None else psi_deg
+    try:
+        with open_hdf5(path) as file:
+            for entry in group_of_class(file, "NXentry"):
+                number = child_text(entry, "run_number") or child_text(
+                    entry, "beamsteer/run_number"
+                )
+                node = entry.get("NXSPE_info/psi")
+                if psi_deg is None and isinstance(node, h5py.Dataset) and node.size:
+                    psi = float(np.asarray(node[()]).ravel()[0])
+    except (UnreadableError, ValueError):
+        number = ""
+    if not number.isdigit():
+        digits = re.findall(r"\d{4,}", path.name) if not np.isfinite(psi) else []
+        number = digits[-1] if digits else ""
+    return (
+        float(number) if number else float("inf"),
+        psi if np.isfinite(psi) else float("inf"),
+        path.name,
+    )
+
+
+_REPORTED = (
+    "instrument",
+    "ei_meV",
+    "psi_deg",
+    "temperature_K",
+    "title",
+    "run_number",
+    "start_time_ns",
+    "minutes",
+    "proton_charge",
+    "events",
+    "pixels",
+    "energy_meV",
+    "angle_logs",
+    "t0_us",
+)
+
+
+def inspect_file(
+    path: Path | str, *, psi_log: str = "s1", psi_deg: float | None = None
+) -> dict[str, object]:
+    """What a recorded file holds, for a first ``experiment.yaml``; never raises for bad content.
+
+    Parameters
+    ----------
+    path : Path
+        Any file.
+    psi_log : str
+        Log of an event file that holds psi.
+    psi_deg : float, optional
+        Operator's psi.
+
+    Returns
+    -------
+    dict
+        ``file, kind`` ("sns-events", "nxspe" or "unreadable"), ``instrument, ei_meV, psi_deg,
+        temperature_K, title, run_number, start_time_ns, minutes, proton_charge, events, pixels,
+        energy_meV, angle_logs, t0_us, problems`` (list of str) and ``unknown`` (list of str: what
+        the file cannot tell an experiment). Values that are not there are None.
+    """
+    path = Path(path)
+    report: dict[str, object] = {"file": str(path), "kind": "unreadable"}
+    report |= {key: None for key in _REPORTED}
+    unknown = ["crystal structure", "u and v", "psi offset", "path"]
+    problems: list[str] = []
+    try:
+        report["kind"] = kind_of_file(path)
+        if report["kind"] == "nxspe":
+            _inspect_nxspe(path, psi_deg, report, problems, unknown)
+        else:
+            found, notes = inspect_events(path, psi_log=psi_log, psi_deg=psi_deg)
+            report |= found
+            problems += notes
+    except UnreadableError as error:
+        problems.append(str(error))
+    for key, words in (
+        ("psi_deg", "psi"),
+        ("ei_meV", "incident energy"),
+        ("temperature_K", "temperature"),
+        ("instrument", "instrument"),
+    ):
+        if report[key] is None:
+            unknown.append(words)
+    return report | {"problems": problems, "unknown": unknown}
+
+
+def _inspect_nxspe(
+    path: Path,
+    psi_deg: float | None,
+    report: dict[str, object],
+    problems: list[str],
+    unknown: list[str],
+) -> None:
+    try:
+        run = read_nxspe(path, psi_deg=psi_deg)
+        report["psi_deg"] = run.psi_deg
+    except UnreadableError as error:
+        if psi_deg is not None:
+            raise
+        problems.append(str(error))
+        run = read_nxspe(path, psi_deg=0.0)
+    report |= {
+        "instrument": run.instrument.name,
+        "ei_meV": run.ei_meV,
+        "temperature_K": run.temperature_K,
+        "title": run.title,
+        "run_number": run.run_number or None,
+        "start_time_ns": run.start_time_ns or None,
+        "pixels": run.instrument.n_pixels,
+        "energy_meV": (float(run.energy_edges_meV[0]), float(run.energy_edges_meV[-1])),
+    }
+    problems += run.problems
+    if run.counts is None:
+        unknown += ["raw counts", "proton charge", "minutes"]
+    else:
+        report |= {
+            "events": int(run.counts.sum()),
+            "proton_charge": run.proton_charge,
+            "minutes": run.minutes,
+        }
