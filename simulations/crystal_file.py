@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import spglib
 import yaml
 from numpy.typing import ArrayLike, NDArray
 
@@ -30,7 +29,7 @@ from simulations.force_constants import (
     supercell_cells,
     to_supercell,
 )
-from simulations.symmetry import species_numbers
+from simulations.symmetry import symmetry_dataset
 
 FloatArray = NDArray[np.float64]
 
@@ -191,8 +190,7 @@ def _place(
     neutron_data(tuple(dict.fromkeys(symbols)))
     if np.linalg.det(lattice) < 0:  # spglib expects a right-handed basis
         lattice, positions = -lattice, -positions
-    numbers = species_numbers(symbols)
-    data = spglib.get_symmetry_dataset((lattice, positions, numbers), symprec=symprec_A)
+    data = symmetry_dataset(lattice, positions, symbols, symprec_A)
     if data is None:
         raise ValueError(
             f"structure: spglib finds no space group within {symprec_A} angstrom; "
@@ -287,7 +285,7 @@ def _symmetrised_positions(
     lattice: FloatArray, x: FloatArray, symbols: tuple[str, ...], symprec_A: float
 ) -> FloatArray:
     """Average positions over the space group; translations are rounded to simple fractions."""
-    data = spglib.get_symmetry_dataset((lattice, x, species_numbers(symbols)), symprec=symprec_A)
+    data = symmetry_dataset(lattice, x, symbols, symprec_A)
     if data is None:
         return x
     W, w = np.asarray(data.rotations), np.asarray(data.translations)
@@ -599,7 +597,8 @@ def _guess_supercell(n_atoms: int, there: dict[str, str]) -> list[int]:
     elif "FORCE_SETS" in there:
         from phonopy import file_IO
 
-        total = int(file_IO.parse_FORCE_SETS(filename=there["FORCE_SETS"])["natom"])
+        sets: Any = file_IO.parse_FORCE_SETS(filename=there["FORCE_SETS"])
+        total = int(sets["natom"])
     else:
         raise ValueError("force constants: no FORCE_CONSTANTS or FORCE_SETS found beside the file")
     n = round((total / n_atoms) ** (1 / 3))

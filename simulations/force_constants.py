@@ -288,7 +288,7 @@ def _orbits(bonds: PairForceConstants) -> tuple[list[_Orbit], SpaceGroup]:
         rows.append((members, int(members[best])))
     rows.sort(
         key=lambda row: (
-            round(lengths[row[1]] / _SHELL_TOLERANCE_A),
+            int(np.rint(lengths[row[1]] / _SHELL_TOLERANCE_A)),
             rank[bonds.first[row[1]]],
             rank[bonds.second[row[1]]],
             *(-np.round(vectors[row[1]], 4)),
@@ -420,7 +420,7 @@ def _elements(bonds: PairForceConstants) -> _Elements:
         lengths_A=np.array(lengths),
         orbit_of=np.array(owner, dtype=np.int64),
         spread=spread,
-        gram=np.asarray((spread.T @ spread).todense()),
+        gram=(spread.T @ spread).toarray(),
         constraint=_onsite_asymmetry(bonds, spread),
     )
 
@@ -437,7 +437,7 @@ def _onsite_map(bonds: PairForceConstants) -> sparse.csr_matrix:
 
 def _onsite_asymmetry(bonds: PairForceConstants, spread: sparse.csc_matrix) -> FloatArray:
     """Rows that vanish when every on-site tensor is symmetric, (3 atoms, elements)."""
-    onsite = np.asarray((_onsite_map(bonds) @ spread).todense())
+    onsite = sparse.csr_matrix(_onsite_map(bonds) @ spread).toarray()
     onsite = onsite.reshape(bonds.crystal.n_atoms, 3, 3, -1)
     rows = [onsite[:, a, b] - onsite[:, b, a] for a, b in ((0, 1), (0, 2), (1, 2))]
     out = np.concatenate(rows)
@@ -589,7 +589,7 @@ class ForceConstantModel:
     @cached_property
     def _columns(self) -> FloatArray:
         """Bond tensors per unit of each free parameter, (bonds, 9, K)."""
-        dense = np.asarray(self.spread[:, self._free].todense())
+        dense = self.spread[:, self._free].toarray()
         return dense.reshape(len(self.reference.first), 9, len(self.names))
 
     @cached_property
@@ -875,7 +875,9 @@ def _resolve_constraint(A: FloatArray) -> tuple[IntArray, IntArray, FloatArray]:
         threshold *= 0.5
     chosen = np.array(sorted(dependent), dtype=np.int64)
     keep = np.setdiff1d(np.arange(count), chosen)
-    follow = -np.linalg.lstsq(A[:, chosen], A[:, keep], rcond=None)[0]
+    follow: FloatArray = -np.asarray(
+        np.linalg.lstsq(A[:, chosen], A[:, keep], rcond=None)[0], dtype=np.float64
+    )
     follow[np.abs(follow) < 1e-13] = 0.0
     return keep, chosen, follow
 

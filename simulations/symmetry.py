@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import spglib
@@ -52,6 +53,14 @@ def species_numbers(symbols: tuple[str, ...]) -> list[int]:
     return [order[s] for s in symbols]
 
 
+def symmetry_dataset(
+    lattice: FloatArray, positions: FloatArray, symbols: tuple[str, ...], symprec_A: float
+) -> Any:
+    """Return spglib's dataset of a structure, or None where it finds no space group."""
+    cell: Any = (lattice, positions, species_numbers(symbols))
+    return spglib.get_symmetry_dataset(cell, symprec=symprec_A)
+
+
 @lru_cache(maxsize=16)
 def space_group_operations(crystal: Crystal, symprec_A: float = SYMPREC_A) -> SpaceGroup:
     """Space group of the primitive cell.
@@ -67,8 +76,7 @@ def space_group_operations(crystal: Crystal, symprec_A: float = SYMPREC_A) -> Sp
     ValueError
         If spglib finds no symmetry or an operation does not map the atoms onto themselves.
     """
-    cell = (crystal.lattice, crystal.positions, species_numbers(crystal.symbols))
-    dataset = spglib.get_symmetry_dataset(cell, symprec=symprec_A)
+    dataset = symmetry_dataset(crystal.lattice, crystal.positions, crystal.symbols, symprec_A)
     if dataset is None:
         raise ValueError(
             f"crystal: spglib finds no space group within {symprec_A} angstrom; "
