@@ -6,10 +6,13 @@ from typing import Literal
 
 from pydantic import Field
 
-from simulations.section import Section
+from simulations.section import Section, Text
 
 
 class SourceSection(Section):
     """Where chunks come from; recorded files for now."""
 
     kind: Literal["files"] = Field(default="files", description="`files`")
+    psi_log: Text = Field(
+        default="s1", description="log of raw event files that holds psi in degrees"
+    )

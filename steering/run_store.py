@@ -80,7 +80,7 @@ class Subscription:
         self,
         forget: Callable[[Subscription], None],
         run_id: str | None,
-        wake: Callable[[], None] | None,
+        wake: Callable[[], object] | None,
     ) -> None:
         self._forget = forget
         self._run_id = run_id
@@ -170,7 +170,7 @@ class RunStore:
             return tuple(reversed(self._runs.values()))
 
     def subscribe(
-        self, run_id: str | None = None, *, wake: Callable[[], None] | None = None
+        self, run_id: str | None = None, *, wake: Callable[[], object] | None = None
     ) -> Subscription:
         """Follow one run, or all; what is known already comes first.
 

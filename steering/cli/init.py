@@ -25,6 +25,7 @@ def init(
     structure: Annotated[
         str | None, typer.Option(help="Builtin crystal or structure file, if you know it.")
     ] = None,
+    psi_log: Annotated[str, typer.Option(help="Log of event files that holds psi.")] = "s1",
     force: Annotated[bool, typer.Option("--force", help="Overwrite the output.")] = False,
     json: terminal.Json = False,
 ) -> None:
@@ -38,7 +39,10 @@ def init(
     from steering.experiment_draft import draft_experiment
     from steering.experiment_file import dump_experiment
 
-    draft, unknown = draft_experiment(inspect_file(file), structure=structure, name=file.name)
+    draft, unknown = draft_experiment(
+        inspect_file(file, psi_log=psi_log), structure=structure, name=file.name, psi_log=psi_log
+    )
+    output.parent.mkdir(parents=True, exist_ok=True)
     dump_experiment(draft, output)
     if json:
         terminal.print_json(

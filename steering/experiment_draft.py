@@ -1,0 +1,121 @@
+"""A first experiment from what a recorded file says, with a list of what it does not say."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from consumers.source_choice import SourceSection
+from simulations.instrument_choice import InstrumentSection
+from simulations.parameters_choice import ParametersSection
+from simulations.path_choice import EnergyAxis, PathSection
+from simulations.sample import SampleSection
+from steering.experiment_file import Experiment
+from steering.motion import MotionSection
+
+ENERGY_BINS = 100
+
+
+def draft_experiment(
+    report: Mapping[str, Any], *, structure: str | None, name: str, psi_log: str = "s1"
+) -> tuple[Experiment, dict[str, str]]:
+    """Fill an experiment from a report of :func:`consumers.recorded.inspect_file`.
+
+    Parameters
+    ----------
+    report : mapping
+        Values are None where the file does not say.
+    structure : str, optional
+        Crystal named by the user.
+    name : str
+        Of the recorded file, for messages.
+    psi_log : str
+        Log that the report took psi from.
+
+    Returns
+    -------
+    experiment : Experiment
+        Valid; placeholders stand where nothing is known.
+    unknown : dict of str to str
+        Field to what was put there and what to do about it.
+
+    Raises
+    ------
+    ValueError
+        If the file is no recorded file, or has no incident energy to build an energy axis on.
+    """
+    problems = [str(problem) for problem in report.get("problems", [])]
+    if report.get("kind") == "unreadable":
+        raise ValueError(
+            f"{name}: is no recorded file ({'; '.join(problems) or 'of no known kind'}); expected "
+            "NXSPE or SNS raw events. Give another file."
+        )
+    ei = report.get("ei_meV")
+    if not isinstance(ei, int | float) or not math.isfinite(ei) or ei <= 0:
+        raise ValueError(
+            f"{name}: records no incident energy; expected Ei above 0. "
+            "Copy an example and write instrument.ei_meV yourself."
+        )
+    unknown: dict[str, str] = {}
+    if structure is None:
+        unknown["sample.structure"] = "germanium stands there; name yours or give a structure file"
+    unknown["sample.u, sample.v"] = "[1, 1, 0] and [0, 0, 1] stand there; files do not record them"
+    unknown["sample.psi_offset_deg"] = "0 stands there; check it on the elastic peaks"
+    temperature = _number(report.get("temperature_K"))
+    if temperature is None or temperature < 0:
+        unknown["sample.temperature_K"] = "300 stands there; the file has no temperature"
+    instrument = report.get("instrument")
+    if not instrument:
+        unknown["instrument.name"] = "ARCS stands there; the file names none"
+    psi = _number(report.get("psi_deg"))
+    if psi is None:
+        logs = report.get("angle_logs") or ()
+        hint = f"; its angle logs are {', '.join(map(str, logs))}" if logs else ""
+        unknown["psi"] = f"none is recorded{hint}; set source.psi_log, or replay with --psi"
+    unknown["motion"] = "limits, speed and overhead of the reference run stand there"
+    unknown["parameters"] = "6 free ones up to 5 angstrom stand there"
+    for i, problem in enumerate(problems):
+        unknown[f"problem {i + 1}"] = problem
+    ei = round(float(ei), 4)
+    top = _top(ei, report.get("energy_meV"))
+    experiment = Experiment(
+        title=_title(report, str(instrument or "an instrument"), name),
+        sample=SampleSection(
+            structure=structure or "germanium",
+            u=(1.0, 1.0, 0.0),
+            v=(0.0, 0.0, 1.0),
+            temperature_K=temperature if temperature is not None and temperature >= 0 else 300.0,
+        ),
+        instrument=InstrumentSection(name=str(instrument or "ARCS"), ei_meV=ei),
+        path=PathSection(
+            points="seekpath",
+            half_width_rlu=0.1,
+            energy=EnergyAxis(min_meV=0.0, max_meV=top, bins=ENERGY_BINS),
+        ),
+        parameters=ParametersSection(cutoff_A=5.0, free=6),
+        motion=MotionSection(),
+        source=SourceSection(psi_log=psi_log),
+    )
+    return experiment, unknown
+
+
+def _number(value: Any) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return round(float(value), 4)
+
+
+def _top(ei: float, energies: Any) -> float:
+    """Upper end of the energy axis: 0.95 Ei, or where the file's own axis ends."""
+    top = 0.95 * ei
+    if energies is not None and len(energies):
+        last = _number(float(max(energies)))
+        if last is not None and 0 < last < ei:
+            top = last
+    return round(top, 3)
+
+
+def _title(report: Mapping[str, Any], instrument: str, name: str) -> str:
+    said = "".join(c for c in str(report.get("title") or "") if c.isprintable()).strip()
+    return said[:120] or f"{name} on {instrument}"
