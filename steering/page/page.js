@@ -144,6 +144,7 @@
     text("used-more", [`${folded} chunks folded`,
       run.chunks.length > folded && `${run.chunks.length - folded} set aside`,
       known(result.coverage_fraction) && `${fixed(100 * result.coverage_fraction, 0)} % of cells covered`,
+      result.events && `${whole(result.events.folded)} of ${whole(result.events.read)} events folded`,
       known(run.estimate_seconds) && `estimate in ${digits(run.estimate_seconds, 2)} s`].filter(Boolean).join(" · "));
   }
 
@@ -201,7 +202,7 @@
     const upper = reach ? Math.min(energies[energies.length - 1], Math.max(energies[reach], 1.04 * highest)) : energies[energies.length - 1];
     const layout = Object.assign({}, LAYOUT, {
       plot_bgcolor: "#3c4653", margin: { l: 56, r: 8, t: 8, b: 30 }, uirevision: state.run,
-      xaxis: Object.assign({}, AXIS, { tickvals: view.tick_positions, ticktext: view.tick_labels.map(pretty), tickfont: { size: 15, color: "#e8edf2" }, range: [x[0], x[x.length - 1]], showgrid: false }),
+      xaxis: Object.assign({}, AXIS, { tickvals: view.tick_positions, ticktext: view.tick_labels.map(pretty), tickangle: 0, tickfont: { size: $("map").clientWidth < 500 ? 12 : 15, color: "#e8edf2" }, range: [x[0], x[x.length - 1]], showgrid: false }),
       yaxis: Object.assign({}, AXIS, { title: { text: "energy transfer (meV)" }, range: [reach ? energies[first] : energies[0], upper], showgrid: false }),
       shapes: view.tick_positions.map((position) => ({ type: "line", x0: position, x1: position, yref: "paper", y0: 0, y1: 1, line: { color: "#e8edf2", width: 0.8 } })),
     });
@@ -227,7 +228,8 @@
     node.style.height = `${down * ROW + 62}px`;
     const traces = [], shapes = [], notes = [];
     const layout = Object.assign({}, LAYOUT, { margin: { l: 46, r: 8, t: 24, b: 38 }, shapes, annotations: notes, uirevision: state.run });
-    const gapX = 0.055, gapY = down > 1 ? 28 / (down * ROW) : 0;
+    const narrow = width < 720;
+    const gapX = 50 / (width - 54), gapY = down > 1 ? 28 / (down * ROW) : 0;
     names.forEach((name, k) => {
       const suffix = k ? String(k + 1) : "";
       const column = k % across, row = Math.floor(k / across);
@@ -253,7 +255,7 @@
       const late = points.slice(Math.floor(points.length / 2));
       let low = Math.min(...late.map((p) => p.value - 2.4 * p.sigma)), high = Math.max(...late.map((p) => p.value + 2.4 * p.sigma));
       if (!(high > low)) { low -= 1; high += 1; }
-      notes.push({ text: `<b>${name.replace(/[<>&]/g, "")}</b>  ${fixed(last.value, decimals(last.sigma))} ± ${fixed(last.sigma, decimals(last.sigma))}`, xref: "paper", yref: "paper", x: x0, y: y1, xanchor: "left", yanchor: "bottom", showarrow: false, font: { size: 12.5 } });
+      notes.push({ text: `<b>${name.replace(/[<>&]/g, "")}</b>  ${fixed(last.value, decimals(last.sigma))} ± ${fixed(last.sigma, decimals(last.sigma))}`, xref: "paper", yref: "paper", x: x0, y: y1, xanchor: "left", yanchor: "bottom", showarrow: false, font: { size: narrow ? 10.5 : 12.5 } });
       layout[`xaxis${suffix}`] = Object.assign({}, AXIS, { domain: [x0, x0 + w], anchor: `y${suffix}`, title: row === down - 1 ? { text: "minutes used", font: { size: 11 }, standoff: 4 } : undefined, rangemode: "tozero", tickfont: { size: 11 }, nticks: 5, showticklabels: row === down - 1 || k + across >= names.length });
       layout[`yaxis${suffix}`] = Object.assign({}, AXIS, { domain: [y1 - h, y1], anchor: `x${suffix}`, range: [low, high], tickfont: { size: 11 }, nticks: 4 });
     });
@@ -362,7 +364,7 @@
   $("runs").addEventListener("change", (event) => { location.hash = new URLSearchParams({ run: event.target.value }).toString(); });
   addEventListener("hashchange", refresh);
   let resized = 0;
-  addEventListener("resize", () => { clearTimeout(resized); resized = setTimeout(() => state.details && drawHistory(state.details), 150); });
+  addEventListener("resize", () => { clearTimeout(resized); resized = setTimeout(() => { if (state.details) { drawMap(); drawHistory(state.details); } }, 150); });
   setInterval(tick, 1000);
   const events = new EventSource("/events");
   events.addEventListener("open", refresh);
