@@ -173,7 +173,7 @@ def supercell_bonds(crystal: Crystal, supercell: IntArray) -> tuple[PairForceCon
 
 
 def supercell_cells(supercell: IntArray) -> IntArray:
-    """Primitive cells of a supercell, (cells, 3)."""
+    """Primitive cells of a supercell, (cells, 3), the home cell first."""
     count = int(round(abs(np.linalg.det(supercell))))
     corners = np.array([[a, b, c] for a in (0, 1) for b in (0, 1) for c in (0, 1)]) @ supercell
     low, high = corners.min(axis=0), corners.max(axis=0)
@@ -185,7 +185,8 @@ def supercell_cells(supercell: IntArray) -> IntArray:
     cells = np.unique(grid - np.rint(inside).astype(np.int64) @ supercell, axis=0)
     if len(cells) != count:  # pragma: no cover - guards the arithmetic above
         raise ValueError(f"supercell {supercell.tolist()} gave {len(cells)} cells, not {count}")
-    return cells.astype(np.int64)
+    home = np.flatnonzero(~cells.any(axis=1))[0]
+    return np.roll(cells, -home, axis=0).astype(np.int64)
 
 
 # ----------------------------------------------------------------------------- orbits and names
@@ -920,7 +921,7 @@ def to_supercell(force_constants: PairForceConstants, supercell: IntArray | None
     Returns
     -------
     cells : (cells, 3) int64
-        Primitive cells of the supercell, in the order used below.
+        Primitive cells of the supercell in the order used below, the home cell first.
     constants : (atoms, cells, atoms, 3, 3) float64
         eV/angstrom^2, on-site constants from the acoustic sum rule.
 
@@ -937,9 +938,8 @@ def to_supercell(force_constants: PairForceConstants, supercell: IntArray | None
     out = np.zeros((n_atoms, len(cells), n_atoms, 3, 3))
     index = cell_index(force_constants.cell, supercell, cells)
     np.add.at(out, (force_constants.first, index, force_constants.second), force_constants.tensors)
-    home = int(cell_index(np.zeros((1, 3), dtype=np.int64), supercell, cells)[0])
     atoms = np.arange(n_atoms)
-    out[atoms, home, atoms] += force_constants.onsite()
+    out[atoms, 0, atoms] += force_constants.onsite()
     return cells, out
 
 

@@ -1,0 +1,298 @@
+"""Incoherent one-phonon and multiphonon scattering, and the expected background of a sample can.
+
+Approximations, all of them: every atom scatters by itself (incoherent approximation), its motion is
+isotropic and Gaussian, and only its partial density of states counts (Sjolander 1958). Good to some
+ten percent where |Q| is large; correlations that coherent scatterers keep at small |Q| are lost.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.signal import fftconvolve
+
+from simulations.constants import BOLTZMANN_MEV_PER_K, HBAR2_OVER_U
+from simulations.crystal import Crystal
+from simulations.crystal_file import neutron_data
+from simulations.instrument import Resolution
+from simulations.phonon_dos import PhononDos
+from simulations.powder import SigmaOfEnergy, sigma_function
+from simulations.scattering import bose, gaussian_bins
+
+FloatArray = NDArray[np.float64]
+
+MAX_ORDER = 10
+APPROXIMATION = "incoherent approximation: isotropic Gaussian motion of single atoms"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class IncoherentSpectrum:
+    """S(|Q|, E) per primitive cell (or per atom of a can), by the number of phonons."""
+
+    momentum_edges: FloatArray  # (Q + 1,) 1/angstrom
+    energy_edges_meV: FloatArray  # (E + 1,)
+    orders: FloatArray  # (order, Q, E) barn/meV/sr; order 0 is the elastic line
+    approximation: str
+
+    @property
+    def one_phonon(self) -> FloatArray:
+        """Incoherent one-phonon part, (Q, E)."""
+        return self.orders[1]
+
+    @property
+    def multiphonon(self) -> FloatArray:
+        """Two and more phonons, (Q, E)."""
+        return self.orders[2:].sum(axis=0)
+
+    @property
+    def inelastic(self) -> FloatArray:
+        """All but the elastic line, (Q, E)."""
+        return self.orders[1:].sum(axis=0)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class _Motion:
+    """Spectrum of one atom on a uniform energy grid symmetric about zero."""
+
+    step_meV: float
+    one: FloatArray  # (grid,) 1/meV, normalised
+    mean_square: float  # displacement along one direction, angstrom^2
+
+
+def _motion(
+    dos: FloatArray, edges: FloatArray, mass_u: float, temperature_K: float, grid: FloatArray
+) -> _Motion:
+    """One-phonon function g(E) / E (n + 1) / norm of an atom whose modes/meV integrate to 3.
+
+    Below 5 % of the highest energy the density is replaced by ``c E^2`` with the same integral:
+    what smears a computed density would else diverge in g / E^2.
+    """
+    step = float(grid[1] - grid[0])
+    total = float(np.sum(dos * np.diff(edges)))
+    if not total > 0:
+        raise ValueError("density of states is empty; expected modes at positive energies")
+    cumulative = np.concatenate([[0.0], np.cumsum(dos * np.diff(edges))]) / total
+    energy = np.abs(grid)
+    # density on the grid: bin averages of the cumulative, exact whatever the two steps are
+    upper = np.interp(energy + 0.5 * step, edges, cumulative)
+    lower = np.interp(energy - 0.5 * step, edges, cumulative)
+    density = (upper - lower) / step
+    debye = 0.05 * float(edges[-1])
+    inside = float(np.interp(debye, edges, cumulative) - np.interp(0.0, edges, cumulative))
+    curvature = 3 * inside / debye**3
+    low = energy < debye
+    density[low] = curvature * energy[low] ** 2
+    safe = np.where(energy > 0.5 * step, energy, 1.0)
+    n = bose(safe, temperature_K)
+    weight = np.where(grid > 0, n + 1, n) * density / safe
+    weight[energy < 0.5 * step] = curvature * BOLTZMANN_MEV_PER_K * temperature_K
+    norm = float(np.sum(weight) * step)
+    return _Motion(step_meV=step, one=weight / norm, mean_square=0.5 * HBAR2_OVER_U / mass_u * norm)
+
+
+def _orders(motion: _Motion, count: int) -> list[FloatArray]:
+    """Normalised spectra of 1 ... count phonons on the grid of the first."""
+    out = [motion.one]
+    half = len(motion.one) // 2
+    for _ in range(count - 1):
+        full = fftconvolve(out[-1], motion.one) * motion.step_meV
+        out.append(np.maximum(full[half : half + len(motion.one)], 0.0))
+    return out
+
+
+def incoherent_spectrum(
+    crystal: Crystal,
+    dos: PhononDos,
+    momentum_edges: ArrayLike,
+    energy_edges_meV: ArrayLike,
+    *,
+    temperature_K: float,
+    resolution: Resolution | SigmaOfEnergy | float,
+    ei_meV: float | None = None,
+    max_order: int = MAX_ORDER,
+    coherent_multiphonon: bool = True,
+) -> IncoherentSpectrum:
+    """Elastic, incoherent one-phonon and multiphonon S(|Q|, E) of a powder.
+
+    Parameters
+    ----------
+    crystal : Crystal
+    dos : PhononDos
+        Partial densities of the crystal's atoms.
+    momentum_edges : (Q + 1,) float64
+        1/angstrom; evaluated at the bins' mean Q^2.
+    energy_edges_meV : (E + 1,) float64
+    temperature_K : float
+    resolution : Resolution, callable or float
+        As in `powder_spectrum`.
+    ei_meV : float or None
+        Needed by a `Resolution`.
+    max_order : int
+        Highest number of phonons, 1 to 10.
+    coherent_multiphonon : bool
+        Let orders 2 and up scatter with the total cross section (coherent + incoherent), the usual
+        estimate; orders 0 and 1 always use the incoherent one alone.
+
+    Returns
+    -------
+    IncoherentSpectrum
+
+    Raises
+    ------
+    ValueError
+        If ``max_order`` is out of range.
+
+    References
+    ----------
+    A. Sjolander, Arkiv Fysik 14, 315 (1958); G. L. Squires, Introduction to the Theory of Thermal
+    Neutron Scattering (1978), section 3.10.
+    """
+    if not 1 <= max_order <= MAX_ORDER:
+        raise ValueError(f"max_order is {max_order}; expected 1 to {MAX_ORDER}")
+    momentum_edges = np.asarray(momentum_edges, dtype=float)
+    edges = np.asarray(energy_edges_meV, dtype=float)
+    mean_square_momentum = np.diff(momentum_edges**3) / 3 / np.diff(momentum_edges)
+    sigma_of = sigma_function(resolution, ei_meV)
+    top = float(dos.energy_edges_meV[-1])
+    step = min(top / 400, float(np.diff(edges).min()) / 2)
+    # wide enough that what a convolution loses at its ends never comes back into the bins
+    reach = float(np.abs(edges).max()) + max_order * top
+    count = int(np.ceil(reach / step))
+    grid: FloatArray = np.arange(-count, count + 1, dtype=np.float64) * step
+    widest = 10 * float(np.max(sigma_of(edges)))
+    seen = (grid > edges[0] - widest) & (grid < edges[-1] + widest)
+    smear = gaussian_bins(edges, grid[seen], np.asarray(sigma_of(grid[seen]), dtype=float))
+    elastic = gaussian_bins(edges, np.zeros(1), np.atleast_1d(sigma_of(np.zeros(1))))[0]
+
+    orders = np.zeros((max_order + 1, len(mean_square_momentum), len(edges) - 1))
+    for a in range(crystal.n_atoms):
+        motion = _motion(
+            dos.partial[a], dos.energy_edges_meV, crystal.masses_u[a], temperature_K, grid
+        )
+        incoherent = crystal.incoherent_barn[a] / (4 * np.pi)
+        total = incoherent + crystal.scattering_length[a] ** 2
+        many = total if coherent_multiphonon else incoherent
+        x = mean_square_momentum * motion.mean_square
+        factor = np.exp(-x)
+        orders[0] += incoherent * factor[:, None] * elastic
+        for p, spectrum in enumerate(_orders(motion, max_order), start=1):
+            factor = factor * x / p
+            strength = incoherent if p == 1 else many
+            binned = (spectrum[seen] * step) @ smear
+            orders[p] += strength * factor[:, None] * binned
+    return IncoherentSpectrum(
+        momentum_edges=momentum_edges,
+        energy_edges_meV=edges,
+        orders=orders,
+        approximation=APPROXIMATION,
+    )
+
+
+# ----------------------------------------------------------------------------------------- cans
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class CanMaterial:
+    """A sample-can metal, described well enough for an expected background."""
+
+    symbol: str
+    debye_meV: float  # cut-off energy k_B Theta_D
+    source: str
+
+
+CAN_MATERIALS = {
+    "aluminium": CanMaterial(
+        symbol="Al",
+        debye_meV=BOLTZMANN_MEV_PER_K * 390.0,
+        source="Debye temperature near 390 K at room temperature (textbook value)",
+    ),
+    "vanadium": CanMaterial(
+        symbol="V",
+        debye_meV=BOLTZMANN_MEV_PER_K * 380.0,
+        source="Debye temperature near 380 K (textbook value)",
+    ),
+}
+
+
+def debye_dos(debye_meV: float, n_bins: int = 200) -> PhononDos:
+    """Debye density of states of one atom, 3 modes up to the cut-off.
+
+    Parameters
+    ----------
+    debye_meV : float
+        Cut-off energy.
+    n_bins : int
+    """
+    if not debye_meV > 0:
+        raise ValueError(f"debye_meV is {debye_meV}; expected a positive energy")
+    edges = np.linspace(0.0, debye_meV, n_bins + 1)
+    partial = 3 * np.diff(edges**3) / debye_meV**3 / np.diff(edges)
+    return PhononDos(energy_edges_meV=edges, partial=partial[None], imaginary_share=0.0)
+
+
+def can_background(
+    material: str,
+    momentum_edges: ArrayLike,
+    energy_edges_meV: ArrayLike,
+    *,
+    temperature_K: float,
+    resolution: Resolution | SigmaOfEnergy | float,
+    ei_meV: float | None = None,
+    dos: PhononDos | None = None,
+    max_order: int = MAX_ORDER,
+) -> IncoherentSpectrum:
+    """Expected inelastic background of a can, per atom of the can.
+
+    Scale it by the can's atoms in the beam per primitive cell of the sample. One-phonon scattering
+    of a coherent metal (aluminium) is taken in the incoherent approximation with its total cross
+    section, so its structure in |Q| is missing; Bragg lines and multiple scattering are too.
+
+    Parameters
+    ----------
+    material : str
+        "aluminium" or "vanadium".
+    momentum_edges, energy_edges_meV, temperature_K, resolution, ei_meV, max_order
+        As in `incoherent_spectrum`.
+    dos : PhononDos or None
+        Density of states of one atom; None: a Debye model.
+
+    Raises
+    ------
+    ValueError
+        If the material is unknown.
+    """
+    known = CAN_MATERIALS.get(material)
+    if known is None:
+        raise ValueError(
+            f"can material is {material!r}; expected one of {', '.join(sorted(CAN_MATERIALS))}"
+        )
+    mass, length, incoherent = neutron_data((known.symbol,))
+    atom = Crystal(
+        lattice=np.eye(3),
+        positions=np.zeros((1, 3)),
+        symbols=(known.symbol,),
+        masses_u=mass,
+        scattering_length=np.zeros(1),
+        incoherent_barn=incoherent + 4 * np.pi * length**2,
+        conventional_lattice=np.eye(3),
+    )
+    model = debye_dos(known.debye_meV) if dos is None else dos
+    spectrum = incoherent_spectrum(
+        atom,
+        model,
+        momentum_edges,
+        energy_edges_meV,
+        temperature_K=temperature_K,
+        resolution=resolution,
+        ei_meV=ei_meV,
+        max_order=max_order,
+    )
+    kind = "Debye density of states" if dos is None else "given density of states"
+    return IncoherentSpectrum(
+        momentum_edges=spectrum.momentum_edges,
+        energy_edges_meV=spectrum.energy_edges_meV,
+        orders=spectrum.orders,
+        approximation=f"{APPROXIMATION}; {kind}; all scattering counted as incoherent; {material}",
+    )

@@ -1,0 +1,276 @@
+"""Coherent one-phonon scattering at single vectors Q, Debye-Waller tensors, Bose factors.
+
+All intensities are per primitive cell. A line's weight is in barn/sr; times a normalised line shape
+in 1/meV it is S(Q,E) in barn/meV/sr. (Euphonic's structure factor is this over the atoms' number.)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from simulations.brillouin_zone import (
+    ZonePoints,
+    irreducible_mesh,
+    mesh_divisions,
+    symmetrised_site_tensors,
+)
+from simulations.constants import BOLTZMANN_MEV_PER_K, HBAR2_OVER_U
+from simulations.crystal import Crystal
+from simulations.dynamics import divided_differences, modes
+from simulations.force_constants import ForceConstantModel
+
+FloatArray = NDArray[np.float64]
+ComplexArray = NDArray[np.complex128]
+
+STABLE_MEV = 1e-3
+"""Modes below this energy carry no one-phonon line."""
+
+
+def bose(energy_meV: ArrayLike, temperature_K: float) -> FloatArray:
+    """Bose-Einstein occupation ``1 / (exp(E / kT) - 1)`` of positive energies; 0 at T = 0.
+
+    Raises
+    ------
+    ValueError
+        If the temperature is negative or not finite.
+    """
+    if not (np.isfinite(temperature_K) and temperature_K >= 0):
+        raise ValueError(f"temperature_K is {temperature_K}; expected a number >= 0")
+    energy = np.asarray(energy_meV, dtype=float)
+    if temperature_K == 0:
+        return np.zeros_like(energy)
+    x = np.minimum(energy / (BOLTZMANN_MEV_PER_K * temperature_K), 700.0)
+    return 1 / np.expm1(x)
+
+
+def _coth(energy: FloatArray, temperature_K: float) -> FloatArray:
+    return 1 + 2 * bose(energy, temperature_K)
+
+
+def default_zone(crystal: Crystal) -> ZonePoints:
+    """Mesh for Debye-Waller tensors: a step of about 0.12 1/angstrom, off Gamma."""
+    return irreducible_mesh(crystal, mesh_divisions(crystal, 0.12), shifted=True)
+
+
+def displacement_tensors(
+    model: ForceConstantModel,
+    temperature_K: float,
+    phi: ArrayLike | None = None,
+    zone: ZonePoints | None = None,
+) -> FloatArray:
+    """Mean squared displacements U of the atoms; the Debye-Waller exponent is ``W = Q U Q / 2``.
+
+    Parameters
+    ----------
+    model : ForceConstantModel
+    temperature_K : float
+    phi : (K,) float64 or None
+        Free parameters, eV/angstrom^2; None: the reference.
+    zone : ZonePoints or None
+        Points up to the Laue group; None: `default_zone`. Acoustic modes at Gamma are left out.
+
+    Returns
+    -------
+    (atoms, 3, 3) float64
+        angstrom^2.
+
+    Raises
+    ------
+    ValueError
+        If modes are imaginary: no harmonic crystal has such displacements.
+    """
+    zone = default_zone(model.crystal) if zone is None else zone
+    energies, vectors = modes(model, zone.q_cart, phi)
+    refuse_imaginary(energies, zone.q_cart)
+    return _displacements(model.crystal, energies, vectors, zone.weights, temperature_K)
+
+
+def refuse_imaginary(energies: FloatArray, q_cart: FloatArray, tolerance_meV: float = 0.05) -> None:
+    """Raise ValueError where energies are imaginary beyond numerical noise at Gamma."""
+    lowest = float(energies.min())
+    if lowest < -tolerance_meV:
+        q = q_cart[int(np.argmin(energies.min(axis=1)))]
+        share = float(np.mean(energies < -tolerance_meV))
+        raise ValueError(
+            f"force constants: {100 * share:.1f} % of the modes are imaginary, the lowest "
+            f"{lowest:.3f} meV at q = {np.round(q, 4).tolist()} 1/angstrom; expected a dynamically "
+            "stable crystal. Relax the structure or change the force constants."
+        )
+
+
+def _displacements(
+    crystal: Crystal,
+    energies: FloatArray,
+    vectors: ComplexArray,
+    weights: FloatArray,
+    temperature_K: float,
+) -> FloatArray:
+    live = energies > STABLE_MEV
+    size = np.where(live, energies, 1.0)
+    factor = np.where(live, _coth(size, temperature_K) / size, 0.0) * weights[:, None]
+    e = vectors.reshape(len(vectors), crystal.n_atoms, 3, -1)
+    sums = np.einsum("qs,qias,qibs->iab", factor, e, e.conj(), optimize=True).real
+    sums *= 0.5 * HBAR2_OVER_U / crystal.masses_u[:, None, None]
+    return symmetrised_site_tensors(crystal, sums)
+
+
+def displacement_gradients(
+    model: ForceConstantModel,
+    temperature_K: float,
+    phi: ArrayLike | None = None,
+    zone: ZonePoints | None = None,
+) -> tuple[FloatArray, FloatArray]:
+    """Displacement tensors and their derivatives by the free parameters.
+
+    Returns
+    -------
+    tensors : (atoms, 3, 3) float64
+        angstrom^2, as `displacement_tensors`.
+    gradients : (K, atoms, 3, 3) float64
+        angstrom^2 per eV/angstrom^2.
+    """
+    zone = default_zone(model.crystal) if zone is None else zone
+    crystal = model.crystal
+    energies, vectors = modes(model, zone.q_cart, phi)
+    refuse_imaginary(energies, zone.q_cart)
+    tensors = _displacements(crystal, energies, vectors, zone.weights, temperature_K)
+    live = energies > STABLE_MEV
+    size = np.where(live, energies, 1.0)
+    coth = _coth(size, temperature_K)
+    value = np.where(live, coth / size, 0.0)
+    slope = np.where(live, (_coth_slope(size, temperature_K) - coth / size) / (2 * size**2), 0.0)
+    kernel = divided_differences(value, slope, energies * np.abs(energies))
+    kernel *= live[:, :, None] & live[:, None, :]
+    _, basis = model.matrices(zone.q_cart)
+    e = vectors.reshape(len(vectors), crystal.n_atoms, 3, -1)
+    out = np.empty((basis.shape[1], crystal.n_atoms, 3, 3))
+    for k in range(basis.shape[1]):
+        inner = vectors.conj().swapaxes(-1, -2) @ basis[:, k] @ vectors
+        inner = inner * kernel * zone.weights[:, None, None]
+        out[k] = np.einsum("qias,qst,qibt->iab", e, inner, e.conj(), optimize=True).real
+    out *= 0.5 * HBAR2_OVER_U / crystal.masses_u[:, None, None]
+    return tensors, symmetrised_site_tensors(crystal, out)
+
+
+def _coth_slope(energy: FloatArray, temperature_K: float) -> FloatArray:
+    """Derivative of coth(E / 2kT) by E."""
+    if temperature_K == 0:
+        return np.zeros_like(energy)
+    n = bose(energy, temperature_K)
+    return -2 * n * (n + 1) / (BOLTZMANN_MEV_PER_K * temperature_K)
+
+
+def amplitudes(crystal: Crystal, Q: ArrayLike, displacement: FloatArray | None) -> FloatArray:
+    """Vectors f with ``|e^dagger f|^2`` the one-phonon weight of eigenvector e taken at Q itself.
+
+    Parameters
+    ----------
+    crystal : Crystal
+    Q : (Q, 3) float64
+        1/angstrom.
+    displacement : (atoms, 3, 3) float64 or None
+        Tensors U, angstrom^2; None: no Debye-Waller factor.
+
+    Returns
+    -------
+    (Q, 3 atoms) float64
+        ``b_kappa Q exp(-W_kappa(Q)) / sqrt(m_kappa)``, sqrt(barn) / (angstrom sqrt(u)). With
+        eigenvectors of q = Q - G instead of Q, multiply atom kappa by ``exp(i G r_kappa)``.
+    """
+    Q = np.asarray(Q, dtype=float)
+    factor = crystal.scattering_length / np.sqrt(crystal.masses_u)
+    if displacement is None:
+        scale = np.broadcast_to(factor, (len(Q), crystal.n_atoms))
+    else:
+        exponent = 0.5 * np.einsum("qa,iab,qb->qi", Q, displacement, Q, optimize=True)
+        scale = factor * np.exp(-exponent)
+    return (scale[:, :, None] * Q[:, None, :]).reshape(len(Q), -1)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class OnePhononLines:
+    """Lines of coherent one-phonon scattering at vectors Q."""
+
+    energies_meV: FloatArray  # (Q, n); negative: imaginary, without weight
+    creation: FloatArray  # (Q, n) barn/sr, at E = +energy
+    annihilation: FloatArray  # (Q, n) barn/sr, at E = -energy
+
+
+def one_phonon_lines(
+    model: ForceConstantModel,
+    Q: ArrayLike,
+    temperature_K: float,
+    phi: ArrayLike | None = None,
+    displacement: FloatArray | None = None,
+) -> OnePhononLines:
+    """Coherent one-phonon lines at arbitrary Q, per primitive cell.
+
+    Parameters
+    ----------
+    model : ForceConstantModel
+    Q : (Q, 3) float64
+        1/angstrom.
+    temperature_K : float
+    phi : (K,) float64 or None
+        Free parameters, eV/angstrom^2; None: the reference.
+    displacement : (atoms, 3, 3) float64 or None
+        Debye-Waller tensors of `displacement_tensors`; None leaves the Debye-Waller factor out.
+
+    Returns
+    -------
+    OnePhononLines
+        Weights ``(hbar^2 / 2 E) |sum b e.Q exp(-W) / sqrt(m)|^2`` times n + 1 and n. Inside a
+        degenerate group only the sum over the group is meaningful.
+
+    References
+    ----------
+    M. T. Dove, Structure and Dynamics (OUP, 2003), pp. 225-226.
+    """
+    Q = np.asarray(Q, dtype=float)
+    energies, vectors = modes(model, Q, phi)
+    f = amplitudes(model.crystal, Q, displacement)
+    overlap = np.einsum("qis,qi->qs", vectors.conj(), f)
+    live = energies > STABLE_MEV
+    size = np.where(live, energies, 1.0)
+    weight = np.where(live, 0.5 * HBAR2_OVER_U / size, 0.0) * np.abs(overlap) ** 2
+    n = bose(size, temperature_K)
+    return OnePhononLines(energies_meV=energies, creation=weight * (n + 1), annihilation=weight * n)
+
+
+def broadened(
+    lines: OnePhononLines, energy_edges_meV: ArrayLike, sigma_meV: FloatArray | float
+) -> FloatArray:
+    """S(Q,E) averaged over energy bins, Gaussian lines.
+
+    Parameters
+    ----------
+    lines : OnePhononLines
+    energy_edges_meV : (E + 1,) float64
+    sigma_meV : float or (Q, n) float64
+        Standard deviation of every line.
+
+    Returns
+    -------
+    (Q, E) float64
+        barn/meV/sr.
+    """
+    edges = np.asarray(energy_edges_meV, dtype=float)
+    sigma = np.broadcast_to(np.asarray(sigma_meV, dtype=float), lines.energies_meV.shape)
+    out = np.zeros((len(lines.energies_meV), len(edges) - 1))
+    for sign, weight in ((1, lines.creation), (-1, lines.annihilation)):
+        if np.any(weight):
+            out += np.einsum(
+                "qs,qse->qe", weight, gaussian_bins(edges, sign * lines.energies_meV, sigma)
+            )
+    return out
+
+
+def gaussian_bins(edges: FloatArray, centre: FloatArray, sigma: FloatArray) -> FloatArray:
+    """Normalised Gaussians averaged over bins, (..., bins), 1/meV."""
+    from scipy.special import ndtr
+
+    z = (edges - centre[..., None]) / sigma[..., None]
+    return np.diff(ndtr(z), axis=-1) / np.diff(edges)
