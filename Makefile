@@ -1,0 +1,72 @@
+# Two commands on a fresh machine: `make demo` and `make test`. Both set up .venv first.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+	command -v $$p >/dev/null && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	&& echo $$p && break; done)
+BIN := .venv/bin
+STAMP := .venv/.beamsteer-installed
+BEAMSTEER_SHARED_DATA ?= ../shared/data
+export BEAMSTEER_SHARED_DATA
+# Two test workers share two cores: one thread for each of their numerical libraries.
+ONE_THREAD := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1 NUMBA_NUM_THREADS=1
+
+.PHONY: help setup system demo test prove bench serve lint
+
+help:
+	@echo "make demo    simulate and replay a short germanium scan, then invert measured aluminium"
+	@echo "make serve   show the page of the last demo or replay again, until Ctrl-C"
+	@echo "make test    every test but the slow ones"
+	@echo "make prove   the slow ones, with the figures they measure"
+	@echo "make bench   ratios to peers, into build/bench.json"
+	@echo "make lint    ruff, pyright, import contracts"
+	@echo "make setup   .venv with all packages;  make system   Chromium for the page's test"
+
+setup: $(STAMP)
+
+# BEAMSTEER_TORCH may hold extra pip options, e.g. to take a CPU build of torch (see README).
+$(STAMP): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "No Python 3.11 or newer; run: apt-get install python3 python3-venv"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv || { rm -rf .venv; \
+		echo "Python cannot make a virtual environment; run: apt-get install python3-venv"; exit 1; }
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(BEAMSTEER_TORCH) \
+		-c constraints.txt -e ".[forcefields,test,oracles]"
+	@touch $(STAMP)
+
+# Through apt where this user may; else the line to run is printed, and what needs it is skipped.
+system:
+	@if command -v chromium >/dev/null || command -v chromium-browser >/dev/null \
+		|| command -v google-chrome >/dev/null || test -n "$${BEAMSTEER_CHROMIUM:-}"; then exit 0; fi; \
+	if ! command -v apt-get >/dev/null; then \
+		echo "Install Chromium for the test of the page."; exit 0; fi; \
+	if [ "$$(id -u)" = 0 ]; then SUDO=; elif sudo -n true 2>/dev/null; then SUDO="sudo -n"; else \
+		echo "For the test of the page, run: sudo apt-get install -y chromium"; exit 0; fi; \
+	export DEBIAN_FRONTEND=noninteractive; \
+	{ $$SUDO apt-get update -qq && $$SUDO apt-get install -y -qq --no-install-recommends chromium; } \
+		|| echo "apt could not install it; for the test of the page, run: apt-get install chromium"
+
+demo: setup
+	$(BIN)/beamsteer demo -o build/demo
+
+serve: setup
+	$(BIN)/beamsteer serve
+
+test: setup system
+	$(ONE_THREAD) $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow" --timeout 300 \
+		--ignore tests/benchmarks
+
+prove: setup system
+	$(BIN)/python -m pytest -s -m slow --ignore tests/benchmarks
+
+bench: setup
+	@mkdir -p build
+	$(ONE_THREAD) $(BIN)/python -m pytest -s -q tests/benchmarks
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
