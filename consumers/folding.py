@@ -127,3 +127,87 @@ def fold_events(
         outside_energy=outside_energy,
         masked=masked,
     )
+
+
+@njit(cache=True)
+def _sum_histogram(
+    intensity, error, weight, skip, kf, bin_of_step, masked, fractional, beam_fractional,
+    divisions, voxel, path_bin, signal, variance, account,
+):  # fmt: skip
+    """Add (pixels, steps) histograms to S and V; account: folded, path, energy, masked."""
+    n0, n1, n2 = divisions
+    for p in range(len(masked)):
+        for step in range(len(kf)):
+            if masked[p] or skip[p, step]:
+                account[3] += 1
+                continue
+            k = kf[step]
+            v = voxel[
+                grid_index(beam_fractional[0] - k * fractional[p, 0], n0),
+                grid_index(beam_fractional[1] - k * fractional[p, 1], n1),
+                grid_index(beam_fractional[2] - k * fractional[p, 2], n2),
+            ]
+            if v < 0:
+                account[1] += 1
+                continue
+            w = weight[p, step]
+            signal[path_bin[v], bin_of_step[step]] += w * intensity[p, step]
+            variance[path_bin[v], bin_of_step[step]] += (w * error[p, step]) ** 2
+            account[0] += 1
+
+
+def fold_histogram(
+    intensity: FloatArray,
+    error: FloatArray,
+    *,
+    weight: FloatArray,
+    skip: NDArray[np.bool_],
+    view: PixelView,
+    voxels: VoxelMap,
+    signal: FloatArray,
+    variance: FloatArray,
+) -> EventAccount:
+    """Add a histogram to S and V in place: ``S += w I``, ``V += (w err)^2``.
+
+    Parameters
+    ----------
+    intensity, error, weight : (pixels, steps)
+        On the steps of ``view``; the weights are those that make D.
+    skip : (pixels, steps) bool
+        Bins that count nowhere; the exposure must skip the same.
+    view, voxels
+        As in ``fold_events``.
+    signal, variance : (path_bins, energy_bins)
+        Grow in place.
+
+    Returns
+    -------
+    EventAccount
+        Of (pixel, bin) pairs.
+    """
+    account = np.zeros(4, dtype=np.int64)
+    _sum_histogram(
+        np.ascontiguousarray(np.where(skip, 0.0, intensity)),
+        np.ascontiguousarray(np.where(skip, 0.0, error)),
+        np.ascontiguousarray(weight),
+        np.ascontiguousarray(skip),
+        view.kf,
+        view.bin_of_step,
+        view.masked,
+        view.fractional,
+        view.beam_fractional,
+        voxels.divisions,
+        voxels.voxel,
+        voxels.path_bin,
+        signal,
+        variance,
+        account,
+    )
+    folded, outside_path, outside_energy, masked = (int(n) for n in account)
+    return EventAccount(
+        read=intensity.size,
+        folded=folded,
+        outside_path=outside_path,
+        outside_energy=outside_energy,
+        masked=masked,
+    )

@@ -319,7 +319,7 @@ def inspect_file(
     """
     path = Path(path)
     report: dict[str, object] = {"file": str(path), "kind": "unreadable"}
-    report |= {key: None for key in _REPORTED}
+    report |= dict.fromkeys(_REPORTED)
     unknown = ["crystal structure", "u and v", "psi offset", "path"]
     problems: list[str] = []
     try:

@@ -39,6 +39,7 @@ ERROR_BIT = 1 << 31  # set in the identifiers of events that the electronics dou
 EI_LOGS = ("Ei", "EnergyRequest", "BL14B:CS:Energy:Ei", "BL14B:CS:Energy:EiReq")
 TEMPERATURE_LOGS = ("sampletemp", "SampleTemp", "temperature", "BL18:SE:SampleTemp")
 EMISSION_LOG = "emission_time"  # ours: T0 in microseconds
+T0_GOOD_ENOUGH_US = 3.0  # standard error below which the elastic line decides
 PSI_MAY_MOVE_DEG = 0.5  # a dwell is one orientation
 
 _COULOMB = {
@@ -115,8 +116,8 @@ def read_event_run(
     ei_meV : float, optional
         Operator's incident energy; must agree with the file's within 5 % if it has one.
     t0_us : float, optional
-        Operator's emission time. Otherwise: the file's, the instrument's formula, or the position
-        of the elastic line, in this order.
+        Operator's emission time. Otherwise: the file's, the position of the elastic line, or the
+        instrument's usual formula, in this order.
 
     Returns
     -------
@@ -146,13 +147,13 @@ def read_event_run(
         if emission is None:
             emission, source = _scalar(logs, EMISSION_LOG), f"log {EMISSION_LOG}"
         if emission is None:
-            emission, source = default_t0_us(instrument.name, energy), "formula of the instrument"
-        if emission is None:
-            emission, error, used = _t0_of_banks(path, entry, banks, instrument, energy)
+            emission, error, used = _t0_of_banks(banks, instrument, energy)
             source = f"elastic line of {used} events, +- {error:.1f} us"
-            if not np.isfinite(emission):
-                emission, source = 0.0, "assumed"
-                problems.append("T0 is unknown and the elastic line too weak; taken as 0 us")
+            if not error < T0_GOOD_ENOUGH_US:
+                emission, source = default_t0_us(instrument.name, energy), "usual formula"
+        if emission is None:
+            emission, source = 0.0, "assumed"
+            problems.append("T0 is unknown and the elastic line too weak; taken as 0 us")
         temperature = next(
             (t for name in TEMPERATURE_LOGS if (t := _scalar(logs, name)) is not None), None
         )
@@ -349,6 +350,9 @@ def inspect_events(
         if found["banks"] is not None:
             values["events"] = sum(bank.events for bank in found["banks"])
         t0 = _scalar(logs, EMISSION_LOG)
+        if t0 is None and found["geometry"] is not None and found["ei_meV"] and found["banks"]:
+            t0, error, _ = _t0_of_banks(found["banks"], found["geometry"], found["ei_meV"])
+            t0 = t0 if error < T0_GOOD_ENOUGH_US else None
         if t0 is None and found["geometry"] is not None and found["ei_meV"] is not None:
             t0 = default_t0_us(found["geometry"].name, found["ei_meV"])
         values["t0_us"] = t0
@@ -432,7 +436,7 @@ def estimate_t0_of_run(run: EventRun) -> tuple[float, float, int]:
 
 
 def _t0_of_banks(
-    path: Path, entry: h5py.Group, banks: list[_Bank], instrument: Instrument, ei_meV: float
+    banks: list[_Bank], instrument: Instrument, ei_meV: float
 ) -> tuple[float, float, int]:
     tofs, pixels = [], []
     budget = 2_000_000  # enough for the mean of a line

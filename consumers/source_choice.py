@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from simulations.section import Section, Text
+from simulations.section import Number, Section, Text
 
 
 class SourceSection(Section):
@@ -15,4 +15,8 @@ class SourceSection(Section):
     kind: Literal["files"] = Field(default="files", description="`files`")
     psi_log: Text = Field(
         default="s1", description="log of raw event files that holds psi in degrees"
+    )
+    t0_us: Number | None = Field(
+        default=None,
+        description="emission time of event files in microseconds, or null: the instrument's own",
     )
