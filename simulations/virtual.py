@@ -1,0 +1,652 @@
+"""Virtual experiment: single-crystal inelastic events of known truth, by brute force.
+
+Every neutron is scattered at a true energy transfer ``E'``, with the Q that its pixel has there, at
+the rate ``flux x solid angle x (k_f / k_i) x S(Q(E'), E')`` per minute and meV. S is one-phonon,
+per primitive cell, with eigenvectors and Debye-Waller factor; each line is a Gaussian of width
+``intrinsic_sigma_meV``. The measured energy transfer is ``E'`` plus a Gaussian of the instrument's
+resolution at ``E'``, and the time of flight is that of the measured energy. To this come an
+incoherent elastic line, Bragg reflections on request, and a background flat in time of flight.
+
+Goniometer and kinematics are written out here on purpose and import nothing of what the fold and
+the likelihood use: a wrong sign there must show against these events.
+
+Sampling is exact. A walk along every pixel's trajectory through a table of energies yields a
+Poisson process above the rate; the table at the point itself and a table of eigenvectors thin it;
+what is left is thinned by the exact rate. Where the exact rate exceeds the tables' bound, an event
+is repeated, so that the mean rate stays exact.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+from scipy.spatial.transform import Rotation
+from scipy.special import ndtr
+
+from simulations.instrument import Instrument
+from simulations.virtual_lattice import (
+    HBAR2_PER_2U,
+    KELVIN_PER_MEV,
+    VirtualLattice,
+    build_lattice,
+    exact_lines,
+    occupied,
+)
+
+if TYPE_CHECKING:
+    from simulations.force_constants import ForceConstantModel
+
+FloatArray = NDArray[np.float64]
+
+ENERGY_PER_K2 = 2.0721248  # meV angstrom^2
+SPEED = 437.3934  # m/s of a neutron of 1 meV
+
+PHONON, ELASTIC, BRAGG, BACKGROUND = 1, 2, 3, 4
+ORIGINS = {"phonon": PHONON, "elastic": ELASTIC, "bragg": BRAGG, "background": BACKGROUND}
+"""What ``VirtualChunk.origin`` says of an event."""
+
+TAIL = 6.0  # intrinsic widths beyond which a line counts as nothing
+STEP_meV = 0.25  # along a trajectory, at the elastic line
+PIXELS_AT_ONCE = 20_000
+SLOWEST = 0.05  # share of Ei that a neutron keeps at the upper end of the default window
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class VirtualExperiment:
+    """Truth and set-up of a virtual experiment.
+
+    At psi = 0 ``u`` lies along the beam (z) and ``v`` in the horizontal plane on the side of +x;
+    psi turns the crystal right-handed about +y (up). The small corrections follow Horace:
+    ``R_y(psi) R_y(omega) R_y(dpsi) R_x(gl) R_z(gs) R_y(-omega)``.
+    """
+
+    model: ForceConstantModel
+    phi: FloatArray  # (K,) true force constants, eV/angstrom^2
+    instrument: Instrument  # masked pixels count nothing; mask more of them for dead banks
+    u: tuple[float, float, float]  # r.l.u. of the conventional cell
+    v: tuple[float, float, float]
+    ei_meV: float
+    temperature_K: float
+    flux: float  # counts per minute, steradian and barn per primitive cell
+    background: float = 0.0  # counts per minute, steradian and microsecond of flight
+    elastic_scale: float = 1.0  # times the crystal's own incoherent elastic scattering
+    bragg_scale: float = 0.0  # times kinematic Bragg scattering; 1 means no extinction
+    bragg_width: float = 0.03  # 1/angstrom, Gaussian spread of a reflection in all directions
+    intrinsic_sigma_meV: float = 0.05  # width of a phonon line before resolution
+    lowest_line_meV: float = 0.25  # lines below are left out
+    window_meV: tuple[float, float] | None = None  # measured energies kept; -Ei/2..0.95 Ei
+    psi_offset_deg: float = 0.0  # added to every recorded psi
+    omega_deg: float = 0.0
+    dpsi_deg: float = 0.0
+    gl_deg: float = 0.0
+    gs_deg: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be simulated."""
+        for name in ("ei_meV", "flux", "intrinsic_sigma_meV", "bragg_width"):
+            if not (np.isfinite(getattr(self, name)) and getattr(self, name) > 0):
+                raise ValueError(f"{name} is {getattr(self, name)}; expected a number above 0")
+        for name in ("background", "elastic_scale", "bragg_scale", "temperature_K"):
+            if not (np.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
+                raise ValueError(f"{name} is {getattr(self, name)}; expected zero or more")
+        if self.lowest_line_meV < 4 * self.intrinsic_sigma_meV:
+            raise ValueError(
+                f"lowest_line_meV is {self.lowest_line_meV}; expected at least 4 times "
+                f"intrinsic_sigma_meV = {self.intrinsic_sigma_meV}. Raise it or narrow the lines."
+            )
+        low, high = self.window
+        if not low < high < self.ei_meV:
+            raise ValueError(
+                f"window_meV is {[low, high]}; expected lower < upper < ei_meV = {self.ei_meV}"
+            )
+
+    @property
+    def window(self) -> tuple[float, float]:
+        """Measured energy transfers that are recorded, meV; also the span of the background."""
+        if self.window_meV is not None:
+            return self.window_meV
+        return (-0.5 * self.ei_meV, (1 - SLOWEST) * self.ei_meV)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class VirtualChunk:
+    """Recorded events of one dwell, in random order."""
+
+    pixel: NDArray[np.int32]  # (events,) index into the instrument
+    time_of_flight_us: FloatArray  # (events,) from the source
+    energy_transfer_meV: FloatArray  # (events,) measured; follows from the time of flight
+    origin: NDArray[np.uint8]  # (events,) see ORIGINS
+    diagnosis: dict[str, float] = field(default_factory=dict)  # of the sampler
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Events by origin."""
+        return {name: int(np.sum(self.origin == code)) for name, code in ORIGINS.items()}
+
+
+def lattice_of(experiment: VirtualExperiment) -> VirtualLattice:
+    """Lines of the experiment's crystal; make it once and hand it to every chunk."""
+    return build_lattice(experiment.model, experiment.phi, experiment.temperature_K)
+
+
+def lab_from_crystal(experiment: VirtualExperiment, psi_deg: float) -> FloatArray:
+    """Matrix (3, 3) with ``Q_lab = matrix @ Q_crystal`` at a recorded psi.
+
+    Raises
+    ------
+    ValueError
+        If psi is not finite or u and v are parallel.
+    """
+    if not np.isfinite(psi_deg):
+        raise ValueError(f"psi_deg is {psi_deg}; expected a finite angle in degrees")
+    columns = 2 * np.pi * np.linalg.inv(experiment.model.crystal.conventional_lattice)
+    along = columns @ np.asarray(experiment.u, dtype=float)
+    side = columns @ np.asarray(experiment.v, dtype=float)
+    z = along / np.linalg.norm(along)
+    x = side - (side @ z) * z
+    if np.linalg.norm(x) < 1e-9 * np.linalg.norm(side):
+        raise ValueError(
+            f"u = {experiment.u} and v = {experiment.v} are parallel; expected two directions"
+        )
+    x = x / np.linalg.norm(x)
+    mount = np.array([x, np.cross(z, x), z])
+
+    def about(axis: str, angle_deg: float) -> Rotation:
+        unit = {"x": (1, 0, 0), "y": (0, 1, 0), "z": (0, 0, 1)}[axis]
+        return Rotation.from_rotvec(np.radians(angle_deg) * np.array(unit, dtype=float))
+
+    arcs = about("y", experiment.dpsi_deg) * about("x", experiment.gl_deg)
+    arcs = arcs * about("z", experiment.gs_deg)
+    omega = about("y", experiment.omega_deg)
+    turn = about("y", psi_deg + experiment.psi_offset_deg) * omega * arcs * omega.inv()
+    return turn.as_matrix() @ mount
+
+
+def time_of_flight(
+    experiment: VirtualExperiment, pixel: NDArray[np.int32], energy_transfer_meV: FloatArray
+) -> FloatArray:
+    """Microseconds from source to pixel, (events,)."""
+    instrument = experiment.instrument
+    there = instrument.source_to_sample_m / (SPEED * np.sqrt(experiment.ei_meV))
+    final = SPEED * np.sqrt(experiment.ei_meV - energy_transfer_meV)
+    return 1e6 * (there + np.linalg.norm(instrument.position_m, axis=1)[pixel] / final)
+
+
+def simulate_chunk(
+    experiment: VirtualExperiment,
+    psi_deg: float,
+    minutes: float,
+    seed: int | np.random.SeedSequence,
+    *,
+    lattice: VirtualLattice | None = None,
+) -> VirtualChunk:
+    """Events of one dwell.
+
+    Parameters
+    ----------
+    experiment : VirtualExperiment
+    psi_deg : float
+        Recorded angle.
+    minutes : float
+        Dwell; scales all rates, so a beam at 90 % for one minute is 0.9.
+    seed : int or SeedSequence
+        Decides everything that is random. Give chunk ``c`` of a run ``SeedSequence([seed, c])``.
+    lattice : VirtualLattice, optional
+        From ``lattice_of``; made here if absent, which takes about a second.
+
+    Returns
+    -------
+    VirtualChunk
+    """
+    if not (np.isfinite(minutes) and minutes >= 0):
+        raise ValueError(f"minutes is {minutes}; expected zero or more")
+    lattice = lattice_of(experiment) if lattice is None else lattice
+    rng = np.random.default_rng(seed)
+    turn = lab_from_crystal(experiment, psi_deg)
+    phonon, line, diagnosis = _sample_phonons(experiment, lattice, turn, minutes, rng)
+    elastic = _sample_pixels(elastic_rate(experiment, lattice, turn), minutes, rng)
+    bragg = _sample_pixels(bragg_rate(experiment, lattice, turn), minutes, rng)
+    ei = experiment.ei_meV
+    pixel = np.concatenate([phonon, elastic, bragg])
+    true = np.concatenate([line, np.zeros(len(elastic) + len(bragg))])
+    energy = true + rng.standard_normal(len(true)) * experiment.instrument.resolution.sigma_meV(
+        true, ei
+    )
+    flat_pixel, flat_energy = _sample_flat(experiment, minutes, rng)
+    origin = np.repeat(
+        np.array([PHONON, ELASTIC, BRAGG, BACKGROUND], dtype=np.uint8),
+        [len(phonon), len(elastic), len(bragg), len(flat_pixel)],
+    )
+    pixel = np.concatenate([pixel, flat_pixel])
+    energy = np.concatenate([energy, flat_energy])
+    low, high = experiment.window
+    recorded = np.flatnonzero((energy >= low) & (energy < high))
+    order = rng.permutation(recorded)
+    pixel, energy = pixel[order].astype(np.int32), energy[order]
+    return VirtualChunk(
+        pixel=pixel,
+        time_of_flight_us=time_of_flight(experiment, pixel, energy),
+        energy_transfer_meV=energy,
+        origin=origin[order],
+        diagnosis=diagnosis,
+    )
+
+
+def expected_phonon_rate(
+    experiment: VirtualExperiment,
+    psi_deg: float,
+    energy_edges_meV: FloatArray,
+    *,
+    pixels: NDArray[np.int64] | None = None,
+    step_meV: float | None = None,
+    lattice: VirtualLattice | None = None,
+) -> FloatArray:
+    """One-phonon counts per minute in (pixel, measured-energy bin), by direct quadrature.
+
+    Nothing is sampled and no table is used: it is the check of ``simulate_chunk``, and slow (about
+    10 microseconds per pixel and step).
+
+    Parameters
+    ----------
+    energy_edges_meV : (bins + 1,)
+        Measured energy transfer.
+    pixels : (pixels,), optional
+        Which pixels; by default all. Masked ones count nothing.
+    step_meV : float, optional
+        Step of the true energy transfer; the intrinsic width by default, which is exact to 1e-8.
+
+    Returns
+    -------
+    (pixels, bins) float64
+    """
+    lattice = lattice_of(experiment) if lattice is None else lattice
+    instrument, ei = experiment.instrument, experiment.ei_meV
+    chosen = np.arange(instrument.n_pixels) if pixels is None else np.asarray(pixels)
+    sigma = experiment.intrinsic_sigma_meV
+    step = sigma if step_meV is None else step_meV
+    top = min(lattice.highest_meV + TAIL * sigma, ei - step)
+    bottom = -(lattice.highest_meV + TAIL * sigma) if experiment.temperature_K > 0 else 0.0
+    true = np.arange(bottom + 0.5 * step, top, step)
+    true = true[occupied(true - TAIL * sigma, experiment.temperature_K) * true**2 > 1e-9]
+    width = instrument.resolution.sigma_meV(true, ei)
+    low, high = experiment.window
+    edges = np.clip(np.asarray(energy_edges_meV, dtype=float), low, high)
+    share = np.diff(ndtr((edges[:, None] - true) / width), axis=0)  # (bins, steps)
+    turn = lab_from_crystal(experiment, psi_deg)
+    ki, kf = np.sqrt(ei / ENERGY_PER_K2), np.sqrt((ei - true) / ENERGY_PER_K2)
+    away = instrument.position_m / np.linalg.norm(instrument.position_m, axis=1)[:, None]
+    out = np.zeros((len(chosen), len(edges) - 1))
+    for row, p in enumerate(chosen):
+        if instrument.masked[p]:
+            continue
+        Q = (np.array([0, 0, ki]) - kf[:, None] * away[p]) @ turn
+        rate = _exact_rate(experiment, lattice, Q, true) * kf / ki
+        out[row] = instrument.solid_angle_sr[p] * experiment.flux * step * (share @ rate)
+    return out
+
+
+def elastic_rate(
+    experiment: VirtualExperiment, lattice: VirtualLattice, turn: FloatArray
+) -> FloatArray:
+    """Incoherent elastic counts per minute in every pixel, (pixels,)."""
+    instrument = experiment.instrument
+    Q = _elastic_Q(experiment, turn)
+    twice_W = np.einsum("qa,kab,qb->qk", Q, lattice.mean_square, Q, optimize=True)
+    barn = np.exp(-twice_W) @ lattice.crystal.incoherent_barn / (4 * np.pi)
+    rate = experiment.flux * experiment.elastic_scale * instrument.solid_angle_sr * barn
+    return np.where(instrument.masked, 0.0, rate)
+
+
+def bragg_rate(
+    experiment: VirtualExperiment, lattice: VirtualLattice, turn: FloatArray
+) -> FloatArray:
+    """Bragg counts per minute in every pixel, (pixels,), without extinction at scale 1.
+
+    ``(2 pi)^3 / v0 |sum b exp(-W) exp(iGr)|^2`` times a Gaussian of ``Q - G`` in three dimensions.
+    """
+    instrument = experiment.instrument
+    out = np.zeros(instrument.n_pixels)
+    if experiment.bragg_scale == 0:
+        return out
+    crystal, width = lattice.crystal, experiment.bragg_width
+    Q = _elastic_Q(experiment, turn)
+    fraction = Q @ np.linalg.inv(crystal.reciprocal)
+    nearest = np.rint(fraction)
+    G = nearest @ crystal.reciprocal
+    close = np.flatnonzero(np.sum((Q - G) ** 2, axis=1) < (5 * width) ** 2)
+    G, hkl = G[close], nearest[close]
+    W = 0.5 * np.einsum("qa,kab,qb->qk", G, lattice.mean_square, G, optimize=True)
+    F = (np.exp(-W + 2j * np.pi * hkl @ crystal.positions.T)) @ crystal.scattering_length
+    blur = np.exp(-np.sum((Q[close] - G) ** 2, axis=1) / (2 * width**2)) / (
+        (2 * np.pi) ** 1.5 * width**3
+    )
+    barn = (2 * np.pi) ** 3 / abs(np.linalg.det(crystal.lattice)) * np.abs(F) ** 2 * blur
+    barn[np.all(hkl == 0, axis=1)] = 0.0  # the direct beam
+    out[close] = experiment.flux * experiment.bragg_scale * instrument.solid_angle_sr[close] * barn
+    return np.where(instrument.masked, 0.0, out)
+
+
+def background_rate(experiment: VirtualExperiment) -> FloatArray:
+    """Counts per minute of the flat background in every pixel, over the window, (pixels,)."""
+    instrument = experiment.instrument
+    span = _flight_span(experiment)
+    rate = experiment.background * instrument.solid_angle_sr * (span[1] - span[0])
+    return np.where(instrument.masked, 0.0, rate)
+
+
+def _flight_span(experiment: VirtualExperiment) -> tuple[FloatArray, FloatArray]:
+    """Microseconds from sample to pixel at both ends of the window."""
+    distance = np.linalg.norm(experiment.instrument.position_m, axis=1)
+    low, high = experiment.window
+    first = 1e6 * distance / (SPEED * np.sqrt(experiment.ei_meV - low))
+    last = 1e6 * distance / (SPEED * np.sqrt(experiment.ei_meV - high))
+    return first, last
+
+
+def _elastic_Q(experiment: VirtualExperiment, turn: FloatArray) -> FloatArray:
+    away = experiment.instrument.position_m
+    away = away / np.linalg.norm(away, axis=1)[:, None]
+    k = np.sqrt(experiment.ei_meV / ENERGY_PER_K2)
+    return k * (np.array([0.0, 0.0, 1.0]) - away) @ turn
+
+
+def _sample_pixels(rate: FloatArray, minutes: float, rng: np.random.Generator) -> NDArray[np.int64]:
+    """Pixels of a Poisson number of events, (events,)."""
+    total = np.cumsum(rate)
+    n = rng.poisson(total[-1] * minutes) if len(rate) else 0
+    if n == 0:
+        return np.empty(0, dtype=np.int64)
+    return np.searchsorted(total, rng.random(n) * total[-1], side="right")
+
+
+def _sample_flat(
+    experiment: VirtualExperiment, minutes: float, rng: np.random.Generator
+) -> tuple[NDArray[np.int64], FloatArray]:
+    """Background events: uniform time of flight from sample to pixel, within the window."""
+    pixel = _sample_pixels(background_rate(experiment), minutes, rng)
+    first, last = _flight_span(experiment)
+    flight = first[pixel] + (last - first)[pixel] * rng.random(len(pixel))
+    distance = np.linalg.norm(experiment.instrument.position_m, axis=1)[pixel]
+    return pixel, experiment.ei_meV - (distance / (flight * 1e-6) / SPEED) ** 2
+
+
+def _exact_rate(
+    experiment: VirtualExperiment, lattice: VirtualLattice, Q: FloatArray, energy: FloatArray
+) -> FloatArray:
+    """S(Q, E') in barn/meV/sr per primitive cell, without k_f/k_i, (points,)."""
+    sigma = experiment.intrinsic_sigma_meV
+    lines, strengths = exact_lines(lattice, Q)
+    strengths = np.where(lines >= experiment.lowest_line_meV, strengths, 0.0)
+    lines = np.maximum(lines, experiment.lowest_line_meV)
+    total = np.zeros(len(Q))
+    for sign in (1.0, -1.0):
+        if experiment.temperature_K == 0 and sign < 0:
+            continue
+        shape = np.exp(-0.5 * ((energy[:, None] - sign * lines) / sigma) ** 2)
+        total += np.sum(
+            strengths * occupied(sign * lines, experiment.temperature_K) * shape, axis=1
+        )
+    return HBAR2_PER_2U * total / (sigma * np.sqrt(2 * np.pi))
+
+
+# ---- one-phonon sampling -----------------------------------------------------------------------
+
+
+def _sample_phonons(
+    experiment: VirtualExperiment,
+    lattice: VirtualLattice,
+    turn: FloatArray,
+    minutes: float,
+    rng: np.random.Generator,
+) -> tuple[NDArray[np.int64], FloatArray, dict[str, float]]:
+    """Pixels and true energy transfers of one-phonon events, and how the sampling went."""
+    instrument, ei = experiment.instrument, experiment.ei_meV
+    crystal, sigma = lattice.crystal, experiment.intrinsic_sigma_meV
+    kt, cut = experiment.temperature_K / KELVIN_PER_MEV, experiment.lowest_line_meV
+    ki = np.sqrt(ei / ENERGY_PER_K2)
+    away = instrument.position_m / np.linalg.norm(instrument.position_m, axis=1)[:, None]
+    to_fraction = np.linalg.inv(crystal.reciprocal)
+    live = np.flatnonzero(~instrument.masked & (instrument.solid_angle_sr > 0))
+    strength = np.sum(lattice.amplitude**2)
+    scale = experiment.flux * HBAR2_PER_2U * strength / (sigma * np.sqrt(2 * np.pi))
+    pixels, energies = [np.empty(0, dtype=np.int64)], [np.empty(0)]
+    near = tried = repeated = 0
+    for part in np.array_split(live, 1 + len(live) // PIXELS_AT_ONCE):
+        pixel, energy, level = _propose(
+            rng, part, scale * minutes * instrument.solid_angle_sr[part],
+            away[part] @ turn @ to_fraction, turn[2] @ to_fraction * ki, 1 - away[part, 2],
+            _final_wave_vectors(experiment, lattice), ki, lattice.energies, lattice.slack,
+            lattice.steepest, cut, sigma, kt,
+        )  # fmt: skip
+        near += len(pixel)
+        kf = np.sqrt((ei - energy) / ENERGY_PER_K2)
+        Q = -kf[:, None] * away[pixel]
+        Q[:, 2] += ki
+        Q = Q @ turn
+        guess = _guess(
+            lattice.energies, lattice.slack, lattice.vectors, lattice.amplitude,
+            crystal.positions, to_fraction, Q, energy, cut, sigma, kt,
+        )  # fmt: skip
+        bound = np.minimum(guess * kf / ki / strength, level)
+        keep = np.flatnonzero(rng.random(len(level)) * level < bound)
+        tried += len(keep)
+        exact = _exact_rate(experiment, lattice, Q[keep], energy[keep]) * kf[keep] / ki
+        ratio = experiment.flux * exact / (scale * bound[keep])
+        copies = np.floor(ratio + rng.random(len(ratio))).astype(np.int64)
+        repeated += int(np.sum(np.maximum(copies - 1, 0)))
+        pixels.append(np.repeat(pixel[keep], copies))
+        energies.append(np.repeat(energy[keep], copies))
+    pixel, energy = np.concatenate(pixels), np.concatenate(energies)
+    diagnosis = {
+        "near_a_line": float(near),
+        "exact_evaluations": float(tried),
+        "phonon_events": float(len(pixel)),
+        "repeated": float(repeated),
+    }
+    return pixel, energy, diagnosis
+
+
+def _final_wave_vectors(experiment: VirtualExperiment, lattice: VirtualLattice) -> FloatArray:
+    """Uniform steps of k_f over all true energies that have lines, 1/angstrom, (steps + 1,)."""
+    sigma, ei = experiment.intrinsic_sigma_meV, experiment.ei_meV
+    tail = TAIL * sigma
+    loss = min(lattice.highest_meV + tail, ei)
+    gain = min(lattice.highest_meV, 22 * experiment.temperature_K / KELVIN_PER_MEV) + tail
+    low, high = np.sqrt((ei - loss) / ENERGY_PER_K2), np.sqrt((ei + gain) / ENERGY_PER_K2)
+    step = STEP_meV / (2 * np.sqrt(ENERGY_PER_K2 * ei))
+    return np.linspace(low, high, 1 + int(np.ceil((high - low) / step)))
+
+
+@njit(cache=True, inline="always")
+def _occupied(line, kt):
+    """Scalar twin of ``virtual_lattice.occupied``."""
+    if kt <= 0.0:
+        return 1.0 / line if line > 0.0 else 0.0
+    y = -line / kt
+    if y > 600.0:
+        return 0.0
+    return 1.0 / (line * -np.expm1(y))
+
+
+@njit(cache=True, inline="always")
+def _near(x, n):
+    """Lower node, upper node and position between them of a periodic coordinate."""
+    x = (x - np.floor(x)) * n
+    i = int(x)
+    f = x - i
+    if i >= n:
+        i = 0
+    return i, (i + 1 if i + 1 < n else 0), f
+
+
+@njit(cache=True)
+def _interpolate(energies, slack, q0, q1, q2, line, error):
+    """Trilinear energies and their error bounds at one fractional q; fills (n,) arrays."""
+    n0, n1, n2, n = energies.shape
+    i0, j0, x = _near(q0, n0)
+    i1, j1, y = _near(q1, n1)
+    i2, j2, z = _near(q2, n2)
+    w000 = (1 - x) * (1 - y) * (1 - z)
+    w001 = (1 - x) * (1 - y) * z
+    w010 = (1 - x) * y * (1 - z)
+    w011 = (1 - x) * y * z
+    w100 = x * (1 - y) * (1 - z)
+    w101 = x * (1 - y) * z
+    w110 = x * y * (1 - z)
+    w111 = x * y * z
+    for s in range(n):
+        line[s] = (
+            w000 * energies[i0, i1, i2, s] + w001 * energies[i0, i1, j2, s]
+            + w010 * energies[i0, j1, i2, s] + w011 * energies[i0, j1, j2, s]
+            + w100 * energies[j0, i1, i2, s] + w101 * energies[j0, i1, j2, s]
+            + w110 * energies[j0, j1, i2, s] + w111 * energies[j0, j1, j2, s]
+        )  # fmt: skip
+        error[s] = slack[i0, i1, i2, s]
+
+
+@njit(cache=True, inline="always")
+def _line_bound(line, error, energy, half, cut, sigma, kt):
+    """Upper bound of ``weight x shape``: line known to +-error, true energy to +-half."""
+    if line + error < cut:
+        return 0.0
+    best = 0.0
+    lowest = max(line - error, cut)
+    d = (abs(energy - line) - error - half) / sigma
+    if d < TAIL:
+        best = _occupied(lowest, kt) * (np.exp(-0.5 * d * d) if d > 0.0 else 1.0)
+    if kt > 0.0 and energy - half < TAIL * sigma:
+        d = (abs(energy + line) - error - half) / sigma
+        if d < TAIL:
+            best += _occupied(-lowest, kt) * (np.exp(-0.5 * d * d) if d > 0.0 else 1.0)
+    return best
+
+
+@njit(cache=True)
+def _propose(
+    rng, pixels, mean_scale, fraction, beam_fraction, backward, kf, ki,
+    energies, slack, steepest, cut, sigma, kt,
+):  # fmt: skip
+    """Points (pixel, true energy) of a Poisson process near the lines, and its density there.
+
+    Walks every pixel's trajectory in steps of k_f. In a step, a mode stays within the mean of its
+    two ends plus or minus half its steepest slope times the step; this bounds the rate. The
+    Poisson process runs along the walk by exponential gaps.
+    """
+    n = energies.shape[3]
+    capacity = 1 << 16
+    out_pixel = np.empty(capacity, dtype=np.int64)
+    out_energy = np.empty(capacity)
+    out_level = np.empty(capacity)
+    count = 0
+    line_a, line_b, line = np.empty(n), np.empty(n), np.empty(n)
+    error_a, error_b, error = np.empty(n), np.empty(n), np.empty(n)
+    ei = ENERGY_PER_K2 * ki * ki
+    gap = rng.standard_exponential()
+    wander = 0.5 * steepest * (kf[1] - kf[0])
+    for row in range(len(pixels)):
+        b0, b1, b2 = beam_fraction[0], beam_fraction[1], beam_fraction[2]
+        u0, u1, u2 = fraction[row, 0], fraction[row, 1], fraction[row, 2]
+        _interpolate(
+            energies, slack, b0 - kf[0] * u0, b1 - kf[0] * u1, b2 - kf[0] * u2, line_a, error_a
+        )
+        q2_from = (ki - kf[0]) ** 2 + 2 * ki * kf[0] * backward[row]
+        e_from = ei - ENERGY_PER_K2 * kf[0] ** 2
+        for step in range(1, len(kf)):
+            k = kf[step]
+            _interpolate(energies, slack, b0 - k * u0, b1 - k * u1, b2 - k * u2, line_b, error_b)
+            q2_to = (ki - k) ** 2 + 2 * ki * k * backward[row]
+            e_to = ei - ENERGY_PER_K2 * k * k
+            middle, half = 0.5 * (e_from + e_to), 0.5 * (e_from - e_to)
+            best = 0.0
+            for s in range(n):
+                around = max(error_a[s], error_b[s]) + wander[s]
+                best = max(
+                    best,
+                    _line_bound(
+                        0.5 * (line_a[s] + line_b[s]), around, middle, half, cut, sigma, kt
+                    ),
+                )
+            density = best * max(q2_from, q2_to) * k / ki
+            mean = density * mean_scale[row] * (e_from - e_to)
+            while mean > gap:
+                mean -= gap
+                gap = rng.standard_exponential()
+                energy = e_to + (e_from - e_to) * rng.random()
+                ke = np.sqrt((ei - energy) / ENERGY_PER_K2)
+                _interpolate(energies, slack, b0 - ke * u0, b1 - ke * u1, b2 - ke * u2, line, error)
+                level = 0.0
+                for s in range(n):
+                    level = max(level, _line_bound(line[s], error[s], energy, 0.0, cut, sigma, kt))
+                level *= ((ki - ke) ** 2 + 2 * ki * ke * backward[row]) * ke / ki
+                level = min(level, density)
+                if rng.random() * density >= level:
+                    continue
+                if count == capacity:
+                    capacity = 2 * capacity
+                    out_pixel = np.append(out_pixel, np.empty(count, dtype=np.int64))
+                    out_energy = np.append(out_energy, np.empty(count))
+                    out_level = np.append(out_level, np.empty(count))
+                out_pixel[count] = pixels[row]
+                out_energy[count] = energy
+                out_level[count] = level
+                count += 1
+            gap -= mean
+            for s in range(n):
+                line_a[s] = line_b[s]
+                error_a[s] = error_b[s]
+            q2_from, e_from = q2_to, e_to
+    return out_pixel[:count], out_energy[:count], out_level[:count]
+
+
+@njit(cache=True)
+def _guess(
+    energies, slack, vectors, amplitude, positions, to_fraction, Q, energy, cut, sigma, kt
+):  # fmt: skip
+    """Likely upper bound of the sum over lines of strength x weight x shape, without W.
+
+    Strengths come from the eigenvectors of the nearest node, with a margin for their change.
+    """
+    n = energies.shape[3]
+    m0, m1, m2 = vectors.shape[:3]
+    out = np.zeros(len(Q))
+    f = np.empty(n, dtype=np.complex128)
+    line, error = np.empty(n), np.empty(n)
+    total = np.sum(amplitude * amplitude)
+    for i in range(len(Q)):
+        x, y, z = Q[i, 0], Q[i, 1], Q[i, 2]
+        q0 = x * to_fraction[0, 0] + y * to_fraction[1, 0] + z * to_fraction[2, 0]
+        q1 = x * to_fraction[0, 1] + y * to_fraction[1, 1] + z * to_fraction[2, 1]
+        q2 = x * to_fraction[0, 2] + y * to_fraction[1, 2] + z * to_fraction[2, 2]
+        a0 = int(np.floor(q0 * m0 + 0.5))
+        a1 = int(np.floor(q1 * m1 + 0.5))
+        a2 = int(np.floor(q2 * m2 + 0.5))
+        for k in range(len(amplitude)):
+            # Phase of Q moved to the node, where the eigenvectors belong.
+            angle = (
+                -2
+                * np.pi
+                * (
+                    a0 / m0 * positions[k, 0]
+                    + a1 / m1 * positions[k, 1]
+                    + a2 / m2 * positions[k, 2]
+                )
+            )
+            phase = amplitude[k] * complex(np.cos(angle), np.sin(angle))
+            for a in range(3):
+                f[3 * k + a] = phase * Q[i, a]
+        _interpolate(energies, slack, q0, q1, q2, line, error)
+        v = vectors[a0 % m0, a1 % m1, a2 % m2]
+        for s in range(n):
+            best = _line_bound(line[s], error[s], energy[i], 0.0, cut, sigma, kt)
+            if best == 0.0:
+                continue
+            amount = 0j
+            for c in range(n):
+                amount += f[c] * v[s, c]
+            size = amount.real**2 + amount.imag**2
+            out[i] += best * (1.5 * size + 0.05 * total * (x * x + y * y + z * z))
+    return out
