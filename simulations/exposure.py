@@ -107,7 +107,7 @@ class PixelView:
     beam: FloatArray  # (3,) k_i in the crystal frame, 1/angstrom
     beam_fractional: FloatArray  # (3,)
     masked: NDArray[np.bool_]  # (pixels,)
-    step_edges_meV: FloatArray  # (steps + 1,) uniform
+    step_edges_meV: FloatArray  # (steps + 1,)
     kf: FloatArray  # (steps,) 1/angstrom at the step centres
     bin_of_step: NDArray[np.int64]  # (steps,) energy bin
 
@@ -119,8 +119,12 @@ def view_pixels(
     energy: EnergyAxis,
     ei_meV: float,
     crystal_to_lab: FloatArray,
+    histogram_edges_meV: FloatArray | None = None,
 ) -> PixelView:
     """Turn the pixels into the crystal's frame for one orientation.
+
+    ``histogram_edges_meV`` replaces the sub-steps by the bins of histogram input; those whose
+    centre lies on the reachable part of the axis are kept (``histogram_range``).
 
     Raises
     ------
@@ -133,8 +137,14 @@ def view_pixels(
             f"instrument.ei_meV is {ei_meV}; expected above the lowest energy bin "
             f"{energy.edges_meV[0]}..{energy.edges_meV[1]} meV of the path"
         )
-    steps = np.arange(n_e * energy.substeps)
-    edges = energy.substep_edges_meV[: len(steps) + 1]
+    if histogram_edges_meV is None:
+        edges = energy.substep_edges_meV[: n_e * energy.substeps + 1]
+        bin_of_step = np.arange(n_e * energy.substeps) // energy.substeps
+    else:
+        kept = histogram_range(histogram_edges_meV, energy, ei_meV)
+        edges = np.asarray(histogram_edges_meV)[kept.start : kept.stop + 1]
+        middle = 0.5 * (edges[1:] + edges[:-1])
+        bin_of_step = ((middle - energy.edges_meV[0]) / energy.step_meV).astype(np.int64)
     direction = instrument.direction @ crystal_to_lab
     beam = crystal_to_lab.T @ np.array([0.0, 0.0, float(wave_vector(ei_meV))])
     to_fractional = np.linalg.inv(crystal.reciprocal)
@@ -146,8 +156,28 @@ def view_pixels(
         masked=instrument.masked,
         step_edges_meV=edges,
         kf=wave_vector(ei_meV - 0.5 * (edges[1:] + edges[:-1])),
-        bin_of_step=steps // energy.substeps,
+        bin_of_step=bin_of_step,
     )
+
+
+def histogram_range(histogram_edges_meV: FloatArray, energy: EnergyAxis, ei_meV: float) -> slice:
+    """Bins of a histogram whose centre lies on the reachable part of the path's energy axis.
+
+    Raises
+    ------
+    ValueError
+        If there is none.
+    """
+    edges = np.asarray(histogram_edges_meV, dtype=float)
+    middle = 0.5 * (edges[1:] + edges[:-1])
+    top = energy.edges_meV[energy.reachable_bins(ei_meV)]
+    inside = np.flatnonzero((middle >= energy.edges_meV[0]) & (middle < top - 1e-9))
+    if len(inside) == 0:
+        raise ValueError(
+            f"energy bins of the histogram span {edges[0]:g}..{edges[-1]:g} meV; expected some "
+            f"within the path's {energy.edges_meV[0]:g}..{top:g} meV"
+        )
+    return slice(int(inside[0]), int(inside[-1]) + 1)
 
 
 @njit(cache=True, inline="always")
@@ -160,7 +190,7 @@ def grid_index(fractional, divisions):
 @njit(cache=True)
 def _accumulate(
     direction, fractional, beam, beam_fractional, masked, kf, bin_of_step,
-    distance, solid_angle, reciprocal,
+    skip, distance, solid_angle, reciprocal,
     trajectory_slope, weight_step, time_step, offset_energy,
     divisions, voxel, operation, op_fractional, op_cartesian, centre,
     positions, amplitude, displacement,
@@ -169,19 +199,22 @@ def _accumulate(
     """Add all (pixel, sub-step) pairs of a pixel range; see ``compute_exposure``."""
     n_atoms = len(amplitude)
     n0, n1, n2 = divisions
+    use_skip = skip.shape[0] > 0
     g = np.empty(3)
     h = np.empty(3)
-    Qp = np.empty(3)
+    q_in = np.empty(3)
     d = np.empty(3)
     s = np.empty(3)
     dw = np.empty(n_atoms)
-    QQ = np.empty(6)
+    product = np.empty(6)
     for p in range(len(masked)):
         if masked[p]:
             continue
         dx, dy, dz = direction[p, 0], direction[p, 1], direction[p, 2]
         u0, u1, u2 = fractional[p, 0], fractional[p, 1], fractional[p, 2]
         for step in range(len(kf)):
+            if use_skip and skip[p, step]:
+                continue
             k = kf[step]
             f0 = beam_fractional[0] - k * u0
             f1 = beam_fractional[1] - k * u1
@@ -194,27 +227,44 @@ def _accumulate(
                 continue
             o = operation[i0, i1, i2]
             for j in range(3):
-                g[j] = f0 * op_fractional[o, 0, j] + f1 * op_fractional[o, 1, j] + f2 * op_fractional[o, 2, j]
+                g[j] = (
+                    f0 * op_fractional[o, 0, j]
+                    + f1 * op_fractional[o, 1, j]
+                    + f2 * op_fractional[o, 2, j]
+                )
                 h[j] = np.floor(g[j] - centre[v, j] + 0.5)
                 g[j] = g[j] - h[j] - centre[v, j]
-            Qx = beam[0] - k * dx
-            Qy = beam[1] - k * dy
-            Qz = beam[2] - k * dz
+            qx = beam[0] - k * dx
+            qy = beam[1] - k * dy
+            qz = beam[2] - k * dz
             for a in range(3):
-                Qp[a] = op_cartesian[o, a, 0] * Qx + op_cartesian[o, a, 1] * Qy + op_cartesian[o, a, 2] * Qz
-                s[a] = (op_cartesian[o, a, 0] * dx + op_cartesian[o, a, 1] * dy + op_cartesian[o, a, 2] * dz) * trajectory_slope[step]
-                d[a] = g[0] * reciprocal[0, a] + g[1] * reciprocal[1, a] + g[2] * reciprocal[2, a] - s[a] * offset_energy[step]
+                q_in[a] = (
+                    op_cartesian[o, a, 0] * qx
+                    + op_cartesian[o, a, 1] * qy
+                    + op_cartesian[o, a, 2] * qz
+                )
+                s[a] = (
+                    op_cartesian[o, a, 0] * dx
+                    + op_cartesian[o, a, 1] * dy
+                    + op_cartesian[o, a, 2] * dz
+                ) * trajectory_slope[step]
+                d[a] = (
+                    g[0] * reciprocal[0, a]
+                    + g[1] * reciprocal[1, a]
+                    + g[2] * reciprocal[2, a]
+                    - s[a] * offset_energy[step]
+                )
             e = bin_of_step[step]
             w = solid_angle[p] * weight_step[step]
             out_weight[v, e] += w
             out_flat[v, e] += solid_angle[p] * distance[p] * time_step[step]
-            QQ[0] = Qp[0] * Qp[0]
-            QQ[1] = Qp[1] * Qp[1]
-            QQ[2] = Qp[2] * Qp[2]
-            QQ[3] = Qp[1] * Qp[2]
-            QQ[4] = Qp[0] * Qp[2]
-            QQ[5] = Qp[0] * Qp[1]
-            out_q2[v, e] += w * (QQ[0] + QQ[1] + QQ[2])
+            product[0] = q_in[0] * q_in[0]
+            product[1] = q_in[1] * q_in[1]
+            product[2] = q_in[2] * q_in[2]
+            product[3] = q_in[1] * q_in[2]
+            product[4] = q_in[0] * q_in[2]
+            product[5] = q_in[0] * q_in[1]
+            out_q2[v, e] += w * (product[0] + product[1] + product[2])
             for a in range(3):
                 out_first[v, e, a] += w * d[a]
                 out_slope[v, e, a] += w * s[a]
@@ -226,27 +276,38 @@ def _accumulate(
             out_second[v, e, 5] += w * d[0] * d[1]
             for c in range(n_atoms):
                 W = 0.5 * (
-                    displacement[c, 0] * QQ[0] + displacement[c, 1] * QQ[1] + displacement[c, 2] * QQ[2]
-                    + 2 * (displacement[c, 3] * QQ[3] + displacement[c, 4] * QQ[4] + displacement[c, 5] * QQ[5])
+                    displacement[c, 0] * product[0]
+                    + displacement[c, 1] * product[1]
+                    + displacement[c, 2] * product[2]
+                    + 2
+                    * (
+                        displacement[c, 3] * product[3]
+                        + displacement[c, 4] * product[4]
+                        + displacement[c, 5] * product[5]
+                    )
                 )
                 dw[c] = amplitude[c] * np.exp(-W)
             at = 0
             for c in range(n_atoms):
                 z = w * dw[c] * dw[c]
                 for i in range(6):
-                    out_tensor[v, e, at + i] += z * QQ[i]
+                    out_tensor[v, e, at + i] += z * product[i]
                 at += 6
                 for m in range(c + 1, n_atoms):
-                    angle = 2 * np.pi * (
-                        h[0] * (positions[c, 0] - positions[m, 0])
-                        + h[1] * (positions[c, 1] - positions[m, 1])
-                        + h[2] * (positions[c, 2] - positions[m, 2])
+                    angle = (
+                        2
+                        * np.pi
+                        * (
+                            h[0] * (positions[c, 0] - positions[m, 0])
+                            + h[1] * (positions[c, 1] - positions[m, 1])
+                            + h[2] * (positions[c, 2] - positions[m, 2])
+                        )
                     )
                     re = w * dw[c] * dw[m] * np.cos(angle)
                     im = w * dw[c] * dw[m] * np.sin(angle)
                     for i in range(6):
-                        out_tensor[v, e, at + i] += re * QQ[i]
-                        out_tensor[v, e, at + 6 + i] += im * QQ[i]
+                        out_tensor[v, e, at + i] += re * product[i]
+                        out_tensor[v, e, at + 6 + i] += im * product[i]
                     at += 12
 
 
@@ -260,6 +321,8 @@ def compute_exposure(
     crystal_to_lab: FloatArray,
     displacement: FloatArray,
     reduced: bool = False,
+    histogram_edges_meV: FloatArray | None = None,
+    skip: NDArray[np.bool_] | None = None,
 ) -> Exposure:
     """Exposure of one orientation for a proton charge of 1 coulomb.
 
@@ -275,6 +338,10 @@ def compute_exposure(
         Mean-square displacement tensors U, angstrom^2: ``W = Q.U.Q / 2``.
     reduced : bool
         For input already divided by k_f/k_i and charge: weights without them.
+    histogram_edges_meV : (bins + 1,), optional
+        Bins of histogram input in place of the sub-steps.
+    skip : (pixels, steps) bool, optional
+        Pairs that count nowhere: masked or unknown bins of a histogram, steps as in the view.
 
     Returns
     -------
@@ -287,14 +354,17 @@ def compute_exposure(
         energy=energy,
         ei_meV=ei_meV,
         crystal_to_lab=crystal_to_lab,
+        histogram_edges_meV=histogram_edges_meV,
     )
     edges = view.step_edges_meV
     slowness = 1e3 / (METRE_PER_SECOND_PER_SQRT_MEV * np.sqrt(ei_meV - edges))  # ms per metre
+    time_step = np.diff(slowness)
     if reduced:
         weight_step = np.diff(edges)
+        time_step = time_step * wave_vector(ei_meV) / view.kf
     else:
         weight_step = np.diff(edges) * view.kf / wave_vector(ei_meV)
-    shape = (voxels.n_voxels, int(view.bin_of_step[-1]) + 1)
+    shape = (voxels.n_voxels, energy.reachable_bins(ei_meV))
     out = Exposure(
         weight=np.zeros(shape),
         flat=np.zeros(shape),
@@ -316,12 +386,13 @@ def compute_exposure(
         view.masked,
         view.kf,
         view.bin_of_step,
+        np.zeros((0, 0), dtype=np.bool_) if skip is None else skip,
         instrument.distance_m,
         instrument.solid_angle_sr,
         np.ascontiguousarray(crystal.reciprocal),
         1 / (2 * MEV_PER_K2 * view.kf),
         weight_step,
-        np.diff(slowness),
+        time_step,
         0.5 * (edges[1:] + edges[:-1]) - energy.centres_meV[view.bin_of_step],
         voxels.divisions,
         voxels.voxel,

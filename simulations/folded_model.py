@@ -1,10 +1,11 @@
 """I(cell; phi): the folded one-phonon intensity of any force constants, from exposure sums.
 
-``lambda = sum over voxels of sum_s (hbar^2 / 2 E_s) e_s^dagger T e_s (n_s + 1) R`` with the energies
-at the centroid of each voxel's exposure (first moment), the width of the voxel (second moment) and
-the slope of the trajectories (``R((E - w)/(1 - g))/|1 - g|``). Approximations: shifts are linear in
-the group velocity, eigenvectors are those of the voxel's grid point, and the Debye-Waller factor
-inside T is that of the reference force constants.
+``lambda = sum over voxels of sum_s (hbar^2 / 2 E_s) e_s^dagger T e_s (n_s + 1) R`` with the
+energies at the centroid of each voxel's exposure (first moment), the width of the voxel (second
+moment) and the slope of the trajectories (``R((E - w)/(1 - g))/|1 - g|``). Approximations: shifts
+are linear in the group velocity, eigenvectors are those of the voxel's grid point, the
+Debye-Waller factor inside T is that of the reference force constants, and only the energy-loss
+side is modelled.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ FloatArray = NDArray[np.float64]
 ComplexArray = NDArray[np.complex128]
 
 LOWEST_ENERGY_MEV = 0.3  # modes below count as lying here: the weight 1/E has no limit at Gamma
+OFF_AXIS_INVERSE_A = np.array([3.1e-4, 7.3e-4, 5.7e-4])
 
 
 class ForwardModel(Protocol):
@@ -96,16 +98,16 @@ class FoldedPhonons:
         self.n_energy = energy.reachable_bins(ei_meV)
         self.temperature_K = temperature_K
         self.sigma_meV = resolution.sigma_meV(energy.centres_meV[: self.n_energy], ei_meV)
-        q = voxels.centre_cartesian
+        # Off the symmetry axes by a hair, in a direction of no symmetry: eigenvectors of exactly
+        # degenerate branches would be arbitrary, and their group velocities with them.
+        q = voxels.centre_cartesian + OFF_AXIS_INVERSE_A
         self._fixed, self._basis = model.matrices(q)
         step = 1e-4
         slopes = []
         for axis in np.eye(3):
             up = model.matrices(q + step * axis)
             down = model.matrices(q - step * axis)
-            slopes.append(
-                ((up[0] - down[0]) / (2 * step), (up[1] - down[1]) / (2 * step))
-            )
+            slopes.append(((up[0] - down[0]) / (2 * step), (up[1] - down[1]) / (2 * step)))
         self._fixed_slope = np.stack([s[0] for s in slopes], axis=1)
         self._basis_slope = np.stack([s[1] for s in slopes], axis=1)
 
@@ -192,7 +194,7 @@ def _bin_average(u, half, sigma):
 def _rates(
     weight, tensor, first, second, slope,
     energy, vectors, coupling, velocity,
-    centres, step, sigma, kT, gradient,
+    centres, step, sigma, thermal, gradient,
     out_rate, out_jacobian,
 ):  # fmt: skip
     """Fill rate (voxels, bins) and jacobian (voxels, bins, K + 1); see ``FoldedPhonons.rates``."""
@@ -208,7 +210,7 @@ def _rates(
         df = np.zeros(n)  # d f / d (E^2)
         dw = np.zeros(n)
         active = np.zeros(n, dtype=np.bool_)
-        Te = np.zeros(n, dtype=np.complex128)
+        te = np.zeros(n, dtype=np.complex128)
         for e in range(n_e):
             D = weight[v, e]
             if D <= 0.0:
@@ -243,17 +245,17 @@ def _rates(
                     continue
                 R, by_u, by_sigma = _bin_average(u, half, width)
                 scale = 1.0 / abs(jac)
-                x = exp(-E / kT) if kT > 0 else 0.0
+                x = exp(-E / thermal) if thermal > 0 else 0.0
                 occupation = 1.0 / (1.0 - x)  # n + 1
-                by_energy = -occupation * occupation * x / kT if kT > 0 else 0.0
+                by_energy = -occupation * occupation * x / thermal if thermal > 0 else 0.0
                 prefactor = 0.5 * HBAR2_OVER_U / E
                 f[s] = prefactor * occupation * R * scale
-                slope_E = (
+                by_shifted = (
                     -f[s] / E
                     + prefactor * by_energy * R * scale
                     - prefactor * occupation * by_u * scale / jac
                 )
-                df[s] = slope_E / (2.0 * E)
+                df[s] = by_shifted / (2.0 * E)
                 dw[s] = prefactor * occupation * by_sigma * scale * sigma[e] * sigma[e] / width
                 active[s] = True
                 any_active = True
@@ -280,10 +282,10 @@ def _rates(
                     z = 0j
                     for b in range(n):
                         z += T[a, b] * vectors[v, b, i]
-                    Te[a] = z
+                    te[a] = z
                 M = 0.0
                 for a in range(n):
-                    M += (vectors[v, a, i].conjugate() * Te[a]).real
+                    M += (vectors[v, a, i].conjugate() * te[a]).real
                 total += f[i] * M
                 if not gradient:
                     continue
@@ -291,7 +293,7 @@ def _rates(
                 for j in range(n):
                     if j == i:
                         factor = df[i]
-                        Mji = complex(M, 0.0)
+                        overlap = complex(M, 0.0)
                     else:
                         gap = shifted[i] * shifted[i] - shifted[j] * shifted[j]
                         if abs(shifted[i] - shifted[j]) < 0.05:
@@ -300,10 +302,10 @@ def _rates(
                             factor = (f[i] - f[j]) / gap
                         if not active[j]:
                             factor *= 2.0
-                        Mji = 0j
+                        overlap = 0j
                         for a in range(n):
-                            Mji += vectors[v, a, j].conjugate() * Te[a]
+                            overlap += vectors[v, a, j].conjugate() * te[a]
                     for k in range(n_k):
                         # f1_ij (e_i^dagger B_k e_j)(e_j^dagger T e_i)
-                        out_jacobian[v, e, k] += factor * (coupling[v, i, j, k] * Mji).real
+                        out_jacobian[v, e, k] += factor * (coupling[v, i, j, k] * overlap).real
             out_rate[v, e] = total

@@ -76,7 +76,7 @@ def crystal_to_lab(orientation: Orientation, reciprocal: FloatArray, psi_deg: fl
     y = normal / np.linalg.norm(normal)
     mount = np.stack([np.cross(y, z), y, z])
     omega = _turn(1, orientation.omega_deg)
-    arcs = _turn(1, orientation.dpsi_deg) @ _turn(0, orientation.gl_deg) @ _turn(
-        2, orientation.gs_deg
+    arcs = (
+        _turn(1, orientation.dpsi_deg) @ _turn(0, orientation.gl_deg) @ _turn(2, orientation.gs_deg)
     )
     return _turn(1, psi_deg) @ omega @ arcs @ omega.T @ mount

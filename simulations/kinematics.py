@@ -1,4 +1,4 @@
-"""Neutron energy, wave vector and time of flight: ``E = hbar^2 k^2 / 2 m_n``, ``v = hbar k / m_n``."""
+"""Neutron energy ``E = hbar^2 k^2 / 2 m_n``, wave vector and time of flight."""
 
 from __future__ import annotations
 
@@ -10,9 +10,7 @@ from simulations.constants import NEUTRON_MEV_A2 as MEV_PER_K2
 
 FloatArray = NDArray[np.float64]
 
-METRE_PER_SECOND_PER_SQRT_MEV = float(
-    (2 * 1e-3 * _c.elementary_charge / _c.neutron_mass) ** 0.5
-)
+METRE_PER_SECOND_PER_SQRT_MEV = float((2 * 1e-3 * _c.elementary_charge / _c.neutron_mass) ** 0.5)
 """A neutron of E meV flies this times sqrt(E) metres per second."""
 
 

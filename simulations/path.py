@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from simulations.crystal import Crystal
+
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
@@ -111,3 +113,34 @@ class EnergyAxis:
         """Bins from the bottom whose upper edge leaves ``kf >= fraction * ki``."""
         highest = ei_meV * (1 - smallest_kf_fraction**2)
         return int(np.searchsorted(self.edges_meV[1:], highest + 1e-9, side="right"))
+
+
+def seekpath_segments(crystal: Crystal, step_rlu: float) -> Path:
+    """Standard high-symmetry path of a crystal, in r.l.u. of its conventional cell.
+
+    Parameters
+    ----------
+    crystal : Crystal
+    step_rlu : float
+        Bin length in the leading component of each segment.
+
+    References
+    ----------
+    Y. Hinuma et al., Comput. Mater. Sci. 128, 140 (2017); by the seekpath package.
+    """
+    import seekpath
+
+    numbers = [sorted(set(crystal.symbols)).index(s) + 1 for s in crystal.symbols]
+    found = seekpath.get_path_orig_cell((crystal.lattice, crystal.positions, numbers))
+    to_hkl = crystal.reciprocal @ np.linalg.inv(crystal.conventional_reciprocal)
+    starts, ends, labels, bins = [], [], [], []
+    for first, second in found["path"]:
+        a = np.asarray(found["point_coords"][first]) @ to_hkl
+        b = np.asarray(found["point_coords"][second]) @ to_hkl
+        starts.append(a)
+        ends.append(b)
+        labels.append((first.capitalize(), second.capitalize()))
+        bins.append(max(1, round(float(np.abs(b - a).max()) / step_rlu)))
+    return Path(
+        start_hkl=np.array(starts), end_hkl=np.array(ends), labels=tuple(labels), bins=tuple(bins)
+    )

@@ -96,9 +96,9 @@ def build_voxel_map(
     reciprocal = crystal.reciprocal
     to_fractional = np.linalg.inv(reciprocal)
     _, cartesian = laue_rotations(crystal)
-    fractional = np.rint(
-        np.einsum("ia,oba,bj->oij", reciprocal, cartesian, to_fractional)
-    ).astype(np.int64)
+    fractional = np.rint(np.einsum("ia,oba,bj->oij", reciprocal, cartesian, to_fractional)).astype(
+        np.int64
+    )
     n = _divisions(crystal, fractional, voxel_rlu * unit)
 
     points, distances, bins = _points_near_path(
@@ -158,7 +158,9 @@ def _points_near_path(
         low = np.floor(ends_grid.min(0) - reach).astype(int)
         high = np.ceil(ends_grid.max(0) + reach).astype(int)
         grid = np.stack(
-            np.meshgrid(*[np.arange(i, j + 1) for i, j in zip(low, high, strict=True)], indexing="ij"),
+            np.meshgrid(
+                *[np.arange(i, j + 1) for i, j in zip(low, high, strict=True)], indexing="ij"
+            ),
             axis=-1,
         ).reshape(-1, 3)
         q = grid @ cell
@@ -174,4 +176,8 @@ def _points_near_path(
                 found[key] = (float(d), int(k))
     points = np.array(list(found), dtype=np.int64).reshape(-1, 3)
     values = list(found.values())
-    return points, np.array([v[0] for v in values]), np.array([v[1] for v in values], dtype=np.int64)
+    return (
+        points,
+        np.array([v[0] for v in values]),
+        np.array([v[1] for v in values], dtype=np.int64),
+    )

@@ -1,0 +1,345 @@
+"""Refinement: force constants from counts by Poisson scoring, with honest nuisances and prior.
+
+``lambda = A I(cell; phi, width) + b1 F + b2 D`` for every (cell, orientation): scale A, a
+background flat in time of flight (F) and one proportional to exposure (D), and the resolution
+width. All of theta is fitted together; the Laplace covariance of the parameters is marginal over
+the nuisances.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+from scipy.linalg import cho_factor, cho_solve
+from scipy.optimize import nnls
+
+from simulations.cell_sums import CellSums
+from simulations.exposure import Exposure
+from simulations.folded_model import ForwardModel, ModeState
+
+FloatArray = NDArray[np.float64]
+BoolArray = NDArray[np.bool_]
+
+NUISANCES = ("ln scale", "ln flat background", "ln exposure background", "ln resolution width")
+NUISANCE_SIGMA = (5.0, 3.0, 3.0, 0.05)  # prior widths; the resolution is known to 5 %
+NEGLIGIBLE_DECREASE = 0.01  # of minus log posterior: a tenth of a sigma
+BLURS_MEV = (6.0, 3.0, 1.5, 0.75, 0.0)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Observation:
+    """Counts of one orientation with the exposure they were taken under."""
+
+    sums: CellSums
+    exposure: Callable[[], Exposure]  # loads or computes; not kept between calls
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class GaussianPrior:
+    """Independent Gaussian prior with the mean and width of the sampling box."""
+
+    names: tuple[str, ...]
+    mean: FloatArray  # (K,) eV/angstrom^2
+    sigma: FloatArray  # (K,)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Posterior:
+    """Laplace posterior of the force constants and nuisances."""
+
+    names: tuple[str, ...]
+    values: FloatArray  # (K,) eV/angstrom^2
+    covariance: FloatArray  # (K, K), marginal over nuisances
+    theta: FloatArray  # (K + 4,) values, then NUISANCES
+    precision: FloatArray  # (K + 4, K + 4), prior included
+    objective: float  # minus log posterior up to a constant
+    converged: bool
+    iterations: int
+    expected: FloatArray = field(repr=False)  # (path_bins, energy_bins) lambda, all orientations
+    phonon: FloatArray = field(repr=False)  # the one-phonon part of the same
+
+    @property
+    def sigma(self) -> FloatArray:
+        """Standard deviations of the parameters, (K,)."""
+        return np.sqrt(np.diag(self.covariance))
+
+
+@dataclass(slots=True)
+class _Linear:
+    """One orientation at the current theta, cells flattened to those that count."""
+
+    data: FloatArray
+    rate: FloatArray
+    slope: FloatArray  # (cells, P)
+    variance: FloatArray | None  # reduced input
+
+
+def usable_cells(
+    sums: CellSums, energy_centres_meV: FloatArray, elastic_cut_meV: float
+) -> BoolArray:
+    """Exposed cells on the energy-loss side of the elastic band; reduced ones need an error."""
+    use = (sums.exposure > 0) & (energy_centres_meV > elastic_cut_meV)[None, :]
+    if sums.gaussian:
+        use &= sums.variance > 0
+    return use
+
+
+def pool(observations: Sequence[Observation]) -> Observation:
+    """All orientations as one; exact for the coverage tensor, loses some information."""
+    sums = observations[0].sums
+    exposure = observations[0].exposure()
+    for other in observations[1:]:
+        sums = sums + other.sums
+        exposure = exposure + other.exposure()
+    return Observation(sums=sums, exposure=lambda: exposure)
+
+
+class Refinement:
+    """Fits one forward model to observations under a prior.
+
+    Parameters
+    ----------
+    model : ForwardModel
+    prior : GaussianPrior
+        Over ``model.names``.
+    energy_centres_meV : (energy_bins,)
+    elastic_cut_meV : float
+        Cells nearer to zero energy transfer are left out.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: ForwardModel,
+        prior: GaussianPrior,
+        energy_centres_meV: FloatArray,
+        elastic_cut_meV: float,
+    ) -> None:
+        if tuple(prior.names) != tuple(model.names):
+            raise ValueError(
+                f"prior is over {prior.names}; expected the model's parameters {model.names}"
+            )
+        self.model = model
+        self.prior = prior
+        self.energy = np.asarray(energy_centres_meV)
+        self.elastic_cut = elastic_cut_meV
+        self.n_parameters = len(prior.mean)
+        step = float(self.energy[1] - self.energy[0])
+        gap = np.abs(self.energy[:, None] - self.energy[None, :])
+        self._spread_of: dict[str, Any] = {}
+        self._blur = {
+            b: np.exp(-0.5 * (gap / b) ** 2) * step / (b * np.sqrt(2 * np.pi))
+            for b in BLURS_MEV
+            if b > 0
+        }
+
+    def fit(
+        self,
+        observations: Sequence[Observation],
+        *,
+        starts: Sequence[FloatArray] = (),
+        warm: Posterior | None = None,
+        iterations: int = 15,
+    ) -> Posterior:
+        """Fit all orientations, one Poisson term per (cell, orientation).
+
+        Parameters
+        ----------
+        observations : sequence of Observation
+        starts : sequence of (K,)
+            Places to anneal from beside the prior mean (the encoder's answer, draws of the prior).
+        warm : Posterior, optional
+            The answer before the newest chunk; competes with the annealed ones.
+        iterations : int
+            Most scoring steps.
+
+        Returns
+        -------
+        Posterior
+        """
+        if not observations:
+            raise ValueError("observations is empty; expected at least one folded orientation")
+        pooled = pool(observations)
+        first = [self._first_theta(pooled, s) for s in (self.prior.mean, *starts)]
+        coarse = [self._anneal(pooled, theta, BLURS_MEV[:3], 6) for theta in first]
+        coarse.sort(key=lambda p: p.objective)
+        candidates = [self._anneal(pooled, p.theta, BLURS_MEV[3:], 12) for p in coarse[:2]]
+        if warm is not None:
+            candidates.append(self._score([pooled], warm.theta.copy(), 8))
+        best = min(candidates, key=lambda p: p.objective)
+        return self._score(observations, best.theta.copy(), iterations)
+
+    def information_of(
+        self, theta: FloatArray, observation: Observation
+    ) -> tuple[FloatArray, FloatArray]:
+        """What an exposure brings at theta, whatever it counts; the prior is not included.
+
+        Returns
+        -------
+        rate : (path_bins, energy_bins) float64
+            Expected counts.
+        information : (K + 4, K + 4) float64
+            Fisher information.
+        """
+        state = self.model.prepare(theta[: self.n_parameters])
+        linear, total, _ = self._linearise(theta, state, observation)
+        return total, _fisher(linear)
+
+    def prior_precision(self) -> FloatArray:
+        """Precision of the prior over theta, (K + 4, K + 4)."""
+        return np.diag(np.concatenate([self.prior.sigma**-2.0, np.asarray(NUISANCE_SIGMA) ** -2.0]))
+
+    # -- one step -------------------------------------------------------------------------------
+
+    def _linearise(
+        self, theta: FloatArray, state: ModeState, observation: Observation, blur: float = 0.0
+    ) -> tuple[_Linear, FloatArray, FloatArray]:
+        """Usable cells at theta; and lambda and its phonon part in all cells."""
+        k = self.n_parameters
+        scale, flat, constant = np.exp(theta[k : k + 3])
+        sums = observation.sums
+        rate, slope = self.model.rates(
+            observation.exposure(), state, log_width=float(theta[k + 3]), gradient=True
+        )
+        phonon = scale * rate
+        total = phonon + flat * sums.flat + constant * sums.exposure
+        use = usable_cells(sums, self.energy, self.elastic_cut)
+        columns = np.concatenate(
+            [
+                scale * slope[use][:, :k],
+                np.stack([phonon[use], flat * sums.flat[use], constant * sums.exposure[use]], 1),
+                scale * slope[use][:, k:],
+            ],
+            axis=1,
+        )
+        data, rates = sums.signal[use], total[use]
+        variance = sums.variance[use] if sums.gaussian else None
+        if blur > 0:
+            spread = self._spread(use, blur)
+            data, rates, columns = spread @ data, spread @ rates, spread @ columns
+            variance = None if variance is None else spread @ variance
+        linear = _Linear(data=data, rate=np.maximum(rates, 1e-12), slope=columns, variance=variance)
+        return linear, total, phonon
+
+    def _spread(self, use: BoolArray, blur: float) -> sparse.csr_matrix:
+        """Gaussian blur in energy, within each path bin, over the usable cells."""
+        key = (blur, use.tobytes())
+        if self._spread_of.get("key") != key:
+            kernel = self._blur[blur]
+            blocks = []
+            for row in use:
+                at = np.flatnonzero(row)
+                blocks.append(kernel[np.ix_(at, at)])
+            self._spread_of = {
+                "key": key,
+                "matrix": sparse.csr_matrix(sparse.block_diag(blocks, format="csr")),
+            }
+        return self._spread_of["matrix"]
+
+    def _objective(self, theta, linears: Sequence[_Linear], centre) -> float:
+        value = 0.0
+        for one in linears:
+            if one.variance is None:
+                value += float(np.sum(one.rate - one.data * np.log(one.rate)))
+            else:
+                value += 0.5 * float(np.sum((one.data - one.rate) ** 2 / one.variance))
+        offset = theta - centre
+        return value + 0.5 * float(offset @ (np.diag(self.prior_precision()) * offset))
+
+    def _anneal(
+        self, pooled: Observation, theta: FloatArray, blurs: Sequence[float], iterations: int
+    ) -> Posterior:
+        posterior = self._score([pooled], theta, iterations, blur=blurs[0])
+        for blur in blurs[1:]:
+            posterior = self._score([pooled], posterior.theta.copy(), iterations, blur=blur)
+        return posterior
+
+    def _first_theta(self, observation: Observation, values: FloatArray) -> FloatArray:
+        """Scale and backgrounds by non-negative least squares on blurred counts."""
+        sums = observation.sums
+        rate, _ = self.model.rates(
+            observation.exposure(), self.model.prepare(values), log_width=0.0, gradient=False
+        )
+        use = usable_cells(sums, self.energy, self.elastic_cut).astype(float)
+        kernel = self._blur[BLURS_MEV[0]]
+        columns = np.stack(
+            [((a * use) @ kernel).ravel() for a in (rate, sums.flat, sums.exposure)], axis=1
+        )
+        data = ((sums.signal * use) @ kernel).ravel()
+        weight = 1 / np.sqrt(data + max(float(data.mean()), 1e-12))
+        size = np.maximum(np.linalg.norm(columns * weight[:, None], axis=0), 1e-300)
+        solution = nnls(columns * weight[:, None] / size, data * weight)[0] / size
+        floor = 1e-3 * data.sum() / np.maximum(columns.sum(0), 1e-300)
+        return np.concatenate([values, np.log(np.maximum(solution, floor)), [0.0]])
+
+    def _score(
+        self,
+        observations: Sequence[Observation],
+        theta: FloatArray,
+        iterations: int,
+        blur: float = 0.0,
+    ) -> Posterior:
+        k = self.n_parameters
+        centre = theta.copy()
+        centre[:k] = self.prior.mean
+        centre[k + 3] = 0.0
+        prior = self.prior_precision()
+
+        def at(candidate):
+            state = self.model.prepare(candidate[:k])
+            parts = [self._linearise(candidate, state, o, blur) for o in observations]
+            linears = [p[0] for p in parts]
+            return linears, parts, self._objective(candidate, linears, centre)
+
+        linears, parts, value = at(theta)
+        converged = False
+        damping = 1e-3 if blur else 0.0
+        step_count = 0
+        while step_count < iterations and not converged:
+            fisher = sum((_fisher(one) for one in linears), np.zeros_like(prior))
+            gradient = sum((_score_vector(one) for one in linears), np.zeros(k + 4))
+            gradient -= prior @ (theta - centre)
+            while step_count < iterations:
+                step_count += 1
+                damped = prior + fisher + damping * np.diag(np.diag(fisher) + np.diag(prior))
+                step = cho_solve(cho_factor(damped), gradient)
+                step *= min(1.0, 2.0 / max(np.max(np.abs(step[k:])), 1e-12))
+                if gradient @ step < NEGLIGIBLE_DECREASE:
+                    converged = True
+                    break
+                trial = at(theta + step)
+                if trial[2] < value:
+                    theta = theta + step
+                    linears, parts, value = trial
+                    damping = damping / 10 if damping > 1e-4 else 0.0
+                    break
+                damping = max(10 * damping, 1e-2)
+        precision = prior + sum((_fisher(one) for one in linears), np.zeros_like(prior))
+        covariance = np.asarray(np.linalg.inv(precision), dtype=np.float64)
+        return Posterior(
+            names=self.prior.names,
+            values=theta[:k],
+            covariance=covariance[:k, :k],
+            theta=theta,
+            precision=precision,
+            objective=value,
+            converged=converged,
+            iterations=step_count,
+            expected=np.sum([p[1] for p in parts], axis=0),
+            phonon=np.sum([p[2] for p in parts], axis=0),
+        )
+
+
+def _fisher(one: _Linear) -> FloatArray:
+    weight = 1 / (one.rate if one.variance is None else one.variance)
+    return (one.slope * weight[:, None]).T @ one.slope
+
+
+def _score_vector(one: _Linear) -> FloatArray:
+    weight = 1 / (one.rate if one.variance is None else one.variance)
+    return one.slope.T @ ((one.data - one.rate) * weight)

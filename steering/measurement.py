@@ -1,0 +1,264 @@
+"""An experiment made concrete: crystal, force constants, path, voxels, instrument, prior, model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path as FilePath
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model_server.refinement import GaussianPrior
+from simulations.crystal import Crystal
+from simulations.crystal_file import builtin_crystals, read_crystal, read_force_constants
+from simulations.exposure import Exposure, PixelView, compute_exposure, view_pixels
+from simulations.folded_model import FoldedPhonons
+from simulations.force_constants import ForceConstantModel, force_constant_model, select_free
+from simulations.goniometer import Orientation, crystal_to_lab
+from simulations.instrument import Instrument, Resolution
+from simulations.instruments import load_instrument
+from simulations.path import EnergyAxis, Path, seekpath_segments
+from simulations.path_choice import PathSection
+from simulations.prior import BoxPrior
+from simulations.prior_file import load_prior, prior_force_constants, stored_priors
+from simulations.scattering import displacement_tensors
+from simulations.voxel_map import VoxelMap, build_voxel_map
+from steering.experiment_file import Experiment
+
+FloatArray = NDArray[np.float64]
+
+ELASTIC_WIDTHS = 5.0  # cells within this many standard deviations of E = 0 are left out
+REFERENCE_BOX = 0.5  # without a stored prior: this share of the reference on either side
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Measurement:
+    """What every command computes from an experiment file."""
+
+    experiment: Experiment
+    crystal: Crystal
+    model: ForceConstantModel  # free parameters chosen
+    box: BoxPrior  # over the free parameters
+    path: Path
+    energy: EnergyAxis
+    voxels: VoxelMap
+    instrument: Instrument
+    orientation: Orientation
+
+    @property
+    def ei_meV(self) -> float:
+        """Incident energy of the experiment."""
+        return self.experiment.instrument.ei_meV
+
+    @property
+    def prior(self) -> GaussianPrior:
+        """Mean and width of the sampling box."""
+        return GaussianPrior(names=self.box.names, mean=self.box.mean, sigma=self.box.sigma)
+
+    @property
+    def elastic_cut_meV(self) -> float:
+        """Energy transfer below which the elastic line rules."""
+        at_zero = self.instrument.resolution.sigma_meV(np.zeros(1), self.ei_meV)[0]
+        return float(ELASTIC_WIDTHS * at_zero)
+
+    @cached_property
+    def displacement(self) -> FloatArray:
+        """Mean-square displacements (atoms, 3, 3) of the reference, for the Debye-Waller factor."""
+        return displacement_tensors(self.model, self.experiment.sample.temperature_K)
+
+    @cached_property
+    def forward(self) -> FoldedPhonons:
+        """One-phonon forward model of the folded path."""
+        return FoldedPhonons(
+            model=self.model,
+            voxels=self.voxels,
+            energy=self.energy,
+            ei_meV=self.ei_meV,
+            temperature_K=self.experiment.sample.temperature_K,
+            resolution=self.instrument.resolution,
+        )
+
+    def rotation(self, psi_deg: float) -> FloatArray:
+        """Crystal frame to laboratory at a recorded psi; the offset of the mount is added here."""
+        return crystal_to_lab(
+            self.orientation,
+            self.crystal.conventional_reciprocal,
+            psi_deg + self.experiment.sample.psi_offset_deg,
+        )
+
+    def view(
+        self,
+        psi_deg: float,
+        instrument: Instrument,
+        histogram_edges_meV: FloatArray | None = None,
+    ) -> PixelView:
+        """What the pixels look at."""
+        return view_pixels(
+            crystal=self.crystal,
+            instrument=instrument,
+            energy=self.energy,
+            ei_meV=self.ei_meV,
+            crystal_to_lab=self.rotation(psi_deg),
+            histogram_edges_meV=histogram_edges_meV,
+        )
+
+    def exposure(
+        self,
+        psi_deg: float,
+        instrument: Instrument | None = None,
+        *,
+        reduced: bool = False,
+        histogram_edges_meV: FloatArray | None = None,
+        skip: NDArray[np.bool_] | None = None,
+    ) -> Exposure:
+        """Exposure of one orientation for one coulomb of proton charge."""
+        return compute_exposure(
+            crystal=self.crystal,
+            voxels=self.voxels,
+            instrument=self.instrument if instrument is None else instrument,
+            energy=self.energy,
+            ei_meV=self.ei_meV,
+            crystal_to_lab=self.rotation(psi_deg),
+            displacement=self.displacement,
+            reduced=reduced,
+            histogram_edges_meV=histogram_edges_meV,
+            skip=skip,
+        )
+
+    def path_sums(self, exposure: Exposure) -> tuple[FloatArray, FloatArray]:
+        """D and flat exposure padded to all bins of the energy axis."""
+        padded = []
+        for sums in exposure.path_sums(self.voxels):
+            full = np.zeros((self.path.n_bins, self.energy.n_bins))
+            full[:, : sums.shape[1]] = sums
+            padded.append(full)
+        return padded[0], padded[1]
+
+
+def build_measurement(experiment: Experiment, experiment_dir: FilePath) -> Measurement:
+    """Read and compute everything an experiment names.
+
+    Parameters
+    ----------
+    experiment : Experiment
+    experiment_dir : Path
+        Folder that relative paths in the experiment start from.
+
+    Raises
+    ------
+    ValueError
+        Unknown structure, instrument, prior or parameter; the message says what is known.
+    """
+    crystal, reference = _sample(experiment, experiment_dir)
+    path = build_path(experiment.path, crystal)
+    model, box = _parameters(experiment, experiment_dir, crystal, reference, path)
+    axis = experiment.path.energy
+    energy = EnergyAxis(
+        edges_meV=np.linspace(axis.min_meV, axis.max_meV, axis.bins + 1), substeps=axis.substeps
+    )
+    sample = experiment.sample
+    return Measurement(
+        experiment=experiment,
+        crystal=crystal,
+        model=model,
+        box=box,
+        path=path,
+        energy=energy,
+        voxels=build_voxel_map(
+            crystal,
+            path,
+            half_width_rlu=experiment.path.half_width_rlu,
+            voxel_rlu=experiment.path.voxel_rlu,
+        ),
+        instrument=chosen_instrument(experiment),
+        orientation=Orientation(
+            u=sample.u,
+            v=sample.v,
+            omega_deg=sample.omega_deg,
+            dpsi_deg=sample.dpsi_deg,
+            gl_deg=sample.gl_deg,
+            gs_deg=sample.gs_deg,
+        ),
+    )
+
+
+def chosen_instrument(experiment: Experiment) -> Instrument:
+    """Instrument of an experiment, its pixels merged along the tubes where asked."""
+    section = experiment.instrument
+    name = section.name if section.coarsen == 1 else f"{section.name}/{section.coarsen}"
+    instrument = load_instrument(name)
+    if section.resolution is not None:
+        instrument = replace(instrument, resolution=Resolution(coefficients=section.resolution))
+    return instrument
+
+
+def build_path(section: PathSection, crystal: Crystal) -> Path:
+    """Path of an experiment; ``points: seekpath`` takes the standard one of the crystal."""
+    segments = section.segments()
+    if segments is None:
+        return seekpath_segments(crystal, section.step_rlu)
+    return Path(
+        start_hkl=np.array([s.start_hkl for s in segments]),
+        end_hkl=np.array([s.end_hkl for s in segments]),
+        labels=tuple((s.start_label, s.end_label) for s in segments),
+        bins=tuple(s.bins for s in segments),
+    )
+
+
+def structure_of(experiment: Experiment, experiment_dir: FilePath) -> str | FilePath:
+    """Builtin name of the structure, or its file relative to the experiment file."""
+    name = experiment.sample.structure
+    if name in builtin_crystals():
+        return name
+    path = experiment_dir / name
+    if not path.exists():
+        raise ValueError(
+            f"experiment.yaml: sample.structure is {name!r}; expected one of "
+            f"{', '.join(builtin_crystals())}, or a file (looked for {path}). Correct the name."
+        )
+    return path
+
+
+def _sample(experiment: Experiment, experiment_dir: FilePath):
+    """Crystal and its reference force constants: given, stored, or the prior's."""
+    structure = structure_of(experiment, experiment_dir)
+    try:
+        reference = read_force_constants(structure)
+        return reference.crystal, reference
+    except ValueError:
+        prior = experiment.parameters.prior
+        if prior is None or prior not in stored_priors():
+            raise
+        return read_crystal(structure), prior_force_constants(prior)
+
+
+def _parameters(experiment, experiment_dir, crystal, reference, path: Path):
+    section = experiment.parameters
+    full = force_constant_model(crystal, reference, section.cutoff_A)
+    if section.prior is None:
+        half = REFERENCE_BOX * np.maximum(
+            np.abs(full.element_values), 0.02 * np.abs(full.element_values).max()
+        )
+        box = BoxPrior(
+            names=full.elements,
+            lower=full.element_values - half,
+            upper=full.element_values + half,
+        )
+    else:
+        stored = section.prior in stored_priors()
+        box = load_prior(section.prior if stored else experiment_dir / section.prior)
+        missing = [name for name in full.elements if name not in box.names]
+        if missing:
+            raise ValueError(
+                f"experiment.yaml: parameters.prior is {section.prior!r}, which has no "
+                f"{', '.join(missing[:4])}; expected every element within cutoff_A = "
+                f"{section.cutoff_A:g}. Lower the cutoff or choose another prior."
+            )
+        box = box.restricted(full.elements)
+    if isinstance(section.free, int):
+        q = path.centres_hkl() @ crystal.conventional_reciprocal
+        names = select_free(full, section.free, q, scale=box.sigma)
+    else:
+        names = section.free
+    return full.with_free(names), box.restricted(names)

@@ -1,0 +1,882 @@
+"""A run: messages in, after every chunk a fold, an estimate, a verdict and advice out.
+
+Recorded files replay through the very code that live data takes; only the source differs.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import structlog
+from numpy.typing import NDArray
+
+from consumers.chunk_store import ClosedChunk, close_chunk
+from consumers.folding import EventAccount, fold_events, fold_histogram
+from consumers.message import (
+    ChunkStart,
+    ChunkStop,
+    EventBlock,
+    HistogramBlock,
+    Message,
+    SetAside,
+)
+from consumers.recorded import recorded_source
+from model_server.refinement import Observation, Posterior, Refinement, usable_cells
+from model_server.trust import Trust, assess, residual_sigma
+from simulations.cell_sums import CellSums
+from simulations.dynamics import modes
+from simulations.exposure import Exposure, histogram_range, sum_voxels
+from simulations.instrument import Instrument, split_name
+from simulations.instruments import load_instrument
+from steering.advisor import (
+    Candidate,
+    FalsificationPolicy,
+    InformationPolicy,
+    absolute_targets,
+    candidate_angles,
+    information_per_minute,
+    minutes_to_target,
+    stop_advice,
+)
+from steering.experiment_file import Experiment
+from steering.measurement import Measurement, build_measurement
+from steering.run_store import RunSnapshot, RunStore, SpectrumView
+
+log = structlog.get_logger()
+FloatArray = NDArray[np.float64]
+Progress = Callable[[str, float], None]
+
+SCHEMA_VERSION = 1
+EI_TOLERANCE = 0.01  # a chunk whose incident energy differs by more belongs to another experiment
+CANDIDATES = 25
+ADVISED = 10
+ADVICE_COARSENING = 8  # pixels merged along a tube for the exposure of candidates
+RANDOM_STARTS = {1: 6, 2: 4, 3: 2}  # draws of the prior to anneal from, by number of chunks
+Z90 = 1.6448536
+
+
+@dataclass(slots=True)
+class _OpenChunk:
+    """A chunk between its start and its stop."""
+
+    start: ChunkStart
+    instrument: Instrument
+    signal: FloatArray
+    variance: FloatArray
+    counts: NDArray[np.int64]
+    account: EventAccount = field(default_factory=EventAccount)
+    exposure: Exposure | None = None  # for one coulomb
+    gaussian: bool = False
+    reduced: bool = False
+    failed: str | None = None
+
+
+class Run:
+    """State of one run. Feed it messages; read ``result`` and ``snapshot``.
+
+    Parameters
+    ----------
+    measurement : Measurement
+        The experiment made concrete.
+    run_id : str
+    folder : Path
+        Where closed chunks are kept.
+    estimate : bool
+        False folds only.
+    """
+
+    def __init__(
+        self, measurement: Measurement, *, run_id: str, folder: Path, estimate: bool = True
+    ) -> None:
+        self.measurement = measurement
+        self.run_id = run_id
+        self.folder = folder
+        self.chunks: list[ClosedChunk] = []
+        self.records: list[dict[str, Any]] = []
+        self.history: list[dict[str, Any]] = []
+        self.posterior: Posterior | None = None
+        self.trust: Trust | None = None
+        self.estimate_seconds: float | None = None
+        self._estimating = estimate
+        self._open: dict[str, _OpenChunk] = {}
+        self._seen: set[tuple[str, str, int]] = set()
+        self._candidates: list[tuple[float, Exposure, tuple[FloatArray, FloatArray]]] = []
+        self._below_target = 0
+        self._advice: dict[str, Any] = {
+            "advice": [],
+            "stop": _plain_stop(
+                stop_advice(
+                    looks_below_target=0,
+                    chunks=0,
+                    orientations=0,
+                    trusted=True,
+                    forecast_minutes=None,
+                )
+            ),
+        }
+        self._encoder = None
+        if estimate:
+            self.refinement = Refinement(
+                model=measurement.forward,
+                prior=measurement.prior,
+                energy_centres_meV=measurement.energy.centres_meV,
+                elastic_cut_meV=measurement.elastic_cut_meV,
+            )
+            self._encoder = _encoder_of(measurement)
+
+    # -- messages -------------------------------------------------------------------------------
+
+    def accept(self, message: Message) -> bool:
+        """Take one message; a duplicate is dropped, a bad chunk set aside.
+
+        Returns
+        -------
+        bool
+            True when a chunk was closed and the estimate is new.
+        """
+        key = (message.run, message.source, message.sequence)
+        if key in self._seen:
+            return False
+        self._seen.add(key)
+        payload = message.payload
+        if isinstance(payload, SetAside):
+            self._set_aside(payload.origin, payload.reason)
+            return False
+        if isinstance(payload, ChunkStart):
+            self._start(payload)
+            return False
+        chunk = self._open.get(payload.chunk)
+        if chunk is None:
+            self._set_aside(
+                payload.chunk,
+                f"{type(payload).__name__} of chunk {payload.chunk!r} came without an open start; "
+                "expected its start first. Check the source.",
+            )
+            return False
+        if isinstance(payload, ChunkStop):
+            return self._stop(chunk, payload)
+        if chunk.failed is None:
+            try:
+                if isinstance(payload, EventBlock):
+                    self._events(chunk, payload)
+                else:
+                    self._histogram(chunk, payload)
+            except ValueError as error:
+                chunk.failed = str(error)
+        return False
+
+    def _start(self, start: ChunkStart) -> None:
+        measurement = self.measurement
+        fault = self._fault_of(start)
+        shape = (measurement.path.n_bins, measurement.energy.n_bins)
+        instrument = start.geometry if start.geometry is not None else measurement.instrument
+        self._open[start.chunk] = _OpenChunk(
+            start=start,
+            instrument=instrument,
+            signal=np.zeros(shape),
+            variance=np.zeros(shape),
+            counts=np.zeros(shape, dtype=np.int64),
+            failed=fault,
+        )
+
+    def _fault_of(self, start: ChunkStart) -> str | None:
+        expected = self.measurement.experiment.instrument
+        if start.chunk in self._open or any(c.chunk == start.chunk for c in self.chunks):
+            return f"chunk {start.chunk!r} started twice; expected every chunk once"
+        if not np.isfinite(start.psi_deg):
+            return f"psi is {start.psi_deg}; expected a finite angle in degrees. Give the psi."
+        found = split_name(start.instrument_name)[0]
+        known = {"", "unknown", "nxspe"}
+        if found.lower() not in known and found.upper() != split_name(expected.name)[0].upper():
+            return (
+                f"instrument is {start.instrument_name!r}; expected {expected.name!r}, the "
+                "experiment's. Replay it with its own experiment file."
+            )
+        if abs(start.ei_meV - expected.ei_meV) > EI_TOLERANCE * expected.ei_meV:
+            return (
+                f"Ei is {start.ei_meV:g} meV in the file; expected {expected.ei_meV:g} meV within "
+                f"{EI_TOLERANCE:.0%}, the experiment's instrument.ei_meV. Correct one of them."
+            )
+        return None
+
+    def _events(self, chunk: _OpenChunk, block: EventBlock) -> None:
+        if chunk.reduced or (chunk.gaussian):
+            raise ValueError("events after a histogram in one chunk; expected one kind per chunk")
+        psi = chunk.start.psi_deg
+        if chunk.exposure is None:
+            chunk.exposure = self.measurement.exposure(psi, chunk.instrument)
+        account = fold_events(
+            block.pixel,
+            block.energy_transfer_meV,
+            view=self.measurement.view(psi, chunk.instrument),
+            voxels=self.measurement.voxels,
+            counts=chunk.counts,
+        )
+        chunk.account = chunk.account + account
+
+    def _histogram(self, chunk: _OpenChunk, block: HistogramBlock) -> None:
+        if chunk.exposure is not None:
+            raise ValueError("two histograms in one chunk; expected one")
+        measurement, psi = self.measurement, chunk.start.psi_deg
+        edges = np.asarray(block.energy_edges_meV, dtype=float)
+        shape = (chunk.instrument.n_pixels, len(edges) - 1)
+        if block.intensity.shape != shape:
+            raise ValueError(
+                f"histogram has shape {block.intensity.shape}; expected {shape}, pixels x bins"
+            )
+        steps = histogram_range(edges, measurement.energy, measurement.ei_meV)
+        view = measurement.view(psi, chunk.instrument, edges)
+        counted = block.counts is not None
+        known = np.isfinite(block.intensity)
+        if counted:
+            values = np.asarray(block.counts, dtype=float)
+            errors, weight = np.sqrt(values), np.ones((shape[0], steps.stop - steps.start))
+        else:
+            values, errors = block.intensity, block.error
+            known &= np.isfinite(errors) & (errors > 0)
+            weight = chunk.instrument.solid_angle_sr[:, None] * np.diff(edges)[steps]
+        skip = ~known[:, steps]
+        chunk.exposure = measurement.exposure(
+            psi,
+            chunk.instrument,
+            reduced=not counted,
+            histogram_edges_meV=edges,
+            skip=skip,
+        )
+        account = fold_histogram(
+            values[:, steps],
+            errors[:, steps],
+            weight=weight,
+            skip=skip,
+            view=view,
+            voxels=measurement.voxels,
+            signal=chunk.signal,
+            variance=chunk.variance,
+        )
+        chunk.gaussian = chunk.reduced = not counted
+        if counted:
+            chunk.counts += np.rint(chunk.signal).astype(np.int64)
+            total, inside = int(values.sum()), values[:, steps]
+            masked = skip | chunk.instrument.masked[:, None]
+            folded, blocked = int(chunk.signal.sum()), int(inside[masked].sum())
+            account = EventAccount(
+                read=total,
+                folded=folded,
+                masked=blocked,
+                outside_energy=total - int(inside.sum()),
+                outside_path=int(inside.sum()) - folded - blocked,
+            )
+        else:
+            account = replace(
+                account,
+                read=values.size,
+                outside_energy=values.size - skip.size,
+            )
+        chunk.account = chunk.account + account
+
+    def _stop(self, chunk: _OpenChunk, stop: ChunkStop) -> bool:
+        del self._open[stop.chunk]
+        if chunk.failed is None:
+            chunk.failed = self._fault_at_stop(chunk, stop)
+        if chunk.failed is not None:
+            self._set_aside(stop.chunk, chunk.failed, psi_deg=chunk.start.psi_deg)
+            return False
+        if chunk.exposure is None:  # a chunk without any event still has exposure
+            chunk.exposure = self.measurement.exposure(chunk.start.psi_deg, chunk.instrument)
+        account = chunk.account + EventAccount(read=stop.filtered, filtered=stop.filtered)
+        charge = 1.0 if chunk.reduced else stop.proton_charge
+        minutes = stop.minutes if stop.minutes > 0 else 1.0
+        exposure = chunk.exposure.scaled(charge)
+        weight, flat = self.measurement.path_sums(exposure)
+        if chunk.gaussian:
+            signal, variance = chunk.signal, chunk.variance
+            known = variance > 0
+            counts = np.where(known, signal**2 / np.where(known, variance, 1.0), 0.0)
+        else:
+            counts = chunk.counts.astype(float)
+            signal = variance = counts
+        sums = CellSums(
+            signal=signal,
+            variance=variance,
+            counts=counts,
+            exposure=weight,
+            flat=flat,
+            gaussian=chunk.gaussian,
+        )
+        closed = close_chunk(
+            self.folder,
+            chunk=stop.chunk,
+            psi_deg=chunk.start.psi_deg,
+            minutes=minutes,
+            proton_charge=charge,
+            account=account,
+            sums=sums,
+            exposure=exposure,
+        )
+        self.chunks.append(closed)
+        self.records.append(
+            {
+                "chunk": closed.chunk,
+                "psi_deg": closed.psi_deg,
+                "minutes": closed.minutes,
+                "events": asdict(account),
+                "status": "folded",
+                "reason": None,
+            }
+        )
+        log.info("chunk_folded", run=self.run_id, chunk=closed.chunk, psi_deg=closed.psi_deg)
+        if self._estimating:
+            self._estimate()
+        return True
+
+    def _fault_at_stop(self, chunk: _OpenChunk, stop: ChunkStop) -> str | None:
+        if chunk.reduced:
+            charge_fault = None
+        elif not (np.isfinite(stop.proton_charge) and stop.proton_charge > 0):
+            charge_fault = (
+                f"proton charge is {stop.proton_charge}; expected a positive number of coulomb"
+            )
+        else:
+            charge_fault = None
+        if charge_fault is not None:
+            return charge_fault
+        if not chunk.reduced and chunk.account.read + stop.filtered != stop.read:
+            return (
+                f"{chunk.account.read} events came and {stop.filtered} were filtered, but the "
+                f"source read {stop.read}; expected the same number. Messages were lost: replay."
+            )
+        if self.chunks and self.chunks[0].sums.gaussian != chunk.gaussian:
+            return (
+                "raw counts and reduced intensity cannot be added; expected the kind of the first "
+                "chunk. Fold event files and reduced files in separate runs."
+            )
+        return None
+
+    def _set_aside(self, origin: str, reason: str, psi_deg: float | None = None) -> None:
+        log.warning("chunk_set_aside", run=self.run_id, origin=origin, reason=reason)
+        self.records.append(
+            {
+                "chunk": origin,
+                "psi_deg": psi_deg,
+                "minutes": 0.0,
+                "events": {},
+                "status": "set aside",
+                "reason": reason,
+            }
+        )
+
+    # -- estimate and advice --------------------------------------------------------------------
+
+    @property
+    def sums(self) -> CellSums:
+        """All folded chunks together, in chunk order."""
+        total = self.chunks[0].sums
+        for chunk in self.chunks[1:]:
+            total = total + chunk.sums
+        return total
+
+    @property
+    def minutes_used(self) -> float:
+        """Beam minutes of the folded chunks."""
+        return float(sum(c.minutes for c in self.chunks))
+
+    def pooled_exposure(self) -> Exposure:
+        """Exposure of all folded chunks together."""
+        total = self.chunks[0].exposure()
+        for chunk in self.chunks[1:]:
+            total = total + chunk.exposure()
+        return total
+
+    def _estimate(self) -> None:
+        began = time.perf_counter()
+        measurement = self.measurement
+        observations = [Observation(sums=c.sums, exposure=c.exposure) for c in self.chunks]
+        starts = []
+        total = self.sums
+        if self._encoder is not None:
+            values, _ = self._encoder.estimate(total.intensity, total.sigma)
+            starts.append(np.clip(values, measurement.box.lower, measurement.box.upper))
+        draws = RANDOM_STARTS.get(len(self.chunks), 1)
+        if draws:
+            rng = np.random.default_rng([len(self.chunks), 20261])
+            q = measurement.voxels.centre_cartesian[:: max(1, measurement.voxels.n_voxels // 60)]
+            sample = measurement.box.sample(draws, rng, measurement.model, q)
+            starts.extend(sample.values)
+        posterior = self.refinement.fit(observations, starts=starts, warm=self.posterior)
+        trust = self._judge(total, posterior)
+        self.posterior, self.trust = posterior, trust
+        self._advise(total, posterior, trust.trusted)
+        self.estimate_seconds = time.perf_counter() - began
+        self.history.append(
+            {
+                "chunk": self.chunks[-1].chunk,
+                "minutes_used": self.minutes_used,
+                "parameters": [
+                    {"name": n, "value": float(v), "sigma": float(s)}
+                    for n, v, s in zip(
+                        posterior.names, posterior.values, posterior.sigma, strict=True
+                    )
+                ],
+                "trusted": trust.trusted,
+            }
+        )
+
+    def _judge(self, total: CellSums, posterior: Posterior) -> Trust:
+        measurement = self.measurement
+        use = usable_cells(total, measurement.energy.centres_meV, measurement.elastic_cut_meV)
+        q_squared = np.zeros(total.exposure.shape)
+        exposure = self.pooled_exposure()
+        q_squared[:, : exposure.q_squared.shape[1]] = sum_voxels(
+            exposure.q_squared, measurement.voxels
+        )
+        q_squared /= np.where(total.exposure > 0, total.exposure, 1.0)
+        ratios = []
+        if not total.gaussian:
+            for chunk in self.chunks:
+                cells = use & (chunk.sums.exposure > 0)
+                share = chunk.sums.exposure[cells] / total.exposure[cells]
+                ratios.append(
+                    (
+                        chunk.chunk,
+                        float(chunk.sums.signal[cells].sum()),
+                        float((posterior.expected[cells] * share).sum()),
+                    )
+                )
+        return assess(
+            sums=total,
+            posterior=posterior,
+            prior=measurement.prior,
+            use=use,
+            look=len(self.chunks),
+            chunk_ratios=ratios if len(ratios) > 1 else (),
+            q_squared=q_squared,
+        )
+
+    def _candidate_information(self, total: CellSums, theta: FloatArray) -> list[Candidate]:
+        measurement = self.measurement
+        reduced = total.gaussian
+        if not self._candidates:
+            name, factor = split_name(measurement.instrument.name)
+            coarse = measurement.instrument
+            if factor < ADVICE_COARSENING and coarse.tube is not None:
+                coarse = load_instrument(f"{name}/{ADVICE_COARSENING}")
+                coarse = replace(coarse, resolution=measurement.instrument.resolution)
+            for psi in candidate_angles(measurement.experiment.motion.limits_deg, CANDIDATES):
+                exposure = measurement.exposure(float(psi), coarse, reduced=reduced)
+                self._candidates.append((float(psi), exposure, measurement.path_sums(exposure)))
+        if reduced:
+            known = total.variance > 0
+            per_minute = float(total.signal[known].sum() / total.variance[known].sum())
+        else:
+            per_minute = sum(c.proton_charge for c in self.chunks) / self.minutes_used
+        return [
+            information_per_minute(
+                psi,
+                lambda exposure=exposure: exposure,
+                sums,
+                refinement=self.refinement,
+                theta=theta,
+                charge_per_minute=per_minute,
+            )
+            for psi, exposure, sums in self._candidates
+        ]
+
+    def _advise(self, total: CellSums, posterior: Posterior, trusted: bool) -> None:
+        experiment = self.measurement.experiment
+        candidates = self._candidate_information(total, posterior.theta)
+        targets = absolute_targets(
+            posterior, [experiment.targets.relative(n) for n in posterior.names]
+        )
+        policy = (
+            InformationPolicy()
+            if trusted
+            else FalsificationPolicy(residual_sigma(total, posterior.expected))
+        )
+        advice = policy.rank(
+            candidates,
+            precision=posterior.precision,
+            targets=targets,
+            current_psi_deg=self.chunks[-1].psi_deg,
+            motion=experiment.motion,
+            ei_meV=experiment.instrument.ei_meV,
+        )
+        met = bool(np.all(posterior.sigma <= targets))
+        self._below_target = self._below_target + 1 if met and trusted else 0
+        limits = experiment.motion.limits_deg
+        forecast = minutes_to_target(
+            candidates,
+            precision=posterior.precision,
+            targets=targets,
+            budget_minutes=limits[1] - limits[0],
+            motion=experiment.motion,
+        )
+        stop = stop_advice(
+            looks_below_target=self._below_target,
+            chunks=len(self.chunks),
+            orientations=len({round(c.psi_deg, 3) for c in self.chunks}),
+            trusted=trusted,
+            forecast_minutes=forecast,
+        )
+        self._advice = {
+            "advice": [asdict(a) for a in advice[:ADVISED]],
+            "policy": policy.name,
+            "targets": [
+                {"name": n, "sigma": float(t)}
+                for n, t in zip(posterior.names, targets, strict=True)
+            ],
+            "stop": _plain_stop(stop),
+        }
+
+    # -- what others read -----------------------------------------------------------------------
+
+    def result(self) -> dict[str, Any]:
+        """Newest answer in the layout of ``result.json``; no timings."""
+        events = EventAccount()
+        for chunk in self.chunks:
+            events = events + chunk.account
+        common = {
+            "schema_version": SCHEMA_VERSION,
+            "run": self.run_id,
+            "minutes_used": self.minutes_used,
+            "coverage_fraction": self.sums.coverage_fraction if self.chunks else 0.0,
+            "events": asdict(events),
+            "chunks": self.records,
+        }
+        if self.posterior is None or self.trust is None:
+            return {
+                "parameters": [],
+                "derived": [],
+                "trusted": False,
+                "reasons": ["no estimate was made"],
+                **self._advice,
+                **common,
+            }
+        posterior, trust = self.posterior, self.trust
+        return {
+            "parameters": [
+                {
+                    "name": n,
+                    "unit": "eV/angstrom^2",
+                    "value": float(v),
+                    "sigma": float(s),
+                    "interval90": [float(v - Z90 * s), float(v + Z90 * s)],
+                }
+                for n, v, s in zip(posterior.names, posterior.values, posterior.sigma, strict=True)
+            ],
+            "covariance": posterior.covariance.tolist(),
+            "derived": self._derived(posterior),
+            "trusted": trust.trusted,
+            "reasons": list(trust.reasons),
+            "goodness_of_fit": {
+                "chi_square": trust.chi_square,
+                "degrees_of_freedom": trust.degrees_of_freedom,
+                "reduced_chi_square": trust.reduced_chi_square,
+                "p_value": trust.p_value,
+                "alarm_below": trust.threshold,
+            },
+            **self._advice,
+            **common,
+        }
+
+    def _derived(self, posterior: Posterior) -> list[dict[str, Any]]:
+        model = self.measurement.model
+        onsite = model.onsite(posterior.values)
+        slope = model.onsite_gradient()
+        derived, seen = [], set()
+        for atom, symbol in enumerate(model.crystal.symbols):
+            value = float(np.trace(onsite[atom]) / 3)
+            if (symbol, round(value, 9)) in seen:
+                continue
+            seen.add((symbol, round(value, 9)))
+            by_parameter = np.einsum("kaa->k", slope[:, atom]) / 3
+            derived.append(
+                {
+                    "name": f"on-site {symbol}",
+                    "unit": "eV/angstrom^2",
+                    "value": value,
+                    "sigma": float(np.sqrt(by_parameter @ posterior.covariance @ by_parameter)),
+                }
+            )
+        return derived
+
+    def spectrum(self) -> SpectrumView | None:
+        """Folded map ready to draw; None before the first chunk."""
+        if not self.chunks:
+            return None
+        measurement, total = self.measurement, self.sums
+        reciprocal = measurement.crystal.conventional_reciprocal
+        position, ends = measurement.path.position(reciprocal)
+        ticks, labels, breaks = _ticks(measurement, ends)
+        known = total.exposure > 0
+        scale, expected = 1.0, np.full(total.exposure.shape, np.nan)
+        phi = measurement.model.values
+        if self.posterior is not None:
+            scale = float(np.exp(self.posterior.theta[len(self.posterior.values)]))
+            expected, phi = self.posterior.expected, self.posterior.values
+        branches, _ = modes(measurement.model, measurement.path.centres_hkl() @ reciprocal, phi)
+        divisor = np.where(known, total.exposure, 1.0)
+        return SpectrumView(
+            path_position=position,
+            segment_breaks=breaks,
+            tick_positions=ticks,
+            tick_labels=labels,
+            energy_edges_meV=measurement.energy.edges_meV,
+            intensity=total.intensity / scale,
+            sigma=total.sigma / scale,
+            model_intensity=np.where(known, expected / divisor, np.nan) / scale,
+            residual_sigma=residual_sigma(total, expected),
+            branches=branches,
+            exposure=total.exposure,
+        )
+
+    def snapshot(self, status: str = "running", error: str | None = None) -> RunSnapshot:
+        """What API and page show."""
+        return RunSnapshot(
+            run_id=self.run_id,
+            title=self.measurement.experiment.title,
+            status=status,  # type: ignore[arg-type]
+            error=error,
+            experiment=self.measurement.experiment.model_dump(mode="json"),
+            updated_ns=time.time_ns(),
+            chunks=tuple(self.records),
+            spectrum=self.spectrum(),
+            result=self.result() if self.posterior is not None else None,
+            history=tuple(self.history),
+            estimate_seconds=self.estimate_seconds,
+        )
+
+    def write_folded(self, path: Path) -> None:
+        """Write ``folded.npz``: S, V, N, D, T, moments and axes with their units."""
+        total, exposure = self.sums, self.pooled_exposure()
+        voxels, measurement = self.measurement.voxels, self.measurement
+        arrays: dict[str, Any] = {
+            "schema_version": np.int64(SCHEMA_VERSION),
+            "S": total.signal,
+            "V": total.variance,
+            "N": total.counts,
+            "D": total.exposure,
+            "flat_exposure": total.flat,
+            "gaussian": np.bool_(total.gaussian),
+            "energy_edges_meV": measurement.energy.edges_meV,
+            "path_hkl_rlu": measurement.path.centres_hkl(),
+            "path_position_inverse_angstrom": measurement.path.position(
+                measurement.crystal.conventional_reciprocal
+            )[0],
+            "voxel_path_bin": voxels.path_bin,
+            "voxel_q_inverse_angstrom": voxels.centre_cartesian,
+            "units": json.dumps(
+                {
+                    "S": "counts (reduced input: intensity x sr meV)",
+                    "D": "C sr meV",
+                    "flat_exposure": "C sr ms",
+                    "T": "C sr meV barn / (angstrom^2 u), packed 6 N^2 reals",
+                    "q_first": "C sr meV / angstrom",
+                    "q_second": "C sr meV / angstrom^2",
+                    "q_slope": "C sr / angstrom",
+                    "q_squared": "C sr meV / angstrom^2",
+                }
+            ),
+        }
+        names = {
+            "weight": "voxel_D",
+            "flat": "voxel_flat_exposure",
+            "q_squared": "q_squared",
+            "tensor": "T",
+            "first": "q_first",
+            "second": "q_second",
+            "slope": "q_slope",
+        }
+        arrays |= {names[f.name]: getattr(exposure, f.name) for f in fields(Exposure)}
+        np.savez(path, **arrays)
+
+
+def _plain_stop(stop: Any) -> dict[str, Any]:
+    return asdict(stop)
+
+
+def _encoder_of(measurement: Measurement) -> Any:
+    name = measurement.experiment.model
+    if name is None:
+        return None
+    from model_server.bundle import Bundle, Domain
+
+    bundle = Bundle.load(name)
+    bundle.check(
+        Domain(
+            parameter_names=measurement.model.names,
+            path_hkl=measurement.path.centres_hkl(),
+            energy_edges_meV=measurement.energy.edges_meV,
+        )
+    )
+    return bundle
+
+
+def _ticks(
+    measurement: Measurement, ends: FloatArray
+) -> tuple[tuple[float, ...], tuple[str, ...], tuple[int, ...]]:
+    """Where labels stand on the path axis, and bins after which the path jumps."""
+    path = measurement.path
+    labels = [path.labels[0][0]]
+    breaks = []
+    for k in range(1, len(path.bins)):
+        before, after = path.labels[k - 1][1], path.labels[k][0]
+        jump = np.linalg.norm(path.end_hkl[k - 1] - path.start_hkl[k]) > 1e-9
+        labels.append(f"{before}|{after}" if jump and before != after else after)
+        if jump:
+            breaks.append(int(path.first_bin[k]))
+    labels.append(path.labels[-1][1])
+    return tuple(float(e) for e in ends), tuple(labels), tuple(breaks)
+
+
+def replay(
+    files: Sequence[Path],
+    experiment: Experiment,
+    *,
+    experiment_dir: Path,
+    output: Path | None = None,
+    speed: float | None = None,
+    store: RunStore | None = None,
+    run_id: str = "replay",
+    psi_deg: float | None = None,
+    progress: Progress | None = None,
+    estimate: bool = True,
+) -> dict[str, Any]:
+    """Replay recorded files chunk by chunk through the code that live data takes.
+
+    Parameters
+    ----------
+    files : sequence of Path
+        NXSPE or SNS event files, one orientation each.
+    experiment : Experiment
+    experiment_dir : Path
+        Folder that relative paths in the experiment start from.
+    output : Path, optional
+        Gets ``result.json``, ``folded.npz`` and the closed chunks.
+    speed : float, optional
+        1 waits the dwell of each chunk, 10 a tenth of it; absent: as fast as it goes.
+    store : RunStore, optional
+        Gets a snapshot after every chunk.
+    run_id : str
+    psi_deg : float, optional
+        Operator's psi for files that have none.
+    progress : callable, optional
+        Called with (message, fraction).
+    estimate : bool
+        False folds only.
+
+    Returns
+    -------
+    dict
+        As ``result.json``.
+
+    Raises
+    ------
+    ValueError
+        If the experiment cannot be made concrete or no chunk could be folded.
+    """
+    say = progress or (lambda message, fraction: None)
+    say("reading the experiment", 0.0)
+    measurement = build_measurement(experiment, experiment_dir)
+    with ExitStack() as stack:
+        if output is None:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        else:
+            folder = output / "chunks"
+            folder.mkdir(parents=True, exist_ok=True)
+        run = Run(measurement, run_id=run_id, folder=folder, estimate=estimate)
+        source = recorded_source(
+            files,
+            run=run_id,
+            psi_log=experiment.source.psi_log,
+            psi_deg=psi_deg,
+            t0_us=experiment.source.t0_us,
+        )
+        try:
+            if store is not None:
+                store.publish(run.snapshot())
+            for message in source.messages():
+                new = run.accept(message)
+                source.acknowledge(message)
+                done = len(run.records) / max(len(files), 1)
+                if not new:
+                    continue
+                say(f"chunk {run.chunks[-1].chunk}, psi {run.chunks[-1].psi_deg:g} deg", done)
+                if store is not None:
+                    store.publish(run.snapshot())
+                if speed is not None:
+                    time.sleep(run.chunks[-1].minutes * 60 / speed)
+            if not run.chunks:
+                reasons = "\n".join(f"{r['chunk']}: {r['reason']}" for r in run.records)
+                raise ValueError(
+                    f"no chunk could be folded:\n{reasons}" if reasons else "no files were given"
+                )
+        except Exception as error:
+            if store is not None:
+                store.publish(run.snapshot("failed", str(error)))
+            raise
+        result = run.result()
+        if output is not None:
+            (output / "result.json").write_text(
+                json.dumps(result, indent=2, sort_keys=True) + "\n", encoding="utf-8"
+            )
+            run.write_folded(output / "folded.npz")
+        if store is not None:
+            store.publish(run.snapshot("finished"))
+    say("done", 1.0)
+    return result
+
+
+def fold(
+    files: Sequence[Path],
+    experiment: Experiment,
+    *,
+    experiment_dir: Path,
+    output: Path,
+    plot: bool = True,
+    psi_deg: float | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Fold recorded files without estimating.
+
+    Writes ``output``, or ``folded.npz`` in it where it is a folder, and a PNG beside it.
+
+    Returns
+    -------
+    dict
+        Coverage, events and chunks, as in ``result.json``.
+    """
+    say = progress or (lambda message, fraction: None)
+    measurement = build_measurement(experiment, experiment_dir)
+    with tempfile.TemporaryDirectory() as folder:
+        run = Run(measurement, run_id=output.stem, folder=Path(folder), estimate=False)
+        source = recorded_source(
+            files,
+            run=output.stem,
+            psi_log=experiment.source.psi_log,
+            psi_deg=psi_deg,
+            t0_us=experiment.source.t0_us,
+        )
+        for message in source.messages():
+            run.accept(message)
+            say("folding", len(run.records) / max(len(files), 1))
+        if not run.chunks:
+            reasons = "\n".join(f"{r['chunk']}: {r['reason']}" for r in run.records)
+            raise ValueError(f"no chunk could be folded:\n{reasons}")
+        target = output if output.suffix == ".npz" else output / "folded.npz"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        run.write_folded(target)
+        spectrum = run.spectrum()
+        if plot and spectrum is not None:
+            from steering.plots_file import write_folded_map
+
+            write_folded_map(spectrum, target.with_suffix(".png"), title=experiment.title)
+        result = run.result()
+    return {k: result[k] for k in ("coverage_fraction", "events", "chunks", "minutes_used")}
