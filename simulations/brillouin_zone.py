@@ -10,7 +10,7 @@ import spglib
 from numpy.typing import ArrayLike, NDArray
 
 from simulations.crystal import Crystal
-from simulations.symmetry import laue_rotations, space_group_operations
+from simulations.symmetry import laue_rotations, quiet_spglib, space_group_operations
 
 FloatArray = NDArray[np.float64]
 
@@ -57,7 +57,8 @@ def irreducible_mesh(
     shift = np.ones(3, dtype=np.int64) if shifted else np.zeros(3, dtype=np.int64)
     kept = [w for w in rotations if _keeps_mesh(w, n, shift)]
     arguments: dict[str, Any] = {"is_shift": shift, "is_time_reversal": True}
-    found: Any = spglib.get_stabilized_reciprocal_mesh(n, np.array(kept, "intc"), **arguments)
+    with quiet_spglib():
+        found: Any = spglib.get_stabilized_reciprocal_mesh(n, np.array(kept, "intc"), **arguments)
     mapping, grid = found
     index, counts = np.unique(mapping, return_counts=True)
     q = (np.asarray(grid)[index] + 0.5 * shift) / n

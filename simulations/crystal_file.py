@@ -8,6 +8,7 @@ setting, for example Pbnm, is then kept), else spglib's.
 from __future__ import annotations
 
 import gzip
+import warnings
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -29,7 +30,7 @@ from simulations.force_constants import (
     supercell_cells,
     to_supercell,
 )
-from simulations.symmetry import symmetry_dataset
+from simulations.symmetry import quiet_spglib, symmetry_dataset
 
 FloatArray = NDArray[np.float64]
 
@@ -168,7 +169,7 @@ def _check_distances(lattice: FloatArray, x: FloatArray, symbols: tuple[str, ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class _Placement:
+class Placement:
     """Where a file's cell lies in the crystal's frame: ``r = rotation @ r_file + shift``."""
 
     crystal: Crystal
@@ -182,10 +183,29 @@ def _lattice_of_metric(metric: FloatArray) -> FloatArray:
     return np.where(np.abs(rows) < 1e-12 * np.abs(rows).max(), 0.0, rows)
 
 
-def _place(
-    lattice: FloatArray, positions: FloatArray, symbols: tuple[str, ...], symprec_A: float
-) -> _Placement:
-    """Standardise a structure; see the head of the module."""
+def place_structure(
+    lattice: FloatArray,
+    positions: FloatArray,
+    symbols: tuple[str, ...],
+    symprec_A: float = SYMPREC_A,
+) -> Placement:
+    """Standardise a structure; the head of the module says how.
+
+    Parameters
+    ----------
+    lattice : (3, 3) float64
+        Vectors of any cell in rows, angstrom.
+    positions : (N, 3) float64
+        Fractional in that cell.
+    symbols : (N,) tuple of str
+    symprec_A : float
+        Atoms nearer than this to a symmetric place are moved there, angstrom.
+
+    Raises
+    ------
+    ValueError
+        As `read_crystal`.
+    """
     _check_distances(lattice, positions, symbols)
     neutron_data(tuple(dict.fromkeys(symbols)))
     if np.linalg.det(lattice) < 0:  # spglib expects a right-handed basis
@@ -228,7 +248,7 @@ def _place(
     crystal = crystal_from_cells(new_primitive, x, names, new_conventional)
     u, _, vt = np.linalg.svd(new_conventional.T @ np.linalg.inv(conventional.T))
     rotation = u @ vt
-    return _Placement(
+    return Placement(
         crystal=crystal,
         rotation=rotation,
         shift=-rotation @ (origin @ lattice),
@@ -377,8 +397,6 @@ def _structure(path: Path) -> tuple[FloatArray, FloatArray, tuple[str, ...]]:
 
 
 def _pymatgen_structure(path: Path, text: str) -> Any:
-    import warnings
-
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         if path.suffix.lower() == ".cif" or text.lstrip().startswith("data_") or "_cell_" in text:
@@ -417,7 +435,7 @@ def read_crystal(path_or_name: str | Path, *, symprec_A: float = SYMPREC_A) -> C
     if entry is not None:
         return _builtin_crystal(entry)
     lattice, positions, symbols = _structure(Path(path_or_name))
-    return _place(lattice, positions, symbols, symprec_A).crystal
+    return place_structure(lattice, positions, symbols, symprec_A).crystal
 
 
 def _builtin_crystal(entry: dict[str, Any]) -> Crystal:
@@ -533,7 +551,7 @@ def read_force_constants(
 
 def load_phonopy(path: Path, *, supercell_matrix: ArrayLike | None = None) -> Any:
     """Load a phonopy object with force constants; see `read_force_constants`."""
-    import phonopy
+    from phonopy.structure.cells import PrimitiveMatrixAutoDefaultWarning
 
     path = Path(path)
     folder = path if path.is_dir() else path.parent
@@ -560,21 +578,9 @@ def load_phonopy(path: Path, *, supercell_matrix: ArrayLike | None = None) -> An
     if "BORN" in there:
         options["born_filename"] = there["BORN"]
     try:
-        if _is_phonopy(text):
-            phonon = phonopy.load(str(yaml_file), **options)
-        else:
-            lattice, positions, symbols = _structure(yaml_file)
-            if supercell_matrix is None:
-                supercell_matrix = _guess_supercell(len(symbols), there)
-            from phonopy.structure.atoms import PhonopyAtoms
-
-            cell = PhonopyAtoms(symbols=symbols, cell=lattice, scaled_positions=positions)
-            phonon = phonopy.load(
-                unitcell=cell,
-                supercell_matrix=np.asarray(supercell_matrix).tolist(),
-                primitive_matrix="auto",
-                **options,
-            )
+        with quiet_spglib(), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", category=PrimitiveMatrixAutoDefaultWarning)
+            phonon = _phonopy(yaml_file, text, there, options, supercell_matrix)
     except ValueError:
         raise
     except Exception as error:
@@ -588,6 +594,30 @@ def load_phonopy(path: Path, *, supercell_matrix: ArrayLike | None = None) -> An
             "beside it, or inside it"
         )
     return phonon
+
+
+def _phonopy(
+    yaml_file: Path,
+    text: str,
+    there: dict[str, str],
+    options: dict[str, Any],
+    supercell_matrix: ArrayLike | None,
+) -> Any:
+    import phonopy
+    from phonopy.structure.atoms import PhonopyAtoms
+
+    if _is_phonopy(text):
+        return phonopy.load(str(yaml_file), **options)
+    lattice, positions, symbols = _structure(yaml_file)
+    if supercell_matrix is None:
+        supercell_matrix = _guess_supercell(len(symbols), there)
+    cell = PhonopyAtoms(symbols=symbols, cell=lattice, scaled_positions=positions)
+    return phonopy.load(
+        unitcell=cell,
+        supercell_matrix=np.asarray(supercell_matrix).tolist(),
+        primitive_matrix="auto",
+        **options,
+    )
 
 
 def _guess_supercell(n_atoms: int, there: dict[str, str]) -> list[int]:
@@ -630,7 +660,7 @@ def from_phonopy(
         If the supercell's atoms do not match the crystal, or constants are not finite.
     """
     unit = phonon.unitcell
-    place = _place(unit.cell, unit.scaled_positions, tuple(unit.symbols), symprec_A)
+    place = place_structure(unit.cell, unit.scaled_positions, tuple(unit.symbols), symprec_A)
     crystal, R = place.crystal, place.rotation
     supercell_cell = phonon.supercell.cell @ R.T
     supercell = _whole(supercell_cell @ np.linalg.inv(crystal.lattice), "supercell")
@@ -666,7 +696,7 @@ def from_phonopy(
     return from_supercell(crystal, supercell, cells, out, dipole=dipole, source=source)
 
 
-def _dipole(phonon: Any, place: _Placement, symprec_A: float) -> Dipole:
+def _dipole(phonon: Any, place: Placement, symprec_A: float) -> Dipole:
     params = phonon.nac_params
     primitive = phonon.primitive
     crystal, R = place.crystal, place.rotation
@@ -751,7 +781,7 @@ def to_phonopy_array(
         eV/angstrom^2.
     """
     unit = phonon.unitcell
-    place = _place(unit.cell, unit.scaled_positions, tuple(unit.symbols), symprec_A)
+    place = place_structure(unit.cell, unit.scaled_positions, tuple(unit.symbols), symprec_A)
     crystal, R = force_constants.crystal, place.rotation
     supercell = _whole(
         phonon.supercell.cell @ R.T @ np.linalg.inv(crystal.lattice), "phonopy's supercell"

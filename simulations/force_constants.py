@@ -14,13 +14,14 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+import spglib
 from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
 
 from simulations.constants import MEV2_PER_FORCE_CONSTANT
 from simulations.crystal import Crystal
 from simulations.dipole import Dipole, DipoleSum
-from simulations.symmetry import SpaceGroup, space_group_operations
+from simulations.symmetry import SpaceGroup, quiet_spglib, space_group_operations
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -132,13 +133,10 @@ def supercell_bonds(crystal: Crystal, supercell: IntArray) -> tuple[PairForceCon
     multiplicity : (bonds,) int64
         Number of equidistant images that share one supercell constant.
     """
-    import spglib
-
     supercell = np.asarray(supercell, dtype=np.int64)
     lattice = supercell @ crystal.lattice
-    reduced = spglib.niggli_reduce(lattice)
-    if reduced is None:
-        reduced = spglib.delaunay_reduce(lattice)
+    with quiet_spglib():
+        reduced = spglib.niggli_reduce(lattice)
     steps_cart = np.asarray(lattice if reduced is None else reduced)
     steps = np.rint(steps_cart @ np.linalg.inv(crystal.lattice)).astype(np.int64)
     steps_cart = steps @ crystal.lattice

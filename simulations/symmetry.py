@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -53,12 +56,21 @@ def species_numbers(symbols: tuple[str, ...]) -> list[int]:
     return [order[s] for s in symbols]
 
 
+@contextmanager
+def quiet_spglib() -> Iterator[None]:
+    """Silence spglib's notice that its error handling will change; its None is handled here."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Set OLD_ERROR_HANDLING", DeprecationWarning)
+        yield
+
+
 def symmetry_dataset(
     lattice: FloatArray, positions: FloatArray, symbols: tuple[str, ...], symprec_A: float
 ) -> Any:
     """Return spglib's dataset of a structure, or None where it finds no space group."""
     cell: Any = (lattice, positions, species_numbers(symbols))
-    return spglib.get_symmetry_dataset(cell, symprec=symprec_A)
+    with quiet_spglib():
+        return spglib.get_symmetry_dataset(cell, symprec=symprec_A)
 
 
 @lru_cache(maxsize=16)
