@@ -263,8 +263,8 @@ def _is_symmetric(crystal: Crystal, translations: IntArray, couplings: ComplexAr
 def _divisions(wanted: FloatArray, rotations: IntArray) -> IntArray:
     """Even numbers of divisions, at least 4, equal on axes that a rotation mixes."""
     n = np.maximum(2 * np.ceil(wanted / 2).astype(np.int64), 4)
-    mixed = np.any(rotations != 0, axis=0)
-    mixed = mixed | mixed.T
+    some = np.any(rotations != 0, axis=0)
+    mixed = np.logical_or(some, some.T)
     for _ in range(3):
         n = np.where(mixed, n, 0).max(axis=1)
     return n
