@@ -432,7 +432,7 @@ def estimate_t0_of_run(run: EventRun) -> tuple[float, float, int]:
     with open_hdf5(run.path) as file:
         entry = _entry(run.path, file)
         banks = _banks(run.path, entry)
-        return _t0_of_banks(run.path, entry, banks, run.instrument, run.ei_meV)
+        return _t0_of_banks(banks, run.instrument, run.ei_meV)
 
 
 def _t0_of_banks(

@@ -108,9 +108,9 @@ def elastic_peaks(
         [np.median(c[s]) if s.any() else 0.0 for c, s in zip(counts, seen, strict=True)]
     )
     above = np.where(seen, counts - ring[:, None], 0.0)
-    smooth = uniform_filter(above, (3, 5)) * 15
+    smooth = uniform_filter(above, size=5) * 25
     spots = np.zeros(shape, np.int32)
-    n = int(label(smooth > max(6.0, 0.15 * min_counts), output=spots))  # pyright: ignore
+    n = int(label(smooth > max(10.0, 0.2 * min_counts), output=spots))  # pyright: ignore
     peaks = []
     for number in range(1, n + 1):
         weight = np.where(spots == number, np.maximum(above, 0.0), 0.0)
@@ -230,7 +230,9 @@ def align(
             trials = _offsets_round(mount, 6.0)
             scores = [_score(*sums(trial), events) for trial in trials]
             k = int(np.argmax(scores))
-            refined.append(replace(trials[k], score=scores[k]))
+            found = replace(trials[k], score=scores[k])
+            if not any(_same(found, other, reciprocal, angles, rotations) for other in refined):
+                refined.append(found)
     refined.sort(key=lambda mount: -mount.score)
     best = refined[0]
     trials = _offsets_round(best, 10.0)
