@@ -97,6 +97,10 @@ class FoldedPhonons:
         self.energy = energy
         self.n_energy = energy.reachable_bins(ei_meV)
         self.temperature_K = temperature_K
+        self._voxel_order = np.argsort(voxels.path_bin, kind="stable")
+        self._bin_start = np.searchsorted(
+            voxels.path_bin[self._voxel_order], np.arange(voxels.n_path_bins + 1)
+        )
         self.sigma_meV = resolution.sigma_meV(energy.centres_meV[: self.n_energy], ei_meV)
         # Off the symmetry axes by a hair, in a direction of no symmetry: eigenvectors of exactly
         # degenerate branches would be arbitrary, and their group velocities with them.
@@ -143,12 +147,12 @@ class FoldedPhonons:
             Derivatives by the parameters and by the logarithm of the resolution width; K + 1 is 0
             when ``gradient`` is False.
         """
-        n_k = len(state.values)
-        rate = np.zeros((self.voxels.n_voxels, self.n_energy))
-        jacobian = np.zeros(
-            (self.voxels.n_voxels, self.n_energy, n_k + 1) if gradient else (1, 1, n_k + 1)
-        )
+        shape = (self.voxels.n_path_bins, self.energy.n_bins)
+        rate = np.zeros(shape)
+        jacobian = np.zeros((*shape, len(state.values) + 1 if gradient else 0))
         _rates(
+            self._voxel_order,
+            self._bin_start,
             exposure.weight,
             exposure.tensor,
             exposure.first,
@@ -166,14 +170,7 @@ class FoldedPhonons:
             rate,
             jacobian,
         )
-        shape = (self.voxels.n_path_bins, self.energy.n_bins)
-        out = np.zeros(shape)
-        np.add.at(out[:, : self.n_energy], self.voxels.path_bin, rate)
-        if not gradient:
-            return out, np.zeros((*shape, 0))
-        slopes = np.zeros((*shape, n_k + 1))
-        np.add.at(slopes[:, : self.n_energy], self.voxels.path_bin, jacobian)
-        return out, slopes
+        return rate, jacobian
 
 
 @njit(cache=True)
@@ -192,18 +189,19 @@ def _bin_average(u, half, sigma):
 
 @njit(cache=True, parallel=True)
 def _rates(
+    voxel_order, bin_start,
     weight, tensor, first, second, slope,
     energy, vectors, coupling, velocity,
     centres, step, sigma, thermal, gradient,
     out_rate, out_jacobian,
 ):  # fmt: skip
-    """Fill rate (voxels, bins) and jacobian (voxels, bins, K + 1); see ``FoldedPhonons.rates``."""
-    n_v, n_e = weight.shape
+    """Fill rate (path_bins, bins) and jacobian (..., K + 1); see ``FoldedPhonons.rates``."""
+    n_e = weight.shape[1]
     n = energy.shape[1]
     n_atoms = n // 3
     n_k = coupling.shape[3]
     half = 0.5 * step
-    for v in prange(n_v):
+    for path_bin in prange(len(bin_start) - 1):
         T = np.zeros((n, n), dtype=np.complex128)
         shifted = np.zeros(n)
         f = np.zeros(n)
@@ -211,101 +209,105 @@ def _rates(
         dw = np.zeros(n)
         active = np.zeros(n, dtype=np.bool_)
         te = np.zeros(n, dtype=np.complex128)
-        for e in range(n_e):
-            D = weight[v, e]
-            if D <= 0.0:
-                continue
-            any_active = False
-            for s in range(n):
-                vx, vy, vz = velocity[v, s, 0], velocity[v, s, 1], velocity[v, s, 2]
-                dx, dy, dz = first[v, e, 0] / D, first[v, e, 1] / D, first[v, e, 2] / D
-                E = energy[v, s] + vx * dx + vy * dy + vz * dz
-                if E < LOWEST_ENERGY_MEV:
-                    E = LOWEST_ENERGY_MEV
-                shifted[s] = E
-                g = (vx * slope[v, e, 0] + vy * slope[v, e, 1] + vz * slope[v, e, 2]) / D
-                spread = (
-                    vx * vx * (second[v, e, 0] / D - dx * dx)
-                    + vy * vy * (second[v, e, 1] / D - dy * dy)
-                    + vz * vz * (second[v, e, 2] / D - dz * dz)
-                    + 2 * vy * vz * (second[v, e, 3] / D - dy * dz)
-                    + 2 * vx * vz * (second[v, e, 4] / D - dx * dz)
-                    + 2 * vx * vy * (second[v, e, 5] / D - dx * dy)
-                )
-                jac = 1.0 - g
-                if abs(jac) < 0.05:
-                    jac = 0.05 if jac >= 0 else -0.05
-                width = sqrt(sigma[e] * sigma[e] + max(spread, 0.0) / (jac * jac))
-                u = (centres[e] - E) / jac
-                f[s] = 0.0
-                df[s] = 0.0
-                dw[s] = 0.0
-                active[s] = False
-                if abs(u) > 6.0 * width + half:
+        for place in range(bin_start[path_bin], bin_start[path_bin + 1]):
+            v = voxel_order[place]
+            for e in range(n_e):
+                D = weight[v, e]
+                if D <= 0.0:
                     continue
-                R, by_u, by_sigma = _bin_average(u, half, width)
-                scale = 1.0 / abs(jac)
-                x = exp(-E / thermal) if thermal > 0 else 0.0
-                occupation = 1.0 / (1.0 - x)  # n + 1
-                by_energy = -occupation * occupation * x / thermal if thermal > 0 else 0.0
-                prefactor = 0.5 * HBAR2_OVER_U / E
-                f[s] = prefactor * occupation * R * scale
-                by_shifted = (
-                    -f[s] / E
-                    + prefactor * by_energy * R * scale
-                    - prefactor * occupation * by_u * scale / jac
-                )
-                df[s] = by_shifted / (2.0 * E)
-                dw[s] = prefactor * occupation * by_sigma * scale * sigma[e] * sigma[e] / width
-                active[s] = True
-                any_active = True
-            if not any_active:
-                continue
-            at = 0
-            for c in range(n_atoms):
-                for m in range(c, n_atoms):
-                    for i in range(6):
-                        a = i if i < 3 else (1 if i == 3 else 0)
-                        b = i if i < 3 else (1 if i == 5 else 2)
-                        im = tensor[v, e, at + 6 + i] if m > c else 0.0
-                        z = complex(tensor[v, e, at + i], im)
-                        T[3 * c + a, 3 * m + b] = z
-                        T[3 * c + b, 3 * m + a] = z
-                        T[3 * m + b, 3 * c + a] = z.conjugate()
-                        T[3 * m + a, 3 * c + b] = z.conjugate()
-                    at += 6 if m == c else 12
-            total = 0.0
-            for i in range(n):
-                if not active[i]:
+                any_active = False
+                for s in range(n):
+                    vx, vy, vz = velocity[v, s, 0], velocity[v, s, 1], velocity[v, s, 2]
+                    dx, dy, dz = first[v, e, 0] / D, first[v, e, 1] / D, first[v, e, 2] / D
+                    E = energy[v, s] + vx * dx + vy * dy + vz * dz
+                    if E < LOWEST_ENERGY_MEV:
+                        E = LOWEST_ENERGY_MEV
+                    shifted[s] = E
+                    g = (vx * slope[v, e, 0] + vy * slope[v, e, 1] + vz * slope[v, e, 2]) / D
+                    spread = (
+                        vx * vx * (second[v, e, 0] / D - dx * dx)
+                        + vy * vy * (second[v, e, 1] / D - dy * dy)
+                        + vz * vz * (second[v, e, 2] / D - dz * dz)
+                        + 2 * vy * vz * (second[v, e, 3] / D - dy * dz)
+                        + 2 * vx * vz * (second[v, e, 4] / D - dx * dz)
+                        + 2 * vx * vy * (second[v, e, 5] / D - dx * dy)
+                    )
+                    jac = 1.0 - g
+                    if abs(jac) < 0.05:
+                        jac = 0.05 if jac >= 0 else -0.05
+                    width = sqrt(sigma[e] * sigma[e] + max(spread, 0.0) / (jac * jac))
+                    u = (centres[e] - E) / jac
+                    f[s] = 0.0
+                    df[s] = 0.0
+                    dw[s] = 0.0
+                    active[s] = False
+                    if abs(u) > 6.0 * width + half:
+                        continue
+                    R, by_u, by_sigma = _bin_average(u, half, width)
+                    scale = 1.0 / abs(jac)
+                    x = exp(-E / thermal) if thermal > 0 else 0.0
+                    occupation = 1.0 / (1.0 - x)  # n + 1
+                    by_energy = -occupation * occupation * x / thermal if thermal > 0 else 0.0
+                    prefactor = 0.5 * HBAR2_OVER_U / E
+                    f[s] = prefactor * occupation * R * scale
+                    by_shifted = (
+                        -f[s] / E
+                        + prefactor * by_energy * R * scale
+                        - prefactor * occupation * by_u * scale / jac
+                    )
+                    df[s] = by_shifted / (2.0 * E)
+                    dw[s] = prefactor * occupation * by_sigma * scale * sigma[e] * sigma[e] / width
+                    active[s] = True
+                    any_active = True
+                if not any_active:
                     continue
-                for a in range(n):
-                    z = 0j
-                    for b in range(n):
-                        z += T[a, b] * vectors[v, b, i]
-                    te[a] = z
-                M = 0.0
-                for a in range(n):
-                    M += (vectors[v, a, i].conjugate() * te[a]).real
-                total += f[i] * M
-                if not gradient:
-                    continue
-                out_jacobian[v, e, n_k] += dw[i] * M
-                for j in range(n):
-                    if j == i:
-                        factor = df[i]
-                        overlap = complex(M, 0.0)
-                    else:
-                        gap = shifted[i] * shifted[i] - shifted[j] * shifted[j]
-                        if abs(shifted[i] - shifted[j]) < 0.05:
-                            factor = 0.5 * (df[i] + df[j])
+                at = 0
+                for c in range(n_atoms):
+                    for m in range(c, n_atoms):
+                        for i in range(6):
+                            a = i if i < 3 else (1 if i == 3 else 0)
+                            b = i if i < 3 else (1 if i == 5 else 2)
+                            im = tensor[v, e, at + 6 + i] if m > c else 0.0
+                            z = complex(tensor[v, e, at + i], im)
+                            T[3 * c + a, 3 * m + b] = z
+                            T[3 * c + b, 3 * m + a] = z
+                            T[3 * m + b, 3 * c + a] = z.conjugate()
+                            T[3 * m + a, 3 * c + b] = z.conjugate()
+                        at += 6 if m == c else 12
+                total = 0.0
+                for i in range(n):
+                    if not active[i]:
+                        continue
+                    for a in range(n):
+                        z = 0j
+                        for b in range(n):
+                            z += T[a, b] * vectors[v, b, i]
+                        te[a] = z
+                    M = 0.0
+                    for a in range(n):
+                        M += (vectors[v, a, i].conjugate() * te[a]).real
+                    total += f[i] * M
+                    if not gradient:
+                        continue
+                    out_jacobian[path_bin, e, n_k] += dw[i] * M
+                    for j in range(n):
+                        if j == i:
+                            factor = df[i]
+                            overlap = complex(M, 0.0)
                         else:
-                            factor = (f[i] - f[j]) / gap
-                        if not active[j]:
-                            factor *= 2.0
-                        overlap = 0j
-                        for a in range(n):
-                            overlap += vectors[v, a, j].conjugate() * te[a]
-                    for k in range(n_k):
-                        # f1_ij (e_i^dagger B_k e_j)(e_j^dagger T e_i)
-                        out_jacobian[v, e, k] += factor * (coupling[v, i, j, k] * overlap).real
-            out_rate[v, e] = total
+                            gap = shifted[i] * shifted[i] - shifted[j] * shifted[j]
+                            if abs(shifted[i] - shifted[j]) < 0.05:
+                                factor = 0.5 * (df[i] + df[j])
+                            else:
+                                factor = (f[i] - f[j]) / gap
+                            if not active[j]:
+                                factor *= 2.0
+                            overlap = 0j
+                            for a in range(n):
+                                overlap += vectors[v, a, j].conjugate() * te[a]
+                        for k in range(n_k):
+                            # f1_ij (e_i^dagger B_k e_j)(e_j^dagger T e_i)
+                            out_jacobian[path_bin, e, k] += (
+                                factor * (coupling[v, i, j, k] * overlap).real
+                            )
+                out_rate[path_bin, e] += total

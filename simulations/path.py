@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -131,7 +132,9 @@ def seekpath_segments(crystal: Crystal, step_rlu: float) -> Path:
     import seekpath
 
     numbers = [sorted(set(crystal.symbols)).index(s) + 1 for s in crystal.symbols]
-    found = seekpath.get_path_orig_cell((crystal.lattice, crystal.positions, numbers))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # seekpath calls spglib the old way
+        found = seekpath.get_path_orig_cell((crystal.lattice, crystal.positions, numbers))
     to_hkl = crystal.reciprocal @ np.linalg.inv(crystal.conventional_reciprocal)
     starts, ends, labels, bins = [], [], [], []
     for first, second in found["path"]:
