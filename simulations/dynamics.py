@@ -67,9 +67,9 @@ def modes(
         raise ValueError(
             f"phi has shape {values.shape}; expected (K,) or (sets, K) with K = {len(model.names)}"
         )
-    fixed, basis = model.matrices(q_cart)
     if values.ndim == 1:
-        return eigenmodes(fixed + np.tensordot(values, basis, axes=(0, 1)))
+        return eigenmodes(model.dynamical_matrices(q_cart, values))
+    fixed, basis = model.matrices(q_cart)
     n_q, n = fixed.shape[:2]
     flat = np.ascontiguousarray(basis.transpose(1, 0, 2, 3)).reshape(basis.shape[1], -1)
     energies = np.empty((len(values), n_q, n))

@@ -17,6 +17,7 @@ import numpy as np
 import spglib
 from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
+from scipy.sparse.linalg import splu
 
 from simulations.constants import MEV2_PER_FORCE_CONSTANT
 from simulations.crystal import Crystal
@@ -206,23 +207,25 @@ class _Orbit:
 def _independent_elements(space: FloatArray) -> list[int]:
     """Choose rows of an orthonormal (9, r) basis that determine the rest, in reading order."""
     rank = space.shape[1]
+    if rank == len(space):
+        return list(range(rank))
+    norms = np.linalg.norm(space, axis=1)
     chosen: list[int] = []
+    frame = np.zeros((0, rank))
     threshold = 0.5
     while len(chosen) < rank:
         for row in range(len(space)):
-            if len(chosen) == rank or row in chosen:
+            if len(chosen) == rank or row in chosen or norms[row] < 0.1:
                 continue
-            rest = space[row].copy()
-            if chosen:
-                q, _ = np.linalg.qr(space[chosen].T)
-                rest -= q @ (q.T @ rest)
-            norm = np.linalg.norm(space[row])
-            if norm > 0.1 and np.linalg.norm(rest) > threshold * norm:
+            rest = space[row] - (space[row] @ frame.T) @ frame
+            size = np.linalg.norm(rest)
+            if size > threshold * norms[row]:
                 chosen.append(row)
+                frame = np.vstack([frame, rest / size])
         threshold *= 0.6
         if threshold < 1e-6:  # pragma: no cover - a basis of rank r has r independent rows
             raise ValueError("no independent tensor elements found")
-    return chosen
+    return sorted(chosen)
 
 
 def _transposed(matrices: FloatArray) -> FloatArray:
@@ -296,26 +299,31 @@ def _orbits(bonds: PairForceConstants) -> tuple[list[_Orbit], SpaceGroup]:
     )
     labels = _shell_labels(crystal, bonds, [row[1] for row in rows])
 
+    starts = np.array([row[1] for row in rows], dtype=np.int64)
+    images = [
+        (step, carried(starts, g, reverse))
+        for g in range(len(group))
+        for reverse, step in ((False, maps[g]), (True, _transposed(maps[g])))
+    ]  # the reversed bond carries the transposed tensor
+    position = np.empty(len(keys), dtype=np.int64)
+    for members, _ in rows:
+        position[members] = np.arange(len(members))
+
     orbits = []
-    for (members, representative), text in zip(rows, labels, strict=True):
-        place = {int(m): k for k, m in enumerate(members)}
+    for o, ((members, representative), text) in enumerate(zip(rows, labels, strict=True)):
         carry = np.zeros((len(members), 9, 9))
         reached = np.zeros(len(members), dtype=bool)
         projector = np.zeros((9, 9))
         stabiliser = 0
-        start = np.array([representative])
-        for g in range(len(group)):
-            for reverse in (False, True):
-                target = int(carried(start, g, reverse)[0])
-                # the reversed bond carries the transposed tensor
-                step = maps[g] if not reverse else _transposed(maps[g])
-                if target == representative:
-                    projector += step
-                    stabiliser += 1
-                k = place[target]
-                if not reached[k]:
-                    carry[k] = step
-                    reached[k] = True
+        for step, targets in images:
+            target = targets[o]
+            if target == representative:
+                projector += step
+                stabiliser += 1
+            k = position[target]
+            if not reached[k]:
+                carry[k] = step
+                reached[k] = True
         values, space = np.linalg.eigh(
             0.5 * (projector + projector.T) / stabiliser
         )  # orthogonal projector: eigenvalues 0 and 1
@@ -382,7 +390,7 @@ class _Elements:
     lengths_A: FloatArray  # (elements,)
     orbit_of: IntArray  # (elements,)
     spread: sparse.csc_matrix  # (bonds * 9, elements)
-    gram: FloatArray  # dense (elements, elements), block diagonal
+    gram: sparse.csc_matrix  # (elements, elements), one block per orbit
     constraint: FloatArray  # (rows, elements): on-site tensors stay symmetric when it gives 0
 
 
@@ -419,7 +427,7 @@ def _elements(bonds: PairForceConstants) -> _Elements:
         lengths_A=np.array(lengths),
         orbit_of=np.array(owner, dtype=np.int64),
         spread=spread,
-        gram=(spread.T @ spread).toarray(),
+        gram=sparse.csc_matrix(spread.T @ spread),
         constraint=_onsite_asymmetry(bonds, spread),
     )
 
@@ -469,11 +477,11 @@ def _project(bonds: PairForceConstants, elements: _Elements) -> FloatArray:
     """Element values nearest to given bond tensors that keep on-site tensors symmetric."""
     if not elements.names:
         return np.zeros(0)
-    gram = elements.gram
-    values = np.linalg.solve(gram, elements.spread.T @ bonds.tensors.ravel())
+    gram = splu(elements.gram)
+    values = gram.solve(elements.spread.T @ bonds.tensors.ravel())
     A = elements.constraint
     if len(A):
-        lift = np.linalg.solve(gram, A.T)
+        lift = gram.solve(np.ascontiguousarray(A.T))
         values = values - lift @ (np.linalg.pinv(A @ lift, rcond=1e-10) @ (A @ values))
     return values
 
@@ -585,6 +593,10 @@ class ForceConstantModel:
         """Number of modes, three times the number of atoms."""
         return 3 * self.crystal.n_atoms
 
+    def _change(self, step: FloatArray) -> FloatArray:
+        """Change of the bond tensors for a change of the free parameters, (bonds, 3, 3)."""
+        return (self.spread[:, self._free] @ step).reshape(-1, 3, 3)
+
     @cached_property
     def _columns(self) -> FloatArray:
         """Bond tensors per unit of each free parameter, (bonds, 9, K)."""
@@ -597,7 +609,7 @@ class ForceConstantModel:
 
     @cached_property
     def _fixed(self) -> _Compiled:
-        tensors = self.reference.tensors.reshape(-1, 9) - self._columns @ self.values
+        tensors = (self.reference.tensors - self._change(self.values)).reshape(-1, 9)
         scale = np.abs(self.reference.tensors).max(initial=1e-300)
         tensors[np.abs(tensors) < 1e-15 * scale] = 0.0
         return _compile(self.reference, tensors[:, :, None])
@@ -672,12 +684,14 @@ class ForceConstantModel:
     def fixed_matrices(self, q_cart: ArrayLike) -> ComplexArray:
         """The part that no free parameter changes, (Q, n, n) complex128, meV^2."""
         q = _checked_q(q_cart)
-        fixed = _fourier(self._fixed, q, self.crystal.n_atoms)[0]
-        if self._dipole is not None:
-            ewald, listed = self._dipole
-            fixed = fixed - _fourier(listed, q, self.crystal.n_atoms)[0]
-            fixed = fixed + self._weighted(ewald.matrices(q))
-        return fixed
+        return self._with_dipoles(_fourier(self._fixed, q, self.crystal.n_atoms)[0], q)
+
+    def _with_dipoles(self, matrices: ComplexArray, q: FloatArray) -> ComplexArray:
+        if self._dipole is None:
+            return matrices
+        ewald, listed = self._dipole
+        matrices = matrices - _fourier(listed, q, self.crystal.n_atoms)[0]
+        return matrices + self._weighted(ewald.matrices(q))
 
     def _weighted(self, blocks: ComplexArray) -> ComplexArray:
         """Mass weighting of (..., atoms, atoms, 3, 3) eV/angstrom^2 to (..., n, n) meV^2."""
@@ -688,9 +702,10 @@ class ForceConstantModel:
 
     def dynamical_matrices(self, q_cart: ArrayLike, phi: ArrayLike | None = None) -> ComplexArray:
         """Dynamical matrices at given parameters (default: the reference), (Q, n, n), meV^2."""
-        fixed, basis = self.matrices(q_cart)
-        phi = self.values if phi is None else np.asarray(phi, dtype=float)
-        return fixed + np.tensordot(phi, basis, axes=(0, 1))
+        q = _checked_q(q_cart)
+        tensors = self.force_constants(phi).tensors.reshape(-1, 9, 1)
+        compiled = _compile(self.reference, tensors)
+        return self._with_dipoles(_fourier(compiled, q, self.crystal.n_atoms)[0], q)
 
     def matrix_gradients(self, q_cart: ArrayLike, phi: ArrayLike | None = None) -> ComplexArray:
         """Derivatives of the dynamical matrix by q, (Q, 3, n, n) complex128, meV^2 angstrom."""
@@ -713,7 +728,7 @@ class ForceConstantModel:
             raise ValueError(
                 f"phi has shape {phi.shape}; expected ({len(self.names)},), one value per free name"
             )
-        change = (self._columns @ (phi - self.values)).reshape(-1, 3, 3)
+        change = self._change(phi - self.values)
         return replace(self.reference, tensors=self.reference.tensors + change)
 
     def onsite(self, phi: ArrayLike | None = None) -> FloatArray:
@@ -860,17 +875,17 @@ def _resolve_constraint(A: FloatArray) -> tuple[IntArray, IntArray, FloatArray]:
     scale = np.linalg.norm(A, axis=0).max()
     rank = int(np.sum(np.linalg.svd(A, compute_uv=False) > 1e-9 * max(scale, 1e-300)))
     dependent: list[int] = []
+    frame = np.zeros((0, len(A)))
     threshold = 0.2
     while len(dependent) < rank:
         for column in range(count - 1, -1, -1):
             if len(dependent) == rank or column in dependent:
                 continue
-            rest = A[:, column].copy()
-            if dependent:
-                q, _ = np.linalg.qr(A[:, dependent])
-                rest -= q @ (q.T @ rest)
-            if np.linalg.norm(rest) > threshold * scale:
+            rest = A[:, column] - (A[:, column] @ frame.T) @ frame
+            size = np.linalg.norm(rest)
+            if size > threshold * scale:
                 dependent.append(column)
+                frame = np.vstack([frame, rest / size])
         threshold *= 0.5
     chosen = np.array(sorted(dependent), dtype=np.int64)
     keep = np.setdiff1d(np.arange(count), chosen)
