@@ -8,7 +8,7 @@ import os
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -270,6 +270,33 @@ def load_snapshot(path: Path | str) -> RunSnapshot:
             f"{path}: is no snapshot of a run ({error}); expected a file that `beamsteer replay` "
             "wrote. Replay the run again."
         ) from error
+
+
+class SnapshotFolders:
+    """Snapshots of runs below some folders; tells which ones are new since the last look."""
+
+    def __init__(self, folders: Iterable[Path]) -> None:
+        self._folders = tuple(folders)
+        self._seen: dict[Path, tuple[int, int]] = {}
+
+    def publish_new(self, store: RunStore) -> list[str]:
+        """Publish what is new or changed, oldest first; returns what could not be read."""
+        changed = []
+        for folder in self._folders:
+            for path in [folder] if folder.is_file() else folder.rglob("snapshot.npz"):
+                with contextlib.suppress(FileNotFoundError):  # gone between the looks
+                    told = path.stat()
+                    mark = (told.st_mtime_ns, told.st_size)
+                    if self._seen.get(path) != mark:
+                        changed.append((mark, path))
+        faults = []
+        for mark, path in sorted(changed):
+            self._seen[path] = mark
+            try:
+                store.publish(load_snapshot(path))
+            except (OSError, ValueError) as error:
+                faults.append(str(error))
+        return faults
 
 
 def _plain(value: Any) -> Any:

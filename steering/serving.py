@@ -6,7 +6,7 @@ import ipaddress
 import signal
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -103,16 +103,16 @@ def _bind(host: str, port: int) -> socket.socket:
     return bound
 
 
-def wait_for_signal() -> None:
-    """Wait until the process is asked to stop (SIGINT or SIGTERM)."""
+def wait_for_signal(meanwhile: Callable[[], None] = lambda: None, every_s: float = 2.0) -> None:
+    """Wait until the process is asked to stop (SIGINT or SIGTERM), calling ``meanwhile``."""
     asked = threading.Event()
     previous = {
         number: signal.signal(number, lambda *_: asked.set())
         for number in (signal.SIGINT, signal.SIGTERM)
     }
     try:
-        while not asked.wait(1.0):
-            pass
+        while not asked.wait(every_s):
+            meanwhile()
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -108,6 +108,14 @@ def number(value: Any, digits: int = 4) -> str:
     if not isinstance(value, int | float) or not math.isfinite(value):
         return "-"
     return f"{value:.{digits}g}"
+
+
+def print_set_aside(chunks: Iterable[dict[str, Any]]) -> None:
+    """Name the chunks that were set aside, with the reason."""
+    for chunk in chunks:
+        if chunk.get("status") == "set aside":
+            name, reason = escape(str(chunk["chunk"])), escape(str(chunk["reason"]))
+            out.print(f"[yellow]set aside[/] {name}: {reason}")
 
 
 def print_result(result: dict[str, Any], *, truth: dict[str, float] | None = None) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from steering.cli import _terminal as terminal
-from steering.cli.replay import Files, check_files
+from steering.cli.replay import Files, Psi, check_files
 
 
 def register(app: typer.Typer) -> None:
@@ -23,6 +23,7 @@ def fold(
     files: Files,
     experiment: terminal.ExperimentPath,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for folded.npz.")],
+    psi: Psi = None,
     plot: Annotated[bool, typer.Option("--plot", help="Write folded.png too.")] = False,
     json: terminal.Json = False,
 ) -> None:
@@ -41,14 +42,16 @@ def fold(
             experiment_dir=experiment.parent,
             output=output,
             plot=plot,
+            psi_deg=psi,
             progress=progress,
         )
     if json:
         terminal.print_json(summary)
         return
-    terminal.table(
-        "Folded", ["", ""], [[key, _shown(value)] for key, value in terminal.plain(summary).items()]
-    )
+    told = terminal.plain(summary)
+    chunks = told.pop("chunks", [])
+    terminal.table("Folded", ["", ""], [[key, _shown(value)] for key, value in told.items()])
+    terminal.print_set_aside(chunks)
     terminal.out.print(f"Written to {output}")
 
 

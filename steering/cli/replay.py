@@ -90,9 +90,7 @@ def replay(
     if json:
         terminal.print_json(result)
         return
-    for chunk in snapshot.chunks if snapshot is not None else ():
-        if chunk["status"] == "set aside":
-            terminal.out.print(f"[yellow]set aside[/] {chunk['chunk']}: {chunk['reason']}")
+    terminal.print_set_aside(snapshot.chunks if snapshot is not None else ())
     terminal.print_result(result)
     if output is not None:
         terminal.out.print(f"Written to {output}; see the page again: beamsteer serve {output}")

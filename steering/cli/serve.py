@@ -38,22 +38,30 @@ def serve(
 ) -> None:
     """Serve the status API and the live page until interrupted.
 
-    Runs that were replayed into the folders are shown again.
+    Runs that were, or are meanwhile, replayed into the folders are shown.
     """
     from steering.serving import check_binding, serving
 
     check_binding(host, token)
-    stored = find_snapshots(folders if folders else [Path("build")], required=bool(folders))
+    looked = folders if folders else [Path("build")]
+    for folder in folders or ():
+        if not folder.exists():
+            raise ValueError(
+                f"{folder}: is not there; expected a folder that `beamsteer replay -o` wrote. "
+                "Correct the path."
+            )
 
     from steering.api import create_app
-    from steering.run_store import RunStore, load_snapshot
+    from steering.run_store import RunStore, SnapshotFolders
 
     store = RunStore()
-    for path in stored:
-        try:
-            store.publish(load_snapshot(path))
-        except ValueError as error:
-            terminal.complain(str(error))
+    stored = SnapshotFolders(looked)
+
+    def publish_new() -> None:
+        for fault in stored.publish_new(store):
+            terminal.complain(fault)
+
+    publish_new()
     app = create_app(store, default_predictor(), token=token)
     with serving(app, host=host, port=port) as url:
         runs = [run.run_id for run in store.list()]
@@ -67,24 +75,7 @@ def serve(
         if not check:
             from steering.serving import wait_for_signal
 
-            wait_for_signal()
-
-
-def find_snapshots(folders: list[Path], *, required: bool) -> list[Path]:
-    """Snapshots below the folders, oldest first."""
-    found: dict[Path, float] = {}
-    for folder in folders:
-        if folder.is_file():
-            found[folder] = folder.stat().st_mtime
-            continue
-        if required and not folder.is_dir():
-            raise ValueError(
-                f"{folder}: is no folder; expected one that `beamsteer replay -o` wrote. "
-                "Correct the path."
-            )
-        for path in folder.rglob("snapshot.npz"):
-            found[path] = path.stat().st_mtime
-    return sorted(found, key=lambda path: (found[path], path))
+            wait_for_signal(meanwhile=publish_new)
 
 
 def default_predictor() -> object:

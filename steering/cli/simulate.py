@@ -9,6 +9,8 @@ import typer
 
 from steering.cli import _terminal as terminal
 
+MOST = 3600  # orientations of one scan
+
 
 def register(app: typer.Typer) -> None:
     """Add the verb."""
@@ -38,19 +40,22 @@ def simulate(
     set and as raw events in the SNS layout.
     """
     from steering.experiment_file import load_experiment
-    from steering.simulate import simulate as run
 
     described = load_experiment(experiment)
+    angles = orientations(psi)
     wanted = tuple(formats or ("nxspe", "sns"))
     unknown = sorted(set(wanted) - {"nxspe", "sns"})
     if unknown:
         raise ValueError(f"--format is {', '.join(unknown)}; expected nxspe or sns.")
+
+    from steering.simulate import simulate as run
+
     with terminal.progress("simulate", quiet=json) as progress:
         truth = run(
             described,
             experiment_dir=experiment.parent,
             output=output,
-            psi_deg=orientations(psi),
+            psi_deg=angles,
             minutes=minutes,
             seed=seed,
             formats=wanted,
@@ -72,12 +77,13 @@ def orientations(text: str) -> list[float]:
             found = [float(part) for part in text.split(",")]
         else:
             start, stop, step = (float(part) for part in text.split(":"))
-            if step == 0 or (stop - start) / step < 0:
+            steps = (stop - start) / step
+            if not 0 <= steps < MOST:
                 raise ValueError
-            found = [start + i * step for i in range(int((stop - start) / step + 1e-9) + 1)]
-    except (ValueError, OverflowError):
+            found = [start + i * step for i in range(int(steps + 1e-9) + 1)]
+    except (ValueError, ArithmeticError):
         found = []
-    if not found or len(found) > 3600 or not all(abs(psi) <= 3600 for psi in found):
+    if not found or len(found) > MOST or not all(abs(psi) <= 3600 for psi in found):
         raise ValueError(
             f"--psi is {text!r}; expected degrees as 0,30,60 or start:stop:step. Correct it."
         )

@@ -265,8 +265,8 @@
   function drawRanking(run, result) {
     const advice = result.advice || [];
     const most = Math.max(...advice.map((one) => one.gain_per_minute).filter(known), 1e-12);
-    const policy = result.policy || advice[0]?.policy;
-    text("policy", result.trusted === false && advice.length ? `falsification: ${policy && policy !== "falsification" ? policy : "chosen to test the model"}` : policy || "best first");
+    const policy = advice[0]?.policy;
+    text("policy", policy === "falsification" || (result.trusted === false && advice.length) ? "falsification: chosen to test the model" : policy ? `best first, by ${policy}` : "best first");
     rows("ranking", advice.slice(0, 8).map((one, i) => {
       const fill = element("i", { style: { width: `${Math.max(0, 100 * (one.gain_per_minute || 0) / most)}%` } });
       const gauge = element("td", { className: "left" }, element("div", { className: "gauge" }, element("div", { className: "track" }, fill), element("span", { textContent: digits(one.gain_per_minute, 3) })));

@@ -7,7 +7,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from steering.run_store import RunSnapshot, RunStore, load_snapshot, save_snapshot
+from steering.run_store import (
+    RunSnapshot,
+    RunStore,
+    SnapshotFolders,
+    load_snapshot,
+    save_snapshot,
+)
 from tests.steering.fabricated import snapshot, spectrum
 
 
@@ -146,6 +152,23 @@ def test_a_damaged_snapshot_is_refused(tmp_path, damage):
         np.savez(path, schema_version=np.array(99))
     with pytest.raises(ValueError, match="is no snapshot of a run"):
         load_snapshot(path)
+
+
+def test_folders_publish_what_is_new_once_and_name_what_is_damaged(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        save_snapshot(plain(name), tmp_path / name / "snapshot.npz")
+    (tmp_path / "snapshot.npz").write_text("nothing")
+    store, folders = RunStore(), SnapshotFolders([tmp_path])
+    (fault,) = folders.publish_new(store)
+    assert "is no snapshot" in fault
+    assert {run.run_id for run in store.list()} == {"a", "b"}
+    before = store.list()
+    assert folders.publish_new(store) == []
+    assert store.list() == before
+    save_snapshot(plain("a", title="longer than before"), tmp_path / "a" / "snapshot.npz")
+    folders.publish_new(store)
+    assert store.list()[0].title == "longer than before"
 
 
 def test_a_spectrum_with_arrays_that_do_not_match_is_refused():

@@ -1,0 +1,241 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+
+from steering import cli
+from steering.cli.demo import minutes_saved, true_values
+from steering.cli.simulate import orientations
+from steering.experiment_file import load_experiment
+from steering.run_store import save_snapshot
+from tests.steering.fabricated import snapshot
+
+ROOT = Path(__file__).resolve().parents[2]
+VERBS = (
+    "init",
+    "doctor",
+    "simulate",
+    "replay",
+    "fold",
+    "predict",
+    "invert-powder",
+    "serve",
+    "train",
+    "demo",
+)
+
+
+def beamsteer(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "steering.cli", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def test_help_names_every_verb_and_imports_nothing_heavy():
+    code = (
+        "import sys\n"
+        "from steering import cli\n"
+        "status = cli.run(['--help'])\n"
+        "heavy = {'torch', 'numba', 'numpy', 'h5py', 'matplotlib', 'fastapi', 'pymatgen', "
+        "'phonopy', 'pydantic'}\n"
+        "print('heavy:', sorted(heavy & set(sys.modules)), 'status:', status)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert "heavy: [] status: 0" in done.stdout
+    for verb in VERBS:
+        assert verb in done.stdout
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_has_help_with_an_example_and_json(verb, capsys):
+    assert cli.run([verb, "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert f"Example: beamsteer {verb}" in " ".join(shown.split())
+    assert "--json" in shown
+
+
+def bad_field(tmp_path: Path) -> Path:
+    text = (ROOT / "examples" / "ge-arcs.yaml").read_text()
+    path = tmp_path / "wrong.yaml"
+    path.write_text(text.replace("limits_deg: [0, 120]", "limits_deg: [40, -40]"))
+    return path
+
+
+@pytest.mark.parametrize("verb", ["replay", "fold"])
+def test_a_wrong_field_ends_with_2_and_one_clear_line(verb, tmp_path, capsys):
+    (tmp_path / "a.nxspe").write_bytes(b"")
+    arguments = [verb, str(tmp_path / "a.nxspe"), "-e", str(bad_field(tmp_path))]
+    assert cli.run([*arguments, "-o", str(tmp_path)]) == cli.BAD_INPUT
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert (
+        "error: wrong.yaml: motion.limits_deg is [40, -40]; expected lower < upper. Swap the two."
+        in told.err
+    )
+    assert "Traceback" not in told.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["nonsense"], "No such command"),
+        (["replay"], "Missing argument"),
+        (["replay", "none.nxspe", "-e", "none.yaml"], "beamsteer init"),
+        (["replay", "none.nxspe", "-e", "examples/ge-arcs.yaml"], "none.nxspe: is no file"),
+        (["init", "none.nxspe"], "none.nxspe: is no file"),
+        (["simulate", "examples/ge-arcs.yaml", "-o", "x", "--psi", "a"], "start:stop:step"),
+        (["simulate", "examples/ge-arcs.yaml", "-o", "x", "--format", "xml"], "nxspe or sns"),
+        (["serve", "none"], "none: is not there"),
+        (["serve", "--host", "0.0.0.0", "--check"], "expected loopback, or a token"),  # noqa: S104
+    ],
+)
+def test_bad_input_ends_with_2_and_says_what_to_do(arguments, says, capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.delenv("BEAMSTEER_TOKEN", raising=False)
+    assert cli.run(arguments) == cli.BAD_INPUT
+    assert says in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_fault_of_ours_ends_with_1_and_asks_for_a_report(capsys, monkeypatch):
+    def broken(*_: object) -> None:
+        raise RuntimeError("boom")
+
+    monkeypatch.setattr("steering.cli.doctor.examine", broken)
+    assert cli.run(["doctor"]) == cli.INTERNAL
+    told = capsys.readouterr().err
+    assert "RuntimeError: boom" in told
+    assert "BEAMSTEER_DEBUG=1" in told
+
+
+def test_doctor_reports_every_check_as_json():
+    done = beamsteer("doctor", "--json")
+    report = json.loads(done.stdout)
+    assert done.returncode == (0 if report["ready"] else 2)
+    names = [finding["name"] for finding in report["findings"]]
+    assert names[:3] == ["python", "packages", "force fields"]
+    assert {finding["state"] for finding in report["findings"]} <= {"ok", "optional", "broken"}
+    for finding in report["findings"]:
+        assert finding["state"] == "ok" or finding["remedy"] or "nothing needs" in finding["found"]
+
+
+def test_serve_shows_stored_runs_and_stops_by_itself_when_asked(tmp_path):
+    save_snapshot(snapshot("stored", status="finished"), tmp_path / "snapshot.npz")
+    done = beamsteer("serve", str(tmp_path), "--port", "0", "--check", "--json")
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert told["runs"] == ["stored"]
+    assert told["url"].startswith("http://127.0.0.1:")
+
+
+def test_serve_answers_until_it_is_asked_to_stop(tmp_path):
+    save_snapshot(snapshot("stored"), tmp_path / "snapshot.npz")
+    process = subprocess.Popen(
+        [sys.executable, "-u", "-m", "steering.cli", "serve", str(tmp_path), "--port", "0"],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        url = line.split("at ")[1].split(";")[0]
+        assert httpx.get(f"{url}runs").json()["runs"][0]["run_id"] == "stored"
+        process.terminate()
+        assert process.wait(20) == 0
+    finally:
+        process.kill()
+        process.wait()
+        if process.stdout is not None:
+            process.stdout.close()
+
+
+@pytest.mark.shared_data
+def test_init_drafts_an_experiment_from_a_recorded_file(shared_data, tmp_path, capsys):
+    recorded = shared_data / "hyspec-mno" / "HYS_178921.nxs.h5"
+    output = tmp_path / "experiment.yaml"
+    arguments = ["init", str(recorded), "-o", str(output), "--structure", "MnO"]
+    assert cli.run([*arguments, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert {"sample.u, sample.v", "sample.psi_offset_deg", "motion"} <= set(told["unknown"])
+    assert "sample.structure" not in told["unknown"]
+    drafted = load_experiment(output)
+    assert drafted.instrument.name == "HYSPEC"
+    assert drafted.instrument.ei_meV == pytest.approx(25, abs=0.5)
+    assert drafted.sample.temperature_K == pytest.approx(4.1, abs=1)
+    assert cli.run(arguments) == cli.BAD_INPUT  # it would overwrite
+    assert "--force" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", [b"", b"\x89HDF\r\n\x1a\n truncated", b"hello"])
+def test_init_refuses_a_file_that_is_no_recording(tmp_path, capsys, content):
+    path = tmp_path / "x.nxspe"
+    path.write_bytes(content)
+    assert cli.run(["init", str(path), "-o", str(tmp_path / "e.yaml")]) == cli.BAD_INPUT
+    assert "x.nxspe: is no recorded file" in capsys.readouterr().err
+    assert not (tmp_path / "e.yaml").exists()
+
+
+# --- small pieces ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "angles"),
+    [
+        ("0,30,60", [0, 30, 60]),
+        ("0:120:60", [0, 60, 120]),
+        ("10:-10:-10", [10, 0, -10]),
+        ("5", [5]),
+        ("0:0.3:0.1", [0, 0.1, 0.2, 0.3]),
+    ],
+)
+def test_orientations_are_read(text, angles):
+    assert orientations(text) == pytest.approx(angles)
+
+
+@pytest.mark.parametrize("text", ["", "a", "0:1", "0:10:0", "0:10:-1", "nan", "0:1e9:1e-9", "inf"])
+def test_orientations_that_make_no_sense_are_refused(text):
+    with pytest.raises(ValueError, match="--psi is"):
+        orientations(text)
+
+
+def test_json_output_turns_nan_into_null(capsys):
+    cli._terminal.print_json({"a": np.array([1.0, np.nan]), "b": Path("x"), "c": np.int64(2)})
+    assert json.loads(capsys.readouterr().out) == {"a": [1.0, None], "b": "x", "c": 2}
+
+
+def test_a_result_prints_as_tables(capsys):
+    result = snapshot().result
+    assert result is not None
+    truth = {p["name"]: p["value"] for p in result["parameters"]}
+    cli._terminal.print_result(result, truth=truth)
+    shown = capsys.readouterr().out
+    assert shown.count("yes") == 8
+    for part in ("1NN xx", "90 % interval", "psi, degrees", "trusted", "go on", "168,280"):
+        assert part in shown
+
+
+def test_truth_and_savings_of_the_demonstration():
+    assert true_values({"parameters": [{"name": "a", "value": 2}]}) == {"a": 2.0}
+    assert true_values({"parameters": {"a": 2}}) == {"a": 2.0}
+    result = {"minutes_used": 20.0, "stop": {"minutes_to_target": 30.0}}
+    line = minutes_saved(result, (0.0, 120.0))
+    assert "100 of the 120 minutes" in line
+    assert "first, 70" in line
