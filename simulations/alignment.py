@@ -205,15 +205,16 @@ def align(
         raise ValueError(f"no event lies in the windows {tuple(windows_meV)} meV; widen them")
     angles = [run.angle_deg for run in runs]
 
-    def sums(mount: Mount) -> tuple[FloatArray, FloatArray]:
+    def sums(mount: Mount, most: int = 2000) -> tuple[FloatArray, FloatArray]:
         """Events that match and events expected to, (runs, windows) each."""
         matched, even = np.zeros(events.shape), np.zeros(events.shape)
         for i, angle in enumerate(angles):
             R = _rotation(mount, reciprocal, angle)
             for w, (hit, flat) in enumerate(samples[i]):
                 if len(hit):
-                    matched[i, w] = _near(hit @ R, reciprocal, points, width).sum()
-                    even[i, w] = _near(flat @ R, reciprocal, points, width).mean() * len(hit)
+                    n = len(hit)
+                    matched[i, w] = _near(hit[:most] @ R, reciprocal, points, width).mean() * n
+                    even[i, w] = _near(flat[:most] @ R, reciprocal, points, width).mean() * n
         return matched, even
 
     coarse = [
@@ -222,7 +223,7 @@ def align(
         for sense in (1, -1)
         for offset in np.arange(-180.0, 180.0, 4.0)
     ]
-    coarse = [replace(mount, score=_score(*sums(mount), events)) for mount in coarse]
+    coarse = [replace(mount, score=_score(*sums(mount, 400), events)) for mount in coarse]
     refined: list[Mount] = []
     for mount in sorted(coarse, key=lambda mount: -mount.score):
         known = (_same(mount, other, reciprocal, angles, rotations) for other in refined)
@@ -274,8 +275,7 @@ def _samples(
         for low, high in windows_meV:
             energy = run.energy_transfer_meV
             chosen = np.flatnonzero((energy > low) & (energy < high) & ~ins.masked[run.pixel])
-            if len(chosen) > 1500:
-                chosen = rng.choice(chosen, 1500, replace=False)
+            chosen = rng.permutation(chosen)[:2000]
             hit = momentum_transfer(ins.direction[run.pixel[chosen]], energy[chosen], run.ei_meV)
             flat = momentum_transfer(
                 ins.direction[rng.choice(open_pixels, 2000, p=share)],

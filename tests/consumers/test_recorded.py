@@ -1,0 +1,184 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from consumers.message import (
+    ChunkStart,
+    ChunkStop,
+    EventBlock,
+    HistogramBlock,
+    Payload,
+    SetAside,
+    Source,
+)
+from consumers.recorded import inspect_file, kind_of_file, recorded_source
+from tests.consumers.hostile_files import HOSTILE, good_events, good_nxspe, odd_events
+
+
+def payloads(*files: Path, **options: object) -> list[Payload]:
+    source: Source = recorded_source(files, run="r", **options)  # pyright: ignore[reportArgumentType]
+    messages = list(source.messages())
+    assert [m.sequence for m in messages] == list(range(len(messages)))
+    assert {m.run for m in messages} <= {"r"}
+    for message in messages:
+        source.acknowledge(message)
+    return [m.payload for m in messages]
+
+
+def test_an_event_file_becomes_start_blocks_and_stop(tmp_path: Path) -> None:
+    good_events(tmp_path / "a.nxs.h5", n=1000)
+    start, *blocks, stop = payloads(tmp_path / "a.nxs.h5", blocks=300)
+    assert isinstance(start, ChunkStart)
+    assert isinstance(stop, ChunkStop)
+    assert (start.chunk, start.psi_deg, start.instrument_name) == ("1001", 12.5, "HYSPEC/32")
+    assert start.geometry is not None
+    events = 0
+    for block in blocks:
+        assert isinstance(block, EventBlock)
+        assert len(block.pixel) == len(block.energy_transfer_meV) <= 300
+        assert block.pixel.min() >= 0
+        assert block.pixel.max() < start.geometry.n_pixels
+        events += len(block.pixel)
+    assert len(blocks) >= 4
+    assert (stop.read, stop.filtered, events) == (1000, 0, 1000)
+
+
+def test_every_event_is_accounted_for(tmp_path: Path) -> None:
+    lost = odd_events(tmp_path / "a.nxs.h5")
+    got = payloads(tmp_path / "a.nxs.h5")
+    stop = got[-1]
+    assert isinstance(stop, ChunkStop)
+    sent = sum(len(p.pixel) for p in got if isinstance(p, EventBlock))
+    assert stop.filtered == sum(lost.values())
+    assert stop.read == sent + stop.filtered
+
+
+def test_an_nxspe_becomes_one_histogram(tmp_path: Path) -> None:
+    counts = good_nxspe(tmp_path / "a.nxspe")
+    start, block, stop = payloads(tmp_path / "a.nxspe")
+    assert isinstance(start, ChunkStart)
+    assert isinstance(block, HistogramBlock)
+    assert isinstance(stop, ChunkStop)
+    assert block.counts is not None
+    assert np.array_equal(block.counts, counts)
+    assert (stop.read, stop.proton_charge, stop.minutes) == (counts.sum(), 0.05, 0.5)
+
+
+def test_order_follows_the_run_number_whatever_the_order_given(tmp_path: Path) -> None:
+    files = []
+    for number, name in (("12", "c"), ("3", "a"), ("100", "b")):
+        files.append(tmp_path / f"{name}.nxs.h5")
+        good_events(files[-1], run_number=number, n=10)
+    for given in (files, files[::-1]):
+        got = payloads(*given)
+        assert [p.chunk for p in got if isinstance(p, ChunkStart)] == ["3", "12", "100"]
+
+
+def test_nxspe_without_numbers_follow_psi(tmp_path: Path) -> None:
+    for name, psi in (("a", 30.0), ("b", -10.0), ("c", 5.0)):
+        good_nxspe(tmp_path / f"{name}.nxspe", run_number="", psi_deg=psi)
+    got = payloads(*sorted(tmp_path.iterdir()))
+    assert [p.psi_deg for p in got if isinstance(p, ChunkStart)] == [-10.0, 5.0, 30.0]
+    assert [p.chunk for p in got if isinstance(p, ChunkStart)] == ["b", "c", "a"]
+
+
+@pytest.mark.parametrize("hostile", HOSTILE, ids=lambda h: h.name)
+def test_a_hostile_file_is_set_aside_and_the_next_one_goes_on(hostile, tmp_path: Path) -> None:  # noqa: ANN001
+    good_events(tmp_path / "good.nxs.h5", run_number="5", n=50)
+    bad = hostile.make(tmp_path)
+    for order in ((bad, tmp_path / "good.nxs.h5"), (tmp_path / "good.nxs.h5", bad)):
+        got = payloads(*order)
+        aside = [p for p in got if isinstance(p, SetAside)]
+        assert len(aside) == 1
+        assert aside[0].origin == str(bad)
+        assert aside[0].reason.startswith(str(bad))
+        kinds = [type(p) for p in got if not isinstance(p, SetAside)]
+        assert kinds == [ChunkStart, EventBlock, ChunkStop]  # nothing of the bad file came through
+
+
+def test_a_run_given_twice_counts_once(tmp_path: Path) -> None:
+    good_events(tmp_path / "a.nxs.h5", n=20)
+    good_events(tmp_path / "b.nxs.h5", n=20)
+    got = payloads(tmp_path / "a.nxs.h5", tmp_path / "b.nxs.h5")
+    assert [type(p) for p in got] == [ChunkStart, EventBlock, ChunkStop, SetAside]
+    assert isinstance(got[-1], SetAside)
+    assert "'1001' was read already" in got[-1].reason
+
+
+def test_one_psi_serves_files_that_have_none_and_a_list_serves_each(tmp_path: Path) -> None:
+    by_name = {h.name: h for h in HOSTILE}
+    bad = by_name["psi NaN nxspe"].make(tmp_path)
+    good_nxspe(tmp_path / "good.nxspe", run_number="7")
+    for psi, expected in ((3.0, {12.5, 3.0}), ([4.0, 5.0], {4.0, 5.0})):
+        got = payloads(bad, tmp_path / "good.nxspe", psi_deg=psi)
+        assert {p.psi_deg for p in got if isinstance(p, ChunkStart)} == expected
+    with pytest.raises(ValueError, match="1 values for 2 files"):
+        recorded_source([bad, bad], run="r", psi_deg=[1.0])
+
+
+def test_an_ei_that_disagrees_sets_the_file_aside(tmp_path: Path) -> None:
+    good_events(tmp_path / "a.nxs.h5", n=20)
+    (aside,) = payloads(tmp_path / "a.nxs.h5", ei_meV=40.0)
+    assert isinstance(aside, SetAside)
+    assert "Ei in the file is 25 meV" in aside.reason
+
+
+def test_replaying_twice_gives_the_same_messages(tmp_path: Path) -> None:
+    good_events(tmp_path / "a.nxs.h5", n=500)
+    source = recorded_source([tmp_path / "a.nxs.h5"], run="r")
+    for one, two in zip(source.messages(), source.messages(), strict=True):
+        assert one.sequence == two.sequence
+        if isinstance(one.payload, EventBlock) and isinstance(two.payload, EventBlock):
+            assert np.array_equal(one.payload.pixel, two.payload.pixel)
+            assert np.array_equal(one.payload.energy_transfer_meV, two.payload.energy_transfer_meV)
+
+
+def test_inspection_tells_what_is_there_and_what_is_not(tmp_path: Path) -> None:
+    good_events(tmp_path / "a.nxs.h5", n=500)
+    good_nxspe(tmp_path / "b.nxspe")
+    events, reduced = inspect_file(tmp_path / "a.nxs.h5"), inspect_file(tmp_path / "b.nxspe")
+    assert kind_of_file(tmp_path / "b.nxspe") == "nxspe"
+    assert (events["kind"], events["events"], events["psi_deg"]) == ("sns-events", 500, 12.5)
+    assert (events["instrument"], events["ei_meV"], events["pixels"]) == ("HYSPEC/32", 25.0, 640)
+    assert events["angle_logs"] == ["s1"]
+    assert events["problems"] == []
+    assert (reduced["kind"], reduced["energy_meV"]) == ("nxspe", (-5.0, 20.0))
+    for report in (events, reduced):
+        assert {"crystal structure", "u and v", "psi offset"} <= set(report["unknown"])  # pyright: ignore[reportArgumentType]
+    assert events.keys() == reduced.keys()
+
+
+@pytest.mark.parametrize("hostile", HOSTILE, ids=lambda h: h.name)
+def test_inspection_never_fails_and_names_the_problem(hostile, tmp_path: Path) -> None:  # noqa: ANN001
+    report = inspect_file(hostile.make(tmp_path))
+    harmless = {"damaged bank", "falling index", "no index"}  # seen when the events are read
+    if hostile.name not in harmless:
+        assert report["problems"]
+    if "psi" in hostile.name and "moved" not in hostile.name:
+        assert "psi" in report["unknown"]  # pyright: ignore[reportOperatorIssue]
+
+
+@pytest.mark.shared_data
+def test_the_real_scan_replays_in_order_and_adds_up(shared_data: Path) -> None:
+    files = sorted((shared_data / "hyspec-mno").glob("*.nxs.h5"), reverse=True)
+    got = payloads(*files)
+    starts = [p for p in got if isinstance(p, ChunkStart)]
+    stops = [p for p in got if isinstance(p, ChunkStop)]
+    assert [round(s.psi_deg) for s in starts] == [19, 23, 29]
+    assert [s.chunk for s in starts] == ["178921", "178923", "178926"]
+    sent = sum(len(p.pixel) for p in got if isinstance(p, EventBlock))
+    assert sum(s.read for s in stops) == 26938 + 25661 + 21054
+    assert sum(s.read for s in stops) == sent + sum(s.filtered for s in stops)
+
+
+@pytest.mark.shared_data
+def test_a_mixed_folder_goes_through(shared_data: Path) -> None:
+    files = sorted((shared_data / "nxspe").glob("*.nxspe")) + [shared_data / "README.md"]
+    got = payloads(*files)
+    assert sum(isinstance(p, ChunkStop) for p in got) == 5
+    reasons = [p.reason for p in got if isinstance(p, SetAside)]
+    assert sum("psi is NaN" in reason for reason in reasons) == 3
+    assert sum("no HDF5 file" in reason for reason in reasons) == 1
