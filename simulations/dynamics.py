@@ -124,8 +124,18 @@ def group_velocities(
 ) -> FloatArray:
     """Slope of every branch, dE/dq.
 
-    Degenerate branches are resolved along the direction x + 0.37 y + 0.19 z only as far as their
-    sum: inside a degenerate group only the sum over the group is meaningful.
+    Inside a degenerate group only the sum over the group is meaningful.
+
+    Parameters
+    ----------
+    model : ForceConstantModel
+    q_cart : (Q, 3) float64
+        1/angstrom.
+    energies : (Q, n) float64
+        meV, of `modes`.
+    eigenvectors : (Q, n, n) complex128
+    phi : (K,) float64 or None
+        The parameters that the modes belong to.
 
     Returns
     -------
