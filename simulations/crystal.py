@@ -30,9 +30,9 @@ class Crystal:
     @property
     def reciprocal(self) -> FloatArray:
         """Primitive reciprocal vectors in rows, 1/angstrom, with the 2 pi."""
-        return 2 * np.pi * np.linalg.inv(self.lattice).T
+        return np.asarray(2 * np.pi * np.linalg.inv(self.lattice).T, dtype=np.float64)
 
     @property
     def conventional_reciprocal(self) -> FloatArray:
         """Conventional reciprocal vectors in rows, 1/angstrom: ``Q = hkl @ this``."""
-        return 2 * np.pi * np.linalg.inv(self.conventional_lattice).T
+        return np.asarray(2 * np.pi * np.linalg.inv(self.conventional_lattice).T, dtype=np.float64)
