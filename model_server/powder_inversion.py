@@ -9,7 +9,8 @@ blurred and ends sharp, because a sharp start from the middle of the prior rarel
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from simulations.crystal import Crystal
 from simulations.force_constants import ForceConstantModel, force_constant_model
 from simulations.incoherent import incoherent_spectrum
 from simulations.instrument import Resolution
-from simulations.measured_file import PowderSpectrum
+from simulations.measured_file import SHIPPED, PowderSpectrum, read_powder_spectra
 from simulations.phonon_dos import phonon_dos
 from simulations.powder import powder_spectrum
 from simulations.prior import BoxPrior
@@ -378,15 +379,29 @@ def _covariance(
 
 
 def invert_powder(
-    spectrum: PowderSpectrum,
-    model: ForceConstantModel,
-    prior: BoxPrior,
-    resolution: Resolution,
+    spectrum: PowderSpectrum | str | Path = "aluminium",
     *,
+    temperature_K: float | None = None,
+    shells: int = 2,
     settings: InversionSettings | None = None,
     progress: Callable[[str, float], None] | None = None,
 ) -> dict[str, Any]:
-    """Fit force constants to a powder spectrum and report them; see ``fit_powder``.
+    """Fit the force constants of aluminium to a measured powder spectrum and report them.
+
+    For another crystal call ``fit_powder`` and ``report`` with its model.
+
+    Parameters
+    ----------
+    spectrum : PowderSpectrum, str or Path
+        ``"aluminium"`` for the shipped measurement, an NPZ file in its layout, or a spectrum.
+    temperature_K : float, optional
+        Which temperature of a file; its first by default.
+    shells : int
+        Neighbour shells with free constants; see ``aluminium_setup``.
+    settings : InversionSettings, optional
+        How the fit is done.
+    progress : callable, optional
+        Called with a label and the share finished.
 
     Returns
     -------
@@ -396,15 +411,37 @@ def invert_powder(
         and ``nmse_free`` (scale and offset free), both sum of squares over sum of squared data,
         ``chi_square`` per degree of freedom or None without sigma, ``error_bars`` (what sigma
         means), ``nuisances``, ``outside_prior`` and ``approximations``.
+
+    Raises
+    ------
+    ValueError
+        If the file cannot be read or has no such temperature.
     """
+    if not isinstance(spectrum, PowderSpectrum):
+        spectrum = _chosen(spectrum, temperature_K)
+    model, prior, resolution = aluminium_setup(spectrum.temperature_K, shells=shells)
     fit = fit_powder(spectrum, model, prior, resolution, settings=settings, progress=progress)
     return report(spectrum, model, prior, fit)
+
+
+def _chosen(name: str | Path, temperature_K: float | None) -> PowderSpectrum:
+    """Spectrum of a file at a temperature, within 1 K."""
+    spectra = read_powder_spectra(SHIPPED if str(name) == "aluminium" else name)
+    if temperature_K is None:
+        return spectra[0]
+    near = [s for s in spectra if abs(s.temperature_K - temperature_K) <= 1.0]
+    if not near:
+        raise ValueError(
+            f"temperature_K is {temperature_K:g}; {name} has "
+            f"{', '.join(f'{s.temperature_K:g}' for s in spectra)} K. Choose one of them."
+        )
+    return near[0]
 
 
 def report(
     spectrum: PowderSpectrum, model: ForceConstantModel, prior: BoxPrior, fit: PowderFit
 ) -> dict[str, Any]:
-    """Result of a fit as JSON-ready values; see ``invert_powder``."""
+    """Result of a fit as JSON-ready values; see ``invert_powder`` for what it holds."""
 
     def entry(name: str, value: float, sigma: float) -> dict[str, Any]:
         return {
@@ -456,8 +493,6 @@ def report(
 
 def at_temperature(crystal: Crystal, lattice_parameter_A: float) -> Crystal:
     """Scale a cubic crystal to another lattice parameter, fractional positions kept."""
-    from dataclasses import replace
-
     factor = lattice_parameter_A / float(np.linalg.norm(crystal.conventional_lattice[0]))
     return replace(
         crystal,

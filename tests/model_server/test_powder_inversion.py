@@ -100,8 +100,7 @@ def test_the_report_is_json_and_its_intervals_hold_the_value():
 
 
 def test_measured_aluminium_at_50_kelvin_gives_its_known_constants():
-    spectrum = read_powder_spectra()[0]
-    result = invert_powder(spectrum, *aluminium_setup(50.0), settings=InversionSettings(points=250))
+    result = invert_powder("aluminium", temperature_K=50.0, settings=InversionSettings(points=250))
     values = {p["name"]: p["value"] for p in result["parameters"]}
     # first neighbours of Gilat and Nicklow (1966), 80 K: near 10.46, 10.37, -2.63 N/m
     assert values["1NN xx"] == pytest.approx(-0.65, abs=0.06)
@@ -114,6 +113,10 @@ def test_measured_aluminium_at_50_kelvin_gives_its_known_constants():
 
 
 def test_too_many_shells_and_bad_sigma_are_refused():
+    with pytest.raises(
+        ValueError, match="temperature_K is 51.5; aluminium has 50, 280, 450, 640 K"
+    ):
+        invert_powder("aluminium", temperature_K=51.5)
     with pytest.raises(ValueError, match="shells is 9; expected 1 to 5"):
         aluminium_setup(50.0, shells=9)
     spectrum = read_powder_spectra()[0]
@@ -126,7 +129,7 @@ def test_too_many_shells_and_bad_sigma_are_refused():
 def test_the_on_site_constant_of_measured_aluminium_falls_with_temperature():
     onsite, free = [], []
     for spectrum in read_powder_spectra():
-        result = invert_powder(spectrum, *aluminium_setup(spectrum.temperature_K))
+        result = invert_powder(spectrum)
         onsite.append(result["derived"][0]["value"])
         free.append(result["nmse_free"])
     assert np.all(np.diff(onsite) < 0)
