@@ -21,6 +21,7 @@ BoolArray = NDArray[np.bool_]
 
 ALPHA_PER_RUN = 0.05
 MODEL_ERROR = 0.03  # relative error the one-phonon model of a tube may have in a group of cells
+LINE_SHIFT_BINS = 0.1  # error of a line's place in a tube, in energy bins
 GROUP_COUNTS = 10.0  # cells along energy are joined until this many counts are expected
 SCATTER_BETWEEN_CHUNKS = 0.05  # charge and self-shielding may move the scale of a chunk by this
 
@@ -58,20 +59,26 @@ def grouped(
     Returns
     -------
     data, expected, variance : (groups,) float64
-        A rest too small to stand alone is left out.
+        A rest too small to stand alone is left out. The variance holds counting, and what the
+        model of a tube may be wrong by: ``MODEL_ERROR`` of the rate and a shift of
+        ``LINE_SHIFT_BINS`` of the lines.
     """
     data, model, variance = [], [], []
+    slope = np.zeros_like(expected)
+    slope[:, 1:] = np.abs(np.diff(expected, axis=1))
+    slope[:, :-1] = np.maximum(slope[:, :-1], slope[:, 1:])
     for b in range(use.shape[0]):
-        n = m = v = 0.0
+        n = m = v = shift = 0.0
         for e in np.flatnonzero(use[b]):
             n += sums.signal[b, e]
             m += expected[b, e]
             v += sums.variance[b, e] if sums.gaussian else expected[b, e]
+            shift += LINE_SHIFT_BINS * slope[b, e]
             if sums.gaussian or m >= GROUP_COUNTS:
                 data.append(n)
                 model.append(m)
-                variance.append(v)
-                n = m = v = 0.0
+                variance.append(v + (MODEL_ERROR * m) ** 2 + shift**2)
+                n = m = v = shift = 0.0
     return np.array(data), np.array(model), np.array(variance)
 
 
@@ -107,8 +114,7 @@ def assess(
     threshold = ALPHA_PER_RUN * 6 / (np.pi * max(look, 1)) ** 2
     reasons: list[str] = []
     data, model, variance = grouped(sums, posterior.expected, use)
-    spread = variance + (MODEL_ERROR * model) ** 2
-    statistic = float(np.sum((data - model) ** 2 / spread)) if len(data) else 0.0
+    statistic = float(np.sum((data - model) ** 2 / variance)) if len(data) else 0.0
     freedom = max(len(data) - len(posterior.theta), 1)
     p_value = float(chi2.sf(statistic, freedom)) if len(data) else 1.0
     if p_value < threshold / 2:

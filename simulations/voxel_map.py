@@ -2,7 +2,9 @@
 
 A grid over one primitive reciprocal cell. Its points are integers over ``divisions``, which every
 Laue operation maps onto each other, so the assignment is exactly symmetric: a whole orbit goes to
-its image nearest to the path. A *voxel* is one such representative; several voxels make a path bin.
+its image nearest to the path. Near Gamma, where acoustic energies change fastest for their size, a
+*voxel* is one such representative; elsewhere it joins those of a block of 2 x 2 x 2 grid points.
+Several voxels make a path bin.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from simulations.crystal import Crystal
 from simulations.path import Path
 from simulations.symmetry import laue_rotations
 
+FINE_RADIUS_RLU = 0.2  # about Gamma: voxels of half the edge
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
@@ -74,7 +77,7 @@ def build_voxel_map(
         Radius of the round tubes. One r.l.u. counts as the geometric mean of the conventional
         reciprocal lengths, so that tubes stay round in non-cubic crystals.
     voxel_rlu : float
-        Largest spacing of the grid, same unit.
+        Largest edge of a voxel, same unit; half of it within ``FINE_RADIUS_RLU`` of Gamma.
 
     Returns
     -------
@@ -99,7 +102,7 @@ def build_voxel_map(
     fractional = np.rint(np.einsum("ia,oba,bj->oij", reciprocal, cartesian, to_fractional)).astype(
         np.int64
     )
-    n = _divisions(crystal, fractional, voxel_rlu * unit)
+    n = _divisions(crystal, fractional, 0.5 * voxel_rlu * unit)
 
     points, distances, bins = _points_near_path(
         path.start_hkl @ conventional, path.end_hkl @ conventional, path, radius, reciprocal, n
@@ -127,6 +130,17 @@ def build_voxel_map(
         chosen.append(int(k))
     kept = np.array(chosen)
     centre = points[kept] / n
+    near_gamma = centre - np.rint(centre)
+    fine = np.linalg.norm(near_gamma @ reciprocal, axis=1) < FINE_RADIUS_RLU * unit
+    block = np.where(fine[:, None], points[kept], 2 * (points[kept] // 2))
+    key = np.concatenate([bins[kept][:, None], fine[:, None], block], axis=1)
+    _, first, joined = np.unique(key, axis=0, return_index=True, return_inverse=True)
+    rank = np.argsort(np.argsort(first))  # keep the order of the representatives
+    joined = rank[joined.ravel()]
+    size = np.bincount(joined)
+    centre = np.stack([np.bincount(joined, weights=c) / size for c in centre.T], axis=1)
+    kept = kept[np.sort(first)]
+    voxel = np.where(voxel >= 0, joined[np.maximum(voxel, 0)], -1).astype(np.int32)
     return VoxelMap(
         divisions=n,
         voxel=voxel,
