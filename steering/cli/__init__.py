@@ -62,6 +62,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 def run(arguments: list[str] | None = None) -> int:
     """Run one command; return the exit status that :func:`main` explains."""
+    _log_to_stderr()
     try:
         app(args=arguments, prog_name="beamsteer")
     except SystemExit as ending:  # typer's own: help, usage errors, interruption
@@ -82,6 +83,19 @@ def run(arguments: list[str] | None = None) -> int:
         )
         return INTERNAL
     return OK
+
+
+def _log_to_stderr() -> None:
+    """Keep stdout for results; below warnings, logs are shown when debugging only."""
+    import logging
+
+    import structlog
+
+    level = logging.DEBUG if os.environ.get("BEAMSTEER_DEBUG") else logging.WARNING
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),
+    )
 
 
 def _said(error: BaseException) -> str:

@@ -133,16 +133,19 @@ def print_result(result: dict[str, Any], *, truth: dict[str, float] | None = Non
         if truth is not None:
             true = truth.get(one["name"])
             row.insert(1, number(true))
-            row.append(
-                "-" if true is None or low is None else "yes" if low <= true <= high else "no"
-            )
+            if true is None or low is None or high is None:
+                row.append("-")
+            else:
+                row.append("yes" if low <= true <= high else "no")
         rows.append(row)
     if truth is not None:
         heads.insert(1, "truth")
         heads.append("holds truth")
     unit = next((one.get("unit") for one in result.get("parameters", [])), None)
     table(f"Force constants{f', {unit}' if unit else ''}", heads, rows)
-    if result.get("trusted"):
+    if "trusted" not in result:
+        pass
+    elif result["trusted"]:
         out.print("[bold green]trusted[/]: " + escape("; ".join(result.get("reasons", []))))
     else:
         out.print("[bold yellow]NOT TRUSTED[/]")

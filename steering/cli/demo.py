@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from steering.cli import _terminal as terminal
+from steering.cli.invert_powder import print_powder
 
 ORIENTATIONS_DEG = (0.0, 60.0, 30.0, 90.0, 15.0, 75.0)
 MINUTES = 4.0
@@ -89,7 +90,7 @@ def demo(
     terminal.out.print(saved)
     terminal.out.print(f"[bold]Folded map:[/] {picture}")
     terminal.out.print("\n[bold]Measured aluminium (ARCS, Ei = 50 meV, powder)[/]")
-    terminal.print_result(powder)
+    print_powder(powder)
     terminal.out.print(FINAL.format(output))
 
 

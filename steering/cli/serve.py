@@ -51,7 +51,7 @@ def serve(
                 "Correct the path."
             )
 
-    from steering.api import create_app
+    from steering.api import LazyPredictor, create_app
     from steering.run_store import RunStore, SnapshotFolders
 
     store = RunStore()
@@ -62,7 +62,7 @@ def serve(
             terminal.complain(fault)
 
     publish_new()
-    app = create_app(store, default_predictor(), token=token)
+    app = create_app(store, LazyPredictor(), token=token)
     with serving(app, host=host, port=port) as url:
         runs = [run.run_id for run in store.list()]
         if json:
@@ -76,10 +76,3 @@ def serve(
             from steering.serving import wait_for_signal
 
             wait_for_signal(meanwhile=publish_new)
-
-
-def default_predictor() -> object:
-    """Predictions of this installation, imported at the first request."""
-    from steering.api import LazyPredictor
-
-    return LazyPredictor()

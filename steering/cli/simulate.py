@@ -65,8 +65,9 @@ def simulate(
         terminal.print_json(truth)
     else:
         terminal.out.print(f"Files and truth are in {output}. Replay them with")
+        ending = "nxs.h5" if "sns" in wanted else "nxspe"
         terminal.out.print(
-            f"  beamsteer replay {output}/*.nxspe --experiment {experiment} -o {output}/replay"
+            f"  beamsteer replay {output}/*.{ending} --experiment {experiment} -o {output}/replay"
         )
 
 

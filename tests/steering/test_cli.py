@@ -11,6 +11,7 @@ import pytest
 
 from steering import cli
 from steering.cli.demo import minutes_saved, true_values
+from steering.cli.invert_powder import print_powder
 from steering.cli.simulate import orientations
 from steering.experiment_file import load_experiment
 from steering.run_store import save_snapshot
@@ -230,6 +231,36 @@ def test_a_result_prints_as_tables(capsys):
     assert shown.count("yes") == 8
     for part in ("1NN xx", "90 % interval", "psi, degrees", "trusted", "go on", "168,280"):
         assert part in shown
+
+
+def test_a_powder_result_claims_no_trust(capsys):
+    result = {
+        "spectrum": "aluminium_arcs",
+        "temperature_K": 50.0,
+        "ei_meV": 50.0,
+        "parameters": [{"name": "1NN xy", "unit": "eV", "value": 1.0, "sigma": 0.1}],
+        "derived": [{"name": "on-site", "unit": "eV", "value": 3.0, "sigma": 0.2}],
+        "nmse_free": 0.02,
+        "error_bars": "Scaled by the misfit.",
+        "outside_prior": [],
+    }
+    print_powder(result)
+    shown = capsys.readouterr().out
+    assert "trusted" not in shown.lower()
+    assert "on-site: 3 +- 0.2" in shown
+
+
+def test_logs_go_to_stderr_and_leave_stdout_to_results(capsys):
+    import structlog
+
+    assert cli.run(["train", "--help"]) == 0
+    capsys.readouterr()
+    structlog.get_logger().info("quiet")
+    structlog.get_logger().warning("message_set_aside", reason="psi is NaN")
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert "quiet" not in told.err
+    assert "message_set_aside" in told.err
 
 
 def test_truth_and_savings_of_the_demonstration():
