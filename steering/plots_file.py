@@ -148,10 +148,10 @@ def visible_energies(view: SpectrumView) -> tuple[float, float]:
 
 
 def intensity_limit(view: SpectrumView) -> float:
-    """Upper end of the colour scale: the 99th percentile of what is known and not zero."""
+    """Upper end of the colour scale: the 96th percentile of what is known and not zero."""
     known = np.concatenate([a[np.isfinite(a)] for a in (view.intensity, view.model_intensity)])
     known = known[known > 0]
-    return float(np.percentile(known, 99)) if len(known) else 1.0
+    return float(np.percentile(known, 96)) if len(known) else 1.0
 
 
 def _map(

@@ -56,7 +56,7 @@ def print_powder(result: dict) -> None:
         terminal.out.print(f"{one['name']}: {value} +- {sigma} {one['unit']}")
     misfit = terminal.number(result.get("nmse_free"), 3)
     terminal.out.print(
-        f"{result['spectrum']} at {terminal.number(result['temperature_K'])} K, "
+        f"{result['spectrum']}, "
         f"Ei {terminal.number(result['ei_meV'])} meV; misfit {misfit} of the squared signal"
     )
     terminal.out.print(result["error_bars"])

@@ -168,7 +168,7 @@
     const z = transposed(values);
     const energies = view.energy_edges_meV;
     const flat = [...view.intensity.flat(), ...view.model_intensity.flat()].filter((v) => v > 0).sort((a, b) => a - b);
-    const top = flat.length ? flat[Math.floor(0.99 * (flat.length - 1))] : 1;
+    const top = flat.length ? flat[Math.floor(0.96 * (flat.length - 1))] : 1;
     const x = edges(view.path_position);
     // Square root stretches what is faint; the hover text and the colour bar carry true values.
     const root = (row) => row.map((v) => (v === null ? null : Math.sqrt(Math.max(v, 0))));

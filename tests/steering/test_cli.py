@@ -194,6 +194,73 @@ def test_init_refuses_a_file_that_is_no_recording(tmp_path, capsys, content):
     assert not (tmp_path / "e.yaml").exists()
 
 
+def fake_engines(monkeypatch) -> None:
+    """Stand-ins that keep to the engines' signatures; the real ones take minutes."""
+
+    def simulate(experiment, *, experiment_dir, output, psi_deg, minutes, seed, formats, progress):
+        for i, _ in enumerate(psi_deg):
+            (output / f"ge_{i}.nxs.h5").write_bytes(b"")
+            (output / f"ge_{i}.nxspe").write_bytes(b"")
+        progress("simulated", 1.0)
+        return {"parameters": snapshot().result["parameters"]}  # type: ignore[index]
+
+    def replay(
+        files, experiment, *, experiment_dir, output, speed, store, run_id, psi_deg, progress
+    ):
+        assert {path.suffix for path in files} == {".h5"}  # one format, or events count twice
+        store.publish(snapshot(run_id, status="finished"))
+        progress("replayed", 1.0)
+        return snapshot().result
+
+    def invert_powder(spectrum, *, temperature_K, progress):
+        return {
+            "spectrum": spectrum,
+            "temperature_K": temperature_K,
+            "ei_meV": 50.0,
+            "parameters": [{"name": "1NN xy", "unit": "eV", "value": -0.7, "sigma": 0.1}],
+            "error_bars": "Scaled by the misfit.",
+        }
+
+    monkeypatch.setattr("steering.simulate.simulate", simulate)
+    monkeypatch.setattr("steering.runs.replay", replay)
+    monkeypatch.setattr("model_server.powder_inversion.invert_powder", invert_powder)
+
+
+def test_the_demonstration_ends_with_truth_estimate_advice_and_where_to_look(
+    tmp_path, capsys, monkeypatch
+):
+    fake_engines(monkeypatch)
+    assert cli.run(["demo", "-o", str(tmp_path)]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    for part in ("truth", "holds truth", "psi, degrees", "would save", "folded.png", "make serve"):
+        assert part in shown
+    assert "Measured aluminium" in shown
+    assert (tmp_path / "replay" / "folded.png").read_bytes().startswith(b"\x89PNG")
+    assert cli.run(["serve", str(tmp_path), "--port", "0", "--check"]) == 0
+    assert "runs: demo" in capsys.readouterr().out
+
+
+def test_the_demonstration_speaks_json(tmp_path, capsys, monkeypatch):
+    fake_engines(monkeypatch)
+    assert cli.run(["demo", "-o", str(tmp_path), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert set(told) == {"truth", "result", "powder", "url"}
+
+
+def test_replay_leaves_what_serve_and_people_look_at(tmp_path, capsys, monkeypatch):
+    fake_engines(monkeypatch)
+    recorded = tmp_path / "a.nxs.h5"
+    recorded.write_bytes(b"")
+    output = tmp_path / "out"
+    output.mkdir()
+    arguments = ["replay", str(recorded), "-e", str(ROOT / "examples" / "ge-arcs.yaml")]
+    assert cli.run([*arguments, "-o", str(output), "--serve", "--port", "0"]) == 0
+    assert "psi is NaN" in capsys.readouterr().out
+    assert {path.name for path in output.iterdir()} == {"folded.png", "snapshot.npz"}
+    assert cli.run([*arguments, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["trusted"] is True
+
+
 # --- small pieces ------------------------------------------------------------------------------
 
 
