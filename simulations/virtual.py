@@ -50,9 +50,13 @@ ORIGINS = {"phonon": PHONON, "elastic": ELASTIC, "bragg": BRAGG, "background": B
 """What ``VirtualChunk.origin`` says of an event."""
 
 TAIL = 6.0  # intrinsic widths beyond which a line counts as nothing
-STEP_meV = 0.25  # along a trajectory, at the elastic line
+STEP_meV = 0.5  # along a trajectory, at the elastic line
 PIXELS_AT_ONCE = 20_000
-SLOWEST = 0.05  # share of Ei that a neutron keeps at the upper end of the default window
+SLOWEST = 0.015
+"""Share of Ei that a neutron keeps at the upper end of the default window.
+
+Below the 0.0225 down to which the fold looks (k_f = 0.15 k_i): the window cuts nothing there.
+"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -78,7 +82,7 @@ class VirtualExperiment:
     bragg_width: float = 0.03  # 1/angstrom, Gaussian spread of a reflection in all directions
     intrinsic_sigma_meV: float = 0.05  # width of a phonon line before resolution
     lowest_line_meV: float = 0.25  # lines below are left out
-    window_meV: tuple[float, float] | None = None  # measured energies kept; -Ei/2..0.95 Ei
+    window_meV: tuple[float, float] | None = None  # measured energies kept; -Ei/2..0.985 Ei
     psi_offset_deg: float = 0.0  # added to every recorded psi
     omega_deg: float = 0.0
     dpsi_deg: float = 0.0
@@ -648,5 +652,5 @@ def _guess(
             for c in range(n):
                 amount += f[c] * v[s, c]
             size = amount.real**2 + amount.imag**2
-            out[i] += best * (1.5 * size + 0.05 * total * (x * x + y * y + z * z))
+            out[i] += best * (2.0 * size + 0.1 * total * (x * x + y * y + z * z))
     return out

@@ -30,7 +30,7 @@ KELVIN_PER_MEV = 11.604518
 UNSTABLE_BELOW_meV = -0.1
 """Lowest energy (imaginary modes shown negative) that still counts as rounding near Gamma."""
 
-TABLE_SPACING = 0.03
+TABLE_SPACING = 0.04
 """Wanted spacing of the energy table, 1/angstrom; ``ENERGY_TABLE_VALUES`` may widen it."""
 ENERGY_TABLE_VALUES = 16_000_000
 VECTOR_TABLE_VALUES = 6_000_000

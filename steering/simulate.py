@@ -38,7 +38,7 @@ Progress = Callable[[str, float], None]
 COULOMB_PER_MINUTE = 0.084  # 1.4 MW of 1 GeV protons
 FIRST_START_NS = 1_767_225_600_000_000_000  # 2026-01-01, so that equal seeds give equal files
 CALIBRATION_PSIS = 8
-CALIBRATION_COARSENING = (8, 4, 2, 1)
+CALIBRATION_COARSENING = (4, 2)
 STABILITY_MESH = 6
 FORMATS = ("sns", "nxspe")
 TRUTH_FILE = "truth.json"
@@ -176,27 +176,8 @@ def simulate(
         idf = instrument_idf(instrument.name)
     phi = true_parameters(measurement, truth, seed)
     say("setting flux and background", 0.02)
-    rates = tube_rates(measurement, angles, phi, instrument)
-    counts = experiment.virtual.counts_per_minute
-    sample = experiment.sample
-    virtual = VirtualExperiment(
-        **{
-            "model": measurement.model,
-            "phi": phi,
-            "instrument": instrument if dead_pixels is None else instrument.with_mask(dead_pixels),
-            "u": sample.u,
-            "v": sample.v,
-            "ei_meV": experiment.instrument.ei_meV,
-            "temperature_K": sample.temperature_K,
-            "flux": counts / rates.phonon,
-            "background": experiment.virtual.background_ratio * counts / rates.flat,
-            "psi_offset_deg": sample.psi_offset_deg,
-            "omega_deg": sample.omega_deg,
-            "dpsi_deg": sample.dpsi_deg,
-            "gl_deg": sample.gl_deg,
-            "gs_deg": sample.gs_deg,
-            **(settings or {}),
-        }
+    virtual, rates = virtual_experiment(
+        measurement, angles, phi, instrument=instrument, settings=settings, dead_pixels=dead_pixels
     )
     power = np.random.default_rng([seed, 1 << 33]).normal(1.0, power_sigma, len(angles))
     edges = measurement.energy.edges_meV
@@ -226,6 +207,40 @@ def simulate(
     text = json.dumps(written, indent=2, allow_nan=False) + "\n"
     (output / TRUTH_FILE).write_text(text, encoding="utf-8")
     return written
+
+
+def virtual_experiment(
+    measurement: Measurement,
+    psi_deg: Sequence[float],
+    phi: FloatArray,
+    *,
+    instrument: Instrument | None = None,
+    settings: Mapping[str, Any] | None = None,
+    dead_pixels: NDArray[np.bool_] | None = None,
+) -> tuple[VirtualExperiment, TubeRates]:
+    """Virtual experiment with flux and background set for a scan; arguments as in ``simulate``."""
+    experiment = measurement.experiment
+    sample = experiment.sample
+    instrument = measurement.instrument if instrument is None else instrument
+    rates = tube_rates(measurement, psi_deg, phi, instrument)
+    counts = experiment.virtual.counts_per_minute
+    fields: dict[str, Any] = {
+        "model": measurement.model,
+        "phi": phi,
+        "instrument": instrument if dead_pixels is None else instrument.with_mask(dead_pixels),
+        "u": sample.u,
+        "v": sample.v,
+        "ei_meV": experiment.instrument.ei_meV,
+        "temperature_K": sample.temperature_K,
+        "flux": counts / rates.phonon,
+        "background": experiment.virtual.background_ratio * counts / rates.flat,
+        "psi_offset_deg": sample.psi_offset_deg,
+        "omega_deg": sample.omega_deg,
+        "dpsi_deg": sample.dpsi_deg,
+        "gl_deg": sample.gl_deg,
+        "gs_deg": sample.gs_deg,
+    }
+    return VirtualExperiment(**(fields | dict(settings or {}))), rates
 
 
 def true_parameters(
@@ -383,11 +398,15 @@ def _histogram_edges(path_edges_meV: FloatArray, window: tuple[float, float]) ->
 
 
 def _coarsest(instrument: Instrument) -> tuple[int, Instrument]:
+    """Instrument with pixels merged where that is possible and masks no more of it."""
+    live = instrument.solid_angle_sr[~instrument.masked].sum()
     for factor in CALIBRATION_COARSENING:
         try:
-            return factor, coarsen(instrument, factor)
+            merged = coarsen(instrument, factor)
         except ValueError:
             continue
+        if merged.solid_angle_sr[~merged.masked].sum() > 0.998 * live:
+            return factor, merged
     return 1, instrument
 
 

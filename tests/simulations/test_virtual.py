@@ -203,7 +203,7 @@ def test_sampled_phonons_follow_the_integrated_rate(temperature_K):
     assert cells > 500
     assert 1 - 4 * np.sqrt(2 / cells) < ratio < 1 + 4 * np.sqrt(2 / cells)
     assert counts == pytest.approx(expected, abs=4 * np.sqrt(expected))
-    assert repeated < 2e-3
+    assert repeated < 3e-3
 
 
 def test_rates_are_those_of_a_symmetry_equivalent_setting():
@@ -225,7 +225,7 @@ def test_energy_transfer_follows_from_the_time_of_flight():
     )
     final = (instrument.distance_m[chunk.pixel] / flight / 437.3934) ** 2
     assert 40.0 - final == pytest.approx(chunk.energy_transfer_meV, abs=1e-9)
-    assert chunk.energy_transfer_meV.max() < 38.0
+    assert chunk.energy_transfer_meV.max() < 0.985 * 40.0
     assert chunk.energy_transfer_meV.min() >= -20.0
 
 
