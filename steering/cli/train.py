@@ -13,17 +13,17 @@ from steering.cli import _terminal as terminal
 def register(app: typer.Typer) -> None:
     """Add the verb."""
     app.command(
-        epilog="Example: beamsteer train examples/ge-arcs.yaml --spectra 4000 -o build/germanium"
+        epilog="Example: beamsteer train examples/ge-arcs.yaml --spectra 10000 -o build/germanium"
     )(train)
 
 
 def train(
     experiment: Annotated[Path, typer.Argument(help="The experiment file (YAML).")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the bundle.")],
-    spectra: Annotated[int, typer.Option(min=100, help="Simulated spectra to learn from.")] = 4000,
-    epochs: Annotated[
-        int | None, typer.Option(min=1, help="Passes over them; the recipe's by default.")
-    ] = None,
+    spectra: Annotated[
+        int, typer.Option(min=100, help="Simulated spectra to learn from.")
+    ] = 10_000,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over them.")] = 100,
     seed: Annotated[int, typer.Option(min=0, help="Seed; the same seed, the same bundle.")] = 0,
     json: terminal.Json = False,
 ) -> None:
@@ -32,7 +32,7 @@ def train(
 
     described = load_experiment(experiment)
 
-    from steering.training import train as run
+    from steering.model_training import train as run
 
     with terminal.progress("train", quiet=json) as progress:
         card = run(
