@@ -208,8 +208,9 @@ def _add_predictions(app: FastAPI, predictor: Predictor | None) -> None:
         if predictor is None:
             raise HTTPException(503, "This server makes no predictions; use `beamsteer predict`.")
         body = await _body(request)
+        model = await run_in_threadpool(lambda: predictor.request_model)  # imports its engine
         try:
-            asked = predictor.request_model.model_validate(body)
+            asked = model.model_validate(body)
         except ValidationError as error:
             faults = [
                 f"{'.'.join(map(str, fault['loc'])) or 'body'}: {fault['msg']}"

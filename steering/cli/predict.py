@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -23,47 +23,80 @@ def predict(
         str, typer.Argument(help="POSCAR, CIF or phonopy.yaml, or the name of a builtin crystal.")
     ],
     instrument: Annotated[str, typer.Option(help="Instrument name.")] = "ARCS",
-    ei: Annotated[float, typer.Option(min=1e-3, help="Incident energy, meV.")] = 40.0,
-    temperature: Annotated[float, typer.Option(min=0, help="Temperature, kelvin.")] = 300.0,
+    ei: Annotated[float, typer.Option(help="Incident energy, meV.")] = 40.0,
+    temperature: Annotated[float, typer.Option(help="Temperature, kelvin.")] = 300.0,
     route: Annotated[
         str,
-        typer.Option(help="given (force constants), a force field's name, or auto."),
+        typer.Option(help="auto, force_constants (given), force_field, or a force field's name."),
     ] = "auto",
+    quantity: Annotated[str, typer.Option(help="all, dos, powder or background.")] = "all",
+    can: Annotated[str, typer.Option(help="Metal of the can: aluminium, vanadium or none.")] = (
+        "aluminium"
+    ),
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="NPZ file for the arrays.")
     ] = None,
     json: terminal.Json = False,
 ) -> None:
     """Predict the phonon DOS, S(|Q|,E) and the expected background of a crystal."""
+    from pydantic import ValidationError
+
     from steering.predictions import PredictionRequest
     from steering.predictions import predict as run
 
-    request = PredictionRequest(
-        structure=structure,
-        instrument=instrument,
-        ei_meV=ei,
-        temperature_K=temperature,
-        route=route,
-    )
+    try:
+        request = PredictionRequest.model_validate(
+            {
+                "structure": structure,
+                "instrument": instrument,
+                "ei_meV": ei,
+                "temperature_K": temperature,
+                "route": route,
+                "quantity": quantity,
+                "can": None if can == "none" else can,
+            }
+        )
+    except ValidationError as error:
+        faults = [
+            f"{'.'.join(map(str, fault['loc']))} is {fault['input']!r}; "
+            f"{fault['msg'].removeprefix('Value error, ')}."
+            for fault in error.errors(include_url=False)
+        ]
+        raise ValueError("\n".join(faults)) from error
     with terminal.progress("predict", quiet=json) as progress:
-        progress(f"{structure} by {route}", 0.1)
-        prediction = run(request)
+        progress(f"{structure}, route {route}", 0.1)
+        prediction = run(request, files=True)
     if output is not None:
+        from steering.plots_file import write_arrays
+
         write_arrays(prediction, output)
     if json:
         terminal.print_json(prediction)
         return
-    rows = [
-        [key, terminal.number(value, 5) if isinstance(value, float) else str(value)]
-        for key, value in terminal.plain(prediction).items()
-        if isinstance(value, str | int | float)
-    ]
-    terminal.table(f"Prediction for {structure}", ["", ""], rows)
+    print_prediction(structure, prediction)
     terminal.out.print(f"Arrays are in {output}" if output else "Write the arrays with -o FILE.npz")
 
 
-def write_arrays(prediction: dict, output: Path) -> None:
-    """Write every numeric array of a prediction to one NPZ file."""
-    from steering.plots_file import write_arrays as write
+def print_prediction(title: str, prediction: dict[str, Any]) -> None:
+    """Print what was predicted and with which approximations; arrays by their shape."""
+    rows: list[list[str]] = []
+    _collect(terminal.plain(prediction), "", rows)
+    terminal.table(f"Prediction for {title}", ["", ""], rows)
 
-    write(prediction, output)
+
+def _collect(value: Any, name: str, rows: list[list[str]]) -> None:
+    if isinstance(value, dict):
+        for key, item in value.items():
+            _collect(item, f"{name}.{key}" if name else str(key), rows)
+    elif isinstance(value, list) and value and not isinstance(value[0], str | dict):
+        shape = []
+        inner: Any = value
+        while isinstance(inner, list):
+            shape.append(str(len(inner)))
+            inner = inner[0] if inner else None
+        rows.append([name, f"array of {' x '.join(shape)}"])
+    elif isinstance(value, list):
+        for i, item in enumerate(value):
+            _collect(item, f"{name}[{i}]", rows)
+    else:
+        rows.append([name, terminal.number(value, 5) if isinstance(value, float) else str(value)])

@@ -12,6 +12,7 @@ import pytest
 from steering import cli
 from steering.cli.demo import minutes_saved, true_values
 from steering.cli.invert_powder import print_powder
+from steering.cli.predict import print_prediction
 from steering.cli.simulate import orientations
 from steering.experiment_file import load_experiment
 from steering.run_store import save_snapshot
@@ -104,6 +105,8 @@ def test_a_wrong_field_ends_with_2_and_one_clear_line(verb, tmp_path, capsys):
         (["init", "none.nxspe"], "none.nxspe: is no file"),
         (["simulate", "examples/ge-arcs.yaml", "-o", "x", "--psi", "a"], "start:stop:step"),
         (["simulate", "examples/ge-arcs.yaml", "-o", "x", "--format", "xml"], "nxspe or sns"),
+        (["predict", "germanium", "--ei", "-4"], "ei_meV is -4"),
+        (["predict", "germanium", "--route", "guess"], "route is 'guess'; expected one of"),
         (["serve", "none"], "none: is not there"),
         (["serve", "--host", "0.0.0.0", "--check"], "expected loopback, or a token"),  # noqa: S104
     ],
@@ -298,6 +301,14 @@ def test_a_result_prints_as_tables(capsys):
     assert shown.count("yes") == 8
     for part in ("1NN xx", "90 % interval", "psi, degrees", "trusted", "go on", "168,280"):
         assert part in shown
+
+
+def test_a_prediction_prints_its_approximation_and_the_shape_of_arrays(capsys):
+    prediction = {"route": {"name": "given"}, "dos": {"total": np.ones((3, 2)), "warnings": []}}
+    print_prediction("Ge", prediction)
+    shown = capsys.readouterr().out
+    assert "route.name" in shown
+    assert "array of 3 x 2" in shown
 
 
 def test_a_powder_result_claims_no_trust(capsys):
