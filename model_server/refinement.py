@@ -62,6 +62,7 @@ class Posterior:
     iterations: int
     expected: FloatArray = field(repr=False)  # (path_bins, energy_bins) lambda, all orientations
     phonon: FloatArray = field(repr=False)  # the one-phonon part of the same
+    totals: FloatArray = field(repr=False)  # (orientations,) expected counts in the usable cells
 
     @property
     def sigma(self) -> FloatArray:
@@ -274,7 +275,13 @@ class Refinement:
         weight = 1 / np.sqrt(data + max(float(data.mean()), 1e-12))
         size = np.maximum(np.linalg.norm(columns * weight[:, None], axis=0), 1e-300)
         solution = nnls(columns * weight[:, None] / size, data * weight)[0] / size
-        floor = 1e-3 * data.sum() / np.maximum(columns.sum(0), 1e-300)
+        # A part that got nothing starts at a thousandth of the data, of their error where they are
+        # zero or negative, or of one count: its logarithm must stay finite.
+        error = float(np.sqrt((sums.variance * use).sum()))
+        amount = max(float(data.sum()), error, 0.0 if sums.gaussian else 1.0)
+        reach = columns.sum(0)
+        floor = np.where(reach > 0, 1e-3 * amount / np.where(reach > 0, reach, 1.0), 1.0)
+        floor = np.where(floor > 0, floor, 1.0)
         return np.concatenate([values, np.log(np.maximum(solution, floor)), [0.0]])
 
     def _score(
@@ -332,6 +339,7 @@ class Refinement:
             iterations=step_count,
             expected=np.sum([p[1] for p in parts], axis=0),
             phonon=np.sum([p[2] for p in parts], axis=0),
+            totals=np.array([float(one.rate.sum()) for one in linears]),
         )
 
 

@@ -76,6 +76,7 @@ class _OpenChunk:
     exposure: Exposure | None = None  # for one coulomb
     gaussian: bool = False
     reduced: bool = False
+    histogram: bool = False  # its histogram came
     failed: str | None = None
 
 
@@ -208,7 +209,7 @@ class Run:
         return None
 
     def _events(self, chunk: _OpenChunk, block: EventBlock) -> None:
-        if chunk.reduced or (chunk.gaussian):
+        if chunk.histogram:
             raise ValueError("events after a histogram in one chunk; expected one kind per chunk")
         psi = chunk.start.psi_deg
         if chunk.exposure is None:
@@ -223,8 +224,9 @@ class Run:
         chunk.account = chunk.account + account
 
     def _histogram(self, chunk: _OpenChunk, block: HistogramBlock) -> None:
-        if chunk.exposure is not None:
-            raise ValueError("two histograms in one chunk; expected one")
+        if chunk.histogram or chunk.exposure is not None:
+            kind = "two histograms" if chunk.histogram else "a histogram after events"
+            raise ValueError(f"{kind} in one chunk; expected one kind of data, a histogram once")
         measurement, psi = self.measurement, chunk.start.psi_deg
         edges = np.asarray(block.energy_edges_meV, dtype=float)
         shape = (chunk.instrument.n_pixels, len(edges) - 1)
@@ -261,6 +263,7 @@ class Run:
             signal=chunk.signal,
             variance=chunk.variance,
         )
+        chunk.histogram = True
         chunk.gaussian = chunk.reduced = not counted
         if counted:
             chunk.counts += np.rint(chunk.signal).astype(np.int64)
@@ -440,16 +443,14 @@ class Run:
         q_squared /= np.where(total.exposure > 0, total.exposure, 1.0)
         ratios = []
         if not total.gaussian:
-            for chunk in self.chunks:
-                cells = use & (chunk.sums.exposure > 0)
-                share = chunk.sums.exposure[cells] / total.exposure[cells]
-                ratios.append(
-                    (
-                        chunk.chunk,
-                        float(chunk.sums.signal[cells].sum()),
-                        float((posterior.expected[cells] * share).sum()),
-                    )
+            # Each chunk against its own expectation: orientations see a cell in other zones and
+            # polarisations, so a share of the total by exposure would be wrong by a quarter.
+            for chunk, expected in zip(self.chunks, posterior.totals, strict=True):
+                cells = usable_cells(
+                    chunk.sums, measurement.energy.centres_meV, measurement.elastic_cut_meV
                 )
+                observed = float(chunk.sums.signal[cells].sum())
+                ratios.append((chunk.chunk, observed, float(expected)))
         return assess(
             sums=total,
             posterior=posterior,
