@@ -208,7 +208,8 @@ def _add_predictions(app: FastAPI, predictor: Predictor | None) -> None:
         if predictor is None:
             raise HTTPException(503, "This server makes no predictions; use `beamsteer predict`.")
         body = await _body(request)
-        model = await run_in_threadpool(lambda: predictor.request_model)  # imports its engine
+        known = predictor  # a name that the thread below sees as not None
+        model = await run_in_threadpool(lambda: known.request_model)  # imports its engine
         try:
             asked = model.model_validate(body)
         except ValidationError as error:

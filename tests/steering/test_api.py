@@ -11,7 +11,7 @@ import pytest
 from fastapi.testclient import TestClient
 from pydantic import BaseModel, Field
 
-from steering.api import MAX_BODY_BYTES, clean, create_app, rounded
+from steering.api import MAX_BODY_BYTES, LazyPredictor, clean, create_app, rounded
 from steering.run_store import RunStore
 from steering.serving import check_binding, serving
 from tests.steering.fabricated import NAMES, snapshot, store
@@ -173,6 +173,19 @@ def test_a_body_beyond_the_limit_is_413_whether_declared_or_not(client):
     for answer in (declared, chunked):
         assert answer.status_code == 413
         assert "2000000 bytes" in answer.json()["detail"]
+
+
+def test_the_real_predictor_answers_and_reads_no_file_of_the_server(tmp_path):
+    client = TestClient(create_app(RunStore(), LazyPredictor()))
+    answer = client.post("/predict", json={"structure": "germanium", "quantity": "dos"})
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["structure"]["formula"].startswith("Ge")
+    secret = tmp_path / "POSCAR"
+    secret.write_text("secret")
+    for body in ({"structure": str(secret)}, {"structure": "germanium", "route": "guess"}):
+        answer = client.post("/predict", json=body)
+        assert answer.status_code == 422
+        assert "secret" not in answer.json()["detail"].replace(str(secret), "")
 
 
 def test_without_a_predictor_the_answer_names_the_command():
