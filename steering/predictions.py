@@ -1,0 +1,413 @@
+"""What a crystal will look like before beam time, and the background to expect.
+
+Two routes: force constants that are given (phonopy.yaml, a built-in crystal), or one universal
+force field that relaxes the structure and computes them. Every part of an answer carries the
+approximation it was made with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from simulations.crystal import Crystal
+from simulations.crystal_file import builtin_crystals, read_crystal, read_force_constants
+from simulations.force_constants import ForceConstantModel, force_constant_model
+from simulations.force_field import (
+    FORCE_FIELDS,
+    ForceFieldUnavailableError,
+    default_supercell,
+    force_field_phonons,
+)
+from simulations.incoherent import can_background, incoherent_spectrum
+from simulations.instrument import Resolution
+from simulations.instruments import load_instrument
+from simulations.phonon_dos import PhononDos, phonon_dos
+from simulations.powder import kinematic_mask, powder_spectrum
+from simulations.prior import member_force_constants
+from simulations.prior_file import load_prior_record, prior_force_constants, stored_priors
+from steering.structure_file import structure_as_file
+
+FloatArray = NDArray[np.float64]
+
+DEFAULT_FORCE_FIELD = "chgnet-0.3.0"
+MAX_ATOMS = 60
+MAX_FORCE_FIELD_ATOMS = 20
+MAX_SUPERCELL_ATOMS = 250
+FORCE_FIELD_REACH_A = 5.0
+MAX_ORDER = 6
+
+ONE_PHONON = (
+    "coherent one-phonon, harmonic, powder average over sampled q and all G; "
+    "Gaussian instrument resolution; no multiple scattering, absorption or Bragg tails"
+)
+PER_CELL = "barn/meV/sr per primitive cell"
+
+Quantity = Literal["all", "dos", "powder", "background"]
+
+
+class PredictionRequest(BaseModel):
+    """What to predict."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    structure: str = Field(
+        min_length=1,
+        description="name of a built-in crystal, or the text of a POSCAR, CIF or phonopy.yaml; on "
+        "the command line also a file",
+    )
+    route: str = Field(
+        default="auto",
+        description="force_constants (or given): use force constants that come with the structure; "
+        "force_field: compute them with the default force field; a force field's name; auto: the "
+        "first of these that is possible",
+    )
+    instrument: str = Field(default="ARCS", description="name of a known instrument")
+    ei_meV: float = Field(default=40.0, gt=0, le=5000, allow_inf_nan=False)
+    temperature_K: float = Field(default=300.0, ge=0, le=5000, allow_inf_nan=False)
+    quantity: Quantity = "all"
+    can: Literal["aluminium", "vanadium"] | None = Field(
+        default="aluminium", description="metal of the sample can, or null"
+    )
+    can_atoms_per_cell: float = Field(
+        default=1.0, ge=0, le=1e4, description="can atoms in the beam per primitive cell of sample"
+    )
+
+    @field_validator("route")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        known = ("auto", "given", "force_constants", "force_field", *FORCE_FIELDS)
+        if value not in known:
+            raise ValueError(f"route is {value!r}; expected one of {', '.join(known)}")
+        return value
+
+
+def predict(request: PredictionRequest, *, files: bool = False) -> dict[str, Any]:
+    """Predict DOS, S(|Q|,E) and expected background of a crystal.
+
+    Parameters
+    ----------
+    request : PredictionRequest
+    files : bool
+        Whether ``structure`` may name a file of this machine. Off unless asked for, so that a
+        server never reads its own files for others.
+
+    Returns
+    -------
+    dict
+        JSON-ready but for arrays, which are numpy: ``structure``, ``route``, ``approximations``,
+        ``warnings``, and as asked for ``dos``, ``powder``, ``background``.
+
+    Raises
+    ------
+    ValueError
+        Naming the field, what it is and what was expected: unknown structure, instrument or force
+        field, too many atoms, no force constants, imaginary modes.
+    """
+    try:
+        instrument = load_instrument(request.instrument)
+    except (ValueError, KeyError) as error:
+        raise ValueError(f"instrument: {error}") from error
+    with _structure(request.structure, files) as structure:
+        model, route, notes = _model(structure, request.route)
+    crystal = model.crystal
+    top_meV = 0.98 * request.ei_meV
+    energy_edges = np.linspace(0.0, top_meV, 121)
+    highest = 2 * np.sqrt(request.ei_meV / 2.0721248)
+    momentum_edges = np.linspace(0.02 * highest, highest, 101)
+    dos = phonon_dos(model)
+    warnings = []
+    if dos.imaginary_share > 0:
+        warnings.append(
+            f"{100 * dos.imaginary_share:.1f} % of the modes are imaginary: the structure is not "
+            "stable with these force constants; S(|Q|,E) is refused"
+        )
+    answer: dict[str, Any] = {
+        "structure": {
+            "formula": _formula(crystal),
+            "atoms": crystal.n_atoms,
+            "lattice_A": crystal.conventional_lattice,
+        },
+        "route": route,
+        "approximations": notes,
+        "warnings": warnings,
+        "instrument": instrument.name,
+        "ei_meV": request.ei_meV,
+        "temperature_K": request.temperature_K,
+    }
+    if request.quantity in ("all", "dos"):
+        answer["dos"] = _dos_part(crystal, dos)
+    if request.quantity == "dos":
+        return answer
+    if dos.imaginary_share > 0:
+        if request.quantity == "all":
+            return answer
+        raise ValueError(f"structure: {warnings[0]}. Relax it or give other force constants.")
+    angles = _two_theta_deg(instrument.direction[~instrument.masked])
+    mask = kinematic_mask(momentum_edges, energy_edges, request.ei_meV, angles)
+    if request.quantity in ("all", "powder"):
+        spectrum = powder_spectrum(
+            model,
+            momentum_edges,
+            energy_edges,
+            temperature_K=request.temperature_K,
+            resolution=instrument.resolution,
+            ei_meV=request.ei_meV,
+        )
+        answer["powder"] = {
+            "q_edges_inverse_A": momentum_edges,
+            "energy_edges_meV": energy_edges,
+            "intensity": np.where(mask, spectrum.intensity, np.nan),
+            "unit": PER_CELL,
+            "approximation": ONE_PHONON,
+        }
+    if request.quantity in ("all", "background"):
+        answer["background"] = expected_background(
+            crystal,
+            dos,
+            momentum_edges,
+            energy_edges,
+            temperature_K=request.temperature_K,
+            resolution=instrument.resolution,
+            ei_meV=request.ei_meV,
+            can=request.can,
+            can_atoms_per_cell=request.can_atoms_per_cell,
+            accessible=mask,
+        )
+    return answer
+
+
+def expected_background(
+    crystal: Crystal,
+    dos: PhononDos,
+    momentum_edges: FloatArray,
+    energy_edges_meV: FloatArray,
+    *,
+    temperature_K: float,
+    resolution: Resolution,
+    ei_meV: float,
+    can: str | None = "aluminium",
+    can_atoms_per_cell: float = 1.0,
+    accessible: NDArray[np.bool_] | None = None,
+) -> dict[str, Any]:
+    """Multiphonon, incoherent and can scattering beside the coherent one-phonon signal.
+
+    Parameters
+    ----------
+    crystal : Crystal
+    dos : PhononDos
+        Partial densities of states of the crystal.
+    momentum_edges : (Q + 1,) float64
+        |Q|, 1/angstrom.
+    energy_edges_meV : (E + 1,) float64
+    temperature_K : float
+    resolution : Resolution
+    ei_meV : float
+    can : str or None
+        "aluminium", "vanadium", or None.
+    can_atoms_per_cell : float
+        Can atoms in the beam per primitive cell of the sample: the can's scale.
+    accessible : (Q, E) bool, optional
+        Cells that the instrument reaches; others become NaN.
+
+    Returns
+    -------
+    dict
+        ``components``: by name ``intensity`` (Q, E) in barn/meV/sr per primitive cell and its
+        ``approximation``; axes beside it.
+    """
+    seen = np.ones((len(momentum_edges) - 1, len(energy_edges_meV) - 1), dtype=bool)
+    if accessible is not None:
+        seen = accessible
+    own = incoherent_spectrum(
+        crystal,
+        dos,
+        momentum_edges,
+        energy_edges_meV,
+        temperature_K=temperature_K,
+        resolution=resolution,
+        ei_meV=ei_meV,
+        max_order=MAX_ORDER,
+    )
+    parts: dict[str, tuple[FloatArray, str]] = {
+        "multiphonon": (
+            own.multiphonon,
+            f"2 to {MAX_ORDER} phonons, incoherent approximation with the total cross section",
+        ),
+        "incoherent": (
+            own.one_phonon,
+            "one phonon with the incoherent cross section, exact for a cubic site; "
+            "the elastic line is left out",
+        ),
+    }
+    if can is not None:
+        metal = can_background(
+            can,
+            momentum_edges,
+            energy_edges_meV,
+            temperature_K=temperature_K,
+            resolution=resolution,
+            ei_meV=ei_meV,
+            max_order=MAX_ORDER,
+        )
+        parts["can"] = (
+            can_atoms_per_cell * metal.inelastic,
+            f"{metal.approximation}; {can_atoms_per_cell:g} can atoms per primitive cell at the "
+            "sample's temperature; powder lines, Bragg scattering and transmission left out",
+        )
+    return {
+        "q_edges_inverse_A": momentum_edges,
+        "energy_edges_meV": energy_edges_meV,
+        "unit": PER_CELL,
+        "components": {
+            name: {"intensity": np.where(seen, values, np.nan), "approximation": text}
+            for name, (values, text) in parts.items()
+        },
+    }
+
+
+@contextmanager
+def _structure(text: str, files: bool) -> Iterator[str | Path]:
+    """Name of a built-in crystal, or a file that holds the structure."""
+    name = text.strip()
+    if name in builtin_crystals():
+        yield name
+    elif "\n" in name:
+        with structure_as_file(text) as path:
+            yield path
+    elif files and Path(name).exists():
+        yield Path(name)
+    else:
+        where = " or a file" if files else ""
+        raise ValueError(
+            f"structure is {name[:80]!r}; expected one of {', '.join(builtin_crystals())}{where}, "
+            "or the text of a POSCAR, CIF or phonopy.yaml"
+        )
+
+
+def _model(structure: str | Path, route: str) -> tuple[ForceConstantModel, dict[str, str], list]:
+    """Force-constant model by a route, with its name and approximations."""
+    crystal = read_crystal(structure)
+    _refuse_large(crystal, MAX_ATOMS, "structure")
+    if route in ("auto", "given", "force_constants"):
+        try:
+            given = read_force_constants(structure)
+        except ValueError as error:
+            if route != "auto":
+                raise ValueError(
+                    f"route is {route!r} but the structure has no usable force constants "
+                    f"({error}). Give a phonopy.yaml with them, or take route force_field."
+                ) from error
+        else:
+            note = f"harmonic force constants: {given.source or 'as given'}"
+            return (
+                force_constant_model(given.crystal, given, None),
+                {"kind": "force_constants", "source": given.source or "given"},
+                [note],
+            )
+    name = DEFAULT_FORCE_FIELD if route in ("auto", "force_field") else route
+    try:
+        return _by_force_field(structure, crystal, name)
+    except ForceFieldUnavailableError as error:
+        if route == "auto" and isinstance(structure, str) and structure in stored_priors():
+            stored = prior_force_constants(structure)
+            return (
+                force_constant_model(stored.crystal, stored, None),
+                {"kind": "force_constants", "source": stored.source},
+                ["mean of stored force fields, scaled to the centre of their prior: a rough guess"],
+            )
+        raise ValueError(f"route: {error}") from error
+
+
+def _by_force_field(
+    structure: str | Path, crystal: Crystal, name: str
+) -> tuple[ForceConstantModel, dict[str, str], list]:
+    """Relax, displace and read the constants; stored ones are taken for built-in crystals."""
+    note = (
+        f"harmonic force constants of {name}, cell relaxed in it; universal force fields are soft: "
+        "energies come out low by 10 to 50 %, and charges (LO-TO splitting) are left out"
+    )
+    if isinstance(structure, str) and structure in stored_priors():
+        record = load_prior_record(structure)
+        for member in record.members:
+            if member.force_field == name:
+                constants = record.force_constants(crystal, member.values)
+                return (
+                    force_constant_model(crystal, constants, None),
+                    {"kind": "force_field", "source": f"{name}, stored"},
+                    [note, f"shells beyond {record.cutoff_A:g} angstrom cut off"],
+                )
+    _refuse_large(crystal, MAX_FORCE_FIELD_ATOMS, "structure by a force field")
+    from phonopy.structure.atoms import PhonopyAtoms
+
+    cell = PhonopyAtoms(
+        symbols=list(crystal.symbols), cell=crystal.lattice, scaled_positions=crystal.positions
+    )
+    repeats = default_supercell(crystal.lattice, FORCE_FIELD_REACH_A)
+    while np.prod(repeats) * crystal.n_atoms > MAX_SUPERCELL_ATOMS and max(repeats) > 1:
+        largest = int(np.argmax(repeats))
+        a, b, c = (n - (k == largest) for k, n in enumerate(repeats))
+        repeats = (a, b, c)
+    try:
+        phonons = force_field_phonons(cell, name, supercell=repeats)
+        relaxed = _relaxed(crystal, phonons.cell)
+        constants = member_force_constants(relaxed, phonons)
+    except RuntimeError as error:
+        if isinstance(error, ForceFieldUnavailableError):
+            raise
+        raise ValueError(f"structure: {error}") from error
+    return (
+        force_constant_model(relaxed, constants, None),
+        {"kind": "force_field", "source": name},
+        [note, f"supercell {' x '.join(map(str, repeats))}"],
+    )
+
+
+def _relaxed(crystal: Crystal, cell: Any) -> Crystal:
+    """Crystal in the relaxed cell."""
+    from dataclasses import replace
+
+    whole = np.rint(crystal.conventional_lattice @ np.linalg.inv(crystal.lattice) * 12) / 12
+    return replace(
+        crystal,
+        lattice=np.asarray(cell.cell, dtype=float),
+        positions=np.asarray(cell.scaled_positions, dtype=float),
+        conventional_lattice=whole @ np.asarray(cell.cell, dtype=float),
+    )
+
+
+def _refuse_large(crystal: Crystal, most: int, what: str) -> None:
+    if crystal.n_atoms > most:
+        raise ValueError(
+            f"{what}: {crystal.n_atoms} atoms in the primitive cell; expected at most {most}"
+        )
+
+
+def _formula(crystal: Crystal) -> str:
+    counts = {s: crystal.symbols.count(s) for s in dict.fromkeys(crystal.symbols)}
+    return "".join(f"{s}{n if n > 1 else ''}" for s, n in counts.items())
+
+
+def _two_theta_deg(direction: FloatArray) -> tuple[float, float]:
+    angle = np.rad2deg(np.arccos(np.clip(direction[:, 2], -1, 1)))
+    return float(angle.min()), float(angle.max())
+
+
+def _dos_part(crystal: Crystal, dos: PhononDos) -> dict[str, Any]:
+    partial = {
+        symbol: dos.partial[[k for k, s in enumerate(crystal.symbols) if s == symbol]].sum(axis=0)
+        for symbol in dict.fromkeys(crystal.symbols)
+    }
+    return {
+        "energy_meV": dos.energies_meV,
+        "total": dos.total,
+        "partial": partial,
+        "unit": "modes/meV per primitive cell",
+        "approximation": "harmonic; integrates to 3 modes per atom",
+    }
