@@ -261,7 +261,8 @@ def expected_phonon_rate(
     pixels : (pixels,), optional
         Which pixels; by default all. Masked ones count nothing.
     step_meV : float, optional
-        Step of the true energy transfer; the intrinsic width by default, which is exact to 1e-8.
+        Step of the true energy transfer; a quarter of the intrinsic width by default, since a
+        steep branch crosses a trajectory in less than that width.
 
     Returns
     -------
@@ -271,7 +272,7 @@ def expected_phonon_rate(
     instrument, ei = experiment.instrument, experiment.ei_meV
     chosen = np.arange(instrument.n_pixels) if pixels is None else np.asarray(pixels)
     sigma = experiment.intrinsic_sigma_meV
-    step = sigma if step_meV is None else step_meV
+    step = 0.25 * sigma if step_meV is None else step_meV
     top = min(lattice.highest_meV + TAIL * sigma, ei - step)
     bottom = -(lattice.highest_meV + TAIL * sigma) if experiment.temperature_K > 0 else 0.0
     true = np.arange(bottom + 0.5 * step, top, step)
