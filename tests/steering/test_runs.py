@@ -1,0 +1,428 @@
+"""Recorded files in, estimate and advice out; bad chunks are set aside and the run goes on."""
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+from fastapi.testclient import TestClient
+
+from consumers.message import ChunkStart, ChunkStop, EventBlock, HistogramBlock, Message, SetAside
+from consumers.recorded import recorded_source
+from steering.api import create_app
+from steering.experiment_file import load_experiment
+from steering.run_store import RunStore
+from steering.runs import Run, fold, replay
+from tests.steering.virtual_scan import (
+    EXAMPLES,
+    FREE,
+    PSI_DEG,
+    VirtualScan,
+    small_measurement,
+    virtual_scan,
+)
+
+__all__ = ["virtual_scan"]
+ACCOUNT = ("folded", "outside_path", "outside_energy", "masked", "filtered")
+
+
+@dataclass(frozen=True, slots=True)
+class Replayed:
+    """A finished replay with what it left behind."""
+
+    result: dict[str, Any]
+    folder: Path
+    store: RunStore
+
+
+@pytest.fixture(scope="module")
+def replayed(virtual_scan: VirtualScan, tmp_path_factory: pytest.TempPathFactory) -> Replayed:
+    folder, store = tmp_path_factory.mktemp("replayed"), RunStore()
+    result = replay(
+        virtual_scan.events,
+        virtual_scan.experiment,
+        experiment_dir=EXAMPLES,
+        output=folder,
+        store=store,
+        run_id="good",
+    )
+    return Replayed(result, folder, store)
+
+
+@pytest.fixture(scope="module")
+def messages(virtual_scan: VirtualScan) -> tuple[Message, ...]:
+    """All messages of the first two event files."""
+    return tuple(recorded_source(virtual_scan.events[:2], run="r").messages())
+
+
+def folding_run(folder: Path) -> Run:
+    return Run(small_measurement(), run_id="r", folder=folder, estimate=False)
+
+
+def feed(run: Run, messages) -> Run:
+    for message in messages:
+        run.accept(message)
+    return run
+
+
+def renumbered(payloads) -> list[Message]:
+    return [Message(run="r", source="test", sequence=i, payload=p) for i, p in enumerate(payloads)]
+
+
+def changed(messages, kind: type, **changes: Any) -> list[Message]:
+    """The messages with fields of the first payload of one kind changed."""
+    payloads, done = [], False
+    for message in messages:
+        payload = message.payload
+        if isinstance(payload, kind) and not done:
+            payload, done = replace(payload, **changes), True
+        payloads.append(payload)
+    return renumbered(payloads)
+
+
+def is_complete(events: dict[str, int]) -> bool:
+    return events["read"] == sum(events[name] for name in ACCOUNT)
+
+
+def test_every_event_read_is_accounted_for_exactly(replayed: Replayed, virtual_scan: VirtualScan):
+    written = [sum(c["events"].values()) for c in virtual_scan.truth["chunks"]]
+    assert replayed.result["events"]["read"] == sum(written)
+    assert is_complete(replayed.result["events"])
+    assert [c["events"]["read"] for c in replayed.result["chunks"]] == written
+    assert all(is_complete(c["events"]) for c in replayed.result["chunks"])
+    assert all(replayed.result["events"][n] > 0 for n in ACCOUNT[:3])
+
+
+def test_a_good_scan_is_trusted_and_finds_the_truth(replayed: Replayed, virtual_scan: VirtualScan):
+    result = replayed.result
+    assert result["trusted"], result["reasons"]
+    assert result["reasons"] == []
+    for found, truth in zip(result["parameters"], virtual_scan.truth["parameters"], strict=True):
+        assert found["name"] == truth["name"]
+        # Coarse voxels and bins of this scan bias by a few sigma; the reference run bounds it.
+        assert abs(found["value"] - truth["value"]) < 4 * found["sigma"] + 0.03 * abs(
+            truth["value"]
+        )
+        low, high = found["interval90"]
+        assert low < found["value"] < high
+        assert (high - low) / 2 == pytest.approx(1.645 * found["sigma"], rel=1e-3)
+    assert result["stop"]["stop"]
+    assert result["policy"] == "information"
+
+
+def test_result_json_has_every_key_and_no_timing(replayed: Replayed):
+    text = (replayed.folder / "result.json").read_text()
+    result = json.loads(text)
+    assert result == replayed.result
+    assert set(result) >= {
+        "parameters", "derived", "trusted", "reasons", "advice", "stop", "minutes_used",
+        "coverage_fraction", "events",
+    }  # fmt: skip
+    assert [p["name"] for p in result["parameters"]] == list(FREE)
+    for parameter in result["parameters"]:
+        assert set(parameter) == {"name", "unit", "value", "sigma", "interval90"}
+        assert parameter["unit"] == "eV/angstrom^2"
+    for advice in result["advice"]:
+        assert set(advice) == {"psi_deg", "ei_meV", "minutes", "gain_per_minute", "policy"}
+        assert 0 <= advice["psi_deg"] <= 120
+    gains = [a["gain_per_minute"] for a in result["advice"]]
+    assert gains == sorted(gains, reverse=True)
+    assert set(result["stop"]) == {"stop", "reason", "minutes_to_target"}
+    assert set(result["events"]) == {"read", *ACCOUNT}
+    assert result["minutes_used"] == pytest.approx(2.0 * len(PSI_DEG))
+    assert 0 < result["coverage_fraction"] <= 1
+    assert [d["name"] for d in result["derived"]] == ["on-site Ge"]
+    assert all("second" not in key for key in result)
+
+
+def test_replaying_twice_gives_the_same_bytes(
+    replayed: Replayed, virtual_scan: VirtualScan, tmp_path
+):
+    replay(
+        virtual_scan.events[::-1],  # the order on the command line does not matter
+        virtual_scan.experiment,
+        experiment_dir=EXAMPLES,
+        output=tmp_path,
+        run_id="good",
+    )
+    again = (tmp_path / "result.json").read_bytes()
+    assert again == (replayed.folder / "result.json").read_bytes()
+
+
+def test_folded_npz_holds_sums_tensor_moments_and_units(replayed: Replayed):
+    with np.load(replayed.folder / "folded.npz") as file:
+        shape = file["D"].shape
+        assert file["schema_version"] == 1
+        for name in ("S", "V", "N", "flat_exposure"):
+            assert file[name].shape == shape
+        assert np.array_equal(file["S"], file["N"])
+        assert np.array_equal(file["V"], file["N"])
+        assert file["N"].sum() == replayed.result["events"]["folded"]
+        assert not np.any(file["N"][file["D"] == 0])
+        assert file["T"].shape == (*file["voxel_D"].shape, 24)  # 6 N^2 reals, two atoms
+        for name in ("q_first", "q_second", "q_slope"):
+            assert file[name].shape[:2] == file["voxel_D"].shape
+        assert file["voxel_D"].sum() == pytest.approx(file["D"].sum(), rel=1e-12)
+        assert len(file["energy_edges_meV"]) == shape[1] + 1
+        assert {"S", "D", "T", "q_first"} <= set(json.loads(str(file["units"])))
+
+
+def test_the_api_shows_the_finished_run(replayed: Replayed):
+    snapshot = replayed.store.get("good")
+    assert snapshot is not None
+    assert snapshot.status == "finished"
+    assert [h["minutes_used"] for h in snapshot.history] == [2.0, 4.0, 6.0, 8.0]
+    assert len(snapshot.chunks) == len(PSI_DEG)
+    client = TestClient(create_app(replayed.store))
+    assert client.get("/runs/good").json()["status"] == "finished"
+    spectrum = client.get("/runs/good/spectrum").json()
+    assert len(spectrum["branches"]) == small_measurement().path.n_bins
+    assert client.get("/runs/good/spectrum?format=png").content.startswith(b"\x89PNG")
+    estimate = client.get("/runs/good/estimate").json()
+    assert [p["name"] for p in estimate["parameters"]] == list(FREE)
+
+
+def test_chunk_totals_agree_with_the_fold_at_any_cell(
+    virtual_scan: VirtualScan, messages, tmp_path
+):
+    run = feed(folding_run(tmp_path), messages)
+    assert [c.psi_deg for c in run.chunks] == pytest.approx(PSI_DEG[:2])
+    total = run.sums
+    assert np.array_equal(total.counts, run.chunks[0].sums.counts + run.chunks[1].sums.counts)
+    weight, flat = small_measurement().path_sums(run.pooled_exposure())
+    np.testing.assert_allclose(total.exposure, weight, rtol=1e-12)
+    np.testing.assert_allclose(total.flat, flat, rtol=1e-12)
+    charge = [c["proton_charge"] for c in virtual_scan.truth["chunks"]]
+    assert [c.proton_charge for c in run.chunks] == pytest.approx(charge[:2], rel=1e-6)
+
+
+def test_nxspe_with_counts_folds_the_events_within_a_bin(
+    virtual_scan: VirtualScan, messages, tmp_path
+):
+    events = feed(folding_run(tmp_path), messages)
+    files = list(recorded_source(virtual_scan.histograms[:2], run="r").messages())
+    histograms = (
+        feed(folding_run(tmp_path / "h"), files) if (tmp_path / "h").mkdir() is None else None
+    )
+    assert histograms is not None
+    n, h = events.sums, histograms.sums
+    assert not h.gaussian
+    # The files hold the same events: only those beyond the histogram's edges are missing.
+    block = next(m.payload for m in files if isinstance(m.payload, HistogramBlock))
+    edges = block.energy_edges_meV
+    inside = 0
+    for message in messages:
+        if isinstance(message.payload, EventBlock):
+            energy = message.payload.energy_transfer_meV
+            inside += int(np.sum((energy >= edges[0]) & (energy < edges[-1])))
+    assert abs(histograms.result()["events"]["read"] - inside) <= 3  # clock ticks at the edges
+    # Events take the centre of their bin: they change tubes, and near Ei the bins are coarse.
+    far = small_measurement().energy.centres_meV < 30
+    assert h.counts[:, far].sum() == pytest.approx(n.counts[:, far].sum(), rel=0.04)
+    assert h.exposure[:, far].sum() == pytest.approx(n.exposure[:, far].sum(), rel=0.01)
+    rate = [x.counts.sum(axis=0) / x.exposure.sum(axis=0) for x in (n, h)]
+    error = np.sqrt(n.counts.sum(axis=0)) / n.exposure.sum(axis=0)
+    assert np.all(np.abs(rate[1] - rate[0])[far] < 5 * error[far])
+    assert all(is_complete(r["events"]) for r in histograms.records)
+
+
+def test_duplicate_messages_are_dropped(messages, tmp_path):
+    once = feed(folding_run(tmp_path), messages)
+    (tmp_path / "b").mkdir()
+    twice = feed(folding_run(tmp_path / "b"), [m for m in messages for _ in range(2)])
+    assert np.array_equal(once.sums.counts, twice.sums.counts)
+    assert once.records == twice.records
+
+
+BAD = {
+    "another instrument": (
+        ChunkStart, {"instrument_name": "HYSPEC"}, "instrument is 'HYSPEC'; expected 'ARCS'"
+    ),
+    "Ei off by 5 %": (ChunkStart, {"ei_meV": 42.0}, "Ei is 42 meV in the file; expected 40 meV"),
+    "psi NaN": (ChunkStart, {"psi_deg": float("nan")}, "psi is nan; expected a finite angle"),
+    "lost events": (ChunkStop, {"read": 10_000_000}, "source read 10000000.*Messages were lost"),
+    "no charge": (ChunkStop, {"proton_charge": 0.0}, "proton charge is 0.0; expected a positive"),
+    "charge NaN": (ChunkStop, {"proton_charge": float("nan")}, "proton charge is nan"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_bad_chunk_is_set_aside_and_the_run_goes_on(name, messages, tmp_path):
+    kind, changes, reason = BAD[name]
+    run = feed(folding_run(tmp_path), changed(messages, kind, **changes))
+    first, second = run.records
+    assert (first["status"], second["status"]) == ("set aside", "folded")
+    assert pytest.approx(PSI_DEG[1]) == run.chunks[0].psi_deg
+    with pytest.raises(AssertionError, match=reason):
+        raise AssertionError(first["reason"])
+
+
+def test_a_stop_without_start_is_set_aside(messages, tmp_path):
+    payloads = [m.payload for m in messages]
+    run = feed(folding_run(tmp_path), renumbered(payloads[1:]))
+    aside = [r for r in run.records if r["status"] == "set aside"]
+    assert "ChunkStop of chunk '1' came without an open start" in aside[-1]["reason"]
+    assert len(run.chunks) == 1
+
+
+def test_a_chunk_that_starts_twice_counts_once(messages, tmp_path):
+    stop = next(i for i, m in enumerate(messages) if isinstance(m.payload, ChunkStop))
+    payloads = [m.payload for m in messages]
+    run = feed(folding_run(tmp_path), renumbered(payloads[: stop + 1] + payloads[: stop + 1]))
+    assert [r["status"] for r in run.records] == ["folded", "set aside"]
+    assert "started twice" in run.records[1]["reason"]
+    assert len(run.chunks) == 1
+
+
+def test_a_chunk_that_restarts_while_open_is_set_aside_whole(messages, tmp_path):
+    payloads = [m.payload for m in messages]
+    run = feed(folding_run(tmp_path), renumbered([payloads[0], *payloads]))
+    assert [r["status"] for r in run.records] == ["set aside", "folded"]
+    assert "started twice" in run.records[0]["reason"]
+
+
+def test_data_that_a_source_set_aside_is_recorded_with_its_reason(messages, tmp_path):
+    aside = SetAside(origin="x.nxs.h5", reason="entry/bank1 is broken; expected events")
+    run = feed(folding_run(tmp_path), renumbered([aside, *[m.payload for m in messages]]))
+    assert run.records[0]["reason"] == aside.reason
+    assert len(run.chunks) == 2
+
+
+@pytest.mark.parametrize("first", ["events", "histogram"])
+def test_events_and_a_histogram_in_one_chunk_are_refused(first, virtual_scan, messages, tmp_path):
+    file = recorded_source(virtual_scan.histograms[:1], run="r").messages()
+    histogram = next(m.payload for m in file if isinstance(m.payload, HistogramBlock))
+    start = messages[0].payload
+    block = next(m.payload for m in messages if isinstance(m.payload, EventBlock))
+    histogram = replace(histogram, chunk=start.chunk)
+    both = [block, histogram] if first == "events" else [histogram, block]
+    stop = ChunkStop(chunk=start.chunk, proton_charge=1.0, minutes=1.0, read=0, filtered=0)
+    run = feed(folding_run(tmp_path), renumbered([start, *both, stop]))
+    assert run.chunks == []
+    assert "in one chunk" in run.records[0]["reason"]
+
+
+def test_reduced_data_after_raw_counts_is_set_aside(virtual_scan, messages, tmp_path):
+    file = list(recorded_source(virtual_scan.histograms[2:3], run="r").messages())
+    payloads = [m.payload for m in file]
+    payloads[1] = replace(payloads[1], counts=None)
+    run = feed(folding_run(tmp_path), renumbered([*[m.payload for m in messages], *payloads]))
+    assert [r["status"] for r in run.records] == ["folded", "folded", "set aside"]
+    assert "cannot be added" in run.records[2]["reason"]
+
+
+def test_reduced_data_gives_an_estimate_by_its_gaussian_likelihood(virtual_scan, tmp_path):
+    payloads = []
+    for message in recorded_source(virtual_scan.histograms, run="r").messages():
+        payload = message.payload
+        if isinstance(payload, HistogramBlock):
+            payload = replace(payload, counts=None)
+        payloads.append(payload)
+    run = Run(small_measurement(), run_id="r", folder=tmp_path)
+    feed(run, renumbered(payloads))
+    assert len(run.chunks) == len(PSI_DEG)
+    assert run.sums.gaussian
+    assert run.posterior is not None
+    assert np.all(np.isfinite(run.posterior.sigma))
+    assert all(is_complete(r["events"]) for r in run.records)
+    json.dumps(run.result(), allow_nan=False)
+
+
+def test_a_run_of_an_untrusted_estimate_asks_for_falsification(virtual_scan, tmp_path):
+    spoiled = []
+    for message in recorded_source(virtual_scan.events[:2], run="r").messages():
+        payload = message.payload
+        if isinstance(payload, EventBlock):  # a fifth of the energies lies 6 meV off: not a phonon
+            energy = payload.energy_transfer_meV.copy()
+            energy[::5] += 6.0
+            payload = replace(payload, energy_transfer_meV=energy)
+        spoiled.append(payload)
+    run = feed(Run(small_measurement(), run_id="r", folder=tmp_path), renumbered(spoiled))
+    result = run.result()
+    assert not result["trusted"]
+    assert any(r.startswith("goodness of fit") for r in result["reasons"])
+    assert result["policy"] == "falsification"
+    assert {a["policy"] for a in result["advice"]} == {"falsification"}
+    assert not result["stop"]["stop"]
+    assert result["stop"]["minutes_to_target"] is None
+
+
+def test_a_run_without_any_good_file_names_each_and_says_why(virtual_scan, tmp_path):
+    files = []
+    for k in range(2):
+        files.append(tmp_path / f"cut{k}.nxs.h5")
+        files[-1].write_bytes(virtual_scan.events[k].read_bytes()[:5000])
+    store = RunStore()
+    with pytest.raises(ValueError, match="no chunk could be folded") as caught:
+        replay(files, virtual_scan.experiment, experiment_dir=EXAMPLES, store=store, run_id="bad")
+    assert "cut0.nxs.h5" in str(caught.value)
+    assert "cut1.nxs.h5" in str(caught.value)
+    snapshot = store.get("bad")
+    assert snapshot is not None
+    assert snapshot.status == "failed"
+    assert snapshot.error == str(caught.value)
+
+
+def test_a_truncated_file_among_good_ones_is_set_aside(virtual_scan, tmp_path):
+    cut = tmp_path / "cut.nxs.h5"
+    cut.write_bytes(virtual_scan.events[0].read_bytes()[:5000])
+    result = replay(
+        [cut, virtual_scan.events[1]],
+        virtual_scan.experiment,
+        experiment_dir=EXAMPLES,
+        estimate=False,
+    )
+    assert sorted(c["status"] for c in result["chunks"]) == ["folded", "set aside"]
+    assert result["parameters"] == []
+    assert not result["trusted"]
+
+
+def test_nxspe_without_psi_is_set_aside_unless_the_operator_gives_it(virtual_scan, tmp_path):
+    file = tmp_path / "a.nxspe"
+    file.write_bytes(virtual_scan.histograms[0].read_bytes())
+    with h5py.File(file, "r+") as content:
+        entry = content[next(iter(content))]
+        entry["NXSPE_info/psi"][...] = np.nan
+    settings = {"experiment_dir": EXAMPLES, "estimate": False}
+    with pytest.raises(ValueError, match="psi"):
+        replay([file], virtual_scan.experiment, **settings)
+    result = replay([file], virtual_scan.experiment, psi_deg=PSI_DEG[0], **settings)
+    assert result["chunks"][0]["psi_deg"] == PSI_DEG[0]
+
+
+def test_fold_writes_arrays_and_a_picture(virtual_scan, tmp_path):
+    summary = fold(
+        virtual_scan.events[:1], virtual_scan.experiment, experiment_dir=EXAMPLES, output=tmp_path
+    )
+    with np.load(tmp_path / "folded.npz") as file:
+        assert file["N"].sum() == summary["events"]["folded"] > 0
+    assert (tmp_path / "folded.png").read_bytes().startswith(b"\x89PNG")
+    assert set(summary) == {"coverage_fraction", "events", "chunks", "minutes_used"}
+    named = tmp_path / "deep" / "mine.npz"
+    fold(
+        virtual_scan.events[:1],
+        virtual_scan.experiment,
+        experiment_dir=EXAMPLES,
+        output=named,
+        plot=False,
+    )
+    assert named.is_file()
+    assert not named.with_suffix(".png").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.shared_data
+def test_phonons_do_not_explain_real_magnetic_mno(shared_data, tmp_path):
+    files = sorted((shared_data / "hyspec-mno").glob("*.nxs.h5"))
+    assert len(files) == 3
+    experiment = load_experiment(EXAMPLES / "mno-hyspec.yaml")
+    result = replay(files, experiment, experiment_dir=EXAMPLES, output=tmp_path)
+    assert [c["status"] for c in result["chunks"]] == ["folded"] * 3
+    assert is_complete(result["events"])
+    assert result["events"]["folded"] > 1000
+    assert not result["trusted"]
+    assert any(r.startswith("goodness of fit") for r in result["reasons"])
+    assert {a["policy"] for a in result["advice"]} == {"falsification"}
