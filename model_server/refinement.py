@@ -21,6 +21,7 @@ from scipy.optimize import nnls
 from simulations.cell_sums import CellSums
 from simulations.exposure import Exposure
 from simulations.folded_model import ForwardModel, ModeState
+from simulations.voxel_map import MergedVoxels
 
 FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
@@ -78,6 +79,19 @@ class _Linear:
     rate: FloatArray
     slope: FloatArray  # (cells, P)
     variance: FloatArray | None  # reduced input
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Coarse:
+    """A refinement of the same experiment on merged voxels, and the way to it."""
+
+    refinement: Refinement
+    merged: MergedVoxels
+
+    def of(self, observation: Observation) -> Observation:
+        """The same observation on merged voxels."""
+        exposure = observation.exposure().merged(self.merged)
+        return Observation(sums=observation.sums, exposure=lambda: exposure)
 
 
 def usable_cells(
@@ -145,6 +159,8 @@ class Refinement:
         *,
         starts: Sequence[FloatArray] = (),
         warm: Posterior | None = None,
+        pooled: Observation | None = None,
+        coarse: Coarse | None = None,
         iterations: int = 15,
     ) -> Posterior:
         """Fit all orientations, one Poisson term per (cell, orientation).
@@ -156,6 +172,10 @@ class Refinement:
             Places to anneal from beside the prior mean (the encoder's answer, draws of the prior).
         warm : Posterior, optional
             The answer before the newest chunk; competes with the annealed ones.
+        pooled : Observation, optional
+            The same orientations as one, where the caller has them.
+        coarse : Coarse, optional
+            The same fit on merged voxels, for the blurred stages of annealing.
         iterations : int
             Most scoring steps.
 
@@ -165,18 +185,24 @@ class Refinement:
         """
         if not observations:
             raise ValueError("observations is empty; expected at least one folded orientation")
-        pooled = pool(observations)
-        first = [self._first_theta(pooled, s) for s in (self.prior.mean, *starts)]
-        coarse = [self._anneal(pooled, theta, BLURS_MEV[:3], 6) for theta in first]
-        coarse.sort(key=lambda p: p.objective)
-        candidates = [self._anneal(pooled, p.theta, BLURS_MEV[3:], 12) for p in coarse[:2]]
+        pooled = pool(observations) if pooled is None else pooled
+        coarse_model = self if coarse is None else coarse.refinement
+        coarse_pooled = pooled if coarse is None else coarse.of(pooled)
+        first = [coarse_model._first_theta(coarse_pooled, s) for s in (self.prior.mean, *starts)]
+        blurred = [coarse_model._anneal(coarse_pooled, t, BLURS_MEV[:3], 6) for t in first]
+        distinct: list[Posterior] = []
+        for candidate in sorted(blurred, key=lambda p: p.objective):
+            gaps = [np.abs((candidate.values - d.values) / d.sigma).max() for d in distinct]
+            if len(distinct) < 2 and min(gaps, default=np.inf) > 1.0:
+                distinct.append(candidate)
+        candidates = [self._anneal(pooled, p.theta.copy(), BLURS_MEV[3:], 8) for p in distinct]
         if warm is not None:
             candidates.append(self._score([pooled], warm.theta.copy(), 8))
         best = min(candidates, key=lambda p: p.objective)
         return self._score(observations, best.theta.copy(), iterations)
 
     def information_of(
-        self, theta: FloatArray, observation: Observation
+        self, theta: FloatArray, observation: Observation, state: ModeState | None = None
     ) -> tuple[FloatArray, FloatArray]:
         """What an exposure brings at theta, whatever it counts; the prior is not included.
 
@@ -187,7 +213,8 @@ class Refinement:
         information : (K + 4, K + 4) float64
             Fisher information.
         """
-        state = self.model.prepare(theta[: self.n_parameters])
+        if state is None:
+            state = self.model.prepare(theta[: self.n_parameters])
         linear, total, _ = self._linearise(theta, state, observation)
         return total, _fisher(linear)
 

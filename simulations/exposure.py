@@ -20,9 +20,11 @@ from simulations.kinematics import (
     wave_vector,
 )
 from simulations.path import EnergyAxis
-from simulations.voxel_map import VoxelMap
+from simulations.voxel_map import MergedVoxels, VoxelMap
 
 FloatArray = NDArray[np.float64]
+
+_PAIRS = ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))  # order of packed symmetric tensors
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -52,7 +54,38 @@ class Exposure:
         """Same geometry with ``factor`` times the charge."""
         return Exposure(**{f.name: getattr(self, f.name) * factor for f in fields(self)})
 
-    def path_sums(self, voxels: VoxelMap) -> tuple[FloatArray, FloatArray]:
+    def merged(self, merged: MergedVoxels) -> Exposure:
+        """Sums of larger voxels; exact, moments are carried to the new centres."""
+        n = merged.n_voxels
+
+        def joined(values: FloatArray) -> FloatArray:
+            out = np.zeros((n, *values.shape[1:]))
+            np.add.at(out, merged.group, values)
+            return out
+
+        o = merged.offset[:, None, :]
+        w, f = self.weight[..., None], self.first
+        second = self.second.copy()
+        for i, (a, b) in enumerate(_PAIRS):
+            second[..., i] += (
+                o[..., a] * f[..., b] + o[..., b] * f[..., a] + w[..., 0] * o[..., a] * o[..., b]
+            )
+        return Exposure(
+            weight=joined(self.weight),
+            flat=joined(self.flat),
+            q_squared=joined(self.q_squared),
+            tensor=joined(self.tensor),
+            first=joined(f + w * o),
+            second=joined(second),
+            slope=joined(self.slope),
+        )
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of all arrays."""
+        return sum(getattr(self, f.name).nbytes for f in fields(self))
+
+    def path_sums(self, voxels: VoxelMap | MergedVoxels) -> tuple[FloatArray, FloatArray]:
         """D and the flat exposure of every path cell: two arrays (path_bins, energy_bins)."""
         return (
             sum_voxels(self.weight, voxels),
@@ -60,7 +93,7 @@ class Exposure:
         )
 
 
-def sum_voxels(values: FloatArray, voxels: VoxelMap) -> FloatArray:
+def sum_voxels(values: FloatArray, voxels: VoxelMap | MergedVoxels) -> FloatArray:
     """Sum (voxels, ...) over the voxels of each path bin, (path_bins, ...)."""
     total = np.zeros((voxels.n_path_bins, *values.shape[1:]))
     np.add.at(total, voxels.path_bin, values)
@@ -80,10 +113,9 @@ def unpack_tensor(packed: FloatArray, n_atoms: int) -> NDArray[np.complex128]:
     """
     out = np.zeros((*packed.shape[:-1], 3 * n_atoms, 3 * n_atoms), dtype=complex)
     at = 0
-    ab = [(0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1)]
     for k in range(n_atoms):
         for m in range(k, n_atoms):
-            for i, (a, b) in enumerate(ab):
+            for i, (a, b) in enumerate(_PAIRS):
                 value = packed[..., at + i].astype(complex)
                 if m > k:
                     value = value + 1j * packed[..., at + 6 + i]

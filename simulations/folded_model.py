@@ -23,7 +23,7 @@ from simulations.exposure import Exposure
 from simulations.force_constants import ForceConstantModel
 from simulations.instrument import Resolution
 from simulations.path import EnergyAxis
-from simulations.voxel_map import VoxelMap
+from simulations.voxel_map import MergedVoxels, VoxelMap
 
 FloatArray = NDArray[np.float64]
 ComplexArray = NDArray[np.complex128]
@@ -71,7 +71,7 @@ class FoldedPhonons:
     ----------
     model : ForceConstantModel
         Free parameters and fixed part.
-    voxels : VoxelMap
+    voxels : VoxelMap or MergedVoxels
         Where exposure is kept.
     energy : EnergyAxis
         Bins of the path.
@@ -85,7 +85,7 @@ class FoldedPhonons:
         self,
         *,
         model: ForceConstantModel,
-        voxels: VoxelMap,
+        voxels: VoxelMap | MergedVoxels,
         energy: EnergyAxis,
         ei_meV: float,
         temperature_K: float,

@@ -50,6 +50,41 @@ class VoxelMap:
         return float(np.mean(self.voxel >= 0))
 
 
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class MergedVoxels:
+    """Voxels joined into larger ones of the same path bin, for coarse and fast work."""
+
+    group: IntArray  # (fine voxels,) merged voxel that each fine one joins
+    offset: FloatArray  # (fine voxels, 3) fine centre minus merged centre, 1/angstrom
+    centre_cartesian: FloatArray  # (voxels, 3) 1/angstrom
+    path_bin: IntArray  # (voxels,)
+    n_path_bins: int
+
+    @property
+    def n_voxels(self) -> int:
+        """Number of merged voxels."""
+        return len(self.path_bin)
+
+
+def merge_voxels(voxels: VoxelMap, edge_inverse_A: float) -> MergedVoxels:
+    """Join the voxels of each path bin that lie in one block of the given edge, 1/angstrom."""
+    block = np.floor(voxels.centre_cartesian / edge_inverse_A + 0.5).astype(np.int64)
+    key = np.concatenate([voxels.path_bin[:, None], block], axis=1)
+    unique, group = np.unique(key, axis=0, return_inverse=True)
+    group = group.ravel()
+    size = np.bincount(group)
+    centre = np.stack(
+        [np.bincount(group, weights=c) / size for c in voxels.centre_cartesian.T], axis=1
+    )
+    return MergedVoxels(
+        group=group,
+        offset=voxels.centre_cartesian - centre[group],
+        centre_cartesian=centre,
+        path_bin=unique[:, 0],
+        n_path_bins=voxels.n_path_bins,
+    )
+
+
 def _divisions(crystal: Crystal, fractional: IntArray, step: float) -> IntArray:
     """Grid points per axis, equal on axes that an operation mixes; step in 1/angstrom."""
     lengths = np.linalg.norm(crystal.reciprocal, axis=1)

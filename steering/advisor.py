@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from model_server.refinement import Observation, Posterior, Refinement, usable_cells
 from simulations.cell_sums import CellSums
 from simulations.exposure import Exposure
+from simulations.folded_model import ModeState
 from steering.motion import MotionSection
 
 FloatArray = NDArray[np.float64]
@@ -92,6 +93,7 @@ def information_per_minute(
     refinement: Refinement,
     theta: FloatArray,
     charge_per_minute: float,
+    state: ModeState | None = None,
 ) -> Candidate:
     """Fisher information that one minute at psi would add at theta.
 
@@ -108,12 +110,14 @@ def information_per_minute(
         Parameters and nuisances.
     charge_per_minute : float
         Coulomb.
+    state : ModeState, optional
+        The model's modes at theta, where the caller has them.
     """
     weight, flat = (s * charge_per_minute for s in sums_of_exposure)
     zero = np.zeros_like(weight)
     sums = CellSums(signal=zero, variance=zero, counts=zero, exposure=weight, flat=flat)
     observation = Observation(sums=sums, exposure=lambda: exposure().scaled(charge_per_minute))
-    rate, information = refinement.information_of(theta, observation)
+    rate, information = refinement.information_of(theta, observation, state)
     use = usable_cells(sums, refinement.energy, refinement.elastic_cut)
     return Candidate(psi_deg=psi_deg, information=information, rate=np.where(use, rate, 0.0))
 

@@ -23,7 +23,7 @@ from simulations.path_choice import PathSection
 from simulations.prior import BoxPrior
 from simulations.prior_file import load_prior, prior_force_constants, stored_priors
 from simulations.scattering import displacement_tensors
-from simulations.voxel_map import VoxelMap, build_voxel_map
+from simulations.voxel_map import MergedVoxels, VoxelMap, build_voxel_map, merge_voxels
 from steering.experiment_file import Experiment
 
 FloatArray = NDArray[np.float64]
@@ -70,9 +70,24 @@ class Measurement:
     @cached_property
     def forward(self) -> FoldedPhonons:
         """One-phonon forward model of the folded path."""
+        return self._forward(self.voxels)
+
+    @cached_property
+    def merged(self) -> MergedVoxels:
+        """Voxels of three times the edge, for annealing and for the exposure of candidates."""
+        section = self.experiment.path
+        unit = np.prod(np.linalg.norm(self.crystal.conventional_reciprocal, axis=1)) ** (1 / 3)
+        return merge_voxels(self.voxels, 3 * section.voxel_rlu * float(unit))
+
+    @cached_property
+    def coarse_forward(self) -> FoldedPhonons:
+        """The forward model on merged voxels."""
+        return self._forward(self.merged)
+
+    def _forward(self, voxels: VoxelMap | MergedVoxels) -> FoldedPhonons:
         return FoldedPhonons(
             model=self.model,
-            voxels=self.voxels,
+            voxels=voxels,
             energy=self.energy,
             ei_meV=self.ei_meV,
             temperature_K=self.experiment.sample.temperature_K,

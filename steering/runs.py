@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from consumers.message import (
     SetAside,
 )
 from consumers.recorded import recorded_source
-from model_server.refinement import Observation, Posterior, Refinement, usable_cells
+from model_server.refinement import Coarse, Observation, Posterior, Refinement, usable_cells
 from model_server.trust import Trust, assess, residual_sigma
 from simulations.cell_sums import CellSums
 from simulations.dynamics import modes
@@ -56,6 +57,7 @@ Progress = Callable[[str, float], None]
 
 SCHEMA_VERSION = 1
 EI_TOLERANCE = 0.01  # a chunk whose incident energy differs by more belongs to another experiment
+KEPT_BYTES = 1_500_000_000  # exposures of chunks held in memory; the others are read again
 CANDIDATES = 25
 ADVISED = 10
 ADVICE_COARSENING = 8  # pixels merged along a tube for the exposure of candidates
@@ -124,12 +126,24 @@ class Run:
             ),
         }
         self._encoder = None
+        self._pooled: Exposure | None = None
+        self._pooled_chunks = 0
+        self._kept: dict[str, Exposure] = {}
         if estimate:
             self.refinement = Refinement(
                 model=measurement.forward,
                 prior=measurement.prior,
                 energy_centres_meV=measurement.energy.centres_meV,
                 elastic_cut_meV=measurement.elastic_cut_meV,
+            )
+            self._coarse = Coarse(
+                refinement=Refinement(
+                    model=measurement.coarse_forward,
+                    prior=measurement.prior,
+                    energy_centres_meV=measurement.energy.centres_meV,
+                    elastic_cut_meV=measurement.elastic_cut_meV,
+                ),
+                merged=measurement.merged,
             )
             self._encoder = _encoder_of(measurement)
 
@@ -392,18 +406,33 @@ class Run:
         return float(sum(c.minutes for c in self.chunks))
 
     def pooled_exposure(self) -> Exposure:
-        """Exposure of all folded chunks together."""
-        total = self.chunks[0].exposure()
-        for chunk in self.chunks[1:]:
-            total = total + chunk.exposure()
-        return total
+        """Exposure of all folded chunks together, summed in chunk order."""
+        for chunk in self.chunks[self._pooled_chunks :]:
+            exposure = self._exposure_of(chunk)
+            self._pooled = exposure if self._pooled is None else self._pooled + exposure
+            self._pooled_chunks += 1
+        if self._pooled is None:
+            raise ValueError("no chunk is folded yet")
+        return self._pooled
+
+    def _exposure_of(self, chunk: ClosedChunk) -> Exposure:
+        """A chunk's exposure, kept in memory while all kept ones stay below the limit."""
+        if chunk.chunk in self._kept:
+            return self._kept[chunk.chunk]
+        exposure = chunk.exposure()
+        if sum(e.nbytes for e in self._kept.values()) + exposure.nbytes < KEPT_BYTES:
+            self._kept[chunk.chunk] = exposure
+        return exposure
 
     def _estimate(self) -> None:
         began = time.perf_counter()
         measurement = self.measurement
-        observations = [Observation(sums=c.sums, exposure=c.exposure) for c in self.chunks]
+        observations = [
+            Observation(sums=c.sums, exposure=partial(self._exposure_of, c)) for c in self.chunks
+        ]
         starts = []
         total = self.sums
+        pooled = self.pooled_exposure()
         if self._encoder is not None:
             values, _ = self._encoder.estimate(total.intensity, total.sigma)
             starts.append(np.clip(values, measurement.box.lower, measurement.box.upper))
@@ -413,7 +442,13 @@ class Run:
             q = measurement.voxels.centre_cartesian[:: max(1, measurement.voxels.n_voxels // 60)]
             sample = measurement.box.sample(draws, rng, measurement.model, q)
             starts.extend(sample.values)
-        posterior = self.refinement.fit(observations, starts=starts, warm=self.posterior)
+        posterior = self.refinement.fit(
+            observations,
+            starts=starts,
+            warm=self.posterior,
+            pooled=Observation(sums=total, exposure=lambda: pooled),
+            coarse=self._coarse,
+        )
         trust = self._judge(total, posterior)
         self.posterior, self.trust = posterior, trust
         self._advise(total, posterior, trust.trusted)
@@ -471,21 +506,26 @@ class Run:
                 coarse = load_instrument(f"{name}/{ADVICE_COARSENING}")
                 coarse = replace(coarse, resolution=measurement.instrument.resolution)
             for psi in candidate_angles(measurement.experiment.motion.limits_deg, CANDIDATES):
-                exposure = measurement.exposure(float(psi), coarse, reduced=reduced)
-                self._candidates.append((float(psi), exposure, measurement.path_sums(exposure)))
+                full = measurement.exposure(float(psi), coarse, reduced=reduced)
+                self._candidates.append(
+                    (float(psi), full.merged(measurement.merged), measurement.path_sums(full))
+                )
         if reduced:
             known = total.variance > 0
             per_minute = float(total.signal[known].sum() / total.variance[known].sum())
         else:
             per_minute = sum(c.proton_charge for c in self.chunks) / self.minutes_used
+        refinement = self._coarse.refinement
+        state = refinement.model.prepare(theta[: refinement.n_parameters])
         return [
             information_per_minute(
                 psi,
                 lambda exposure=exposure: exposure,
                 sums,
-                refinement=self.refinement,
+                refinement=refinement,
                 theta=theta,
                 charge_per_minute=per_minute,
+                state=state,
             )
             for psi, exposure, sums in self._candidates
         ]
