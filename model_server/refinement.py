@@ -299,7 +299,7 @@ class Refinement:
             [((a * use) @ kernel).ravel() for a in (rate, sums.flat, sums.exposure)], axis=1
         )
         data = ((sums.signal * use) @ kernel).ravel()
-        weight = 1 / np.sqrt(data + max(float(data.mean()), 1e-12))
+        weight = 1 / np.sqrt(np.abs(data) + max(float(np.abs(data).mean()), 1e-12))
         size = np.maximum(np.linalg.norm(columns * weight[:, None], axis=0), 1e-300)
         solution = nnls(columns * weight[:, None] / size, data * weight)[0] / size
         # A part that got nothing starts at a thousandth of the data, of their error where they are

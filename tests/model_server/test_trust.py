@@ -50,14 +50,9 @@ def posterior(expected, **changes) -> Posterior:
         "iterations": 3,
         "expected": expected,
         "phonon": expected,
+        "totals": np.array([expected.sum()]),
     }
-    extra = {n: np.array([expected.sum()]) for n in PER_ORIENTATION}
-    return Posterior(**(fields | extra | changes))
-
-
-PER_ORIENTATION = [
-    n for n in ("totals", "expected_counts") if n in Posterior.__dataclass_fields__
-]  # not read here
+    return Posterior(**(fields | changes))
 
 
 @dataclass(frozen=True, slots=True)

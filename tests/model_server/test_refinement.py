@@ -1,0 +1,329 @@
+"""Poisson scoring finds what made the counts, and its errors are those of repeated draws."""
+
+from dataclasses import replace
+from functools import cache
+
+import numpy as np
+import pytest
+
+from model_server.refinement import (
+    NUISANCE_SIGMA,
+    GaussianPrior,
+    Observation,
+    Posterior,
+    Refinement,
+    pool,
+    usable_cells,
+)
+from simulations.cell_sums import CellSums
+from simulations.exposure import Exposure, compute_exposure
+from simulations.folded_model import FoldedPhonons
+from simulations.goniometer import Orientation, crystal_to_lab
+from simulations.instruments import load_instrument
+from simulations.path import EnergyAxis, Path
+from simulations.voxel_map import build_voxel_map
+from tests.simulations.phonon_oracles import germanium
+
+EI = 40.0
+PSI_DEG = (10.0, 55.0)
+AXIS = EnergyAxis(edges_meV=np.linspace(0, 39, 53), substeps=4)
+ELASTIC_CUT = 3.0  # the centres of four bins lie below
+
+
+@cache
+def forward() -> FoldedPhonons:
+    """Germanium with three free parameters on two segments of few bins."""
+    model = germanium(7.0).with_free(("1NN xx", "1NN xy", "2NN xx"))
+    path = Path(
+        start_hkl=np.array([[0.0, 0, 1], [0, 0, 0]]),
+        end_hkl=np.array([[0.0, 0, 0], [0.5, 0.5, 0.5]]),
+        labels=(("X", "Gamma"), ("Gamma", "L")),
+        bins=(6, 5),
+    )
+    return FoldedPhonons(
+        model=model,
+        voxels=build_voxel_map(model.crystal, path, half_width_rlu=0.1, voxel_rlu=0.1),
+        energy=AXIS,
+        ei_meV=EI,
+        temperature_K=5.0,
+        resolution=load_instrument("ARCS/32").resolution,
+    )
+
+
+@cache
+def exposure(psi_deg: float) -> Exposure:
+    model = forward()
+    crystal = model.model.crystal
+    return compute_exposure(
+        crystal=crystal,
+        voxels=model.voxels,
+        instrument=load_instrument("ARCS/32"),
+        energy=AXIS,
+        ei_meV=EI,
+        crystal_to_lab=crystal_to_lab(
+            Orientation(u=(1, 1, 0), v=(0, 0, 1)), crystal.conventional_reciprocal, psi_deg
+        ),
+        displacement=np.tile(0.002 * np.eye(3), (2, 1, 1)),
+    )
+
+
+@cache
+def path_sums(psi_deg: float):
+    padded = []
+    for sums in exposure(psi_deg).path_sums(forward().voxels):
+        full = np.zeros((forward().voxels.n_path_bins, AXIS.n_bins))
+        full[:, : sums.shape[1]] = sums
+        padded.append(full)
+    return padded
+
+
+def prior() -> GaussianPrior:
+    """Mean and width of the box that the force-field ensemble gives; far from the reference."""
+    return GaussianPrior(
+        names=forward().names,
+        mean=np.array([-2.262, -1.599, -0.233]),
+        sigma=np.array([0.992, 0.696, 0.095]),
+    )
+
+
+def refinement(**changes) -> Refinement:
+    arguments = {
+        "model": forward(),
+        "prior": prior(),
+        "energy_centres_meV": AXIS.centres_meV,
+        "elastic_cut_meV": ELASTIC_CUT,
+    }
+    return Refinement(**(arguments | changes))
+
+
+def truth(phi=None, phonons: float = 3000.0, ratio: float = 1.0, log_width: float = 0.0):
+    """Theta that gives so many counts of phonons, and of background, over all orientations."""
+    phi = forward().model.values if phi is None else np.asarray(phi)
+    state = forward().prepare(phi)
+    rate = sum(
+        forward().rates(exposure(p), state, log_width=log_width, gradient=False)[0].sum()
+        for p in PSI_DEG
+    )
+    flat = sum(path_sums(p)[1].sum() for p in PSI_DEG)
+    weight = sum(path_sums(p)[0].sum() for p in PSI_DEG)
+    nuisances = [phonons / rate, 0.7 * ratio * phonons / flat, 0.3 * ratio * phonons / weight]
+    return np.concatenate([phi, np.log(nuisances), [log_width]])
+
+
+def expected_counts(theta, psi_deg: float):
+    weight, flat = path_sums(psi_deg)
+    k = len(forward().names)
+    rate, _ = forward().rates(
+        exposure(psi_deg), forward().prepare(theta[:k]), log_width=theta[-1], gradient=False
+    )
+    scale, b_flat, b_weight = np.exp(theta[k : k + 3])
+    return scale * rate + b_flat * flat + b_weight * weight
+
+
+def observation(counts, psi_deg: float) -> Observation:
+    weight, flat = path_sums(psi_deg)
+    counts = np.asarray(counts, dtype=float)
+    sums = CellSums(signal=counts, variance=counts, counts=counts, exposure=weight, flat=flat)
+    return Observation(sums=sums, exposure=lambda: exposure(psi_deg))
+
+
+def drawn(theta, seed: int) -> list[Observation]:
+    rng = np.random.default_rng(seed)
+    return [observation(rng.poisson(expected_counts(theta, p)), p) for p in PSI_DEG]
+
+
+def test_parameters_are_recovered_within_their_errors():
+    theta = truth()
+    posterior = refinement().fit(drawn(theta, 1))
+    assert posterior.converged
+    pulls = (posterior.values - theta[:3]) / posterior.sigma
+    assert np.all(np.abs(pulls) < 3.5)
+    assert np.all(posterior.sigma < 0.05 * np.abs(theta[:3]))
+    assert np.exp(posterior.theta[3] - theta[3]) == pytest.approx(1, abs=0.1)  # the scale
+    total = sum(o.sums.counts.sum() for o in drawn(theta, 1))
+    assert posterior.expected.sum() == pytest.approx(total, rel=0.05)
+
+
+def test_pulls_over_many_draws_are_standard_normal():
+    rng = np.random.default_rng(11)
+    reference = forward().model.values
+    pulls = []
+    for seed in range(30):
+        phi = reference * (1 + 0.05 * rng.normal(size=3))
+        theta = truth(phi, phonons=10_000.0, log_width=NUISANCE_SIGMA[3] * rng.normal())
+        posterior = refinement().fit(drawn(theta, 100 + seed), starts=[reference])
+        pulls.append((posterior.values - phi) / posterior.sigma)
+    pulls = np.array(pulls)
+    assert abs(pulls.mean()) < 3 / np.sqrt(pulls.size)
+    assert 0.85 < pulls.std() < 1.15
+    assert np.mean(np.abs(pulls) < 1.645) > 0.8
+
+
+def test_sigma_is_the_fisher_bound_of_the_counts_and_the_prior():
+    theta = truth()
+    observations = drawn(theta, 2)
+    posterior = refinement().fit(observations)
+    precision = np.diag(np.concatenate([prior().sigma, NUISANCE_SIGMA]) ** -2.0)
+    at = posterior.theta
+    for psi, one in zip(PSI_DEG, observations, strict=True):
+        use = usable_cells(one.sums, AXIS.centres_meV, ELASTIC_CUT)
+        columns = []
+        for k in range(len(at)):
+            step = 1e-4 * np.eye(len(at))[k]
+            up, down = expected_counts(at + step, psi), expected_counts(at - step, psi)
+            columns.append(((up - down) / 2e-4)[use])
+        slope = np.array(columns)
+        precision += slope / expected_counts(at, psi)[use] @ slope.T
+    bound = np.sqrt(np.diag(np.linalg.inv(precision)))[:3]
+    np.testing.assert_allclose(posterior.sigma, bound, rtol=0.05)
+
+
+def test_the_precision_is_the_prior_and_the_information_of_every_orientation():
+    theta = truth()
+    observations = drawn(theta, 3)
+    fit = refinement()
+    posterior = fit.fit(observations)
+    parts = [fit.information_of(posterior.theta, o) for o in observations]
+    together = fit.prior_precision() + sum(p[1] for p in parts)
+    np.testing.assert_allclose(posterior.precision, together, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(posterior.expected, sum(p[0] for p in parts), rtol=1e-9)
+    for total, one, part in zip(posterior.totals, observations, parts, strict=True):
+        use = usable_cells(one.sums, AXIS.centres_meV, ELASTIC_CUT)
+        assert total == pytest.approx(part[0][use].sum(), rel=1e-9)
+
+
+def test_annealing_finds_the_truth_from_the_prior_mean_where_plain_scoring_does_not():
+    fit = refinement()
+    found = {"annealed": 0, "plain": 0}
+    for seed, stretch in enumerate((0.8, 0.9, 1.0, 1.1, 1.2, 1.3)):
+        theta = truth(stretch * forward().model.values, phonons=10_000.0)
+        observations = drawn(theta, 20 + seed)
+        annealed = fit.fit(observations)
+        first = fit._first_theta(pool(observations), prior().mean)
+        plain = fit._score(observations, first, 30)
+        assert annealed.objective <= plain.objective + 1.0
+        for name, one in (("annealed", annealed), ("plain", plain)):
+            found[name] += bool(np.all(np.abs(one.values - theta[:3]) < 5 * one.sigma))
+    assert found["annealed"] == 6
+    assert found["plain"] <= 3
+
+
+def test_a_warm_start_ends_where_annealing_ends():
+    theta = truth()
+    cold = refinement().fit(drawn(theta, 4))
+    warm = refinement().fit(drawn(theta, 4), warm=cold)
+    assert np.all(np.abs(warm.values - cold.values) < 0.2 * cold.sigma)
+
+
+def reduced(observations, theta, rng, spread: float) -> list[Observation]:
+    """Reduced intensity in other units, with errors known."""
+    out = []
+    for psi, one in zip(PSI_DEG, observations, strict=True):
+        rate = expected_counts(theta, psi)
+        variance = np.where(rate > 0, spread**2 * np.maximum(rate, 0.5), 0.0)
+        signal = rate + np.sqrt(variance) * rng.normal(size=rate.shape)
+        sums = replace(one.sums, signal=signal, variance=variance, gaussian=True)
+        out.append(Observation(sums=sums, exposure=one.exposure))
+    return out
+
+
+def test_reduced_input_is_fitted_by_its_gaussian_likelihood():
+    theta = truth()
+    rng = np.random.default_rng(6)
+    fit, pulls = refinement(), []
+    for _ in range(4):
+        posterior = fit.fit(reduced(drawn(theta, 5), theta, rng, 1.0))
+        pulls.append((posterior.values - theta[:3]) / posterior.sigma)
+    assert np.all(np.abs(pulls) < 4)
+    assert 0.5 < np.std(pulls) < 1.6
+    single, double = (
+        fit.information_of(theta, reduced(drawn(theta, 5), theta, rng, spread)[0])[1]
+        for spread in (1.0, 2.0)
+    )
+    np.testing.assert_allclose(single, 4 * double, rtol=1e-9, atol=1e-9)
+
+
+def test_cells_of_reduced_input_without_an_error_do_not_count():
+    theta = truth()
+    one = reduced(drawn(theta, 5), theta, np.random.default_rng(6), 1.0)[0].sums
+    signal, variance = one.signal.copy(), one.variance.copy()
+    variance[:, 24] = 0.0
+    signal[:, 24] = 1e6
+    spoiled = replace(one, signal=signal, variance=variance)
+    assert not usable_cells(spoiled, AXIS.centres_meV, ELASTIC_CUT)[:, 24].any()
+    only = Observation(sums=spoiled, exposure=lambda: exposure(PSI_DEG[0]))
+    posterior = refinement().fit([only], starts=[theta[:3]])
+    assert np.all(np.abs(posterior.values - theta[:3]) < 5 * posterior.sigma)
+
+
+def test_the_elastic_band_and_unexposed_cells_do_not_count():
+    sums = observation(np.zeros((11, AXIS.n_bins)), PSI_DEG[0]).sums
+    use = usable_cells(sums, AXIS.centres_meV, ELASTIC_CUT)
+    assert not use[:, AXIS.centres_meV <= ELASTIC_CUT].any()
+    assert not use[sums.exposure == 0].any()
+    assert np.array_equal(use.any(axis=1), (sums.exposure > 0)[:, 4:].any(axis=1))
+
+
+def test_pooled_orientations_hold_no_more_information():
+    theta = truth()
+    observations = drawn(theta, 7)
+    pooled = pool(observations)
+    np.testing.assert_array_equal(pooled.sums.counts, sum(o.sums.counts for o in observations))
+    fit = refinement()
+    apart = fit.prior_precision() + sum(fit.information_of(theta, o)[1] for o in observations)
+    together = fit.prior_precision() + fit.information_of(theta, pooled)[1]
+    sigma = [np.sqrt(np.diag(np.linalg.inv(m)))[:3] for m in (apart, together)]
+    assert np.all(sigma[1] > sigma[0])
+    assert np.all(sigma[1] < 1.5 * sigma[0])
+
+
+def sensible(posterior: Posterior) -> bool:
+    return bool(
+        np.all(np.isfinite(posterior.theta))
+        and np.all(np.isfinite(posterior.covariance))
+        and np.isfinite(posterior.objective)
+        and np.all(posterior.sigma <= prior().sigma * (1 + 1e-9))
+    )
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("gaussian", [False, True])
+def test_without_usable_cells_the_answer_is_the_prior(gaussian):
+    zero = np.zeros((11, AXIS.n_bins))
+    sums = CellSums(
+        signal=zero, variance=zero, counts=zero, exposure=zero, flat=zero, gaussian=gaussian
+    )
+    nothing = Observation(sums=sums, exposure=lambda: exposure(10.0).scaled(0.0))
+    posterior = refinement().fit([nothing])
+    assert sensible(posterior)
+    np.testing.assert_allclose(posterior.values, prior().mean)
+    np.testing.assert_allclose(posterior.sigma, prior().sigma)
+
+
+@pytest.mark.filterwarnings("error")
+def test_exposure_without_a_single_count_gives_a_finite_answer():
+    nothing = [observation(np.zeros((11, AXIS.n_bins)), p) for p in PSI_DEG]
+    posterior = refinement().fit(nothing)
+    assert sensible(posterior)
+    assert posterior.expected.sum() < 10
+
+
+@pytest.mark.filterwarnings("error")
+def test_reduced_intensity_below_zero_gives_a_finite_answer():
+    theta = truth()
+    found = []
+    for one in reduced(drawn(theta, 5), theta, np.random.default_rng(6), 1.0):
+        sums = replace(one.sums, signal=-np.abs(one.sums.signal))
+        found.append(Observation(sums=sums, exposure=one.exposure))
+    assert sensible(refinement().fit(found))
+
+
+def test_a_prior_over_other_parameters_is_refused():
+    wrong = replace(prior(), names=("1NN xx", "2NN xx", "1NN xy"))
+    with pytest.raises(ValueError, match="expected the model's parameters"):
+        refinement(prior=wrong)
+
+
+def test_no_observation_is_refused():
+    with pytest.raises(ValueError, match="at least one folded orientation"):
+        refinement().fit([])
