@@ -1,0 +1,123 @@
+"""An experiment file becomes crystal, path, instrument, prior and model, or says why not."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from simulations.crystal_file import read_crystal
+from simulations.prior_file import load_prior
+from steering.experiment_file import Experiment, load_experiment
+from steering.measurement import build_measurement, build_path, chosen_instrument
+from tests.steering.virtual_scan import EXAMPLES, FREE, small_experiment, small_measurement
+
+
+def changed(section: str, **changes) -> Experiment:
+    experiment = small_experiment()
+    part = getattr(experiment, section).model_copy(update=changes)
+    return experiment.model_copy(update={section: part})
+
+
+def test_parts_agree_with_the_file():
+    measurement = small_measurement()
+    assert measurement.model.names == measurement.box.names == measurement.prior.names == FREE
+    assert measurement.path.n_bins == 18
+    assert measurement.energy.n_bins == 26
+    assert measurement.voxels.n_path_bins == 18
+    assert measurement.instrument.name == "ARCS/16"
+    assert measurement.ei_meV == 40.0
+    inside = (measurement.box.lower <= measurement.model.values) & (
+        measurement.model.values <= measurement.box.upper
+    )
+    assert inside.all()  # the reference lies in the stored prior's box
+    np.testing.assert_allclose(
+        measurement.prior.mean, 0.5 * (measurement.box.lower + measurement.box.upper)
+    )
+
+
+def test_the_prior_is_the_stored_box_of_the_free_parameters():
+    stored = load_prior("germanium").restricted(FREE)
+    box = small_measurement().box
+    np.testing.assert_array_equal(box.lower, stored.lower)
+    np.testing.assert_array_equal(box.upper, stored.upper)
+
+
+def test_a_number_of_free_parameters_chooses_as_many():
+    measurement = build_measurement(changed("parameters", free=5), EXAMPLES)
+    assert len(measurement.model.names) == 5
+    assert len(set(measurement.model.names)) == 5
+
+
+def test_without_a_prior_the_box_lies_around_the_reference():
+    measurement = build_measurement(changed("parameters", prior=None), EXAMPLES)
+    values = measurement.model.values
+    np.testing.assert_allclose(0.5 * (measurement.box.lower + measurement.box.upper), values)
+    large = np.abs(values) > 0.5
+    np.testing.assert_allclose(
+        (measurement.box.upper - measurement.box.lower)[large], np.abs(values)[large]
+    )
+
+
+def test_the_offset_of_the_mount_is_added_to_psi():
+    plain = small_measurement()
+    offset = build_measurement(changed("sample", psi_offset_deg=12.0), EXAMPLES)
+    np.testing.assert_allclose(offset.rotation(20.0), plain.rotation(32.0), atol=1e-12)
+    assert np.abs(plain.rotation(20.0) - plain.rotation(32.0)).max() > 0.1
+
+
+def test_path_sums_are_those_of_the_exposure_padded_to_the_axis():
+    measurement = small_measurement()
+    exposure = measurement.exposure(40.0)
+    weight, flat = measurement.path_sums(exposure)
+    assert weight.shape == flat.shape == (18, 26)
+    assert weight.sum() == pytest.approx(exposure.weight.sum(), rel=1e-12)
+    assert flat.sum() == pytest.approx(exposure.flat.sum(), rel=1e-12)
+
+
+def test_the_elastic_cut_is_five_widths_of_the_elastic_line():
+    measurement = small_measurement()
+    width = measurement.instrument.resolution.sigma_meV(np.zeros(1), 40.0)[0]
+    assert measurement.elastic_cut_meV == pytest.approx(5 * width)
+
+
+def test_displacements_of_cold_germanium_are_those_of_its_literature():
+    # U = B / 8 pi^2; B of germanium near 0 K is 0.14-0.2 angstrom^2 (zero-point motion)
+    U = small_measurement().displacement
+    assert U.shape == (2, 3, 3)
+    np.testing.assert_allclose(U[0], U[0, 0, 0] * np.eye(3), atol=1e-8)
+    assert 0.0015 < U[0, 0, 0] < 0.0027
+
+
+def test_a_resolution_of_the_file_replaces_that_of_the_instrument():
+    experiment = changed("instrument", resolution=(0.05, 0.0))
+    sigma = chosen_instrument(experiment).resolution.sigma_meV(np.zeros(1), 40.0)[0]
+    assert sigma == pytest.approx(2.0 / 2.3548, rel=1e-4)
+
+
+def test_seekpath_serves_where_no_points_are_given():
+    path = changed("path", points="seekpath", bins=None, step_rlu=0.1).path
+    found = build_path(path, read_crystal("germanium"))
+    assert found.labels[0][0] == "Gamma"
+    assert found.n_bins > 20
+
+
+def test_a_structure_beside_the_experiment_file_is_found_and_uses_the_stored_prior(tmp_path: Path):
+    experiment = load_experiment(EXAMPLES / "mno-hyspec.yaml")
+    measurement = build_measurement(experiment, tmp_path)
+    assert sorted(set(measurement.crystal.symbols)) == ["Mn", "O"]
+    assert len(measurement.model.names) == 4
+
+
+@pytest.mark.parametrize(
+    ("section", "changes", "words"),
+    [
+        ("sample", {"structure": "nowhere.cif"}, "sample.structure is 'nowhere.cif'"),
+        ("instrument", {"name": "NOSUCH"}, "NOSUCH"),
+        ("parameters", {"free": ("1NN xx", "9NN qq")}, "9NN qq"),
+        ("parameters", {"prior": "nosuch"}, "nosuch"),
+        ("parameters", {"cutoff_A": 60.0}, "cutoff"),
+    ],
+)
+def test_what_is_unknown_is_refused_by_name(section, changes, words):
+    with pytest.raises(ValueError, match=words):
+        build_measurement(changed(section, **changes), EXAMPLES)
