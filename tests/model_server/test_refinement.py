@@ -16,12 +16,13 @@ from model_server.refinement import (
     usable_cells,
 )
 from simulations.cell_sums import CellSums
+from simulations.crystal_file import read_crystal
 from simulations.exposure import Exposure, compute_exposure
 from simulations.folded_model import FoldedPhonons
 from simulations.goniometer import Orientation, crystal_to_lab
 from simulations.instruments import load_instrument
 from simulations.path import EnergyAxis, Path
-from simulations.voxel_map import build_voxel_map
+from simulations.voxel_map import VoxelMap, build_voxel_map
 from tests.simulations.phonon_oracles import germanium
 
 EI = 40.0
@@ -31,18 +32,23 @@ ELASTIC_CUT = 3.0  # the centres of four bins lie below
 
 
 @cache
-def forward() -> FoldedPhonons:
-    """Germanium with three free parameters on two segments of few bins."""
-    model = germanium(7.0).with_free(("1NN xx", "1NN xy", "2NN xx"))
+def voxel_map() -> VoxelMap:
+    """Two segments of few bins, coarse voxels."""
     path = Path(
         start_hkl=np.array([[0.0, 0, 1], [0, 0, 0]]),
         end_hkl=np.array([[0.0, 0, 0], [0.5, 0.5, 0.5]]),
         labels=(("X", "Gamma"), ("Gamma", "L")),
         bins=(6, 5),
     )
+    return build_voxel_map(read_crystal("germanium"), path, half_width_rlu=0.1, voxel_rlu=0.1)
+
+
+@cache
+def forward() -> FoldedPhonons:
+    """Germanium with three free parameters."""
     return FoldedPhonons(
-        model=model,
-        voxels=build_voxel_map(model.crystal, path, half_width_rlu=0.1, voxel_rlu=0.1),
+        model=germanium(7.0).with_free(("1NN xx", "1NN xy", "2NN xx")),
+        voxels=voxel_map(),
         energy=AXIS,
         ei_meV=EI,
         temperature_K=5.0,
@@ -56,7 +62,7 @@ def exposure(psi_deg: float) -> Exposure:
     crystal = model.model.crystal
     return compute_exposure(
         crystal=crystal,
-        voxels=model.voxels,
+        voxels=voxel_map(),
         instrument=load_instrument("ARCS/32"),
         energy=AXIS,
         ei_meV=EI,
@@ -70,8 +76,8 @@ def exposure(psi_deg: float) -> Exposure:
 @cache
 def path_sums(psi_deg: float):
     padded = []
-    for sums in exposure(psi_deg).path_sums(forward().voxels):
-        full = np.zeros((forward().voxels.n_path_bins, AXIS.n_bins))
+    for sums in exposure(psi_deg).path_sums(voxel_map()):
+        full = np.zeros((voxel_map().n_path_bins, AXIS.n_bins))
         full[:, : sums.shape[1]] = sums
         padded.append(full)
     return padded

@@ -111,7 +111,7 @@ def test_an_equivalent_orientation_brings_the_same_information_and_others_do_not
     )
     # Equal up to which of the operations that leave a voxel in place carried its pixels.
     np.testing.assert_allclose(here, there, rtol=0.03)
-    assert np.abs(other / here - 1).max() > 0.3
+    assert np.abs(other / here - 1).max() > 0.1
     assert candidate(20.0).rate.sum() == pytest.approx(candidate(200.0).rate.sum(), rel=0.005)
 
 

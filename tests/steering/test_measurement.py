@@ -22,7 +22,7 @@ def test_parts_agree_with_the_file():
     measurement = small_measurement()
     assert measurement.model.names == measurement.box.names == measurement.prior.names == FREE
     assert measurement.path.n_bins == 18
-    assert measurement.energy.n_bins == 26
+    assert measurement.energy.n_bins == 52
     assert measurement.voxels.n_path_bins == 18
     assert measurement.instrument.name == "ARCS/16"
     assert measurement.ei_meV == 40.0
@@ -69,7 +69,7 @@ def test_path_sums_are_those_of_the_exposure_padded_to_the_axis():
     measurement = small_measurement()
     exposure = measurement.exposure(40.0)
     weight, flat = measurement.path_sums(exposure)
-    assert weight.shape == flat.shape == (18, 26)
+    assert weight.shape == flat.shape == (18, 52)
     assert weight.sum() == pytest.approx(exposure.weight.sum(), rel=1e-12)
     assert flat.sum() == pytest.approx(exposure.flat.sum(), rel=1e-12)
 

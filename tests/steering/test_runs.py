@@ -102,13 +102,16 @@ def test_a_good_scan_is_trusted_and_finds_the_truth(replayed: Replayed, virtual_
     assert result["reasons"] == []
     for found, truth in zip(result["parameters"], virtual_scan.truth["parameters"], strict=True):
         assert found["name"] == truth["name"]
-        # Coarse voxels and bins of this scan bias by a few sigma; the reference run bounds it.
+        # Merged pixels and coarse voxels bias by a few sigma; the reference run bounds that.
         assert abs(found["value"] - truth["value"]) < 4 * found["sigma"] + 0.03 * abs(
             truth["value"]
         )
         low, high = found["interval90"]
         assert low < found["value"] < high
         assert (high - low) / 2 == pytest.approx(1.645 * found["sigma"], rel=1e-3)
+    snapshot = replayed.store.get("good")
+    assert snapshot is not None
+    assert [h["trusted"] for h in snapshot.history] == [True] * len(PSI_DEG)  # at every look
     assert result["stop"]["stop"]
     assert result["policy"] == "information"
 
@@ -384,8 +387,9 @@ def test_nxspe_without_psi_is_set_aside_unless_the_operator_gives_it(virtual_sca
     file = tmp_path / "a.nxspe"
     file.write_bytes(virtual_scan.histograms[0].read_bytes())
     with h5py.File(file, "r+") as content:
-        entry = content[next(iter(content))]
-        entry["NXSPE_info/psi"][...] = np.nan
+        psi = content[f"{next(iter(content))}/NXSPE_info/psi"]
+        assert isinstance(psi, h5py.Dataset)
+        psi[...] = np.nan
     settings = {"experiment_dir": EXAMPLES, "estimate": False}
     with pytest.raises(ValueError, match="psi"):
         replay([file], virtual_scan.experiment, **settings)

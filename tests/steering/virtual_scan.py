@@ -41,8 +41,8 @@ def small_experiment() -> Experiment:
             "points": (X, GAMMA, L),
             "bins": (10, 8),
             "half_width_rlu": 0.1,
-            "voxel_rlu": 0.07,
-            "energy": EnergyAxis(min_meV=0, max_meV=39, bins=26, substeps=4),
+            "voxel_rlu": 0.035,
+            "energy": EnergyAxis(min_meV=0, max_meV=39, bins=52, substeps=4),
         }
     )
     return experiment.model_copy(
