@@ -23,11 +23,17 @@ from simulations.voxel_map import build_voxel_map
 from tests.simulations.phonon_oracles import germanium
 from tests.simulations.test_voxel_map import CRYSTALS
 
-EI, TEMPERATURE = 60.0, 30.0
+EI, TEMPERATURE = 1e6, 30.0  # so fast that k_f and Q^2 do not change along a line's width
 AXIS = EnergyAxis(edges_meV=np.linspace(0, 48, 49), substeps=4)
-RESOLUTION = Resolution(coefficients=(0.04,))
-SIGMA = float(RESOLUTION.sigma_meV(np.zeros(1), EI)[0])
+SIGMA = 1.0  # meV
 MEV2_PER_EV = 64.6541**2  # of 1 eV/angstrom^2/u
+
+
+class _EvenResolution(Resolution):
+    """One width at every energy, however large the incident energy."""
+
+    def sigma_meV(self, energy_transfer_meV, ei_meV: float):
+        return np.full(np.shape(energy_transfer_meV), SIGMA)
 
 
 def spring_model() -> ForceConstantModel:
@@ -84,7 +90,7 @@ def forward(name: str) -> FoldedPhonons:
         energy=AXIS,
         ei_meV=EI,
         temperature_K=TEMPERATURE,
-        resolution=RESOLUTION,
+        resolution=_EvenResolution(coefficients=(0.0,)),
     )
 
 
@@ -110,7 +116,7 @@ def exposure_of(model: FoldedPhonons, voxel: int, **sums) -> Exposure:
     shape = (model.voxels.n_voxels, model.n_energy)
     n = 6 * model.model.crystal.n_atoms**2
     tails = {"tensor": (n,), "first": (3,), "second": (6,), "slope": (3,)}
-    arrays = {}
+    arrays, sums = {}, {"q_squared": 20 * sums["weight"]} | sums
     for name in ("weight", "flat", "q_squared", "tensor", "first", "second", "slope"):
         arrays[name] = np.zeros((*shape, *tails.get(name, ())))
         arrays[name][voxel] = sums.get(name, 0.0)
@@ -128,6 +134,7 @@ def gathered(name: str, model: FoldedPhonons, voxel: int, G, offset, weight) -> 
         model,
         voxel,
         weight=weight.sum(),
+        q_squared=weight @ np.sum(Q**2, axis=1),
         tensor=pack(np.einsum("i,ia,ib->ab", weight, f, f.conj())),
         first=weight @ offset,
         second=weight @ np.stack([x * x, y * y, z * z, y * z, x * z, x * y], axis=1),
@@ -213,7 +220,7 @@ def test_the_width_of_a_voxel_broadens_its_lines_by_the_spread_of_the_branch():
     energy = modes(model.model, model.voxels.centre_cartesian[voxel] + offset)[0][:, branch]
     assert energy.var() > 0.3
     assert variance(spectra[0]) - variance(spectra[1]) == pytest.approx(energy.var(), rel=0.1)
-    assert spectra[0].sum() == pytest.approx(spectra[1].sum(), rel=1e-3)
+    assert spectra[0].sum() == pytest.approx(spectra[1].sum(), rel=0.01)  # the mean of 1/E
 
 
 @pytest.mark.parametrize("name", ["germanium", "hexagonal"])
@@ -261,20 +268,23 @@ def test_the_jacobian_of_a_wide_voxel_neglects_only_the_change_of_the_velocity()
     assert np.all(error < 0.01 * size.max())
 
 
-def test_the_derivative_by_the_logarithm_of_the_width_is_exact():
+@pytest.mark.parametrize(("half_width", "tolerance"), [(0.0, 1e-6), (0.03, 0.02)])
+def test_the_derivative_by_the_logarithm_of_the_width(half_width, tolerance):
+    """Exact for a point; a wide voxel may neglect how the width shares out a line's distance."""
     model = forward("germanium")
     state = model.prepare(model.model.values)
     rng = np.random.default_rng(9)
     voxel = far_voxels(model)[1]
     G = rng.integers(-3, 4, (100, 3)).astype(float)
-    offset = rng.uniform(-0.03, 0.03, (100, 3))
+    offset = half_width * rng.uniform(-1, 1, (100, 3))
     exposure = gathered("germanium", model, voxel, G, offset, np.ones(100))
     _, jacobian = model.rates(exposure, state, log_width=0.2)
     up, down = (
         model.rates(exposure, state, log_width=0.2 + s, gradient=False)[0] for s in (1e-4, -1e-4)
     )
     numeric = (up - down) / 2e-4
-    np.testing.assert_allclose(jacobian[..., -1], numeric, atol=1e-6 * np.abs(numeric).max())
+    difference = np.abs(jacobian[..., -1] - numeric).max()
+    assert difference < tolerance * np.abs(numeric).max()
 
 
 def test_voxels_add_and_rates_scale_with_the_charge():
