@@ -28,6 +28,8 @@ BoolArray = NDArray[np.bool_]
 
 NUISANCES = ("ln scale", "ln flat background", "ln exposure background", "ln resolution width")
 NUISANCE_SIGMA = (5.0, 3.0, 3.0, 0.05)  # prior widths; the resolution is known to 5 %
+LINE_ERROR_MEV = 0.04  # what the tube model may misplace lines by, alike over LINE_BLOCK_BINS
+LINE_BLOCK_BINS = 10  # path bins
 NEGLIGIBLE_DECREASE = 0.01  # of minus log posterior: a tenth of a sigma
 BLURS_MEV = (6.0, 3.0, 1.5, 0.75, 0.0)
 
@@ -55,7 +57,8 @@ class Posterior:
 
     names: tuple[str, ...]
     values: FloatArray  # (K,) eV/angstrom^2
-    covariance: FloatArray  # (K, K), marginal over nuisances
+    covariance: FloatArray  # (K, K), marginal over nuisances, with the tube model's line error
+    statistical_covariance: FloatArray  # (K, K), counting and prior alone
     theta: FloatArray  # (K + 4,) values, then NUISANCES
     precision: FloatArray  # (K + 4, K + 4), prior included
     objective: float  # minus log posterior up to a constant
@@ -218,6 +221,32 @@ class Refinement:
         linear, total, _ = self._linearise(theta, state, observation)
         return total, _fisher(linear)
 
+    def _line_covariance(
+        self,
+        observations: Sequence[Observation],
+        linears: Sequence[_Linear],
+        parts: Sequence[tuple[_Linear, FloatArray, FloatArray]],
+        covariance: FloatArray,
+    ) -> FloatArray:
+        """Covariance of theta by lines misplaced in the tube model, (K + 4, K + 4).
+
+        Blocks of the path move independently by ``LINE_ERROR_MEV``; what each block's shift does to
+        theta follows from the scoring equations. It does not fall with counting time.
+        """
+        step = float(self.energy[1] - self.energy[0])
+        blocks = np.arange(parts[0][1].shape[0]) // LINE_BLOCK_BINS
+        pulls = np.zeros((int(blocks[-1]) + 1, len(covariance)))
+        for observation, one, part in zip(observations, linears, parts, strict=True):
+            use = usable_cells(observation.sums, self.energy, self.elastic_cut)
+            if int(use.sum()) != len(one.rate):  # blurred: only start values, no error is quoted
+                return np.zeros_like(covariance)
+            shift = LINE_ERROR_MEV * _energy_slope(part[2], step)[use]
+            weight = 1 / (one.rate if one.variance is None else one.variance)
+            of_cell = np.broadcast_to(blocks[:, None], use.shape)[use]
+            np.add.at(pulls, of_cell, one.slope * (weight * shift)[:, None])
+        moved = pulls @ covariance
+        return moved.T @ moved
+
     def prior_precision(self) -> FloatArray:
         """Precision of the prior over theta, (K + 4, K + 4)."""
         return np.diag(np.concatenate([self.prior.sigma**-2.0, np.asarray(NUISANCE_SIGMA) ** -2.0]))
@@ -355,10 +384,13 @@ class Refinement:
                 damping = max(10 * damping, 1e-2)
         precision = prior + sum((_fisher(one) for one in linears), np.zeros_like(prior))
         covariance = np.asarray(np.linalg.inv(precision), dtype=np.float64)
+        statistical = covariance[:k, :k]
+        covariance = covariance + self._line_covariance(observations, linears, parts, covariance)
         return Posterior(
             names=self.prior.names,
             values=theta[:k],
             covariance=covariance[:k, :k],
+            statistical_covariance=statistical,
             theta=theta,
             precision=precision,
             objective=value,
@@ -368,6 +400,11 @@ class Refinement:
             phonon=np.sum([p[2] for p in parts], axis=0),
             totals=np.array([float(one.rate.sum()) for one in linears]),
         )
+
+
+def _energy_slope(phonon: FloatArray, step_meV: float) -> FloatArray:
+    """Change of the phonon rate per meV that all lines move up, (path_bins, energy_bins)."""
+    return -np.gradient(phonon, step_meV, axis=1)
 
 
 def _fisher(one: _Linear) -> FloatArray:

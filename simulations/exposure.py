@@ -24,7 +24,7 @@ from simulations.voxel_map import MergedVoxels, VoxelMap
 
 FloatArray = NDArray[np.float64]
 
-_PAIRS = ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))  # order of packed symmetric tensors
+PAIRS = ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))  # order of packed symmetric tensors
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -43,6 +43,7 @@ class Exposure:
     first: FloatArray  # (..., 3) sum w (q' - q_voxel)
     second: FloatArray  # (..., 6) sum w of the products xx yy zz yz xz xy of the same
     slope: FloatArray  # (..., 3) sum w dQ'/dE, 1/(angstrom meV)
+    slope_second: FloatArray  # (..., 6) sum w of the products of the same, as in ``second``
 
     def __add__(self, other: Exposure) -> Exposure:
         """Exposure of both together."""
@@ -66,7 +67,7 @@ class Exposure:
         o = merged.offset[:, None, :]
         w, f = self.weight[..., None], self.first
         second = self.second.copy()
-        for i, (a, b) in enumerate(_PAIRS):
+        for i, (a, b) in enumerate(PAIRS):
             second[..., i] += (
                 o[..., a] * f[..., b] + o[..., b] * f[..., a] + w[..., 0] * o[..., a] * o[..., b]
             )
@@ -78,6 +79,7 @@ class Exposure:
             first=joined(f + w * o),
             second=joined(second),
             slope=joined(self.slope),
+            slope_second=joined(self.slope_second),
         )
 
     @property
@@ -115,7 +117,7 @@ def unpack_tensor(packed: FloatArray, n_atoms: int) -> NDArray[np.complex128]:
     at = 0
     for k in range(n_atoms):
         for m in range(k, n_atoms):
-            for i, (a, b) in enumerate(_PAIRS):
+            for i, (a, b) in enumerate(PAIRS):
                 value = packed[..., at + i].astype(complex)
                 if m > k:
                     value = value + 1j * packed[..., at + 6 + i]
@@ -226,7 +228,7 @@ def _accumulate(
     trajectory_slope, weight_step, time_step, offset_energy,
     divisions, voxel, operation, op_fractional, op_cartesian, centre,
     positions, amplitude, displacement,
-    out_weight, out_flat, out_q2, out_tensor, out_first, out_second, out_slope,
+    out_weight, out_flat, out_q2, out_tensor, out_first, out_second, out_slope, out_slope_second,
 ):  # fmt: skip
     """Add all (pixel, sub-step) pairs of a pixel range; see ``compute_exposure``."""
     n_atoms = len(amplitude)
@@ -300,6 +302,12 @@ def _accumulate(
             for a in range(3):
                 out_first[v, e, a] += w * d[a]
                 out_slope[v, e, a] += w * s[a]
+            out_slope_second[v, e, 0] += w * s[0] * s[0]
+            out_slope_second[v, e, 1] += w * s[1] * s[1]
+            out_slope_second[v, e, 2] += w * s[2] * s[2]
+            out_slope_second[v, e, 3] += w * s[1] * s[2]
+            out_slope_second[v, e, 4] += w * s[0] * s[2]
+            out_slope_second[v, e, 5] += w * s[0] * s[1]
             out_second[v, e, 0] += w * d[0] * d[0]
             out_second[v, e, 1] += w * d[1] * d[1]
             out_second[v, e, 2] += w * d[2] * d[2]
@@ -405,6 +413,7 @@ def compute_exposure(
         first=np.zeros((*shape, 3)),
         second=np.zeros((*shape, 6)),
         slope=np.zeros((*shape, 3)),
+        slope_second=np.zeros((*shape, 6)),
     )
     U = np.asarray(displacement)
     packed = np.stack(
@@ -442,5 +451,6 @@ def compute_exposure(
         out.first,
         out.second,
         out.slope,
+        out.slope_second,
     )
     return out

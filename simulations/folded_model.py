@@ -2,10 +2,11 @@
 
 ``lambda = sum over voxels of sum_s (hbar^2 / 2 E_s) e_s^dagger T e_s (n_s + 1) R`` with the
 energies at the centroid of each voxel's exposure (first moment), the width of the voxel (second
-moment) and the slope of the trajectories (``R((E - w)/(1 - g))/|1 - g|``). Approximations: shifts
-are linear in the group velocity, eigenvectors are those of the voxel's grid point, the
-Debye-Waller factor inside T is that of the reference force constants, and only the energy-loss
-side is modelled.
+moment) and the slope of the trajectories with its spread (``R((E - w)/(1 - g))/|1 - g|`` at the
+mean of g plus and minus its standard deviation); k_f, Q^2, occupation and width are taken at the
+energy at which the neutrons measured in a cell were scattered. Approximations: shifts are linear in
+the group velocity, eigenvectors are those of the voxel's grid point, the Debye-Waller factor
+inside T is that of the reference force constants, and only the energy-loss side is modelled.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import numpy as np
 from numba import njit, prange
 from numpy.typing import NDArray
 
-from simulations.constants import BOLTZMANN_MEV_PER_K, HBAR2_OVER_U
+from simulations.constants import BOLTZMANN_MEV_PER_K, HBAR2_OVER_U, NEUTRON_MEV_A2
 from simulations.exposure import Exposure
 from simulations.force_constants import ForceConstantModel
 from simulations.instrument import Resolution
@@ -97,6 +98,16 @@ class FoldedPhonons:
         self.energy = energy
         self.n_energy = energy.reachable_bins(ei_meV)
         self.temperature_K = temperature_K
+        centres = energy.centres_meV[: self.n_energy]
+        step = 1e-3 * ei_meV
+        self._sigma_slope = (
+            resolution.sigma_meV(centres + step, ei_meV)
+            - resolution.sigma_meV(centres - step, ei_meV)
+        ) / (2 * step)
+        self._ei = float(ei_meV)
+        # Along a pixel's trajectory dQ^2/dE = -(k_f^2 - k_i^2 + Q^2) / (2 c k_f^2), E = c k^2.
+        final = ei_meV - centres
+        self._q_squared_slope = (centres / (2 * final * NEUTRON_MEV_A2), -1 / (2 * final))
         self._voxel_order = np.argsort(voxels.path_bin, kind="stable")
         self._bin_start = np.searchsorted(
             voxels.path_bin[self._voxel_order], np.arange(voxels.n_path_bins + 1)
@@ -158,13 +169,18 @@ class FoldedPhonons:
             exposure.first,
             exposure.second,
             exposure.slope,
+            exposure.slope_second,
             state.energy,
             state.vectors,
             state.coupling,
             state.velocity,
+            exposure.q_squared,
+            *self._q_squared_slope,
             self.energy.centres_meV[: self.n_energy],
             self.energy.step_meV,
             self.sigma_meV * np.exp(log_width),
+            self._sigma_slope * np.exp(log_width),
+            self._ei,
             self.temperature_K * BOLTZMANN_MEV_PER_K,
             gradient,
             rate,
@@ -190,9 +206,10 @@ def _bin_average(u, half, sigma):
 @njit(cache=True, parallel=True)
 def _rates(
     voxel_order, bin_start,
-    weight, tensor, first, second, slope,
+    weight, tensor, first, second, slope, slope_second,
     energy, vectors, coupling, velocity,
-    centres, step, sigma, thermal, gradient,
+    q_squared, q_slope_base, q_slope_rate,
+    centres, step, sigma, sigma_slope, ei, thermal, gradient,
     out_rate, out_jacobian,
 ):  # fmt: skip
     """Fill rate (path_bins, bins) and jacobian (..., K + 1); see ``FoldedPhonons.rates``."""
@@ -232,33 +249,86 @@ def _rates(
                         + 2 * vx * vz * (second[v, e, 4] / D - dx * dz)
                         + 2 * vx * vy * (second[v, e, 5] / D - dx * dy)
                     )
-                    jac = 1.0 - g
-                    if abs(jac) < 0.05:
-                        jac = 0.05 if jac >= 0 else -0.05
-                    width = sqrt(sigma[e] * sigma[e] + max(spread, 0.0) / (jac * jac))
-                    u = (centres[e] - E) / jac
                     f[s] = 0.0
                     df[s] = 0.0
                     dw[s] = 0.0
                     active[s] = False
-                    if abs(u) > 6.0 * width + half:
-                        continue
-                    R, by_u, by_sigma = _bin_average(u, half, width)
-                    scale = 1.0 / abs(jac)
-                    x = exp(-E / thermal) if thermal > 0 else 0.0
-                    occupation = 1.0 / (1.0 - x)  # n + 1
-                    by_energy = -occupation * occupation * x / thermal if thermal > 0 else 0.0
-                    prefactor = 0.5 * HBAR2_OVER_U / E
-                    f[s] = prefactor * occupation * R * scale
-                    by_shifted = (
-                        -f[s] / E
-                        + prefactor * by_energy * R * scale
-                        - prefactor * occupation * by_u * scale / jac
+                    g_spread = sqrt(
+                        max(
+                            (
+                                vx * vx * slope_second[v, e, 0]
+                                + vy * vy * slope_second[v, e, 1]
+                                + vz * vz * slope_second[v, e, 2]
+                                + 2 * vy * vz * slope_second[v, e, 3]
+                                + 2 * vx * vz * slope_second[v, e, 4]
+                                + 2 * vx * vy * slope_second[v, e, 5]
+                            )
+                            / D
+                            - g * g,
+                            0.0,
+                        )
                     )
-                    df[s] = by_shifted / (2.0 * E)
-                    dw[s] = prefactor * occupation * by_sigma * scale * sigma[e] * sigma[e] / width
-                    active[s] = True
-                    any_active = True
+                    # Images of a cell are crossed by trajectories of other slopes: two of them
+                    # stand for mean and spread.
+                    for side in (-1.0, 1.0):
+                        jac = 1.0 - (g + side * g_spread)
+                        if abs(jac) < 0.05:
+                            jac = 0.05 if jac >= 0 else -0.05
+                        positional = max(spread, 0.0) / (jac * jac)
+                        u = (centres[e] - E) / jac
+                        # Energy at which the neutrons measured here were scattered: the
+                        # resolution's share of the distance u. Rate, width and occupation
+                        # are those of that energy.
+                        share = sigma[e] * sigma[e] / (sigma[e] * sigma[e] + positional)
+                        lost = centres[e] - share * u
+                        if lost < LOWEST_ENERGY_MEV:
+                            lost = LOWEST_ENERGY_MEV
+                        if lost > 0.995 * ei:
+                            lost = 0.995 * ei
+                        true_sigma = sigma[e] + (lost - centres[e]) * sigma_slope[e]
+                        width = sqrt(true_sigma * true_sigma + positional)
+                        if abs(u) > 6.0 * width + half:
+                            continue
+                        R, by_u, by_sigma = _bin_average(u, half, width)
+                        x = exp(-lost / thermal) if thermal > 0 else 0.0
+                        occupation = 1.0 / (1.0 - x)  # n + 1
+                        by_lost = -1.0 / lost - 0.5 / (ei - lost)
+                        if thermal > 0:
+                            by_lost -= occupation * x / thermal
+                        change = lost - centres[e]
+                        mean_q_squared = q_squared[v, e] / D
+                        q_factor = 1.0 + change * (
+                            (q_slope_base[e] + mean_q_squared * q_slope_rate[e]) / mean_q_squared
+                        )
+                        if q_factor < 0.2:
+                            q_factor = 0.2
+                        elif q_factor > 5.0:
+                            q_factor = 5.0
+                        by_lost += (
+                            (q_slope_base[e] + mean_q_squared * q_slope_rate[e])
+                            / mean_q_squared
+                            / q_factor
+                        )
+                        strength = (
+                            0.5
+                            * HBAR2_OVER_U
+                            / lost
+                            * occupation
+                            / abs(jac)
+                            * sqrt((ei - lost) / (ei - centres[e]))
+                            * q_factor
+                        )
+                        f[s] += 0.5 * strength * R
+                        by_width = by_sigma * true_sigma / width
+                        by_shifted = (
+                            strength
+                            * ((R * by_lost + by_width * sigma_slope[e]) * share - by_u)
+                            / jac
+                        )
+                        df[s] += by_shifted / (4.0 * E)
+                        dw[s] += 0.5 * strength * by_width * sigma[e]
+                        active[s] = True
+                    any_active = any_active or active[s]
                 if not any_active:
                     continue
                 at = 0

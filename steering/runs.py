@@ -434,7 +434,7 @@ class Run:
         total = self.sums
         pooled = self.pooled_exposure()
         if self._encoder is not None:
-            values, _ = self._encoder.estimate(total.intensity, total.sigma)
+            values, _ = self._encoder.estimate(total.intensity, total.sigma, total.exposure)
             starts.append(np.clip(values, measurement.box.lower, measurement.box.upper))
         draws = RANDOM_STARTS.get(len(self.chunks), 1)
         if draws:
@@ -722,6 +722,7 @@ class Run:
                     "q_first": "C sr meV / angstrom",
                     "q_second": "C sr meV / angstrom^2",
                     "q_slope": "C sr / angstrom",
+                    "q_slope_second": "C sr / (angstrom^2 meV)",
                     "q_squared": "C sr meV / angstrom^2",
                 }
             ),
@@ -734,6 +735,7 @@ class Run:
             "first": "q_first",
             "second": "q_second",
             "slope": "q_slope",
+            "slope_second": "q_slope_second",
         }
         arrays |= {names[f.name]: getattr(exposure, f.name) for f in fields(Exposure)}
         np.savez(path, **arrays)

@@ -12,8 +12,8 @@ import typer
 from steering.cli import _terminal as terminal
 from steering.cli.invert_powder import print_powder
 
-ORIENTATIONS_DEG = (0.0, 60.0, 30.0, 90.0)
-MINUTES = 2.0
+ORIENTATIONS_DEG = (0.0, 60.0, 30.0, 90.0, 15.0, 75.0)
+MINUTES = 1.0
 FINAL = "[bold]See the page again:[/] make serve   (or: beamsteer serve {})"
 
 
