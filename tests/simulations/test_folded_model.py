@@ -116,8 +116,21 @@ def exposure_of(model: FoldedPhonons, voxel: int, **sums) -> Exposure:
     shape = (model.voxels.n_voxels, model.n_energy)
     n = 6 * model.model.crystal.n_atoms**2
     tails = {"tensor": (n,), "first": (3,), "second": (6,), "slope": (3,)}
-    arrays, sums = {}, {"q_squared": 20 * sums["weight"]} | sums
-    for name in ("weight", "flat", "q_squared", "tensor", "first", "second", "slope"):
+    tails["slope_second"] = (6,)
+    slope = np.asarray(sums.get("slope", np.zeros(3)))
+    x, y, z = slope / sums["weight"]
+    alike = sums["weight"] * np.array([x * x, y * y, z * z, y * z, x * z, x * y])
+    arrays, sums = {}, {"q_squared": 20 * sums["weight"], "slope_second": alike} | sums
+    for name in (
+        "weight",
+        "flat",
+        "q_squared",
+        "tensor",
+        "first",
+        "second",
+        "slope",
+        "slope_second",
+    ):
         arrays[name] = np.zeros((*shape, *tails.get(name, ())))
         arrays[name][voxel] = sums.get(name, 0.0)
     return Exposure(**arrays)
