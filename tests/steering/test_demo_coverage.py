@@ -1,4 +1,4 @@
-"""The bar of the demonstration scan: five seeds, eight parameters, intervals that hold the truth."""
+"""The bar of the demonstration scan: five seeds, eight parameters, and the truth they must hold."""
 
 from importlib import resources
 from pathlib import Path
