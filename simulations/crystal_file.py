@@ -355,11 +355,31 @@ def _is_phonopy(text: str) -> bool:
     return "unit_cell:" in text or ("primitive_cell:" in text and "phonopy:" in text)
 
 
+def refuse_tags(text: str) -> None:
+    """Refuse YAML that asks for anything but plain values.
+
+    phonopy's own loader would build any Python object that a tag names.
+
+    Raises
+    ------
+    ValueError
+        If the text has a tag or is no YAML.
+    """
+    try:
+        for event in yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+            tag = getattr(event, "tag", None)
+            if tag not in (None, "!"):
+                raise ValueError(f"YAML with the tag {tag!r}; expected plain values only")
+    except yaml.YAMLError as error:
+        raise ValueError(f"no valid YAML ({error})") from error
+
+
 def _structure(path: Path) -> tuple[FloatArray, FloatArray, tuple[str, ...]]:
     """Lattice, fractional positions and symbols of a file's unit cell."""
     text = _read_text(path)
     try:
         if _is_phonopy(text):
+            refuse_tags(text)
             from phonopy.interface.phonopy_yaml import PhonopyYaml
 
             reader = PhonopyYaml()
@@ -565,6 +585,8 @@ def load_phonopy(path: Path, *, supercell_matrix: ArrayLike | None = None) -> An
             )
         yaml_file = found[0]
     text = _read_text(yaml_file)
+    if _is_phonopy(text):
+        refuse_tags(text)
     beside = {n: folder / n for n in ("FORCE_CONSTANTS", "FORCE_SETS", "BORN")}
     beside["force_constants.hdf5"] = folder / "force_constants.hdf5"
     there = {n: str(f) for n, f in beside.items() if f.is_file()}

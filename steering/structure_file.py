@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import yaml
+from simulations.crystal_file import refuse_tags
 
 MAX_CHARACTERS = 2_000_000
 
@@ -47,7 +47,10 @@ def structure_as_file(text: str) -> Iterator[Path]:
         raise StructureTextError("structure: binary; expected a POSCAR, CIF or phonopy.yaml")
     name = "POSCAR"
     if "unit_cell:" in text or "primitive_cell:" in text:
-        refuse_tags(text)
+        try:
+            refuse_tags(text)
+        except ValueError as error:
+            raise StructureTextError(f"structure: {error}") from error
         name = "phonopy.yaml"
     elif text.lstrip().startswith("data_") or "_cell_" in text:
         name = "structure.cif"
@@ -55,16 +58,3 @@ def structure_as_file(text: str) -> Iterator[Path]:
         path = Path(folder) / name
         path.write_text(text, encoding="utf-8")
         yield path
-
-
-def refuse_tags(text: str) -> None:
-    """Raise StructureTextError if YAML asks for anything but plain values."""
-    try:
-        for event in yaml.parse(text, Loader=yaml.SafeLoader):
-            tag = getattr(event, "tag", None)
-            if tag not in (None, "!"):
-                raise StructureTextError(
-                    f"structure: YAML with the tag {tag!r}; expected plain values only"
-                )
-    except yaml.YAMLError as error:
-        raise StructureTextError(f"structure: no valid YAML ({error})") from error

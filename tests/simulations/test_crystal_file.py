@@ -203,3 +203,15 @@ def test_a_folder_without_force_constants_says_so(tmp_path):
     poscar(tmp_path / "POSCAR", ["Al"], ["0 0 0"])
     with pytest.raises(ValueError, match="FORCE_CONSTANTS or FORCE_SETS"):
         read_force_constants(tmp_path)
+
+
+def test_a_phonopy_file_with_a_tag_is_refused_before_anything_is_built(tmp_path):
+    bad = tmp_path / "phonopy.yaml"
+    marker = tmp_path / "ran"
+    bad.write_text(
+        f"phonopy:\n  version: 2\nunit_cell: !!python/object/apply:os.mkdir ['{marker}']\n"
+    )
+    for read in (read_crystal, read_force_constants):
+        with pytest.raises(ValueError, match="tag|cannot be read"):
+            read(bad)
+    assert not marker.exists()
