@@ -66,7 +66,11 @@ def test_every_source_module_has_its_test_or_is_covered_by_a_named_one():
             source = ROOT / package
             if not any((source / f"{name}{end}").exists() for end in (".py", "")):
                 strays.append(str(path.relative_to(ROOT)))
-    assert set(strays) <= {"tests/steering/test_deploy.py"}
+    assert set(strays) <= {
+        "tests/steering/test_deploy.py",
+        "tests/steering/test_demo_coverage.py",
+        "tests/steering/test_mno_virtual.py",
+    }
 
 
 def test_committed_text_names_no_machine_and_no_download_address():
