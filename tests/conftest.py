@@ -13,6 +13,15 @@ from hypothesis import settings
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
     os.environ.setdefault(_name, "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
+# Two workers that compile the same kernels into one cache on a fresh machine crash each other.
+os.environ.setdefault(
+    "NUMBA_CACHE_DIR",
+    str(
+        Path(__file__).resolve().parents[1]
+        / "build"
+        / f"numba-{os.environ.get('PYTEST_XDIST_WORKER', 'main')}"
+    ),
+)
 
 settings.register_profile("beamsteer", deadline=None)  # a wall clock never decides a test
 settings.load_profile("beamsteer")
