@@ -115,7 +115,7 @@ class Run:
         self._below_target = 0
         self._advice: dict[str, Any] = {
             "advice": [],
-            "stop": _plain_stop(
+            "stop": asdict(
                 stop_advice(
                     looks_below_target=0,
                     chunks=0,
@@ -586,7 +586,7 @@ class Run:
                 {"name": n, "sigma": float(t)}
                 for n, t in zip(posterior.names, targets, strict=True)
             ],
-            "stop": _plain_stop(stop),
+            "stop": asdict(stop),
         }
 
     # -- what others read -----------------------------------------------------------------------
@@ -752,10 +752,6 @@ class Run:
         }
         arrays |= {names[f.name]: getattr(exposure, f.name) for f in fields(Exposure)}
         np.savez(path, **arrays)
-
-
-def _plain_stop(stop: Any) -> dict[str, Any]:
-    return asdict(stop)
 
 
 def _encoder_of(measurement: Measurement) -> Any:
