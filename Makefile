@@ -55,7 +55,7 @@ serve: setup
 	$(BIN)/beamsteer serve
 
 test: setup system
-	$(ONE_THREAD) $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow" --timeout 300 \
+	$(ONE_THREAD) $(BIN)/python -m pytest -n 2 --dist loadfile --max-worker-restart 0 -m "not slow" --timeout 300 \
 		--ignore tests/benchmarks
 
 prove: setup system

@@ -24,6 +24,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel, ValidationError
+from pydantic_core import from_json
 from sse_starlette import EventSourceResponse
 from starlette.datastructures import UploadFile
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -230,8 +231,9 @@ async def _body(request: Request) -> dict[str, Any]:
     kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
     if kind == "application/json":
         try:
-            body = json.loads(await request.body())
-        except (ValueError, RecursionError) as error:
+            # Bounded in depth whatever the interpreter's recursion limit is.
+            body = from_json(await request.body(), allow_inf_nan=False)
+        except ValueError as error:
             raise HTTPException(422, f"body is no JSON ({error}); expected an object.") from error
         if not isinstance(body, dict):
             raise HTTPException(422, f"body is {type(body).__name__}; expected an object.")
