@@ -266,7 +266,8 @@ def test_a_reader_that_leaves_is_forgotten():
     runs = store()
     with serving(create_app(runs)) as url, httpx.Client(timeout=20) as client:
         with client.stream("GET", f"{url}events") as stream:
-            next(line for line in stream.iter_lines() if line.startswith("data:"))
+            lines = stream.iter_lines()  # kept: the end of the iterator closes the connection
+            next(line for line in lines if line.startswith("data:"))
             assert len(runs._subscriptions) == 1
         gone = threading.Event()
         for i in range(200):
