@@ -22,3 +22,12 @@ NEUTRON_MEV_A2 = _c.hbar**2 / (2 * _c.neutron_mass) / _EV * 1e3 / _A**2
 
 COULOMB_EV_A = _c.e / (4 * _c.pi * _c.epsilon_0) / _A
 """e^2 / (4 pi epsilon_0) in eV angstrom."""
+
+EV_A2_IN_N_M = _EV / _A**2
+"""Force constant of 1 eV/angstrom^2 in N/m (16.0218)."""
+
+EV_A3_IN_GPA = _EV / _A**3 / 1e9
+"""Modulus of 1 eV/angstrom^3 in GPa (160.218)."""
+
+MEV_PER_THZ = _c.Planck * 1e12 / _EV * 1e3
+"""Energy of a phonon of 1 THz, meV."""

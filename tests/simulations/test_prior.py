@@ -63,7 +63,7 @@ def test_one_member_has_no_range():
         widened_box([[1.0, 2.0]])
 
 
-@pytest.mark.parametrize("name", ["MnO", "aluminium", "germanium"])
+@pytest.mark.parametrize("name", ["MnO", "aluminium", "germanium", "niobium"])
 def test_stored_priors_rebuild_stable_force_constants(name):
     record = load_prior_record(name)
     constants = prior_force_constants(name)
