@@ -1,22 +1,25 @@
 """Coherent one-phonon scattering of a powder, S(|Q|, E), and its gradient by the force constants.
 
 Every sampled q of the zone is combined with all reciprocal-lattice vectors G: modes are computed
-once, and ``T = sum_G f f^dagger`` per (q, |Q| bin) holds all that polarisation and structure
-factors contribute. Averages over a |Q| bin are averages over the sampled vectors in it.
+once per q. Averages over a |Q| bin are averages over the sampled vectors in it. The spectrum comes
+from a compiled loop over all Q = q + G; its gradient from ``T = sum_G f f^dagger`` per
+(q, |Q| bin), which holds all that polarisation and structure factors contribute.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+from numba import njit
 from numpy.typing import ArrayLike, NDArray
 
 from simulations.brillouin_zone import ZonePoints, irreducible_mesh, mesh_divisions
 from simulations.constants import BOLTZMANN_MEV_PER_K, HBAR2_OVER_U, NEUTRON_MEV_A2
 from simulations.crystal import Crystal
-from simulations.dynamics import divided_differences
+from simulations.dynamics import divided_differences, eigenmodes, signed_root
 from simulations.force_constants import ForceConstantModel
 from simulations.instrument import Resolution
 from simulations.scattering import (
@@ -47,6 +50,8 @@ class PowderSpectrum:
     accessible: NDArray[np.bool_]  # (Q, E) bins whose centre the instrument can reach
     gradient: FloatArray | None = None  # (K, Q, E) per eV/angstrom^2
     names: tuple[str, ...] = ()  # (K,)
+    partials: FloatArray | None = None  # (pairs, Q, E) barn/meV/sr, summing to `intensity`
+    pairs: tuple[tuple[str, str], ...] = ()  # (pairs,) symbols
 
 
 def kinematic_mask(
@@ -83,6 +88,32 @@ def kinematic_mask(
     nearest = np.sqrt(np.maximum(ki2 + kf**2 - 2 * np.sqrt(ki2) * kf * np.cos(low), 0.0))
     farthest = np.sqrt(np.maximum(ki2 + kf**2 - 2 * np.sqrt(ki2) * kf * np.cos(high), 0.0))
     return (Q[:, None] >= nearest) & (Q[:, None] <= farthest) & (kf2 > 0)
+
+
+def kf_over_ki(energy_edges_meV: ArrayLike, ei_meV: float) -> FloatArray:
+    """Ratio of final to incident wave number at the centres of energy bins, direct geometry.
+
+    The double-differential cross section per meV and sr is this times S(Q,E).
+
+    Parameters
+    ----------
+    energy_edges_meV : (E + 1,) float64
+        Energy transfer, positive when the neutron loses energy.
+    ei_meV : float
+        Incident energy.
+
+    Returns
+    -------
+    (E,) float64
+        0 where a neutron cannot lose that much; above 1 where it gains energy.
+
+    References
+    ----------
+    G. L. Squires, Introduction to the Theory of Thermal Neutron Scattering (1978), equation 2.42.
+    """
+    if not ei_meV > 0:
+        raise ValueError(f"instrument.ei_meV is {ei_meV}; expected a positive energy")
+    return np.sqrt(np.maximum(1 - _centres(energy_edges_meV) / ei_meV, 0.0))
 
 
 def _centres(edges: ArrayLike) -> FloatArray:
@@ -138,7 +169,6 @@ class _Coverage:
 
     tensor: ComplexArray  # (q, bins, n, n) weighted sum of f f^dagger
     moments: ComplexArray  # (components, q, bins, n, n): the same with Q_a Q_b
-    norm: FloatArray  # (bins,) summed weights
 
 
 _FULL = ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))
@@ -192,7 +222,6 @@ def _coverage(
     return _Coverage(
         tensor=summed(w),
         moments=np.array(components) if components else np.zeros((0, 1, 1, 1, 1), complex),
-        norm=np.bincount(slot % bins, w, minlength=bins).astype(np.float64),
     )
 
 
@@ -201,7 +230,6 @@ def _line_shapes(
     temperature_K: float,
     edges: FloatArray,
     sigma_of: SigmaOfEnergy,
-    slopes: bool,
 ) -> tuple[FloatArray, FloatArray]:
     """h_s(E) = (hbar^2 / 2 E_s) [(n+1) R(E - E_s) + n R(E + E_s)] and its derivative by E_s^2."""
     live = energies > STABLE_MEV
@@ -212,7 +240,7 @@ def _line_shapes(
     if temperature_K > 0:
         by_energy = -occupation * (occupation + 1) / (BOLTZMANN_MEV_PER_K * temperature_K)
     value = np.zeros((*energies.shape, len(edges) - 1))
-    slope = np.zeros_like(value) if slopes else value
+    slope = np.zeros_like(value)
     step = 1e-4
     for sign in (1.0, -1.0):
         weight = occupation + 1 if sign > 0 else occupation
@@ -221,17 +249,138 @@ def _line_shapes(
         sigma = sigma_of(sign * size)
         shape = gaussian_bins(edges, sign * size, sigma)
         value += (prefactor * weight)[..., None] * shape
-        if slopes:
-            grow = (sigma_of(sign * size + step) - sigma_of(sign * size - step)) / (2 * step)
-            z = (edges - sign * size[..., None]) / sigma[..., None]
-            density = np.exp(-0.5 * z**2) / np.sqrt(2 * np.pi) / sigma[..., None]
-            # d/dc of the bin average of a Gaussian at c with width sigma(c), c = sign * E_s
-            change = np.diff(density * (-1 - z * grow[..., None]), axis=-1) / np.diff(edges)
-            slope += (prefactor * (by_energy - weight / size))[..., None] * shape
-            slope += (sign * prefactor * weight)[..., None] * change
-    if slopes:
-        slope = slope * np.where(live, 0.5 / size, 0.0)[..., None]
-    return value, slope
+        grow = (sigma_of(sign * size + step) - sigma_of(sign * size - step)) / (2 * step)
+        z = (edges - sign * size[..., None]) / sigma[..., None]
+        density = np.exp(-0.5 * z**2) / np.sqrt(2 * np.pi) / sigma[..., None]
+        # d/dc of the bin average of a Gaussian at c with width sigma(c), c = sign * E_s
+        change = np.diff(density * (-1 - z * grow[..., None]), axis=-1) / np.diff(edges)
+        slope += (prefactor * (by_energy - weight / size))[..., None] * shape
+        slope += (sign * prefactor * weight)[..., None] * change
+    return value, slope * np.where(live, 0.5 / size, 0.0)[..., None]
+
+
+@njit(cache=True, fastmath={"contract", "nsz"})
+def _pair_weights(
+    q_cart: FloatArray,
+    weights: FloatArray,
+    vectors: ComplexArray,
+    G: FloatArray,
+    wave: ComplexArray,
+    tensors: FloatArray,
+    tensor_of: NDArray[np.int64],
+    group_of: NDArray[np.int64],
+    edges: FloatArray,
+    out: FloatArray,
+    norm: FloatArray,
+) -> None:
+    """Add ``w Re(F_a^* F_b)`` of every mode, |Q| bin and pair of groups of atoms.
+
+    ``F_a`` sums ``wave exp(-Q U Q / 2) Q.e^*`` over the atoms of group a. ``vectors`` is
+    (q, mode, atom, 3) and conjugate, ``wave`` (atoms, G), ``out`` (q, modes, pairs, bins). One q at
+    a time, all G in the innermost loops.
+    """
+    n_q, n_modes, n_atoms, _ = vectors.shape
+    n_g, bins = len(G), len(edges) - 1
+    groups = group_of.max() + 1
+    low, high = edges[0], edges[bins]
+    guess = np.zeros(4 * bins + 2, np.int64)  # bin at or below the true one
+    scale = 4 * bins / (high - low)
+    for k in range(len(guess)):
+        while guess[k] + 1 < bins and edges[guess[k] + 1] <= low + k / scale:
+            guess[k] += 1
+        if k + 1 < len(guess):
+            guess[k + 1] = guess[k]
+    place = np.empty(n_g, np.int64)
+    x, y, z = np.empty(n_g), np.empty(n_g), np.empty(n_g)
+    decay = np.empty((len(tensors), n_g))
+    real, imaginary = np.empty((n_atoms, n_g)), np.empty((n_atoms, n_g))
+    part_real, part_imaginary = np.empty((groups, n_g)), np.empty((groups, n_g))
+    for i in range(n_q):
+        m = 0
+        used = np.empty(n_g, np.int64)
+        for g in range(n_g):
+            qx, qy, qz = q_cart[i, 0] + G[g, 0], q_cart[i, 1] + G[g, 1], q_cart[i, 2] + G[g, 2]
+            length = math.sqrt(qx * qx + qy * qy + qz * qz)
+            if low <= length < high:
+                b = guess[max(0, int((length - low) * scale) - 1)]
+                while edges[b + 1] <= length:
+                    b += 1
+                place[m], used[m] = b, g
+                x[m], y[m], z[m] = qx, qy, qz
+                norm[b] += weights[i]
+                m += 1
+        for t in range(len(tensors)):
+            U = tensors[t]
+            for g in range(m):
+                exponent = (
+                    U[0, 0] * x[g] * x[g]
+                    + U[1, 1] * y[g] * y[g]
+                    + U[2, 2] * z[g] * z[g]
+                    + 2 * (U[1, 2] * y[g] * z[g] + U[0, 2] * x[g] * z[g] + U[0, 1] * x[g] * y[g])
+                )
+                decay[t, g] = math.exp(-0.5 * exponent)
+        for a in range(n_atoms):
+            for g in range(m):
+                value = wave[a, used[g]] * decay[tensor_of[a], g]
+                real[a, g], imaginary[a, g] = value.real, value.imag
+        for s in range(n_modes):
+            part_real[:, :m] = 0.0
+            part_imaginary[:, :m] = 0.0
+            for a in range(n_atoms):
+                ax, ay, az = vectors[i, s, a, 0], vectors[i, s, a, 1], vectors[i, s, a, 2]
+                rx, ry, rz = ax.real, ay.real, az.real
+                jx, jy, jz = ax.imag, ay.imag, az.imag
+                c, d = real[a], imaginary[a]
+                u, v = part_real[group_of[a]], part_imaginary[group_of[a]]
+                for g in range(m):
+                    p = rx * x[g] + ry * y[g] + rz * z[g]
+                    r = jx * x[g] + jy * y[g] + jz * z[g]
+                    u[g] += p * c[g] - r * d[g]
+                    v[g] += p * d[g] + r * c[g]
+            pair = 0
+            for a in range(groups):
+                for b in range(a, groups):
+                    weight = weights[i] if a == b else 2 * weights[i]
+                    ua, va, ub, vb = (
+                        part_real[a],
+                        part_imaginary[a],
+                        part_real[b],
+                        part_imaginary[b],
+                    )
+                    for g in range(m):
+                        out[i, s, pair, place[g]] += weight * (ua[g] * ub[g] + va[g] * vb[g])
+                    pair += 1
+
+
+@njit(cache=True)
+def _spread(
+    weights: FloatArray,
+    strength: FloatArray,
+    centre: FloatArray,
+    sigma: FloatArray,
+    edges: FloatArray,
+    out: FloatArray,
+) -> None:
+    """Add Gaussian lines, averaged over energy bins, to ``out`` (E, pairs * bins).
+
+    ``weights`` is (lines, rows); ``strength``, ``centre`` and ``sigma`` are (lines,). Tails beyond
+    eight standard deviations, 1e-15 of a line, are left out.
+    """
+    n_e = len(edges) - 1
+    for k in range(len(centre)):
+        if strength[k] == 0.0:
+            continue
+        reach = 8 * sigma[k]
+        first = max(0, np.searchsorted(edges, centre[k] - reach) - 1)
+        last = min(n_e, np.searchsorted(edges, centre[k] + reach))
+        scale = 1 / (sigma[k] * math.sqrt(2.0))
+        before = math.erf((edges[first] - centre[k]) * scale)
+        for e in range(first, last):
+            after = math.erf((edges[e + 1] - centre[k]) * scale)
+            height = 0.5 * strength[k] * (after - before) / (edges[e + 1] - edges[e])
+            before = after
+            for row in range(weights.shape[1]):
+                out[e, row] += height * weights[k, row]
 
 
 def default_powder_zone(crystal: Crystal) -> ZonePoints:
@@ -253,6 +402,7 @@ def powder_spectrum(
     zone: ZonePoints | None = None,
     displacement: FloatArray | None = None,
     gradient: bool = False,
+    partials: bool = False,
 ) -> PowderSpectrum:
     """Coherent one-phonon S(|Q|, E) of a powder.
 
@@ -283,11 +433,15 @@ def powder_spectrum(
         by the gradient.
     gradient : bool
         Also return the derivative by the free parameters, exact at degeneracies.
+    partials : bool
+        Also split the intensity into pairs of elements: with ``F_a`` the part of the structure
+        factor that atoms of element a make, a pair (a, a) has ``|F_a|^2`` and (a, b) has
+        ``2 Re(F_a^* F_b)``, which may be negative. The pairs sum to the intensity.
 
     Returns
     -------
     PowderSpectrum
-        ``gradient`` is None unless asked for.
+        ``gradient`` and ``partials`` are None unless asked for.
 
     Raises
     ------
@@ -307,58 +461,159 @@ def powder_spectrum(
         displacement, shift = displacement_gradients(model, temperature_K, phi)
     elif displacement is None:
         displacement = displacement_tensors(model, temperature_K, phi)
-    both = np.concatenate([displacement[None], shift])
-    trace = np.trace(both, axis1=-2, axis2=-1)[..., None, None] / 3
-    isotropic = bool(np.abs(both - trace * np.eye(3)).max() < 1e-9 * np.abs(both).max())
-
     reach = float(np.linalg.norm(zone.q_cart, axis=1).max())
     G = lattice_vectors_within(crystal, momentum_edges[-1] + reach)
-    n, bins, n_e = model.n_modes, len(momentum_edges) - 1, len(edges) - 1
-    total = np.zeros((bins, n_e))
-    slopes = np.zeros((len(names), bins, n_e))
-    norm = np.zeros(bins)
-    n_sums = 1 + (0 if not moving else 1 if isotropic else 6)
-    per_q = max(n_sums * bins * n * n, len(G) * n, n * n * n_e)
-    step = max(1, _BATCH // per_q)
-    for start in range(0, len(zone.q_cart), step):
-        part = slice(start, start + step)
-        q, w = zone.q_cart[part], zone.weights[part]
-        fixed, basis = model.matrices(q)
-        values = model.values if phi is None else np.asarray(phi, dtype=float)
-        squared, vectors = np.linalg.eigh(fixed + np.tensordot(values, basis, axes=(0, 1)))
-        energies = np.sign(squared) * np.sqrt(np.abs(squared))
-        refuse_imaginary(energies, q)
-        covered = _coverage(crystal, q, w, G, momentum_edges, displacement, moving, isotropic)
-        norm += covered.norm
-        h, dh = _line_shapes(energies, temperature_K, edges, sigma_of, gradient)
-        adjoint = vectors.conj().swapaxes(-1, -2)
-        M = adjoint[:, None] @ covered.tensor @ vectors[:, None]  # (q, bins, s, t)
-        diagonal = np.einsum("qbss->bqs", M).real
-        total += diagonal.reshape(bins, -1) @ h.reshape(-1, n_e)
-        if gradient:
-            slopes += _direct_slopes(squared, vectors, basis, M, h, dh)
-        if moving:
-            slopes += _thermal_slopes(crystal, vectors, covered.moments, h, shift, isotropic)
-    filled = norm > 0
-    scale = np.where(filled, 1 / np.where(filled, norm, 1.0), 0.0)[:, None]
-    intensity, slopes = total * scale, slopes * scale
+    axes = _Axes(momentum=momentum_edges, energy=edges, sigma_of=sigma_of)
+    split, pairs = _element_pairs(crystal) if partials else (np.zeros(crystal.n_atoms, int), ())
+    parts, norm = _summed_lines(
+        model, phi, zone, G, axes, displacement, temperature_K, split
+    )  # (pairs, Q, E)
+    slopes = np.zeros((len(names), *parts.shape[1:]))
+    if gradient:
+        slopes = _summed_slopes(
+            model, phi, zone, G, axes, displacement, shift if moving else None, temperature_K
+        )
+    scale = np.where(norm > 0, 1 / np.where(norm > 0, norm, 1.0), 0.0)[:, None]
+    parts, slopes = parts * scale, slopes * scale
     if momentum_sigma > 0:
-        smear = gaussian_bins(
-            momentum_edges, _centres(momentum_edges), np.full(bins, momentum_sigma)
-        ).T
-        smear = smear / smear.sum(axis=1, keepdims=True)
-        intensity, slopes = smear @ intensity, smear @ slopes
+        smear = momentum_smearing(momentum_edges, momentum_sigma)
+        parts, slopes = smear @ parts, smear @ slopes
+    bins, n_e = parts.shape[1:]
     accessible = np.ones((bins, n_e), dtype=bool)
     if ei_meV is not None:
         accessible = kinematic_mask(momentum_edges, edges, ei_meV, two_theta_deg)
     return PowderSpectrum(
         momentum_edges=momentum_edges,
         energy_edges_meV=edges,
-        intensity=intensity,
+        intensity=parts.sum(axis=0),
         accessible=accessible,
         gradient=slopes if gradient else None,
         names=names,
+        partials=parts if partials else None,
+        pairs=pairs,
     )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class _Axes:
+    momentum: FloatArray  # (Q + 1,) 1/angstrom
+    energy: FloatArray  # (E + 1,) meV
+    sigma_of: SigmaOfEnergy
+
+
+def momentum_smearing(momentum_edges: ArrayLike, momentum_sigma: float) -> FloatArray:
+    """Matrix (Q, Q) that smears rows of a map with a Gaussian in |Q|; its rows sum to 1.
+
+    Parameters
+    ----------
+    momentum_edges : (Q + 1,) float64
+        1/angstrom.
+    momentum_sigma : float
+        Standard deviation, 1/angstrom. At the ends of the axis what lies outside is not known; the
+        bins inside share its weight.
+    """
+    edges = np.asarray(momentum_edges, dtype=float)
+    centres = _centres(edges)
+    smear = gaussian_bins(edges, centres, np.full(len(centres), momentum_sigma)) * np.diff(edges)
+    return smear / smear.sum(axis=1, keepdims=True)
+
+
+def _element_pairs(crystal: Crystal) -> tuple[NDArray[np.int64], tuple[tuple[str, str], ...]]:
+    """Element of every atom, and the names of all pairs of elements in the kernel's order."""
+    elements = tuple(dict.fromkeys(crystal.symbols))
+    group = np.array([elements.index(symbol) for symbol in crystal.symbols], dtype=np.int64)
+    pairs = tuple((a, b) for k, a in enumerate(elements) for b in elements[k:])
+    return group, pairs
+
+
+def _summed_lines(
+    model: ForceConstantModel,
+    phi: ArrayLike | None,
+    zone: ZonePoints,
+    G: FloatArray,
+    axes: _Axes,
+    displacement: FloatArray,
+    temperature_K: float,
+    group_of: NDArray[np.int64],
+) -> tuple[FloatArray, FloatArray]:
+    """Weighted sum of S over all Q of every |Q| bin, (pairs, Q, E), and the summed weights."""
+    crystal = model.crystal
+    values = model.values if phi is None else np.asarray(phi, dtype=float)
+    n, bins = model.n_modes, len(axes.momentum) - 1
+    groups = int(group_of.max()) + 1
+    pairs = groups * (groups + 1) // 2
+    factor = crystal.scattering_length / np.sqrt(crystal.masses_u)
+    wave = (factor[:, None] * np.exp(1j * (crystal.positions @ crystal.lattice) @ G.T)).astype(
+        np.complex128
+    )
+    same = np.round(displacement, 13)  # equivalent atoms share one exponential
+    _, distinct, tensor_of = np.unique(same, axis=0, return_index=True, return_inverse=True)
+    tensors = np.ascontiguousarray(displacement[distinct])
+    norm = np.zeros(bins)
+    total = np.zeros((len(axes.energy) - 1, pairs * bins))
+    step = max(1, _BATCH // (n * pairs * bins))
+    for start in range(0, len(zone.q_cart), step):
+        part = slice(start, start + step)
+        q = zone.q_cart[part]
+        energies, vectors = eigenmodes(model.dynamical_matrices(q, values))
+        refuse_imaginary(energies, q)
+        weights = np.zeros((len(q), n, pairs, bins))
+        _pair_weights(
+            q, zone.weights[part],
+            np.ascontiguousarray(vectors.conj().swapaxes(1, 2)).reshape(len(q), n, -1, 3),
+            G, wave, tensors, tensor_of.reshape(-1), group_of, axes.momentum, weights, norm,
+        )  # fmt: skip
+        live = energies > STABLE_MEV
+        size = np.where(live, energies, 1.0)
+        occupation = bose(size, temperature_K)
+        prefactor = np.where(live, 0.5 * HBAR2_OVER_U / size, 0.0)
+        for sign, thermal in ((1.0, occupation + 1), (-1.0, occupation)):
+            _spread(
+                weights.reshape(-1, pairs * bins), (prefactor * thermal).ravel(),
+                (sign * size).ravel(), np.asarray(axes.sigma_of(sign * size)).ravel(),
+                axes.energy, total,
+            )  # fmt: skip
+    return total.T.reshape(pairs, bins, -1), norm
+
+
+def _summed_slopes(
+    model: ForceConstantModel,
+    phi: ArrayLike | None,
+    zone: ZonePoints,
+    G: FloatArray,
+    axes: _Axes,
+    displacement: FloatArray,
+    shift: FloatArray | None,
+    temperature_K: float,
+) -> FloatArray:
+    """Derivative of what `_summed_lines` sums by the free parameters, (K, Q, E).
+
+    ``shift`` holds the derivatives of the Debye-Waller tensors, None where they are fixed.
+    """
+    crystal = model.crystal
+    moving = shift is not None
+    both = np.concatenate([displacement[None], shift]) if moving else displacement[None]
+    trace = np.trace(both, axis1=-2, axis2=-1)[..., None, None] / 3
+    isotropic = bool(np.abs(both - trace * np.eye(3)).max() < 1e-9 * np.abs(both).max())
+    values = model.values if phi is None else np.asarray(phi, dtype=float)
+    n, bins, n_e = model.n_modes, len(axes.momentum) - 1, len(axes.energy) - 1
+    slopes = np.zeros((len(model.names), bins, n_e))
+    n_sums = 1 + (0 if not moving else 1 if isotropic else 6)
+    step = max(1, _BATCH // max(n_sums * bins * n * n, len(G) * n, n * n * n_e))
+    for start in range(0, len(zone.q_cart), step):
+        part = slice(start, start + step)
+        q, w = zone.q_cart[part], zone.weights[part]
+        fixed, basis = model.matrices(q)
+        squared, vectors = np.linalg.eigh(fixed + np.tensordot(values, basis, axes=(0, 1)))
+        covered = _coverage(crystal, q, w, G, axes.momentum, displacement, moving, isotropic)
+        energies = signed_root(squared)
+        h, dh = _line_shapes(energies, temperature_K, axes.energy, axes.sigma_of)
+        adjoint = vectors.conj().swapaxes(-1, -2)
+        M = adjoint[:, None] @ covered.tensor @ vectors[:, None]  # (q, bins, s, t)
+        slopes += _direct_slopes(squared, vectors, basis, M, h, dh)
+        if shift is not None:
+            slopes += _thermal_slopes(crystal, vectors, covered.moments, h, shift, isotropic)
+    return slopes
 
 
 def _direct_slopes(

@@ -1,12 +1,18 @@
 from __future__ import annotations
 
+import sys
+from dataclasses import replace
+
 import numpy as np
 import pytest
+from scipy.stats import norm
 
 from simulations.brillouin_zone import irreducible_mesh, quasi_random_points
 from simulations.constants import HBAR2_OVER_U, NEUTRON_MEV_A2
+from simulations.dynamics import modes
 from simulations.instrument import Resolution
 from simulations.powder import (
+    kf_over_ki,
     kinematic_mask,
     lattice_vectors_within,
     powder_spectrum,
@@ -44,6 +50,96 @@ def test_the_powder_average_is_the_mean_over_single_vectors():
         np.add.at(count, place[keep], 1)
     expected = total / np.maximum(count, 1)[:, None]
     np.testing.assert_allclose(got.intensity, expected, atol=1e-12 * expected.max())
+
+
+def brute_force(model, divisions, U, momentum, energy, temperature, width):
+    """Every point of the whole mesh with every G, eigenvectors at Q itself, in plain loops."""
+    crystal = model.crystal
+    x = np.stack(np.meshgrid(*[(np.arange(n) + 0.5) / n for n in divisions], indexing="ij"), -1)
+    mesh = (x - np.rint(x)).reshape(-1, 3) @ crystal.reciprocal
+    total, count = np.zeros((len(momentum) - 1, len(energy) - 1)), np.zeros(len(momentum) - 1)
+    longest = momentum[-1] + np.linalg.norm(crystal.reciprocal, axis=1).sum()
+    for G in lattice_vectors_within(crystal, longest):
+        place = np.digitize(np.linalg.norm(mesh + G, axis=1), momentum) - 1
+        inside = (place >= 0) & (place < len(total))
+        if not inside.any():
+            continue
+        Q = (mesh + G)[inside]
+        energies, vectors = modes(model, Q)
+        for k, b in enumerate(place[inside]):
+            count[b] += 1
+            for s, e in enumerate(energies[k]):
+                F = 0.0
+                for i in range(crystal.n_atoms):
+                    decay = np.exp(-0.5 * Q[k] @ U[i] @ Q[k]) / np.sqrt(crystal.masses_u[i])
+                    F += crystal.scattering_length[i] * decay * (
+                        Q[k] @ vectors[k, 3 * i : 3 * i + 3, s].conj()
+                    )  # fmt: skip
+                n = 1 / np.expm1(e / (0.08617333262 * temperature))
+                strength = 0.5 * HBAR2_OVER_U / e * abs(F) ** 2
+                for sign, thermal in ((1, n + 1), (-1, n)):
+                    total[b] += strength * thermal * np.diff(norm.cdf(energy, sign * e, width))
+    return total / np.diff(energy) / np.maximum(count, 1)[:, None]
+
+
+@pytest.mark.shared_data
+@pytest.mark.parametrize(
+    ("name", "divisions", "step"),
+    [("germanium", (6, 6, 6), 2.0), ("MgB2", (5, 5, 4), 4.0), ("NaCl", (4, 4, 4), 1.5),
+     ("ZnO", (4, 4, 3), 4.0)],
+)  # fmt: skip
+def test_the_map_is_the_brute_force_average_at_equal_sampling(shared_data, name, divisions, step):
+    model = germanium() if name == "germanium" else phonopy_model(shared_data, name)[1]
+    U = displacement_tensors(model, 300.0, zone=irreducible_mesh(model.crystal, 4, shifted=True))
+    momentum, energy = np.linspace(0.013, 2.91, 12), np.arange(-10, 30) * step
+    zone = irreducible_mesh(model.crystal, divisions, shifted=True)
+    got = powder_spectrum(
+        model, momentum, energy, temperature_K=300.0, resolution=step, zone=zone, displacement=U
+    ).intensity
+    expected = brute_force(model, divisions, U, momentum, energy, 300.0, step)
+    deviation = np.abs(got - expected).sum() / expected.sum()
+    sys.stdout.write(f"\n{name}: powder map, L1 from brute force {deviation:.1e} (bar 0.01)\n")
+    assert len(zone.q_cart) < np.prod(divisions) / 1.9
+    assert deviation < 1e-9
+
+
+@pytest.mark.shared_data
+def test_pairs_of_elements_sum_to_the_map_and_follow_the_scattering_lengths(shared_data):
+    _, model = phonopy_model(shared_data, "NaCl")
+    zone = quasi_random_points(model.crystal, 20)
+    U = displacement_tensors(model, 100.0, zone=irreducible_mesh(model.crystal, 4, shifted=True))
+    energy = np.linspace(-10, 40, 51)
+
+    def spectrum(lengths, **options):
+        crystal = replace(model.crystal, scattering_length=np.array(lengths))
+        return powder_spectrum(
+            replace(model, crystal=crystal), MOMENTUM, energy, temperature_K=100.0, resolution=1.0,
+            zone=zone, displacement=U, **options,
+        )  # fmt: skip
+
+    b = model.crystal.scattering_length
+    got = spectrum(b, partials=True)
+    assert got.pairs == (("Na", "Na"), ("Na", "Cl"), ("Cl", "Cl"))
+    top = got.intensity.max()
+    np.testing.assert_allclose(got.partials.sum(axis=0), got.intensity, atol=1e-13 * top)
+    np.testing.assert_allclose(got.intensity, spectrum(b).intensity, atol=1e-13 * top)
+    alone = spectrum([b[0], 0.0]).intensity
+    np.testing.assert_allclose(got.partials[0], alone, atol=1e-13 * top)
+    turned = spectrum([b[0], -b[1]]).intensity  # only the interference changes sign
+    np.testing.assert_allclose(
+        turned, got.partials[0] - got.partials[1] + got.partials[2], atol=1e-13 * top
+    )
+    assert got.partials[1].min() < 0
+
+
+def test_kf_over_ki_is_the_ratio_of_wave_numbers():
+    energy = np.array([-62.0, -58, 38, 39, 100, 104])
+    got = kf_over_ki(energy, 40.0)
+    centres = 0.5 * (energy[1:] + energy[:-1])
+    assert got[0] == pytest.approx(np.sqrt(100 / 40))
+    assert got[centres > 40].max() == 0
+    with pytest.raises(ValueError, match="ei_meV"):
+        kf_over_ki(energy, 0)
 
 
 @pytest.mark.parametrize("temperature", [0.0, 5.0, 300.0])
