@@ -26,9 +26,11 @@ from simulations.scattering import (
     STABLE_MEV,
     amplitudes,
     bose,
+    bragg_intensities,
     displacement_gradients,
     displacement_tensors,
     gaussian_bins,
+    incoherent_elastic,
     refuse_imaginary,
 )
 
@@ -491,6 +493,102 @@ def powder_spectrum(
         names=names,
         partials=parts if partials else None,
         pairs=pairs,
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class PowderElastic:
+    """Elastic S(|Q|, E) per primitive cell, averaged over directions and over the bins."""
+
+    momentum_edges: FloatArray  # (Q + 1,) 1/angstrom
+    energy_edges_meV: FloatArray  # (E + 1,)
+    coherent: FloatArray  # (Q, E) barn/meV/sr, Bragg lines
+    incoherent: FloatArray  # (Q, E) barn/meV/sr
+
+
+def powder_elastic(
+    crystal: Crystal,
+    momentum_edges: ArrayLike,
+    energy_edges_meV: ArrayLike,
+    *,
+    displacement: FloatArray | None,
+    resolution: Resolution | SigmaOfEnergy | float,
+    ei_meV: float | None = None,
+    momentum_sigma: float = 0.0,
+) -> PowderElastic:
+    """Elastic lines of a powder: Bragg and incoherent.
+
+    A Bragg line belongs to the |Q| bin that holds its |G|: averaged over the shell of that bin it
+    gives ``(2 pi)^3 / V |F(G)|^2`` over the shell's volume, so the bins' width matters.
+
+    Parameters
+    ----------
+    crystal : Crystal
+    momentum_edges : (Q + 1,) float64
+        1/angstrom.
+    energy_edges_meV : (E + 1,) float64
+    displacement : (atoms, 3, 3) float64 or None
+        Debye-Waller tensors; None: no Debye-Waller factor.
+    resolution, ei_meV, momentum_sigma
+        As in `powder_spectrum`; the width at zero energy transfer counts.
+
+    Returns
+    -------
+    PowderElastic
+
+    Raises
+    ------
+    ValueError
+        If axes are not increasing.
+
+    References
+    ----------
+    G. L. Squires, Introduction to the Theory of Thermal Neutron Scattering (1978), section 3.6.
+    """
+    momentum_edges = _checked_edges(momentum_edges, "momentum_edges")
+    edges = _checked_edges(energy_edges_meV, "energy_edges_meV")
+    sigma = np.atleast_1d(sigma_function(resolution, ei_meV)(np.zeros(1)))
+    line = gaussian_bins(edges, np.zeros(1), sigma)[0]
+    G = lattice_vectors_within(crystal, momentum_edges[-1])
+    G = G[np.linalg.norm(G, axis=1) > 1e-9]  # forward scattering is no scattering
+    strength = (2 * np.pi) ** 3 / abs(np.linalg.det(crystal.lattice))
+    # rounding must not carry a reflection across the edge of a bin that ends at it
+    length = np.linalg.norm(G, axis=1) * (1 - 1e-12)
+    coherent, _ = np.histogram(
+        length, momentum_edges, weights=strength * bragg_intensities(crystal, G, displacement)
+    )
+    coherent = coherent / (4 / 3 * np.pi * np.diff(momentum_edges**3))
+    # mean over a bin's shell and all directions by Gauss-Legendre quadrature
+    node, weight = np.polynomial.legendre.leggauss(3)
+    half = 0.5 * np.diff(momentum_edges)[:, None]
+    radius = _centres(momentum_edges)[:, None] + half * node
+    share = weight * radius**2
+    share /= share.sum(axis=1, keepdims=True)
+    height, height_weight = np.polynomial.legendre.leggauss(24)
+    turn = 2 * np.pi * (np.arange(24) + 0.5) / 24
+    flat = np.sqrt(1 - height**2)
+    direction = np.stack(
+        [np.outer(flat, np.cos(turn)), np.outer(flat, np.sin(turn)), np.outer(height, np.ones(24))],
+        axis=-1,
+    ).reshape(-1, 3)
+    part = np.repeat(height_weight, 24) / 48
+    incoherent = np.array(
+        [
+            sum(
+                s * part @ incoherent_elastic(crystal, r * direction, displacement)
+                for r, s in zip(radii, shares, strict=True)
+            )
+            for radii, shares in zip(radius, share, strict=True)
+        ]
+    )
+    if momentum_sigma > 0:
+        smear = momentum_smearing(momentum_edges, momentum_sigma)
+        coherent, incoherent = smear @ coherent, smear @ incoherent
+    return PowderElastic(
+        momentum_edges=momentum_edges,
+        energy_edges_meV=edges,
+        coherent=coherent[:, None] * line,
+        incoherent=incoherent[:, None] * line,
     )
 
 

@@ -192,11 +192,7 @@ def amplitudes(crystal: Crystal, Q: ArrayLike, displacement: FloatArray | None) 
     """
     Q = np.asarray(Q, dtype=float)
     factor = crystal.scattering_length / np.sqrt(crystal.masses_u)
-    if displacement is None:
-        scale = np.broadcast_to(factor, (len(Q), crystal.n_atoms))
-    else:
-        exponent = 0.5 * np.einsum("qa,iab,qb->qi", Q, displacement, Q, optimize=True)
-        scale = factor * np.exp(-exponent)
+    scale = factor * np.exp(-_exponents(crystal, Q, displacement))
     return (scale[:, :, None] * Q[:, None, :]).reshape(len(Q), -1)
 
 
@@ -248,6 +244,106 @@ def one_phonon_lines(
     weight = np.where(live, 0.5 * HBAR2_OVER_U / size, 0.0) * np.abs(overlap) ** 2
     n = bose(size, temperature_K)
     return OnePhononLines(energies_meV=energies, creation=weight * (n + 1), annihilation=weight * n)
+
+
+def one_phonon_pairs(
+    model: ForceConstantModel,
+    Q: ArrayLike,
+    temperature_K: float,
+    phi: ArrayLike | None = None,
+    displacement: FloatArray | None = None,
+) -> dict[tuple[str, str], OnePhononLines]:
+    """Coherent one-phonon lines split by pairs of elements.
+
+    With ``F_a`` the part of the structure factor that atoms of element a make, the pair (a, a) has
+    the weight of ``|F_a|^2`` and the pair (a, b) that of ``2 Re(F_a^* F_b)``, which may be
+    negative. The pairs sum to `one_phonon_lines`, whose parameters these are.
+
+    Returns
+    -------
+    dict
+        Lines of every pair of elements, in the order of their first atoms.
+    """
+    Q = np.asarray(Q, dtype=float)
+    crystal = model.crystal
+    energies, vectors = modes(model, Q, phi)
+    f = amplitudes(crystal, Q, displacement)
+    elements = tuple(dict.fromkeys(crystal.symbols))
+    member = np.repeat([[s == e for s in crystal.symbols] for e in elements], 3, axis=1)
+    F = np.einsum("qis,qi,ei->eqs", vectors.conj(), f, member.astype(float), optimize=True)
+    live = energies > STABLE_MEV
+    size = np.where(live, energies, 1.0)
+    factor = np.where(live, 0.5 * HBAR2_OVER_U / size, 0.0)
+    n = bose(size, temperature_K)
+    out: dict[tuple[str, str], OnePhononLines] = {}
+    for k, first in enumerate(elements):
+        for m in range(k, len(elements)):
+            weight = factor * (F[k].conj() * F[m]).real * (1 if k == m else 2)
+            out[first, elements[m]] = OnePhononLines(
+                energies_meV=energies, creation=weight * (n + 1), annihilation=weight * n
+            )
+    return out
+
+
+def bragg_intensities(
+    crystal: Crystal, G: ArrayLike, displacement: FloatArray | None = None
+) -> FloatArray:
+    """Squared structure factor ``|sum b exp(-W) exp(i G r)|^2`` of Bragg reflections.
+
+    Coherent elastic scattering per primitive cell of volume V is
+    ``S(Q,E) = delta(E) (2 pi)^3 / V sum_G delta(Q - G)`` times this.
+
+    Parameters
+    ----------
+    crystal : Crystal
+    G : (G, 3) float64
+        Reciprocal-lattice vectors, 1/angstrom.
+    displacement : (atoms, 3, 3) float64 or None
+        Tensors U, angstrom^2; None: no Debye-Waller factor.
+
+    Returns
+    -------
+    (G,) float64
+        barn/sr.
+
+    References
+    ----------
+    G. L. Squires, Introduction to the Theory of Thermal Neutron Scattering (1978), section 3.6.
+    """
+    G = np.asarray(G, dtype=float)
+    decay = np.exp(-_exponents(crystal, G, displacement))
+    phase = np.exp(1j * G @ (crystal.positions @ crystal.lattice).T)
+    return np.abs((decay * phase) @ crystal.scattering_length) ** 2
+
+
+def incoherent_elastic(
+    crystal: Crystal, Q: ArrayLike, displacement: FloatArray | None = None
+) -> FloatArray:
+    """Incoherent elastic scattering ``sum sigma_inc / 4 pi exp(-2 W(Q))`` per primitive cell.
+
+    Parameters
+    ----------
+    crystal : Crystal
+    Q : (Q, 3) float64
+        1/angstrom.
+    displacement : (atoms, 3, 3) float64 or None
+        Tensors U, angstrom^2; None: no Debye-Waller factor.
+
+    Returns
+    -------
+    (Q,) float64
+        barn/sr, the factor of delta(E).
+    """
+    Q = np.asarray(Q, dtype=float)
+    decay = np.exp(-2 * _exponents(crystal, Q, displacement))
+    return decay @ crystal.incoherent_barn / (4 * np.pi)
+
+
+def _exponents(crystal: Crystal, Q: FloatArray, displacement: FloatArray | None) -> FloatArray:
+    """Debye-Waller exponents W, (Q, atoms)."""
+    if displacement is None:
+        return np.zeros((len(Q), crystal.n_atoms))
+    return 0.5 * np.einsum("qa,iab,qb->qi", Q, displacement, Q, optimize=True)
 
 
 def broadened(

@@ -15,10 +15,16 @@ from simulations.powder import (
     kf_over_ki,
     kinematic_mask,
     lattice_vectors_within,
+    powder_elastic,
     powder_spectrum,
     sigma_function,
 )
-from simulations.scattering import displacement_tensors, gaussian_bins, one_phonon_lines
+from simulations.scattering import (
+    displacement_tensors,
+    gaussian_bins,
+    incoherent_elastic,
+    one_phonon_lines,
+)
 from tests.simulations.phonon_oracles import aluminium, germanium, phonopy_model
 
 MOMENTUM = np.linspace(0, 6, 31)
@@ -130,6 +136,47 @@ def test_pairs_of_elements_sum_to_the_map_and_follow_the_scattering_lengths(shar
         turned, got.partials[0] - got.partials[1] + got.partials[2], atol=1e-13 * top
     )
     assert got.partials[1].min() < 0
+
+
+def test_bragg_lines_of_a_powder_are_those_of_its_reflections():
+    model = aluminium()
+    energy = np.linspace(-5, 5, 41)
+    edges = np.array([0.5, 2.6, 2.8, 3.0, 3.2])  # {111} at 2.687, {200} at 3.103, four atoms
+    U = np.broadcast_to(0.01 * np.eye(3), (1, 3, 3))
+    got = powder_elastic(model.crystal, edges, energy, displacement=U, resolution=0.5)
+    area = got.coherent.sum(axis=1) * 0.25
+    a = np.linalg.norm(model.crystal.conventional_lattice[0])
+    cell = a**3 / 4
+    for row, count, hkl2 in ((1, 8, 3), (3, 6, 4)):
+        shell = 4 / 3 * np.pi * (edges[row + 1] ** 3 - edges[row] ** 3)
+        decay = np.exp(-0.01 * hkl2 * (2 * np.pi / a) ** 2)
+        expected = count * (2 * np.pi) ** 3 / cell / shell * 0.3449**2 * decay
+        assert area[row] == pytest.approx(expected, rel=1e-3)
+    assert area[0] == area[2] == 0
+
+
+def test_elastic_lines_follow_anisotropic_debye_waller_factors():
+    crystal = replace(germanium().crystal, incoherent_barn=np.array([0.5, 0.2]))
+    U = np.array([np.diag([0.002, 0.01, 0.03]), 0.01 * np.eye(3)])
+    edges = np.array([2.9, 3.0, 3.1])
+    got = powder_elastic(
+        crystal, edges, [-1.0, 0.0, 1.0], displacement=U, resolution=0.2, momentum_sigma=0.0
+    )
+    direction = np.random.default_rng(0).normal(size=(200_000, 3))
+    direction /= np.linalg.norm(direction, axis=1, keepdims=True)
+    expected = incoherent_elastic(crystal, 2.95 * direction, U).mean()
+    np.testing.assert_allclose(got.incoherent[0], expected / 2, rtol=2e-3)
+    # the mean of |F|^2 over many reflections is that of independent atoms
+    far = np.linspace(20, 26, 3)
+    many = powder_elastic(crystal, far, [-1.0, 1.0], displacement=0.01 * U, resolution=0.1)
+    apart = sum(
+        b**2 * powder_elastic(
+            replace(crystal, incoherent_barn=4 * np.pi * np.eye(2)[k]), far, [-1.0, 1.0],
+            displacement=0.01 * U, resolution=0.1,
+        ).incoherent
+        for k, b in enumerate(crystal.scattering_length)
+    )  # fmt: skip
+    np.testing.assert_allclose(many.coherent, apart, rtol=0.02)
 
 
 def test_kf_over_ki_is_the_ratio_of_wave_numbers():

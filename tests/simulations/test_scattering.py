@@ -1,20 +1,27 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from scipy.spatial.transform import Rotation
 
 from simulations.brillouin_zone import ZonePoints, irreducible_mesh
 from simulations.constants import HBAR2_OVER_U
 from simulations.dynamics import eigenmodes, modes
+from simulations.force_constants import force_constant_model
 from simulations.scattering import (
     amplitudes,
     bose,
+    bragg_intensities,
     broadened,
     displacement_gradients,
     displacement_tensors,
+    incoherent_elastic,
     one_phonon_lines,
+    one_phonon_pairs,
 )
 from simulations.symmetry import laue_rotations
 from tests.simulations.phonon_oracles import (
@@ -104,22 +111,30 @@ def test_bose_factors_obey_their_limits():
         bose(energy, -1)
 
 
-def test_creation_and_annihilation_are_in_detailed_balance():
+@settings(max_examples=20)
+@given(seed=st.integers(0, 2**32 - 1), temperature=st.floats(10, 1000))
+def test_creation_and_annihilation_are_in_detailed_balance(seed, temperature):
     model = germanium()
-    lines = one_phonon_lines(model, np.random.default_rng(0).normal(size=(9, 3)) * 3, 77.0)
-    ratio = np.exp(-lines.energies_meV / (0.08617333 * 77.0))
-    np.testing.assert_allclose(lines.annihilation, lines.creation * ratio, rtol=1e-6)
+    lines = one_phonon_lines(
+        model, np.random.default_rng(seed).normal(size=(3, 3)) * 3, temperature
+    )
+    ratio = np.exp(-lines.energies_meV / (0.08617333262 * temperature))
+    np.testing.assert_allclose(lines.annihilation, lines.creation * ratio, rtol=1e-9)
 
 
 @settings(max_examples=20)
-@given(seed=st.integers(0, 2**32 - 1))
-def test_the_first_moment_is_the_recoil_energy(seed):
-    # sum_s E_s [S(+E_s) - S(-E_s)] = (hbar^2 / 2) sum b^2 Q^2 / m: Placzek's sum rule
+@given(seed=st.integers(0, 2**32 - 1), temperature=st.floats(0, 1000), wide=st.floats(0, 0.02))
+def test_the_first_moment_is_the_recoil_energy(seed, temperature, wide):
+    # sum_s E_s [S(+E_s) - S(-E_s)] = (hbar^2 / 2) sum b^2 Q^2 exp(-2 W) / m: Placzek's sum rule
     model = germanium()
-    Q = np.random.default_rng(seed).normal(size=(3, 3)) * 3
-    lines = one_phonon_lines(model, Q, 300.0)
+    rng = np.random.default_rng(seed)
+    Q = rng.normal(size=(3, 3)) * 3
+    root = rng.normal(size=(2, 3, 3))
+    U = wide * root @ root.swapaxes(1, 2)
+    lines = one_phonon_lines(model, Q, temperature, displacement=U)
     moment = np.sum(lines.energies_meV * (lines.creation - lines.annihilation), axis=1)
-    strength = np.sum(model.crystal.scattering_length**2 / model.crystal.masses_u)
+    decay = np.exp(-np.einsum("qa,iab,qb->qi", Q, U, Q))
+    strength = decay @ (model.crystal.scattering_length**2 / model.crystal.masses_u)
     expected = 0.5 * HBAR2_OVER_U * strength * np.sum(Q**2, axis=1)
     np.testing.assert_allclose(moment, expected, rtol=1e-9)
 
@@ -138,6 +153,103 @@ def test_equivalent_vectors_scatter_equally_mode_by_mode(seed, operation):
         degenerate_sums(one.energies_meV, other.creation),
         rtol=1e-6, atol=1e-9 * one.creation.max(),
     )  # fmt: skip
+
+
+def moved(model, rotation, shift, cells):
+    """The same crystal turned, its origin shifted and its atoms listed in other cells."""
+    crystal, pairs = model.crystal, model.force_constants()
+    there = replace(
+        crystal,
+        lattice=crystal.lattice @ rotation.T,
+        conventional_lattice=crystal.conventional_lattice @ rotation.T,
+        positions=crystal.positions + shift + cells,
+    )
+    dipole = pairs.dipole
+    if dipole is not None:
+        dipole = replace(
+            dipole,
+            born=rotation @ dipole.born @ rotation.T,
+            dielectric=rotation @ dipole.dielectric @ rotation.T,
+        )
+    pairs = replace(
+        pairs,
+        crystal=there,
+        cell=pairs.cell + cells[pairs.first] - cells[pairs.second],
+        tensors=rotation @ pairs.tensors @ rotation.T,
+        dipole=dipole,
+    )
+    return force_constant_model(there, pairs, None)
+
+
+@pytest.mark.shared_data
+@pytest.mark.parametrize("name", ["MgB2", "ZnO"])
+@settings(
+    max_examples=5, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None
+)
+@given(seed=st.integers(0, 2**32 - 1))
+def test_scattering_knows_no_frame_origin_or_cell(shared_data, name, seed):
+    _, model = phonopy_model(shared_data, name)
+    rng = np.random.default_rng(seed)
+    rotation = Rotation.random(random_state=rng).as_matrix()
+    cells = rng.integers(-1, 2, size=(model.crystal.n_atoms, 3))
+    other = moved(model, rotation, rng.uniform(size=3), cells)
+    zone = irreducible_mesh(model.crystal, 3, shifted=True)
+    U = displacement_tensors(model, 300.0, zone=zone)
+    V = displacement_tensors(other, 300.0, zone=replace(zone, q_cart=zone.q_cart @ rotation.T))
+    np.testing.assert_allclose(V, rotation @ U @ rotation.T, atol=1e-9)
+    Q = rng.normal(size=(4, 3)) * 3
+    here = one_phonon_lines(model, Q, 300.0, displacement=U)
+    there = one_phonon_lines(other, Q @ rotation.T, 300.0, displacement=V)
+    np.testing.assert_allclose(there.energies_meV, here.energies_meV, rtol=1e-7)
+    np.testing.assert_allclose(
+        degenerate_sums(here.energies_meV, there.creation),
+        degenerate_sums(here.energies_meV, here.creation),
+        rtol=1e-6, atol=1e-7 * here.creation.max(),
+    )  # fmt: skip
+    G = rng.integers(-4, 5, size=(5, 3)) @ model.crystal.reciprocal
+    np.testing.assert_allclose(
+        bragg_intensities(other.crystal, G @ rotation.T, V),
+        bragg_intensities(model.crystal, G, U), atol=1e-8,
+    )  # fmt: skip
+
+
+@pytest.mark.shared_data
+def test_pairs_of_elements_sum_to_the_lines(shared_data):
+    _, model = phonopy_model(shared_data, "SnO2")
+    Q = np.random.default_rng(2).normal(size=(6, 3)) * 3
+    lines = one_phonon_lines(model, Q, 300.0)
+    pairs = one_phonon_pairs(model, Q, 300.0)
+    assert len(pairs) == 3
+    assert all(np.all(pairs[p].creation >= 0) for p in pairs if p[0] == p[1])
+    for side in ("creation", "annihilation"):
+        total = sum(getattr(one, side) for one in pairs.values())
+        np.testing.assert_allclose(total, getattr(lines, side), atol=1e-13 * total.max())
+    # a pair alone is what remains when other elements do not scatter
+    tin = np.array([s == "Sn" for s in model.crystal.symbols])
+    crystal = replace(
+        model.crystal, scattering_length=np.where(tin, model.crystal.scattering_length, 0.0)
+    )
+    alone = one_phonon_lines(replace(model, crystal=crystal), Q, 300.0)
+    np.testing.assert_allclose(
+        pairs["Sn", "Sn"].creation, alone.creation, atol=1e-13 * alone.creation.max()
+    )
+
+
+def test_germanium_reflections_obey_the_diamond_rules():
+    crystal = germanium().crystal
+    hkl = np.array([[0, 0, 2], [1, 1, 1], [2, 2, 0], [2, 2, 2], [4, 0, 0]], dtype=float)
+    got = bragg_intensities(crystal, hkl @ crystal.conventional_reciprocal)
+    np.testing.assert_allclose(got / crystal.scattering_length[0] ** 2, [0, 2, 4, 0, 4], atol=1e-9)
+
+
+def test_the_incoherent_elastic_line_falls_with_the_displacement_along_q():
+    crystal = germanium().crystal
+    U = np.array([np.diag([0.001, 0.02, 0.0]), 0.01 * np.eye(3)])
+    Q = np.array([[0.0, 0, 0], [3.0, 0, 0], [0, 3.0, 0]])
+    expected = crystal.incoherent_barn @ np.exp(
+        -9 * np.array([[0, 0.001, 0.02], [0, 0.01, 0.01]])
+    ) / (4 * np.pi)  # fmt: skip
+    np.testing.assert_allclose(incoherent_elastic(crystal, Q, U), expected, rtol=1e-12)
 
 
 def test_eigenvectors_of_the_first_zone_serve_with_the_phase_of_g():
