@@ -79,17 +79,40 @@ def kinematic_mask(
     -------
     (Q, E) bool
     """
-    Q = _centres(momentum_edges)
-    energy = _centres(energy_edges_meV)
+    Q = _centres(momentum_edges)[:, None]
+    nearest, farthest = momentum_limits(_centres(energy_edges_meV), ei_meV, two_theta_deg)
+    return (Q >= nearest) & (Q <= farthest)
+
+
+def momentum_limits(
+    energy_meV: ArrayLike, ei_meV: float, two_theta_deg: tuple[float, float] = (0.0, 180.0)
+) -> tuple[FloatArray, FloatArray]:
+    """Smallest and largest |Q| that direct geometry reaches at an energy transfer.
+
+    Parameters
+    ----------
+    energy_meV : (...) float64
+        Positive when the neutron loses energy.
+    ei_meV : float
+        Incident energy.
+    two_theta_deg : (float, float)
+        Smallest and largest scattering angle.
+
+    Returns
+    -------
+    smallest, largest : (...) float64
+        1/angstrom; NaN where no neutron can lose that much.
+    """
     if not ei_meV > 0:
         raise ValueError(f"instrument.ei_meV is {ei_meV}; expected a positive energy")
     ki2 = ei_meV / NEUTRON_MEV_A2
-    kf2 = (ei_meV - energy) / NEUTRON_MEV_A2
-    kf = np.sqrt(np.maximum(kf2, 0.0))
+    kf2 = (ei_meV - np.asarray(energy_meV, dtype=float)) / NEUTRON_MEV_A2
+    product = 2 * np.sqrt(ki2) * np.sqrt(np.where(kf2 > 0, kf2, np.nan))
     low, high = np.sort(np.deg2rad(two_theta_deg))
-    nearest = np.sqrt(np.maximum(ki2 + kf**2 - 2 * np.sqrt(ki2) * kf * np.cos(low), 0.0))
-    farthest = np.sqrt(np.maximum(ki2 + kf**2 - 2 * np.sqrt(ki2) * kf * np.cos(high), 0.0))
-    return (Q[:, None] >= nearest) & (Q[:, None] <= farthest) & (kf2 > 0)
+    return (
+        np.sqrt(np.maximum(ki2 + kf2 - product * np.cos(low), 0.0)),
+        np.sqrt(np.maximum(ki2 + kf2 - product * np.cos(high), 0.0)),
+    )
 
 
 def kf_over_ki(energy_edges_meV: ArrayLike, ei_meV: float) -> FloatArray:

@@ -6,6 +6,7 @@ in 1/meV it is S(Q,E) in barn/meV/sr. (Euphonic's structure factor is this over 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,7 +43,8 @@ def bose(energy_meV: ArrayLike, temperature_K: float) -> FloatArray:
     energy = np.asarray(energy_meV, dtype=float)
     if temperature_K == 0:
         return np.zeros_like(energy)
-    x = np.minimum(energy / (BOLTZMANN_MEV_PER_K * temperature_K), 700.0)
+    thermal = max(BOLTZMANN_MEV_PER_K * temperature_K, 1e-200)  # the quotient must not overflow
+    x = np.minimum(energy / thermal, 700.0)
     return 1 / np.expm1(x)
 
 
@@ -347,7 +349,9 @@ def _exponents(crystal: Crystal, Q: FloatArray, displacement: FloatArray | None)
 
 
 def broadened(
-    lines: OnePhononLines, energy_edges_meV: ArrayLike, sigma_meV: FloatArray | float
+    lines: OnePhononLines,
+    energy_edges_meV: ArrayLike,
+    sigma_meV: FloatArray | float | Callable[[FloatArray], FloatArray],
 ) -> FloatArray:
     """S(Q,E) averaged over energy bins, Gaussian lines.
 
@@ -355,8 +359,8 @@ def broadened(
     ----------
     lines : OnePhononLines
     energy_edges_meV : (E + 1,) float64
-    sigma_meV : float or (Q, n) float64
-        Standard deviation of every line.
+    sigma_meV : float, (Q, n) float64 or callable
+        Standard deviation of every line; a function is called with signed energy transfers.
 
     Returns
     -------
@@ -364,13 +368,13 @@ def broadened(
         barn/meV/sr.
     """
     edges = np.asarray(energy_edges_meV, dtype=float)
-    sigma = np.broadcast_to(np.asarray(sigma_meV, dtype=float), lines.energies_meV.shape)
     out = np.zeros((len(lines.energies_meV), len(edges) - 1))
     for sign, weight in ((1, lines.creation), (-1, lines.annihilation)):
         if np.any(weight):
-            out += np.einsum(
-                "qs,qse->qe", weight, gaussian_bins(edges, sign * lines.energies_meV, sigma)
-            )
+            place = sign * lines.energies_meV
+            sigma = np.asarray(sigma_meV(place) if callable(sigma_meV) else sigma_meV, dtype=float)
+            shape = gaussian_bins(edges, place, np.broadcast_to(sigma, place.shape))
+            out += np.einsum("qs,qse->qe", weight, shape)
     return out
 
 
