@@ -29,6 +29,10 @@ class Dipole:
     born: FloatArray  # (atoms, 3, 3) e; rows: field, columns: displacement
     dielectric: FloatArray  # (3, 3) high-frequency
     coulomb_eV_A: float  # e^2 / 4 pi eps0
+    ewald: float = 1.0
+    """Ewald parameter over that of phonopy's rule. At 1 energies are phonopy's; towards 2 what the
+    real-space sum would add beyond the supercell vanishes, and they are those of a full Ewald sum,
+    Euphonic's for one."""
 
 
 class DipoleSum:
@@ -36,7 +40,9 @@ class DipoleSum:
 
     def __init__(self, crystal: Crystal, dipole: Dipole) -> None:
         volume = abs(np.linalg.det(crystal.lattice))
-        cutoff = 2 * np.pi * (3 * _G_POINTS / (4 * np.pi) / volume) ** (1 / 3)
+        if not (np.isfinite(dipole.ewald) and dipole.ewald > 0):
+            raise ValueError(f"dipole: ewald is {dipole.ewald}; expected a positive number, say 1")
+        cutoff = 2 * np.pi * (3 * _G_POINTS / (4 * np.pi) / volume) ** (1 / 3) * dipole.ewald
         mean_eps = float(np.trace(dipole.dielectric)) / 3
         self._four_lambda2 = -(cutoff**2) * mean_eps / np.log(1e-10)
         self._crystal = crystal
