@@ -35,6 +35,8 @@ class IncoherentSpectrum:
     energy_edges_meV: FloatArray  # (E + 1,)
     orders: FloatArray  # (order, Q, E) barn/meV/sr; order 0 is the elastic line
     approximation: str
+    elements: tuple[str, ...]  # chemical symbols
+    partials: FloatArray  # (elements, order, Q, E) barn/meV/sr, what the atoms of each scatter
 
     @property
     def one_phonon(self) -> FloatArray:
@@ -53,18 +55,72 @@ class IncoherentSpectrum:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class _Motion:
-    """Spectrum of one atom on a uniform energy grid symmetric about zero."""
+class AtomMotion:
+    """Phonon spectra of one atom on a uniform energy grid symmetric about zero."""
 
-    step_meV: float
-    one: FloatArray  # (grid,) 1/meV, normalised
     mean_square: float  # displacement along one direction, angstrom^2
+    orders: tuple[FloatArray, ...]  # of 1, 2, ... phonons, each (grid,) 1/meV, integrating to 1
 
 
-def _motion(
+def energy_grid(dos: PhononDos, energy_edges_meV: FloatArray, max_order: int) -> FloatArray:
+    """Uniform grid for `atom_motions`, symmetric about zero, meV.
+
+    It is wide enough that what a convolution loses at its ends never comes back into the bins.
+    """
+    if not 1 <= max_order <= MAX_ORDER:
+        raise ValueError(f"max_order is {max_order}; expected 1 to {MAX_ORDER}")
+    top = float(dos.energy_edges_meV[-1])
+    step = min(top / 400, float(np.diff(energy_edges_meV).min()) / 2)
+    reach = float(np.abs(energy_edges_meV).max()) + max_order * top
+    count = int(np.ceil(reach / step))
+    return np.arange(-count, count + 1, dtype=np.float64) * step
+
+
+def atom_motions(
+    crystal: Crystal, dos: PhononDos, temperature_K: float, grid: FloatArray, max_order: int
+) -> list[AtomMotion]:
+    """Isotropic Gaussian motion of every atom, by the number of phonons.
+
+    An atom of cross section sigma scatters ``sigma / 4 pi exp(-x) x**p / p!`` times the spectrum of
+    order p, with ``x = Q^2 <u^2>``.
+
+    Parameters
+    ----------
+    crystal : Crystal
+    dos : PhononDos
+        Partial densities of the crystal's atoms.
+    temperature_K : float
+    grid : (grid,) float64
+        From `energy_grid`.
+    max_order : int
+
+    Raises
+    ------
+    ValueError
+        If a density of states is empty.
+
+    References
+    ----------
+    A. Sjolander, Arkiv Fysik 14, 315 (1958).
+    """
+    out = []
+    for a in range(crystal.n_atoms):
+        one, mean_square = _one_phonon(
+            dos.partial[a], dos.energy_edges_meV, crystal.masses_u[a], temperature_K, grid
+        )
+        out.append(
+            AtomMotion(
+                mean_square=mean_square,
+                orders=tuple(_orders(one, float(grid[1] - grid[0]), max_order)),
+            )
+        )
+    return out
+
+
+def _one_phonon(
     dos: FloatArray, edges: FloatArray, mass_u: float, temperature_K: float, grid: FloatArray
-) -> _Motion:
-    """One-phonon function g(E) / E (n + 1) / norm of an atom whose modes/meV integrate to 3.
+) -> tuple[FloatArray, float]:
+    """One-phonon function g(E) / E (n + 1) / norm of an atom, and its mean square displacement.
 
     Below 5 % of the highest energy the density is replaced by ``c E^2`` with the same integral:
     what smears a computed density would else diverge in g / E^2.
@@ -89,17 +145,23 @@ def _motion(
     weight = np.where(grid > 0, n + 1, n) * density / safe
     weight[energy < 0.5 * step] = curvature * BOLTZMANN_MEV_PER_K * temperature_K
     norm = float(np.sum(weight) * step)
-    return _Motion(step_meV=step, one=weight / norm, mean_square=0.5 * HBAR2_OVER_U / mass_u * norm)
+    return weight / norm, 0.5 * HBAR2_OVER_U / mass_u * norm
 
 
-def _orders(motion: _Motion, count: int) -> list[FloatArray]:
+def _orders(one: FloatArray, step_meV: float, count: int) -> list[FloatArray]:
     """Normalised spectra of 1 ... count phonons on the grid of the first."""
-    out = [motion.one]
-    half = len(motion.one) // 2
+    out = [one]
+    half = len(one) // 2
     for _ in range(count - 1):
-        full = fftconvolve(out[-1], motion.one) * motion.step_meV
-        out.append(np.maximum(full[half : half + len(motion.one)], 0.0))
+        full = fftconvolve(out[-1], one) * step_meV
+        out.append(np.maximum(full[half : half + len(one)], 0.0))
     return out
+
+
+def elements_of(crystal: Crystal) -> tuple[tuple[str, ...], NDArray[np.int64]]:
+    """Distinct symbols in the order of their first atoms, and the element of every atom."""
+    elements = tuple(dict.fromkeys(crystal.symbols))
+    return elements, np.array([elements.index(s) for s in crystal.symbols], dtype=np.int64)
 
 
 def incoherent_spectrum(
@@ -149,45 +211,57 @@ def incoherent_spectrum(
     A. Sjolander, Arkiv Fysik 14, 315 (1958); G. L. Squires, Introduction to the Theory of Thermal
     Neutron Scattering (1978), section 3.10.
     """
-    if not 1 <= max_order <= MAX_ORDER:
-        raise ValueError(f"max_order is {max_order}; expected 1 to {MAX_ORDER}")
     momentum_edges = np.asarray(momentum_edges, dtype=float)
     edges = np.asarray(energy_edges_meV, dtype=float)
+    grid = energy_grid(dos, edges, max_order)
     mean_square_momentum = np.diff(momentum_edges**3) / 3 / np.diff(momentum_edges)
     sigma_of = sigma_function(resolution, ei_meV)
-    top = float(dos.energy_edges_meV[-1])
-    step = min(top / 400, float(np.diff(edges).min()) / 2)
-    # wide enough that what a convolution loses at its ends never comes back into the bins
-    reach = float(np.abs(edges).max()) + max_order * top
-    count = int(np.ceil(reach / step))
-    grid: FloatArray = np.arange(-count, count + 1, dtype=np.float64) * step
-    widest = 10 * float(np.max(sigma_of(edges)))
-    seen = (grid > edges[0] - widest) & (grid < edges[-1] + widest)
-    smear = gaussian_bins(edges, grid[seen], np.asarray(sigma_of(grid[seen]), dtype=float))
+    seen, smear = grid_smearing(grid, edges, sigma_of)
     elastic = gaussian_bins(edges, np.zeros(1), np.atleast_1d(sigma_of(np.zeros(1))))[0]
 
-    orders = np.zeros((max_order + 1, len(mean_square_momentum), len(edges) - 1))
-    for a in range(crystal.n_atoms):
-        motion = _motion(
-            dos.partial[a], dos.energy_edges_meV, crystal.masses_u[a], temperature_K, grid
-        )
+    elements, element_of = elements_of(crystal)
+    partials = np.zeros(
+        (len(elements), max_order + 1, len(mean_square_momentum), len(edges) - 1), dtype=np.float64
+    )
+    motions = atom_motions(crystal, dos, temperature_K, grid, max_order)
+    for a, motion in enumerate(motions):
         incoherent = crystal.incoherent_barn[a] / (4 * np.pi)
         total = incoherent + crystal.scattering_length[a] ** 2
         many = total if coherent_multiphonon else incoherent
+        orders = partials[element_of[a]]
         x = mean_square_momentum * motion.mean_square
         factor = np.exp(-x)
         orders[0] += incoherent * factor[:, None] * elastic
-        for p, spectrum in enumerate(_orders(motion, max_order), start=1):
+        for p, spectrum in enumerate(motion.orders, start=1):
             factor = factor * x / p
             strength = incoherent if p == 1 else many
-            binned = (spectrum[seen] * step) @ smear
-            orders[p] += strength * factor[:, None] * binned
+            orders[p] += strength * factor[:, None] * (spectrum[seen] @ smear)
     return IncoherentSpectrum(
         momentum_edges=momentum_edges,
         energy_edges_meV=edges,
-        orders=orders,
+        orders=partials.sum(axis=0),
         approximation=APPROXIMATION,
+        elements=elements,
+        partials=partials,
     )
+
+
+def grid_smearing(
+    grid: FloatArray, energy_edges_meV: FloatArray, sigma_of: SigmaOfEnergy
+) -> tuple[NDArray[np.bool_], FloatArray]:
+    """What turns a density on the grid into averages over energy bins with resolution.
+
+    Returns
+    -------
+    seen : (grid,) bool
+        Grid points near enough to the bins to count.
+    smear : (seen, E) float64
+        ``density[seen] @ smear`` has the unit of the density.
+    """
+    widest = 10 * float(np.max(sigma_of(energy_edges_meV)))
+    seen = (grid > energy_edges_meV[0] - widest) & (grid < energy_edges_meV[-1] + widest)
+    sigma = np.asarray(sigma_of(grid[seen]), dtype=float)
+    return seen, gaussian_bins(energy_edges_meV, grid[seen], sigma) * float(grid[1] - grid[0])
 
 
 # ----------------------------------------------------------------------------------------- cans
@@ -295,4 +369,6 @@ def can_background(
         energy_edges_meV=spectrum.energy_edges_meV,
         orders=spectrum.orders,
         approximation=f"{APPROXIMATION}; {kind}; all scattering counted as incoherent; {material}",
+        elements=spectrum.elements,
+        partials=spectrum.partials,
     )

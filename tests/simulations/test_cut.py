@@ -68,7 +68,7 @@ def test_integration_across_the_line_is_the_brute_force_average(model, waller):
         model, [2.3, 2, 0], [2.7, 2, 0], 2, ENERGY, displacement=waller, **OPTIONS
     ).intensity
     assert deviation < 6e-4  # of the midpoint rule: the quadrature is within 5e-6
-    assert np.abs(thin - expected).sum() / expected.sum() > 0.1
+    assert np.abs(thin - expected).sum() / expected.sum() > 0.05
 
 
 def test_the_quadrature_converges(model, waller):
@@ -81,7 +81,7 @@ def test_the_quadrature_converges(model, waller):
     fine = cut(0.02)
     error = [np.abs(cut(h) - fine).sum() / fine.sum() for h in (0.2, 0.1, 0.03)]
     assert error[0] > 5 * error[1] > 100 * error[2]
-    assert error[2] < 1e-6
+    assert error[2] < 1e-5
 
 
 def test_momentum_resolution_is_a_gaussian_in_three_directions(model, waller):

@@ -93,6 +93,24 @@ def test_coherent_scatterers_lend_their_cross_section_to_many_phonons():
     assert "incoherent approximation" in both.approximation
 
 
+def test_elements_sum_to_the_spectrum_and_scatter_by_themselves():
+    crystal = replace(
+        germanium().crystal, symbols=("Ge", "C"), masses_u=np.array([72.6, 12.0]),
+        incoherent_barn=np.array([0.2, 1.0]),
+    )  # fmt: skip
+    dos = phonon_dos(germanium())
+    options = {"temperature_K": 300.0, "resolution": 1.0}
+    got = incoherent_spectrum(crystal, dos, MOMENTUM, ENERGY, **options)
+    assert got.elements == ("Ge", "C")
+    np.testing.assert_allclose(got.partials.sum(axis=0), got.orders, atol=1e-15)
+    silent = replace(
+        crystal, incoherent_barn=np.array([0.2, 0.0]),
+        scattering_length=crystal.scattering_length * [1, 0],
+    )  # fmt: skip
+    alone = incoherent_spectrum(silent, dos, MOMENTUM, ENERGY, **options)
+    np.testing.assert_allclose(got.partials[0], alone.orders, atol=1e-15)
+
+
 def test_an_empty_density_of_states_is_refused():
     model = germanium()
     dos = phonon_dos(model)
