@@ -731,6 +731,15 @@ class ForceConstantModel:
         change = self._change(phi - self.values)
         return replace(self.reference, tensors=self.reference.tensors + change)
 
+    def beyond_elements(self) -> float:
+        """Largest force constant that no named element carries, eV/angstrom^2.
+
+        It belongs to shells beyond the cutoff, which stay as they are. At 0 the elements are all
+        there is, and force constants survive the way through them.
+        """
+        rest = self.with_elements(np.zeros(len(self.elements))).reference.tensors
+        return float(np.abs(rest).max(initial=0.0))
+
     def onsite(self, phi: ArrayLike | None = None) -> FloatArray:
         """On-site constants, (atoms, 3, 3), eV/angstrom^2: derived by the acoustic sum rule."""
         return self.force_constants(phi).onsite()
@@ -1122,6 +1131,44 @@ def _shell_sizes(model: ForceConstantModel) -> FloatArray:
     return out if out.any() else np.ones_like(out)
 
 
+def _path_slopes(
+    model: ForceConstantModel, q_cart: ArrayLike, scale: ArrayLike | None
+) -> tuple[FloatArray, ForceConstantModel]:
+    """Change of every energy of a path for a change of every element by its scale, meV."""
+    from simulations.dynamics import energy_gradients, modes
+
+    full = model.with_free(model.elements)
+    q = _checked_q(q_cart)
+    q = q[np.linalg.norm(q, axis=1) > 1e-6] if len(q) > 1 else q
+    energies, vectors = modes(full, q, full.values)
+    slope = energy_gradients(full, q, energies, vectors).reshape(-1, len(full.elements))
+    slope = slope * np.asarray(np.abs(model.element_values) if scale is None else scale)
+    return slope[np.isfinite(slope).all(axis=1)], full
+
+
+def path_sensitivity(
+    model: ForceConstantModel, q_cart: ArrayLike, scale: ArrayLike | None = None
+) -> FloatArray:
+    """How far each element moves the lines of a path: root mean square over all modes, meV.
+
+    Parameters
+    ----------
+    model : ForceConstantModel
+    q_cart : (Q, 3) float64
+        Points of the path, 1/angstrom.
+    scale : (elements,) float64, optional
+        Step of each element, eV/angstrom^2; default: the size of its reference value.
+
+    Returns
+    -------
+    (elements,) float64
+        In the order of ``model.elements``. Elements that do the same to the lines count each by
+        itself; `select_free` takes that off.
+    """
+    slope, _ = _path_slopes(model, q_cart, scale)
+    return np.sqrt(np.mean(slope**2, axis=0))
+
+
 def select_free(
     model: ForceConstantModel,
     how_many: int,
@@ -1132,7 +1179,8 @@ def select_free(
 
     Pivoted selection: each step takes the element whose energy changes, for a change by its
     ``scale`` and after removing what the elements taken so far can mimic, have the largest sum of
-    squares.
+    squares. Changes are weighted with the root mean square element of the shell, so that near
+    shells go first where the scale would not say so.
 
     Parameters
     ----------
@@ -1155,20 +1203,13 @@ def select_free(
     ValueError
         If more names are wanted than elements exist.
     """
-    from simulations.dynamics import energy_gradients, modes
-
     if not 1 <= how_many <= len(model.elements):
         raise ValueError(
             f"parameters.free is {how_many}; expected 1 to {len(model.elements)}, the number of "
             f"independent elements within {model.cutoff_A:.3f} angstrom"
         )
-    full = model.with_free(model.elements)
-    q = _checked_q(q_cart)
-    q = q[np.linalg.norm(q, axis=1) > 1e-6] if len(q) > 1 else q
-    energies, vectors = modes(full, q, full.values)
-    slope = energy_gradients(full, q, energies, vectors).reshape(-1, len(full.elements))
-    slope = slope * np.asarray(np.abs(model.element_values) if scale is None else scale)
-    slope = slope[np.isfinite(slope).all(axis=1)] * _shell_sizes(full)
+    slope, full = _path_slopes(model, q_cart, scale)
+    slope = slope * _shell_sizes(full)
     chosen: list[int] = []
     rest = slope.copy()
     for _ in range(how_many):

@@ -24,6 +24,7 @@ from simulations.force_constants import (
     force_constant_model,
     from_representatives,
     from_supercell,
+    path_sensitivity,
     select_free,
     shells,
     supercell_bonds,
@@ -259,6 +260,37 @@ def test_germanium_round_trips_through_its_supercell():
     np.testing.assert_allclose(constants.sum(axis=(1, 2)), 0, atol=1e-10)
 
 
+def test_niobium_round_trips_where_the_supercell_holds_its_bonds():
+    constants = read_force_constants("niobium")
+    model = force_constant_model(constants.crystal, constants, None)
+    supercell = 7 * np.eye(3, dtype=int)  # holds a sphere of 8.2 angstrom; bonds reach 7.38
+    cells, folded = to_supercell(constants, supercell)
+    pairs = from_supercell(model.crystal, supercell, cells, folded)
+    again = force_constant_model(model.crystal, pairs, 7.45)
+    assert again.elements == model.elements
+    np.testing.assert_allclose(again.element_values, model.element_values, atol=1e-10)
+    assert again.beyond_elements() < 1e-10
+    np.testing.assert_allclose(to_supercell(again.force_constants())[1], folded, atol=1e-10)
+    np.testing.assert_allclose(model.read_elements(pairs), model.element_values, atol=1e-10)
+
+
+def test_what_a_short_cutoff_leaves_out_is_reported():
+    far = germanium(None)
+    assert far.beyond_elements() < 1e-10
+    near = germanium(7.0)
+    beyond = near.reference.lengths > 7.0
+    expected = np.abs(near.reference.tensors[beyond]).max()
+    assert near.beyond_elements() == pytest.approx(expected, abs=1e-10)
+    assert 0.01 < expected < 0.1
+    # a supercell that is too small folds far bonds onto near ones: other elements come back
+    constants = read_force_constants("niobium")
+    supercell = 4 * np.eye(3, dtype=int)
+    cells, folded = to_supercell(constants, supercell)
+    pairs = from_supercell(constants.crystal, supercell, cells, folded)
+    with pytest.raises(ValueError, match=r"reach \d\.\d+ angstrom, the largest allowed"):
+        force_constant_model(constants.crystal, pairs, 7.45)
+
+
 def test_symmetrising_is_a_projection():
     model = polar_low_symmetry()
     noise = np.random.default_rng(5).normal(size=model.reference.tensors.shape)
@@ -351,6 +383,20 @@ def test_the_most_important_parameters_are_those_of_near_bonds():
     assert len(select_free(model, 8, path)) == 8
     with pytest.raises(ValueError, match=r"expected 1 to 21"):
         select_free(model, 22, path)
+
+
+def test_the_sensitivity_is_the_change_of_the_lines():
+    model = germanium(5.0)
+    path = np.linspace(0.05, 1, 20)[:, None] * (
+        np.array([0, 0, 1]) @ model.crystal.conventional_reciprocal
+    )
+    found = path_sensitivity(model, path)
+    assert model.elements[int(np.argmax(found))] == "1NN xx"
+    for k in (0, 2):
+        step = 1e-4 * np.abs(model.element_values[k])
+        phi = model.values + np.where(np.arange(len(model.names)) == k, step, 0.0)
+        moved = (modes(model, path, phi)[0] - modes(model, path)[0]) / 1e-4
+        assert found[k] == pytest.approx(np.sqrt(np.mean(moved**2)), rel=1e-3)
 
 
 def test_elements_are_read_from_other_force_constants():

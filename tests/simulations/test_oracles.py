@@ -234,8 +234,8 @@ def test_phonopy_and_euphonic_agree_with_us_on_43_crystals(shared_data, capsys):
         for name, d in rows.items():
             print(  # noqa: T201
                 f"{name:13s} {d.system:12s} {d.atoms:5d}  {d.phonopy:7.1e}     "
-                f"{d.phonopy_wide:7.1e}   {d.euphonic:7.1e}  {d.scattering:7.1e}  {d.waller_A2:7.1e}    "
-                f"{d.waller_phonopy:7.1e} {d.dos:7.1e}"
+                f"{d.phonopy_wide:7.1e}   {d.euphonic:7.1e}  {d.scattering:7.1e}  "
+                f"{d.waller_A2:7.1e}    {d.waller_phonopy:7.1e} {d.dos:7.1e}"
             )
     for name, found in rows.items():
         assert found.system == (EVERYDAY | FURTHER)[name].rstrip("+"), name
