@@ -1,4 +1,8 @@
-"""Phonon modes of many q points and many force-constant sets, with gradients."""
+"""Phonon modes of many q points and many force-constant sets, with gradients.
+
+Single sets go through LAPACK, many at once through `dynamics_kernel`, which `dynamics_torch`
+mirrors in plain torch.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,7 @@ from simulations.force_constants import ForceConstantModel
 FloatArray = NDArray[np.float64]
 ComplexArray = NDArray[np.complex128]
 
-_BATCH_BYTES = 256 * 2**20
+_KERNEL_MODES = 18  # larger matrices leave the cache, and LAPACK takes over
 
 
 def signed_root(squared: FloatArray) -> FloatArray:
@@ -69,19 +73,13 @@ def modes(
         )
     if values.ndim == 1:
         return eigenmodes(model.dynamical_matrices(q_cart, values))
+    if model.n_modes <= _KERNEL_MODES:
+        from simulations.dynamics_kernel import batched_modes
+
+        return batched_modes(model, q_cart, values)
     fixed, basis = model.matrices(q_cart)
-    n_q, n = fixed.shape[:2]
-    flat = np.ascontiguousarray(basis.transpose(1, 0, 2, 3)).reshape(basis.shape[1], -1)
-    energies = np.empty((len(values), n_q, n))
-    vectors = np.empty((len(values), n_q, n, n), dtype=np.complex128)
-    step = max(1, _BATCH_BYTES // (16 * n_q * n * n))
-    for start in range(0, len(values), step):
-        part = slice(start, start + step)
-        matrices = fixed[None] + (values[part] @ flat.view(float)).view(complex).reshape(
-            -1, n_q, n, n
-        )
-        energies[part], vectors[part] = eigenmodes(matrices)
-    return energies, vectors
+    one_by_one = [eigenmodes(fixed + np.einsum("k,qkij->qij", v, basis)) for v in values]
+    return np.array([e for e, _ in one_by_one]), np.array([v for _, v in one_by_one])
 
 
 def energy_gradients(
