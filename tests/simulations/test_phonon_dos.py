@@ -49,6 +49,37 @@ def test_partial_densities_agree_with_phonopy(shared_data):
         np.testing.assert_allclose(mine * np.diff(edges), theirs, atol=2e-6)
 
 
+@pytest.mark.shared_data
+@pytest.mark.parametrize("name", ["NaCl", "MgB2", "ZnO", "TiO2-anatase", "P-3m1"])
+def test_integrals_and_heat_capacity_agree_with_phonopy(shared_data, name):
+    phonon, model = phonopy_model(shared_data, name)
+    zone = irreducible_mesh(model.crystal, 4, shifted=True)
+    phonon.run_mesh([4, 4, 4], is_mesh_symmetry=False, is_gamma_center=False)  # off Gamma
+    e = np.abs(phonon.mesh.frequencies.ravel()) * MEV_PER_THZ
+    n_modes = phonon.mesh.frequencies.shape[1]
+    # states below energies that keep away from any mode
+    order = np.sort(e)
+    gaps = np.flatnonzero(np.diff(order) > 1e-3)
+    edges = 0.5 * (order[gaps] + order[gaps + 1])
+    edges = np.concatenate([[0.0], edges[np.linspace(0, len(edges) - 1, 30).astype(int)], [200.0]])
+    dos = phonon_dos(model, np.unique(edges), zone=zone, sigma_meV=0.0)
+    ours = np.cumsum(dos.total * np.diff(dos.energy_edges_meV))
+    theirs = np.searchsorted(order, dos.energy_edges_meV[1:]) / len(e) * n_modes
+    np.testing.assert_allclose(ours, theirs, rtol=1e-6)
+    np.testing.assert_allclose(
+        (dos.partial * np.diff(dos.energy_edges_meV)).sum(axis=1), 3, rtol=1e-6
+    )
+    # moments and heat capacity from bins fine enough
+    fine = phonon_dos(model, np.arange(0, e.max() + 1, 5e-4), zone=zone, sigma_meV=0.0)
+    for power in (1, 2):
+        mine = np.sum(fine.total * fine.energies_meV**power) * 5e-4
+        assert mine == pytest.approx(np.mean(e**power) * n_modes, rel=1e-5)
+    phonon.run_thermal_properties(temperatures=[30.0, 100.0, 300.0, 1000.0])
+    capacity = phonon.thermal_properties.heat_capacity / 8.31446262
+    for T, expected in zip((30.0, 100.0, 300.0, 1000.0), capacity, strict=True):
+        assert heat_capacity(fine, T) == pytest.approx(expected, rel=1e-5, abs=1e-6)
+
+
 def test_the_irreducible_mesh_counts_every_point():
     model = aluminium()
     reduced = irreducible_mesh(model.crystal, 8)
