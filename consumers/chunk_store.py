@@ -14,14 +14,15 @@ from safetensors.numpy import save_file
 from consumers.folding import EventAccount
 from simulations.cell_sums import CellSums
 from simulations.exposure import Exposure
+from simulations.trajectories import Trajectories
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 _SUMS = ("signal", "variance", "counts", "exposure", "flat")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class ClosedChunk:
-    """One orientation after its stop: sums in memory, coverage tensor and moments on disk."""
+    """One orientation after its stop: sums in memory, what makes them exact on disk."""
 
     chunk: str
     psi_deg: float
@@ -39,6 +40,19 @@ class ClosedChunk:
         ValueError
             If the file is of another schema.
         """
+        return Exposure(**self._tensors("voxel.", Exposure))
+
+    def trajectories(self) -> Trajectories:
+        """Stretches of pixel trajectories inside the tubes, read from the chunk's file.
+
+        Raises
+        ------
+        ValueError
+            If the file is of another schema.
+        """
+        return Trajectories(**self._tensors("trajectory.", Trajectories))
+
+    def _tensors(self, prefix: str, kind: type) -> dict[str, np.ndarray]:
         with safe_open(str(self.path), framework="numpy") as file:
             header = json.loads(file.metadata()["beamsteer"])
             if header["schema_version"] != SCHEMA_VERSION:
@@ -46,9 +60,7 @@ class ClosedChunk:
                     f"{self.path}: schema_version is {header['schema_version']}; expected "
                     f"{SCHEMA_VERSION}. Replay the run with this version."
                 )
-            return Exposure(
-                **{f.name: file.get_tensor(f"voxel.{f.name}") for f in fields(Exposure)}
-            )
+            return {f.name: file.get_tensor(prefix + f.name) for f in fields(kind)}
 
 
 def close_chunk(
@@ -61,11 +73,13 @@ def close_chunk(
     account: EventAccount,
     sums: CellSums,
     exposure: Exposure,
+    trajectories: Trajectories,
 ) -> ClosedChunk:
     """Write a chunk's file in one step (temporary name, flush, rename) and return its handle."""
     name = "".join(c if c.isalnum() or c in "-_." else "_" for c in chunk)
     path = folder / f"chunk_{name}.safetensors"
     tensors = {f"voxel.{f.name}": getattr(exposure, f.name) for f in fields(Exposure)}
+    tensors |= {f"trajectory.{f.name}": getattr(trajectories, f.name) for f in fields(Trajectories)}
     tensors |= {f"cell.{n}": np.ascontiguousarray(getattr(sums, n), dtype=float) for n in _SUMS}
     header = {
         "schema_version": SCHEMA_VERSION,

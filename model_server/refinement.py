@@ -9,7 +9,7 @@ the nuisances.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from scipy.optimize import nnls
 from simulations.cell_sums import CellSums
 from simulations.exposure import Exposure
 from simulations.folded_model import ForwardModel, ModeState
+from simulations.trajectories import Trajectories, TrajectoryPhonons, ZoneState
 from simulations.voxel_map import MergedVoxels
 
 FloatArray = NDArray[np.float64]
@@ -30,6 +31,9 @@ NUISANCES = ("ln scale", "ln flat background", "ln exposure background", "ln res
 NUISANCE_SIGMA = (5.0, 3.0, 3.0, 0.05)  # prior widths; the resolution is known to 5 %
 LINE_ERROR_MEV = 0.04  # what the tube model may misplace lines by, alike over LINE_BLOCK_BINS
 LINE_BLOCK_BINS = 10  # path bins
+ANCHOR_SIGMAS = 0.3  # the folded model carries exact rates over this many counting errors
+ANCHOR_LOG_WIDTH = 0.02
+ANCHOR_ROUNDS = 6
 NEGLIGIBLE_DECREASE = 0.01  # of minus log posterior: a tenth of a sigma
 BLURS_MEV = (6.0, 3.0, 1.5, 0.75, 0.0)
 
@@ -40,6 +44,8 @@ class Observation:
 
     sums: CellSums
     exposure: Callable[[], Exposure]  # loads or computes; not kept between calls
+    trajectories: Callable[[], Trajectories] | None = None  # for the exact rate, likewise
+    key: str = ""  # names the orientation; its exact rate is kept between fits
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -72,6 +78,21 @@ class Posterior:
     def sigma(self) -> FloatArray:
         """Standard deviations of the parameters, (K,)."""
         return np.sqrt(np.diag(self.covariance))
+
+    @property
+    def statistical_sigma(self) -> FloatArray:
+        """Standard deviations by counting and prior alone, (K,)."""
+        return np.sqrt(np.diag(self.statistical_covariance))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class _Anchor:
+    """Exact and folded rates of one orientation where the folded model was last corrected."""
+
+    values: FloatArray  # (K,)
+    log_width: float
+    exact: FloatArray  # (path_bins, energy_bins), scale 1
+    folded: FloatArray
 
 
 @dataclass(slots=True)
@@ -128,6 +149,9 @@ class Refinement:
     energy_centres_meV : (energy_bins,)
     elastic_cut_meV : float
         Cells nearer to zero energy transfer are left out.
+    exact : TrajectoryPhonons, optional
+        Rates by walking trajectories. The folded model then only carries them from one answer to
+        the next and gives the derivatives; without it the folded model stands alone.
     """
 
     def __init__(
@@ -137,6 +161,7 @@ class Refinement:
         prior: GaussianPrior,
         energy_centres_meV: FloatArray,
         elastic_cut_meV: float,
+        exact: TrajectoryPhonons | None = None,
     ) -> None:
         if tuple(prior.names) != tuple(model.names):
             raise ValueError(
@@ -146,6 +171,8 @@ class Refinement:
         self.prior = prior
         self.energy = np.asarray(energy_centres_meV)
         self.elastic_cut = elastic_cut_meV
+        self.exact = exact
+        self._anchors: dict[str, _Anchor] = {}
         self.n_parameters = len(prior.mean)
         step = float(self.energy[1] - self.energy[0])
         gap = np.abs(self.energy[:, None] - self.energy[None, :])
@@ -202,7 +229,66 @@ class Refinement:
         if warm is not None:
             candidates.append(self._score([pooled], warm.theta.copy(), 8))
         best = min(candidates, key=lambda p: p.objective)
-        return self._score(observations, best.theta.copy(), iterations)
+        if self.exact is None or any(o.trajectories is None for o in observations):
+            return self._score(observations, best.theta.copy(), iterations)
+        # Where the answer before still holds, the rates anchored there do too.
+        theta = warm.theta if warm is not None and best is candidates[-1] else best.theta
+        return self._score_exactly(observations, theta, best.statistical_sigma, iterations)
+
+    def _score_exactly(
+        self,
+        observations: Sequence[Observation],
+        theta: FloatArray,
+        sigma: FloatArray,
+        iterations: int,
+    ) -> Posterior:
+        """Score with the folded rates corrected to the exact ones, until the answer stays."""
+        k = self.n_parameters
+        for _ in range(ANCHOR_ROUNDS):
+            anchors = self._anchored(observations, theta, sigma)
+            posterior = self._score(observations, theta.copy(), iterations, anchors=anchors)
+            sigma = posterior.statistical_sigma
+            gaps = [np.abs(posterior.values - a.values) / sigma for a in anchors]
+            widths = [abs(posterior.theta[k + 3] - a.log_width) for a in anchors]
+            if np.max(gaps) < ANCHOR_SIGMAS and max(widths) < ANCHOR_LOG_WIDTH:
+                return posterior
+            theta = posterior.theta
+        return replace(posterior, converged=False)
+
+    def _anchored(
+        self, observations: Sequence[Observation], theta: FloatArray, sigma: FloatArray
+    ) -> list[_Anchor]:
+        """Exact rates of every orientation, computed anew where theta has moved away."""
+        k = self.n_parameters
+        states: list[tuple[ModeState, ZoneState]] = []
+        anchors = []
+        exact = self.exact
+        assert exact is not None
+        for observation in observations:
+            assert observation.trajectories is not None
+            anchor = self._anchors.get(observation.key)
+            if (
+                anchor is None
+                or np.max(np.abs(theta[:k] - anchor.values) / sigma) > 0.5 * ANCHOR_SIGMAS
+                or abs(theta[k + 3] - anchor.log_width) > 0.5 * ANCHOR_LOG_WIDTH
+            ):
+                if not states:
+                    states.append((self.model.prepare(theta[:k]), exact.prepare(theta[:k])))
+                width = float(theta[k + 3])
+                folded, zone = states[0]
+                rate, _ = self.model.rates(
+                    observation.exposure(), folded, log_width=width, gradient=False
+                )
+                anchor = _Anchor(
+                    values=theta[:k].copy(),
+                    log_width=width,
+                    exact=exact.rates(observation.trajectories(), zone, log_width=width),
+                    folded=rate,
+                )
+                if observation.key:
+                    self._anchors[observation.key] = anchor
+            anchors.append(anchor)
+        return anchors
 
     def information_of(
         self, theta: FloatArray, observation: Observation, state: ModeState | None = None
@@ -254,7 +340,12 @@ class Refinement:
     # -- one step -------------------------------------------------------------------------------
 
     def _linearise(
-        self, theta: FloatArray, state: ModeState, observation: Observation, blur: float = 0.0
+        self,
+        theta: FloatArray,
+        state: ModeState,
+        observation: Observation,
+        blur: float = 0.0,
+        anchor: _Anchor | None = None,
     ) -> tuple[_Linear, FloatArray, FloatArray]:
         """Usable cells at theta; and lambda and its phonon part in all cells."""
         k = self.n_parameters
@@ -263,6 +354,9 @@ class Refinement:
         rate, slope = self.model.rates(
             observation.exposure(), state, log_width=float(theta[k + 3]), gradient=True
         )
+        if anchor is not None:
+            corrected = anchor.exact + rate - anchor.folded
+            rate = np.maximum(corrected, 0.1 * np.minimum(anchor.exact, rate))
         phonon = scale * rate
         total = phonon + flat * sums.flat + constant * sums.exposure
         use = usable_cells(sums, self.energy, self.elastic_cut)
@@ -346,8 +440,10 @@ class Refinement:
         theta: FloatArray,
         iterations: int,
         blur: float = 0.0,
+        anchors: Sequence[_Anchor] | None = None,
     ) -> Posterior:
         k = self.n_parameters
+        of = anchors if anchors is not None else [None] * len(observations)
         centre = theta.copy()
         centre[:k] = self.prior.mean
         centre[k + 3] = 0.0
@@ -355,7 +451,10 @@ class Refinement:
 
         def at(candidate):
             state = self.model.prepare(candidate[:k])
-            parts = [self._linearise(candidate, state, o, blur) for o in observations]
+            parts = [
+                self._linearise(candidate, state, o, blur, a)
+                for o, a in zip(observations, of, strict=True)
+            ]
             linears = [p[0] for p in parts]
             return linears, parts, self._objective(candidate, linears, centre)
 

@@ -85,7 +85,7 @@ def merge_voxels(voxels: VoxelMap, edge_inverse_A: float) -> MergedVoxels:
     )
 
 
-def _divisions(crystal: Crystal, fractional: IntArray, step: float) -> IntArray:
+def grid_divisions(crystal: Crystal, fractional: IntArray, step: float) -> IntArray:
     """Grid points per axis, equal on axes that an operation mixes; step in 1/angstrom."""
     lengths = np.linalg.norm(crystal.reciprocal, axis=1)
     wanted = np.ceil(lengths / step).astype(int)
@@ -137,7 +137,7 @@ def build_voxel_map(
     fractional = np.rint(np.einsum("ia,oba,bj->oij", reciprocal, cartesian, to_fractional)).astype(
         np.int64
     )
-    n = _divisions(crystal, fractional, 0.5 * voxel_rlu * unit)
+    n = grid_divisions(crystal, fractional, 0.5 * voxel_rlu * unit)
 
     points, distances, bins = _points_near_path(
         path.start_hkl @ conventional, path.end_hkl @ conventional, path, radius, reciprocal, n

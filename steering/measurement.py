@@ -23,7 +23,9 @@ from simulations.path_choice import PathSection
 from simulations.prior import BoxPrior
 from simulations.prior_file import load_prior, prior_force_constants, stored_priors
 from simulations.scattering import displacement_tensors
+from simulations.trajectories import Trajectories, TrajectoryPhonons, trace_trajectories
 from simulations.voxel_map import MergedVoxels, VoxelMap, build_voxel_map, merge_voxels
+from simulations.zone_map import build_zone_map
 from steering.experiment_file import Experiment
 
 FloatArray = NDArray[np.float64]
@@ -71,6 +73,20 @@ class Measurement:
     def forward(self) -> FoldedPhonons:
         """One-phonon forward model of the folded path."""
         return self._forward(self.voxels)
+
+    @cached_property
+    def exact(self) -> TrajectoryPhonons:
+        """One-phonon rates by walking trajectories through the whole zone."""
+        return TrajectoryPhonons(
+            model=self.model,
+            crystal=self.crystal,
+            zone=build_zone_map(self.crystal, step_rlu=self.experiment.path.voxel_rlu),
+            energy=self.energy,
+            n_path_bins=self.path.n_bins,
+            ei_meV=self.ei_meV,
+            temperature_K=self.experiment.sample.temperature_K,
+            resolution=self.instrument.resolution,
+        )
 
     @cached_property
     def merged(self) -> MergedVoxels:
@@ -138,6 +154,27 @@ class Measurement:
             displacement=self.displacement,
             reduced=reduced,
             histogram_edges_meV=histogram_edges_meV,
+            skip=skip,
+        )
+
+    def trajectories(
+        self,
+        psi_deg: float,
+        instrument: Instrument | None = None,
+        *,
+        reduced: bool = False,
+        histogram_edges_meV: FloatArray | None = None,
+        skip: NDArray[np.bool_] | None = None,
+    ) -> Trajectories:
+        """Stretches of trajectories inside the tubes for one coulomb of proton charge."""
+        instrument = self.instrument if instrument is None else instrument
+        return trace_trajectories(
+            view=self.view(psi_deg, instrument, histogram_edges_meV),
+            voxels=self.voxels,
+            instrument=instrument,
+            energy=self.energy,
+            displacement=self.displacement,
+            reduced=reduced,
             skip=skip,
         )
 

@@ -37,6 +37,7 @@ from simulations.dynamics import modes
 from simulations.exposure import Exposure, histogram_range, sum_voxels
 from simulations.instrument import Instrument, split_name
 from simulations.instruments import load_instrument
+from simulations.trajectories import Trajectories
 from steering.advisor import (
     Candidate,
     FalsificationPolicy,
@@ -76,6 +77,7 @@ class _OpenChunk:
     counts: NDArray[np.int64]
     account: EventAccount = field(default_factory=EventAccount)
     exposure: Exposure | None = None  # for one coulomb
+    trajectories: Trajectories | None = None  # likewise
     gaussian: bool = False
     reduced: bool = False
     histogram: bool = False  # its histogram came
@@ -135,6 +137,7 @@ class Run:
                 prior=measurement.prior,
                 energy_centres_meV=measurement.energy.centres_meV,
                 elastic_cut_meV=measurement.elastic_cut_meV,
+                exact=measurement.exact,
             )
             self._coarse = Coarse(
                 refinement=Refinement(
@@ -227,7 +230,7 @@ class Run:
             raise ValueError("events after a histogram in one chunk; expected one kind per chunk")
         psi = chunk.start.psi_deg
         if chunk.exposure is None:
-            chunk.exposure = self.measurement.exposure(psi, chunk.instrument)
+            self._expose(chunk)
         account = fold_events(
             block.pixel,
             block.energy_transfer_meV,
@@ -236,6 +239,13 @@ class Run:
             counts=chunk.counts,
         )
         chunk.account = chunk.account + account
+
+    def _expose(self, chunk: _OpenChunk, **how: Any) -> tuple[Exposure, Trajectories]:
+        """What the chunk's orientation sees, for one coulomb; computed once."""
+        measurement, psi = self.measurement, chunk.start.psi_deg
+        chunk.exposure = measurement.exposure(psi, chunk.instrument, **how)
+        chunk.trajectories = measurement.trajectories(psi, chunk.instrument, **how)
+        return chunk.exposure, chunk.trajectories
 
     def _histogram(self, chunk: _OpenChunk, block: HistogramBlock) -> None:
         if chunk.histogram or chunk.exposure is not None:
@@ -260,13 +270,7 @@ class Run:
             known &= np.isfinite(errors) & (errors > 0)
             weight = chunk.instrument.solid_angle_sr[:, None] * np.diff(edges)[steps]
         skip = ~known[:, steps]
-        chunk.exposure = measurement.exposure(
-            psi,
-            chunk.instrument,
-            reduced=not counted,
-            histogram_edges_meV=edges,
-            skip=skip,
-        )
+        self._expose(chunk, reduced=not counted, histogram_edges_meV=edges, skip=skip)
         account = fold_histogram(
             values[:, steps],
             errors[:, steps],
@@ -306,12 +310,14 @@ class Run:
         if chunk.failed is not None:
             self._set_aside(stop.chunk, chunk.failed, psi_deg=chunk.start.psi_deg)
             return False
-        if chunk.exposure is None:  # a chunk without any event still has exposure
-            chunk.exposure = self.measurement.exposure(chunk.start.psi_deg, chunk.instrument)
+        if chunk.exposure is None or chunk.trajectories is None:
+            geometry = self._expose(chunk)  # a chunk without any event still has exposure
+        else:
+            geometry = chunk.exposure, chunk.trajectories
         account = chunk.account + EventAccount(read=stop.filtered, filtered=stop.filtered)
         charge = 1.0 if chunk.reduced else stop.proton_charge
         minutes = stop.minutes if stop.minutes > 0 else 1.0
-        exposure = chunk.exposure.scaled(charge)
+        exposure, trajectories = geometry[0].scaled(charge), geometry[1].scaled(charge)
         weight, flat = self.measurement.path_sums(exposure)
         if chunk.gaussian:
             signal, variance = chunk.signal, chunk.variance
@@ -337,6 +343,7 @@ class Run:
             account=account,
             sums=sums,
             exposure=exposure,
+            trajectories=trajectories,
         )
         self.chunks.append(closed)
         self.records.append(
@@ -428,7 +435,13 @@ class Run:
         began = time.perf_counter()
         measurement = self.measurement
         observations = [
-            Observation(sums=c.sums, exposure=partial(self._exposure_of, c)) for c in self.chunks
+            Observation(
+                sums=c.sums,
+                exposure=partial(self._exposure_of, c),
+                trajectories=c.trajectories,
+                key=c.chunk,
+            )
+            for c in self.chunks
         ]
         starts = []
         total = self.sums

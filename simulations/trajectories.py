@@ -1,0 +1,574 @@
+"""Expected counts along every pixel's trajectory: what the folded model approximates.
+
+Time of flight smears energy along a trajectory ``Q(E) = k_i - k_f(E) n``. A neutron that was
+scattered at ``E*``, where a branch crosses the trajectory, is counted at a measured ``E`` with the
+``Q`` that the pixel has there, which may be in another cell of the path or in none. Here each
+trajectory is walked in the *true* energy transfer, through the whole zone, with the modes, ``Q``,
+``k_f`` and width of each step, and every step is spread over the cells that its pixel has there:
+no linear smearing, no moments, no mean slope.
+
+Modes are those of the nearest point of a zone grid; energies are continued from it with the group
+velocity. A branch is found by a Gaussian of a quarter of the resolution's width; the rest of the
+resolution spreads what is found.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from math import cos, erf, exp, pi, sin, sqrt
+
+import numpy as np
+from numba import njit, prange
+from numpy.typing import NDArray
+
+from simulations.constants import BOLTZMANN_MEV_PER_K, HBAR2_OVER_U
+from simulations.crystal import Crystal
+from simulations.exposure import PAIRS, PixelView, grid_index
+from simulations.force_constants import ForceConstantModel
+from simulations.instrument import Instrument, Resolution
+from simulations.kinematics import MEV_PER_K2, wave_vector
+from simulations.path import EnergyAxis
+from simulations.voxel_map import VoxelMap
+from simulations.zone_map import ZoneMap
+
+FloatArray = NDArray[np.float64]
+ComplexArray = NDArray[np.complex128]
+
+STEP_SIGMAS = 0.3  # steps in true energy, widths of the resolution
+FOUND_STEPS = 0.8  # width in which a branch is found, steps
+LINE_SIGMA_MEV = 0.05  # own width of a phonon line
+REACH_SIGMAS = 4.0
+LOWEST_ENERGY_MEV = 0.3  # as in the folded model
+BLOCKS = 16  # of trajectories; each is summed alone, so that threads do not change the sum
+OFF_AXIS_INVERSE_A = np.array([3.1e-4, 7.3e-4, 5.7e-4])  # see the folded model
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Trajectories:
+    """Stretches of pixel trajectories inside the tubes, for one orientation."""
+
+    direction: FloatArray  # (pixels, 3) of the pixels that cross a tube, crystal frame
+    weight: FloatArray  # (pixels,) charge x solid angle, coulomb sr
+    pixel: NDArray[np.int32]  # (stretches,) row of ``direction``
+    first_step: NDArray[np.int32]  # (stretches,)
+    start: NDArray[np.int64]  # (stretches + 1,) into ``cell``
+    cell: NDArray[np.int32]  # path bin x energy bins + energy bin of each step; -1 outside
+    beam: FloatArray  # (3,) k_i in the crystal frame, 1/angstrom
+    step_edges_meV: FloatArray  # (steps + 1,) of measured energy transfer
+    displacement: FloatArray  # (atoms, 6) mean-square tensors packed xx yy zz yz xz xy, angstrom^2
+    reduced: NDArray[np.bool_]  # (1,) whether k_f/k_i is already divided out
+
+    def scaled(self, factor: float) -> Trajectories:
+        """Same geometry with ``factor`` times the charge."""
+        return replace(self, weight=self.weight * factor)
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of all arrays."""
+        return sum(getattr(self, f.name).nbytes for f in fields(self))
+
+
+def trace_trajectories(
+    *,
+    view: PixelView,
+    voxels: VoxelMap,
+    instrument: Instrument,
+    energy: EnergyAxis,
+    displacement: FloatArray,
+    reduced: bool = False,
+    skip: NDArray[np.bool_] | None = None,
+) -> Trajectories:
+    """Find where pixels cross the tubes, for a charge of 1 coulomb.
+
+    Parameters
+    ----------
+    view : PixelView
+        From ``exposure.view_pixels``.
+    voxels, instrument, energy
+        As for ``exposure.compute_exposure``.
+    displacement : (atoms, 3, 3)
+        Mean-square displacement tensors, angstrom^2.
+    reduced : bool
+        For input already divided by k_f/k_i and charge.
+    skip : (pixels, steps) bool, optional
+        Pairs that count nowhere.
+
+    Returns
+    -------
+    Trajectories
+    """
+    pixel, first, start, cell = _trace(
+        view.fractional,
+        view.beam_fractional,
+        view.masked,
+        view.kf,
+        view.bin_of_step.astype(np.int64),
+        np.zeros((0, 0), dtype=np.bool_) if skip is None else skip,
+        voxels.divisions,
+        voxels.voxel,
+        voxels.path_bin,
+        energy.n_bins,
+    )
+    U = np.asarray(displacement)
+    used, row = np.unique(pixel, return_inverse=True)
+    return Trajectories(
+        direction=np.ascontiguousarray(view.direction[used]),
+        weight=np.ascontiguousarray(instrument.solid_angle_sr[used]),
+        pixel=row.astype(np.int32),
+        first_step=first,
+        start=start,
+        cell=cell,
+        beam=np.ascontiguousarray(view.beam),
+        step_edges_meV=np.ascontiguousarray(view.step_edges_meV),
+        displacement=np.stack(
+            [U[:, 0, 0], U[:, 1, 1], U[:, 2, 2], U[:, 1, 2], U[:, 0, 2], U[:, 0, 1]], axis=1
+        ),
+        reduced=np.array([reduced]),
+    )
+
+
+@njit(cache=True)
+def _trace(
+    fractional, beam_fractional, masked, kf, bin_of_step, skip, divisions, voxel, path_bin, n_bins
+):  # fmt: skip
+    n0, n1, n2 = divisions
+    use_skip = skip.shape[0] > 0
+    n_steps = len(kf)
+    room = 1 << 16
+    pixel = np.empty(room, dtype=np.int32)
+    first = np.empty(room, dtype=np.int32)
+    start = np.empty(room + 1, dtype=np.int64)
+    cell_room = 1 << 20
+    cell = np.empty(cell_room, dtype=np.int32)
+    count = 0
+    used = 0
+    start[0] = 0
+    merge = 8  # outside steps that do not end a stretch
+    for p in range(len(masked)):
+        if masked[p]:
+            continue
+        last = -1
+        for step in range(n_steps):
+            if use_skip and skip[p, step]:
+                continue
+            k = kf[step]
+            v = voxel[
+                grid_index(beam_fractional[0] - k * fractional[p, 0], n0),
+                grid_index(beam_fractional[1] - k * fractional[p, 1], n1),
+                grid_index(beam_fractional[2] - k * fractional[p, 2], n2),
+            ]
+            if v < 0:
+                continue
+            if used + merge + 2 > cell_room:
+                cell_room *= 2
+                cell = np.append(cell, np.empty(cell_room - len(cell), dtype=np.int32))
+            if last < 0 or step - last > merge:
+                if last >= 0:
+                    count += 1
+                    start[count] = used
+                if count + 2 > room:
+                    room *= 2
+                    pixel = np.append(pixel, np.empty(room - len(pixel), dtype=np.int32))
+                    first = np.append(first, np.empty(room - len(first), dtype=np.int32))
+                    start = np.append(start, np.empty(room + 1 - len(start), dtype=np.int64))
+                pixel[count] = p
+                first[count] = step
+            else:
+                for _ in range(step - last - 1):
+                    cell[used] = -1
+                    used += 1
+            cell[used] = path_bin[v] * n_bins + bin_of_step[step]
+            used += 1
+            last = step
+        if last >= 0:
+            count += 1
+            start[count] = used
+    return pixel[:count].copy(), first[:count].copy(), start[: count + 1].copy(), cell[:used].copy()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class ZoneState:
+    """Modes of every point of the zone grid at one set of force constants, and how they continue.
+
+    Squares of energies to second order and eigenvectors to first order in the distance from the
+    point; pairs of modes too close to each other for that are continued without their coupling,
+    which keeps the sum over the pair.
+    """
+
+    square: FloatArray  # (points, n) E^2, meV^2
+    slope: FloatArray  # (points, n, 3) d E^2 / dq
+    curvature: FloatArray  # (points, n, 6) second derivatives of E^2: xx yy zz yz xz xy
+    vectors: ComplexArray  # (points, n, n) eigenvectors in rows, conjugated
+    mixing: ComplexArray  # (points, n, n, 3) e_s'^dagger (dD/dq) e_s / (E_s^2 - E_s'^2), [s, s']
+
+
+class TrajectoryPhonons:
+    """One-phonon counts of path cells by walking trajectories; see the module's head.
+
+    Parameters
+    ----------
+    model : ForceConstantModel
+        Free parameters and fixed part.
+    crystal : Crystal
+    zone : ZoneMap
+        Where modes are evaluated.
+    energy : EnergyAxis
+        Bins of the path.
+    n_path_bins : int
+    ei_meV, temperature_K : float
+    resolution : Resolution
+    """
+
+    def __init__(
+        self,
+        *,
+        model: ForceConstantModel,
+        crystal: Crystal,
+        zone: ZoneMap,
+        energy: EnergyAxis,
+        n_path_bins: int,
+        ei_meV: float,
+        temperature_K: float,
+        resolution: Resolution,
+    ) -> None:
+        self.crystal = crystal
+        self.zone = zone
+        self.energy = energy
+        self.n_path_bins = n_path_bins
+        self.ei_meV = float(ei_meV)
+        self.temperature_K = temperature_K
+        self.resolution = resolution
+        self.model = model
+        self._q = zone.cartesian + OFF_AXIS_INVERSE_A
+        self._bent: tuple[FloatArray, ComplexArray] | None = None
+
+    def prepare(self, values: FloatArray) -> ZoneState:
+        """Diagonalise every point of the zone grid at ``values`` (K,), eV/angstrom^2."""
+        phi = np.asarray(values, dtype=float)
+        square, vectors = np.linalg.eigh(self.model.dynamical_matrices(self._q, phi))
+        bra = vectors.conj().transpose(0, 2, 1)[:, None]
+        coupling = bra @ self.model.matrix_gradients(self._q, phi) @ vectors[:, None]
+        gap = square[:, :, None] - square[:, None, :]  # [s, s']
+        size = np.linalg.norm(coupling, axis=1)
+        near = np.abs(gap) <= 2 * self.zone.reach * size
+        inverse = np.where(near, 0.0, 1 / np.where(near, 1.0, gap))
+        bent = self._second_derivatives(phi) @ vectors[:, None]
+        own = np.einsum("vis,vpis->vsp", vectors.conj(), bent).real
+        across = [
+            2 * np.einsum("vst,vts,vst->vs", coupling[:, a], coupling[:, b], inverse).real
+            for a, b in PAIRS
+        ]
+        return ZoneState(
+            square=square,
+            slope=np.ascontiguousarray(np.einsum("vass->vsa", coupling).real),
+            curvature=np.ascontiguousarray(own + np.stack(across, axis=-1)),
+            vectors=np.ascontiguousarray(bra[:, 0]),
+            mixing=np.ascontiguousarray(np.einsum("vats,vst->vsta", coupling, inverse)),
+        )
+
+    def _second_derivatives(self, phi: FloatArray) -> ComplexArray:
+        """Second derivatives of D by q at every point, (points, 6, n, n), packed as ``PAIRS``.
+
+        They are kept until the force constants have moved by a tenth: they only bend what the
+        exact modes at the points begin.
+        """
+        if (
+            self._bent is None
+            or np.max(np.abs(phi - self._bent[0]) / np.max(np.abs(self._bent[0]))) > 0.1
+        ):
+            step = 1e-3
+            slopes = [
+                (
+                    self.model.matrix_gradients(self._q + step * axis, phi)
+                    - self.model.matrix_gradients(self._q - step * axis, phi)
+                )
+                / (2 * step)
+                for axis in np.eye(3)
+            ]
+            self._bent = (
+                phi,
+                np.stack([0.5 * (slopes[a][:, b] + slopes[b][:, a]) for a, b in PAIRS], axis=1),
+            )
+        return self._bent[1]
+
+    def true_edges_meV(self) -> FloatArray:
+        """Edges of the steps in true energy: a share of the resolution's width each."""
+        edges = [LOWEST_ENERGY_MEV]
+        top = 0.995 * self.ei_meV
+        while edges[-1] < top:
+            sigma = float(self.resolution.sigma_meV(np.array([edges[-1]]), self.ei_meV)[0])
+            edges.append(edges[-1] + max(STEP_SIGMAS * sigma, 2e-3 * self.ei_meV))
+        return np.minimum(np.array(edges), 0.998 * self.ei_meV)
+
+    def rates(
+        self, trajectories: Trajectories, state: ZoneState, *, log_width: float = 0.0
+    ) -> FloatArray:
+        """Phonon rate of every path cell with scale 1.
+
+        Returns
+        -------
+        (path_bins, energy_bins) float64
+            barn/meV/sr x exposure, as ``FoldedPhonons.rates``.
+        """
+        edges = self.true_edges_meV()
+        true = 0.5 * (edges[1:] + edges[:-1])
+        width = np.diff(edges)
+        sigma = self.resolution.sigma_meV(true, self.ei_meV) * np.exp(log_width)
+        found = np.minimum(FOUND_STEPS * width, 0.9 * sigma)
+        rest = np.sqrt(sigma**2 - found**2)
+        kf = wave_vector(self.ei_meV - true)
+        low = trajectories.step_edges_meV
+        first = np.searchsorted(low[1:], true - REACH_SIGMAS * rest)
+        last = np.searchsorted(low[:-1], true + REACH_SIGMAS * rest)
+        spread = np.zeros((len(true), max(1, int(np.max(last - first)))))
+        _fill_spread(true, rest, low, first, last, spread)
+        factor = np.full(len(true), 1.0)
+        if trajectories.reduced[0]:  # counts were divided by k_f/k_i of the measured energy
+            measured_kf = wave_vector(self.ei_meV - 0.5 * (low[1:] + low[:-1]))
+            at = np.minimum(first[:, None] + np.arange(spread.shape[1]), len(low) - 2)
+            spread *= kf[:, None] / measured_kf[at]
+        else:
+            factor = kf / float(wave_vector(self.ei_meV))
+        out = np.zeros((BLOCKS, self.n_path_bins * self.energy.n_bins))
+        zone = self.zone
+        crystal = self.crystal
+        to_fractional = np.linalg.inv(crystal.reciprocal)
+        _walk(
+            trajectories.pixel,
+            trajectories.first_step,
+            trajectories.start,
+            trajectories.cell,
+            trajectories.direction,
+            trajectories.direction @ to_fractional,
+            trajectories.beam,
+            trajectories.beam @ to_fractional,
+            trajectories.weight,
+            low,
+            true,
+            kf,
+            width * factor,
+            found,
+            1 / (2 * MEV_PER_K2 * kf),
+            first,
+            last,
+            spread,
+            REACH_SIGMAS * float(np.max(rest)),
+            zone.divisions,
+            zone.index,
+            zone.operation,
+            zone.fine_divisions,
+            zone.fine_radius,
+            zone.fine_index,
+            zone.fine_operation,
+            zone.operation_fractional.astype(np.float64),
+            zone.operation_cartesian,
+            zone.fractional,
+            np.ascontiguousarray(crystal.reciprocal),
+            OFF_AXIS_INVERSE_A,
+            state.square,
+            state.slope,
+            state.curvature,
+            state.vectors,
+            state.mixing,
+            np.ascontiguousarray(crystal.positions),
+            crystal.scattering_length / np.sqrt(crystal.masses_u),
+            trajectories.displacement,
+            self.temperature_K * BOLTZMANN_MEV_PER_K,
+            LINE_SIGMA_MEV,
+            LOWEST_ENERGY_MEV,
+            out,
+        )
+        return out.sum(axis=0).reshape(self.n_path_bins, self.energy.n_bins)
+
+
+@njit(cache=True)
+def _fill_spread(true, rest, edges, first, last, out):
+    """Share of each true step that is counted in each measured step."""
+    for t in range(len(true)):
+        s = rest[t] * sqrt(2.0)
+        below = erf((edges[first[t]] - true[t]) / s)
+        for j in range(first[t], last[t]):
+            above = erf((edges[j + 1] - true[t]) / s)
+            out[t, j - first[t]] = 0.5 * (above - below)
+            below = above
+
+
+@njit(cache=True, parallel=True)
+def _walk(
+    pixel, first_step, start, cell,
+    direction, fractional, beam, beam_fractional, exposure,
+    measured_edges, true, kf, weight, found, slope_of_step, spread_first, spread_last, spread,
+    reach,
+    divisions, index, operation, fine_divisions, fine_radius, fine_index, fine_operation,
+    op_fractional, op_cartesian, point, reciprocal,
+    off_axis, square, gradient, curvature, vectors, mixing,
+    positions, amplitude, displacement, thermal, own_width, lowest,
+    out,
+):  # fmt: skip
+    n_blocks = out.shape[0]
+    n = square.shape[1]
+    n_atoms = n // 3
+    n_stretches = len(pixel)
+    m0 = fine_index.shape[0] // 2
+    m1 = fine_index.shape[1] // 2
+    m2 = fine_index.shape[2] // 2
+    for block in prange(n_blocks):
+        d = np.empty(3)
+        h = np.empty(3)
+        slope = np.empty(3)
+        q_in = np.empty(3)
+        f = np.empty(n, dtype=np.complex128)
+        shape = np.empty(n)
+        z = np.empty(n, dtype=np.complex128)
+        low = block * n_stretches // n_blocks
+        high = (block + 1) * n_stretches // n_blocks
+        for stretch in range(low, high):
+            p = pixel[stretch]
+            s0 = first_step[stretch]
+            s1 = s0 + (start[stretch + 1] - start[stretch])
+            base = start[stretch]
+            t0 = np.searchsorted(true, measured_edges[s0] - reach)
+            t1 = np.searchsorted(true, measured_edges[s1] + reach)
+            for t in range(t0, t1):
+                a = max(s0, spread_first[t])
+                b = min(s1, spread_last[t])
+                if a >= b:
+                    continue
+                k = kf[t]
+                f0 = beam_fractional[0] - k * fractional[p, 0]
+                f1 = beam_fractional[1] - k * fractional[p, 1]
+                f2 = beam_fractional[2] - k * fractional[p, 2]
+                r0 = f0 - np.floor(f0 + 0.5)
+                r1 = f1 - np.floor(f1 + 0.5)
+                r2 = f2 - np.floor(f2 + 0.5)
+                near = 0.0
+                for c in range(3):
+                    x = r0 * reciprocal[0, c] + r1 * reciprocal[1, c] + r2 * reciprocal[2, c]
+                    near += x * x
+                r = -1
+                o = 0
+                if near < fine_radius * fine_radius:
+                    i0 = int(np.floor(r0 * fine_divisions[0] + 0.5)) + m0
+                    i1 = int(np.floor(r1 * fine_divisions[1] + 0.5)) + m1
+                    i2 = int(np.floor(r2 * fine_divisions[2] + 0.5)) + m2
+                    r = fine_index[i0, i1, i2]
+                    o = fine_operation[i0, i1, i2]
+                if r < 0:
+                    i0 = grid_index(f0, divisions[0])
+                    i1 = grid_index(f1, divisions[1])
+                    i2 = grid_index(f2, divisions[2])
+                    r = index[i0, i1, i2]
+                    o = operation[i0, i1, i2]
+                for j in range(3):
+                    g = (
+                        f0 * op_fractional[o, 0, j]
+                        + f1 * op_fractional[o, 1, j]
+                        + f2 * op_fractional[o, 2, j]
+                    )
+                    h[j] = np.floor(g - point[r, j] + 0.5)
+                    q_in[j] = g - h[j] - point[r, j]
+                dx, dy, dz = direction[p, 0], direction[p, 1], direction[p, 2]
+                for c in range(3):
+                    d[c] = (
+                        q_in[0] * reciprocal[0, c]
+                        + q_in[1] * reciprocal[1, c]
+                        + q_in[2] * reciprocal[2, c]
+                        - off_axis[c]
+                    )
+                    slope[c] = slope_of_step[t] * (
+                        op_cartesian[o, c, 0] * dx
+                        + op_cartesian[o, c, 1] * dy
+                        + op_cartesian[o, c, 2] * dz
+                    )
+                any_active = False
+                for s in range(n):
+                    along0 = (
+                        curvature[r, s, 0] * d[0]
+                        + curvature[r, s, 5] * d[1]
+                        + curvature[r, s, 4] * d[2]
+                    )
+                    along1 = (
+                        curvature[r, s, 5] * d[0]
+                        + curvature[r, s, 1] * d[1]
+                        + curvature[r, s, 3] * d[2]
+                    )
+                    along2 = (
+                        curvature[r, s, 4] * d[0]
+                        + curvature[r, s, 3] * d[1]
+                        + curvature[r, s, 2] * d[2]
+                    )
+                    here = (
+                        square[r, s]
+                        + (gradient[r, s, 0] + 0.5 * along0) * d[0]
+                        + (gradient[r, s, 1] + 0.5 * along1) * d[1]
+                        + (gradient[r, s, 2] + 0.5 * along2) * d[2]
+                    )
+                    line = sqrt(max(here, lowest * lowest))
+                    jac = 1.0 - 0.5 / line * (
+                        (gradient[r, s, 0] + along0) * slope[0]
+                        + (gradient[r, s, 1] + along1) * slope[1]
+                        + (gradient[r, s, 2] + along2) * slope[2]
+                    )
+                    shape[s] = 0.0
+                    # A line's own width keeps a branch that runs along the trajectory finite.
+                    wide = sqrt(found[t] * found[t] * jac * jac + own_width * own_width)
+                    x = (true[t] - line) / wide
+                    if abs(x) < 4.0:
+                        shape[s] = exp(-0.5 * x * x) / (wide * sqrt(2.0 * pi))
+                        any_active = True
+                if not any_active:
+                    continue
+                qx = beam[0] - k * dx
+                qy = beam[1] - k * dy
+                qz = beam[2] - k * dz
+                for c in range(3):
+                    q_in[c] = (
+                        op_cartesian[o, c, 0] * qx
+                        + op_cartesian[o, c, 1] * qy
+                        + op_cartesian[o, c, 2] * qz
+                    )
+                for c in range(n_atoms):
+                    W = 0.5 * (
+                        displacement[c, 0] * q_in[0] * q_in[0]
+                        + displacement[c, 1] * q_in[1] * q_in[1]
+                        + displacement[c, 2] * q_in[2] * q_in[2]
+                        + 2.0
+                        * (
+                            displacement[c, 3] * q_in[1] * q_in[2]
+                            + displacement[c, 4] * q_in[0] * q_in[2]
+                            + displacement[c, 5] * q_in[0] * q_in[1]
+                        )
+                    )
+                    angle = (
+                        2.0
+                        * pi
+                        * (h[0] * positions[c, 0] + h[1] * positions[c, 1] + h[2] * positions[c, 2])
+                    )
+                    factor = amplitude[c] * exp(-W) * complex(cos(angle), sin(angle))
+                    for i in range(3):
+                        f[3 * c + i] = factor * q_in[i]
+                for s in range(n):
+                    z[s] = 0j
+                    for i in range(n):
+                        z[s] += vectors[r, s, i] * f[i]
+                total = 0.0
+                for s in range(n):
+                    if shape[s] == 0.0:
+                        continue
+                    y = z[s]
+                    for i in range(n):
+                        y += (
+                            z[i]
+                            * (
+                                mixing[r, s, i, 0] * d[0]
+                                + mixing[r, s, i, 1] * d[1]
+                                + mixing[r, s, i, 2] * d[2]
+                            ).conjugate()
+                        )
+                    total += shape[s] * (y.real * y.real + y.imag * y.imag)
+                x = exp(-true[t] / thermal) if thermal > 0 else 0.0
+                total *= 0.5 * HBAR2_OVER_U / true[t] / (1.0 - x) * weight[t] * exposure[p]
+                for j in range(a, b):
+                    where = cell[base + j - s0]
+                    if where >= 0:
+                        out[block, where] += total * spread[t, j - spread_first[t]]
