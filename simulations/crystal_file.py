@@ -427,7 +427,28 @@ def _pymatgen_structure(path: Path, text: str) -> Any:
             return found[0]
         from pymatgen.io.vasp import Poscar
 
-        return Poscar.from_str(text, read_velocities=False).structure
+        poscar = Poscar.from_str(_with_species_line(text), read_velocities=False)
+        if not poscar.true_names:  # the parser would go on with H, He, Li, ...
+            raise ValueError(
+                f"structure: {path} names no species; expected a line of chemical symbols above "
+                "the numbers of atoms, such as `Na Cl`. Add it"
+            )
+        return poscar.structure
+
+
+def _with_species_line(text: str) -> str:
+    """Move the symbols of an old POSCAR from its title to where the newer layout has them."""
+    import periodictable
+
+    lines = text.splitlines()
+    if len(lines) < 7:
+        return text
+    names, counts = lines[0].split(), lines[5].split()
+    known = {element.symbol for element in periodictable.elements}
+    old = bool(counts) and all(c.isdigit() for c in counts)
+    if old and len(names) == len(counts) and known.issuperset(names):
+        lines.insert(5, lines[0])
+    return "\n".join(lines) + "\n"
 
 
 def read_crystal(path_or_name: str | Path, *, symprec_A: float = SYMPREC_A) -> Crystal:
@@ -732,9 +753,10 @@ def _dipole(phonon: Any, place: Placement, symprec_A: float) -> Dipole:
     factor = params.get("factor")
     born /= count[:, None, None]
     born -= born.mean(axis=0)  # neutral, or long acoustic waves would carry charge
+    dielectric = R @ np.asarray(params["dielectric"]) @ R.T
     return Dipole(
         born=born,
-        dielectric=R @ np.asarray(params["dielectric"]) @ R.T,
+        dielectric=0.5 * (dielectric + dielectric.T),  # files hold it with rounding errors
         coulomb_eV_A=COULOMB_EV_A if factor is None else float(factor),
     )
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from simulations.constants import MEV_PER_THZ
 from simulations.crystal_file import (
     builtin_crystals,
     crystal_from_cells,
@@ -159,6 +160,46 @@ def test_a_species_without_neutron_data_is_refused(tmp_path):
         read_crystal(poscar(tmp_path / "POSCAR", ["Po"], ["0 0 0"]))
 
 
+OLD_POSCAR = """{title}
+1.0
+4.0 0 0
+0 4.0 0
+0 0 4.0
+1 1
+Direct
+0 0 0
+0.5 0.5 0.5
+"""
+
+
+def test_an_old_poscar_has_its_species_in_the_title(tmp_path):
+    path = tmp_path / "POSCAR"
+    path.write_text(OLD_POSCAR.format(title="Cs Cl"))
+    assert read_crystal(path).symbols == ("Cs", "Cl")
+
+
+@pytest.mark.parametrize("title", ["a cube", "Cs", "1 1"])
+def test_a_structure_without_species_is_refused(tmp_path, title):
+    path = tmp_path / "POSCAR"
+    path.write_text(OLD_POSCAR.format(title=title))
+    with pytest.raises(ValueError, match="names no species; expected a line of chemical symbols"):
+        read_crystal(path)
+
+
+def test_a_site_that_two_species_share_asks_for_a_supercell(tmp_path):
+    shared = NACL.format(occupancy=0.5) + "K1 K 0 0 0 0.5\n"
+    path = tmp_path / "shared.cif"
+    path.write_text(shared)
+    with pytest.raises(ValueError, match=r"partly occupied.*Build an ordered supercell"):
+        read_crystal(path)
+
+
+@pytest.mark.shared_data
+def test_the_unit_cell_beside_force_sets_is_read_as_it_is_meant(shared_data):
+    folder = shared_data / "phonopy-test" / "NaCl"
+    assert set(read_crystal(folder / "POSCAR-unitcell").symbols) == {"Na", "Cl"}
+
+
 def test_cells_of_two_lattices_are_refused():
     with pytest.raises(ValueError, match="whole primitive vectors"):
         crystal_from_cells(np.eye(3) * 4, [[0, 0, 0]], ("Al",), np.eye(3) * 5)
@@ -190,6 +231,27 @@ def test_built_in_germanium_is_the_dft_germanium(shared_data):
     assert np.sqrt(np.mean(difference**2)) < 1e-5  # meV; measured 6e-8
     # what symmetrising changed, from phonopy's own energies of the raw constants
     assert dft.symmetry_residual < 5e-3
+
+
+# G. Nilsson and G. Nelin, Phys. Rev. B 3, 364 (1971), germanium at 80 K: THz, ascending
+GERMANIUM_MEASURED = {
+    (0, 0, 0): [9.12, 9.12, 9.12],
+    (1, 0, 0): [2.39, 2.39, 7.21, 7.21, 8.26, 8.26],
+    (0.5, 0.5, 0.5): [1.89, 1.89, 6.66, 7.34, 8.69, 8.69],
+}
+
+
+@pytest.mark.shared_data
+@pytest.mark.parametrize(("hkl", "measured"), list(GERMANIUM_MEASURED.items()))
+def test_dft_germanium_is_near_the_measured_frequencies(shared_data, hkl, measured):
+    pairs = read_force_constants(shared_data / "ge")
+    model = force_constant_model(pairs.crystal, pairs, None)
+    q = np.array([hkl]) @ model.crystal.conventional_reciprocal
+    found = modes(model, q)[0][0, -len(measured) :] / MEV_PER_THZ
+    # within 1.3 %, but for the soft transverse acoustic modes: 2.6 % at X, 9 % at L
+    soft = np.array(measured) < 3
+    np.testing.assert_allclose(found[~soft], np.array(measured)[~soft], rtol=0.013)
+    np.testing.assert_allclose(found[soft], np.array(measured)[soft], atol=0.18)
 
 
 @pytest.mark.shared_data

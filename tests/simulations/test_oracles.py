@@ -55,7 +55,7 @@ FURTHER = {
     "mp-856": "tetragonal+", "mp-2657": "tetragonal+", "mp-23214": "orthorhombic+",
     "mp-755072": "orthorhombic+", "mp-570301": "monoclinic+",
 }  # fmt: skip
-UNSTABLE = {"Amm2", "P4mm", "P2", "P222_1", "P-4", "P31m", "P4_1", "mp-8352"}
+UNSTABLE = {"Amm2", "P4mm", "P2", "P222_1", "P-4", "P-6", "P31m", "P4_1", "mp-8352"}
 
 
 @dataclass(frozen=True, kw_only=True)
