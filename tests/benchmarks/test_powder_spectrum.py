@@ -29,8 +29,9 @@ MEASURED = np.arange(3, 100, 8)  # spheres on which Euphonic's error is measured
 TIMED = np.arange(6, 100, 22)
 
 
-def deviation(got, converged):
-    return float(np.abs(got - converged).sum() / converged.sum())
+def deviation(got, converged, order=1):
+    difference = np.linalg.norm((got - converged).ravel(), order)
+    return float(difference / np.linalg.norm(converged.ravel(), order))
 
 
 def euphonic_map(model, displacement):
@@ -83,7 +84,7 @@ def test_powder_spectrum(against):
         ).intensity  # fmt: skip
 
     converged = ours(96)
-    own = deviation(ours(), converged)
+    own, own_l2 = deviation(ours(), converged), deviation(ours(), converged, 2)
 
     peer = euphonic_map(model, displacement)
     limit = peer(MEASURED, 100_000)
@@ -91,11 +92,14 @@ def test_powder_spectrum(against):
     errors = np.array([deviation(peer(MEASURED, n), limit) for n in tried])
     slope, offset = np.polyfit(np.log(tried), np.log(errors), 1)
     equal = float(np.exp((np.log(own) - offset) / slope))
+    there = peer(MEASURED, equal)
     sys.stdout.write(
-        f"\npowder-spectrum: our error {100 * own:.2f} % (L1); Euphonic's "
+        f"\npowder-spectrum: our error L1 {100 * own:.2f} %, L2 {100 * own_l2:.2f} %. Euphonic's "
+        + "L1 "
         + ", ".join(f"{100 * e:.2f} % at {n}" for n, e in zip(tried, errors, strict=True))
-        + f" points per sphere, falling as n^{slope:.2f}; equal at {equal:.0f}. "
-        f"Both limits differ by {100 * deviation(limit, converged[MEASURED]):.1f} % (bin against "
+        + f" points per sphere, falling as n^{slope:.2f}; equal at {equal:.0f}, where it measures "
+        f"L1 {100 * deviation(there, limit):.2f} %, L2 {100 * deviation(there, limit, 2):.2f} %. "
+        f"The limits differ by {100 * deviation(limit, converged[MEASURED]):.1f} % (bin against "
         f"sphere). Euphonic timed on {len(TIMED)} of {len(SPHERES)} spheres and scaled.\n"
     )
     all_points = sum(points(k, equal) for k in range(len(SPHERES)))
