@@ -1,7 +1,8 @@
 """Force constants of a crystal from universal force fields that ship their weights.
 
 Relax the cell, displace atoms of a supercell, read the forces, solve for the force constants. Six
-published networks are on offer; none needs a download. Their phonons are soft: on germanium the top
+published networks are on offer; none needs a download, and MACE or M3GNet run from a weight file of
+yours. Their phonons are soft: on germanium the top
 of the optic branch lies at 19 to 31 meV where experiment has 37, so what comes from here is a prior
 range or a first guess, never a reference.
 
@@ -16,7 +17,8 @@ import io
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib import metadata
+from importlib import import_module, metadata
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -91,6 +93,10 @@ FORCE_FIELDS: dict[str, ForceField] = {
 """The networks on offer by name."""
 
 
+FROM_FILE = {"mace": "mace-torch", "m3gnet": "matgl"}
+"""Networks that run from a weight file, ``mace:PATH`` or ``m3gnet:PATH``, and their packages."""
+
+
 class ForceFieldUnavailableError(RuntimeError):
     """The package of a force field is not installed; the message says how to install it."""
 
@@ -150,22 +156,29 @@ def load_calculator(name: str) -> Any:
     Parameters
     ----------
     name : str
-        A key of ``FORCE_FIELDS``.
+        A key of ``FORCE_FIELDS``, or ``mace:PATH``, ``m3gnet:PATH`` with a weight file (a folder
+        for M3GNet). Weight files run code when they are read: take none from strangers.
 
     Returns
     -------
     ase.calculators.calculator.Calculator
-        Energy eV, forces eV/angstrom, stress eV/angstrom^3; float32 inside.
+        Energy eV, forces eV/angstrom, stress eV/angstrom^3; float32 inside but for MACE.
 
     Raises
     ------
     ValueError
-        If there is no force field of that name.
+        If there is no force field of that name or no such file.
     ForceFieldUnavailableError
         If its package is not installed.
     """
+    kind, colon, path = name.partition(":")
+    if colon and kind in FROM_FILE:
+        return _from_file(kind, path)
     if name not in FORCE_FIELDS:
-        raise ValueError(f"force field is {name!r}; expected one of {', '.join(FORCE_FIELDS)}")
+        raise ValueError(
+            f"force field is {name!r}; expected one of {', '.join(FORCE_FIELDS)}, or "
+            f"{' or '.join(f'{k}:PATH' for k in FROM_FILE)} with your weight file"
+        )
     field = FORCE_FIELDS[name]
     try:
         with _expected_noise():
@@ -183,6 +196,42 @@ def load_calculator(name: str) -> Any:
             f"force field {name} needs the package {field.package}, which cannot be imported "
             f"({error}). Install it with: pip install 'beamsteer[forcefields]'"
         ) from error
+
+
+def _from_file(kind: str, path: str) -> Any:
+    """Load a network from a weight file; see ``load_calculator``."""
+    if not Path(path).exists():
+        raise ValueError(
+            f"force field is {kind}:{path}, but there is no such file; expected the weight file "
+            f"that came with {FROM_FILE[kind]}'s model. Correct the path"
+        )
+    try:
+        with _expected_noise():
+            if kind == "mace":
+                calculators: Any = import_module("mace.calculators")
+                return calculators.MACECalculator(
+                    model_paths=path, device="cpu", default_dtype="float64"
+                )
+            matgl: Any = import_module("matgl")
+            extension: Any = import_module("matgl.ext.ase")
+            return extension.PESCalculator(matgl.load_model(path))
+    except ImportError as error:
+        raise ForceFieldUnavailableError(
+            f"force field {kind}:{path} needs the package {FROM_FILE[kind]}, which cannot be "
+            f"imported ({error}). Install it with: pip install {FROM_FILE[kind]}"
+        ) from error
+
+
+def _package_of(name: str) -> str:
+    kind = name.partition(":")[0]
+    return FROM_FILE[kind] if kind in FROM_FILE else FORCE_FIELDS[name].package
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "unknown"
 
 
 def relax(
@@ -291,7 +340,7 @@ def force_field_phonons(
     cell : PhonopyAtoms
         Cell in which the force constants are wanted; relaxed first unless ``relaxed``.
     name : str
-        A key of ``FORCE_FIELDS``.
+        As for ``load_calculator``.
     supercell : tuple of int, optional
         Repeats along the three vectors; by default ``default_supercell``.
     displacement_A : float
@@ -328,8 +377,7 @@ def force_field_phonons(
     return ForceFieldPhonons(
         force_field=name,
         versions={
-            package: metadata.version(package)
-            for package in (FORCE_FIELDS[name].package, "torch", "ase", "phonopy")
+            package: _version(package) for package in (_package_of(name), "torch", "ase", "phonopy")
         },
         cell=cell,
         supercell_matrix=repeats,

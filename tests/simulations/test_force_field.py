@@ -1,5 +1,7 @@
 """Force constants from universal force fields."""
 
+import sys
+import types
 from importlib.util import find_spec
 
 import numpy as np
@@ -42,9 +44,49 @@ def test_an_unknown_force_field_is_refused_with_the_names_on_offer():
 
 
 def test_a_missing_package_says_how_to_install_it(monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "sevenn.calculator", None)
+    monkeypatch.setitem(sys.modules, "sevenn.calculator", None)
     with pytest.raises(ForceFieldUnavailableError, match=r"beamsteer\[forcefields\]"):
         load_calculator("sevennet-l3i5")
+
+
+@pytest.mark.parametrize(
+    ("kind", "module", "package"),
+    [("mace", "mace.calculators", "mace-torch"), ("m3gnet", "matgl", "matgl")],
+)
+def test_a_weight_file_without_its_package_says_what_to_install(
+    tmp_path, monkeypatch, kind, module, package
+):
+    weights = tmp_path / "weights.model"
+    weights.write_bytes(b"weights")
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(ForceFieldUnavailableError, match=f"pip install {package}"):
+        load_calculator(f"{kind}:{weights}")
+    with pytest.raises(ValueError, match="there is no such file"):
+        load_calculator(f"{kind}:{tmp_path / 'nothing'}")
+
+
+def test_a_weight_file_gives_force_constants_like_any_other(tmp_path, monkeypatch):
+    # the package is replaced by ASE's effective-medium theory, which needs no weights
+    emt = pytest.importorskip("ase.calculators.emt", reason="ase comes with the force fields")
+    weights = tmp_path / "weights.model"
+    weights.write_bytes(b"weights")
+    asked = {}
+
+    def calculator(**options):
+        asked.update(options)
+        return emt.EMT()
+
+    package = types.ModuleType("mace.calculators")
+    package.MACECalculator = calculator  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "mace", types.ModuleType("mace"))
+    monkeypatch.setitem(sys.modules, "mace.calculators", package)
+    _, cell = primitive("aluminium")
+    phonons = force_field_phonons(cell, f"mace:{weights}", supercell=(4, 4, 4))
+    assert asked["model_paths"] == str(weights)
+    assert phonons.stable
+    assert 30 < phonons.highest_meV < 45  # aluminium: 40 meV
+    assert phonons.force_field == f"mace:{weights}"
+    assert set(phonons.versions) == {"mace-torch", "torch", "ase", "phonopy"}
 
 
 def test_the_default_supercell_holds_a_sphere_of_the_reach():
@@ -88,9 +130,10 @@ def test_force_constants_obey_the_sum_rule_and_index_symmetry():
 @needs_chgnet
 @needs_sevenn
 @pytest.mark.parametrize("name", list(FORCE_FIELDS))
-def test_every_stored_aluminium_member_is_reproduced(name):
-    crystal, cell = primitive("aluminium")
-    record = load_prior_record("aluminium")
+@pytest.mark.parametrize("metal", ["aluminium", "niobium"])
+def test_every_stored_member_of_the_metals_is_reproduced(metal, name):
+    crystal, cell = primitive(metal)
+    record = load_prior_record(metal)
     stored = next(m for m in record.members if m.force_field == name)
     again = force_field_phonons(
         cell,
