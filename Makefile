@@ -33,7 +33,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv || { rm -rf .venv; \
 		echo "Python cannot make a virtual environment; run: apt-get install python3-venv"; exit 1; }
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(BEAMSTEER_TORCH) \
-		-c constraints.txt -e ".[forcefields,test,oracles]"
+		-c constraints.txt -e ".[dask,forcefields,test,oracles]"
 	@touch $(STAMP)
 
 # Through apt where this user may; else the line to run is printed, and what needs it is skipped.

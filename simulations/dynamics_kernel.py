@@ -854,3 +854,26 @@ def gradients_of_sets(
                         line,
                         spectra,
                     )
+
+
+@njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})
+def projector_sums(squared, vectors, weights, thermal, stable, out):
+    """``sum_q w_q sum_s coth(E / 2 thermal) / E e_s e_s^dagger`` per set, into out (sets, n, n).
+
+    ``squared`` is (sets, Q, n), ``vectors`` (sets, Q, n, n); acoustic modes at Gamma are left out.
+    """
+    n = squared.shape[2]
+    for one in range(squared.shape[0]):
+        out[one] = 0.0
+        for q in range(squared.shape[1]):
+            for s in range(n):
+                if squared[one, q, s] <= stable * stable:
+                    continue
+                energy = math.sqrt(squared[one, q, s])
+                factor = weights[q] / energy
+                if thermal > 0.0:
+                    factor *= 1.0 + 2.0 / math.expm1(min(energy / thermal, 700.0))
+                for i in range(n):
+                    left = factor * vectors[one, q, i, s]
+                    for j in range(n):
+                        out[one, i, j] += left * np.conj(vectors[one, q, j, s])

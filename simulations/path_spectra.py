@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import ndtr
 
+from simulations.brillouin_zone import ZonePoints, symmetrised_site_tensors
 from simulations.constants import BOLTZMANN_MEV_PER_K, HBAR2_OVER_U
 from simulations.dynamics_kernel import (
     LinearMatrices,
@@ -22,13 +23,14 @@ from simulations.dynamics_kernel import (
     gradients_of_sets,
     linear_matrices,
     matrix_modes,
+    projector_sums,
     real_form,
     spectra_of_sets,
     unpacked_basis,
 )
 from simulations.force_constants import ForceConstantModel
 from simulations.path import EnergyAxis
-from simulations.scattering import STABLE_MEV, amplitudes, bose
+from simulations.scattering import STABLE_MEV, amplitudes, bose, default_zone
 
 FloatArray = NDArray[np.float64]
 ComplexArray = NDArray[np.complex128]
@@ -153,7 +155,7 @@ def path_spectra(
     ----------
     M. T. Dove, Structure and Dynamics (OUP, 2003), pp. 225-226; as `one_phonon_lines`.
     """
-    values = _checked_sets(path, phi)
+    values = _checked_sets(path.model, phi)
     shape = (len(values), *path.shape)
     if out is None:
         out = np.empty(shape)
@@ -222,7 +224,7 @@ def path_spectra_gradients(
     ----------
     Y. L. Daleckii and S. G. Krein (1965); R. Bhatia, Matrix Analysis (1997), theorem V.3.3.
     """
-    values = _checked_sets(path, phi)
+    values = _checked_sets(path.model, phi)
     _check_displacements(path, displacements, len(values))
     n, n_k = path.matrices.n, path.matrices.n_parameters
     if displacement_gradients is not None:
@@ -285,7 +287,7 @@ def spectra_blocks(
     spectra : (<= sets, Q, E) float64
         As `path_spectra`; the same memory is used for the next block.
     """
-    values = _checked_sets(path, phi)
+    values = _checked_sets(path.model, phi)
     buffer = np.empty((min(sets, len(values)), *path.shape))
     for start in range(0, len(values), sets):
         part = slice(start, min(start + sets, len(values)))
@@ -299,15 +301,74 @@ def spectra_blocks(
         yield part, block
 
 
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class ZoneModel:
+    """Dynamical matrices over the zone, for Debye-Waller tensors and stability of many sets."""
+
+    model: ForceConstantModel
+    matrices: LinearMatrices
+    weights: FloatArray  # (Q,)
+
+
+def zone_model(model: ForceConstantModel, zone: ZonePoints | None = None) -> ZoneModel:
+    """Prepare the zone; without points, those of `displacement_tensors`."""
+    zone = default_zone(model.crystal) if zone is None else zone
+    fixed, basis = model.matrices(zone.q_cart)
+    packed = linear_matrices(fixed, basis, real_form(model.crystal))
+    return ZoneModel(model=model, matrices=packed, weights=np.asarray(zone.weights, dtype=float))
+
+
+def set_displacements(zone: ZoneModel, temperature_K: float, phi: ArrayLike) -> FloatArray:
+    """Debye-Waller tensors of many sets; `displacement_tensors` set by set.
+
+    Parameters
+    ----------
+    zone : ZoneModel
+    temperature_K : float
+    phi : (sets, K) float64
+        eV/angstrom^2.
+
+    Returns
+    -------
+    (sets, atoms, 3, 3) float64
+        angstrom^2.
+
+    Raises
+    ------
+    ValueError
+        If a shape is wrong or modes are imaginary.
+    """
+    values = _checked_sets(zone.model, phi)
+    crystal, n = zone.model.crystal, zone.matrices.n
+    bose(1.0, temperature_K)
+    out = np.empty((len(values), crystal.n_atoms, 3, 3))
+    block = _block(32 * zone.matrices.n_q * n * (n + 1))
+    for start in range(0, len(values), block):
+        part = slice(start, start + block)
+        squared, vectors, good = matrix_modes(zone.matrices, values[part])
+        _refuse(good, squared.min(axis=(1, 2)), start, 0.05)
+        sums = np.empty((len(squared), n, n), dtype=vectors.dtype)
+        projector_sums(
+            squared, vectors, zone.weights, BOLTZMANN_MEV_PER_K * temperature_K, STABLE_MEV, sums
+        )
+        turn = zone.matrices.transform
+        whole = (turn @ sums @ turn.conj().T).real.reshape(
+            -1, crystal.n_atoms, 3, crystal.n_atoms, 3
+        )
+        out[part] = np.moveaxis(np.diagonal(whole, axis1=1, axis2=3), -1, 1)
+    out *= 0.5 * HBAR2_OVER_U / crystal.masses_u[:, None, None]
+    return symmetrised_site_tensors(crystal, out)
+
+
 def _block(bytes_each: int) -> int:
     return max(1, _BLOCK_BYTES // bytes_each)
 
 
-def _checked_sets(path: PathModel, phi: ArrayLike) -> FloatArray:
+def _checked_sets(model: ForceConstantModel, phi: ArrayLike) -> FloatArray:
     values = np.ascontiguousarray(phi, dtype=float)
-    if values.ndim != 2 or values.shape[1] != len(path.model.names):
+    if values.ndim != 2 or values.shape[1] != len(model.names):
         raise ValueError(
-            f"phi has shape {values.shape}; expected (sets, K) with K = {len(path.model.names)}"
+            f"phi has shape {values.shape}; expected (sets, K) with K = {len(model.names)}"
         )
     bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
     if len(bad):
