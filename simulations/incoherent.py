@@ -1,8 +1,9 @@
 """Incoherent one-phonon and multiphonon scattering, and the expected background of a sample can.
 
-Approximations, all of them: every atom scatters by itself (incoherent approximation), its motion is
-isotropic and Gaussian, and only its partial density of states counts (Sjolander 1958). Good to some
-ten percent where |Q| is large; correlations that coherent scatterers keep at small |Q| are lost.
+Approximations of the powder's orders: every atom scatters by itself (incoherent approximation), its
+motion is isotropic and Gaussian, and only its partial density of states counts (Sjolander 1958).
+Good to some ten percent where |Q| is large; correlations that coherent scatterers keep at small |Q|
+are lost. `incoherent_lines` is exact for one phonon in a harmonic single crystal.
 """
 
 from __future__ import annotations
@@ -13,13 +14,22 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.signal import fftconvolve
 
+from simulations.brillouin_zone import ZonePoints, symmetrised_site_tensors
 from simulations.constants import BOLTZMANN_MEV_PER_K, HBAR2_OVER_U
 from simulations.crystal import Crystal
 from simulations.crystal_file import neutron_data
+from simulations.dynamics import modes
+from simulations.force_constants import ForceConstantModel
 from simulations.instrument import Resolution
-from simulations.phonon_dos import PhononDos
-from simulations.powder import SigmaOfEnergy, sigma_function
-from simulations.scattering import bose, gaussian_bins
+from simulations.phonon_dos import PhononDos, default_dos_zone
+from simulations.powder import SigmaOfEnergy, sigma_function, spread_lines
+from simulations.scattering import (
+    STABLE_MEV,
+    bose,
+    displacement_tensors,
+    gaussian_bins,
+    refuse_imaginary,
+)
 
 FloatArray = NDArray[np.float64]
 
@@ -244,6 +254,86 @@ def incoherent_spectrum(
         elements=elements,
         partials=partials,
     )
+
+
+def incoherent_lines(
+    model: ForceConstantModel,
+    Q: ArrayLike,
+    energy_edges_meV: ArrayLike,
+    *,
+    temperature_K: float,
+    resolution: Resolution | SigmaOfEnergy | float,
+    ei_meV: float | None = None,
+    phi: ArrayLike | None = None,
+    zone: ZonePoints | None = None,
+    displacement: FloatArray | None = None,
+) -> FloatArray:
+    """Incoherent one-phonon S(Q,E) at single vectors Q, with anisotropic motion of every site.
+
+    Unlike `incoherent_spectrum` this is no approximation for a harmonic crystal.
+
+    Parameters
+    ----------
+    model : ForceConstantModel
+    Q : (Q, 3) float64
+        1/angstrom.
+    energy_edges_meV : (E + 1,) float64
+        Both signs allowed.
+    temperature_K : float
+    resolution, ei_meV
+        As in `powder_spectrum`.
+    phi : (K,) float64 or None
+        Free parameters, eV/angstrom^2; None: the reference.
+    zone : ZonePoints or None
+        Points up to the Laue group; None: `default_dos_zone`.
+    displacement : (atoms, 3, 3) float64 or None
+        Debye-Waller tensors; None: computed from the model at this temperature.
+
+    Returns
+    -------
+    (elements, Q, E) float64
+        barn/meV/sr per primitive cell, for the elements in the order of their first atoms.
+
+    Raises
+    ------
+    ValueError
+        If modes are imaginary.
+
+    References
+    ----------
+    G. L. Squires, Introduction to the Theory of Thermal Neutron Scattering (1978), section 3.10.
+    """
+    crystal = model.crystal
+    Q = np.asarray(Q, dtype=float)
+    edges = np.asarray(energy_edges_meV, dtype=float)
+    sigma_of = sigma_function(resolution, ei_meV)
+    zone = default_dos_zone(crystal) if zone is None else zone
+    if displacement is None:
+        displacement = displacement_tensors(model, temperature_K, phi)
+    n = crystal.n_atoms
+    tensors = np.zeros((len(edges) - 1, 9 * n))
+    step = max(1, 2_000_000 // (27 * n * n))
+    for start in range(0, len(zone.q_cart), step):
+        q, weight = zone.q_cart[start : start + step], zone.weights[start : start + step]
+        energies, vectors = modes(model, q, phi)
+        refuse_imaginary(energies, q)
+        e = vectors.reshape(len(q), n, 3, -1)
+        products = np.einsum("q,qias,qibs->qsiab", weight, e, e.conj(), optimize=True).real
+        live = energies > STABLE_MEV
+        size = np.where(live, energies, 1.0)
+        factor = np.where(live, 0.5 * HBAR2_OVER_U / size, 0.0)
+        occupation = bose(size, temperature_K)
+        for sign, thermal in ((1.0, occupation + 1), (-1.0, occupation)):
+            spread_lines(
+                np.ascontiguousarray(products).reshape(-1, 9 * n), (factor * thermal).ravel(),
+                (sign * size).ravel(), np.asarray(sigma_of(sign * size)).ravel(), edges, tensors,
+            )  # fmt: skip
+    site = symmetrised_site_tensors(crystal, tensors.reshape(-1, n, 3, 3))
+    decay = np.exp(-np.einsum("qa,iab,qb->qi", Q, displacement, Q, optimize=True))
+    strength = decay * crystal.incoherent_barn / (4 * np.pi) / crystal.masses_u
+    elements, element_of = elements_of(crystal)
+    member = (element_of == np.arange(len(elements))[:, None]).astype(float)
+    return np.einsum("qi,li,qa,qb,eiab->lqe", strength, member, Q, Q, site, optimize=True)
 
 
 def grid_smearing(

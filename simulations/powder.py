@@ -378,7 +378,7 @@ def _pair_weights(
 
 
 @njit(cache=True)
-def _spread(
+def spread_lines(
     weights: FloatArray,
     strength: FloatArray,
     centre: FloatArray,
@@ -689,7 +689,7 @@ def _summed_lines(
         occupation = bose(size, temperature_K)
         prefactor = np.where(live, 0.5 * HBAR2_OVER_U / size, 0.0)
         for sign, thermal in ((1.0, occupation + 1), (-1.0, occupation)):
-            _spread(
+            spread_lines(
                 weights.reshape(-1, pairs * bins), (prefactor * thermal).ravel(),
                 (sign * size).ravel(), np.asarray(axes.sigma_of(sign * size)).ravel(),
                 axes.energy, total,

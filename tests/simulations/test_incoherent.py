@@ -4,14 +4,16 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from simulations.brillouin_zone import quasi_random_points
+from simulations.brillouin_zone import irreducible_mesh, quasi_random_points
 from simulations.constants import HBAR2_OVER_U
 from simulations.dynamics import modes
-from simulations.incoherent import can_background, incoherent_spectrum
+from simulations.incoherent import can_background, incoherent_lines, incoherent_spectrum
 from simulations.phonon_dos import phonon_dos
 from simulations.scattering import bose, displacement_tensors
-from tests.simulations.phonon_oracles import germanium
+from tests.simulations.phonon_oracles import germanium, phonopy_model
 
 MOMENTUM = np.array([0.5, 2.0, 2.1, 5.0, 5.1, 9.9, 10.0])
 ENERGY = np.linspace(-150, 250, 801)
@@ -109,6 +111,44 @@ def test_elements_sum_to_the_spectrum_and_scatter_by_themselves():
     )  # fmt: skip
     alone = incoherent_spectrum(silent, dos, MOMENTUM, ENERGY, **options)
     np.testing.assert_allclose(got.partials[0], alone.orders, atol=1e-15)
+
+
+def test_a_cubic_crystal_scatters_alike_in_every_direction():
+    model = germanium()
+    Q = np.array([[3.0, 0, 0], [0, -3.0, 0], [3 / 3**0.5] * 3])
+    energy = np.arange(-45.0, 45.25, 0.5)
+    options = {"temperature_K": 300.0, "resolution": 0.7}
+    got = incoherent_lines(model, Q, energy, **options)
+    assert got.shape == (1, 3, len(energy) - 1)
+    np.testing.assert_allclose(got[0, 1:], got[0, :1].repeat(2, axis=0), rtol=1e-9, atol=1e-12)
+    dos = phonon_dos(model, sigma_meV=0.1)
+    powder = incoherent_spectrum(
+        model.crystal, dos, [2.999, 3.001], energy, coherent_multiphonon=False, **options
+    ).one_phonon[0]
+    assert np.abs(got[0, 0] - powder).sum() / powder.sum() < 0.02
+
+
+@pytest.mark.shared_data
+@settings(max_examples=5, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(seed=st.integers(0, 2**32 - 1), temperature=st.floats(0, 800))
+def test_incoherent_lines_obey_the_first_moment_for_anisotropic_sites(
+    shared_data, seed, temperature
+):
+    _, model = phonopy_model(shared_data, "MgB2")
+    zone = irreducible_mesh(model.crystal, 3, shifted=True)
+    U = displacement_tensors(model, temperature, zone=zone)
+    Q = np.random.default_rng(seed).normal(size=(4, 3)) * 3
+    energy = np.arange(-140.0, 140.5, 0.5)
+    got = incoherent_lines(
+        model, Q, energy, temperature_K=temperature, resolution=1.0, zone=zone, displacement=U
+    )
+    moment = got @ (0.5 * (energy[1:] + energy[:-1])) * 0.5
+    decay = np.exp(-np.einsum("qa,iab,qb->iq", Q, U, Q))
+    recoil = decay * 0.5 * HBAR2_OVER_U * np.sum(Q**2, axis=1)
+    recoil *= (model.crystal.incoherent_barn / model.crystal.masses_u / 4 / np.pi)[:, None]
+    magnesium = np.array([s == "Mg" for s in model.crystal.symbols])
+    expected = np.array([recoil[magnesium].sum(axis=0), recoil[~magnesium].sum(axis=0)])
+    np.testing.assert_allclose(moment, expected, rtol=1e-9)
 
 
 def test_an_empty_density_of_states_is_refused():
