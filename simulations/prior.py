@@ -7,11 +7,12 @@ stiffer bonds than on the other (``widened_box``).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from phonopy.structure.atoms import PhonopyAtoms
 
 from simulations.crystal import Crystal
 from simulations.force_constants import (
@@ -22,7 +23,12 @@ from simulations.force_constants import (
     from_representatives,
     from_supercell,
 )
-from simulations.force_field import ForceFieldPhonons
+from simulations.force_field import (
+    FORCE_FIELDS,
+    ForceFieldPhonons,
+    default_supercell,
+    force_field_phonons,
+)
 
 FloatArray = NDArray[np.float64]
 ComplexArray = NDArray[np.complex128]
@@ -32,6 +38,9 @@ TOWARDS_ZERO = 0.25
 
 TOWARDS_STIFF = 1.5
 """Share of the members' range added to the box on the side of larger magnitude."""
+
+
+_LARGEST_SHIFT = 0.1  # fractional; an atom further away might be another one
 
 
 class PriorRejectsAllError(RuntimeError):
@@ -309,7 +318,8 @@ def member_force_constants(crystal: Crystal, phonons: ForceFieldPhonons) -> Pair
     Parameters
     ----------
     crystal : Crystal
-        Same fractional positions, in the same order, as the cell that was relaxed.
+        Its primitive cell is the one that was relaxed; free coordinates may have moved by up to a
+        tenth of a lattice vector.
     phonons : ForceFieldPhonons
 
     Returns
@@ -330,10 +340,14 @@ def member_force_constants(crystal: Crystal, phonons: ForceFieldPhonons) -> Pair
     atoms = np.array([atom_of[int(u)] for u in supercell.s2u_map])
     offset = supercell.scaled_positions @ repeats - crystal.positions[atoms]
     place = np.rint(offset).astype(np.int64)
-    if tuple(phonons.cell.symbols) != crystal.symbols or np.abs(offset - place).max() > 1e-3:
+    if (
+        tuple(phonons.cell.symbols) != crystal.symbols
+        or np.abs(offset - place).max() > _LARGEST_SHIFT
+    ):
         raise ValueError(
-            f"force field {phonons.force_field}: its cell holds other atoms or positions than the "
-            "crystal; relax the crystal's own primitive cell, with no free internal coordinates"
+            f"force field {phonons.force_field}: its cell holds other atoms than the crystal, or "
+            f"they moved by more than {_LARGEST_SHIFT} of a lattice vector; expected the crystal's "
+            "own primitive cell, relaxed. Leave that force field out"
         )
     cells = place[atoms == 0]
     index = cell_index(place, repeats, cells)
@@ -425,6 +439,51 @@ def prior_from_members(
         members=tuple(rows),
         moved_bounds=moved,
     )
+
+
+def force_field_prior(
+    name: str,
+    crystal: Crystal,
+    *,
+    cutoff_A: float,
+    force_fields: Sequence[str] = tuple(FORCE_FIELDS),
+    supercell: tuple[int, int, int] | None = None,
+    must_hold: Mapping[str, tuple[float, str]] | None = None,
+    finished: Callable[[ForceFieldPhonons], None] | None = None,
+) -> PriorRecord:
+    """Ask force fields about a crystal and make a prior of what they say.
+
+    Parameters
+    ----------
+    name : str
+        Name of the crystal, kept in the record.
+    crystal : Crystal
+    cutoff_A : float
+        Longest bond with a box, angstrom.
+    force_fields : sequence of str
+        Names that `load_calculator` knows.
+    supercell : tuple of int, optional
+        Repeats of the primitive cell; by default so many that a sphere of ``cutoff_A`` fits.
+    must_hold : mapping, optional
+        As `prior_from_members`.
+    finished : callable, optional
+        Told of every member when it is done, for progress.
+
+    Raises
+    ------
+    ValueError, ForceFieldUnavailableError, RuntimeError
+        As `force_field_phonons` and `prior_from_members`.
+    """
+    cell = PhonopyAtoms(
+        symbols=list(crystal.symbols), cell=crystal.lattice, scaled_positions=crystal.positions
+    )
+    repeats = supercell or default_supercell(crystal.lattice, 1.05 * cutoff_A)
+    members = []
+    for force_field in force_fields:
+        members.append(force_field_phonons(cell, force_field, supercell=repeats))
+        if finished is not None:
+            finished(members[-1])
+    return prior_from_members(name, crystal, members, cutoff_A=cutoff_A, must_hold=must_hold)
 
 
 def _bond(

@@ -1,14 +1,25 @@
 """Boxes of force constants: how they are made, stored and sampled."""
 
+import sys
+import types
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from phonopy.structure.atoms import PhonopyAtoms
 
-from simulations.crystal_file import read_crystal, read_force_constants
+from simulations.crystal_file import crystal_from_cells, read_crystal, read_force_constants
 from simulations.dynamics import modes
 from simulations.force_constants import force_constant_model, select_free
-from simulations.prior import BoxPrior, PriorRejectsAllError, widened_box
+from simulations.force_field import ForceFieldPhonons
+from simulations.prior import (
+    BoxPrior,
+    PriorRejectsAllError,
+    force_field_prior,
+    member_force_constants,
+    widened_box,
+)
 from simulations.prior_file import (
     PriorFileError,
     load_prior,
@@ -103,6 +114,82 @@ def test_dft_germanium_lies_inside_the_box_and_moved_bounds_are_declared():
     assert declared == set(record.moved_bounds)
     # up to the fourth shell the rule alone suffices
     assert not any(n.startswith(("1NN", "2NN", "3NN", "4NN")) for n in declared)
+
+
+def test_measured_niobium_lies_inside_the_box_and_moved_bounds_are_declared():
+    reference = read_force_constants("niobium")
+    record = load_prior_record("niobium")
+    model = force_constant_model(reference.crystal, reference, None)
+    assert model.elements == record.box.names
+    assert record.box.contains(model.element_values).all()
+    assert len(record.members) == 6
+    dropped = {m.force_field for m in record.members if not m.stable}
+    assert dropped == {"sevennet-0-22May2024", "sevennet-l3i5"}
+    lower, upper = widened_box([m.values for m in record.stable_members])
+    outside = (model.element_values < lower) | (model.element_values > upper)
+    declared = {n for n, out in zip(record.box.names, outside, strict=True) if out}
+    assert declared == set(record.moved_bounds)
+
+
+def test_a_prior_is_made_of_a_structure_by_one_call(tmp_path, monkeypatch):
+    # effective-medium theory, once as it is and once 1.2 times as stiff, stands for two networks
+    emt = pytest.importorskip("ase.calculators.emt", reason="ase comes with the force fields")
+
+    class Stiff(emt.EMT):
+        def calculate(self, *arguments):
+            super().calculate(*arguments)
+            for key, value in self.results.items():
+                self.results[key] = 1.2 * value
+
+    soft, stiff = tmp_path / "soft", tmp_path / "stiff"
+    for path in (soft, stiff):
+        path.write_bytes(b"weights")
+    package = types.ModuleType("mace.calculators")
+    package.MACECalculator = (  # type: ignore[attr-defined]
+        lambda model_paths, **_: emt.EMT() if model_paths == str(soft) else Stiff()
+    )
+    monkeypatch.setitem(sys.modules, "mace", types.ModuleType("mace"))
+    monkeypatch.setitem(sys.modules, "mace.calculators", package)
+    told = []
+    record = force_field_prior(
+        "aluminium",
+        read_crystal("aluminium"),
+        cutoff_A=4.1,
+        force_fields=(f"mace:{soft}", f"mace:{stiff}"),
+        finished=lambda member: told.append(member.force_field),
+    )
+    assert told == [f"mace:{soft}", f"mace:{stiff}"]
+    assert record.box.names == ("1NN xx", "1NN xy", "1NN zz", "2NN xx", "2NN yy")
+    np.testing.assert_allclose(record.members[1].values, 1.2 * record.members[0].values, atol=2e-4)
+    lower, upper = widened_box([m.values for m in record.members])
+    np.testing.assert_array_equal(record.box.lower, lower)
+    np.testing.assert_array_equal(record.box.upper, upper)
+
+
+def test_atoms_may_move_in_the_relaxation_but_not_change_places():
+    x = np.array([[0, 0, 0], [0.5, 0.5, 0.47]])
+    lattice = np.diag([3.0, 3.1, 5.0])
+    crystal = crystal_from_cells(lattice, x, ("Zn", "O"), lattice)
+
+    def phonons(positions):
+        cell = PhonopyAtoms(symbols=["Zn", "O"], cell=1.02 * lattice, scaled_positions=positions)
+        return ForceFieldPhonons(
+            force_field="made-up",
+            versions={},
+            cell=cell,
+            supercell_matrix=(1, 1, 1),
+            displacement_A=0.01,
+            residual_force_eV_A=0.0,
+            residual_stress_kbar=0.0,
+            force_constants=np.array([[np.eye(3), -np.eye(3)], [-np.eye(3), np.eye(3)]]),
+            lowest_meV=0.0,
+            highest_meV=50.0,
+        )
+
+    moved = member_force_constants(crystal, phonons(x + [[0, 0, 0], [0, 0, -0.02]]))
+    assert np.abs(moved.tensors).max() > 0
+    with pytest.raises(ValueError, match="moved by more than 0.1 of a lattice vector"):
+        member_force_constants(crystal, phonons(x[::-1]))
 
 
 def test_samples_are_inside_stable_and_reproducible():
