@@ -29,8 +29,6 @@ BoolArray = NDArray[np.bool_]
 
 NUISANCES = ("ln scale", "ln flat background", "ln exposure background", "ln resolution width")
 NUISANCE_SIGMA = (5.0, 3.0, 3.0, 0.05)  # prior widths; the resolution is known to 5 %
-LINE_ERROR_MEV = 0.04  # what the tube model may misplace lines by, alike over LINE_BLOCK_BINS
-LINE_BLOCK_BINS = 10  # path bins
 ANCHOR_SIGMAS = 0.3  # the folded model carries exact rates over this many counting errors
 ANCHOR_LOG_WIDTH = 0.02
 ANCHOR_ROUNDS = 6
@@ -63,8 +61,7 @@ class Posterior:
 
     names: tuple[str, ...]
     values: FloatArray  # (K,) eV/angstrom^2
-    covariance: FloatArray  # (K, K), marginal over nuisances, with the tube model's line error
-    statistical_covariance: FloatArray  # (K, K), counting and prior alone
+    covariance: FloatArray  # (K, K), marginal over nuisances
     theta: FloatArray  # (K + 4,) values, then NUISANCES
     precision: FloatArray  # (K + 4, K + 4), prior included
     objective: float  # minus log posterior up to a constant
@@ -78,11 +75,6 @@ class Posterior:
     def sigma(self) -> FloatArray:
         """Standard deviations of the parameters, (K,)."""
         return np.sqrt(np.diag(self.covariance))
-
-    @property
-    def statistical_sigma(self) -> FloatArray:
-        """Standard deviations by counting and prior alone, (K,)."""
-        return np.sqrt(np.diag(self.statistical_covariance))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -233,10 +225,11 @@ class Refinement:
             return self._score(observations, best.theta.copy(), iterations)
         # Where the answer before still holds, the rates anchored there do too.
         theta = warm.theta if warm is not None and best is candidates[-1] else best.theta
-        return self._score_exactly(observations, theta, best.statistical_sigma, iterations)
+        return self._score_exactly(self.exact, observations, theta, best.sigma, iterations)
 
     def _score_exactly(
         self,
+        exact: TrajectoryPhonons,
         observations: Sequence[Observation],
         theta: FloatArray,
         sigma: FloatArray,
@@ -245,9 +238,9 @@ class Refinement:
         """Score with the folded rates corrected to the exact ones, until the answer stays."""
         k = self.n_parameters
         for _ in range(ANCHOR_ROUNDS):
-            anchors = self._anchored(observations, theta, sigma)
+            anchors = self._anchored(exact, observations, theta, sigma)
             posterior = self._score(observations, theta.copy(), iterations, anchors=anchors)
-            sigma = posterior.statistical_sigma
+            sigma = posterior.sigma
             gaps = [np.abs(posterior.values - a.values) / sigma for a in anchors]
             widths = [abs(posterior.theta[k + 3] - a.log_width) for a in anchors]
             if np.max(gaps) < ANCHOR_SIGMAS and max(widths) < ANCHOR_LOG_WIDTH:
@@ -256,16 +249,17 @@ class Refinement:
         return replace(posterior, converged=False)
 
     def _anchored(
-        self, observations: Sequence[Observation], theta: FloatArray, sigma: FloatArray
+        self,
+        exact: TrajectoryPhonons,
+        observations: Sequence[Observation],
+        theta: FloatArray,
+        sigma: FloatArray,
     ) -> list[_Anchor]:
         """Exact rates of every orientation, computed anew where theta has moved away."""
         k = self.n_parameters
         states: list[tuple[ModeState, ZoneState]] = []
         anchors = []
-        exact = self.exact
-        assert exact is not None
         for observation in observations:
-            assert observation.trajectories is not None
             anchor = self._anchors.get(observation.key)
             if (
                 anchor is None
@@ -274,6 +268,8 @@ class Refinement:
             ):
                 if not states:
                     states.append((self.model.prepare(theta[:k]), exact.prepare(theta[:k])))
+                if observation.trajectories is None:
+                    raise ValueError("observation has no trajectories; the exact rate needs them")
                 width = float(theta[k + 3])
                 folded, zone = states[0]
                 rate, _ = self.model.rates(
@@ -306,32 +302,6 @@ class Refinement:
             state = self.model.prepare(theta[: self.n_parameters])
         linear, total, _ = self._linearise(theta, state, observation)
         return total, _fisher(linear)
-
-    def _line_covariance(
-        self,
-        observations: Sequence[Observation],
-        linears: Sequence[_Linear],
-        parts: Sequence[tuple[_Linear, FloatArray, FloatArray]],
-        covariance: FloatArray,
-    ) -> FloatArray:
-        """Covariance of theta by lines misplaced in the tube model, (K + 4, K + 4).
-
-        Blocks of the path move independently by ``LINE_ERROR_MEV``; what each block's shift does to
-        theta follows from the scoring equations. It does not fall with counting time.
-        """
-        step = float(self.energy[1] - self.energy[0])
-        blocks = np.arange(parts[0][1].shape[0]) // LINE_BLOCK_BINS
-        pulls = np.zeros((int(blocks[-1]) + 1, len(covariance)))
-        for observation, one, part in zip(observations, linears, parts, strict=True):
-            use = usable_cells(observation.sums, self.energy, self.elastic_cut)
-            if int(use.sum()) != len(one.rate):  # blurred: only start values, no error is quoted
-                return np.zeros_like(covariance)
-            shift = LINE_ERROR_MEV * _energy_slope(part[2], step)[use]
-            weight = 1 / (one.rate if one.variance is None else one.variance)
-            of_cell = np.broadcast_to(blocks[:, None], use.shape)[use]
-            np.add.at(pulls, of_cell, one.slope * (weight * shift)[:, None])
-        moved = pulls @ covariance
-        return moved.T @ moved
 
     def prior_precision(self) -> FloatArray:
         """Precision of the prior over theta, (K + 4, K + 4)."""
@@ -483,13 +453,10 @@ class Refinement:
                 damping = max(10 * damping, 1e-2)
         precision = prior + sum((_fisher(one) for one in linears), np.zeros_like(prior))
         covariance = np.asarray(np.linalg.inv(precision), dtype=np.float64)
-        statistical = covariance[:k, :k]
-        covariance = covariance + self._line_covariance(observations, linears, parts, covariance)
         return Posterior(
             names=self.prior.names,
             values=theta[:k],
             covariance=covariance[:k, :k],
-            statistical_covariance=statistical,
             theta=theta,
             precision=precision,
             objective=value,
@@ -499,11 +466,6 @@ class Refinement:
             phonon=np.sum([p[2] for p in parts], axis=0),
             totals=np.array([float(one.rate.sum()) for one in linears]),
         )
-
-
-def _energy_slope(phonon: FloatArray, step_meV: float) -> FloatArray:
-    """Change of the phonon rate per meV that all lines move up, (path_bins, energy_bins)."""
-    return -np.gradient(phonon, step_meV, axis=1)
 
 
 def _fisher(one: _Linear) -> FloatArray:

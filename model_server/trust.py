@@ -20,8 +20,8 @@ FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
 
 ALPHA_PER_RUN = 0.05
-MODEL_ERROR = 0.03  # relative error the one-phonon model of a tube may have in a group of cells
-LINE_SHIFT_BINS = 0.1  # error of a line's place in a tube, in energy bins
+MODEL_ERROR = 0.02  # relative error the one-phonon model of a tube may have in a group of cells
+LINE_SHIFT_BINS = 0.03  # error of a line's place in a tube, in energy bins
 GROUP_COUNTS = 10.0  # cells along energy are joined until this many counts are expected
 SCATTER_BETWEEN_CHUNKS = 0.05  # charge and self-shielding may move the scale of a chunk by this
 

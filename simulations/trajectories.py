@@ -239,15 +239,15 @@ class TrajectoryPhonons:
         self.temperature_K = temperature_K
         self.resolution = resolution
         self.model = model
-        self._q = zone.cartesian + OFF_AXIS_INVERSE_A
+        self.points_inverse_A = zone.cartesian + OFF_AXIS_INVERSE_A
         self._bent: tuple[FloatArray, ComplexArray] | None = None
 
     def prepare(self, values: FloatArray) -> ZoneState:
         """Diagonalise every point of the zone grid at ``values`` (K,), eV/angstrom^2."""
         phi = np.asarray(values, dtype=float)
-        square, vectors = np.linalg.eigh(self.model.dynamical_matrices(self._q, phi))
+        square, vectors = np.linalg.eigh(self.model.dynamical_matrices(self.points_inverse_A, phi))
         bra = vectors.conj().transpose(0, 2, 1)[:, None]
-        coupling = bra @ self.model.matrix_gradients(self._q, phi) @ vectors[:, None]
+        coupling = bra @ self.model.matrix_gradients(self.points_inverse_A, phi) @ vectors[:, None]
         gap = square[:, :, None] - square[:, None, :]  # [s, s']
         size = np.linalg.norm(coupling, axis=1)
         near = np.abs(gap) <= 2 * self.zone.reach * size
@@ -279,8 +279,8 @@ class TrajectoryPhonons:
             step = 1e-3
             slopes = [
                 (
-                    self.model.matrix_gradients(self._q + step * axis, phi)
-                    - self.model.matrix_gradients(self._q - step * axis, phi)
+                    self.model.matrix_gradients(self.points_inverse_A + step * axis, phi)
+                    - self.model.matrix_gradients(self.points_inverse_A - step * axis, phi)
                 )
                 / (2 * step)
                 for axis in np.eye(3)

@@ -549,11 +549,6 @@ class Run:
         targets = absolute_targets(
             posterior, [experiment.targets.relative(n) for n in posterior.names]
         )
-        # Counting must do better than the target: the model's own line error stays.
-        floor = np.diag(posterior.covariance - posterior.statistical_covariance)
-        room = targets**2 - floor
-        wanted = np.sqrt(np.where(room > 0, room, targets**2))
-        beyond = [n for n, r in zip(posterior.names, room, strict=True) if r <= 0]
         policy = (
             InformationPolicy()
             if trusted
@@ -562,7 +557,7 @@ class Run:
         advice = policy.rank(
             candidates,
             precision=posterior.precision,
-            targets=wanted,
+            targets=targets,
             current_psi_deg=self.chunks[-1].psi_deg,
             motion=experiment.motion,
             ei_meV=experiment.instrument.ei_meV,
@@ -570,15 +565,13 @@ class Run:
         met = bool(np.all(posterior.sigma <= targets))
         self._below_target = self._below_target + 1 if met and trusted else 0
         limits = experiment.motion.limits_deg
-        forecast = None
-        if not beyond:
-            forecast = minutes_to_target(
-                candidates,
-                precision=posterior.precision,
-                targets=wanted,
-                budget_minutes=limits[1] - limits[0],
-                motion=experiment.motion,
-            )
+        forecast = minutes_to_target(
+            candidates,
+            precision=posterior.precision,
+            targets=targets,
+            budget_minutes=limits[1] - limits[0],
+            motion=experiment.motion,
+        )
         stop = stop_advice(
             looks_below_target=self._below_target,
             chunks=len(self.chunks),
@@ -586,12 +579,6 @@ class Run:
             trusted=trusted,
             forecast_minutes=forecast,
         )
-        if beyond and trusted:
-            stop = replace(
-                stop,
-                reason=f"{stop.reason}; {', '.join(beyond)}: the tube model's line error alone "
-                "exceeds the target, more counting cannot meet it",
-            )
         self._advice = {
             "advice": [asdict(a) for a in advice[:ADVISED]],
             "policy": policy.name,

@@ -43,7 +43,6 @@ def posterior(expected, **changes) -> Posterior:
         "names": NAMES,
         "values": np.ones(3),
         "covariance": 1e-4 * np.eye(3),
-        "statistical_covariance": 1e-4 * np.eye(3),
         "theta": np.ones(7),
         "precision": 1e4 * np.eye(7),
         "objective": 0.0,

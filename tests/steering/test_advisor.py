@@ -231,7 +231,6 @@ def test_targets_are_relative_to_the_value_or_to_its_error_near_zero():
     zero = np.zeros((1, 1))
     posterior = Posterior(
         names=("a", "b"), values=np.array([-2.0, 0.001]), covariance=np.diag([0.01, 0.04]),
-        statistical_covariance=np.diag([0.01, 0.04]),
         theta=np.zeros(6), precision=np.eye(6), objective=0.0, converged=True, iterations=1,
         expected=zero, phonon=zero, totals=np.zeros(1),
     )  # fmt: skip

@@ -12,11 +12,6 @@ from steering.simulate import simulate
 from tests.conftest import ROOT
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="steep branches at Ei 25 meV: trajectories run along them (dQ/dE x dE/dq well above 1), "
-    "where the folded model's linear smearing fails; chi-square 2.4 per degree of freedom",
-)
 @pytest.mark.slow
 @pytest.mark.shared_data
 def test_phonon_only_mno_through_the_recorded_geometry_is_trusted(shared_data, tmp_path, capsys):
@@ -24,7 +19,7 @@ def test_phonon_only_mno_through_the_recorded_geometry_is_trusted(shared_data, t
     recorded = sorted((shared_data / "hyspec-mno").glob("*.nxs.h5"))
     experiment = load_experiment(ROOT / "examples" / "mno-hyspec.yaml")
     psis = [read_event_run(path).psi_deg for path in recorded]
-    simulate(
+    truth = simulate(
         experiment,
         experiment_dir=ROOT / "examples",
         output=tmp_path / "files",
@@ -44,12 +39,16 @@ def test_phonon_only_mno_through_the_recorded_geometry_is_trusted(shared_data, t
     ).messages():
         run.accept(message)
     result = run.result()
+    true = {one["name"]: one["value"] for one in truth["parameters"]}
+    pulls = [(p["value"] - true[p["name"]]) / p["sigma"] for p in result["parameters"]]
     with capsys.disabled():
         fit = result["goodness_of_fit"]
         print(  # noqa: T201
             f"\nphonon-only MnO: trusted {result['trusted']}, chi-square per degree of freedom "
-            f"{fit['reduced_chi_square']:.2f}, p = {fit['p_value']:.2g}"
+            f"{fit['reduced_chi_square']:.2f}, p = {fit['p_value']:.2g}; pulls "
+            f"{np.round(pulls, 2).tolist()}"
         )
     assert len(run.chunks) == 3
     assert np.isfinite(run.sums.exposure).all()
     assert result["trusted"], result["reasons"]
+    assert np.max(np.abs(pulls)) < 3.5
