@@ -16,6 +16,7 @@ from simulations.crystal_file import crystal_from_cells, read_crystal, read_forc
 from simulations.dynamics import group_velocities, modes
 from simulations.force_constants import force_constant_model
 from simulations.phonon_dos import heat_capacity, phonon_dos
+from simulations.prior_file import prior_force_constants
 from simulations.scattering import displacement_tensors
 
 GAS_CONSTANT = 8.314462618  # J/(mol K)
@@ -140,6 +141,15 @@ def test_a_fit_to_measured_aluminium_foretells_its_heat_capacity():
     # W. F. Giauque and P. F. Meads, J. Am. Chem. Soc. 63, 1897 (1941): 13.0 J/(mol K) at 100 K
     dos = phonon_dos(fitted_aluminium().model)
     assert GAS_CONSTANT * heat_capacity(dos, 100.0) == pytest.approx(13.0, rel=0.02)
+
+
+def test_built_in_aluminium_is_a_guess_within_a_fifth_of_what_is_measured():
+    # it has no constants of its own, only a prior of force fields, which are soft
+    constants = prior_force_constants("aluminium")
+    model = force_constant_model(constants.crystal, constants, None)
+    ratio = [mode_of(model, hkl, e) / f for (_, hkl, e), f in ALUMINIUM.items()]
+    assert 0.8 < min(ratio)
+    assert max(ratio) < 1.0
 
 
 # --------------------------------------------------------------------------------------- a fit
