@@ -16,7 +16,9 @@ import numpy as np
 import pytest
 
 from simulations.brillouin_zone import ZonePoints, irreducible_mesh
+from simulations.crystal_file import from_phonopy, to_phonopy_array
 from simulations.dynamics import modes
+from simulations.force_constants import force_constant_model
 from simulations.phonon_dos import phonon_dos
 from simulations.scattering import displacement_tensors, one_phonon_lines
 from simulations.symmetry import symmetry_dataset
@@ -41,12 +43,13 @@ WIDE = 2.5
 # crystals of phonopy's tests and of phonondb (mp-...); those with Born charges: +
 EVERYDAY = {
     "Ge": "cubic", "NaCl": "cubic+", "Pa-3": "cubic", "MgB2": "hexagonal", "ZnO": "hexagonal+",
-    "P-3m1": "trigonal", "P3m1": "trigonal", "SnO2": "tetragonal+", "SiO2-HP": "tetragonal+",
-    "mp-1285": "orthorhombic+", "Amm2": "orthorhombic", "Pc": "monoclinic",
-    "mp-28163": "monoclinic+", "mp-6109": "triclinic",
+    "P-3m1": "trigonal", "P3m1": "trigonal", "SnO2": "tetragonal+", "Amm2": "orthorhombic",
+    "mp-1285": "orthorhombic+", "Pc": "monoclinic", "mp-28163": "monoclinic+",
+    "mp-6109": "triclinic",
 }  # fmt: skip
 FURTHER = {
-    "MgO": "cubic+", "Al2O3": "trigonal+", "TiO2-anatase": "tetragonal+", "I4_1a": "tetragonal",
+    "SiO2-HP": "tetragonal+", "MgO": "cubic+", "Al2O3": "trigonal+",
+    "TiO2-anatase": "tetragonal+", "I4_1a": "tetragonal",
     "P-42_1m": "tetragonal", "P-43m": "cubic", "P-62m": "hexagonal", "P-6m2": "hexagonal",
     "P2_13": "cubic", "P4_332": "cubic", "P4mm": "tetragonal", "P6": "hexagonal",
     "P6_222": "hexagonal", "P2": "monoclinic", "P222_1": "orthorhombic", "P-4": "tetragonal",
@@ -241,3 +244,22 @@ def test_phonopy_and_euphonic_agree_with_us_on_43_crystals(shared_data, capsys):
         assert found.system == (EVERYDAY | FURTHER)[name].rstrip("+"), name
         assert np.isfinite(found.scattering) == (name not in UNSTABLE), name
         assert_within_the_bar(name, found)
+
+
+@pytest.mark.slow
+@pytest.mark.shared_data
+def test_force_constants_of_43_crystals_survive_the_way_through_named_elements(shared_data, capsys):
+    worst = 0.0
+    for name in [*EVERYDAY, *FURTHER]:
+        phonon, model = phonopy_model(shared_data, name)
+        pairs = from_phonopy(phonon, symprec_A=SYMPREC_A)
+        named = force_constant_model(pairs.crystal, pairs, None)
+        zero = named.with_elements(np.zeros(len(named.elements)))
+        again = zero.with_elements(named.element_values).force_constants()
+        back = to_phonopy_array(again, phonon, SYMPREC_A)
+        miss = float(np.abs(back - phonon.force_constants).max())
+        assert miss < 1e-10, name
+        assert named.beyond_elements() < 1e-10, name
+        worst = max(worst, miss)
+    with capsys.disabled():
+        print(f"\nround trip of force constants: worst {worst:.1e} eV/A^2")  # noqa: T201
