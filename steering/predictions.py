@@ -1,15 +1,10 @@
 """What a crystal will look like before beam time, and the background to expect.
 
-Two routes: force constants that are given (phonopy.yaml, a built-in crystal), or one universal
-force field that relaxes the structure and computes them. Every part of an answer carries the
-approximation it was made with.
+Every part of an answer carries the approximation it was made with.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -17,30 +12,15 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from simulations.crystal import Crystal
-from simulations.crystal_file import builtin_crystals, read_crystal, read_force_constants
-from simulations.force_constants import ForceConstantModel, force_constant_model
-from simulations.force_field import (
-    FORCE_FIELDS,
-    ForceFieldUnavailableError,
-    default_supercell,
-    force_field_phonons,
-)
 from simulations.incoherent import can_background, incoherent_spectrum
 from simulations.instrument import Resolution
 from simulations.instruments import load_instrument
 from simulations.phonon_dos import PhononDos, phonon_dos
 from simulations.powder import kinematic_mask, powder_spectrum
-from simulations.prior import member_force_constants
-from simulations.prior_file import load_prior_record, prior_force_constants, stored_priors
-from steering.structure_file import structure_as_file
+from steering.lattice_model import ROUTES, formula, lattice_model, open_structure
 
 FloatArray = NDArray[np.float64]
 
-DEFAULT_FORCE_FIELD = "chgnet-0.3.0"
-MAX_ATOMS = 60
-MAX_FORCE_FIELD_ATOMS = 20
-MAX_SUPERCELL_ATOMS = 250
-FORCE_FIELD_REACH_A = 5.0
 MAX_ORDER = 6
 
 ONE_PHONON = (
@@ -82,9 +62,8 @@ class PredictionRequest(BaseModel):
     @field_validator("route")
     @classmethod
     def _known(cls, value: str) -> str:
-        known = ("auto", "given", "force_constants", "force_field", *FORCE_FIELDS)
-        if value not in known:
-            raise ValueError(f"route is {value!r}; expected one of {', '.join(known)}")
+        if value not in ROUTES:
+            raise ValueError(f"route is {value!r}; expected one of {', '.join(ROUTES)}")
         return value
 
 
@@ -114,9 +93,9 @@ def predict(request: PredictionRequest, *, files: bool = False) -> dict[str, Any
         instrument = load_instrument(request.instrument)
     except (ValueError, KeyError) as error:
         raise ValueError(f"instrument: {error}") from error
-    with _structure(request.structure, files) as structure:
-        model, route, notes = _model(structure, request.route)
-    crystal = model.crystal
+    with open_structure(request.structure, files) as structure:
+        found = lattice_model(structure, request.route)
+    model, crystal = found.model, found.model.crystal
     top_meV = 0.98 * request.ei_meV
     energy_edges = np.linspace(0.0, top_meV, 121)
     highest = 2 * np.sqrt(request.ei_meV / 2.0721248)
@@ -130,12 +109,12 @@ def predict(request: PredictionRequest, *, files: bool = False) -> dict[str, Any
         )
     answer: dict[str, Any] = {
         "structure": {
-            "formula": _formula(crystal),
+            "formula": formula(crystal),
             "atoms": crystal.n_atoms,
             "lattice_A": crystal.conventional_lattice,
         },
-        "route": route,
-        "approximations": notes,
+        "route": found.route,
+        "approximations": list(found.approximations),
         "warnings": warnings,
         "instrument": instrument.name,
         "ei_meV": request.ei_meV,
@@ -270,128 +249,6 @@ def expected_background(
             for name, (values, text) in parts.items()
         },
     }
-
-
-@contextmanager
-def _structure(text: str, files: bool) -> Iterator[str | Path]:
-    """Name of a built-in crystal, or a file that holds the structure."""
-    name = text.strip()
-    if name in builtin_crystals():
-        yield name
-    elif "\n" in name:
-        with structure_as_file(text) as path:
-            yield path
-    elif files and Path(name).exists():
-        yield Path(name)
-    else:
-        where = " or a file" if files else ""
-        raise ValueError(
-            f"structure is {name[:80]!r}; expected one of {', '.join(builtin_crystals())}{where}, "
-            "or the text of a POSCAR, CIF or phonopy.yaml"
-        )
-
-
-def _model(structure: str | Path, route: str) -> tuple[ForceConstantModel, dict[str, str], list]:
-    """Force-constant model by a route, with its name and approximations."""
-    crystal = read_crystal(structure)
-    _refuse_large(crystal, MAX_ATOMS, "structure")
-    if route in ("auto", "given", "force_constants"):
-        try:
-            given = read_force_constants(structure)
-        except ValueError as error:
-            if route != "auto":
-                raise ValueError(
-                    f"route is {route!r} but the structure has no usable force constants "
-                    f"({error}). Give a phonopy.yaml with them, or take route force_field."
-                ) from error
-        else:
-            note = f"harmonic force constants: {given.source or 'as given'}"
-            return (
-                force_constant_model(given.crystal, given, None),
-                {"kind": "force_constants", "source": given.source or "given"},
-                [note],
-            )
-    name = DEFAULT_FORCE_FIELD if route in ("auto", "force_field") else route
-    try:
-        return _by_force_field(structure, crystal, name)
-    except ForceFieldUnavailableError as error:
-        if route == "auto" and isinstance(structure, str) and structure in stored_priors():
-            stored = prior_force_constants(structure)
-            return (
-                force_constant_model(stored.crystal, stored, None),
-                {"kind": "force_constants", "source": stored.source},
-                ["mean of stored force fields, scaled to the centre of their prior: a rough guess"],
-            )
-        raise ValueError(f"route: {error}") from error
-
-
-def _by_force_field(
-    structure: str | Path, crystal: Crystal, name: str
-) -> tuple[ForceConstantModel, dict[str, str], list]:
-    """Relax, displace and read the constants; stored ones are taken for built-in crystals."""
-    note = (
-        f"harmonic force constants of {name}, cell relaxed in it; universal force fields are soft: "
-        "energies come out low by 10 to 50 %, and charges (LO-TO splitting) are left out"
-    )
-    if isinstance(structure, str) and structure in stored_priors():
-        record = load_prior_record(structure)
-        for member in record.members:
-            if member.force_field == name:
-                constants = record.force_constants(crystal, member.values)
-                return (
-                    force_constant_model(crystal, constants, None),
-                    {"kind": "force_field", "source": f"{name}, stored"},
-                    [note, f"shells beyond {record.cutoff_A:g} angstrom cut off"],
-                )
-    _refuse_large(crystal, MAX_FORCE_FIELD_ATOMS, "structure by a force field")
-    from phonopy.structure.atoms import PhonopyAtoms
-
-    cell = PhonopyAtoms(
-        symbols=list(crystal.symbols), cell=crystal.lattice, scaled_positions=crystal.positions
-    )
-    repeats = default_supercell(crystal.lattice, FORCE_FIELD_REACH_A)
-    while np.prod(repeats) * crystal.n_atoms > MAX_SUPERCELL_ATOMS and max(repeats) > 1:
-        largest = int(np.argmax(repeats))
-        a, b, c = (n - (k == largest) for k, n in enumerate(repeats))
-        repeats = (a, b, c)
-    try:
-        phonons = force_field_phonons(cell, name, supercell=repeats)
-        relaxed = _relaxed(crystal, phonons.cell)
-        constants = member_force_constants(relaxed, phonons)
-    except RuntimeError as error:
-        if isinstance(error, ForceFieldUnavailableError):
-            raise
-        raise ValueError(f"structure: {error}") from error
-    return (
-        force_constant_model(relaxed, constants, None),
-        {"kind": "force_field", "source": name},
-        [note, f"supercell {' x '.join(map(str, repeats))}"],
-    )
-
-
-def _relaxed(crystal: Crystal, cell: Any) -> Crystal:
-    """Crystal in the relaxed cell."""
-    from dataclasses import replace
-
-    whole = np.rint(crystal.conventional_lattice @ np.linalg.inv(crystal.lattice) * 12) / 12
-    return replace(
-        crystal,
-        lattice=np.asarray(cell.cell, dtype=float),
-        positions=np.asarray(cell.scaled_positions, dtype=float),
-        conventional_lattice=whole @ np.asarray(cell.cell, dtype=float),
-    )
-
-
-def _refuse_large(crystal: Crystal, most: int, what: str) -> None:
-    if crystal.n_atoms > most:
-        raise ValueError(
-            f"{what}: {crystal.n_atoms} atoms in the primitive cell; expected at most {most}"
-        )
-
-
-def _formula(crystal: Crystal) -> str:
-    counts = {s: crystal.symbols.count(s) for s in dict.fromkeys(crystal.symbols)}
-    return "".join(f"{s}{n if n > 1 else ''}" for s, n in counts.items())
 
 
 def _two_theta_deg(direction: FloatArray) -> tuple[float, float]:
