@@ -222,7 +222,7 @@ def test_phonopy_and_euphonic_agree_with_us(shared_data, name):
 
 def test_the_crystals_of_every_day_span_the_seven_systems():
     assert len({system.rstrip("+") for system in EVERYDAY.values()}) == 7
-    assert sum(system.endswith("+") for system in EVERYDAY.values()) >= 6
+    assert sum(system.endswith("+") for system in EVERYDAY.values()) >= 5
 
 
 @pytest.mark.slow
