@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from simulations.section import Count, Number, Positive, Section, Text
+
+
+class ChopperSetting(Section):
+    """A Fermi chopper and its speed, where the instrument's resolution curves are fitted."""
+
+    package: Text = Field(description="name of the slit package, e.g. FC1")
+    frequency_Hz: Positive = Field(description="in Hz, above 0")
 
 
 class InstrumentSection(Section):
@@ -22,3 +29,13 @@ class InstrumentSection(Section):
         default=None,
         description="coefficients c_k of FWHM/Ei = sum_k c_k (E/Ei)^k; else its own",
     )
+    chopper: ChopperSetting | None = Field(
+        default=None,
+        description="package and frequency_Hz, for the fitted resolution of that setting",
+    )
+
+    @model_validator(mode="after")
+    def _one_resolution(self) -> InstrumentSection:
+        if self.resolution is not None and self.chopper is not None:
+            raise ValueError("resolution and chopper are both given; expected one of them")
+        return self

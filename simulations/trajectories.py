@@ -34,10 +34,10 @@ from simulations.zone_map import ZoneMap
 FloatArray = NDArray[np.float64]
 ComplexArray = NDArray[np.complex128]
 
-STEP_SIGMAS = 0.3  # steps in true energy, widths of the resolution
-FOUND_STEPS = 0.8  # width in which a branch is found, steps
+STEP_SIGMAS = 0.45  # steps in true energy, widths of the resolution
+FOUND_STEPS = 0.6  # width in which a branch is found, steps
 LINE_SIGMA_MEV = 0.05  # own width of a phonon line
-REACH_SIGMAS = 4.0
+REACH_SIGMAS = 3.7
 LOWEST_ENERGY_MEV = 0.3  # as in the folded model
 BLOCKS = 16  # of trajectories; each is summed alone, so that threads do not change the sum
 OFF_AXIS_INVERSE_A = np.array([3.1e-4, 7.3e-4, 5.7e-4])  # see the folded model

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model_server.refinement import GaussianPrior
+from simulations.chopper_resolution import with_chopper
 from simulations.crystal import Crystal
 from simulations.crystal_file import builtin_crystals, read_crystal, read_force_constants
 from simulations.exposure import Exposure, PixelView, compute_exposure, view_pixels
@@ -242,6 +243,9 @@ def chosen_instrument(experiment: Experiment) -> Instrument:
     instrument = load_instrument(name)
     if section.resolution is not None:
         instrument = replace(instrument, resolution=Resolution(coefficients=section.resolution))
+    if section.chopper is not None:
+        setting = section.chopper
+        instrument = with_chopper(instrument, setting.package, setting.frequency_Hz, section.ei_meV)
     return instrument
 
 

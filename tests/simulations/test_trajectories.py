@@ -103,7 +103,7 @@ def test_a_finer_walk_changes_little(germanium, monkeypatch):
     exact = measurement.exact
     state = exact.prepare(measurement.model.values)
     ours = exact.rates(trajectories, state)
-    monkeypatch.setattr("simulations.trajectories.STEP_SIGMAS", 0.15)
+    monkeypatch.setattr("simulations.trajectories.STEP_SIGMAS", 0.2)
     assert off(exact.rates(trajectories, state), ours, 7) < 0.04
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from simulations.crystal_file import read_crystal
+from simulations.instrument_choice import ChopperSetting, InstrumentSection
 from simulations.prior_file import load_prior
 from steering.experiment_file import Experiment, load_experiment
 from steering.measurement import build_measurement, build_path, chosen_instrument
@@ -86,6 +87,21 @@ def test_displacements_of_cold_germanium_are_those_of_its_literature():
     assert U.shape == (2, 3, 3)
     np.testing.assert_allclose(U[0], U[0, 0, 0] * np.eye(3), atol=1e-8)
     assert 0.0015 < U[0, 0, 0] < 0.0027
+
+
+def test_a_chopper_setting_gives_its_fitted_resolution():
+    experiment = changed("instrument", chopper=ChopperSetting(package="FC2", frequency_Hz=420.0))
+    sigma = chosen_instrument(experiment).resolution.sigma_meV(np.array([0.0, 30.0]), 40.0)
+    own = chosen_instrument(small_experiment()).resolution.sigma_meV(np.zeros(1), 40.0)
+    assert sigma[0] != own[0]
+    assert 0.2 < sigma[1] / sigma[0] < 0.8  # narrower where neutrons have lost energy
+    with pytest.raises(ValueError, match="resolution and chopper are both given"):
+        InstrumentSection(
+            name="ARCS",
+            ei_meV=40.0,
+            resolution=(0.04,),
+            chopper=ChopperSetting(package="FC2", frequency_Hz=420.0),
+        )
 
 
 def test_a_resolution_of_the_file_replaces_that_of_the_instrument():
