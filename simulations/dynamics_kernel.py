@@ -17,6 +17,7 @@ B. N. Parlett, The Symmetric Eigenvalue Problem (SIAM, 1998), chapters 7 and 8.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -423,73 +424,80 @@ def _tridiagonal_complex(a, b, rows, d, e, x, y, w, u, t):
         e[n - 1, v] = 0.0
 
 
-@njit(cache=True, error_model="numpy", fastmath={"contract"})
-def _diagonalise(real, imag, phi, a, b, rows, d, e, work):
-    """Eigenvalues d of one q and one block of sets; rows times eigenvectors; False if it fails."""
-    n = d.shape[0]
-    _combine(real, phi, a)
-    x, w, t = work[:n], work[n : 2 * n], work[4 * n :]
-    if imag.shape[0] == 0:
-        _tridiagonal_real(a, rows, d, e, x, w, t)
-    else:
-        _combine(imag, phi, b)
-        y, u = work[2 * n : 3 * n], work[3 * n : 4 * n]
-        _tridiagonal_complex(a, b, rows, d, e, x, y, w, u, t)
-    return _implicit_ql(d, e, rows)
+@njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})
+def diagonalise_block(real, imag, phi, squared, rows):
+    """Diagonalise one block of sets at all q; see `diagonalised_blocks`, which calls it.
 
-
-@njit(cache=True)
-def _lanes_of(phi, start, out):
-    """Parameters of a block, the last set repeated to fill it; return how many are real."""
-    count = min(LANES, phi.shape[0] - start)
-    for v in range(LANES):
-        row = start + min(v, count - 1)
-        for k in range(phi.shape[1]):
-            out[k, v] = phi[row, k]
-    return count
-
-
-@njit(cache=True, nogil=True)
-def modes_of_sets(real, imag, phi, squared, vectors_real, vectors_imag):
-    """Eigenvalues and eigenvectors, ascending; see `batched_modes`, which calls it.
-
-    ``squared`` is (sets, Q, n), the vectors are (sets, Q, n, n) in columns; no vectors are wanted
-    where those have no sets. Returns False if an eigenvalue did not converge.
+    ``phi`` is (K, lanes); ``squared`` (Q, n, lanes) takes the eigenvalues, unsorted; ``rows``
+    (Q, m, n, lanes) is multiplied by the eigenvectors. Returns False if one does not converge.
     """
-    n = squared.shape[2]
-    wanted = n if vectors_real.shape[0] else 0
-    parts = 1 if imag.shape[1] == 0 else 2
-    a = np.empty((real.shape[1], LANES))
-    b = np.empty((imag.shape[1], LANES))
-    rows = np.empty((parts * wanted, n, LANES))
-    d = np.empty((n, LANES))
-    e = np.empty((n, LANES))
-    work = np.empty((4 * n + 8, LANES))
-    block = np.empty((phi.shape[1], LANES))
+    n_q, n, lanes = squared.shape
+    a = np.empty((real.shape[1], lanes))
+    b = np.empty((imag.shape[1], lanes))
+    e = np.empty((n, lanes))
+    work = np.empty((4 * n + 8, lanes))
+    x, w, t = work[:n], work[n : 2 * n], work[4 * n :]
+    y, u = work[2 * n : 3 * n], work[3 * n : 4 * n]
     good = True
-    for start in range(0, phi.shape[0], LANES):
-        count = _lanes_of(phi, start, block)
-        for q in range(real.shape[0]):
-            rows[:] = 0.0
-            for i in range(wanted):
-                rows[i, i, :] = 1.0
-            good &= _diagonalise(real[q], imag[q], block, a, b, rows, d, e, work)
-            for v in range(count):
-                order = np.argsort(d[:, v])
-                for s in range(n):
-                    from_s = order[s]
-                    squared[start + v, q, s] = d[from_s, v]
-                    for i in range(wanted):
-                        vectors_real[start + v, q, i, s] = rows[i, from_s, v]
-                    if parts == 2:
-                        for i in range(wanted):
-                            vectors_imag[start + v, q, i, s] = rows[wanted + i, from_s, v]
+    for q in range(n_q):
+        _combine(real[q], phi, a)
+        if imag.shape[1] == 0:
+            _tridiagonal_real(a, rows[q], squared[q], e, x, w, t)
+        else:
+            _combine(imag[q], phi, b)
+            _tridiagonal_complex(a, b, rows[q], squared[q], e, x, y, w, u, t)
+        good &= _implicit_ql(squared[q], e, rows[q])
     return good
+
+
+def diagonalised_blocks(
+    matrices: LinearMatrices, phi: FloatArray, rows: FloatArray
+) -> Iterator[tuple[slice, FloatArray, FloatArray]]:
+    """Diagonalise matrices block by block.
+
+    Parameters
+    ----------
+    matrices : LinearMatrices
+    phi : (sets, K) float64
+        eV/angstrom^2, finite.
+    rows : (1 or sets, 1 or Q, m, n) float64
+        What to multiply by the eigenvectors from the left; of complex matrices the first half of
+        the m rows are real parts, the second half imaginary parts.
+
+    Yields
+    ------
+    part : slice
+        Sets of this block.
+    squared : (Q, n, LANES) float64
+        Eigenvalues, meV^2, in no order. Beyond the last set it is repeated.
+    rows : (Q, m, n, LANES) float64
+        Times the eigenvectors. Both arrays are used again for the next block.
+
+    Raises
+    ------
+    ValueError
+        If an eigenvalue does not converge.
+    """
+    n_q, n = matrices.n_q, matrices.n
+    squared = np.empty((n_q, n, LANES))
+    turned = np.empty((n_q, rows.shape[2], n, LANES))
+    for start in range(0, len(phi), LANES):
+        part = slice(start, min(start + LANES, len(phi)))
+        lanes = np.minimum(np.arange(start, start + LANES), len(phi) - 1)
+        own = rows[lanes] if len(rows) > 1 else rows
+        turned[:] = np.moveaxis(own, 0, -1)
+        block = np.ascontiguousarray(phi[lanes].T)
+        if not diagonalise_block(matrices.real, matrices.imag, block, squared, turned):
+            raise ValueError(
+                f"phi: an eigenvalue of sets {part.start} to {part.stop - 1} did not converge; "
+                "expected force constants of ordinary size"
+            )
+        yield part, squared, turned
 
 
 def matrix_modes(
     matrices: LinearMatrices, phi: FloatArray, *, vectors: bool = True
-) -> tuple[FloatArray, FloatArray | ComplexArray, bool]:
+) -> tuple[FloatArray, FloatArray | ComplexArray]:
     """Diagonalise packed matrices; eigenvectors stay in the kernel's basis.
 
     Parameters
@@ -506,16 +514,38 @@ def matrix_modes(
         Eigenvalues, meV^2, ascending.
     vectors : (sets or 0, Q, n, n) float64 or complex128
         In columns.
-    converged : bool
     """
-    n, sets = matrices.n, len(phi)
-    squared = np.empty((sets, matrices.n_q, n))
-    shape = (sets if vectors else 0, matrices.n_q, n, n)
-    real = np.empty(shape)
-    imag = np.empty(shape if not matrices.is_real else (0, 0, 0, 0))
-    values = np.ascontiguousarray(phi, dtype=float)
-    good = modes_of_sets(matrices.real, matrices.imag, values, squared, real, imag)
-    return squared, real if matrices.is_real else real + 1j * imag, bool(good)
+    n, n_q, sets = matrices.n, matrices.n_q, len(phi)
+    parts = 0 if not vectors else 1 if matrices.is_real else 2
+    squared = np.empty((sets, n_q, n))
+    out = np.empty((sets if vectors else 0, n_q, n, n), dtype=float if parts < 2 else complex)
+    unit = unit_rows(matrices) if vectors else np.empty((1, 1, 0, n))
+    for part, values, rows in diagonalised_blocks(matrices, phi, unit):
+        count = part.stop - part.start
+        order = np.argsort(values, axis=1)
+        squared[part] = np.take_along_axis(values, order, axis=1)[..., :count].transpose(2, 0, 1)
+        if vectors:
+            rows = np.take_along_axis(rows, order[:, None], axis=2)[..., :count]
+            rows = rows.transpose(3, 0, 1, 2)
+            out[part] = rows if parts == 1 else rows[:, :, :n] + 1j * rows[:, :, n:]
+    return squared, out
+
+
+def unit_rows(matrices: LinearMatrices) -> FloatArray:
+    """Rows that `diagonalised_blocks` turns into eigenvectors, (1, 1, n or 2 n, n)."""
+    n = matrices.n
+    return np.concatenate([np.eye(n), np.zeros((n, n))])[
+        None, None, : n if matrices.is_real else None
+    ]
+
+
+def lowest_eigenvalues(matrices: LinearMatrices, phi: FloatArray) -> FloatArray:
+    """Smallest eigenvalue of every set over all q, (sets,), meV^2."""
+    out = np.empty(len(phi))
+    none = np.empty((1, 1, 0, matrices.n))
+    for part, squared, _ in diagonalised_blocks(matrices, phi, none):
+        out[part] = squared.min(axis=(0, 1))[: part.stop - part.start]
+    return out
 
 
 def batched_modes(
@@ -552,9 +582,7 @@ def batched_modes(
         raise ValueError("phi holds NaN or infinity; expected finite force constants")
     fixed, basis = model.matrices(q_cart)
     matrices = linear_matrices(fixed, basis, real_form(model.crystal))
-    squared, vectors, converged = matrix_modes(matrices, values)
-    if not converged:
-        raise ValueError("dynamical matrices: an eigenvalue did not converge; report the crystal")
+    squared, vectors = matrix_modes(matrices, values)
     energies = np.sign(squared) * np.sqrt(np.abs(squared))
     return energies, np.asarray(matrices.transform @ vectors, dtype=np.complex128)
 
@@ -645,76 +673,52 @@ def _add_line(row, position, weight, n_bins, table):
 
 
 @njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})
-def spectra_of_sets(
-    real, imag, amplitudes, phi, thermal, half_hbar2, stable, first, step, table, out, lowest
-):
-    """One-phonon spectra; see `path_spectra`, which calls it.
+def spectra_of_block(squared, rows, thermal, half_hbar2, stable, first, step, table, out):
+    """One-phonon spectra of a block of `diagonalised_blocks`; see `path_spectra`, which calls it.
 
-    ``amplitudes`` is (1 or sets, Q, 1 or 2, n), real and imaginary parts of the conjugate; ``out``
-    is (sets, Q, E) and ``lowest`` (sets,) takes the smallest eigenvalue. Returns False if an
-    eigenvalue did not converge.
+    ``rows`` (Q, 1 or 2, n, lanes) are real and imaginary parts of the conjugate amplitudes times
+    the eigenvectors; ``out`` is (sets <= lanes, Q, E).
     """
-    n = amplitudes.shape[3]
-    parts = amplitudes.shape[2]
+    n_q, n, lanes = squared.shape
     n_bins = out.shape[2]
     width = table.shape[3]
-    a = np.empty((real.shape[1], LANES))
-    b = np.empty((imag.shape[1], LANES))
-    rows = np.empty((parts, n, LANES))
-    d = np.empty((n, LANES))
-    e = np.empty((n, LANES))
-    work = np.empty((4 * n + 8, LANES))
-    block = np.empty((phi.shape[1], LANES))
-    least = np.empty(LANES)
-    faint = np.empty(LANES)  # lines of less weight are left out
-    up = np.empty((n, LANES))
-    down = np.empty((n, LANES))
+    energy = np.empty((n, lanes))
+    up = np.empty((n, lanes))
+    down = np.empty((n, lanes))
+    faint = np.empty(lanes)  # lines of less weight are left out
     row = np.zeros(n_bins + 2 * width)
     per_step = 1.0 / step
     per_thermal = 1.0 / thermal if thermal > 0.0 else 0.0
-    good = True
-    for start in range(0, phi.shape[0], LANES):
-        count = _lanes_of(phi, start, block)
-        least[:] = np.inf
-        for q in range(real.shape[0]):
-            for v in range(LANES):
-                one = start + min(v, count - 1) if amplitudes.shape[0] > 1 else 0
-                for p in range(parts):
-                    for i in range(n):
-                        rows[p, i, v] = amplitudes[one, q, p, i]
-            good &= _diagonalise(real[q], imag[q], block, a, b, rows, d, e, work)
-            faint[:] = 0.0
+    for q in range(n_q):
+        faint[:] = 0.0
+        for s in range(n):
+            for v in range(lanes):
+                energy[s, v] = math.sqrt(max(squared[q, s, v], stable * stable))
+                up[s, v] = rows[q, 0, s, v] * rows[q, 0, s, v]
+            if rows.shape[1] == 2:
+                for v in range(lanes):
+                    up[s, v] += rows[q, 1, s, v] * rows[q, 1, s, v]
+            for v in range(lanes):
+                up[s, v] *= half_hbar2 / energy[s, v] if energy[s, v] > stable else 0.0
+                faint[v] += 1e-15 * up[s, v]
+            if thermal > 0.0:
+                for v in range(lanes):
+                    u = _boltzmann(min(energy[s, v] * per_thermal, 40.0))
+                    down[s, v] = up[s, v] * u / (1.0 - u)
+                for v in range(lanes):
+                    up[s, v] += down[s, v]
+        for v in range(out.shape[0]):
             for s in range(n):
-                for v in range(LANES):
-                    least[v] = min(least[v], d[s, v])
-                    e[s, v] = math.sqrt(max(d[s, v], stable * stable))
-                    up[s, v] = rows[0, s, v] * rows[0, s, v]
-                if parts == 2:
-                    for v in range(LANES):
-                        up[s, v] += rows[1, s, v] * rows[1, s, v]
-                for v in range(LANES):
-                    up[s, v] *= half_hbar2 / e[s, v] if e[s, v] > stable else 0.0
-                    faint[v] += 1e-15 * up[s, v]
-                if thermal > 0.0:
-                    for v in range(LANES):
-                        u = _boltzmann(min(e[s, v] * per_thermal, 40.0))
-                        down[s, v] = up[s, v] * u / (1.0 - u)
-                    for v in range(LANES):
-                        up[s, v] += down[s, v]
-            for v in range(count):
-                for s in range(n):
-                    if up[s, v] > faint[v]:
-                        position = (e[s, v] - first) * per_step
-                        _add_line(row, position, up[s, v], n_bins, table)
-                        if thermal > 0.0 and down[s, v] > faint[v]:
-                            position = (-e[s, v] - first) * per_step
-                            _add_line(row, position, down[s, v], n_bins, table)
-                target = out[start + v, q]
-                for w in range(n_bins):
-                    target[w] = row[width + w]
-                row[width : width + n_bins] = 0.0
-        lowest[start : start + count] = least[:count]
-    return good
+                if up[s, v] > faint[v]:
+                    position = (energy[s, v] - first) * per_step
+                    _add_line(row, position, up[s, v], n_bins, table)
+                    if thermal > 0.0 and down[s, v] > faint[v]:
+                        position = (-energy[s, v] - first) * per_step
+                        _add_line(row, position, down[s, v], n_bins, table)
+            target = out[v, q]
+            for w in range(n_bins):
+                target[w] = row[width + w]
+            row[width : width + n_bins] = 0.0
 
 
 @njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})
@@ -857,23 +861,33 @@ def gradients_of_sets(
 
 
 @njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})
-def projector_sums(squared, vectors, weights, thermal, stable, out):
-    """``sum_q w_q sum_s coth(E / 2 thermal) / E e_s e_s^dagger`` per set, into out (sets, n, n).
+def projector_sums(squared, rows, weights, thermal, stable, out):
+    """Real part of ``sum_q w_q sum_s coth(E / 2 thermal) / E e_s e_s^dagger`` of a block.
 
-    ``squared`` is (sets, Q, n), ``vectors`` (sets, Q, n, n); acoustic modes at Gamma are left out.
+    ``rows`` (Q, n or 2 n, n, lanes) are the eigenvectors as of `matrix_modes`; ``out`` is
+    (n, n, lanes). Acoustic modes at Gamma are left out.
     """
-    n = squared.shape[2]
-    for one in range(squared.shape[0]):
-        out[one] = 0.0
-        for q in range(squared.shape[1]):
-            for s in range(n):
-                if squared[one, q, s] <= stable * stable:
-                    continue
-                energy = math.sqrt(squared[one, q, s])
-                factor = weights[q] / energy
+    n_q, n, lanes = squared.shape
+    factor = np.empty(lanes)
+    out[:] = 0.0
+    for q in range(n_q):
+        weight = weights[q]
+        for s in range(n):
+            for v in range(lanes):
+                energy = math.sqrt(max(squared[q, s, v], stable * stable))
+                factor[v] = weight / energy if energy > stable else 0.0
                 if thermal > 0.0:
-                    factor *= 1.0 + 2.0 / math.expm1(min(energy / thermal, 700.0))
-                for i in range(n):
-                    left = factor * vectors[one, q, i, s]
-                    for j in range(n):
-                        out[one, i, j] += left * np.conj(vectors[one, q, j, s])
+                    u = _boltzmann(min(energy / thermal, 40.0))
+                    factor[v] *= (1.0 + u) / (1.0 - u)
+            for i in range(n):
+                for j in range(i + 1):
+                    for v in range(lanes):
+                        out[i, j, v] += factor[v] * rows[q, i, s, v] * rows[q, j, s, v]
+            for i in range(n, rows.shape[1]):
+                for j in range(n, i + 1):
+                    for v in range(lanes):
+                        product = rows[q, i, s, v] * rows[q, j, s, v]
+                        out[i - n, j - n, v] += factor[v] * product
+    for i in range(n):
+        for j in range(i):
+            out[j, i] = out[i, j]

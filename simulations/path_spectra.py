@@ -18,14 +18,17 @@ from scipy.special import ndtr
 from simulations.brillouin_zone import ZonePoints, symmetrised_site_tensors
 from simulations.constants import BOLTZMANN_MEV_PER_K, HBAR2_OVER_U
 from simulations.dynamics_kernel import (
+    LANES,
     LinearMatrices,
     LineTable,
+    diagonalised_blocks,
     gradients_of_sets,
     linear_matrices,
     matrix_modes,
     projector_sums,
     real_form,
-    spectra_of_sets,
+    spectra_of_block,
+    unit_rows,
     unpacked_basis,
 )
 from simulations.force_constants import ForceConstantModel
@@ -162,27 +165,24 @@ def path_spectra(
     elif out.shape != shape or not out.flags.c_contiguous:
         raise ValueError(f"out has shape {out.shape}; expected {shape}, contiguous")
     _check_displacements(path, displacements, len(values))
-    n = path.matrices.n
-    block = len(values) if displacements is None else _block(2 * 8 * len(path.Q) * n)
+    block = len(values) if displacements is None else LANES
     for start in range(0, len(values), block):
         part = slice(start, start + block)
         rows = _amplitude_rows(path, None if displacements is None else displacements[part])
-        lowest = np.empty(len(values[part]))
-        good = spectra_of_sets(
-            path.matrices.real,
-            path.matrices.imag,
-            rows,
-            values[part],
-            BOLTZMANN_MEV_PER_K * path.temperature_K,
-            0.5 * HBAR2_OVER_U,
-            STABLE_MEV,
-            path.table.first_meV,
-            path.table.step_meV,
-            path.table.rows,
-            out[part],
-            lowest,
-        )
-        _refuse(good, lowest, start, imaginary_tolerance_meV)
+        for inner, squared, turned in diagonalised_blocks(path.matrices, values[part], rows):
+            first, last = start + inner.start, start + inner.stop
+            _refuse(squared[..., : last - first].min(axis=(0, 1)), first, imaginary_tolerance_meV)
+            spectra_of_block(
+                squared,
+                turned,
+                BOLTZMANN_MEV_PER_K * path.temperature_K,
+                0.5 * HBAR2_OVER_U,
+                STABLE_MEV,
+                path.table.first_meV,
+                path.table.step_meV,
+                path.table.rows,
+                out[first:last],
+            )
     return out
 
 
@@ -242,8 +242,8 @@ def path_spectra_gradients(
     axis = np.array([path.table.first_meV, path.table.step_meV])
     for start in range(0, len(values), block):
         part = slice(start, start + block)
-        squared, vectors, good = matrix_modes(path.matrices, values[part])
-        _refuse(good, squared.min(axis=(1, 2)), start, imaginary_tolerance_meV)
+        squared, vectors = matrix_modes(path.matrices, values[part])
+        _refuse(squared.min(axis=(1, 2)), start, imaginary_tolerance_meV)
         U = None if displacements is None else displacements[part]
         rows = _amplitude_rows(path, U)
         f = rows[:, :, 0] + (1j * rows[:, :, 1] if rows.shape[2] == 2 else 0j)
@@ -342,19 +342,16 @@ def set_displacements(zone: ZoneModel, temperature_K: float, phi: ArrayLike) -> 
     crystal, n = zone.model.crystal, zone.matrices.n
     bose(1.0, temperature_K)
     out = np.empty((len(values), crystal.n_atoms, 3, 3))
-    block = _block(32 * zone.matrices.n_q * n * (n + 1))
-    for start in range(0, len(values), block):
-        part = slice(start, start + block)
-        squared, vectors, good = matrix_modes(zone.matrices, values[part])
-        _refuse(good, squared.min(axis=(1, 2)), start, 0.05)
-        sums = np.empty((len(squared), n, n), dtype=vectors.dtype)
-        projector_sums(
-            squared, vectors, zone.weights, BOLTZMANN_MEV_PER_K * temperature_K, STABLE_MEV, sums
-        )
-        turn = zone.matrices.transform
-        whole = (turn @ sums @ turn.conj().T).real.reshape(
-            -1, crystal.n_atoms, 3, crystal.n_atoms, 3
-        )
+    sums = np.empty((n, n, LANES))
+    thermal = BOLTZMANN_MEV_PER_K * temperature_K
+    turn = zone.matrices.transform
+    unit = unit_rows(zone.matrices)
+    for part, squared, rows in diagonalised_blocks(zone.matrices, values, unit):
+        count = part.stop - part.start
+        _refuse(squared[..., :count].min(axis=(0, 1)), part.start, 0.05)
+        projector_sums(squared, rows, zone.weights, thermal, STABLE_MEV, sums)
+        whole = (turn @ np.moveaxis(sums, -1, 0)[:count] @ turn.conj().T).real
+        whole = whole.reshape(count, crystal.n_atoms, 3, crystal.n_atoms, 3)
         out[part] = np.moveaxis(np.diagonal(whole, axis1=1, axis2=3), -1, 1)
     out *= 0.5 * HBAR2_OVER_U / crystal.masses_u[:, None, None]
     return symmetrised_site_tensors(crystal, out)
@@ -382,19 +379,15 @@ def _check_displacements(path: PathModel, displacements: FloatArray | None, sets
         raise ValueError(f"displacements has shape {displacements.shape}; expected {wanted}")
 
 
-def _refuse(good: bool, lowest_squared: FloatArray, start: int, tolerance_meV: float) -> None:
-    """Raise where eigenvalues did not converge or modes are imaginary."""
-    if not good:
-        raise ValueError(
-            "dynamical matrices: an eigenvalue did not converge; expected finite force constants"
-        )
+def _refuse(lowest_squared: FloatArray, start: int, tolerance_meV: float) -> None:
+    """Raise where modes are imaginary beyond the tolerance."""
     unstable = np.flatnonzero(lowest_squared < -(tolerance_meV**2))
     if len(unstable):
         lowest = -np.sqrt(-lowest_squared[unstable[0]])
         raise ValueError(
-            f"phi: set {start + unstable[0]} has imaginary modes down to {lowest:.3f} meV, "
-            f"{len(unstable)} of {len(lowest_squared)} sets are so; expected dynamically stable "
-            f"sets (tolerance {tolerance_meV:g} meV). Draw them with BoxPrior.sample."
+            f"phi: set {start + unstable[0]} has imaginary modes down to {lowest:.3f} meV; "
+            f"expected dynamically stable sets (tolerance {tolerance_meV:g} meV). Draw them with "
+            "BoxPrior.sample."
         )
 
 

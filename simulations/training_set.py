@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simulations.brillouin_zone import irreducible_mesh, mesh_divisions
-from simulations.dynamics_kernel import matrix_modes
+from simulations.dynamics_kernel import lowest_eigenvalues
 from simulations.path_spectra import (
     IMAGINARY_TOLERANCE_MEV,
     PathModel,
@@ -83,7 +83,7 @@ def training_plan(
     seed : int
         Same seed, same training set.
     own_displacements : bool
-        Whether every set gets its own Debye-Waller tensors, at some four times the cost.
+        Whether every set gets its own Debye-Waller tensors, at some five times the cost.
 
     Raises
     ------
@@ -155,8 +155,7 @@ def _are_stable(plan: TrainingPlan, values: FloatArray) -> NDArray[np.bool_]:
     for matrices, tolerance in checks:
         left = np.flatnonzero(good)
         if len(left):
-            squared, _, _ = matrix_modes(matrices, values[left], vectors=False)
-            good[left] = squared.min(axis=(1, 2)) > -(tolerance**2)
+            good[left] = lowest_eigenvalues(matrices, values[left]) > -(tolerance**2)
     return good
 
 

@@ -57,7 +57,9 @@ def write_training_set(
     path = plan.path
     with h5py.File(part, "w") as store:
         spectra = store.create_dataset("spectra", (plan.sets, *path.shape), dtype=np.float32)
-        parameters = store.create_dataset("parameters", (plan.sets, len(path.model.names)), dtype=float)
+        parameters = store.create_dataset(
+            "parameters", (plan.sets, len(path.model.names)), dtype=float
+        )
         spectra.attrs["unit"] = "barn/meV/sr per primitive cell"
         parameters.attrs["unit"] = "eV/angstrom^2"
         parameters.attrs["names"] = list(path.model.names)

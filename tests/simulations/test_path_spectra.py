@@ -13,7 +13,9 @@ from simulations.path_spectra import (
     path_model,
     path_spectra,
     path_spectra_gradients,
+    set_displacements,
     spectra_blocks,
+    zone_model,
 )
 from simulations.scattering import (
     broadened,
@@ -240,3 +242,15 @@ def test_bad_input_is_named():
     with pytest.raises(ValueError, match="Q has shape"):
         with warnings.catch_warnings():
             path_model(model, np.zeros(3), AXIS, 1.0, 5.0)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 300.0])
+@pytest.mark.parametrize("build", [germanium, magnesium])
+def test_debye_waller_tensors_of_many_sets_are_those_of_each(build, temperature):
+    model = build()
+    model = model.with_free(model.elements[:2])
+    sets = model.values * np.array([[1.0, 1.0], [1.1, 1.05]])
+    got = set_displacements(zone_model(model), temperature, sets)
+    for k in range(2):
+        want = displacement_tensors(model, temperature, sets[k])
+        np.testing.assert_allclose(got[k], want, atol=1e-10 * want.max())
