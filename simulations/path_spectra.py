@@ -1,8 +1,8 @@
 """One-phonon spectra along a path for thousands of force-constant sets at once, with gradients.
 
 Everything that does not depend on the force constants is prepared once (`path_model`): dynamical
-matrices linear in the parameters, scattering amplitudes, line shapes. A spectrum then costs a
-diagonalisation per q, a projection and six additions of a tabulated line per pair of atoms.
+matrices linear in the parameters, scattering amplitudes, line shapes. A spectrum then costs, at
+every q, a diagonalisation that carries the amplitude along, and a tabulated line per mode.
 """
 
 from __future__ import annotations
