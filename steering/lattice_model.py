@@ -24,7 +24,7 @@ from simulations.force_field import (
     force_field_phonons,
 )
 from simulations.prior import member_force_constants
-from simulations.prior_file import load_prior_record, prior_force_constants, stored_priors
+from simulations.prior_file import load_prior_record, stored_priors
 from steering.structure_file import structure_as_file
 
 DEFAULT_FORCE_FIELD = "chgnet-0.3.0"
@@ -91,7 +91,8 @@ def lattice_model(
         From `open_structure`.
     route : str
         One of `ROUTES`, or ``mace:PATH``, ``m3gnet:PATH`` with a weight file. ``auto`` takes given
-        force constants, else the default force field, else the stored prior of a built-in crystal.
+        force constants, else ``force_field``: the stiffest stable one stored for a built-in
+        crystal, for others the default one.
     supercell : (int, int, int) or None
         Supercell of given force constants, in cells of the file, where the file does not say it.
 
@@ -122,40 +123,46 @@ def lattice_model(
                 route={"kind": "force_constants", "source": source},
                 approximations=(f"harmonic force constants: {source}",),
             )
-    name = DEFAULT_FORCE_FIELD if route in ("auto", "force_field") else route
+    name = None if route in ("auto", "force_field") else route
     try:
-        found = _by_force_field(structure, crystal, name)
+        found = _stored(structure, crystal, name) or _by_force_field(
+            crystal, DEFAULT_FORCE_FIELD if name is None else name
+        )
     except ForceFieldUnavailableError as error:
-        if route == "auto" and isinstance(structure, str) and structure in stored_priors():
-            stored = prior_force_constants(structure)
-            return LatticeModel(
-                model=force_constant_model(stored.crystal, stored, None),
-                route={"kind": "force_constants", "source": stored.source},
-                approximations=(
-                    "mean of stored force fields, scaled to the centre of their prior: a rough "
-                    "guess",
-                ),
-            )
         raise ValueError(f"route: {why + '; ' if why else ''}{error}") from error
     return replace(found, approximations=(*found.approximations, why)) if why else found
 
 
-def _by_force_field(structure: str | Path, crystal: Crystal, name: str) -> LatticeModel:
-    """Relax, displace and read the constants; stored ones are taken for built-in crystals."""
-    note = (
+def _soft(name: str) -> str:
+    return (
         f"harmonic force constants of {name}, cell relaxed in it; universal force fields are soft: "
         "energies come out low by 10 to 50 %, and charges (LO-TO splitting) are left out"
     )
-    if isinstance(structure, str) and structure in stored_priors():
-        record = load_prior_record(structure)
-        for member in record.members:
-            if member.force_field == name:
-                constants = record.force_constants(crystal, member.values)
-                return LatticeModel(
-                    model=force_constant_model(crystal, constants, None),
-                    route={"kind": "force_field", "source": f"{name}, stored"},
-                    approximations=(note, f"shells beyond {record.cutoff_A:g} angstrom cut off"),
-                )
+
+
+def _stored(structure: str | Path, crystal: Crystal, name: str | None) -> LatticeModel | None:
+    """Constants that a force field has of a built-in crystal; without a name, the stiffest's."""
+    if not isinstance(structure, str) or structure not in stored_priors():
+        return None
+    record = load_prior_record(structure)
+    if name is None:
+        member = max(record.stable_members, key=lambda m: m.highest_meV)
+        choice = f"the stiffest of {len(record.stable_members)} stable force fields, all soft"
+    else:
+        named = [m for m in record.members if m.force_field == name]
+        if not named:
+            return None
+        member, choice = named[0], ""
+    note = f"shells beyond {record.cutoff_A:g} angstrom cut off"
+    return LatticeModel(
+        model=force_constant_model(crystal, record.force_constants(crystal, member.values), None),
+        route={"kind": "force_field", "source": f"{member.force_field}, stored"},
+        approximations=(_soft(member.force_field), note, *([choice] if choice else [])),
+    )
+
+
+def _by_force_field(crystal: Crystal, name: str) -> LatticeModel:
+    """Relax, displace and read the constants."""
     _refuse_large(crystal, MAX_FORCE_FIELD_ATOMS, "structure by a force field")
     from phonopy.structure.atoms import PhonopyAtoms
 
@@ -178,7 +185,7 @@ def _by_force_field(structure: str | Path, crystal: Crystal, name: str) -> Latti
     return LatticeModel(
         model=force_constant_model(relaxed, constants, None),
         route={"kind": "force_field", "source": name},
-        approximations=(note, f"supercell {' x '.join(map(str, repeats))}"),
+        approximations=(_soft(name), f"supercell {' x '.join(map(str, repeats))}"),
     )
 
 
