@@ -24,8 +24,7 @@ from consumers.hdf5_file import (
     open_hdf5,
     text_of,
 )
-from simulations.idf import UNKNOWN_RESOLUTION
-from simulations.instrument import Instrument, Resolution, split_name
+from simulations.instrument import UNKNOWN_RESOLUTION, Instrument, Resolution, split_name
 from simulations.instrument_file import known_instruments, read_instrument_table
 
 FloatArray = NDArray[np.float64]

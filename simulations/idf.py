@@ -20,12 +20,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from simulations.instrument import Instrument, Resolution, split_name
+from simulations.instrument import UNKNOWN_RESOLUTION, Instrument, Resolution, split_name
 from simulations.instrument_file import known_instruments, read_instrument_table
 
 FloatArray = NDArray[np.float64]
 
-UNKNOWN_RESOLUTION = Resolution(coefficients=(0.04, -0.03, 0.01))  # typical direct geometry
 MAX_DETECTORS = 20_000_000
 
 _AXES = {"x": (1.0, 0.0, 0.0), "y": (0.0, 1.0, 0.0), "z": (0.0, 0.0, 1.0)}

@@ -27,6 +27,9 @@ class Resolution:
         return np.maximum(fwhm / 2.354820045, 1e-3 * ei_meV)
 
 
+UNKNOWN_RESOLUTION = Resolution(coefficients=(0.04, -0.03, 0.01))  # typical direct geometry
+
+
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Instrument:
     """Pixels of a spectrometer in the laboratory frame: z along the beam, y up, right-handed.

@@ -6,46 +6,100 @@ A pack is a row of parallel vertical tubes turned about the vertical; a table of
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, lru_cache
+from pathlib import Path
 from xml.sax.saxutils import quoteattr
 
 import numpy as np
 
+from simulations.idf import parse_idf, required_logs
 from simulations.instrument import Instrument, coarsen, split_name
-from simulations.instrument_file import InstrumentTable, PackType, read_instrument_table
+from simulations.instrument_file import (
+    InstrumentTable,
+    PackType,
+    read_instrument_table,
+    read_pack_table,
+    read_text,
+)
+from simulations.pixel_table_file import read_pixel_table
 
+GEOMETRY_SUFFIXES = (".xml", ".csv", ".npz", ".json")
 DEFAULT_TURN_DEG = {"HYSPEC": -33.0}  # detector vessel of HYSPEC when no s2 is given
 
 
-@cache
 def load_instrument(name: str, turn_deg: float | None = None) -> Instrument:
-    """Rebuild a known spectrometer.
+    """Rebuild a known spectrometer, or read one from a file.
 
     Parameters
     ----------
     name : str
-        ``ARCS``, ``HYSPEC``, or with merged pixels ``ARCS/4``.
+        ``ARCS``, ``CNCS``, ``HYSPEC``, ``SEQUOIA``, or with merged pixels ``ARCS/4``; or a file:
+        an IDF (``.xml``), a table of pixels (``.csv``, ``.npz``, ``.json``) or of packs
+        (``.json``), merged likewise, ``my/pixels.csv/4``.
     turn_deg : float, optional
         Angle of a movable detector vessel about the vertical (s2 of HYSPEC, default -33 degrees).
 
     Returns
     -------
     Instrument
-        Pixels in the order of the pack table, tube by tube, upwards. The usual mask covers eight
-        pixels at both ends of every tube.
+        Pixels in the order of the table, tube by tube, upwards. The usual mask of a known
+        spectrometer covers eight pixels at both ends of every tube.
 
     Raises
     ------
     ValueError
-        If the name is unknown, or an angle is given to an instrument that does not turn.
+        If the name is unknown, the file cannot be used, or an angle is given to an instrument that
+        does not turn.
 
     Notes
     -----
     Solid angle of a pixel: ``diameter * height * cos(elevation) / distance^2``, the tube seen as a
     flat strip facing the sample.
     """
+    path, factor = geometry_file(name)
+    if path is None:
+        return _known(name, turn_deg)
+    if turn_deg:
+        raise ValueError(f"{path} does not turn; got {turn_deg} degrees, expected none")
+    if not path.is_file():
+        raise ValueError(f"instrument.name is {name!r}; no such file. Correct the path")
+    return coarsen(_of_file(path, path.stat().st_mtime_ns), factor)
+
+
+def geometry_file(name: str) -> tuple[Path | None, int]:
+    """File and merging that an instrument's name states; no file for a known spectrometer."""
+    base, slash, factor = name.rpartition("/")
+    if slash and factor.isdigit() and Path(base).suffix.lower() in GEOMETRY_SUFFIXES:
+        return Path(base), int(factor)
+    return (Path(name), 1) if Path(name).suffix.lower() in GEOMETRY_SUFFIXES else (None, 1)
+
+
+@lru_cache(maxsize=4)
+def _of_file(path: Path, changed_ns: int) -> Instrument:
+    """Instrument of a file; ``changed_ns`` makes the cache see that the file was replaced."""
+    if path.suffix.lower() == ".xml":
+        xml = read_text(path)
+        try:
+            if missing := required_logs(xml):
+                raise ValueError(
+                    f"the IDF needs logs {', '.join(missing)}; expected fixed places. "
+                    "Fold event files, which carry them"
+                )
+            return parse_idf(xml, {})
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+    if path.suffix.lower() == ".json" and '"packs"' in read_text(path):
+        return _build(read_pack_table(path), None)
+    return read_pixel_table(path)
+
+
+@cache
+def _known(name: str, turn_deg: float | None) -> Instrument:
     base, factor = split_name(name)
-    table = read_instrument_table(base)
+    return coarsen(_build(read_instrument_table(base), turn_deg), factor)
+
+
+def _build(table: InstrumentTable, turn_deg: float | None) -> Instrument:
     turn = _turn(table, turn_deg)
     positions, solid_angles, ids = [], [], []
     for pack in table.packs:
@@ -72,7 +126,7 @@ def load_instrument(name: str, turn_deg: float | None = None) -> Instrument:
         for kind in [table.pack_types[pack.type]]
         for _ in range(kind.tubes)
     ]
-    full = Instrument(
+    return Instrument(
         name=table.name,
         position_m=position,
         solid_angle_sr=np.concatenate(solid_angles),
@@ -82,7 +136,6 @@ def load_instrument(name: str, turn_deg: float | None = None) -> Instrument:
         resolution=table.resolution,
         tube=np.repeat(np.arange(len(lengths), dtype=np.int32), lengths),
     )
-    return coarsen(full, factor)
 
 
 def tube_end_mask(lengths: list[int], ends: int) -> np.ndarray:
@@ -173,7 +226,7 @@ def _turn(table: InstrumentTable, turn_deg: float | None) -> float:
         if turn_deg:
             raise ValueError(f"{table.name} does not turn; got {turn_deg} degrees, expected none")
         return 0.0
-    return DEFAULT_TURN_DEG[table.name] if turn_deg is None else float(turn_deg)
+    return DEFAULT_TURN_DEG.get(table.name, 0.0) if turn_deg is None else float(turn_deg)
 
 
 def _tube_x(kind: PackType) -> np.ndarray:

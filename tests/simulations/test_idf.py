@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 
 from simulations.idf import (
-    UNKNOWN_RESOLUTION,
     evaluate_formula,
     instrument_name,
     parse_idf,
     required_logs,
 )
+from simulations.instrument import UNKNOWN_RESOLUTION
 
 PIXEL = """<type is="detector" name="pixel"><cylinder id="c">
 <centre-of-bottom-base x="0" y="0" z="0"/><axis x="0" y="1" z="0"/>
