@@ -15,7 +15,7 @@ FloatArray = NDArray[np.float64]
 
 EXAMPLE = "'Gamma X | K Gamma L' or 'Gamma=0,0,0 X=1,0,0'"
 MOST = 20_000  # points of one path
-_NUDGE = 1e-4  # of a segment, off Gamma: polar modes there depend on the direction
+_NUDGE = 1e-2  # of a step
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -31,7 +31,9 @@ class PathPoints:
     corner_hkl: FloatArray  # (corners, 3)
 
 
-def path_points(crystal: Crystal, text: str | None = None, *, points: int = 400) -> PathPoints:
+def path_points(
+    crystal: Crystal, text: str | None = None, *, points: int = 400, off_gamma: float = _NUDGE
+) -> PathPoints:
     """Points along the standard path of a crystal, or along one that is given.
 
     Parameters
@@ -42,11 +44,9 @@ def path_points(crystal: Crystal, text: str | None = None, *, points: int = 400)
         ``label=h,k,l`` in r.l.u. of the conventional cell. None: the standard path.
     points : int
         About as many over the whole path.
-
-    Returns
-    -------
-    PathPoints
-        Ends of segments at Gamma lie 1e-4 of the segment off it, on its side.
+    off_gamma : float
+        Ends of segments at Gamma are moved so many steps inwards: polar modes there depend on the
+        direction, and one-phonon scattering diverges.
 
     Raises
     ------
@@ -68,9 +68,9 @@ def path_points(crystal: Crystal, text: str | None = None, *, points: int = 400)
     for k, (((_, last), a, b), length) in enumerate(zip(corners, lengths, strict=True)):
         n = max(2, round(points * length / sum(lengths)) + 1)
         share = np.linspace(0.0, 1.0, n)
-        for end, inwards in ((0, _NUDGE), (-1, 1 - _NUDGE)):
+        for end, inwards in ((0, off_gamma), (-1, n - 1 - off_gamma)):
             if _is_gamma(crystal, (a, b)[end]):
-                share[end] = inwards
+                share[end] = inwards / (n - 1)
         first, before = corners[k][0][0], corners[k - 1][0][1]
         if k and first != before:
             tick_labels[-1] = f"{before}|{first}"

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from steering.path_points import PathPoints
-from steering.phonons import Phonons
+from steering.phonons import IMAGINARY_MEV, Phonons
 from steering.plots_file import GREEK
 from steering.tables_file import write_files
 
@@ -45,23 +45,26 @@ def phonons_png(found: Phonons) -> bytes:
     left, right = figure.subplots(
         1, 2, sharey=True, gridspec_kw={"width_ratios": [3.2, 1], "wspace": 0.02}
     )
-    figure.suptitle(f"{subscripted(found.title)}: {_source(found)}", fontsize=11)
+    figure.suptitle(f"{subscripted(found.title)}: {source_title(found.route)}", fontsize=11)
     bottom = 0.0
     if found.imaginary is not None:
         lowest = min(found.imaginary.lowest_meV, float(found.energies_meV.min()))
-        bottom = 1.08 * lowest
+        bottom = 1.25 * lowest
         for axes in (left, right):
             axes.axhspan(2 * bottom, 0, color=UNSTABLE, alpha=0.08, linewidth=0)
         left.text(
             0.01, 0.01, "imaginary: shown as negative energies", color=UNSTABLE, fontsize=8.5,
-            transform=left.transAxes, va="bottom",
+            transform=left.transAxes, va="bottom", zorder=5,
+            bbox={"color": "white", "alpha": 0.85, "pad": 2.0},
         )  # fmt: skip
     starts = [0, *found.path.breaks, len(found.path.position)]
     for start, stop in zip(starts, starts[1:], strict=False):
         piece = slice(start, stop)
-        left.plot(
-            found.path.position[piece], found.energies_meV[piece], color=BRANCH, linewidth=1.1
-        )
+        x, energies = found.path.position[piece], found.energies_meV[piece]
+        left.plot(x, energies, color=BRANCH, linewidth=1.1)
+        if found.imaginary is not None:
+            below = np.where(energies < -IMAGINARY_MEV, energies, np.nan)
+            left.plot(x, below, color=UNSTABLE, linewidth=1.3)
     mark_path(left, found.path)
     left.set_ylabel("phonon energy (meV)")
     _draw_dos(right, found)
@@ -104,10 +107,12 @@ def subscripted(formula: str) -> str:
     return out.replace("}$$_{", "")
 
 
-def _source(found: Phonons) -> str:
-    kind = "force constants" if found.route["kind"] == "force_constants" else "force field"
-    name = found.route["source"].removeprefix("built in: ")
-    return f"{kind} of {'/'.join(Path(name).parts[-2:])}"
+def source_title(route: dict[str, str]) -> str:
+    """Where force constants came from, short enough for a title."""
+    if route["kind"] == "force_field":
+        return f"force field {route['source']}"
+    name = route["source"].removeprefix("built in: ")
+    return f"force constants of {'/'.join(Path(name).parts[-2:])}"
 
 
 def _draw_dos(axes: Axes, found: Phonons) -> None:

@@ -19,6 +19,7 @@ from steering.cli import (
     replay,
     serve,
     simulate,
+    spectrum,
     train,
 )
 from steering.cli._terminal import complain
@@ -43,6 +44,7 @@ for _module in (
     replay,
     fold,
     phonons,
+    spectrum,
     predict,
     invert_powder,
     serve,
