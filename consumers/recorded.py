@@ -21,13 +21,15 @@ from consumers.message import (
     Payload,
     SetAside,
 )
-from consumers.nxspe_file import read_nxspe
+from consumers.nxspe_file import ReducedRun, read_nxspe
 from consumers.sns_event_file import (
     check_events,
     inspect_events,
     iterate_events,
     read_event_run,
 )
+from consumers.spe_file import looks_like_spe, read_spe, read_spe_block
+from simulations.instrument import Instrument
 
 _Run = TypeVar("_Run")
 
@@ -39,10 +41,11 @@ def recorded_source(
     psi_log: str = "s1",
     psi_deg: float | Sequence[float] | None = None,
     ei_meV: float | None = None,
+    nominal_ei_meV: float | None = None,
     t0_us: float | None = None,
     blocks: int = 1_000_000,
 ) -> RecordedSource:
-    """Replay SNS event files and NXSPE files as the messages a live run would send.
+    """Replay SNS event files, NXSPE and SPE files as the messages a live run would send.
 
     Parameters
     ----------
@@ -58,6 +61,8 @@ def recorded_source(
         every file, in the order given here, the psi that counts.
     ei_meV : float, optional
         Operator's incident energy; event files that record another one (5 %) are set aside.
+    nominal_ei_meV : float, optional
+        Incident energy of reduced files that record none (SPE always), where ``ei_meV`` is None.
     t0_us : float, optional
         Operator's emission time for event files.
     blocks : int
@@ -95,6 +100,7 @@ def recorded_source(
         psi_log=psi_log,
         psi_fallback_deg=fallback,
         ei_meV=ei_meV,
+        nominal_ei_meV=nominal_ei_meV,
         t0_us=t0_us,
         blocks=blocks,
     )
@@ -116,6 +122,7 @@ class RecordedSource:
     psi_log: str
     psi_fallback_deg: float | None
     ei_meV: float | None
+    nominal_ei_meV: float | None
     t0_us: float | None
     blocks: int
 
@@ -153,10 +160,14 @@ class RecordedSource:
             return read(self.psi_fallback_deg)
 
     def _payloads(self, plan: _Plan, seen: set[str]) -> Iterator[Payload]:
-        if kind_of_file(plan.path) == "nxspe":
-            yield from self._nxspe(plan, seen)
-        else:
+        kind = kind_of_file(plan.path)
+        if kind == "sns-events":
             yield from self._events(plan, seen)
+            return
+        ei = self.nominal_ei_meV if self.ei_meV is None else self.ei_meV
+        read = read_nxspe if kind == "nxspe" else read_spe
+        run = self._with_psi(plan, lambda psi: read(plan.path, psi_deg=psi, ei_meV=ei))
+        yield from self._reduced(plan, run, seen)
 
     def _events(self, plan: _Plan, seen: set[str]) -> Iterator[Payload]:
         run = self._with_psi(
@@ -192,10 +203,7 @@ class RecordedSource:
             filtered=filtered,
         )
 
-    def _nxspe(self, plan: _Plan, seen: set[str]) -> Iterator[Payload]:
-        run = self._with_psi(
-            plan, lambda psi: read_nxspe(plan.path, psi_deg=psi, ei_meV=self.ei_meV)
-        )
+    def _reduced(self, plan: _Plan, run: ReducedRun, seen: set[str]) -> Iterator[Payload]:
         chunk = _new_chunk(plan.path, run.run_number or plan.path.stem, seen)
         yield ChunkStart(
             chunk=chunk,
@@ -233,14 +241,16 @@ def _new_chunk(path: Path, name: str, seen: set[str]) -> str:
 
 
 def kind_of_file(path: Path | str) -> str:
-    """``"nxspe"`` or ``"sns-events"``, by content.
+    """``"nxspe"``, ``"spe"`` or ``"sns-events"``, by content.
 
     Raises
     ------
     UnreadableError
-        If the file is neither or cannot be read.
+        If the file is none of them or cannot be read.
     """
     path = Path(path)
+    if looks_like_spe(path) or path.suffix.lower() == ".spe":
+        return "spe"
     with open_hdf5(path) as file:
         entries = group_of_class(file, "NXentry")
         if any("NXSPE_info" in entry for entry in entries):
@@ -249,7 +259,7 @@ def kind_of_file(path: Path | str) -> str:
             return "sns-events"
         raise UnreadableError(
             f"{path}: HDF5 with {len(entries)} NXentry groups, none of them NXSPE or with bank "
-            "events; expected an .nxspe or an SNS event file"
+            "events; expected an .nxspe or an SNS event file (ISIS event files: not yet)"
         )
 
 
@@ -288,10 +298,17 @@ _REPORTED = (
     "minutes",
     "proton_charge",
     "events",
+    "filtered",
     "pixels",
+    "masked_pixels",
+    "two_theta_deg",
+    "solid_angle_sr",
+    "bins",
+    "masked_bins",
     "energy_meV",
     "angle_logs",
     "t0_us",
+    "orientation",
 )
 
 
@@ -312,10 +329,13 @@ def inspect_file(
     Returns
     -------
     dict
-        ``file, kind`` ("sns-events", "nxspe" or "unreadable"), ``instrument, ei_meV, psi_deg,
-        temperature_K, title, run_number, start_time_ns, minutes, proton_charge, events, pixels,
-        energy_meV, angle_logs, t0_us, problems`` (list of str) and ``unknown`` (list of str: what
-        the file cannot tell an experiment). Values that are not there are None.
+        ``file, kind`` ("sns-events", "nxspe", "spe" or "unreadable"), ``instrument, ei_meV,
+        psi_deg, temperature_K, title, run_number, start_time_ns, minutes, proton_charge, events,
+        filtered`` (reason to events), ``pixels, masked_pixels, two_theta_deg`` (of live pixels),
+        ``solid_angle_sr`` (of live pixels), ``bins`` and ``masked_bins`` (of live pixels, reduced
+        files), ``energy_meV`` (lowest, highest), ``angle_logs, t0_us, orientation`` (UB, rows
+        first), ``problems`` (list of str) and ``unknown`` (list of str: what the file cannot tell
+        an experiment). Values that are not there are None. Events are read to the last one.
     """
     path = Path(path)
     report: dict[str, object] = {"file": str(path), "kind": "unreadable"}
@@ -326,10 +346,16 @@ def inspect_file(
         report["kind"] = kind_of_file(path)
         if report["kind"] == "nxspe":
             _inspect_nxspe(path, psi_deg, report, problems, unknown)
+        elif report["kind"] == "spe":
+            _inspect_spe(path, psi_deg, report, problems, unknown)
         else:
             found, notes = inspect_events(path, psi_log=psi_log, psi_deg=psi_deg)
+            geometry = found.pop("geometry")
             report |= found
             problems += notes
+            if isinstance(geometry, Instrument):
+                report |= _pixels(geometry)
+            _inspect_to_the_end(path, report)
     except UnreadableError as error:
         problems.append(str(error))
     for key, words in (
@@ -340,7 +366,61 @@ def inspect_file(
     ):
         if report[key] is None:
             unknown.append(words)
-    return report | {"problems": problems, "unknown": unknown}
+    return report | {"problems": list(dict.fromkeys(problems)), "unknown": unknown}
+
+
+def _pixels(instrument: Instrument) -> dict[str, object]:
+    live = ~instrument.masked
+    facts: dict[str, object] = {
+        "pixels": instrument.n_pixels,
+        "masked_pixels": int(instrument.masked.sum()),
+    }
+    if live.any():
+        angle = np.degrees(np.arccos(np.clip(instrument.direction[live, 2], -1, 1)))
+        facts["two_theta_deg"] = (float(angle.min()), float(angle.max()))
+        facts["solid_angle_sr"] = float(instrument.solid_angle_sr[live].sum())
+    return facts
+
+
+def _inspect_to_the_end(path: Path, report: dict[str, object]) -> None:
+    """Add what only the events themselves tell: what is dropped, and their energies."""
+    psi = report["psi_deg"]
+    run = read_event_run(path, psi_deg=psi if isinstance(psi, float) else 0.0)
+    filtered: dict[str, int] = {}
+    low, high = np.inf, -np.inf
+    for part in iterate_events(run):
+        for reason, n in part.filtered.items():
+            filtered[reason] = filtered.get(reason, 0) + n
+        if len(part.energy_transfer_meV):
+            low = min(low, float(part.energy_transfer_meV.min()))
+            high = max(high, float(part.energy_transfer_meV.max()))
+    report["filtered"] = filtered
+    if low <= high:
+        report["energy_meV"] = (low, high)
+
+
+def _inspect_spe(
+    path: Path,
+    psi_deg: float | None,
+    report: dict[str, object],
+    problems: list[str],
+    unknown: list[str],
+) -> None:
+    block = read_spe_block(path)
+    edges = block.energy_edges_meV
+    report |= {
+        "psi_deg": psi_deg,
+        "title": path.stem,
+        "pixels": len(block.intensity),
+        "bins": len(edges) - 1,
+        "masked_bins": int(np.isnan(block.intensity).sum()),
+        "energy_meV": (float(edges[0]), float(edges[-1])),
+    }
+    problems += block.problems
+    unknown += ["raw counts", "proton charge", "minutes"]
+    run = read_spe(path, psi_deg=psi_deg or 0.0, ei_meV=float(edges[-1]) + 1.0)
+    report |= _reduced(run) | {"ei_meV": None}
+    problems += run.problems
 
 
 def _inspect_nxspe(
@@ -358,16 +438,7 @@ def _inspect_nxspe(
             raise
         problems.append(str(error))
         run = read_nxspe(path, psi_deg=0.0)
-    report |= {
-        "instrument": run.instrument.name,
-        "ei_meV": run.ei_meV,
-        "temperature_K": run.temperature_K,
-        "title": run.title,
-        "run_number": run.run_number or None,
-        "start_time_ns": run.start_time_ns or None,
-        "pixels": run.instrument.n_pixels,
-        "energy_meV": (float(run.energy_edges_meV[0]), float(run.energy_edges_meV[-1])),
-    }
+    report |= _reduced(run)
     problems += run.problems
     if run.counts is None:
         unknown += ["raw counts", "proton charge", "minutes"]
@@ -377,3 +448,19 @@ def _inspect_nxspe(
             "proton_charge": run.proton_charge,
             "minutes": run.minutes,
         }
+
+
+def _reduced(run: ReducedRun) -> dict[str, object]:
+    edges = run.energy_edges_meV
+    live = np.isnan(run.intensity[~run.instrument.masked])
+    return _pixels(run.instrument) | {
+        "instrument": run.instrument.name,
+        "ei_meV": run.ei_meV,
+        "temperature_K": run.temperature_K,
+        "title": run.title,
+        "run_number": run.run_number or None,
+        "start_time_ns": run.start_time_ns or None,
+        "bins": len(edges) - 1,
+        "masked_bins": int(live.sum()),
+        "energy_meV": (float(edges[0]), float(edges[-1])),
+    }

@@ -301,7 +301,8 @@ def inspect_events(
     -------
     values : dict
         ``instrument, ei_meV, psi_deg, temperature_K, title, run_number, start_time_ns, minutes,
-        proton_charge, events, pixels, angle_logs, t0_us``.
+        proton_charge, events, pixels, angle_logs, t0_us``; ``geometry``, the instrument; and
+        ``orientation``, a recorded UB matrix that could be one.
     problems : list of str
 
     Raises
@@ -339,6 +340,9 @@ def inspect_events(
                 found[key] = None
                 problems.append(str(error))
         values |= {"ei_meV": found["ei_meV"], "psi_deg": found["psi_deg"]}
+        values["geometry"] = found["geometry"]
+        values["orientation"], note = _recorded_ub(logs)
+        problems += note
         if found["geometry"] is not None:
             values |= {"instrument": found["geometry"].name, "pixels": found["geometry"].n_pixels}
         if found["pulses"] is not None:
@@ -748,6 +752,22 @@ def _psi(path: Path, logs: Mapping[str, h5py.Group], psi_log: str, given: float 
             "Give psi_deg to fold it as one"
         )
     return psi
+
+
+def _recorded_ub(logs: Mapping[str, h5py.Group]) -> tuple[list[list[float]] | None, list[str]]:
+    """UB matrix in a text log of nine numbers, rows first, and what is wrong with it."""
+    for name in logs:
+        if not name.endswith("UBMatrix") or not isinstance(logs[name], h5py.Group):
+            continue
+        words = child_text(logs[name], "value").replace(",", " ").split()
+        try:
+            UB = np.array([float(word) for word in words]).reshape(3, 3)
+        except ValueError:
+            return None, [f"log {name!r} holds no nine numbers; no orientation is taken from it"]
+        if not np.isfinite(UB).all() or abs(np.linalg.det(UB)) < 1e-9:
+            return None, [f"log {name!r} is no regular matrix (a placeholder?); not an orientation"]
+        return UB.tolist(), []
+    return None, []
 
 
 def angle_logs(logs: Mapping[str, h5py.Group]) -> list[str]:
