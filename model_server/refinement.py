@@ -84,7 +84,18 @@ class _Anchor:
     values: FloatArray  # (K,)
     log_width: float
     exact: FloatArray  # (path_bins, energy_bins), scale 1
-    folded: FloatArray
+    rate: FloatArray  # exact minus folded, scale 1
+    slope: FloatArray  # (path_bins, energy_bins, K) the same for the derivatives
+
+    def carry(
+        self, values: FloatArray, rate: FloatArray, slope: FloatArray
+    ) -> tuple[FloatArray, FloatArray]:
+        """Correct the folded rate and its derivatives at ``values``, scale 1."""
+        k = len(values)
+        corrected = rate + self.rate + self.slope @ (values - self.values)
+        slope = slope.copy()
+        slope[..., :k] += self.slope
+        return np.maximum(corrected, 0.1 * np.minimum(self.exact, rate)), slope
 
 
 @dataclass(slots=True)
@@ -272,14 +283,16 @@ class Refinement:
                     raise ValueError("observation has no trajectories; the exact rate needs them")
                 width = float(theta[k + 3])
                 folded, zone = states[0]
-                rate, _ = self.model.rates(
-                    observation.exposure(), folded, log_width=width, gradient=False
+                rate, slope = self.model.rates(
+                    observation.exposure(), folded, log_width=width, gradient=True
                 )
+                exactly, along = exact.rates(observation.trajectories(), zone, log_width=width)
                 anchor = _Anchor(
                     values=theta[:k].copy(),
                     log_width=width,
-                    exact=exact.rates(observation.trajectories(), zone, log_width=width),
-                    folded=rate,
+                    exact=exactly,
+                    rate=exactly - rate,
+                    slope=along - slope[..., :k],
                 )
                 if observation.key:
                     self._anchors[observation.key] = anchor
@@ -325,8 +338,7 @@ class Refinement:
             observation.exposure(), state, log_width=float(theta[k + 3]), gradient=True
         )
         if anchor is not None:
-            corrected = anchor.exact + rate - anchor.folded
-            rate = np.maximum(corrected, 0.1 * np.minimum(anchor.exact, rate))
+            rate, slope = anchor.carry(theta[:k], rate, slope)
         phonon = scale * rate
         total = phonon + flat * sums.flat + constant * sums.exposure
         use = usable_cells(sums, self.energy, self.elastic_cut)

@@ -38,6 +38,7 @@ STEP_SIGMAS = 0.45  # steps in true energy, widths of the resolution
 FOUND_STEPS = 0.6  # width in which a branch is found, steps
 LINE_SIGMA_MEV = 0.05  # own width of a phonon line
 REACH_SIGMAS = 3.7
+BENT_GRAIN = 0.1  # of the largest force constant
 LOWEST_ENERGY_MEV = 0.3  # as in the folded model
 BLOCKS = 16  # of trajectories; each is summed alone, so that threads do not change the sum
 OFF_AXIS_INVERSE_A = np.array([3.1e-4, 7.3e-4, 5.7e-4])  # see the folded model
@@ -200,6 +201,7 @@ class ZoneState:
     curvature: FloatArray  # (points, n, 6) second derivatives of E^2: xx yy zz yz xz xy
     vectors: ComplexArray  # (points, n, n) eigenvectors in rows, conjugated
     mixing: ComplexArray  # (points, n, n, 3) e_s'^dagger (dD/dq) e_s / (E_s^2 - E_s'^2), [s, s']
+    coupling: ComplexArray  # (points, n, n, K) e_s^dagger B_k e_s', meV^2 / (eV/angstrom^2)
 
 
 class TrajectoryPhonons:
@@ -240,6 +242,8 @@ class TrajectoryPhonons:
         self.resolution = resolution
         self.model = model
         self.points_inverse_A = zone.cartesian + OFF_AXIS_INVERSE_A
+        self._basis = model.matrices(self.points_inverse_A)[1]
+        self._grain = BENT_GRAIN * float(np.max(np.abs(model.values)))
         self._bent: tuple[FloatArray, ComplexArray] | None = None
 
     def prepare(self, values: FloatArray) -> ZoneState:
@@ -264,29 +268,28 @@ class TrajectoryPhonons:
             curvature=np.ascontiguousarray(own + np.stack(across, axis=-1)),
             vectors=np.ascontiguousarray(bra[:, 0]),
             mixing=np.ascontiguousarray(np.einsum("vats,vst->vsta", coupling, inverse)),
+            coupling=np.ascontiguousarray(np.moveaxis(bra @ self._basis @ vectors[:, None], 1, -1)),
         )
 
     def _second_derivatives(self, phi: FloatArray) -> ComplexArray:
         """Second derivatives of D by q at every point, (points, 6, n, n), packed as ``PAIRS``.
 
-        They are kept until the force constants have moved by a tenth: they only bend what the
-        exact modes at the points begin.
+        At force constants rounded to a tenth of the largest one, so that they need not be computed
+        at every step: they only bend what the exact modes at the points begin.
         """
-        if (
-            self._bent is None
-            or np.max(np.abs(phi - self._bent[0]) / np.max(np.abs(self._bent[0]))) > 0.1
-        ):
+        rounded = self.model.values + self._grain * np.rint((phi - self.model.values) / self._grain)
+        if self._bent is None or not np.array_equal(rounded, self._bent[0]):
             step = 1e-3
             slopes = [
                 (
-                    self.model.matrix_gradients(self.points_inverse_A + step * axis, phi)
-                    - self.model.matrix_gradients(self.points_inverse_A - step * axis, phi)
+                    self.model.matrix_gradients(self.points_inverse_A + step * axis, rounded)
+                    - self.model.matrix_gradients(self.points_inverse_A - step * axis, rounded)
                 )
                 / (2 * step)
                 for axis in np.eye(3)
             ]
             self._bent = (
-                phi,
+                rounded,
                 np.stack([0.5 * (slopes[a][:, b] + slopes[b][:, a]) for a, b in PAIRS], axis=1),
             )
         return self._bent[1]
@@ -301,14 +304,22 @@ class TrajectoryPhonons:
         return np.minimum(np.array(edges), 0.998 * self.ei_meV)
 
     def rates(
-        self, trajectories: Trajectories, state: ZoneState, *, log_width: float = 0.0
-    ) -> FloatArray:
+        self,
+        trajectories: Trajectories,
+        state: ZoneState,
+        *,
+        log_width: float = 0.0,
+        gradient: bool = True,
+    ) -> tuple[FloatArray, FloatArray]:
         """Phonon rate of every path cell with scale 1.
 
         Returns
         -------
-        (path_bins, energy_bins) float64
+        rate : (path_bins, energy_bins) float64
             barn/meV/sr x exposure, as ``FoldedPhonons.rates``.
+        jacobian : (path_bins, energy_bins, K) float64
+            Derivatives by the parameters, with divided differences between branches; K is 0 when
+            ``gradient`` is False.
         """
         edges = self.true_edges_meV()
         true = 0.5 * (edges[1:] + edges[:-1])
@@ -329,7 +340,10 @@ class TrajectoryPhonons:
             spread *= kf[:, None] / measured_kf[at]
         else:
             factor = kf / float(wave_vector(self.ei_meV))
-        out = np.zeros((BLOCKS, self.n_path_bins * self.energy.n_bins))
+        cells = self.n_path_bins * self.energy.n_bins
+        n_k = state.coupling.shape[-1] if gradient else 0
+        out = np.zeros((BLOCKS, cells))
+        slopes = np.zeros((BLOCKS, cells, n_k))
         zone = self.zone
         crystal = self.crystal
         to_fractional = np.linalg.inv(crystal.reciprocal)
@@ -370,6 +384,7 @@ class TrajectoryPhonons:
             state.curvature,
             state.vectors,
             state.mixing,
+            state.coupling,
             np.ascontiguousarray(crystal.positions),
             crystal.scattering_length / np.sqrt(crystal.masses_u),
             trajectories.displacement,
@@ -377,8 +392,10 @@ class TrajectoryPhonons:
             LINE_SIGMA_MEV,
             LOWEST_ENERGY_MEV,
             out,
+            slopes,
         )
-        return out.sum(axis=0).reshape(self.n_path_bins, self.energy.n_bins)
+        shape = (self.n_path_bins, self.energy.n_bins)
+        return out.sum(axis=0).reshape(shape), slopes.sum(axis=0).reshape(*shape, n_k)
 
 
 @njit(cache=True)
@@ -401,9 +418,9 @@ def _walk(
     reach,
     divisions, index, operation, fine_divisions, fine_radius, fine_index, fine_operation,
     op_fractional, op_cartesian, point, reciprocal,
-    off_axis, square, gradient, curvature, vectors, mixing,
+    off_axis, square, gradient, curvature, vectors, mixing, coupling,
     positions, amplitude, displacement, thermal, own_width, lowest,
-    out,
+    out, out_slope,
 ):  # fmt: skip
     n_blocks = out.shape[0]
     n = square.shape[1]
@@ -419,6 +436,11 @@ def _walk(
         q_in = np.empty(3)
         f = np.empty(n, dtype=np.complex128)
         shape = np.empty(n)
+        by_square = np.empty(n)  # d shape / d E^2
+        level = np.empty(n)
+        amplitude_of = np.empty(n, dtype=np.complex128)
+        n_k = out_slope.shape[2]
+        change = np.empty(n_k)
         z = np.empty(n, dtype=np.complex128)
         low = block * n_stretches // n_blocks
         high = (block + 1) * n_stretches // n_blocks
@@ -510,11 +532,14 @@ def _walk(
                         + (gradient[r, s, 2] + along2) * slope[2]
                     )
                     shape[s] = 0.0
+                    by_square[s] = 0.0
+                    level[s] = line
                     # A line's own width keeps a branch that runs along the trajectory finite.
                     wide = sqrt(found[t] * found[t] * jac * jac + own_width * own_width)
                     x = (true[t] - line) / wide
                     if abs(x) < 4.0:
                         shape[s] = exp(-0.5 * x * x) / (wide * sqrt(2.0 * pi))
+                        by_square[s] = shape[s] * x / wide / (2.0 * line)
                         any_active = True
                 if not any_active:
                     continue
@@ -553,7 +578,7 @@ def _walk(
                         z[s] += vectors[r, s, i] * f[i]
                 total = 0.0
                 for s in range(n):
-                    if shape[s] == 0.0:
+                    if shape[s] == 0.0 and n_k == 0:
                         continue
                     y = z[s]
                     for i in range(n):
@@ -565,10 +590,48 @@ def _walk(
                                 + mixing[r, s, i, 2] * d[2]
                             ).conjugate()
                         )
+                    amplitude_of[s] = y
                     total += shape[s] * (y.real * y.real + y.imag * y.imag)
                 x = exp(-true[t] / thermal) if thermal > 0 else 0.0
-                total *= 0.5 * HBAR2_OVER_U / true[t] / (1.0 - x) * weight[t] * exposure[p]
+                common = 0.5 * HBAR2_OVER_U / true[t] / (1.0 - x) * weight[t] * exposure[p]
+                total *= common
+                if n_k > 0:
+                    for q in range(n_k):
+                        change[q] = 0.0
+                    for s in range(n):
+                        if shape[s] == 0.0:
+                            continue
+                        for i in range(n):
+                            if i != s and shape[i] != 0.0 and i < s:
+                                continue  # the pair was counted from the other side
+                            if i == s:
+                                y = (
+                                    common
+                                    * by_square[s]
+                                    * (amplitude_of[s] * amplitude_of[s].conjugate())
+                                )
+                            else:
+                                if abs(level[s] - level[i]) < 0.05:
+                                    factor = 0.5 * (by_square[s] + by_square[i])
+                                else:
+                                    factor = (shape[s] - shape[i]) / (
+                                        level[s] * level[s] - level[i] * level[i]
+                                    )
+                                y = (
+                                    2.0
+                                    * common
+                                    * factor
+                                    * (amplitude_of[s].conjugate() * amplitude_of[i])
+                                )
+                            for q in range(n_k):
+                                change[q] += (
+                                    y.real * coupling[r, s, i, q].real
+                                    - y.imag * coupling[r, s, i, q].imag
+                                )
                 for j in range(a, b):
                     where = cell[base + j - s0]
                     if where >= 0:
-                        out[block, where] += total * spread[t, j - spread_first[t]]
+                        share = spread[t, j - spread_first[t]]
+                        out[block, where] += total * share
+                        for q in range(n_k):
+                            out_slope[block, where, q] += change[q] * share

@@ -73,7 +73,7 @@ def off(ours, reference, from_bin):
 def test_rates_are_those_of_the_quadrature_where_the_folded_model_is_not(germanium):
     measurement, instrument, trajectories, reference = germanium
     exact = measurement.exact
-    ours = exact.rates(trajectories, exact.prepare(measurement.model.values))
+    ours, _ = exact.rates(trajectories, exact.prepare(measurement.model.values), gradient=False)
     folded, _ = measurement.forward.rates(
         measurement.exposure(PSI_DEG, instrument),
         measurement.forward.prepare(measurement.model.values),
@@ -87,24 +87,41 @@ def test_rates_are_those_of_the_quadrature_where_the_folded_model_is_not(germani
 def test_steep_branches_of_the_narrow_instrument_come_out_right():
     measurement, _, trajectories, reference = measured("mno-hyspec.yaml", 80)
     exact = measurement.exact
-    ours = exact.rates(trajectories, exact.prepare(measurement.model.values))
+    ours, _ = exact.rates(trajectories, exact.prepare(measurement.model.values), gradient=False)
     assert off(ours, reference, 12) < 0.06
 
 
 def test_warm_crystals_too():
     measurement, _, trajectories, reference = measured("ge-arcs.yaml", 40, temperature_K=300.0)
     exact = measurement.exact
-    ours = exact.rates(trajectories, exact.prepare(measurement.model.values))
+    ours, _ = exact.rates(trajectories, exact.prepare(measurement.model.values), gradient=False)
     assert off(ours, reference, 12) < 0.05
+
+
+def test_derivatives_are_those_of_the_rate(germanium):
+    measurement, _, trajectories, _ = germanium
+    exact, values = measurement.exact, measurement.model.values
+    _, slope = exact.rates(trajectories, exact.prepare(values))
+    for k in range(len(values)):
+        step = 1e-4 * np.max(np.abs(values)) * np.eye(len(values))[k]
+        up, down = (
+            exact.rates(trajectories, exact.prepare(values + sign * step), gradient=False)[0]
+            for sign in (1, -1)
+        )
+        difference = ((up - down) / (2 * step[k]))[:, 7:].ravel()
+        ours = slope[:, 7:, k].ravel()
+        # Off only by the couplings of a grid point, which stand for those of its surroundings.
+        assert np.linalg.norm(ours - difference) < 0.15 * np.linalg.norm(difference)
+        assert ours @ difference == pytest.approx(difference @ difference, rel=0.04)
 
 
 def test_a_finer_walk_changes_little(germanium, monkeypatch):
     measurement, _, trajectories, _ = germanium
     exact = measurement.exact
     state = exact.prepare(measurement.model.values)
-    ours = exact.rates(trajectories, state)
+    ours, _ = exact.rates(trajectories, state, gradient=False)
     monkeypatch.setattr("simulations.trajectories.STEP_SIGMAS", 0.2)
-    assert off(exact.rates(trajectories, state), ours, 7) < 0.04
+    assert off(exact.rates(trajectories, state)[0], ours, 7) < 0.04
 
 
 def test_modes_continued_to_second_order_are_those_of_the_matrix():
@@ -148,9 +165,13 @@ def test_charge_scales_rates_and_reduced_input_has_no_kf_over_ki(germanium):
     measurement, instrument, trajectories, _ = germanium
     exact = measurement.exact
     state = exact.prepare(measurement.model.values)
-    ours = exact.rates(trajectories, state)
-    np.testing.assert_allclose(exact.rates(trajectories.scaled(2.5), state), 2.5 * ours, rtol=1e-12)
-    reduced = exact.rates(measurement.trajectories(PSI_DEG, instrument, reduced=True), state)
+    ours, _ = exact.rates(trajectories, state, gradient=False)
+    np.testing.assert_allclose(
+        exact.rates(trajectories.scaled(2.5), state)[0], 2.5 * ours, rtol=1e-12
+    )
+    reduced, _ = exact.rates(
+        measurement.trajectories(PSI_DEG, instrument, reduced=True), state, gradient=False
+    )
     total, undivided = ours.sum(0), reduced.sum(0)
     seen = undivided > 1e-3 * undivided.sum()
     kf_over_ki = np.sqrt(1 - measurement.energy.centres_meV[seen] / measurement.ei_meV)
@@ -164,10 +185,10 @@ def test_threads_do_not_change_the_sum(germanium):
     exact = measurement.exact
     state = exact.prepare(measurement.model.values)
     before = numba.get_num_threads()
-    first = exact.rates(trajectories, state)
+    first = exact.rates(trajectories, state)[1]
     numba.set_num_threads(1)
     try:
-        alone = exact.rates(trajectories, state)
+        alone = exact.rates(trajectories, state)[1]
     finally:
         numba.set_num_threads(before)
     assert np.array_equal(first, alone)
