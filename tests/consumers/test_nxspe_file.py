@@ -195,3 +195,35 @@ def test_files_of_other_programs_are_read(
         direction = run.instrument.direction[good]
         polar = np.degrees(np.arccos(np.clip(direction[:, 2], -1, 1)))
         np.testing.assert_allclose(polar, data["polar"][()][good], atol=1e-5)
+
+
+@pytest.mark.shared_data
+@pytest.mark.parametrize(
+    ("name", "bins", "masked", "in_live_detectors", "without_error"),
+    [
+        ("CNCS_7860_coarse", 112, 0, 0, 0),
+        ("bi2fe4o9_Ei62_5K", 46640, 1100, 0, 35),
+        ("er2ir2o7_Ei30_5K", 224580, 3152, 0, 0),
+        ("fm_simple_cubic_a", 6596, 0, 0, 0),
+        ("fm_simple_cubic_b", 4964, 0, 0, 0),
+        ("gen_sqw_96dets", 13920, 0, 0, 0),
+        ("inst_let_ei3p7_240_120", 25, 0, 0, 0),
+        ("nxspe_version1_0", 150, 62, 2, 59),
+    ],
+)
+def test_masks_of_other_programs_are_kept_bin_by_bin(
+    shared_data: Path, name: str, bins: int, masked: int, in_live_detectors: int, without_error: int
+) -> None:
+    run = read_nxspe(shared_data / "nxspe" / f"{name}.nxspe", psi_deg=0.0)
+    with h5py.File(run.path) as file:
+        data = file[run.title]["data"]
+        kept = run.intensity.shape[1]
+        intensity, error = data["data"][()][:, :kept], data["error"][()][:, :kept]
+    good = np.isfinite(intensity) & (intensity > -1e29) & np.isfinite(error) & (error >= 0)
+    assert np.array_equal(np.isfinite(run.intensity), good)
+    assert np.array_equal(np.isfinite(run.error), good)
+    np.testing.assert_array_equal(run.intensity[good], intensity[good])
+    assert run.intensity.size == bins
+    assert int((~good).sum()) == masked
+    assert int((~good[~run.instrument.masked]).sum()) == in_live_detectors
+    assert int((run.error == 0).sum()) == without_error
