@@ -169,10 +169,10 @@ def vibrations_png(found: Vibrations) -> bytes:
     FigureCanvasAgg(figure)
     grid = figure.subplots(rows, len(s.banks), sharex=True, squeeze=False)
     energy = 0.5 * (s.energy_edges_meV[1:] + s.energy_edges_meV[:-1])
-    inelastic = s.partials[:, :, 1:].sum(axis=2)  # (elements, banks, E)
+    inelastic = 1e3 * s.partials[:, :, 1:].sum(axis=2)  # (elements, banks, E) mbarn
     for b, bank in enumerate(s.banks):
         axes = grid[0, b]
-        orders = s.orders[b]
+        orders = 1e3 * s.orders[b]
         total = orders[1:].sum(axis=0)
         shown = [("1 phonon", orders[1]), ("2 phonons", orders[2])]
         if len(orders) > 3:
@@ -203,7 +203,7 @@ def vibrations_png(found: Vibrations) -> bytes:
         top.set_xlabel("wave number (1/cm)", fontsize=8.5)
         grid[-1, b].set_xlabel("energy transfer (meV)")
     for row in grid:
-        row[0].set_ylabel("S(E) (barn/meV/sr per cell)")
+        row[0].set_ylabel("S(E) (mbarn/meV/sr per cell)")
         row[0].legend(frameon=False, fontsize=8.5)
     figure.suptitle(
         f"{subscripted(found.setting.title)}: {source_title(found.setting.route)}; "
@@ -217,8 +217,7 @@ def vibrations_png(found: Vibrations) -> bytes:
 
 def _dress(axes: Axes, energy: FloatArray, total: FloatArray) -> None:
     axes.set_xlim(float(energy[0]), float(energy[-1]))
-    axes.set_ylim(0, 1.06 * max(float(total.max()), 1e-12))
-    axes.ticklabel_format(axis="y", scilimits=(-2, 3), useMathText=True)
+    axes.set_ylim(0, 1.06 * max(float(total.max()), 1e-9))
     axes.tick_params(direction="in")
 
 

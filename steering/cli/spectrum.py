@@ -65,7 +65,7 @@ def spectrum(
     instrument: Annotated[
         str | None,
         typer.Option(
-            help="ARCS or HYSPEC; for --vision VISION or TOSCA. The first by default.",
+            help="ARCS by default, or another known one; for --vision VISION or TOSCA.",
             rich_help_panel=SEEN,
         ),
     ] = None,
