@@ -151,11 +151,12 @@ def _is_number(text: str) -> bool:
 
 
 def _npz(path: Path) -> tuple[dict[str, FloatArray], dict[str, Any]]:
-    with np.load(path, allow_pickle=False) as file:
-        if not isinstance(file, np.lib.npyio.NpzFile):
+    with path.open("rb") as raw:
+        loaded = np.load(raw, allow_pickle=False)
+        if not isinstance(loaded, np.lib.npyio.NpzFile):
             raise ValueError(f"{path}: holds a single array; expected an NPZ of columns")
         try:
-            return _sorted({name: file[name] for name in file.files})
+            return _sorted({name: loaded[name] for name in loaded.files})
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
 

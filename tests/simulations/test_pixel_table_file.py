@@ -93,6 +93,7 @@ def test_a_bad_table_is_refused_with_its_place(tmp_path: Path, text: str, words:
     ("name", "content", "words"),
     [
         ("a.npz", b"junk", "cannot be read|pickle"),
+        ("a.npz", b"PK\x03\x04junk", "cannot be read"),
         ("a.json", b"{", "cannot be read"),
         ("a.json", b"[1]", "holds a list"),
         ("a.json", b'{"position_m": [[1, 2]], "solid_angle_sr": [1]}', "position_m has shape"),
@@ -105,3 +106,10 @@ def test_junk_is_refused(tmp_path: Path, name: str, content: bytes, words: str) 
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ValueError, match=words):
         read_pixel_table(tmp_path / name)
+
+
+def test_a_single_array_is_no_table(tmp_path: Path) -> None:
+    with (tmp_path / "a.npz").open("wb") as file:
+        np.save(file, np.zeros(3))
+    with pytest.raises(ValueError, match="holds a single array"):
+        read_pixel_table(tmp_path / "a.npz")
