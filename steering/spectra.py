@@ -193,7 +193,7 @@ def optics(
     ei_meV : float or None
         Incident energy.
     chopper : str or None
-        Slit package and frequency in Hz, ``FC1:420``; None: the instrument's usual resolution.
+        Slit package and frequency in Hz, ``FC2:300``; None: the instrument's usual resolution.
     fwhm_meV : float or None
         One full width at half maximum for all energies, in place of the instrument's.
 
@@ -216,7 +216,7 @@ def optics(
             frequency_Hz = float(frequency)
         except ValueError:
             raise ValueError(
-                f"chopper is {chopper!r}; expected slit package and frequency like FC1:420"
+                f"chopper is {chopper!r}; expected slit package and frequency like FC2:300"
             ) from None
         known = with_chopper(known, package, frequency_Hz, ei_meV)
         how = f", chopper {package} at {frequency_Hz:g} Hz"

@@ -90,7 +90,7 @@ def spectrum(
     chopper: Annotated[
         str | None,
         typer.Option(
-            help="Slit package and Hz for the resolution of ARCS, e.g. FC1:420.",
+            help="Slit package and Hz for the resolution of ARCS, e.g. FC2:300.",
             rich_help_panel=SEEN,
         ),
     ] = None,
