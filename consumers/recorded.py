@@ -255,11 +255,16 @@ def kind_of_file(path: Path | str) -> str:
         entries = group_of_class(file, "NXentry")
         if any("NXSPE_info" in entry for entry in entries):
             return "nxspe"
+        if any("detector_1_events" in entry for entry in entries):
+            raise UnreadableError(
+                f"{path}: an ISIS event file (detector_1_events), which is not read yet; expected "
+                "an SNS event file or an .nxspe. Reduce it to NXSPE first"
+            )
         if any(group_of_class(entry, "NXevent_data") for entry in entries):
             return "sns-events"
         raise UnreadableError(
             f"{path}: HDF5 with {len(entries)} NXentry groups, none of them NXSPE or with bank "
-            "events; expected an .nxspe or an SNS event file (ISIS event files: not yet)"
+            "events; expected an .nxspe or an SNS event file"
         )
 
 
@@ -333,8 +338,8 @@ def inspect_file(
         psi_deg, temperature_K, title, run_number, start_time_ns, minutes, proton_charge, events,
         filtered`` (reason to events), ``pixels, masked_pixels, two_theta_deg`` (of live pixels),
         ``solid_angle_sr`` (of live pixels), ``bins`` and ``masked_bins`` (of live pixels, reduced
-        files), ``energy_meV`` (lowest, highest), ``angle_logs, t0_us, orientation`` (UB, rows
-        first), ``problems`` (list of str) and ``unknown`` (list of str: what the file cannot tell
+        files), ``energy_meV`` (lowest, highest; of events above -Ei), ``angle_logs, t0_us,
+        orientation`` (UB, rows first), ``problems`` (list of str) and ``unknown`` (list of str: what the file cannot tell
         an experiment). Values that are not there are None. Events are read to the last one.
     """
     path = Path(path)
@@ -391,9 +396,9 @@ def _inspect_to_the_end(path: Path, report: dict[str, object]) -> None:
     for part in iterate_events(run):
         for reason, n in part.filtered.items():
             filtered[reason] = filtered.get(reason, 0) + n
-        if len(part.energy_transfer_meV):
-            low = min(low, float(part.energy_transfer_meV.min()))
-            high = max(high, float(part.energy_transfer_meV.max()))
+        energy = part.energy_transfer_meV[part.energy_transfer_meV >= -run.ei_meV]
+        if len(energy):
+            low, high = min(low, float(energy.min())), max(high, float(energy.max()))
     report["filtered"] = filtered
     if low <= high:
         report["energy_meV"] = (low, high)

@@ -13,6 +13,7 @@ from steering.cli import (
     doctor,
     fold,
     init,
+    inspect,
     invert_powder,
     phonons,
     predict,
@@ -40,6 +41,7 @@ app = typer.Typer(
 )
 for _module in (
     init,
+    inspect,
     doctor,
     simulate,
     replay,

@@ -194,8 +194,19 @@ def test_inspection_tells_what_is_masked_and_dropped(tmp_path: Path) -> None:
     for report in (events, reduced):
         assert report["masked_pixels"] == masked.sum()
         assert report["solid_angle_sr"] == pytest.approx(0.1141, abs=1e-3)
-        assert report["two_theta_deg"] == pytest.approx((3.5, 62.8), abs=0.3)
+        assert report["two_theta_deg"] == pytest.approx((3.86, 62.45), abs=0.1)
     assert (reduced["bins"], reduced["masked_bins"]) == (25, 0)
+
+
+def test_an_isis_event_file_is_named_as_one(tmp_path: Path) -> None:
+    path = tmp_path / "MAR1.nxs"
+    with h5py.File(path, "w") as file:
+        entry = file.create_group("raw_data_1")
+        entry.attrs["NX_class"] = np.bytes_("NXentry")
+        entry.create_group("detector_1_events").attrs["NX_class"] = np.bytes_("NXevent_data")
+    (aside,) = payloads(path)
+    assert isinstance(aside, SetAside)
+    assert "an ISIS event file (detector_1_events), which is not read yet" in aside.reason
 
 
 def test_a_recorded_ub_matrix_is_told_and_a_placeholder_is_not(tmp_path: Path) -> None:
