@@ -339,8 +339,9 @@ def inspect_file(
         filtered`` (reason to events), ``pixels, masked_pixels, two_theta_deg`` (of live pixels),
         ``solid_angle_sr`` (of live pixels), ``bins`` and ``masked_bins`` (of live pixels, reduced
         files), ``energy_meV`` (lowest, highest; of events above -Ei), ``angle_logs, t0_us,
-        orientation`` (UB, rows first), ``problems`` (list of str) and ``unknown`` (list of str: what the file cannot tell
-        an experiment). Values that are not there are None. Events are read to the last one.
+        orientation`` (UB, rows first), ``problems`` (list of str) and ``unknown`` (list of str:
+        what the file cannot tell an experiment). Values that are not there are None. Events are
+        read to the last one.
     """
     path = Path(path)
     report: dict[str, object] = {"file": str(path), "kind": "unreadable"}

@@ -194,7 +194,7 @@ def test_inspection_tells_what_is_masked_and_dropped(tmp_path: Path) -> None:
     for report in (events, reduced):
         assert report["masked_pixels"] == masked.sum()
         assert report["solid_angle_sr"] == pytest.approx(0.1141, abs=1e-3)
-        assert report["two_theta_deg"] == pytest.approx((3.86, 62.45), abs=0.1)
+        assert report["two_theta_deg"] == pytest.approx((3.86, 62.65), abs=0.01)
     assert (reduced["bins"], reduced["masked_bins"]) == (25, 0)
 
 
