@@ -916,8 +916,11 @@ def fold(
             psi_deg=psi_deg,
             t0_us=experiment.source.t0_us,
         )
+        geometry: dict[str, Instrument | None] = {}
         for message in source.messages():
             run.accept(message)
+            if isinstance(message.payload, ChunkStart):
+                geometry[message.payload.chunk] = message.payload.geometry
             say("folding", len(run.records) / max(len(files), 1))
         if not run.chunks:
             reasons = "\n".join(f"{r['chunk']}: {r['reason']}" for r in run.records)
@@ -927,8 +930,8 @@ def fold(
         run.write_folded(target)
         spectrum = run.spectrum()
         if plot and spectrum is not None:
-            from steering.plots_file import write_folded_map
+            from steering.fold_pictures import write_fold_pictures
 
-            write_folded_map(spectrum, target.with_suffix(".png"), title=experiment.title)
+            write_fold_pictures(run, spectrum, target, geometry)
         result = run.result()
     return {k: result[k] for k in ("coverage_fraction", "events", "chunks", "minutes_used")}

@@ -24,27 +24,51 @@ def fold(
     experiment: terminal.ExperimentPath,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for folded.npz.")],
     psi: Psi = None,
-    plot: Annotated[bool, typer.Option("--plot", help="Write folded.png too.")] = False,
+    plot: Annotated[
+        bool,
+        typer.Option(
+            "--plot",
+            help="Write folded.png (map, exposure, error) and folded-reach.png (zones and tubes).",
+        ),
+    ] = False,
+    powder: Annotated[
+        bool,
+        typer.Option("--powder", help="Fold onto |Q| in place of the path: powder.npz and .png."),
+    ] = False,
+    q_step: Annotated[
+        float, typer.Option(help="Width of the |Q| bins of --powder, 1/angstrom.")
+    ] = 0.05,
     json: terminal.Json = False,
 ) -> None:
-    """Fold recorded files into I(q,E) along the experiment's path, without estimating."""
+    """Fold recorded files into I(q,E) along the experiment's path, without estimating.
+
+    With --powder they are folded into S(|Q|,E) whatever their orientation; of the experiment only
+    instrument, Ei and energy axis are used then.
+    """
     from steering.experiment_file import load_experiment
 
     described = load_experiment(experiment)
     check_files(files)
-
-    from steering.runs import fold as run
-
     with terminal.progress("fold", quiet=json) as progress:
-        summary = run(
-            files,
-            described,
-            experiment_dir=experiment.parent,
-            output=output,
-            plot=plot,
-            psi_deg=psi,
-            progress=progress,
-        )
+        if powder:
+            from steering.plots_file import write_powder_fold
+            from steering.powder_folds import fold_powder
+
+            folded = fold_powder(files, described, step=q_step, psi_deg=psi, progress=progress)
+            write_powder_fold(folded, output if output.suffix == ".npz" else output / "powder.npz")
+            summary = folded.summary()
+        else:
+            from steering.runs import fold as run
+
+            summary = run(
+                files,
+                described,
+                experiment_dir=experiment.parent,
+                output=output,
+                plot=plot,
+                psi_deg=psi,
+                progress=progress,
+            )
     if json:
         terminal.print_json(summary)
         return
