@@ -18,6 +18,8 @@ from consumers.message import (
 from consumers.nxspe_file import read_nxspe
 from consumers.recorded import inspect_file, kind_of_file, recorded_source
 from consumers.spe_file import write_detectors, write_spe
+from simulations.alignment import OrientedEvents, elastic_peaks
+from simulations.kinematics import wave_vector
 from tests.consumers.hostile_files import HOSTILE, good_events, good_nxspe, odd_events, put
 
 
@@ -266,6 +268,50 @@ def test_the_real_scan_replays_in_order_and_adds_up(shared_data: Path) -> None:
     sent = sum(len(p.pixel) for p in got if isinstance(p, EventBlock))
     assert sum(s.read for s in stops) == 26938 + 25661 + 21054
     assert sum(s.read for s in stops) == sent + sum(s.filtered for s in stops)
+
+
+@pytest.mark.shared_data
+def test_the_elastic_reflection_of_the_real_scan_sits_where_it_must(shared_data: Path) -> None:
+    """(1/2 1/2 1/2) of MnO, a = 4.43 angstrom, mounted with u = 001, v = 110, psi = +s1.
+
+    Its |Q| is measured where the crystal is in reflection, between the second and the third
+    orientation: off it the spread of Ei lets other wavelengths through, so that the spot is drawn
+    towards where Q points at that psi. That direction must turn right-handed.
+    """
+    expected = np.sqrt(3) / 2 * 2 * np.pi / 4.43
+    k = float(wave_vector(25.0))
+    in_reflection = np.degrees(np.arccos(expected / (2 * k)))  # azimuth of Q
+    tilt = np.degrees(np.arccos(1 / np.sqrt(3)))  # 111 from 001
+    found = []
+    for path in sorted((shared_data / "hyspec-mno").glob("*.nxs.h5")):
+        start, *blocks, _ = payloads(path)
+        assert isinstance(start, ChunkStart)
+        assert start.geometry is not None
+        parts = [b for b in blocks if isinstance(b, EventBlock)]
+        events = OrientedEvents(
+            angle_deg=start.psi_deg,
+            instrument=start.geometry,
+            ei_meV=start.ei_meV,
+            pixel=np.concatenate([b.pixel for b in parts]),
+            energy_transfer_meV=np.concatenate([b.energy_transfer_meV for b in parts]),
+        )
+        peaks = elastic_peaks(events)
+        spot = min(peaks, key=lambda peak: abs(peak.modulus - expected))
+        points_at = start.psi_deg + tilt
+        print(  # noqa: T201
+            f"\npsi {start.psi_deg:.2f}: |Q| {spot.modulus:.4f} (expected {expected:.4f}), "
+            f"E {spot.energy_meV:+.3f} meV, {spot.counts} counts, azimuth {spot.azimuth_deg:.2f} "
+            f"drawn from {in_reflection:.2f} towards {points_at:.2f}"
+        )
+        assert abs(spot.energy_meV) < 0.2
+        assert np.sign(spot.azimuth_deg - in_reflection) == np.sign(points_at - in_reflection)
+        found.append((points_at, spot.modulus, spot.counts))
+    directions, moduli, counts = np.array(found).T
+    at_reflection = float(np.interp(in_reflection, directions, moduli))
+    mean = float(np.average(moduli, weights=counts))
+    print(f"|Q| in reflection {at_reflection:.4f}, mean of all counts {mean:.4f}")  # noqa: T201
+    assert at_reflection == pytest.approx(expected, abs=0.03)
+    assert mean == pytest.approx(expected, abs=0.03)
 
 
 @pytest.mark.shared_data

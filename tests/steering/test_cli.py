@@ -21,6 +21,7 @@ from tests.steering.fabricated import snapshot
 ROOT = Path(__file__).resolve().parents[2]
 VERBS = (
     "init",
+    "inspect",
     "doctor",
     "simulate",
     "replay",
