@@ -20,7 +20,9 @@ class InstrumentSection(Section):
     Recorded files that carry their own geometry overrule the pixels meant by ``name``.
     """
 
-    name: Text = Field(description="an instrument name, e.g. ARCS or HYSPEC")
+    name: Text = Field(
+        description="an instrument name, e.g. ARCS or HYSPEC, or a file (IDF, table)"
+    )
     ei_meV: Positive = Field(description="incident energy in meV, above 0")
     coarsen: Count = Field(
         default=1, description="pixels along a tube that are merged into one, 1 or more"

@@ -27,42 +27,59 @@ GEOMETRY_SUFFIXES = (".xml", ".csv", ".npz", ".json")
 DEFAULT_TURN_DEG = {"HYSPEC": -33.0}  # detector vessel of HYSPEC when no s2 is given
 
 
+@cache
 def load_instrument(name: str, turn_deg: float | None = None) -> Instrument:
-    """Rebuild a known spectrometer, or read one from a file.
+    """Rebuild a known spectrometer. Opens no file of the user, so a name may come from anywhere.
 
     Parameters
     ----------
     name : str
-        ``ARCS``, ``CNCS``, ``HYSPEC``, ``SEQUOIA``, or with merged pixels ``ARCS/4``; or a file:
-        an IDF (``.xml``), a table of pixels (``.csv``, ``.npz``, ``.json``) or of packs
-        (``.json``), merged likewise, ``my/pixels.csv/4``.
+        ``ARCS``, ``CNCS``, ``HYSPEC``, ``SEQUOIA``, or with merged pixels ``ARCS/4``.
     turn_deg : float, optional
         Angle of a movable detector vessel about the vertical (s2 of HYSPEC, default -33 degrees).
 
     Returns
     -------
     Instrument
-        Pixels in the order of the table, tube by tube, upwards. The usual mask of a known
-        spectrometer covers eight pixels at both ends of every tube.
+        Pixels in the order of the pack table, tube by tube, upwards. The usual mask covers eight
+        pixels at both ends of every tube.
 
     Raises
     ------
     ValueError
-        If the name is unknown, the file cannot be used, or an angle is given to an instrument that
-        does not turn.
+        If the name is unknown, or an angle is given to an instrument that does not turn.
 
     Notes
     -----
     Solid angle of a pixel: ``diameter * height * cos(elevation) / distance^2``, the tube seen as a
     flat strip facing the sample.
     """
+    base, factor = split_name(name)
+    return coarsen(_build(read_instrument_table(base), turn_deg), factor)
+
+
+def find_instrument(name: str, folder: Path | None = None) -> Instrument:
+    """Known spectrometer, or one from a file that the experiment names.
+
+    Parameters
+    ----------
+    name : str
+        As for ``load_instrument``; or a file: an IDF (``.xml``), a table of pixels (``.csv``,
+        ``.npz``, ``.json``) or of packs (``.json``), merged likewise, ``my/pixels.csv/4``.
+    folder : Path, optional
+        What a relative path starts from; default the working folder.
+
+    Raises
+    ------
+    ValueError
+        If the name is unknown or the file cannot be used.
+    """
     path, factor = geometry_file(name)
     if path is None:
-        return _known(name, turn_deg)
-    if turn_deg:
-        raise ValueError(f"{path} does not turn; got {turn_deg} degrees, expected none")
+        return load_instrument(name)
+    path = path if folder is None else folder / path
     if not path.is_file():
-        raise ValueError(f"instrument.name is {name!r}; no such file. Correct the path")
+        raise ValueError(f"instrument.name is {name!r}; {path} is no file. Correct the path")
     return coarsen(_of_file(path, path.stat().st_mtime_ns), factor)
 
 
@@ -91,12 +108,6 @@ def _of_file(path: Path, changed_ns: int) -> Instrument:
     if path.suffix.lower() == ".json" and '"packs"' in read_text(path):
         return _build(read_pack_table(path), None)
     return read_pixel_table(path)
-
-
-@cache
-def _known(name: str, turn_deg: float | None) -> Instrument:
-    base, factor = split_name(name)
-    return coarsen(_build(read_instrument_table(base), turn_deg), factor)
 
 
 def _build(table: InstrumentTable, turn_deg: float | None) -> Instrument:

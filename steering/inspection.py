@@ -228,9 +228,9 @@ def _detectors(path: Path) -> dict[str, Any]:
 
 
 def _instrument(path: Path) -> dict[str, Any]:
-    from simulations.instruments import load_instrument
+    from simulations.instruments import find_instrument
 
-    return _pixels(load_instrument(str(path))) | {"kind": "instrument"}
+    return _pixels(find_instrument(str(path))) | {"kind": "instrument"}
 
 
 def _pixels(instrument: Instrument) -> dict[str, Any]:

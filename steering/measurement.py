@@ -18,7 +18,7 @@ from simulations.folded_model import FoldedPhonons
 from simulations.force_constants import ForceConstantModel, force_constant_model, select_free
 from simulations.goniometer import Orientation, crystal_to_lab
 from simulations.instrument import Instrument, Resolution
-from simulations.instruments import load_instrument
+from simulations.instruments import find_instrument
 from simulations.path import EnergyAxis, Path, seekpath_segments
 from simulations.path_choice import PathSection
 from simulations.prior import BoxPrior
@@ -31,6 +31,7 @@ from steering.experiment_file import Experiment
 
 FloatArray = NDArray[np.float64]
 
+ZONE_STEP = 0.8  # of the zone grid, edges of a voxel
 ELASTIC_WIDTHS = 5.0  # cells within this many standard deviations of E = 0 are left out
 REFERENCE_BOX = 0.5  # without a stored prior: this share of the reference on either side
 
@@ -81,7 +82,7 @@ class Measurement:
         return TrajectoryPhonons(
             model=self.model,
             crystal=self.crystal,
-            zone=build_zone_map(self.crystal, step_rlu=self.experiment.path.voxel_rlu),
+            zone=build_zone_map(self.crystal, step_rlu=ZONE_STEP * self.experiment.path.voxel_rlu),
             energy=self.energy,
             n_path_bins=self.path.n_bins,
             ei_meV=self.ei_meV,
@@ -224,7 +225,7 @@ def build_measurement(experiment: Experiment, experiment_dir: FilePath) -> Measu
             half_width_rlu=experiment.path.half_width_rlu,
             voxel_rlu=experiment.path.voxel_rlu,
         ),
-        instrument=chosen_instrument(experiment),
+        instrument=chosen_instrument(experiment, experiment_dir),
         orientation=Orientation(
             u=sample.u,
             v=sample.v,
@@ -236,11 +237,11 @@ def build_measurement(experiment: Experiment, experiment_dir: FilePath) -> Measu
     )
 
 
-def chosen_instrument(experiment: Experiment) -> Instrument:
+def chosen_instrument(experiment: Experiment, experiment_dir: FilePath | None = None) -> Instrument:
     """Instrument of an experiment, its pixels merged along the tubes where asked."""
     section = experiment.instrument
     name = section.name if section.coarsen == 1 else f"{section.name}/{section.coarsen}"
-    instrument = load_instrument(name)
+    instrument = find_instrument(name, experiment_dir)
     if section.resolution is not None:
         instrument = replace(instrument, resolution=Resolution(coefficients=section.resolution))
     if section.chopper is not None:

@@ -10,7 +10,7 @@ import pytest
 from simulations.idf import parse_idf
 from simulations.instrument import Instrument
 from simulations.instrument_file import known_instruments, read_instrument_table
-from simulations.instruments import instrument_idf, load_instrument
+from simulations.instruments import find_instrument, instrument_idf, load_instrument
 from simulations.pixel_table_file import write_pixel_table
 
 
@@ -156,8 +156,7 @@ def test_hyspec_turns_with_its_vessel() -> None:
         ("NOWHERE", None, "expected one of ARCS, CNCS, HYSPEC, SEQUOIA, or a file"),
         ("ARCS/7", None, "Choose a divisor"),
         ("ARCS", 10.0, "does not turn"),
-        ("nowhere.csv", None, "no such file"),
-        ("nowhere.xml/4", None, "no such file"),
+        ("nowhere.csv", None, "expected one of ARCS"),
     ],
 )
 def test_an_impossible_instrument_says_what_is_expected(
@@ -181,13 +180,22 @@ def test_an_instrument_comes_from_an_idf_a_pixel_table_or_a_table_of_packs(tmp_p
     write_pixel_table(tmp_path / "x.csv", cncs)
     packs = files("simulations") / "data" / "instruments" / "CNCS.json"
     (tmp_path / "x.json").write_text(packs.read_text())
-    assert_same(cncs, load_instrument(str(tmp_path / "x.xml")), solid_angle=3e-3)
-    assert_same(cncs, load_instrument(str(tmp_path / "x.csv")))
-    assert_same(cncs, load_instrument(str(tmp_path / "x.json/32")))
-    half = load_instrument(str(tmp_path / "x.csv/2"))
+    assert_same(cncs, find_instrument(str(tmp_path / "x.xml")), solid_angle=3e-3)
+    assert_same(cncs, find_instrument(str(tmp_path / "x.csv")))
+    assert_same(cncs, find_instrument(str(tmp_path / "x.json/32")))
+    half = find_instrument(str(tmp_path / "x.csv/2"))
     assert (half.n_pixels, half.name) == (cncs.n_pixels // 2, "CNCS/64")
     write_pixel_table(tmp_path / "x.csv", half)  # a replaced file is read again
-    assert load_instrument(str(tmp_path / "x.csv")).n_pixels == half.n_pixels
+    assert find_instrument(str(tmp_path / "x.csv")).n_pixels == half.n_pixels
+
+
+def test_a_file_is_looked_for_beside_the_experiment(tmp_path: Path) -> None:
+    write_pixel_table(tmp_path / "x.csv", load_instrument("CNCS/64"))
+    assert find_instrument("x.csv", tmp_path).n_pixels == 800
+    assert find_instrument("CNCS/64", tmp_path).n_pixels == 800
+    for name in ("y.csv", "y.xml/4"):
+        with pytest.raises(ValueError, match=r"y\.\w+ is no file"):
+            find_instrument(name, tmp_path)
 
 
 def test_an_idf_that_needs_logs_is_refused_as_a_file(tmp_path: Path) -> None:
@@ -197,11 +205,11 @@ def test_an_idf_that_needs_logs_is_refused_as_a_file(tmp_path: Path) -> None:
     )
     (tmp_path / "h.xml").write_text(xml)
     with pytest.raises(ValueError, match=r"h.xml: the IDF needs logs s2"):
-        load_instrument(str(tmp_path / "h.xml"))
+        find_instrument(str(tmp_path / "h.xml"))
 
 
 @pytest.mark.shared_data
 def test_the_shared_pixel_table_of_arcs_is_an_instrument(shared_data: Path) -> None:
-    table = load_instrument(str(shared_data / "arcs" / "pixels.npz"))
+    table = find_instrument(str(shared_data / "arcs" / "pixels.npz"))
     assert table.solid_angle_sr.sum() == pytest.approx(2.19, abs=0.005)
     assert np.array_equal(table.masked, load_instrument("ARCS").masked)

@@ -7,6 +7,8 @@ import pytest
 
 from simulations.crystal_file import read_crystal
 from simulations.instrument_choice import ChopperSetting, InstrumentSection
+from simulations.instruments import load_instrument
+from simulations.pixel_table_file import write_pixel_table
 from simulations.prior_file import load_prior
 from steering.experiment_file import Experiment, load_experiment
 from steering.measurement import build_measurement, build_path, chosen_instrument
@@ -137,3 +139,11 @@ def test_a_structure_beside_the_experiment_file_is_found_and_uses_the_stored_pri
 def test_what_is_unknown_is_refused_by_name(section, changes, words):
     with pytest.raises(ValueError, match=words):
         build_measurement(changed(section, **changes), EXAMPLES)
+
+
+def test_an_instrument_may_be_a_file_beside_the_experiment(tmp_path):
+    write_pixel_table(tmp_path / "mine.csv", load_instrument("CNCS/32"))
+    chosen = chosen_instrument(changed("instrument", name="mine.csv", coarsen=2), tmp_path)
+    assert (chosen.n_pixels, chosen.name) == (800, "CNCS/64")
+    with pytest.raises(ValueError, match=r"yours.csv is no file. Correct the path"):
+        chosen_instrument(changed("instrument", name="yours.csv"), tmp_path)
