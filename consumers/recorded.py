@@ -425,7 +425,7 @@ def _inspect_spe(
     problems += block.problems
     unknown += ["raw counts", "proton charge", "minutes"]
     run = read_spe(path, psi_deg=psi_deg or 0.0, ei_meV=float(edges[-1]) + 1.0)
-    report |= _reduced(run) | {"ei_meV": None}
+    report |= _reduced(run) | {"ei_meV": None, "instrument": None}
     problems += run.problems
 
 

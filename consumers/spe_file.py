@@ -296,7 +296,7 @@ def read_detectors(path: Path | str) -> tuple[Instrument, list[str]]:
     Returns
     -------
     instrument : Instrument
-        Named after the file; without tubes and flight path before the sample. Solid angle is width
+        Named "unknown", as the format has no name; without tubes and flight path before the sample. Solid angle is width
         x height over distance squared (PAR), or angular width x height (PHX).
     problems : list of str
 
@@ -361,7 +361,7 @@ def read_detectors(path: Path | str) -> tuple[Instrument, list[str]]:
         ids = np.arange(1, n + 1, dtype=float)
     across = [np.sin(polar) * np.cos(azimuth), np.sin(polar) * np.sin(azimuth), np.cos(polar)]
     return Instrument(
-        name=path.stem,
+        name="unknown",  # the format names no instrument
         position_m=distance[:, None] * np.stack(across, axis=1),
         solid_angle_sr=solid,
         detector_id=ids.astype(np.int64),

@@ -172,6 +172,7 @@ def test_an_spe_replays_like_the_nxspe_it_was_made_from(tmp_path: Path) -> None:
     assert isinstance(block, HistogramBlock)
     assert isinstance(stop, ChunkStop)
     assert (start.chunk, start.psi_deg, start.ei_meV) == ("b", 3.0, 25.0)
+    assert start.instrument_name == "unknown"  # a run takes it for the experiment's
     assert start.geometry is not None
     assert np.array_equal(start.geometry.masked, run.instrument.masked)
     np.testing.assert_allclose(block.intensity, run.intensity, rtol=1e-3)
