@@ -54,6 +54,7 @@ class MadePrior:
     record: PriorRecord
     dropped: dict[str, str]  # reason by force field
     supercell: tuple[int, int, int]
+    longest_A: float  # bond with a range; the largest cutoff_A that an experiment may have
     free: tuple[str, ...]  # parameters that were drawn, the others at their reference
     sample: PriorSample | None  # None: hardly any set is stable
     refusal: str  # why there is no sample
@@ -76,6 +77,7 @@ class MadePrior:
         return {
             "crystal": record.crystal,
             "cutoff_A": record.cutoff_A,
+            "longest_A": self.longest_A,
             "supercell": list(self.supercell),
             "members": [
                 {
@@ -149,7 +151,8 @@ def reach(
 ) -> tuple[float, tuple[int, int, int]]:
     """Cutoff and supercell that fit each other, checked before any force field runs.
 
-    Without a cutoff it is 6 angstrom, or less where the supercell would hold too many atoms.
+    Without a cutoff it is 6 angstrom, or less where the supercell would hold too many atoms; in a
+    given supercell, at most the radius of the sphere that fits into it.
 
     Raises
     ------
@@ -174,7 +177,10 @@ def reach(
     bonds, _ = supercell_bonds(crystal, np.diag(supercell))
     longest = float(bonds.lengths.max(initial=0.0))
     if cutoff_A is None:
-        return min(CUTOFF_A, longest), supercell
+        spacing = 1 / np.linalg.norm(np.linalg.inv(crystal.lattice), axis=0)
+        inscribed = 0.5 * float(np.min(spacing * supercell))  # beyond it, images share a bond
+        nearest = float(bonds.lengths[bonds.lengths > 1e-6].min(initial=longest))
+        return min(CUTOFF_A, max(inscribed, nearest)), supercell
     if not 0 < cutoff_A <= longest + 1e-6:
         raise ValueError(
             f"cutoff_A is {cutoff_A:g} angstrom; bonds of the supercell "
@@ -269,6 +275,7 @@ def make_prior(
         record=record,
         dropped=dropped,
         supercell=repeats,
+        longest_A=float(record.force_constants(crystal).lengths.max()),
         free=chosen,
         sample=sample,
         refusal=refusal,

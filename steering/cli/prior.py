@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -98,7 +99,7 @@ def prior(
     else:
         terminal.out.print(
             f"Written: {output}. In experiment.yaml: parameters.prior: {output.name} (beside it), "
-            f"with cutoff_A up to {made.record.cutoff_A:g}",
+            f"with cutoff_A up to {math.floor(1e3 * made.longest_A + 1e-6) / 1e3:g}",
             markup=False,
         )
 

@@ -164,6 +164,7 @@ def test_the_verb_writes_a_prior_that_an_experiment_reads(three_members, tmp_pat
     assert told["file"] == str(file)
     assert [d["force_field"] for d in told["dropped"]] == three_members[2:]
     assert told["acceptance"]["sets"] == 5
+    assert told["longest_A"] == pytest.approx(4.05 / np.sqrt(2))  # nearest neighbours
     box = load_prior(file)
     assert list(box.names) == [p["name"] for p in told["parameters"]]
     np.testing.assert_allclose(box.lower, [p["lower_eV_A2"] for p in told["parameters"]], atol=1e-6)
