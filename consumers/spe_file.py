@@ -296,8 +296,9 @@ def read_detectors(path: Path | str) -> tuple[Instrument, list[str]]:
     Returns
     -------
     instrument : Instrument
-        Named "unknown", as the format has no name; without tubes and flight path before the sample. Solid angle is width
-        x height over distance squared (PAR), or angular width x height (PHX).
+        Named "unknown", as the format has no name; without tubes and flight path before the
+        sample. Solid angle is width x height over distance squared (PAR), or angular width x
+        height (PHX).
     problems : list of str
 
     Raises
