@@ -34,8 +34,8 @@ from simulations.zone_map import ZoneMap
 FloatArray = NDArray[np.float64]
 ComplexArray = NDArray[np.complex128]
 
-STEP_SIGMAS = 0.45  # steps in true energy, widths of the resolution
-FOUND_STEPS = 0.6  # width in which a branch is found, steps
+STEP_SIGMAS = 0.3  # steps in true energy, widths of the resolution
+FOUND_STEPS = 0.65  # width in which a branch is found, steps
 LINE_SIGMA_MEV = 0.05  # own width of a phonon line
 REACH_SIGMAS = 3.7
 BENT_GRAIN = 0.1  # of the largest force constant
@@ -382,6 +382,8 @@ class TrajectoryPhonons:
             state.square,
             state.slope,
             state.curvature,
+            # Most that the second order can add within a cell of the grid, with a margin.
+            zone.reach**2 * np.linalg.norm(state.curvature, axis=-1),
             state.vectors,
             state.mixing,
             state.coupling,
@@ -410,7 +412,9 @@ def _fill_spread(true, rest, edges, first, last, out):
             below = above
 
 
-@njit(cache=True, parallel=True)
+@njit(
+    cache=True, parallel=True, error_model="numpy", fastmath={"contract", "reassoc", "nsz", "arcp"}
+)
 def _walk(
     pixel, first_step, start, cell,
     direction, fractional, beam, beam_fractional, exposure,
@@ -418,7 +422,7 @@ def _walk(
     reach,
     divisions, index, operation, fine_divisions, fine_radius, fine_index, fine_operation,
     op_fractional, op_cartesian, point, reciprocal,
-    off_axis, square, gradient, curvature, vectors, mixing, coupling,
+    off_axis, square, gradient, curvature, bend, vectors, mixing, coupling,
     positions, amplitude, displacement, thermal, own_width, lowest,
     out, out_slope,
 ):  # fmt: skip
@@ -504,6 +508,27 @@ def _walk(
                     )
                 any_active = False
                 for s in range(n):
+                    shape[s] = 0.0
+                    by_square[s] = 0.0
+                    level[s] = true[t]
+                    # A branch far from this energy needs no more than its tangent.
+                    flat = (
+                        square[r, s]
+                        + gradient[r, s, 0] * d[0]
+                        + gradient[r, s, 1] * d[1]
+                        + gradient[r, s, 2] * d[2]
+                    )
+                    climb = abs(
+                        gradient[r, s, 0] * slope[0]
+                        + gradient[r, s, 1] * slope[1]
+                        + gradient[r, s, 2] * slope[2]
+                    )
+                    window = 8.0 * (
+                        true[t] * (own_width + found[t]) + found[t] * (climb + bend[r, s])
+                    )
+                    if abs(flat - true[t] * true[t]) > window + bend[r, s]:
+                        level[s] = sqrt(max(flat, lowest * lowest))
+                        continue
                     along0 = (
                         curvature[r, s, 0] * d[0]
                         + curvature[r, s, 5] * d[1]
@@ -531,8 +556,6 @@ def _walk(
                         + (gradient[r, s, 1] + along1) * slope[1]
                         + (gradient[r, s, 2] + along2) * slope[2]
                     )
-                    shape[s] = 0.0
-                    by_square[s] = 0.0
                     level[s] = line
                     # A line's own width keeps a branch that runs along the trajectory finite.
                     wide = sqrt(found[t] * found[t] * jac * jac + own_width * own_width)
