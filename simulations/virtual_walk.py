@@ -101,7 +101,7 @@ def propose(
     gap = rng.standard_exponential()
     wander = 0.5 * steepest * (kf[1] - kf[0])
     for row in range(len(pixels)):
-        b0, b1, b2 = beam_fraction[0], beam_fraction[1], beam_fraction[2]
+        b0, b1, b2 = beam_fraction[row, 0], beam_fraction[row, 1], beam_fraction[row, 2]
         u0, u1, u2 = fraction[row, 0], fraction[row, 1], fraction[row, 2]
         _interpolate(
             energies, slack, b0 - kf[0] * u0, b1 - kf[0] * u1, b2 - kf[0] * u2, line_a, error_a
