@@ -28,7 +28,10 @@ from simulations.virtual import (
     lattice_of,
     simulate_chunk,
 )
+from simulations.virtual_background import SmoothParts, VirtualCan, smooth_parts
+from simulations.virtual_choice import VirtualSection
 from simulations.virtual_lattice import VirtualLattice
+from simulations.virtual_spread import Spread
 from steering.experiment_file import Experiment
 from steering.measurement import Measurement, build_measurement
 
@@ -110,7 +113,7 @@ def simulate(
     truth: str | Mapping[str, float] = "reference",
     settings: Mapping[str, Any] | None = None,
     dead_pixels: NDArray[np.bool_] | None = None,
-    power_sigma: float = 0.0,
+    power_sigma: float | None = None,
     geometry: tuple[Instrument, str] | None = None,
 ) -> dict[str, Any]:
     """Simulate a rotation scan and write it.
@@ -140,12 +143,13 @@ def simulate(
         ``reference``: the structure's own force constants; ``prior``: one stable draw from the
         prior's box; a mapping sets single parameters by name and leaves the others at reference.
     settings : mapping, optional
-        Fields of ``VirtualExperiment`` to change, e.g. ``elastic_scale`` or ``bragg_scale``.
+        Fields of ``VirtualExperiment`` to change beyond the experiment's ``virtual`` section.
     dead_pixels : (pixels,) bool, optional
-        Pixels that count nothing although no mask says so.
-    power_sigma : float
+        Pixels that count nothing although no mask says so; default: those of the experiment's
+        ``virtual.dead_tubes``.
+    power_sigma : float, optional
         Relative standard deviation of the beam power between orientations; moves counts and
-        recorded proton charge alike.
+        recorded proton charge alike. Default: the experiment's.
     geometry : (Instrument, str), optional
         Pixels and their IDF text in place of the named instrument, e.g. as a recorded run had it.
 
@@ -165,6 +169,8 @@ def simulate(
         raise ValueError(f"psi_deg is {angles}; expected at least one finite angle in degrees")
     if not (np.isfinite(minutes) and minutes > 0):
         raise ValueError(f"minutes is {minutes}; expected a number above 0")
+    asked = experiment.virtual
+    power_sigma = asked.power_sigma if power_sigma is None else power_sigma
     if not 0 <= power_sigma < 0.5:
         raise ValueError(f"power_sigma is {power_sigma}; expected 0 or more, below 0.5")
     say = progress or (lambda message, fraction: None)
@@ -175,6 +181,8 @@ def simulate(
     if idf is None:
         idf = instrument_idf(instrument.name)
     phi = true_parameters(measurement, truth, seed)
+    if dead_pixels is None and asked.dead_tubes:
+        dead_pixels = _pixels_of_tubes(instrument, asked.dead_tubes)
     say("setting flux and background", 0.02)
     virtual, rates = virtual_experiment(
         measurement, angles, phi, instrument=instrument, settings=settings, dead_pixels=dead_pixels
@@ -184,6 +192,7 @@ def simulate(
     job = _Job(
         virtual=virtual,
         lattice=lattice_of(virtual),
+        smooth=smooth_parts(virtual),
         recorded=instrument,
         idf=idf,
         minutes=minutes,
@@ -239,8 +248,46 @@ def virtual_experiment(
         "dpsi_deg": sample.dpsi_deg,
         "gl_deg": sample.gl_deg,
         "gs_deg": sample.gs_deg,
+        **_parts(experiment.virtual, instrument, counts / rates.flat),
     }
     return VirtualExperiment(**(fields | dict(settings or {}))), rates
+
+
+def _parts(
+    section: VirtualSection, instrument: Instrument, flat_background: float
+) -> dict[str, Any]:
+    """Fields of ``VirtualExperiment`` that the section asks for; the flat level is of ratio 1."""
+    width, height = section.pixel_m
+    can = section.can
+    return {
+        "sample": section.sample,
+        "elastic_scale": section.elastic,
+        "bragg_scale": section.bragg,
+        "incoherent_scale": section.incoherent,
+        "multiphonon_scale": section.multiphonon,
+        "can": None
+        if can is None
+        else VirtualCan(atoms=can.atoms, material=can.material, line_width=can.line_width),
+        "decaying": section.decaying_ratio * flat_background,
+        "decay_us": section.decay_us,
+        "spread": Spread(
+            mosaic_deg=section.mosaic_deg,
+            divergence_deg=section.divergence_deg,
+            pixel_m=(width, height * split_name(instrument.name)[1]),
+        ),
+    }
+
+
+def _pixels_of_tubes(instrument: Instrument, tubes: Sequence[int]) -> NDArray[np.bool_]:
+    """Pixels of the numbered tubes, (pixels,)."""
+    tube = np.full(instrument.n_pixels, -1) if instrument.tube is None else instrument.tube
+    unknown = sorted(set(tubes) - set(tube.tolist()))
+    if unknown:
+        raise ValueError(
+            f"virtual.dead_tubes names {unknown}; expected tubes of {instrument.name}, "
+            f"{int(tube.min())} to {int(tube.max())} (-1: it has none)"
+        )
+    return np.isin(tube, tubes)
 
 
 def true_parameters(
@@ -278,6 +325,7 @@ class _Job:
 
     virtual: VirtualExperiment
     lattice: VirtualLattice
+    smooth: SmoothParts
     recorded: Instrument  # as the files describe it: dead pixels look alive
     idf: str
     minutes: float
@@ -320,7 +368,9 @@ def _chunk(job: _Job, index: int) -> dict[str, Any]:
     """Simulate and write one orientation."""
     psi, power = job.psi_deg[index], job.power[index]
     seed = np.random.SeedSequence([job.seed, index])
-    events = simulate_chunk(job.virtual, psi, job.minutes * power, seed, lattice=job.lattice)
+    events = simulate_chunk(
+        job.virtual, psi, job.minutes * power, seed, lattice=job.lattice, smooth=job.smooth
+    )
     stem = f"{job.stem}_{index + 1:04d}"
     charge = COULOMB_PER_MINUTE * job.minutes * power
     common = {
@@ -364,6 +414,8 @@ def _chunk(job: _Job, index: int) -> dict[str, Any]:
         "minutes": job.minutes,
         "proton_charge": charge,
         "events": events.counts,
+        "expected": events.expected,
+        "expected_phonon_sigma": events.phonon_sigma,
         "files": [Path(name).name for name in files],
     }
 
@@ -500,9 +552,29 @@ def _truth(
             "calibrated_on_psi_deg": list(rates.psi_deg),
             "calibrated_with_coarsening": rates.coarsen,
         },
+        "spread": {
+            "mosaic_deg": virtual.spread.mosaic_deg,
+            "divergence_deg": virtual.spread.divergence_deg,
+            "pixel_m": list(virtual.spread.pixel_m),
+        },
+        "can": None
+        if virtual.can is None
+        else {
+            "material": virtual.can.material,
+            "atoms": virtual.can.atoms,
+            "line_width_inverse_A": virtual.can.line_width,
+        },
+        "decaying_background": {
+            "value": virtual.decaying,
+            "unit": "counts / (minute sr microsecond) at E = 0",
+            "decay_us": virtual.decay_us,
+        },
         "lines": {
             "intrinsic_sigma_meV": virtual.intrinsic_sigma_meV,
             "lowest_line_meV": virtual.lowest_line_meV,
+            "sample": virtual.sample,
+            "incoherent_scale": virtual.incoherent_scale,
+            "multiphonon_scale": virtual.multiphonon_scale,
             "elastic_scale": virtual.elastic_scale,
             "bragg_scale": virtual.bragg_scale,
             "bragg_width_inverse_A": virtual.bragg_width,
