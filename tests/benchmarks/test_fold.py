@@ -1,0 +1,273 @@
+"""Folding the events of one orientation of the reference run, against scipp doing the same fold.
+
+Same events in the same order, same 117,760 pixels, same map from (pixel, energy sub-step) to (path
+bin, energy bin). scipp groups the events by pixel, computes Q and its place in the reciprocal cell,
+looks the path bin up and makes the histogram; numpy does it with plain arrays. Everything that does
+not depend on the events is made beforehand, untimed, for all. Each has one core.
+
+Printed besides: what exposure, coverage tensor and moments of one new orientation cost.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import sys
+import time
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+
+from consumers.folding import fold_events
+from simulations.crystal import Crystal
+from simulations.crystal_file import read_crystal
+from simulations.exposure import compute_exposure, view_pixels
+from simulations.goniometer import Orientation, crystal_to_lab
+from simulations.instruments import load_instrument
+from simulations.kinematics import wave_vector
+from simulations.path import EnergyAxis, seekpath_segments
+from simulations.voxel_map import build_voxel_map
+from steering.experiment_file import load_experiment
+from steering.measurement import build_path
+from tests.steering.virtual_scan import EXAMPLES
+
+EVENTS = 4_000_000
+EI = 40.0
+PSI_DEG = 33.0
+
+
+@contextmanager
+def one_core():
+    """Keep the process, threads of scipp included, on one core."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(before)})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+@pytest.fixture(scope="module")
+def setting():
+    section = load_experiment(EXAMPLES / "ge-arcs.yaml").path
+    crystal = read_crystal("germanium")
+    voxels = build_voxel_map(
+        crystal,
+        build_path(section, crystal),
+        half_width_rlu=section.half_width_rlu,
+        voxel_rlu=section.voxel_rlu,
+    )
+    axis = section.energy
+    energy = EnergyAxis(
+        edges_meV=np.linspace(axis.min_meV, axis.max_meV, axis.bins + 1), substeps=axis.substeps
+    )
+    instrument = load_instrument("ARCS")
+    rotation = crystal_to_lab(
+        Orientation(u=(1, 1, 0), v=(0, 0, 1)), crystal.conventional_reciprocal, PSI_DEG
+    )
+    view = view_pixels(
+        crystal=crystal,
+        instrument=instrument,
+        energy=energy,
+        ei_meV=EI,
+        crystal_to_lab=rotation,
+    )
+    return crystal, voxels, instrument, energy, rotation, view
+
+
+def recorded(n_pixels):
+    """Events as a file has them, pixel after pixel in no order; some beyond the energy axis."""
+    rng = np.random.default_rng(0)
+    pixel = rng.integers(0, n_pixels, EVENTS).astype(np.int32)
+    return pixel, rng.uniform(-2, 0.985 * EI, EVENTS)
+
+
+def scipp_fold(setting, pixel, transfer):
+    """A function that folds the events with scipp into (path bins, energy bins)."""
+    sc = pytest.importorskip("scipp", reason="scipp is the peer; `make bench` installs it")
+    crystal, voxels, instrument, energy, rotation, view = setting
+    identifiers = pixel.astype(np.int64)
+    known = sc.arange("pixel", instrument.n_pixels, dtype="int64")
+    direction = sc.vectors(dims=["pixel"], values=instrument.direction)
+    live = sc.array(dims=["pixel"], values=(~instrument.masked).astype(float))
+    ki = sc.vector([0, 0, float(wave_vector(EI))])
+    to_cell = sc.spatial.linear_transform(
+        value=(rotation @ np.linalg.inv(crystal.reciprocal)).T  # laboratory to fractional
+    )
+    steps = sc.array(dims=["energy"], values=view.step_edges_meV)
+    kf_at = sc.lookup(
+        sc.DataArray(sc.array(dims=["energy"], values=view.kf), coords={"energy": steps}),
+        "energy",
+        fill_value=sc.scalar(np.nan),
+    )
+    inside = voxels.voxel >= 0
+    bins = np.where(inside, voxels.path_bin[np.maximum(voxels.voxel, 0)], -1).ravel()
+    row_at = sc.lookup(
+        sc.DataArray(
+            sc.array(dims=["point"], values=bins.astype(float)),
+            coords={"point": sc.arange("point", len(bins) + 1.0) - 0.5},
+        ),
+        "point",
+        fill_value=sc.scalar(-1.0),
+    )
+    rows = sc.arange("row", voxels.n_path_bins + 1.0) - 0.5
+    edges = sc.array(dims=["energy"], values=energy.edges_meV)
+
+    def grid(coordinate, divisions):
+        n = float(divisions)
+        index = sc.floor((coordinate - sc.floor(coordinate)) * n + sc.scalar(0.5))
+        return sc.where(index >= sc.scalar(n), sc.scalar(0.0), index)
+
+    def fold():
+        events = sc.DataArray(
+            sc.ones(dims=["event"], shape=[len(identifiers)], dtype="float64", unit="counts"),
+            coords={
+                "pixel": sc.array(dims=["event"], values=identifiers),
+                "energy": sc.array(dims=["event"], values=transfer),
+            },
+        ).group(known)
+        at = events.bins.coords["energy"]
+        Q = ki - kf_at[at] * direction
+        place = (to_cell * Q).bins.constituents["data"].fields
+        index = grid(place.x, voxels.divisions[0])
+        index = index * float(voxels.divisions[1]) + grid(place.y, voxels.divisions[1])
+        index = index * float(voxels.divisions[2]) + grid(place.z, voxels.divisions[2])
+        weight = sc.bins_like(events, live).bins.constituents["data"]
+        counted = sc.DataArray(
+            events.bins.constituents["data"].data * weight,
+            coords={"row": row_at[index], "energy": at.bins.constituents["data"]},
+        )
+        return counted.hist(row=rows, energy=edges).values
+
+    return fold
+
+
+def numpy_fold(setting, pixel, transfer):
+    """The same with plain arrays, events dropped as soon as they are known to end."""
+    _, voxels, instrument, energy, _, view = setting
+    low = view.step_edges_meV[0]
+    per_step = len(view.kf) / (view.step_edges_meV[-1] - low)
+    shape = (voxels.n_path_bins, energy.n_bins)
+
+    def fold():
+        kept = ~instrument.masked[pixel]
+        p, step = pixel[kept], np.floor((transfer[kept] - low) * per_step)
+        kept = (step >= 0) & (step < len(view.kf))
+        p, step = p[kept], step[kept].astype(np.int64)
+        f = view.beam_fractional - view.kf[step][:, None] * view.fractional[p]
+        index = np.floor((f - np.floor(f)) * voxels.divisions + 0.5).astype(np.int64)
+        index[index == voxels.divisions] = 0
+        voxel = voxels.voxel[index[:, 0], index[:, 1], index[:, 2]]
+        kept = voxel >= 0
+        cell = voxels.path_bin[voxel[kept]] * energy.n_bins + view.bin_of_step[step[kept]]
+        return np.bincount(cell, minlength=shape[0] * shape[1]).reshape(shape)
+
+    return fold
+
+
+def test_fold(setting, against):
+    _, voxels, instrument, energy, _, view = setting
+    pixel, transfer = recorded(instrument.n_pixels)
+
+    def ours():
+        counts = np.zeros((voxels.n_path_bins, energy.n_bins), dtype=np.int64)
+        account = fold_events(pixel, transfer, view=view, voxels=voxels, counts=counts)
+        assert account.complete
+        return counts
+
+    with one_core():
+        scipp, plain = scipp_fold(setting, pixel, transfer), numpy_fold(setting, pixel, transfer)
+        counts = ours()
+        assert np.array_equal(counts, plain())
+        # scipp computes Q before it turns it: a place within rounding of a grid edge may move
+        assert np.abs(counts - scipp()).sum() <= 1e-6 * EVENTS
+        ratio = against("fold", "scipp", ours, scipp)
+        own, other = timed(ours, 9), timed(plain, 3)
+    sys.stdout.write(
+        f"\nfold: {EVENTS / own / 1e6:.1f} M events/s ({EVENTS / min_of(ours, 9) / 1e6:.1f} at "
+        f"best), {counts.sum() / EVENTS:.1%} of them in tubes; {ratio:.1f} times scipp, "
+        f"{other / own:.1f} times numpy\n"
+    )
+
+
+def test_what_a_new_orientation_costs(setting):
+    """Exposure, coverage tensor and moments of one orientation; figures only, no peer."""
+    crystal, voxels, instrument, energy, rotation, _ = setting
+    section = load_experiment(EXAMPLES / "ge-arcs.yaml").path
+    wide = build_voxel_map(crystal, build_path(section, crystal), half_width_rlu=0.1)
+    large = corundum()
+    cell = build_voxel_map(large, seekpath_segments(large, 0.05), half_width_rlu=0.05)
+    for name, sample, tubes in (
+        ("germanium, half-width 0.05", crystal, voxels),
+        ("germanium, half-width 0.1", crystal, wide),
+        (f"{large.n_atoms} atoms, half-width 0.05, full tensor", large, cell),
+    ):
+        turned = crystal_to_lab(
+            Orientation(u=(1, 1, 0), v=(0, 0, 1)), sample.conventional_reciprocal, PSI_DEG
+        )
+        common = {
+            "crystal": sample,
+            "voxels": tubes,
+            "instrument": instrument,
+            "energy": energy,
+            "ei_meV": EI,
+            "crystal_to_lab": rotation if sample is crystal else turned,
+        }
+        U = np.tile(0.004 * np.eye(3), (sample.n_atoms, 1, 1))
+
+        def work(common=common, U=U):
+            return compute_exposure(displacement=U, **common)
+
+        found = work()
+        sys.stdout.write(
+            f"\nexposure of one orientation, {name}: {min_of(work, 3):.2f} s "
+            f"({tubes.n_voxels:,} voxels, {tubes.tube_fraction:.0%} of the cell, "
+            f"{found.nbytes / 1e6:.0f} MB)"
+        )
+        assert np.all(found.weight >= 0)
+    sys.stdout.write("\n")
+
+
+def corundum():
+    """A rhombohedral oxide of ten atoms."""
+    lengths = 4.76, 12.99
+    a = lengths[0] * np.array([[1, 0, 0], [-0.5, np.sqrt(0.75), 0], [0, 0, lengths[1] / 4.76]])
+    primitive = np.array([[2, 1, 1], [-1, 1, 1], [-1, -2, 1]]) / 3 @ a
+    z, x = 0.3522, 0.3063
+    oxygen = [
+        (x, 0, 0.25),
+        (0, x, 0.25),
+        (-x, -x, 0.25),
+        (-x, 0, 0.75),
+        (0, -x, 0.75),
+        (x, x, 0.75),
+    ]
+    places = (
+        np.array([*[(0, 0, z), (0, 0, 0.5 - z), (0, 0, -z), (0, 0, 0.5 + z)], *oxygen])
+        @ a
+        @ np.linalg.inv(primitive)
+    )
+    return Crystal(
+        lattice=primitive,
+        positions=places % 1.0,
+        symbols=("Al",) * 4 + ("O",) * 6,
+        masses_u=np.array([26.98] * 4 + [16.0] * 6),
+        scattering_length=np.array([0.345] * 4 + [0.58] * 6),
+        incoherent_barn=np.zeros(10),
+        conventional_lattice=a,
+    )
+
+
+def seconds(work):
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def timed(work, repeats):
+    return statistics.median(seconds(work) for _ in range(repeats))
+
+
+def min_of(work, repeats):
+    return min(seconds(work) for _ in range(repeats))
