@@ -36,6 +36,13 @@ class InstrumentSection(Section):
         description="package and frequency_Hz, for the fitted resolution of that setting",
     )
 
+    mask: Text | None = Field(
+        default=None, description="file of masked detectors, Mantid XML or ASCII"
+    )
+    vanadium: Text | None = Field(
+        default=None, description="file of a vanadium run: relative efficiency of every detector"
+    )
+
     @model_validator(mode="after")
     def _one_resolution(self) -> InstrumentSection:
         if self.resolution is not None and self.chopper is not None:

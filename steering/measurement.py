@@ -19,12 +19,14 @@ from simulations.force_constants import ForceConstantModel, force_constant_model
 from simulations.goniometer import Orientation, crystal_to_lab
 from simulations.instrument import Instrument, Resolution
 from simulations.instruments import find_instrument
+from simulations.mask_file import read_mask, with_mask_file
 from simulations.path import EnergyAxis, Path, seekpath_segments
 from simulations.path_choice import PathSection
 from simulations.prior import BoxPrior
-from simulations.prior_file import load_prior, prior_force_constants, stored_priors
+from simulations.prior_file import load_prior, load_prior_record, stored_priors
 from simulations.scattering import displacement_tensors
 from simulations.trajectories import Trajectories, TrajectoryPhonons, trace_trajectories
+from simulations.vanadium_file import read_vanadium, with_vanadium
 from simulations.voxel_map import MergedVoxels, VoxelMap, build_voxel_map, merge_voxels
 from simulations.zone_map import build_zone_map
 from steering.experiment_file import Experiment
@@ -49,6 +51,7 @@ class Measurement:
     voxels: VoxelMap
     instrument: Instrument
     orientation: Orientation
+    folder: FilePath  # that relative paths of the experiment start from
 
     @property
     def ei_meV(self) -> float:
@@ -111,6 +114,10 @@ class Measurement:
             temperature_K=self.experiment.sample.temperature_K,
             resolution=self.instrument.resolution,
         )
+
+    def calibrated(self, instrument: Instrument) -> Instrument:
+        """Pixels that came with a recorded file, with the experiment's mask and vanadium."""
+        return calibrated(instrument, self.experiment, self.folder)
 
     def rotation(self, psi_deg: float) -> FloatArray:
         """Crystal frame to laboratory at a recorded psi; the offset of the mount is added here."""
@@ -214,6 +221,7 @@ def build_measurement(experiment: Experiment, experiment_dir: FilePath) -> Measu
     sample = experiment.sample
     return Measurement(
         experiment=experiment,
+        folder=experiment_dir,
         crystal=crystal,
         model=model,
         box=box,
@@ -247,6 +255,19 @@ def chosen_instrument(experiment: Experiment, experiment_dir: FilePath | None = 
     if section.chopper is not None:
         setting = section.chopper
         instrument = with_chopper(instrument, setting.package, setting.frequency_Hz, section.ei_meV)
+    return calibrated(instrument, experiment, experiment_dir)
+
+
+def calibrated(
+    instrument: Instrument, experiment: Experiment, experiment_dir: FilePath | None = None
+) -> Instrument:
+    """Instrument with the mask and vanadium files of an experiment, relative to its folder."""
+    section = experiment.instrument
+    folder = FilePath() if experiment_dir is None else experiment_dir
+    if section.mask is not None:
+        instrument, _ = with_mask_file(instrument, read_mask(folder / section.mask))
+    if section.vanadium is not None:
+        instrument, _ = with_vanadium(instrument, read_vanadium(folder / section.vanadium))
     return instrument
 
 
@@ -285,9 +306,11 @@ def _sample(experiment: Experiment, experiment_dir: FilePath):
         return reference.crystal, reference
     except ValueError:
         prior = experiment.parameters.prior
-        if prior is None or prior not in stored_priors():
+        if prior is None:
             raise
-        return read_crystal(structure), prior_force_constants(prior)
+        record = load_prior_record(prior if prior in stored_priors() else experiment_dir / prior)
+        crystal = read_crystal(structure)
+        return crystal, record.force_constants(crystal)
 
 
 def _parameters(experiment, experiment_dir, crystal, reference, path: Path):

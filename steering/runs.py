@@ -35,8 +35,7 @@ from model_server.trust import Trust, assess, residual_sigma
 from simulations.cell_sums import CellSums
 from simulations.dynamics import modes
 from simulations.exposure import Exposure, histogram_range, sum_voxels
-from simulations.instrument import Instrument, split_name
-from simulations.instruments import load_instrument
+from simulations.instrument import Instrument, coarsen, split_name
 from simulations.trajectories import Trajectories
 from steering.advisor import (
     Candidate,
@@ -195,7 +194,9 @@ class Run:
         measurement = self.measurement
         fault = self._fault_of(start)
         shape = (measurement.path.n_bins, measurement.energy.n_bins)
-        instrument = start.geometry if start.geometry is not None else measurement.instrument
+        instrument = measurement.instrument
+        if start.geometry is not None and fault is None:
+            instrument = measurement.calibrated(start.geometry)
         self._open[start.chunk] = _OpenChunk(
             start=start,
             instrument=instrument,
@@ -213,9 +214,10 @@ class Run:
             return f"psi is {start.psi_deg}; expected a finite angle in degrees. Give the psi."
         found = split_name(start.instrument_name)[0]
         known = {"", "unknown", "nxspe"}
-        if found.lower() not in known and found.upper() != split_name(expected.name)[0].upper():
+        name = split_name(self.measurement.instrument.name)[0]
+        if found.lower() not in known and found.upper() != name.upper():
             return (
-                f"instrument is {start.instrument_name!r}; expected {expected.name!r}, the "
+                f"instrument is {start.instrument_name!r}; expected {name!r}, the "
                 "experiment's. Replay it with its own experiment file."
             )
         if abs(start.ei_meV - expected.ei_meV) > EI_TOLERANCE * expected.ei_meV:
@@ -513,11 +515,10 @@ class Run:
         measurement = self.measurement
         reduced = total.gaussian
         if not self._candidates:
-            name, factor = split_name(measurement.instrument.name)
+            _, factor = split_name(measurement.instrument.name)
             coarse = measurement.instrument
             if factor < ADVICE_COARSENING and coarse.tube is not None:
-                coarse = load_instrument(f"{name}/{ADVICE_COARSENING}")
-                coarse = replace(coarse, resolution=measurement.instrument.resolution)
+                coarse = coarsen(coarse, ADVICE_COARSENING // factor)
             for psi in candidate_angles(measurement.experiment.motion.limits_deg, CANDIDATES):
                 full = measurement.exposure(float(psi), coarse, reduced=reduced)
                 self._candidates.append(
@@ -850,6 +851,7 @@ def replay(
             psi_log=experiment.source.psi_log,
             psi_deg=psi_deg,
             t0_us=experiment.source.t0_us,
+            nominal_ei_meV=experiment.instrument.ei_meV,
         )
         try:
             if store is not None:
@@ -915,6 +917,7 @@ def fold(
             psi_log=experiment.source.psi_log,
             psi_deg=psi_deg,
             t0_us=experiment.source.t0_us,
+            nominal_ei_meV=experiment.instrument.ei_meV,
         )
         geometry: dict[str, Instrument | None] = {}
         for message in source.messages():

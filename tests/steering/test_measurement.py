@@ -1,5 +1,6 @@
 """An experiment file becomes crystal, path, instrument, prior and model, or says why not."""
 
+from importlib import resources
 from pathlib import Path
 
 import numpy as np
@@ -104,6 +105,39 @@ def test_a_chopper_setting_gives_its_fitted_resolution():
             resolution=(0.04,),
             chopper=ChopperSetting(package="FC2", frequency_Hz=420.0),
         )
+
+
+def test_mask_and_vanadium_files_lie_beside_the_experiment(tmp_path):
+    whole = small_measurement().instrument
+    dead, strong, usual = np.flatnonzero(~whole.masked)[[40, 50, 51]]
+    (tmp_path / "dead.txt").write_text(f"{whole.detector_id[dead]}\n", encoding="utf-8")
+    rows = [f"{d} {2.0 if k == strong else 1.0} 0.01" for k, d in enumerate(whole.detector_id)]
+    (tmp_path / "vanadium.txt").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    experiment = changed("instrument", mask="dead.txt", vanadium="vanadium.txt")
+    instrument = chosen_instrument(experiment, tmp_path)
+    assert instrument.masked[dead]
+    assert instrument.solid_angle_sr[strong] == pytest.approx(2 * instrument.solid_angle_sr[usual])
+    with pytest.raises(ValueError, match="missing.txt"):
+        chosen_instrument(changed("instrument", mask="missing.txt"), tmp_path)
+
+
+def test_a_structure_without_force_constants_takes_those_of_its_prior_file(tmp_path):
+    crystal = read_crystal("aluminium")
+    rows = "\n".join(" ".join(str(x) for x in row) for row in crystal.lattice)
+    (tmp_path / "POSCAR").write_text(f"Al\n1.0\n{rows}\nAl\n1\nDirect\n0 0 0\n", encoding="utf-8")
+    stored = resources.files("simulations").joinpath("data/priors/aluminium.yaml")
+    (tmp_path / "prior.yaml").write_text(stored.read_text(encoding="utf-8"), encoding="utf-8")
+    experiment = changed("sample", structure="POSCAR")
+    experiment = experiment.model_copy(
+        update={
+            "parameters": experiment.parameters.model_copy(
+                update={"prior": "prior.yaml", "free": 3, "cutoff_A": 4.1}
+            )
+        }
+    )
+    measurement = build_measurement(experiment, tmp_path)
+    assert len(measurement.model.names) == 3
+    assert np.all(measurement.box.lower < measurement.box.upper)
 
 
 def test_a_resolution_of_the_file_replaces_that_of_the_instrument():
