@@ -9,6 +9,7 @@ import traceback
 import typer
 
 from steering.cli import (
+    align,
     demo,
     doctor,
     fold,
@@ -46,6 +47,7 @@ for _module in (
     simulate,
     replay,
     fold,
+    align,
     phonons,
     spectrum,
     prior,

@@ -1,0 +1,165 @@
+"""``beamsteer align``: how the crystal sits and what the beam's energy is, from recorded files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+
+from steering.cli import _terminal as terminal
+from steering.cli.replay import Files, Psi, check_files
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb."""
+    app.command(
+        epilog="Example: beamsteer align build/ge/*.nxs.h5 --experiment examples/ge-arcs.yaml"
+    )(align)
+
+
+def align(
+    files: Files,
+    experiment: Annotated[
+        Path | None,
+        typer.Option("--experiment", "-e", help="Experiment file to hold the findings against."),
+    ] = None,
+    structure: Annotated[
+        str | None,
+        typer.Option("--structure", "-s", help="Builtin crystal or file; else the experiment's."),
+    ] = None,
+    propagation: Annotated[
+        str | None,
+        typer.Option(help="Reflections also at hkl plus this, e.g. 0.5,0.5,0.5."),
+    ] = None,
+    psi: Psi = None,
+    psi_log: Annotated[
+        str | None, typer.Option(help="Log that holds psi; the experiment's, else s1.")
+    ] = None,
+    correct: Annotated[
+        Path | None,
+        typer.Option("--correct", help="Write the experiment file with the mount that was found."),
+    ] = None,
+    json: terminal.Json = False,
+) -> None:
+    """Find mount, lattice, psi offset and drift from elastic peaks, Ei and T0 from monitors.
+
+    Every finding comes with its error and with how far it is from the experiment file; what does
+    not agree raises an alarm (in words; `alarm` in the JSON), and the exit status stays 0.
+    """
+    if experiment is None and structure is None:
+        raise ValueError("neither --experiment nor --structure is given; expected one of the two.")
+    if correct is not None and experiment is None:
+        raise ValueError("--correct needs --experiment; expected the file to correct.")
+    extra = _three_numbers(propagation)
+
+    from simulations.crystal_file import builtin_crystals, read_crystal
+    from steering.experiment_file import dump_experiment, load_experiment
+
+    described = None if experiment is None else load_experiment(experiment)
+    check_files(files)
+
+    from steering.alignment_report import align_files, corrected
+    from steering.measurement import structure_of
+
+    if structure is not None:
+        crystal = read_crystal(structure if structure in builtin_crystals() else Path(structure))
+    else:
+        assert described is not None  # noqa: S101 - checked above
+        assert experiment is not None  # noqa: S101
+        crystal = read_crystal(structure_of(described, experiment.parent))
+    with terminal.progress("align", quiet=json) as progress:
+        report = align_files(
+            files,
+            crystal,
+            experiment=described,
+            psi_log=psi_log,
+            psi_deg=psi,
+            propagation=extra,
+            progress=progress,
+        )
+    if correct is not None and described is not None:
+        dump_experiment(corrected(described, report), correct)
+    if json:
+        terminal.print_json(_plain(report.as_dict()))
+        return
+    _tell(report)
+    if correct is not None:
+        terminal.out.print(f"Corrected experiment written to {correct}")
+
+
+def _three_numbers(text: str | None) -> tuple[float, float, float] | None:
+    if text is None:
+        return None
+    try:
+        a, b, c = (float(part) for part in text.replace(" ", ",").split(","))
+    except ValueError:
+        raise ValueError(
+            f"--propagation is {text!r}; expected three numbers such as 0.5,0.5,0.5."
+        ) from None
+    return a, b, c
+
+
+def _plain(value: Any) -> Any:
+    """Dataclasses of estimates as dicts."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if hasattr(value, "sigma") and hasattr(value, "value"):
+        return {"value": value.value, "sigma": value.sigma}
+    return value
+
+
+def _tell(report: Any) -> None:
+    rows = []
+    for check in report.checks:
+        away = "-" if check.sigmas is None else f"{check.sigmas:+.1f}"
+        verdict = {True: "yes", False: "NO", None: "-"}[check.agrees]
+        expected = "-" if check.expected is None else terminal.number(check.expected, 6)
+        rows.append(
+            [
+                f"{check.quantity}, {check.unit}",
+                f"{terminal.number(check.found, 6)} \u00b1 {terminal.number(check.sigma, 2)}",
+                expected,
+                away,
+                verdict,
+            ]
+        )
+    heads = ["", "found", "expected", "sigma away", "agrees"]
+    terminal.table("Alignment", heads, rows)
+    if report.u is not None:
+        shown = " ".join(f"{x:.4f}" for x in report.u), " ".join(f"{x:.4f}" for x in report.v)
+        terminal.out.print(
+            f"at a logged angle of 0: u = [{shown[0]}] along the beam, v = [{shown[1]}] across, "
+            f"each \u00b1 {terminal.number(report.axis_sigma_deg, 2)} degrees",
+            markup=False,
+        )
+        rows_of = ["  ".join(f"{x: .6f}" for x in row) for row in report.UB]
+        terminal.out.print("UB (Mantid) " + "\n            ".join(rows_of))
+    told: dict[str, list[str]] = {}
+    for one in report.beam:
+        told.setdefault(_beam_words(one), []).append(one["file"])
+    for words, names in told.items():
+        where = names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
+        terminal.out.print(f"Ei and T0 of {escape(where)}: {escape(words)}")
+    for note in report.notes:
+        terminal.out.print(escape(note))
+    for name, reason in report.set_aside:
+        terminal.out.print(f"[yellow]set aside[/] {escape(name)}: {escape(reason)}")
+    for alarm in report.alarms:
+        terminal.out.print(f"[bold red]ALARM[/] {escape(alarm)}")
+    if not report.alarms:
+        terminal.out.print("[bold green]no alarm[/]")
+
+
+def _beam_words(one: dict[str, Any]) -> str:
+    if one["ei_meV"] is None:
+        return one["reason"]
+    ei, t0 = one["ei_meV"], one["t0_us"]
+    words = f"{ei.value:.3f} \u00b1 {ei.sigma:.2g} meV, {t0.value:.0f} \u00b1 {t0.sigma:.2g} us"
+    words += f", {one['reason']}"
+    if one["elastic_t0_us"] is not None:
+        words += f" (T0 {one['elastic_t0_us']:.1f} us if Ei is as recorded)"
+    return words
