@@ -57,8 +57,10 @@ def fit_beam_energy(
     distance = np.asarray(distance_m, dtype=float)
     t = np.asarray(time_us, dtype=float).copy()
     if len(distance) < 2 or np.ptp(distance) < 0.1:
-        raise ValueError(f"the pulse was seen at {len(distance)} place(s) within {np.ptp(distance):.2g} m; "
-                         "expected two places at least 0.1 m apart")  # fmt: skip
+        raise ValueError(
+            f"the pulse was seen at {len(distance)} place(s) within {np.ptp(distance):.2g} m; "
+            "expected two places at least 0.1 m apart"
+        )
     speed = METRE_PER_SECOND_PER_SQRT_MEV * np.sqrt(nominal_ei_meV)
     if frame_us is not None:
         frame = np.asarray(frame_us, dtype=float)

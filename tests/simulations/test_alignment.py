@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import h5py
@@ -7,15 +11,28 @@ import numpy as np
 import pytest
 
 from simulations.alignment import (
+    MountFit,
     OrientedEvents,
+    SpotsOfRun,
     align,
     cubic_rotations,
     elastic_peaks,
+    fit_mount,
+    reflections,
 )
+from simulations.crystal_file import read_crystal, read_force_constants
+from simulations.force_constants import force_constant_model
 from simulations.goniometer import Orientation, crystal_to_lab
 from simulations.idf import parse_idf
 from simulations.instruments import load_instrument
 from simulations.kinematics import flight_time_us, momentum_transfer
+from simulations.virtual import (
+    VirtualExperiment,
+    bragg_rate,
+    elastic_rate,
+    lab_from_crystal,
+    lattice_of,
+)
 
 EI_MEV = 25.0
 CUBE = np.eye(3) * 2 * np.pi / 4.43
@@ -169,3 +186,174 @@ def test_the_real_crystal_sits_with_001_along_the_beam_and_110_across(shared_dat
     assert strongest.modulus == pytest.approx(1.228, abs=0.06)
     assert strongest.energy_meV == pytest.approx(0.0, abs=0.2)
     assert abs(strongest.elevation_deg) < 1.0
+
+
+# -- spots of a scan ------------------------------------------------------------------------------
+
+GERMANIUM = read_crystal("germanium")
+ARCS = load_instrument("ARCS")
+
+
+@cache
+def germanium_model():
+    reference = read_force_constants("germanium")
+    return force_constant_model(reference.crystal, reference, 4.0)
+
+
+def bragg_scan(
+    seed: int, angles: Sequence[float], *, drift: float = 0.0, hours: float = 0.05, **mount: float
+) -> list[SpotsOfRun]:
+    """Bragg reflections and incoherent elastic line of germanium, from the virtual experiment."""
+    rng = np.random.default_rng(seed)
+    runs = []
+    for i, angle in enumerate(angles):
+        moved = dict(mount)
+        moved["psi_offset_deg"] = mount.get("psi_offset_deg", 0.0) + drift * i * hours
+        experiment = VirtualExperiment(
+            model=germanium_model(),
+            phi=germanium_model().values,
+            instrument=ARCS,
+            u=(1, 1, 0),
+            v=(0, 0, 1),
+            ei_meV=40.0,
+            temperature_K=5.0,
+            flux=3000.0,
+            bragg_scale=1.0,
+            **moved,
+        )
+        turn = lab_from_crystal(experiment, angle)
+        rate = bragg_rate(experiment, LATTICE, turn) + elastic_rate(experiment, LATTICE, turn)
+        pixel = np.repeat(np.arange(ARCS.n_pixels), rng.poisson(0.5 * rate)).astype(np.int32)
+        events = OrientedEvents(
+            angle_deg=angle,
+            instrument=ARCS,
+            ei_meV=40.0,
+            pixel=pixel,
+            energy_transfer_meV=rng.normal(0, 0.4, len(pixel)),
+        )
+        runs.append(
+            SpotsOfRun(
+                angle_deg=angle, hours=i * hours, ei_meV=40.0, peaks=tuple(elastic_peaks(events))
+            )
+        )
+    return runs
+
+
+LATTICE = lattice_of(
+    VirtualExperiment(
+        model=germanium_model(),
+        phi=germanium_model().values,
+        instrument=ARCS,
+        u=(1, 1, 0),
+        v=(0, 0, 1),
+        ei_meV=40.0,
+        temperature_K=5.0,
+        flux=1.0,
+    )
+)
+REFERENCE = crystal_to_lab(
+    Orientation(u=(1, 1, 0), v=(0, 0, 1)), GERMANIUM.conventional_reciprocal, 0.0
+)
+
+
+def pulls(found: MountFit, truth: dict[str, float]) -> list[float]:
+    names = ("psi_offset_deg", "gl_deg", "gs_deg")
+    return [(e.value - truth[n]) / e.sigma for n, e in zip(names, found.turn, strict=True)]
+
+
+def test_a_scan_with_a_known_mount_is_recovered_within_its_errors() -> None:
+    truth = {"psi_offset_deg": 2.3, "gl_deg": -0.6, "gs_deg": 0.4}
+    runs = bragg_scan(0, np.arange(0, 60, 5.0).tolist(), **truth)
+    found = fit_mount(runs, GERMANIUM, reference=REFERENCE)
+    assert found is not None
+    assert found.sense == 1
+    assert found.spots >= 8
+    assert np.abs(pulls(found, truth)).max() < 3.5
+    assert found.turn[0].sigma < 0.05
+    assert found.lattice is not None
+    a = found.lattice[0]
+    assert a.sigma < 0.01
+    assert a.value == pytest.approx(GERMANIUM.conventional_lattice[0, 0], abs=3.5 * a.sigma)
+    assert found.lattice[1].value == pytest.approx(a.value)  # cubic stays cubic
+    found_UB = found.rotation @ found.reciprocal.T
+    truth_UB = (
+        lab_from_crystal(
+            VirtualExperiment(
+                model=germanium_model(),
+                phi=germanium_model().values,
+                instrument=ARCS,
+                u=(1, 1, 0),
+                v=(0, 0, 1),
+                ei_meV=40.0,
+                temperature_K=5.0,
+                flux=1.0,
+                **truth,
+            ),
+            0.0,
+        )
+        @ GERMANIUM.conventional_reciprocal.T
+    )
+    np.testing.assert_allclose(found_UB, truth_UB, atol=0.004)
+
+
+def test_drift_and_a_stretched_lattice_are_seen() -> None:
+    truth = {"psi_offset_deg": -1.2, "gl_deg": 0.1, "gs_deg": -0.2}
+    runs = bragg_scan(3, np.arange(0, 60, 4.0).tolist(), drift=0.8, **truth)
+    stretched = replace(
+        GERMANIUM,
+        lattice=1.006 * GERMANIUM.lattice,
+        conventional_lattice=1.006 * GERMANIUM.conventional_lattice,
+    )
+    found = fit_mount(runs, stretched, reference=REFERENCE)
+    assert found is not None
+    assert found.drift_deg_per_hour is not None
+    rate = found.drift_deg_per_hour
+    assert rate.value == pytest.approx(0.8, abs=3.5 * rate.sigma)
+    assert rate.value > 3 * rate.sigma
+    assert found.lattice is not None
+    a = found.lattice[0]
+    assert a.value == pytest.approx(GERMANIUM.conventional_lattice[0, 0], abs=3.5 * a.sigma)
+
+
+def test_a_left_handed_log_is_told_and_noise_gives_no_mount() -> None:
+    runs = bragg_scan(4, np.arange(0, 60, 5.0).tolist(), psi_offset_deg=0.5)
+    mirrored = [replace(run, angle_deg=-run.angle_deg) for run in runs]
+    found = fit_mount(mirrored, GERMANIUM, reference=REFERENCE)
+    assert found is not None
+    assert found.sense == -1
+    assert fit_mount(runs[:1], GERMANIUM) is None or len(runs[0].peaks) >= 3
+    assert fit_mount([replace(run, peaks=()) for run in runs], GERMANIUM) is None
+
+
+def test_reflections_know_the_lattice_and_its_absences() -> None:
+    hkl = {tuple(h) for h in reflections(GERMANIUM, 6.0).tolist()}
+    assert (1, 1, 1) in hkl
+    assert (2, 2, 0) in hkl
+    assert (2, 0, 0) not in hkl  # diamond
+    assert (2, 2, 2) not in hkl
+    assert (1, 0, 0) not in hkl  # face-centred
+    more = {tuple(h) for h in reflections(GERMANIUM, 2.0, extra=(0.5, 0.5, 0.5)).tolist()}
+    assert (-0.5, 0.5, 0.5) in more
+
+
+@pytest.mark.slow
+def test_error_bars_hold_over_many_seeds() -> None:
+    rows = []
+    for seed in range(8):
+        rng = np.random.default_rng([seed, 9])
+        truth = {
+            "psi_offset_deg": float(rng.uniform(-4, 4)),
+            "gl_deg": float(rng.uniform(-1, 1)),
+            "gs_deg": float(rng.uniform(-1, 1)),
+        }
+        runs = bragg_scan(seed, np.arange(0, 60, 5.0).tolist(), **truth)
+        found = fit_mount(runs, GERMANIUM, reference=REFERENCE)
+        assert found is not None
+        assert found.lattice is not None
+        a = found.lattice[0]
+        rows.append([*pulls(found, truth), (a.value - 5.64633) / a.sigma])
+    sys.stdout.write("\npsi offset, gl, gs, a: pulls\n" + str(np.round(rows, 2)) + "\n")
+    table = np.abs(rows)
+    assert (table[:, 0] < 2).mean() >= 0.8
+    assert (table < 3.5).all()
+    assert 0.3 < np.std(rows) < 1.4
