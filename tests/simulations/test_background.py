@@ -1,0 +1,353 @@
+from dataclasses import replace
+from functools import cache
+
+import numpy as np
+import pytest
+
+from consumers.folding import fold_events
+from simulations.background import (
+    background_mask,
+    bragg_distance,
+    cell_distance,
+    elastic_distance,
+    masked_sums,
+    measured_can,
+    predicted_can,
+    subtract_can,
+)
+from simulations.cell_sums import CellSums
+from simulations.exposure import compute_exposure, grid_index, view_pixels
+from simulations.goniometer import Orientation, crystal_to_lab
+from simulations.path import EnergyAxis, Path
+from simulations.virtual import CAN, VirtualExperiment, expected_phonon_rate, simulate_chunk
+from simulations.virtual_background import VirtualCan
+from simulations.virtual_spread import Spread
+from simulations.voxel_map import build_voxel_map
+from tests.simulations.test_virtual import germanium, germanium_lattice, sparse_instrument
+
+EI = 40.0
+ENERGY = EnergyAxis(edges_meV=np.linspace(0, 38, 77), substeps=4)
+MINUTES = 1.0
+CAN_MINUTES = 4.0
+PSIS = (12.0, 35.0, 57.0, 81.0)
+
+
+@cache
+def crystal():
+    return germanium().model.crystal
+
+
+@cache
+def voxels():
+    path = Path(
+        start_hkl=np.array([[0.0, 0, 1], [0, 0, 0]]),
+        end_hkl=np.array([[0.0, 0, 0], [0.5, 0.5, 0.5]]),
+        labels=(("X", "G"), ("G", "L")),
+        bins=(10, 8),
+    )
+    return build_voxel_map(crystal(), path, half_width_rlu=0.12, voxel_rlu=0.04)
+
+
+@cache
+def experiment() -> VirtualExperiment:
+    """Germanium in an aluminium can, with Bragg reflections and a strong elastic line."""
+    return germanium(
+        instrument=sparse_instrument(1200),
+        flux=4e8,
+        background=40.0,
+        elastic_scale=5.0,
+        bragg_scale=1.0,
+        spread=Spread(),
+        intrinsic_sigma_meV=0.5,
+        lowest_line_meV=2.0,
+        can=VirtualCan(atoms=2.0),
+    )
+
+
+@cache
+def view(psi_deg: float):
+    mount = Orientation(u=(1, 1, 0), v=(0, 0, 1))
+    return view_pixels(
+        crystal=crystal(),
+        instrument=experiment().instrument,
+        energy=ENERGY,
+        ei_meV=EI,
+        crystal_to_lab=crystal_to_lab(mount, crystal().conventional_reciprocal, psi_deg),
+    )
+
+
+@cache
+def geometry(psi_deg: float):
+    """D and flat exposure of one coulomb."""
+    mount = Orientation(u=(1, 1, 0), v=(0, 0, 1))
+    exposure = compute_exposure(
+        crystal=crystal(),
+        voxels=voxels(),
+        instrument=experiment().instrument,
+        energy=ENERGY,
+        ei_meV=EI,
+        crystal_to_lab=crystal_to_lab(mount, crystal().conventional_reciprocal, psi_deg),
+        displacement=np.zeros((2, 3, 3)),
+    )
+    weight, flat = exposure.path_sums(voxels())
+    grown = np.zeros((2, voxels().n_path_bins, ENERGY.n_bins))
+    grown[:, :, : weight.shape[1]] = weight, flat
+    return grown
+
+
+def folded(chunk, psi_deg, minutes, *, origin: int | None = None) -> CellSums:
+    counts = np.zeros((voxels().n_path_bins, ENERGY.n_bins), dtype=np.int64)
+    mine = slice(None) if origin is None else chunk.origin == origin
+    fold_events(
+        chunk.pixel[mine],
+        chunk.energy_transfer_meV[mine],
+        view=view(psi_deg),
+        voxels=voxels(),
+        counts=counts,
+    )
+    weight, flat = geometry(psi_deg)
+    counts = counts.astype(float)
+    return CellSums(
+        signal=counts,
+        variance=counts,
+        counts=counts,
+        exposure=weight * minutes,
+        flat=flat * minutes,
+    )
+
+
+@cache
+def cells(psi_deg: float):
+    """Path cell of every (pixel, sub-step) that counts, by the plain rule; -1 outside."""
+    seen = view(psi_deg)
+    f = seen.beam_fractional - seen.kf[:, None] * seen.fractional[:, None, :]
+    n = voxels().divisions
+    index = tuple(np.vectorize(grid_index.py_func)(f[..., a], n[a]) for a in range(3))
+    voxel = voxels().voxel[index]
+    cell = voxels().path_bin[voxel] * ENERGY.n_bins + seen.bin_of_step
+    return np.where((voxel < 0) | seen.masked[:, None], -1, cell)
+
+
+@cache
+def phonons(psi_deg: float):
+    """Brute-force expected one-phonon counts of every path cell in a minute."""
+    rate = expected_phonon_rate(
+        experiment(),
+        psi_deg,
+        view(psi_deg).step_edges_meV,
+        step_meV=0.125,
+        lattice=germanium_lattice(5.0),
+    )
+    cell = cells(psi_deg)
+    out = np.bincount(cell[cell >= 0], rate[cell >= 0], voxels().n_path_bins * ENERGY.n_bins)
+    return out.reshape(-1, ENERGY.n_bins)
+
+
+@cache
+def chunks(psi_deg: float):
+    """The sample in its can, and the can alone."""
+    lattice = germanium_lattice(5.0)
+    both = simulate_chunk(experiment(), psi_deg, MINUTES, 1, lattice=lattice)
+    alone = replace(experiment(), sample=False)
+    return both, simulate_chunk(alone, 0.0, CAN_MINUTES, 2, lattice=lattice)
+
+
+def mask_of(psi_deg: float):
+    return background_mask(
+        view=view(psi_deg),
+        voxels=voxels(),
+        energy=ENERGY,
+        crystal=crystal(),
+        resolution=experiment().instrument.resolution,
+        ei_meV=EI,
+        mosaic_deg=0.0,
+        width=experiment().bragg_width,
+    )
+
+
+def test_the_elastic_band_follows_the_resolution():
+    axis = EnergyAxis(edges_meV=np.array([-3.0, -1.0, 1.0, 3.0, 5.0]), substeps=4)
+    resolution = experiment().instrument.resolution
+    sigma = 0.04 * 40 / 2.354820045
+    assert elastic_distance(axis, resolution, EI) == pytest.approx(
+        [1 / sigma, 0, 1 / sigma, 3 / sigma]
+    )
+
+
+def test_a_pixel_is_as_far_from_a_reflection_as_its_widths_say():
+    ki = float(np.linalg.norm(view(12.0).beam))
+    a = crystal().conventional_lattice[0, 0]
+    hkl = np.array([[2.0, 2, 0], [0, 0, 2], [0, 0, 4]])
+    G = hkl * 2 * np.pi / a
+
+    def beam_onto(Q, off=0.0):
+        """k_i and k_f (unit) with k_i - k_f = Q + off across, both of length ki."""
+        across = np.cross(Q, [0.3, 0.5, 0.8])
+        across /= np.linalg.norm(across)
+        Q = Q + off * across
+        other = np.cross(Q, across)
+        other /= np.linalg.norm(other)
+        beam = 0.5 * Q + np.sqrt(ki**2 - Q @ Q / 4) * other
+        return beam, (beam - Q) / ki
+
+    for Q, off, expected in (
+        (G[0], 0.0, 0.0),
+        (1.02 * G[0], 0.0, 0.02 * np.linalg.norm(G[0]) / 0.03),
+        (G[2], 0.05, 0.05 / np.hypot(0.03, np.radians(0.5) * np.linalg.norm(G[2]))),
+    ):
+        beam, away = beam_onto(Q, off)
+        seen = replace(view(12.0), beam=beam, direction=away[None])
+        found = bragg_distance(seen, crystal(), mosaic_deg=0.5, width=0.03)
+        assert found == pytest.approx([expected], abs=1e-6)
+    # (0 0 2) has no structure factor in germanium.
+    beam, away = beam_onto(G[1])
+    seen = replace(view(12.0), beam=beam, direction=away[None])
+    assert bragg_distance(seen, crystal())[0] > 20
+    with pytest.raises(ValueError, match="width is 0"):
+        bragg_distance(seen, crystal(), width=0.0)
+
+
+def test_distances_of_cells_agree_with_a_plain_loop():
+    near = bragg_distance(view(12.0), crystal(), mosaic_deg=0.5, width=0.05)
+    resolution = experiment().instrument.resolution
+    found = cell_distance(
+        near, view=view(12.0), voxels=voxels(), energy=ENERGY, resolution=resolution, ei_meV=EI
+    )
+    sigma = float(resolution.sigma_meV(np.zeros(1), EI)[0])
+    low = view(12.0).step_edges_meV[:-1] / sigma
+    z = np.sqrt(near[:, None] ** 2 + low**2)
+    cell = cells(12.0)
+    expected = np.full(found.size, np.inf)
+    np.minimum.at(expected, cell[cell >= 0], z[cell >= 0])
+    assert found.ravel() == pytest.approx(expected)
+    assert np.array_equal(np.isfinite(found), geometry(12.0)[0] > 0)
+
+
+def chi_square_per_cell(psis) -> tuple[dict[str, float], int]:
+    """Of what is left against brute-force phonons, and the number of cells after masking."""
+    names = ("masked and subtracted", "elastic band only", "not masked", "not subtracted")
+    chi2, ndf = dict.fromkeys(names, 0.0), dict.fromkeys(names, 0)
+    for psi in psis:
+        both, alone = chunks(psi)
+        sums = folded(both, psi, MINUTES)
+        can = folded(alone, psi, CAN_MINUTES)
+        flat = 1e3 * experiment().background * geometry(psi)[1] * MINUTES
+        expected = phonons(psi) * MINUTES
+        share = MINUTES / CAN_MINUTES
+        variance = expected + can.signal * share + can.signal * share**2
+        without = subtract_can(sums, measured_can(can))
+        assert without.flat == pytest.approx(0, abs=1e-9)  # flat parts cancel too
+        clean = masked_sums(without, mask_of(psi))
+        assert np.all((clean.exposure > 0) <= (sums.exposure > 0))
+        band = elastic_distance(ENERGY, experiment().instrument.resolution, EI) < 4.0
+        for name, left, also in (
+            (names[0], clean, 0.0),
+            (names[1], masked_sums(without, np.broadcast_to(band, flat.shape)), 0.0),
+            (names[2], without, 0.0),
+            (names[3], masked_sums(sums, mask_of(psi)), flat),
+        ):
+            many = (left.exposure > 0) & (expected >= 10)
+            off = (left.signal - expected - also)[many]
+            chi2[name] += np.sum(off**2 / variance[many])
+            ndf[name] += int(many.sum())
+    return {name: float(chi2[name] / ndf[name]) for name in names}, ndf[names[0]]
+
+
+def test_masked_and_subtracted_data_agree_with_brute_force_phonons():
+    """With Bragg reflections and a can in the beam, what is left is one-phonon scattering."""
+    ratio, n = chi_square_per_cell(PSIS[:1])
+    assert n > 200
+    assert abs(ratio["masked and subtracted"] - 1) < 4 * np.sqrt(2 / n), ratio
+    assert ratio["not masked"] > 3, ratio
+    assert ratio["not subtracted"] > 1.5, ratio
+
+
+def test_bragg_tails_are_masked_where_they_fall_and_nowhere_else():
+    """Without elastic line and can, the mask of the reflections alone must do."""
+    psi = PSIS[0]
+    alone = replace(experiment(), elastic_scale=0.0, can=None, bragg_width=0.08)
+    chunk = simulate_chunk(alone, psi, MINUTES, 5, lattice=germanium_lattice(5.0))
+    sums = folded(chunk, psi, MINUTES)
+    mask = background_mask(
+        view=view(psi),
+        voxels=voxels(),
+        energy=ENERGY,
+        crystal=crystal(),
+        resolution=alone.instrument.resolution,
+        ei_meV=EI,
+        mosaic_deg=0.0,
+        width=0.08,
+        elastic_reach=0.0,
+    )
+    expected = phonons(psi) * MINUTES + 1e3 * alone.background * geometry(psi)[1] * MINUTES
+    off = (sums.signal - expected) ** 2 / np.maximum(expected, 1e-9)
+    many = (expected >= 10) & (sums.exposure > 0)
+    left, lost = many & ~mask, many & mask
+    assert left.sum() > 200
+    assert lost.sum() > 3
+    assert abs(off[left].mean() - 1) < 4 * np.sqrt(2 / left.sum())
+    assert off[lost].mean() > 10
+    assert mask[geometry(psi)[0] > 0].mean() < 0.2
+
+
+@pytest.mark.slow
+def test_masked_and_subtracted_data_of_a_scan_agree_with_brute_force_phonons():
+    ratio, n = chi_square_per_cell(PSIS)
+    print(f"\nchi2 per cell over {n} cells: {ratio}")  # noqa: T201
+    assert n > 900
+    assert 0.9 < ratio["masked and subtracted"] < 1.1, ratio
+    assert ratio["not masked"] > 3, ratio
+
+
+def test_errors_of_a_subtracted_can_are_propagated():
+    shape = (1, 3)
+    one = np.ones(shape)
+    sums = CellSums(
+        signal=20 * one, variance=20 * one, counts=20 * one, exposure=2 * one, flat=4 * one
+    )
+    can = CellSums(
+        signal=np.array([[12.0, 12, 0]]),
+        variance=np.array([[12.0, 12, 0]]),
+        counts=np.array([[12.0, 12, 0]]),
+        exposure=np.array([[6.0, 6, 0]]),
+        flat=np.array([[12.0, 12, 0]]),
+    )
+    found = subtract_can(sums, measured_can(can, transmission=0.5))
+    assert found.gaussian
+    assert found.signal.tolist() == [[18, 18, 0]]  # 20 - 2 * 0.5 * 12 / 6
+    assert found.variance[0, 0] == pytest.approx(20 + 12 * (0.5 * 2 / 6) ** 2)
+    assert found.exposure.tolist() == [[2, 2, 0]]  # nothing is known where the can was not seen
+    assert found.flat.tolist() == [[2, 2, 0]]
+    assert np.isnan(found.intensity[0, 2])
+    assert measured_can(can).counts(sums.exposure)[0, :2].tolist() == [4, 4]
+    assert np.isnan(measured_can(can).counts(sums.exposure)[0, 2])
+    with pytest.raises(ValueError, match="transmission is 0"):
+        measured_can(can, transmission=0.0)
+    with pytest.raises(ValueError, match="mask has shape"):
+        masked_sums(sums, np.zeros((2, 3), dtype=bool))
+
+
+def test_the_predicted_can_is_what_a_virtual_can_scatters_inelastically():
+    psi = PSIS[0]
+    _, alone = chunks(psi)
+    counts = folded(alone, psi, CAN_MINUTES, origin=CAN)
+    can = predicted_can(
+        view=view(psi),
+        voxels=voxels(),
+        energy=ENERGY,
+        instrument=experiment().instrument,
+        ei_meV=EI,
+        material="aluminium",
+        scale=2.0 * experiment().flux,
+        temperature_K=5.0,
+    )
+    assert np.array_equal(can.known, counts.exposure > 0)
+    expected = can.counts(counts.exposure)
+    total = np.nansum(expected)
+    assert counts.signal.sum() == pytest.approx(total, abs=4 * np.sqrt(total))
+    many = can.known & (np.nan_to_num(expected) >= 10)
+    ratio = np.mean((counts.signal - expected)[many] ** 2 / expected[many])
+    assert abs(ratio - 1) < 4 * np.sqrt(2 / many.sum())
+    without = subtract_can(counts, can)
+    assert np.sum(without.signal) == pytest.approx(0, abs=4 * np.sqrt(total))
+    assert np.all(without.variance >= counts.variance)
