@@ -171,6 +171,67 @@ def test_dead_pixels_count_nothing_but_look_alive_in_the_file(tmp_path):
     assert len(found[0].geometry.masked) == instrument.n_pixels
 
 
+def test_the_virtual_section_switches_parts_on_and_truth_tells_what_to_expect(tmp_path):
+    experiment = coarse_experiment()
+    tube = experiment.virtual.model_validate(
+        {
+            "counts_per_minute": 600,
+            "bragg": 1e-4,
+            "incoherent": 1.0,
+            "multiphonon": 1.0,
+            "can": {"atoms": 0.2},
+            "decaying_ratio": 0.5,
+            "mosaic_deg": 0.2,
+            "pixel_m": [0.025, 0.008],
+            "dead_tubes": [3, 40],
+            "power_sigma": 0.1,
+        }
+    )
+    asked = experiment.model_copy(update={"virtual": tube})
+    truth = simulate(
+        asked, experiment_dir=EXAMPLES, output=tmp_path, psi_deg=[5.0, 40.0], minutes=0.3, seed=2,
+        processes=1,
+    )  # fmt: skip
+    assert truth == json.loads((tmp_path / "truth.json").read_text())
+    instrument = coarse_measurement().instrument
+    dead = np.isin(instrument.tube, [3, 40])
+    assert truth["instrument"]["pixels_dead"] == dead.sum() > 0
+    assert truth["can"] == {
+        "material": "aluminium", "atoms": 0.2, "line_width_inverse_A": 0.02
+    }  # fmt: skip
+    assert truth["spread"]["pixel_m"] == [0.025, pytest.approx(0.128)]  # 16 pixels merged
+    assert truth["chunks"][0]["proton_charge"] != truth["chunks"][1]["proton_charge"]
+    for chunk in truth["chunks"]:
+        events = [p for p in payloads([tmp_path / chunk["files"][0]]) if isinstance(p, EventBlock)]
+        assert sum(len(p.pixel) for p in events) == sum(chunk["events"].values())
+        assert not dead[np.concatenate([p.pixel for p in events])].any()
+        for name in ("elastic", "incoherent", "multiphonon", "can_elastic", "can", "decaying"):
+            expected = chunk["expected"][name]
+            assert expected > 0
+            assert chunk["events"][name] == pytest.approx(expected, abs=4 * np.sqrt(expected) + 1)
+        expected, sigma = chunk["expected"]["phonon"], chunk["expected_phonon_sigma"]
+        assert chunk["events"]["phonon"] == pytest.approx(
+            expected, abs=4 * np.sqrt(expected + sigma**2)
+        )
+    empty = experiment.model_copy(update={"virtual": tube.model_copy(update={"sample": False})})
+    truth = simulate(
+        empty, experiment_dir=EXAMPLES, output=tmp_path / "empty", psi_deg=[0.0], minutes=0.3,
+        seed=3, formats=("sns",), processes=1,
+    )  # fmt: skip
+    events = truth["chunks"][0]["events"]
+    assert events["phonon"] == events["elastic"] == events["bragg"] == 0 < events["can_elastic"]
+
+
+def test_dead_tubes_must_exist(tmp_path):
+    experiment = coarse_experiment()
+    asked = experiment.virtual.model_copy(update={"dead_tubes": (99_999,)})
+    with pytest.raises(ValueError, match="dead_tubes names \\[99999\\]; expected tubes of ARCS/16"):
+        simulate(
+            experiment.model_copy(update={"virtual": asked}), experiment_dir=EXAMPLES,
+            output=tmp_path, psi_deg=[0.0], minutes=0.1, seed=1,
+        )  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
