@@ -60,7 +60,7 @@ def momentum_axis(
         raise ValueError(
             f"the |Q| step is {step} 1/angstrom; expected above {top / 5000:.2g}, e.g. 0.05"
         )
-    return step * np.arange(int(np.ceil(top / step + 1e-9)) + 1)
+    return np.arange(int(np.ceil(top / step + 1e-9)) + 1, dtype=np.float64) * float(step)
 
 
 def view_powder(

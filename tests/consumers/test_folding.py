@@ -1,5 +1,7 @@
 """Folding: events accounted for, support equal to that of the exposure, any order the same."""
 
+from dataclasses import fields
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -13,6 +15,7 @@ from simulations.exposure import compute_exposure, view_pixels
 from simulations.goniometer import Orientation, crystal_to_lab
 from simulations.instruments import load_instrument
 from simulations.path import EnergyAxis, seekpath_segments
+from simulations.trajectories import Trajectories, trace_trajectories
 from simulations.voxel_map import build_voxel_map
 
 EI = 40.0
@@ -120,7 +123,14 @@ def test_counts_and_reduced_intensity_do_not_add():
 
 
 def test_a_closed_chunk_reads_back_to_the_last_bit(setting, tmp_path):
-    voxels, _, exposure, _ = setting
+    voxels, view, exposure, instrument = setting
+    trajectories = trace_trajectories(
+        view=view,
+        voxels=voxels,
+        instrument=instrument,
+        energy=ENERGY,
+        displacement=np.tile(0.002 * np.eye(3), (2, 1, 1)),
+    )
     shape = (voxels.n_path_bins, ENERGY.n_bins)
     rng = np.random.default_rng(2)
     arrays = {n: rng.random(shape) for n in ("signal", "variance", "counts", "exposure", "flat")}
@@ -134,6 +144,7 @@ def test_a_closed_chunk_reads_back_to_the_last_bit(setting, tmp_path):
         account=account,
         sums=CellSums(**arrays),
         exposure=exposure,
+        trajectories=trajectories,
     )
     assert closed.path.parent == tmp_path
     again = read_chunk(closed.path)
@@ -141,4 +152,7 @@ def test_a_closed_chunk_reads_back_to_the_last_bit(setting, tmp_path):
     for name, array in arrays.items():
         np.testing.assert_array_equal(getattr(again.sums, name), array)
     np.testing.assert_array_equal(again.exposure().tensor, exposure.tensor)
+    for part in fields(Trajectories):
+        stored, given_ = getattr(again.trajectories(), part.name), getattr(trajectories, part.name)
+        np.testing.assert_array_equal(stored, given_)
     assert not list(tmp_path.glob("*.partial"))
