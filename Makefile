@@ -63,6 +63,7 @@ prove: setup system
 
 bench: setup
 	@mkdir -p build
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[bench]"
 	$(ONE_THREAD) $(BIN)/python -m pytest -s -q tests/benchmarks
 
 lint: setup
