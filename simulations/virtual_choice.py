@@ -34,7 +34,10 @@ class VirtualSection(Section):
     background_ratio: NotNegative = Field(
         default=1.0, description="background counts per one-phonon count, zero or more"
     )
-    sample: bool = Field(default=True, description="false: an empty can, at the same flux")
+    sample: bool = Field(
+        default=True,
+        description="false: no crystal, as for an empty can; the same psi give it the same flux",
+    )
     elastic: NotNegative = Field(
         default=1.0, description="times the crystal's incoherent elastic scattering"
     )

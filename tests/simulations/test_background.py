@@ -26,10 +26,10 @@ from simulations.voxel_map import build_voxel_map
 from tests.simulations.test_virtual import germanium, germanium_lattice, sparse_instrument
 
 EI = 40.0
-ENERGY = EnergyAxis(edges_meV=np.linspace(0, 38, 77), substeps=4)
+ENERGY = EnergyAxis(edges_meV=np.linspace(0, 38, 39), substeps=8)
 MINUTES = 1.0
 CAN_MINUTES = 4.0
-PSIS = (12.0, 35.0, 57.0, 81.0)
+PSIS = (12.0, *range(20, 120, 9))
 
 
 @cache
@@ -43,7 +43,7 @@ def voxels():
         start_hkl=np.array([[0.0, 0, 1], [0, 0, 0]]),
         end_hkl=np.array([[0.0, 0, 0], [0.5, 0.5, 0.5]]),
         labels=(("X", "G"), ("G", "L")),
-        bins=(10, 8),
+        bins=(5, 4),
     )
     return build_voxel_map(crystal(), path, half_width_rlu=0.12, voxel_rlu=0.04)
 
@@ -52,9 +52,9 @@ def voxels():
 def experiment() -> VirtualExperiment:
     """Germanium in an aluminium can, with Bragg reflections and a strong elastic line."""
     return germanium(
-        instrument=sparse_instrument(1200),
-        flux=4e8,
-        background=40.0,
+        instrument=sparse_instrument(700),
+        flux=2.5e8,
+        background=25.0,
         elastic_scale=5.0,
         bragg_scale=1.0,
         spread=Spread(),
@@ -256,7 +256,7 @@ def chi_square_per_cell(psis) -> tuple[dict[str, float], int]:
 def test_masked_and_subtracted_data_agree_with_brute_force_phonons():
     """With Bragg reflections and a can in the beam, what is left is one-phonon scattering."""
     ratio, n = chi_square_per_cell(PSIS[:1])
-    assert n > 200
+    assert n > 70
     assert abs(ratio["masked and subtracted"] - 1) < 4 * np.sqrt(2 / n), ratio
     assert ratio["not masked"] > 3, ratio
     assert ratio["not subtracted"] > 1.5, ratio
@@ -283,8 +283,8 @@ def test_bragg_tails_are_masked_where_they_fall_and_nowhere_else():
     off = (sums.signal - expected) ** 2 / np.maximum(expected, 1e-9)
     many = (expected >= 10) & (sums.exposure > 0)
     left, lost = many & ~mask, many & mask
-    assert left.sum() > 200
-    assert lost.sum() > 3
+    assert left.sum() > 70
+    assert lost.sum() >= 2
     assert abs(off[left].mean() - 1) < 4 * np.sqrt(2 / left.sum())
     assert off[lost].mean() > 10
     assert mask[geometry(psi)[0] > 0].mean() < 0.2

@@ -38,12 +38,12 @@ LAMBDA = 2 * np.pi / np.sqrt(40.0 / 2.0721248)  # angstrom
 def everything(pixels: int = 300, **changes):
     settings = {
         "temperature_K": 300.0,
-        "flux": 1e8,
+        "flux": 2e7,
         "background": 50.0,
-        "bragg_scale": 1e-3,
-        "incoherent_scale": 20.0,
-        "multiphonon_scale": 10.0,
-        "can": VirtualCan(atoms=3.0),
+        "bragg_scale": 5e-3,
+        "incoherent_scale": 100.0,
+        "multiphonon_scale": 50.0,
+        "can": VirtualCan(atoms=15.0),
         "decaying": 100.0,
         "decay_us": 300.0,
     }
@@ -62,7 +62,7 @@ def test_every_part_counts_what_is_expected_of_it():
 
 
 def test_incoherent_and_multiphonon_counts_follow_a_quadrature_over_momentum_and_energy():
-    experiment = everything(60, can=None, incoherent_scale=600.0, multiphonon_scale=300.0)
+    experiment = everything(60, can=None, incoherent_scale=3000.0, multiphonon_scale=1500.0)
     crystal, ei = experiment.model.crystal, experiment.ei_meV
     momentum = np.arange(0.0, 12.0, 0.02)
     step = 0.2
