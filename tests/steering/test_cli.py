@@ -26,6 +26,7 @@ VERBS = (
     "simulate",
     "replay",
     "fold",
+    "align",
     "phonons",
     "spectrum",
     "prior",
