@@ -29,8 +29,8 @@ BoolArray = NDArray[np.bool_]
 
 NUISANCES = ("ln scale", "ln flat background", "ln exposure background", "ln resolution width")
 NUISANCE_SIGMA = (5.0, 3.0, 3.0, 0.05)  # prior widths; the resolution is known to 5 %
-ANCHOR_SIGMAS = 0.3  # the folded model carries exact rates over this many counting errors
-ANCHOR_LOG_WIDTH = 0.02
+ANCHOR_SIGMAS = 1.0  # the folded model carries exact rates over this many sigma
+ANCHOR_LOG_WIDTH = 0.03
 ANCHOR_ROUNDS = 6
 NEGLIGIBLE_DECREASE = 0.01  # of minus log posterior: a tenth of a sigma
 BLURS_MEV = (6.0, 3.0, 1.5, 0.75, 0.0)
