@@ -24,7 +24,7 @@ from simulations.instrument import Instrument
 from simulations.path import EnergyAxis
 from simulations.powder_exposure import momentum_axis, powder_exposure, view_powder
 from steering.experiment_file import Experiment
-from steering.measurement import chosen_instrument
+from steering.measurement import calibrated, chosen_instrument
 
 FloatArray = NDArray[np.float64]
 Progress = Callable[[str, float], None]
@@ -114,10 +114,11 @@ class _Open:
 class _Folder:
     """State of one powder fold; feed it payloads."""
 
-    def __init__(self, experiment: Experiment, step: float) -> None:
+    def __init__(self, experiment: Experiment, experiment_dir: Path, step: float) -> None:
         section = experiment.path.energy
         self.experiment = experiment
-        self.instrument = chosen_instrument(experiment)
+        self.experiment_dir = experiment_dir
+        self.instrument = chosen_instrument(experiment, experiment_dir)
         self.ei_meV = experiment.instrument.ei_meV
         self.energy = EnergyAxis(
             edges_meV=np.linspace(section.min_meV, section.max_meV, section.bins + 1),
@@ -151,7 +152,9 @@ class _Folder:
                     chunk.fault = str(error)
 
     def _start(self, start: ChunkStart) -> None:
-        instrument = start.geometry if start.geometry is not None else self.instrument
+        instrument = self.instrument
+        if start.geometry is not None:
+            instrument = calibrated(start.geometry, self.experiment, self.experiment_dir)
         fault = None
         if abs(start.ei_meV - self.ei_meV) > EI_TOLERANCE * self.ei_meV:
             fault = (
@@ -284,6 +287,7 @@ def fold_powder(
     files: Sequence[Path],
     experiment: Experiment,
     *,
+    experiment_dir: Path = Path(),
     step: float = MOMENTUM_STEP,
     psi_deg: float | None = None,
     progress: Progress | None = None,
@@ -296,6 +300,8 @@ def fold_powder(
         NXSPE or SNS event files. Their own geometry overrules the experiment's instrument.
     experiment : Experiment
         Gives instrument, Ei, the energy axis and its sub-steps; path and sample play no part.
+    experiment_dir : Path
+        Folder that relative paths in the experiment start from.
     step : float
         Width of the |Q| bins, 1/angstrom.
     psi_deg : float, optional
@@ -313,13 +319,14 @@ def fold_powder(
         If no file could be folded; the message says why.
     """
     say = progress or (lambda message, fraction: None)
-    folder = _Folder(experiment, step)
+    folder = _Folder(experiment, experiment_dir, step)
     source = recorded_source(
         files,
         run="powder",
         psi_log=experiment.source.psi_log,
         psi_deg=0.0 if psi_deg is None else psi_deg,
         t0_us=experiment.source.t0_us,
+        nominal_ei_meV=experiment.instrument.ei_meV,
     )
     for message in source.messages():
         folder.take(message.payload)

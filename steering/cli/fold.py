@@ -54,7 +54,14 @@ def fold(
             from steering.plots_file import write_powder_fold
             from steering.powder_folds import fold_powder
 
-            folded = fold_powder(files, described, step=q_step, psi_deg=psi, progress=progress)
+            folded = fold_powder(
+                files,
+                described,
+                experiment_dir=experiment.parent,
+                step=q_step,
+                psi_deg=psi,
+                progress=progress,
+            )
             write_powder_fold(folded, output if output.suffix == ".npz" else output / "powder.npz")
             summary = folded.summary()
         else:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from steering.experiment_file import load_experiment
+from steering.measurement import chosen_instrument
 from steering.powder_folds import fold_powder
 from tests.steering.virtual_scan import EXAMPLES, virtual_scan  # noqa: F401
 
@@ -50,6 +51,25 @@ def test_histograms_with_counts_fold_like_their_events(folded, virtual_scan):  #
     assert other.sums.signal.sum() == pytest.approx(folded.sums.signal.sum(), rel=0.01)
     with pytest.raises(ValueError, match="no file could be folded"):
         fold_powder([Path(__file__)], virtual_scan.experiment)
+
+
+def test_the_mask_beside_the_experiment_holds_for_the_geometry_of_a_file(
+    folded,
+    virtual_scan,  # noqa: F811
+    tmp_path,
+):
+    experiment = virtual_scan.experiment
+    whole = chosen_instrument(experiment)
+    live = np.flatnonzero(~whole.masked)
+    dead = "\n".join(str(d) for d in whole.detector_id[live[: len(live) // 2]])
+    (tmp_path / "dead.txt").write_text(dead + "\n", encoding="utf-8")
+    masked = experiment.model_copy(
+        update={"instrument": experiment.instrument.model_copy(update={"mask": "dead.txt"})}
+    )
+    other = fold_powder(virtual_scan.events, masked, experiment_dir=tmp_path, step=0.1)
+    assert other.account.complete
+    assert other.account.masked > folded.account.masked
+    assert other.sums.exposure.sum() < 0.8 * folded.sums.exposure.sum()
 
 
 def test_another_incident_energy_is_set_aside(virtual_scan):  # noqa: F811
