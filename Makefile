@@ -14,11 +14,12 @@ export BEAMSTEER_SHARED_DATA
 # Two test workers share two cores: one thread for each of their numerical libraries.
 ONE_THREAD := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1 NUMBA_NUM_THREADS=1
 
-.PHONY: help setup system demo test prove bench serve lint
+.PHONY: help setup system demo test prove bench serve kafka lint
 
 help:
 	@echo "make demo    simulate and replay a short germanium scan, then invert measured aluminium"
 	@echo "make serve   show the page of the last demo or replay again, until Ctrl-C"
+	@echo "make kafka   a real Apache Kafka on loopback until Ctrl-C (needs Java 17 and Maven)"
 	@echo "make test    every test but the slow ones"
 	@echo "make prove   the slow ones, with the figures they measure"
 	@echo "make bench   ratios to peers, into build/bench.json"
@@ -53,6 +54,11 @@ demo: setup
 
 serve: setup
 	$(BIN)/beamsteer serve
+
+# KAFKA may hold options of the broker, e.g. KAFKA="--port 19092 --data /var/tmp/kafka".
+kafka:
+	@test -n "$(PYTHON)" || { echo "No Python 3.11 or newer; run: apt-get install python3"; exit 1; }
+	@$(PYTHON) deploy/kafka/broker.py start $(KAFKA)
 
 test: setup system
 	$(ONE_THREAD) $(BIN)/python -m pytest -n 2 --dist loadfile --max-worker-restart 0 -m "not slow" --timeout 300 \

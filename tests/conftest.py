@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+from tests.kafka_broker import Broker, NoKafkaError, OwnBroker, SharedBroker, Topics, given_broker
 
 # Two cores run two test workers: every worker gets one thread of each numerical library.
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
@@ -27,7 +30,7 @@ settings.load_profile("beamsteer")
 
 ROOT = Path(__file__).resolve().parents[1]
 REQUIRED = {name for name in os.environ.get("BEAMSTEER_REQUIRE", "").split(",") if name}
-KNOWN = {"browser", "shared_data"}
+KNOWN = {"browser", "kafka", "shared_data"}
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -65,3 +68,42 @@ def chromium() -> Path:
             return Path(program)
     _absent("browser", "No Chromium; run `make system`, or set BEAMSTEER_CHROMIUM.")
     raise AssertionError
+
+
+@pytest.fixture(scope="session")
+def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
+    """A real Kafka: BEAMSTEER_TEST_KAFKA, else one local broker shared by the run's workers."""
+    given = given_broker()
+    if given is not None:
+        yield given
+        return
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent  # of all workers
+    try:
+        shared = SharedBroker(folder / "kafka")
+    except NoKafkaError as reason:
+        _absent("kafka", f"No Kafka: {reason}")
+        raise AssertionError from None
+    yield shared.broker
+    shared.close()
+
+
+@pytest.fixture
+def kafka_topics(kafka: Broker) -> Iterator[Topics]:
+    """Makes topics of this test's own in the run's broker: ``kafka_topics("detector")``."""
+    topics = Topics(broker=kafka)
+    yield topics
+    topics.remove()
+
+
+@pytest.fixture
+def own_kafka(tmp_path: Path) -> Iterator[OwnBroker]:
+    """A local broker that this test may kill and start again on the same port."""
+    try:
+        own = OwnBroker(tmp_path / "kafka")
+    except NoKafkaError as reason:
+        _absent("kafka", f"No Kafka: {reason}")
+        raise AssertionError from None
+    yield own
+    own.close()
