@@ -2,11 +2,11 @@
 
 What a `RawMessage` may hold, in the order in which it is looked for:
 
-1. **A bluesky document with its name beside it** (ZMQ, and tapes of it): the message has the header
-   ``("document", name)``, name being ``b"start"``, ``b"descriptor"``, ``b"event"``,
-   ``b"event_page"`` or ``b"stop"``, and ``value`` is the msgpack of the document alone. A ZMQ source
-   splits bluesky's frame ``prefix SP name SP payload`` and puts name and payload there. Where pickle
-   is switched on, it is the source that unpickles and packs the document again with
+1. **A bluesky document with its name beside it** (ZMQ, and tapes of it): the message has the
+   header ``("document", name)``, name being ``b"start"``, ``b"descriptor"``, ``b"event"``,
+   ``b"event_page"`` or ``b"stop"``, and ``value`` is the msgpack of the document alone. A ZMQ
+   source splits bluesky's frame ``prefix SP name SP payload`` and puts name and payload there.
+   Where pickle is switched on, it is the source that unpickles and packs the document again with
    `consumers.msgpack_codec.pack`, so that neither a tape nor this module ever meets a pickle.
 2. **An ESS flatbuffer**: bytes 4 to 8 are one of ``pl72 6s4t f144 ev44 da00 x5f2``
    (`consumers.flatbuffers_codec`).
