@@ -299,6 +299,10 @@ class Refinement:
             anchors.append(anchor)
         return anchors
 
+    def forget(self, key: str) -> None:
+        """Drop the exact rates kept of an orientation that left the run."""
+        self._anchors.pop(key, None)
+
     def information_of(
         self, theta: FloatArray, observation: Observation, state: ModeState | None = None
     ) -> tuple[FloatArray, FloatArray]:

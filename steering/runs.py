@@ -58,6 +58,10 @@ Progress = Callable[[str, float], None]
 SCHEMA_VERSION = 1
 EI_TOLERANCE = 0.01  # a chunk whose incident energy differs by more belongs to another experiment
 KEPT_BYTES = 1_500_000_000  # exposures of chunks held in memory; the others are read again
+OTHER_KIND = (
+    "raw counts and reduced intensity cannot be added; expected the kind of the first chunk. Fold "
+    "event files and reduced files in separate runs."
+)
 CANDIDATES = 25
 ADVISED = 10
 ADVICE_COARSENING = 8  # pixels merged along a tube for the exposure of candidates
@@ -103,7 +107,8 @@ class Run:
         self.measurement = measurement
         self.run_id = run_id
         self.folder = folder
-        self.chunks: list[ClosedChunk] = []
+        self.chunks: list[ClosedChunk] = []  # in canonical order, see ``_add``
+        self.newest: ClosedChunk | None = None  # the one that came last
         self.records: list[dict[str, Any]] = []
         self.history: list[dict[str, Any]] = []
         self.posterior: Posterior | None = None
@@ -127,6 +132,8 @@ class Run:
             ),
         }
         self._encoder = None
+        self._generation: dict[str, int] = {}  # of the next fold of a chunk's name, if not 0
+        self._withdrawn: dict[str, str] = {}  # chunk, reason
         self._pooled: Exposure | None = None
         self._pooled_chunks = 0
         self._kept: dict[str, Exposure] = {}
@@ -210,6 +217,11 @@ class Run:
         expected = self.measurement.experiment.instrument
         if start.chunk in self._open or any(c.chunk == start.chunk for c in self.chunks):
             return f"chunk {start.chunk!r} started twice; expected every chunk once"
+        if start.chunk in self._withdrawn:
+            return (
+                f"chunk {start.chunk!r} was withdrawn ({self._withdrawn[start.chunk]}); expected "
+                "another one. Reopen it to fold it again."
+            )
         if not np.isfinite(start.psi_deg):
             return f"psi is {start.psi_deg}; expected a finite angle in degrees. Give the psi."
         found = split_name(start.instrument_name)[0]
@@ -346,18 +358,10 @@ class Run:
             sums=sums,
             exposure=exposure,
             trajectories=trajectories,
+            start_time_ns=chunk.start.start_time_ns,
+            generation=self._generation.get(stop.chunk, 0),
         )
-        self.chunks.append(closed)
-        self.records.append(
-            {
-                "chunk": closed.chunk,
-                "psi_deg": closed.psi_deg,
-                "minutes": closed.minutes,
-                "events": asdict(account),
-                "status": "folded",
-                "reason": None,
-            }
-        )
+        self._add(closed)
         log.info("chunk_folded", run=self.run_id, chunk=closed.chunk, psi_deg=closed.psi_deg)
         if self._estimating:
             self._estimate()
@@ -380,10 +384,7 @@ class Run:
                 f"source read {stop.read}; expected the same number. Messages were lost: replay."
             )
         if self.chunks and self.chunks[0].sums.gaussian != chunk.gaussian:
-            return (
-                "raw counts and reduced intensity cannot be added; expected the kind of the first "
-                "chunk. Fold event files and reduced files in separate runs."
-            )
+            return OTHER_KIND
         return None
 
     def _set_aside(self, origin: str, reason: str, psi_deg: float | None = None) -> None:
@@ -398,6 +399,176 @@ class Run:
                 "reason": reason,
             }
         )
+
+    # -- chunks that closed elsewhere or before ---------------------------------------------------
+
+    def adopt(self, closed: ClosedChunk) -> None:
+        """Take a chunk that was closed earlier or elsewhere; makes no estimate.
+
+        Parameters
+        ----------
+        closed : ClosedChunk
+            Folded for the same experiment. Its file stays where it is.
+
+        Raises
+        ------
+        ValueError
+            If the chunk is in the run already, was folded on another path, energy axis or voxel
+            map, or is of another kind than the chunks before.
+        """
+        self._check_adoptable(closed)
+        self._withdrawn.pop(closed.chunk, None)
+        self._generation[closed.chunk] = closed.generation
+        self._add(closed)
+        log.info("chunk_adopted", run=self.run_id, chunk=closed.chunk, psi_deg=closed.psi_deg)
+
+    def _check_adoptable(self, closed: ClosedChunk, *, instead_of: ClosedChunk | None = None):
+        others = [c for c in self.chunks if c is not instead_of]
+        if closed.chunk in self._open or any(c.chunk == closed.chunk for c in others):
+            raise ValueError(
+                f"chunk {closed.chunk!r} is in the run already; expected every chunk once. "
+                "Replace it to take a newer generation."
+            )
+        measurement = self.measurement
+        expected = (measurement.path.n_bins, measurement.energy.n_bins)
+        if closed.sums.signal.shape != expected:
+            raise ValueError(
+                f"{closed.path}: sums have shape {closed.sums.signal.shape}; expected {expected}, "
+                "path bins x energy bins of the experiment. Fold the chunk anew."
+            )
+        if closed.n_voxels != measurement.voxels.n_voxels:
+            raise ValueError(
+                f"{closed.path}: the chunk has {closed.n_voxels} voxels; expected "
+                f"{measurement.voxels.n_voxels}, those of the experiment. Fold the chunk anew."
+            )
+        if others and others[0].sums.gaussian != closed.sums.gaussian:
+            raise ValueError(f"{closed.path}: {OTHER_KIND}")
+
+    def withdraw(self, chunk: str, reason: str) -> None:
+        """Take a folded chunk out of the sums; its record says why, its file stays.
+
+        The estimate is of before until ``estimate_now`` or the next chunk.
+
+        Raises
+        ------
+        ValueError
+            If no such chunk is folded.
+        """
+        closed = self._folded(chunk)
+        self._remove(closed)
+        self._withdrawn[chunk] = reason
+        self._generation[chunk] = closed.generation + 1
+        record = self._record_of(closed)
+        record |= {"status": "withdrawn", "reason": reason}
+        log.warning("chunk_withdrawn", run=self.run_id, chunk=chunk, reason=reason)
+
+    def replace(self, closed: ClosedChunk) -> None:
+        """Put a newer generation in the place of a folded chunk; makes no estimate.
+
+        Raises
+        ------
+        ValueError
+            As ``adopt``, or if no older generation is folded; the run is unchanged then.
+        """
+        old = self._folded(closed.chunk)
+        if closed.generation <= old.generation:
+            raise ValueError(
+                f"chunk {closed.chunk!r} is of generation {closed.generation}; expected above "
+                f"{old.generation}, the one folded. Keep the newer one."
+            )
+        self._check_adoptable(closed, instead_of=old)
+        self.reopen(closed.chunk)
+        self.adopt(closed)
+
+    def reopen(self, chunk: str) -> None:
+        """Forget a folded or withdrawn chunk, so that its name may start again.
+
+        What is folded then is the next generation, in a file of its own.
+
+        Raises
+        ------
+        ValueError
+            If no such chunk is folded or withdrawn.
+        """
+        if chunk in self._withdrawn:
+            del self._withdrawn[chunk]
+            return
+        closed = self._folded(chunk)
+        self._remove(closed)
+        self.records.remove(self._record_of(closed))
+        self._generation[chunk] = closed.generation + 1
+        log.info("chunk_reopened", run=self.run_id, chunk=chunk)
+
+    def estimate_now(self) -> bool:
+        """Estimate from the chunks as they are, after chunks were adopted or withdrawn.
+
+        Returns
+        -------
+        bool
+            True: the estimate is new. False: no chunk is folded, and there is no estimate.
+
+        Raises
+        ------
+        ValueError
+            If the run only folds.
+        """
+        if not self._estimating:
+            raise ValueError(
+                f"run {self.run_id!r} was made with estimate=False; expected a run that estimates"
+            )
+        if not self.chunks:
+            self.posterior = self.trust = None
+            return False
+        self._estimate()
+        return True
+
+    def _folded(self, chunk: str) -> ClosedChunk:
+        for closed in self.chunks:
+            if closed.chunk == chunk:
+                return closed
+        raise ValueError(
+            f"chunk {chunk!r} is not folded in run {self.run_id!r}; expected one of "
+            f"{[c.chunk for c in self.chunks]}"
+        )
+
+    def _record_of(self, closed: ClosedChunk) -> dict[str, Any]:
+        of_chunk = (
+            r for r in self.records if (r["chunk"], r["status"]) == (closed.chunk, "folded")
+        )
+        return next(of_chunk)
+
+    def _add(self, closed: ClosedChunk) -> None:
+        """Put a chunk in its place: sums of floats depend on their order, so it is fixed.
+
+        Chunks are in the order of their start, those without a start time first and as they came.
+        """
+        self.chunks.append(closed)
+        self.chunks.sort(key=_canonical)
+        self.records.append(
+            {
+                "chunk": closed.chunk,
+                "psi_deg": closed.psi_deg,
+                "minutes": closed.minutes,
+                "events": asdict(closed.account),
+                "status": "folded",
+                "reason": None,
+            }
+        )
+        places = [i for i, r in enumerate(self.records) if r["status"] == "folded"]
+        of_chunk = {self.records[i]["chunk"]: self.records[i] for i in places}
+        for i, chunk in zip(places, self.chunks, strict=True):
+            self.records[i] = of_chunk[chunk.chunk]
+        self.newest = closed
+        if self.chunks.index(closed) < self._pooled_chunks:
+            self._pooled, self._pooled_chunks = None, 0
+
+    def _remove(self, closed: ClosedChunk) -> None:
+        if self.chunks.index(closed) < self._pooled_chunks:
+            self._pooled, self._pooled_chunks = None, 0
+        self.chunks.remove(closed)
+        self._kept.pop(closed.key, None)
+        if self._estimating:
+            self.refinement.forget(closed.key)
 
     # -- estimate and advice --------------------------------------------------------------------
 
@@ -426,11 +597,11 @@ class Run:
 
     def _exposure_of(self, chunk: ClosedChunk) -> Exposure:
         """A chunk's exposure, kept in memory while all kept ones stay below the limit."""
-        if chunk.chunk in self._kept:
-            return self._kept[chunk.chunk]
+        if chunk.key in self._kept:
+            return self._kept[chunk.key]
         exposure = chunk.exposure()
         if sum(e.nbytes for e in self._kept.values()) + exposure.nbytes < KEPT_BYTES:
-            self._kept[chunk.chunk] = exposure
+            self._kept[chunk.key] = exposure
         return exposure
 
     def _estimate(self) -> None:
@@ -441,7 +612,7 @@ class Run:
                 sums=c.sums,
                 exposure=partial(self._exposure_of, c),
                 trajectories=c.trajectories,
-                key=c.chunk,
+                key=c.key,
             )
             for c in self.chunks
         ]
@@ -755,6 +926,11 @@ class Run:
         np.savez(path, **arrays)
 
 
+def _canonical(closed: ClosedChunk) -> tuple[int, str]:
+    started = closed.start_time_ns > 0
+    return (closed.start_time_ns, closed.chunk) if started else (0, "")
+
+
 def _encoder_of(measurement: Measurement) -> Any:
     name = measurement.experiment.model
     if name is None:
@@ -862,11 +1038,12 @@ def replay(
                 done = len(run.records) / max(len(files), 1)
                 if not new:
                     continue
-                say(f"chunk {run.chunks[-1].chunk}, psi {run.chunks[-1].psi_deg:g} deg", done)
+                newest = run.newest or run.chunks[-1]
+                say(f"chunk {newest.chunk}, psi {newest.psi_deg:g} deg", done)
                 if store is not None:
                     store.publish(run.snapshot())
                 if speed is not None:
-                    time.sleep(run.chunks[-1].minutes * 60 / speed)
+                    time.sleep(newest.minutes * 60 / speed)
             if not run.chunks:
                 reasons = "\n".join(f"{r['chunk']}: {r['reason']}" for r in run.records)
                 raise ValueError(

@@ -10,8 +10,11 @@ import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 
+from consumers.chunk_store import close_chunk, read_chunk
 from consumers.message import ChunkStart, ChunkStop, EventBlock, HistogramBlock, Message, SetAside
 from consumers.recorded import recorded_source
+from simulations.cell_sums import CellSums
+from simulations.exposure import Exposure
 from steering.api import create_app
 from steering.experiment_file import load_experiment
 from steering.run_store import RunStore
@@ -415,6 +418,174 @@ def test_fold_writes_arrays_and_a_picture(virtual_scan, tmp_path):
     )
     assert named.is_file()
     assert not named.with_suffix(".png").exists()
+
+
+# -- chunks that closed before -------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def folded(virtual_scan: VirtualScan, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run over all four files, with the chunks that the tests below adopt."""
+    source = recorded_source(virtual_scan.events, run="r")
+    return feed(folding_run(tmp_path_factory.mktemp("folded")), source.messages())
+
+
+def files_of(run: Run, folder: Path) -> tuple[str, dict[str, bytes]]:
+    """result.json, and every array of folded.npz."""
+    run.write_folded(folder / "folded.npz")
+    with np.load(folder / "folded.npz") as file:
+        arrays = {name: file[name].tobytes() for name in file.files}
+    return json.dumps(run.result(), sort_keys=True), arrays
+
+
+def adopted(run: Run, chunks) -> Run:
+    for closed in chunks:
+        run.adopt(read_chunk(closed.path))
+    return run
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2, 3), (3, 2, 1, 0), (2, 0, 3, 1)])
+def test_adopting_in_any_order_equals_folding_bit_for_bit(order, folded: Run, tmp_path):
+    run = folding_run(tmp_path)
+    for k in order:
+        run.adopt(read_chunk(folded.chunks[k].path))
+        run.pooled_exposure()  # what is pooled before must not fix the order
+    assert [c.chunk for c in run.chunks] == [c.chunk for c in folded.chunks]
+    assert files_of(run, tmp_path) == files_of(folded, tmp_path)
+
+
+def test_folding_in_another_order_gives_the_same_bits(virtual_scan, folded: Run, tmp_path):
+    payloads = [
+        m.payload
+        for file in virtual_scan.events[::-1]
+        for m in recorded_source([file], run="r").messages()
+    ]
+    run = feed(folding_run(tmp_path), renumbered(payloads))
+    assert files_of(run, tmp_path) == files_of(folded, tmp_path)
+    assert run.newest is run.chunks[0]
+
+
+def test_chunks_without_a_start_time_keep_the_order_in_which_they_came(folded: Run, tmp_path):
+    run = folding_run(tmp_path)
+    for k in (2, 0, 1):
+        run.adopt(replace(folded.chunks[k], start_time_ns=0))
+    assert [c.chunk for c in run.chunks] == [folded.chunks[k].chunk for k in (2, 0, 1)]
+
+
+def test_an_estimate_of_adopted_chunks_does_not_depend_on_their_order(folded: Run, tmp_path):
+    answers = []
+    for order in ((0, 1), (1, 0)):
+        run = Run(small_measurement(), run_id="r", folder=tmp_path)
+        adopted(run, [folded.chunks[k] for k in order])
+        assert run.posterior is None
+        assert run.estimate_now()
+        answers.append(json.dumps(run.result(), sort_keys=True))
+    assert answers[0] == answers[1]
+    assert json.loads(answers[0])["parameters"]
+
+
+def test_a_run_that_only_folds_refuses_to_estimate(folded: Run, tmp_path):
+    run = adopted(folding_run(tmp_path), folded.chunks[:1])
+    with pytest.raises(ValueError, match="made with estimate=False"):
+        run.estimate_now()
+
+
+def test_a_withdrawn_chunk_leaves_the_sums_and_says_why(folded: Run, tmp_path):
+    names = [c.chunk for c in folded.chunks]
+    run = adopted(folding_run(tmp_path), folded.chunks)
+    run.pooled_exposure()
+    run.withdraw(names[1], "the sample had slipped")
+    without = adopted(folding_run(tmp_path), [folded.chunks[k] for k in (0, 2, 3)])
+    assert files_of(run, tmp_path)[1] == files_of(without, tmp_path)[1]
+    assert run.minutes_used == without.minutes_used
+    record = run.result()["chunks"][1]
+    assert (record["chunk"], record["status"]) == (names[1], "withdrawn")
+    assert record["reason"] == "the sample had slipped"
+    assert folded.chunks[1].path.is_file()
+    with pytest.raises(ValueError, match=f"chunk '{names[1]}' is not folded"):
+        run.withdraw(names[1], "again")
+    run.adopt(folded.chunks[1])  # a second thought
+    assert np.array_equal(run.sums.exposure, folded.sums.exposure)
+
+
+def test_a_withdrawn_chunk_starts_again_only_when_reopened(messages, folded: Run, tmp_path):
+    name = folded.chunks[0].chunk
+    run = adopted(folding_run(tmp_path), folded.chunks[:2])
+    run.withdraw(name, "wrong psi")
+    payloads = [m.payload for m in messages if m.payload.chunk == name]
+    feed(run, renumbered(payloads))
+    assert "was withdrawn (wrong psi)" in run.records[-1]["reason"]
+    run.reopen(name)
+    again = [replace(m, sequence=1000 + m.sequence) for m in renumbered(payloads)]
+    feed(run, again)
+    assert [(c.chunk, c.generation) for c in run.chunks] == [(name, 1), (folded.chunks[1].chunk, 0)]
+
+
+def test_a_reopened_chunk_is_folded_as_the_next_generation(messages, tmp_path):
+    run = feed(folding_run(tmp_path), messages)
+    first, before = run.chunks[0], files_of(run, tmp_path)
+    run.pooled_exposure()
+    run.reopen(first.chunk)
+    assert first.chunk not in [r["chunk"] for r in run.records]
+    payloads = [m.payload for m in messages if m.payload.chunk == first.chunk]
+    feed(run, [replace(m, sequence=1000 + m.sequence) for m in renumbered(payloads)])
+    assert run.chunks[0].generation == 1
+    assert run.chunks[0].path != first.path
+    assert first.path.is_file()
+    assert files_of(run, tmp_path) == before
+    with pytest.raises(ValueError, match="chunk 'never' is not folded"):
+        run.reopen("never")
+
+
+def test_a_newer_generation_replaces_the_one_before(messages, folded: Run, tmp_path):
+    again = feed(folding_run(tmp_path), messages)
+    name = again.chunks[0].chunk
+    again.reopen(name)
+    late = [m for m in messages if m.payload.chunk == name]
+    stop = late[-1].payload
+    assert isinstance(stop, ChunkStop)
+    half = [*[m.payload for m in late[:-1]], replace(stop, proton_charge=2 * stop.proton_charge)]
+    feed(again, [replace(m, sequence=1000 + m.sequence) for m in renumbered(half)])
+    newer = read_chunk(again.chunks[0].path)
+    run = adopted(folding_run(tmp_path), folded.chunks[:2])
+    run.pooled_exposure()
+    run.replace(newer)
+    assert [c.generation for c in run.chunks] == [1, 0]
+    assert len(run.records) == 2
+    assert files_of(run, tmp_path) == files_of(again, tmp_path)
+    with pytest.raises(ValueError, match="generation 0; expected above 1"):
+        run.replace(folded.chunks[0])
+    assert [c.generation for c in run.chunks] == [1, 0]
+
+
+def test_a_chunk_of_another_experiment_is_refused(folded: Run, tmp_path):
+    good = folded.chunks[0]
+    run = adopted(folding_run(tmp_path), [good])
+    with pytest.raises(ValueError, match="is in the run already"):
+        run.adopt(good)
+    narrow = {f: getattr(good.sums, f)[:, :-1] for f in CellSums.__slots__ if f != "gaussian"}
+    with pytest.raises(ValueError, match=r"sums have shape \(18, 51\); expected \(18, 52\)"):
+        run.adopt(replace(good, chunk="b", sums=CellSums(**narrow)))
+    reduced = replace(good.sums, gaussian=True)
+    with pytest.raises(ValueError, match="cannot be added"):
+        run.adopt(replace(good, chunk="b", sums=reduced))
+    exposure = folded.chunks[1].exposure()
+    fewer = {n: getattr(exposure, n)[1:] for n in Exposure.__dataclass_fields__}
+    (tmp_path / "other").mkdir()
+    other = close_chunk(
+        tmp_path / "other",
+        chunk="b",
+        psi_deg=1.0,
+        minutes=1.0,
+        proton_charge=1.0,
+        account=good.account,
+        sums=good.sums,
+        exposure=Exposure(**fewer),
+        trajectories=good.trajectories(),
+    )
+    with pytest.raises(ValueError, match=r"chunk has \d+ voxels; expected"):
+        run.adopt(other)
+    assert len(run.chunks) == len(run.records) == 1
 
 
 @pytest.mark.slow
