@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -217,6 +218,140 @@ def iterate_events(run: EventRun, *, block: int = 1_000_000) -> Iterator[EventSl
                 held.append(_reduce(run, ids, tof, states.of_events(start, stop)))
         if held:
             yield _join(held)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class RecordedLog:
+    """A numeric log as the file holds it."""
+
+    name: str
+    unit: str
+    time_ns: NDArray[np.int64]  # (samples,) since the Unix epoch
+    value: NDArray  # (samples,) in the type of the file
+    average: float | None  # the file's own, else the mean of the finite samples; None without any
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class RecordedBank:
+    """Events of one bank, read in parts while its file is open."""
+
+    name: str  # of the group, e.g. "bank12_events"
+    events: int
+    pulse_time_ns: NDArray[np.int64]  # (pulses,) since the Unix epoch
+    first_event: NDArray[np.int64]  # (pulses,) never falling
+    _bank: _Bank = field(repr=False)
+
+    def load(self, start: int, stop: int) -> tuple[NDArray, NDArray]:
+        """Identifiers as recorded and times of flight in microseconds, (stop - start,) each."""
+        return self._bank.load(start, stop)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class EventRecording:
+    """An event file as it was recorded: nothing dropped, nothing averaged, nothing judged."""
+
+    path: Path
+    run_number: str
+    title: str
+    instrument_name: str  # empty when the file has none
+    idf_xml: str  # empty when the file has none
+    start_time_ns: int | None  # since the Unix epoch
+    duration_s: float | None
+    proton_charge: tuple[float, str] | None  # of the whole dwell and its unit
+    logs: Mapping[str, RecordedLog]  # those asked for that are there
+    banks: tuple[RecordedBank, ...]
+
+
+@contextmanager
+def open_event_recording(path: Path | str, *, psi_log: str = "s1") -> Iterator[EventRecording]:
+    """Open an event file for passing on what it holds.
+
+    Parameters
+    ----------
+    path : Path
+        Event file.
+    psi_log : str
+        Log that holds psi. With it come the logs that the geometry needs, charge, pauses, emission
+        time and whatever may tell the incident energy and the temperature.
+
+    Yields
+    ------
+    EventRecording
+        Its banks can be loaded until the context ends.
+
+    Raises
+    ------
+    UnreadableError
+        If the file cannot be read, is cut or contradicts itself.
+    """
+    path = Path(path)
+    with open_hdf5(path) as file:
+        entry = _entry(path, file)
+        logs = _logs(entry)
+        xml = child_text(entry, "instrument/instrument_xml/data")
+        try:
+            motors = required_logs(xml) if xml else ("s2",)
+        except ValueError as error:
+            raise UnreadableError(f"{path}: geometry: {error}") from error
+        names = [psi_log, *motors, *EI_LOGS, *TEMPERATURE_LOGS, EMISSION_LOG]
+        names += ["proton_charge", "pause"]
+        charge, seconds = child_number(entry, "proton_charge"), child_number(entry, "duration")
+        node = entry.get("proton_charge")
+        unit = text_of(node.attrs.get("units")) if isinstance(node, h5py.Dataset) else ""
+        banks = []
+        for bank in _banks(path, entry):
+            index, time_ns = _pulse_times(path, bank)
+            banks.append(
+                RecordedBank(
+                    name=bank.name.rpartition("/")[2],
+                    events=bank.events,
+                    pulse_time_ns=time_ns,
+                    first_event=index,
+                    _bank=bank,
+                )
+            )
+        yield EventRecording(
+            path=path,
+            run_number=child_text(entry, "run_number")
+            or child_text(entry, "entry_identifier")
+            or path.name.split(".")[0],
+            title=child_text(entry, "title"),
+            instrument_name=child_text(entry, "instrument/name"),
+            idf_xml=xml,
+            start_time_ns=_start_time_ns(entry),
+            duration_s=seconds if np.isfinite(seconds) else None,
+            proton_charge=(charge, unit or "picoCoulombs") if np.isfinite(charge) else None,
+            logs={
+                name: log
+                for name in dict.fromkeys(names)
+                if (log := _recorded_log(logs, name)) is not None
+            },
+            banks=tuple(banks),
+        )
+
+
+def _recorded_log(logs: Mapping[str, h5py.Group], name: str) -> RecordedLog | None:
+    """One log; a value without times of its own is taken as known from the beginning of time."""
+    group = logs.get(name) if name else None
+    if not isinstance(group, h5py.Group):
+        return None
+    value, time = child_array(group, "value"), group.get("time")
+    if value is None or value.dtype.kind not in "fiu":
+        return None
+    value = value.ravel()
+    if isinstance(time, h5py.Dataset) and time.size == value.size:
+        seconds = np.asarray(time[()], dtype=np.float64).ravel()
+        time_ns = _epoch_ns(time) + np.round(seconds * 1e9).astype(np.int64)
+    else:
+        value, time_ns = value[:0], np.empty(0, np.int64)
+    node = group.get("value")
+    return RecordedLog(
+        name=name,
+        unit=text_of(node.attrs.get("units")) if isinstance(node, h5py.Dataset) else "",
+        time_ns=time_ns,
+        value=value,
+        average=_scalar(logs, name),
+    )
 
 
 def check_events(run: EventRun, *, block: int = 1_000_000) -> None:
@@ -552,7 +687,8 @@ def _banks(path: Path, entry: h5py.Group) -> list[_Bank]:
     return banks
 
 
-def _pulse_states(path: Path, bank: _Bank, pulses: _Pulses) -> _PulseStates:
+def _pulse_times(path: Path, bank: _Bank) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """First event of every pulse, never falling, and its time in ns since the Unix epoch."""
     index = child_array(bank.group, "event_index")
     zero = bank.group.get("event_time_zero")
     if index is None or not isinstance(zero, h5py.Dataset):
@@ -574,7 +710,11 @@ def _pulse_states(path: Path, bank: _Bank, pulses: _Pulses) -> _PulseStates:
             f"{path}: event_index of {bank.name} falls or passes its {bank.events} events; "
             "the file is damaged"
         )
-    time_ns = _epoch_ns(zero) + np.round(times * 1e9).astype(np.int64)
+    return index, _epoch_ns(zero) + np.round(times * 1e9).astype(np.int64)
+
+
+def _pulse_states(path: Path, bank: _Bank, pulses: _Pulses) -> _PulseStates:
+    index, time_ns = _pulse_times(path, bank)
     if len(pulses.time_ns):
         place = np.searchsorted(pulses.time_ns, time_ns)
         left = np.maximum(place - 1, 0)
@@ -985,7 +1125,9 @@ def write_sns_events(
             mine = mine[: int(np.searchsorted(bank[mine], number, side="right"))]
             group = _group(entry, f"bank{number + 1}_events", "NXevent_data")
             _packed(group, "event_id", detector_id[mine].astype(np.uint32))
-            tof = _packed(group, "event_time_offset", tof_us[mine].astype(np.float32))
+            # whole ns survive the wire, where times of flight are integers of them
+            whole_ns = np.rint(tof_us[mine].astype(np.float64) * 1000) / 1000
+            tof = _packed(group, "event_time_offset", whole_ns.astype(np.float32))
             tof.attrs["units"] = "microsecond"
             first = np.searchsorted(pulse[mine], np.arange(pulses)).astype(np.uint64)
             _packed(group, "event_index", first)
