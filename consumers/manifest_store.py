@@ -48,6 +48,7 @@ class ChunkRecord:
     recording: str | None = None  # of its raw data, likewise
     explicit_stop: bool = True  # whether a stop message said so
     note: str | None = None  # e.g. closed by the next start
+    descriptors: tuple[str, ...] = ()  # bluesky's, so that a late document finds its dwell
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -126,7 +127,10 @@ def read_manifest(folder: Path) -> Manifest | None:
         counters=body["counters"],
         runs={
             name: RunRecord(
-                chunks=tuple(ChunkRecord(**c) for c in run["chunks"]),
+                chunks=tuple(
+                    ChunkRecord(**{**c, "descriptors": tuple(c["descriptors"])})
+                    for c in run["chunks"]
+                ),
                 logs={k: (t, tuple(v)) for k, (t, v) in run["logs"].items()},
                 closed=run["closed"],
             )

@@ -1,0 +1,233 @@
+"""A live dwell as a raw event NeXus file: what the facility would have written, to be replayed.
+
+The layout is that of ``consumers.sns_event_file``, whose reader turns the file into neutrons; so
+live data take the very path of recorded ones. What the layout lacks (which message brought which
+pulse, times in ns, reduced histograms) lies beside it, in the group ``beamsteer``, so that a late
+message can be added.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from consumers.assembly import AssembledChunk, LogSeries, in_order
+from consumers.hdf5_file import UnreadableError, open_hdf5, text_of
+from consumers.manifest_store import sync_folder
+from consumers.nexus_template import instrument_xml
+from consumers.sns_event_file import EPOCH_1990_S, format_time_ns
+from consumers.wire import Events, ReducedHistogram
+
+VERSION = 1
+GROUP = "beamsteer"
+_HEADER = (
+    "run", "job", "chunk", "generation", "instrument_name", "structure", "start_time_ns",
+    "stop_time_ns", "explicit_stop", "note", "descriptors",
+)  # fmt: skip
+
+
+def write_recording(path: Path, chunk: AssembledChunk) -> None:
+    """Write a dwell in one step (temporary name, flush, rename).
+
+    Parameters
+    ----------
+    path : Path
+        File to write; replaced if it exists.
+    chunk : AssembledChunk
+
+    Raises
+    ------
+    ValueError
+        If a time lies before 1990, which the layout cannot say.
+    """
+    if chunk.start_time_ns < EPOCH_1990_S * 1_000_000_000:
+        raise ValueError(
+            f"start_time_ns is {chunk.start_time_ns}; expected a time after 1990. Check the "
+            "clock of the sender"
+        )
+    temporary = path.with_suffix(".partial")
+    with h5py.File(temporary, "w", libver=("earliest", "v110")) as file:
+        entry = _group(file, "entry", "NXentry")
+        for key, text in {
+            "definition": "NXsnsevent",
+            "run_number": chunk.chunk,
+            "entry_identifier": chunk.chunk,
+            "title": f"run {chunk.run}, recorded live",
+            "start_time": format_time_ns(chunk.start_time_ns),
+            "end_time": format_time_ns(chunk.stop_time_ns),
+        }.items():
+            entry.create_dataset(key, data=np.array([text.encode()]))
+        duration = (chunk.stop_time_ns - chunk.start_time_ns) * 1e-9
+        _numbers(entry, "duration", np.array([duration]), "second")
+        machine = _group(entry, "instrument", "NXinstrument")
+        machine.create_dataset("name", data=np.array([chunk.instrument_name.encode()]))
+        xml = instrument_xml(chunk.structure)
+        if xml is not None:
+            note = _group(machine, "instrument_xml", "NXnote")
+            note.create_dataset("data", data=np.array([xml.encode()]))
+        logs = _group(entry, "DASlogs", "NXcollection")
+        for name, series in chunk.logs.items():
+            log = _group(logs, name.replace("/", "_"), "NXlog")
+            log.attrs["name"] = name
+            _numbers(log, "value", series.value, series.unit)
+            _times(log, "time", series.time_ns, chunk.start_time_ns)
+            log.create_dataset("time_ns", data=series.time_ns)
+            average = series.average(chunk.start_time_ns, chunk.stop_time_ns)
+            _numbers(log, "average_value", np.array([average]), series.unit)
+        ours = _group(file, GROUP, "NXcollection")
+        header = {name: getattr(chunk, name) for name in _HEADER}
+        ours.attrs["version"] = VERSION
+        ours.create_dataset("header", data=json.dumps(header))
+        sources = sorted({e.source for e in chunk.events}) or ["none"]
+        for number, source in enumerate(sources):
+            events = [e for e in chunk.events if e.source == source]
+            _bank(entry, ours, number, source, events, chunk.start_time_ns)
+        for number, reduced in enumerate(chunk.reduced):
+            group = ours.create_group(f"reduced_{number}")
+            group.attrs["source"] = reduced.source
+            group.attrs["sequence"] = reduced.sequence
+            group.attrs["time_ns"] = reduced.time_ns
+            for key in ("energy_edges_meV", "intensity", "error"):
+                group.create_dataset(key, data=getattr(reduced, key))
+    with temporary.open("rb") as file:
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    sync_folder(path.parent)
+
+
+def read_recording(path: Path) -> AssembledChunk:
+    """The dwell that ``write_recording`` wrote.
+
+    Raises
+    ------
+    UnreadableError
+        If the file is damaged, foreign or of another version.
+    """
+    with open_hdf5(path) as file:
+        ours = file.get(GROUP)
+        if not isinstance(ours, h5py.Group) or "header" not in ours:
+            raise UnreadableError(f"{path}: no group {GROUP!r}; expected a chunk recorded live")
+        version = int(ours.attrs.get("version", 0))  # pyright: ignore[reportArgumentType]
+        if version != VERSION:
+            raise UnreadableError(f"{path}: version is {version}; expected {VERSION}")
+        header = json.loads(text_of(ours["header"][()]))  # pyright: ignore[reportIndexIssue]
+        header["descriptors"] = tuple(header["descriptors"])
+        logs = {}
+        for log in file["entry/DASlogs"].values():  # pyright: ignore[reportAttributeAccessIssue]
+            logs[text_of(log.attrs["name"])] = LogSeries(
+                time_ns=np.asarray(log["time_ns"][()], np.int64),
+                value=np.asarray(log["value"][()], float),
+                unit=text_of(log["value"].attrs["units"]),
+            )
+        events: list[Events] = []
+        reduced: list[ReducedHistogram] = []
+        for name, group in ours.items():
+            if name.startswith("bank_"):
+                events.extend(_messages(file, group))
+            elif name.startswith("reduced_"):
+                reduced.append(
+                    ReducedHistogram(
+                        source=text_of(group.attrs["source"]),
+                        sequence=int(group.attrs["sequence"]),
+                        time_ns=int(group.attrs["time_ns"]),
+                        energy_edges_meV=group["energy_edges_meV"][()],
+                        intensity=group["intensity"][()],
+                        error=group["error"][()],
+                    )
+                )
+    return AssembledChunk(
+        **header,
+        logs=dict(sorted(logs.items())),
+        events=in_order(events),
+        reduced=tuple(sorted(reduced, key=lambda r: (r.time_ns, r.source, r.sequence))),
+    )
+
+
+def _bank(
+    entry: h5py.Group,
+    ours: h5py.Group,
+    number: int,
+    source: str,
+    events: list[Events],
+    start_ns: int,
+) -> None:
+    """One source of events as a bank, its messages one after the other."""
+    clean = "".join(c if c.isalnum() or c in "-_." else "_" for c in source)
+    name = clean if clean.endswith("_events") else f"{clean}_events"
+    name = name if name not in entry else f"bank{number}_{name}"
+    group = _group(entry, name, "NXevent_data")
+    first = np.cumsum([0, *(len(e.time_of_flight_ns) for e in events)])
+    index = [e.reference_index + n for e, n in zip(events, first, strict=False)]
+    tof = _joined([e.time_of_flight_ns for e in events], np.int32)
+    group.create_dataset(
+        "event_id", data=_joined([e.pixel_id for e in events], np.int32).view(np.uint32)
+    )
+    offset = group.create_dataset("event_time_offset", data=(tof / 1000.0).astype(np.float32))
+    offset.attrs["units"] = "microsecond"
+    group.create_dataset("event_index", data=_joined(index, np.int64).astype(np.uint64))
+    times = _joined([e.reference_time_ns for e in events], np.int64)
+    _times(group, "event_time_zero", times, start_ns)
+    group.create_dataset("total_counts", data=np.array([len(tof)], np.uint64))
+    kept = ours.create_group(f"bank_{number}")
+    kept.attrs["source"] = source
+    kept.attrs["bank"] = name
+    kept.create_dataset("sequence", data=np.array([e.sequence for e in events], np.int64))
+    kept.create_dataset(
+        "pulses", data=np.array([len(e.reference_time_ns) for e in events], np.int64)
+    )
+    kept.create_dataset("reference_time_ns", data=times)
+    kept.create_dataset("time_of_flight_ns", data=tof)
+
+
+def _messages(file: h5py.File, kept: h5py.Group) -> list[Events]:
+    bank = file[f"entry/{text_of(kept.attrs['bank'])}"]
+    source = text_of(kept.attrs["source"])
+    ids = np.asarray(bank["event_id"][()]).view(np.int32)  # pyright: ignore
+    index = np.asarray(bank["event_index"][()]).astype(np.int64)  # pyright: ignore
+    tof = np.asarray(kept["time_of_flight_ns"][()])  # pyright: ignore
+    times = np.asarray(kept["reference_time_ns"][()])  # pyright: ignore
+    ends = np.append(index, len(tof))
+    found, pulse = [], 0
+    sequences, pulses = kept["sequence"][()], kept["pulses"][()]  # pyright: ignore
+    for sequence, n in zip(sequences, pulses, strict=True):  # pyright: ignore
+        last = pulse + int(n)
+        a, b = int(ends[pulse]), int(ends[last])
+        found.append(
+            Events(
+                source=source,
+                sequence=int(sequence),
+                reference_time_ns=times[pulse:last],
+                reference_index=index[pulse:last] - a,
+                time_of_flight_ns=tof[a:b],
+                pixel_id=ids[a:b],
+            )
+        )
+        pulse = last
+    return found
+
+
+def _joined(parts: list[NDArray], kind: type) -> NDArray:
+    return np.concatenate(parts).astype(kind, copy=False) if parts else np.empty(0, kind)
+
+
+def _group(parent: h5py.Group | h5py.File, name: str, nx_class: str) -> h5py.Group:
+    group = parent.create_group(name)
+    group.attrs["NX_class"] = np.bytes_(nx_class)
+    return group
+
+
+def _numbers(parent: h5py.Group, name: str, values: NDArray, unit: str) -> None:
+    parent.create_dataset(name, data=np.asarray(values, np.float64)).attrs["units"] = unit
+
+
+def _times(parent: h5py.Group, name: str, time_ns: NDArray[np.int64], start_ns: int) -> None:
+    node = parent.create_dataset(name, data=(time_ns - start_ns) * 1e-9)
+    node.attrs["units"] = "second"
+    node.attrs["offset"] = format_time_ns(start_ns)
+    node.attrs["offset_seconds"] = np.uint32(start_ns // 1_000_000_000 - EPOCH_1990_S)
+    node.attrs["offset_nanoseconds"] = np.uint32(start_ns % 1_000_000_000)
