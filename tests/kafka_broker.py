@@ -111,7 +111,7 @@ class SharedBroker:
     def _start(folder: Path) -> Broker:
         (folder / "address.json").unlink(missing_ok=True)
         (folder / "launch.log").unlink(missing_ok=True)
-        free = ["--port", "0", "--controller-port", "0", "--sasl-port", "0", "--patience-s", "5"]
+        free = ["--port", "0", "--controller-port", "0", "--sasl-port", "0"]
         launched = _launch(folder, *free, "--while-locked", str(folder / "users"), "--remove-data")
         launched.returncode = None
         broker = _wait_for_address(folder, launched)
@@ -143,9 +143,7 @@ class OwnBroker:
         """Start it (again), with the messages it had."""
         (self._folder / "address.json").unlink(missing_ok=True)
         port, controller = self._ports
-        self._launched = _launch(
-            self._folder, "--port", port, "--controller-port", controller, "--patience-s", "5"
-        )
+        self._launched = _launch(self._folder, "--port", port, "--controller-port", controller)
         self.broker = _wait_for_address(self._folder, self._launched)
         port = self.broker.bootstrap.rpartition(":")[2]
         text = (self._folder / "data" / "server.properties").read_text()
@@ -168,7 +166,7 @@ class OwnBroker:
         elif self._launched.poll() is None:
             self._launched.send_signal(number)
         try:
-            self._launched.wait(timeout=30)
+            self._launched.wait(timeout=60)
         finally:
             self._launched.kill()
             self._launched = None
