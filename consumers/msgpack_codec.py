@@ -164,11 +164,11 @@ def _complaint(found: int) -> str:
 
 
 def _read_map(pairs: list[tuple[Any, Any]]) -> Any:
-    content = dict(pairs)
-    if len(content) != len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in keys if keys.count(key) > 1)
-        raise WireError(f"msgpack: key {str(twice)[:80]!r} is given twice")
+    content: dict[Any, Any] = {}
+    for key, entry in pairs:
+        if key in content:
+            raise WireError(f"msgpack: key {str(key)[:80]!r} is given twice")
+        content[key] = entry
     if b"nd" in content:
         return _read_array(content)
     for key in content:
