@@ -18,6 +18,9 @@ FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 ComplexArray = NDArray[np.complex128]
 
+PAIRS = ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))  # of products of components
+_UNPACKED = [0, 5, 4, 5, 1, 3, 4, 3, 2]
+
 _G_POINTS = 300  # phonopy's rule for the Ewald parameter
 _G_MARGIN = 1.35  # our sum goes this much further than the rule, so that it is smooth in q
 
@@ -58,6 +61,11 @@ class DipoleSum:
         ).reshape(-1, 3)
         G = grid @ reciprocal
         self._G = G[np.linalg.norm(G, axis=1) < reach]
+        atoms = range(len(self._positions))
+        self._pairs = [(i, j) for i in atoms for j in atoms if i <= j]
+        between = np.array([self._positions[i] - self._positions[j] for i, j in self._pairs])
+        wave = self._factor * np.exp(1j * self._G @ between.T)
+        self._wave = np.concatenate([wave.real, wave.imag], axis=1)  # (G, 2 pairs)
         near = np.stack(np.meshgrid(*([[-1, 0, 1]] * 3), indexing="ij"), axis=-1).reshape(-1, 3)
         self._near = near @ reciprocal
         q0 = self._sum(np.zeros((1, 3)))[0]
@@ -73,43 +81,45 @@ class DipoleSum:
         step = self._near[np.argmin(np.round(lengths, 9), axis=1)]
         return q + step, base - step
 
-    def _terms(self, q: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Vectors K = q + G and the scalar exp(-K eps K / 4 L^2) / K eps K (0 at K = 0)."""
-        K = q[:, None, :] + self._G[None]
-        k2 = np.einsum("qga,ab,qgb->qg", K, self._eps, K)
+    def _terms(self, q: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """K = q + G with G last, exp(-K eps K / 4 L^2) / K eps K (0 at K = 0), and K eps K."""
+        K = q[:, :, None] + self._G.T[None]
+        k2 = np.sum(K * (self._eps @ K), axis=1)
         zero = k2 < 1e-14
-        weight = np.exp(-k2 / self._four_lambda2) / np.where(zero, 1.0, k2)
-        return K, np.where(zero, 0.0, weight)
+        k2 = np.where(zero, np.inf, k2)
+        return K, np.where(zero, 0.0, np.exp(-k2 / self._four_lambda2) / k2), k2
+
+    def _charged(self, products: FloatArray) -> ComplexArray:
+        """Blocks Z_i^T M_ij Z_j from the six products K_a K_b of every G, (..., 6, G)."""
+        real, imaginary = np.split(products @ self._wave, 2, axis=-1)
+        sums = (real + 1j * imaginary)[..., _UNPACKED, :]
+        n = len(self._positions)
+        full = np.empty((*sums.shape[:-2], n, n, 3, 3), dtype=np.complex128)
+        for p, (i, j) in enumerate(self._pairs):
+            tensor = sums[..., p].reshape(*sums.shape[:-2], 3, 3)
+            full[..., i, j, :, :] = self._born[i].T @ tensor @ self._born[j]
+            if i != j:
+                # M is symmetric in its components, and its conjugate belongs to the pair (j, i).
+                full[..., j, i, :, :] = self._born[j].T @ tensor.conj() @ self._born[i]
+        return full
 
     def _sum(self, q: FloatArray) -> ComplexArray:
         """Sum of the reciprocal terms, (Q, atoms, atoms, 3, 3), phase exp(i q (r_j - r_i))."""
-        K, weight = self._terms(q)
-        charge = np.einsum("qga,iab->qgib", K, self._born)
-        wave = np.exp(1j * self._G @ self._positions.T)  # (G, atoms)
-        left = charge * (wave * self._factor)[None, :, :, None] * weight[:, :, None, None]
-        right = charge * wave.conj()[None, :, :, None]
-        n_q, n_g, n_atoms, _ = charge.shape
-        left = left.reshape(n_q, n_g, 3 * n_atoms).transpose(0, 2, 1)
-        product = left @ right.reshape(n_q, n_g, 3 * n_atoms)
-        return product.reshape(n_q, n_atoms, 3, n_atoms, 3).transpose(0, 1, 3, 2, 4)
+        K, weight, _ = self._terms(q)
+        products = np.stack([K[:, a] * K[:, b] * weight for a, b in PAIRS], axis=1)
+        return self._charged(products)
 
     def _sum_gradient(self, q: FloatArray) -> ComplexArray:
         """Derivative of :meth:`_sum` by q, (Q, 3, atoms, atoms, 3, 3)."""
-        K, weight = self._terms(q)
-        k2 = np.einsum("qga,ab,qgb->qg", K, self._eps, K)
-        slope = -weight * (1 / self._four_lambda2 + 1 / np.where(k2 < 1e-14, np.inf, k2))
-        charge = np.einsum("qga,iab->qgib", K, self._born)
-        wave = np.exp(1j * self._G @ self._positions.T) * self._factor
-        bra = charge * wave[None, :, :, None]
-        ket = charge * wave.conj()[None, :, :, None] / self._factor
-        out = np.einsum(
-            "qgc,qgia,qgjb->qcijab", 2 * (K @ self._eps) * slope[..., None], bra, ket, optimize=True
-        )
-        turn = np.einsum("gi,qgjb,qg->qgijb", wave, ket, weight, optimize=True)
-        out += np.einsum("ica,qgijb->qcijab", self._born, turn, optimize=True)
-        turn = np.einsum("qgia,gj,qg->qgiaj", bra, wave.conj() / self._factor, weight)
-        out += np.einsum("jcb,qgiaj->qcijab", self._born, turn, optimize=True)
-        return out
+        K, weight, k2 = self._terms(q)
+        slope = -2 * (self._eps @ K) * (weight * (1 / self._four_lambda2 + 1 / k2))[:, None]
+        turned = K * weight[:, None]
+        products = np.empty((len(q), 3, len(PAIRS), K.shape[2]))
+        for i, (a, b) in enumerate(PAIRS):
+            products[:, :, i] = slope * (K[:, a] * K[:, b])[:, None]
+            products[:, a, i] += turned[:, b]
+            products[:, b, i] += turned[:, a]
+        return self._charged(products)
 
     def matrices(self, q_cart: FloatArray) -> ComplexArray:
         """Dipole-dipole blocks that obey the acoustic sum rule.
