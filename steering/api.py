@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import json
 import math
-import secrets
 from collections.abc import AsyncIterator, Callable, Iterable
 from importlib import resources
 from pathlib import Path
@@ -19,7 +18,7 @@ import numpy as np
 import structlog
 from fastapi import FastAPI, HTTPException, Query, Request
 from fastapi.concurrency import run_in_threadpool
-from fastapi.responses import FileResponse, JSONResponse, RedirectResponse, Response
+from fastapi.responses import FileResponse, JSONResponse, Response
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
@@ -31,10 +30,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from steering.plots_file import folded_map_png, spectrum_npz
 from steering.run_store import RunSnapshot, RunStore, SpectrumView, now_ns
+from steering.serving import TokenGuard
 
 MAX_BODY_BYTES = 2_000_000
-COOKIE = "beamsteer_token"
-OPEN_PATHS = ("/health", "/ready")
 KEEP_ALIVE_SECONDS = 15
 EVENT_KINDS = ("read", "folded", "outside_path", "outside_energy", "masked", "filtered")
 
@@ -96,7 +94,7 @@ def create_app(
     )
     app.add_middleware(_BodyLimit, limit=MAX_BODY_BYTES)
     if token is not None:
-        app.add_middleware(_Guard, token=token)
+        app.add_middleware(TokenGuard, token=token)
     app.add_middleware(_Headers)
     registry = CollectorRegistry(auto_describe=False)
     registry.register(StoreCollector(store))
@@ -540,37 +538,6 @@ class _BodyLimit:
     async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
         text = f"body is too large; expected at most {self._limit} bytes. Send a smaller file."
         await JSONResponse({"detail": text}, 413)(scope, receive, send)
-
-
-class _Guard:
-    """Demand the token, as a bearer header or as the cookie that ``/?token=`` sets."""
-
-    def __init__(self, app: ASGIApp, token: str) -> None:
-        self._app, self._token = app, token
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] in OPEN_PATHS:
-            await self._app(scope, receive, send)
-            return
-        request = Request(scope)
-        offered = request.query_params.get("token")
-        if scope["path"] == "/" and offered is not None and self._matches(offered):
-            moved = RedirectResponse("/", 303)
-            moved.set_cookie(COOKIE, self._token, httponly=True, samesite="strict")
-            await moved(scope, receive, send)
-            return
-        scheme, _, bearer = request.headers.get("authorization", "").partition(" ")
-        if (scheme.lower() == "bearer" and self._matches(bearer)) or self._matches(
-            request.cookies.get(COOKIE, "")
-        ):
-            await self._app(scope, receive, send)
-            return
-        text = "token is missing or wrong; send Authorization: Bearer, or open /?token=... once."
-        answer = JSONResponse({"detail": text}, 401, headers={"WWW-Authenticate": "Bearer"})
-        await answer(scope, receive, send)
-
-    def _matches(self, offered: str) -> bool:
-        return secrets.compare_digest(offered.encode(), self._token.encode())
 
 
 class _Headers:

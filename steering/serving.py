@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import secrets
 import signal
 import socket
 import threading
@@ -11,8 +12,13 @@ from contextlib import contextmanager
 from typing import Any
 
 import uvicorn
+from starlette.requests import Request
+from starlette.responses import JSONResponse, RedirectResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 START_SECONDS = 20.0
+COOKIE = "beamsteer_token"
+OPEN_PATHS = ("/health", "/ready")
 
 
 def check_binding(host: str, token: str | None) -> None:
@@ -43,6 +49,45 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+class TokenGuard:
+    """Demand a token of readers, as a bearer header or as the cookie that ``/?token=`` sets.
+
+    Parameters
+    ----------
+    app : ASGI application
+        What is guarded, but for ``OPEN_PATHS``, which supervisors ask.
+    token : str
+    """
+
+    def __init__(self, app: ASGIApp, token: str) -> None:
+        self._app, self._token = app, token
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass on what may pass; answer the rest with 401."""
+        if scope["type"] != "http" or scope["path"] in OPEN_PATHS:
+            await self._app(scope, receive, send)
+            return
+        request = Request(scope)
+        offered = request.query_params.get("token")
+        if scope["path"] == "/" and offered is not None and self._matches(offered):
+            moved = RedirectResponse("/", 303)
+            moved.set_cookie(COOKIE, self._token, httponly=True, samesite="strict")
+            await moved(scope, receive, send)
+            return
+        scheme, _, bearer = request.headers.get("authorization", "").partition(" ")
+        if (scheme.lower() == "bearer" and self._matches(bearer)) or self._matches(
+            request.cookies.get(COOKIE, "")
+        ):
+            await self._app(scope, receive, send)
+            return
+        text = "token is missing or wrong; send Authorization: Bearer, or open /?token=... once."
+        answer = JSONResponse({"detail": text}, 401, headers={"WWW-Authenticate": "Bearer"})
+        await answer(scope, receive, send)
+
+    def _matches(self, offered: str) -> bool:
+        return secrets.compare_digest(offered.encode(), self._token.encode())
 
 
 @contextmanager
