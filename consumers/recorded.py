@@ -43,6 +43,7 @@ def recorded_source(
     ei_meV: float | None = None,
     nominal_ei_meV: float | None = None,
     t0_us: float | None = None,
+    instrument: Instrument | None = None,
     blocks: int = 1_000_000,
 ) -> RecordedSource:
     """Replay SNS event files, NXSPE and SPE files as the messages a live run would send.
@@ -65,6 +66,8 @@ def recorded_source(
         Incident energy of reduced files that record none (SPE always), where ``ei_meV`` is None.
     t0_us : float, optional
         Operator's emission time for event files.
+    instrument : Instrument, optional
+        Geometry of event files that hold none and name no instrument known here.
     blocks : int
         Largest number of events per message.
 
@@ -102,6 +105,7 @@ def recorded_source(
         ei_meV=ei_meV,
         nominal_ei_meV=nominal_ei_meV,
         t0_us=t0_us,
+        instrument=instrument,
         blocks=blocks,
     )
 
@@ -124,6 +128,7 @@ class RecordedSource:
     ei_meV: float | None
     nominal_ei_meV: float | None
     t0_us: float | None
+    instrument: Instrument | None
     blocks: int
 
     @property
@@ -173,7 +178,12 @@ class RecordedSource:
         run = self._with_psi(
             plan,
             lambda psi: read_event_run(
-                plan.path, psi_log=self.psi_log, psi_deg=psi, ei_meV=self.ei_meV, t0_us=self.t0_us
+                plan.path,
+                psi_log=self.psi_log,
+                psi_deg=psi,
+                ei_meV=self.ei_meV,
+                t0_us=self.t0_us,
+                instrument=self.instrument,
             ),
         )
         check_events(run)

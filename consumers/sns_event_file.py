@@ -103,6 +103,7 @@ def read_event_run(
     psi_deg: float | None = None,
     ei_meV: float | None = None,
     t0_us: float | None = None,
+    instrument: Instrument | None = None,
 ) -> EventRun:
     """Read everything but the events.
 
@@ -119,6 +120,8 @@ def read_event_run(
     t0_us : float, optional
         Operator's emission time. Otherwise: the file's, the position of the elastic line, or the
         instrument's usual formula, in this order.
+    instrument : Instrument, optional
+        Geometry of files that hold none and name no instrument known here.
 
     Returns
     -------
@@ -136,7 +139,7 @@ def read_event_run(
         logs = _logs(entry)
         energy = _incident_energy(path, logs, ei_meV)
         psi = _psi(path, logs, psi_log, psi_deg)
-        instrument = _geometry(path, entry, logs)
+        geometry = _geometry(path, entry, logs, instrument)
         pulses = _pulses(path, entry)
         problems += pulses.problems
         start_ns = _start_time_ns(entry)
@@ -148,10 +151,10 @@ def read_event_run(
         if emission is None:
             emission, source = _scalar(logs, EMISSION_LOG), f"log {EMISSION_LOG}"
         if emission is None:
-            emission, error, used = _t0_of_banks(banks, instrument, energy)
+            emission, error, used = _t0_of_banks(banks, geometry, energy)
             source = f"elastic line of {used} events, +- {error:.1f} us"
             if not error < T0_GOOD_ENOUGH_US:
-                emission, source = default_t0_us(instrument.name, energy), "usual formula"
+                emission, source = default_t0_us(geometry.name, energy), "usual formula"
         if emission is None:
             emission, source = 0.0, "assumed"
             problems.append("T0 is unknown and the elastic line too weak; taken as 0 us")
@@ -164,7 +167,7 @@ def read_event_run(
             or child_text(entry, "entry_identifier")
             or path.name.split(".")[0],
             title=child_text(entry, "title"),
-            instrument=instrument,
+            instrument=geometry,
             ei_meV=energy,
             psi_deg=psi,
             t0_us=float(emission),
@@ -923,7 +926,12 @@ def angle_logs(logs: Mapping[str, h5py.Group]) -> list[str]:
     return sorted(found)
 
 
-def _geometry(path: Path, entry: h5py.Group, logs: Mapping[str, h5py.Group]) -> Instrument:
+def _geometry(
+    path: Path,
+    entry: h5py.Group,
+    logs: Mapping[str, h5py.Group],
+    otherwise: Instrument | None = None,
+) -> Instrument:
     xml = child_text(entry, "instrument/instrument_xml/data")
     name = child_text(entry, "instrument/name")
     try:
@@ -940,6 +948,8 @@ def _geometry(path: Path, entry: h5py.Group, logs: Mapping[str, h5py.Group]) -> 
     except UnreadableError:
         raise
     except ValueError as error:
+        if otherwise is not None and not xml:
+            return otherwise
         raise UnreadableError(f"{path}: geometry: {error}") from error
 
 
