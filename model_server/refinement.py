@@ -8,7 +8,7 @@ the nuisances.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -302,6 +302,14 @@ class Refinement:
     def forget(self, key: str) -> None:
         """Drop the exact rates kept of an orientation that left the run."""
         self._anchors.pop(key, None)
+
+    def remembered(self) -> dict[str, Any]:
+        """Exact rates kept between fits, by orientation; a later ``recall`` goes back to them."""
+        return dict(self._anchors)
+
+    def recall(self, remembered: Mapping[str, Any]) -> None:
+        """Keep exactly these rates: the next fit does not depend on fits since then."""
+        self._anchors = dict(remembered)
 
     def information_of(
         self, theta: FloatArray, observation: Observation, state: ModeState | None = None
