@@ -209,6 +209,7 @@ class Assembler:
         self._newest: dict[str, int] = {}  # topic -> largest offset
         self._restored: dict[str, Position] = {}
         self._settled: dict[str, set[int]] = {}  # topic -> settled offsets
+        self._finishing = False
 
     # -- state ----------------------------------------------------------------------------------
 
@@ -405,7 +406,7 @@ class Assembler:
         if dwell.record is not None and dwell.record.explicit_stop:
             known = dwell.record.stop_time_ns
         if known is not None:
-            if known == ends.stop_time_ns or self._end_of(run, dwell) == known:
+            if known == ends.stop_time_ns:
                 self._settle(raw, "duplicates")
             else:
                 self._bury(
@@ -596,6 +597,7 @@ class Assembler:
             The stream has ended: close what is open and settle what is left.
         """
         chunks: list[AssembledChunk] = []
+        self._finishing = finish
         for run in self._runs.values():
             for dwell in run.dwells:
                 if dwell.record is None:
@@ -852,7 +854,7 @@ class Assembler:
                     self.counters["events_between_chunks"] += len(lost.time_of_flight_ns)
                 held.left = held.left & ~old
         self._let_go(run)
-        self._settle_samples(run, finish)
+        self._settle_samples(run)
 
     def _bury_suspect(self, run: _Run, raw: RawMessage, t: int) -> None:
         """A message that jumped ahead of the stream and stayed alone; not if a dwell has it."""
@@ -877,13 +879,13 @@ class Assembler:
             f"{JUMP_NS // SECOND} s. Check the sender's clock",
         )
 
-    def _settle_samples(self, run: _Run, finish: bool = False) -> None:
+    def _settle_samples(self, run: _Run) -> None:
         """Samples that no open dwell needs: the newest is carried, the others are done with."""
         limit = run.newest_ns - self.lateness_ns
         waiting = [d.start_ns for d in run.dwells if d.record is None or d.changed_ns is not None]
         limit = min([limit, *waiting])
-        if finish and not waiting:
-            limit = run.newest_ns + 1
+        if self._finishing and not waiting:
+            limit = max([limit, *(s[-1][0] + 1 for s in run.samples.values() if s)])
         for source, samples in run.samples.items():
             n = bisect_right(samples, limit - 1, key=lambda s: s[0])
             if not n:
@@ -942,7 +944,7 @@ class Assembler:
         if needed[place[1]] <= 0:
             del needed[place[1]]
             self._settled.setdefault(place[0], set()).add(place[1])
-            self.counters["messages"] += 1
+            self.counters[f"messages.{place[0]}"] += 1
             self.counters[outcome] += 1
 
     def _bury(self, raw: RawMessage, reason: str) -> None:

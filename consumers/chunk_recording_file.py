@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from consumers.assembly import AssembledChunk, LogSeries, in_order
 from consumers.hdf5_file import UnreadableError, open_hdf5, text_of
 from consumers.manifest_store import sync_folder
-from consumers.nexus_template import instrument_xml
+from consumers.nexus_template import entry_value, instrument_xml
 from consumers.sns_event_file import EPOCH_1990_S, format_time_ns
 from consumers.wire import Events, ReducedHistogram
 
@@ -63,7 +63,14 @@ def write_recording(path: Path, chunk: AssembledChunk) -> None:
         }.items():
             entry.create_dataset(key, data=np.array([text.encode()]))
         duration = (chunk.stop_time_ns - chunk.start_time_ns) * 1e-9
+        said = _number(chunk, "duration") if chunk.explicit_stop else None
+        # the times of starts and stops are whole milliseconds: a sender may know better
+        if said is not None and said[1].lower() in ("second", "s") and said[0] <= duration:
+            duration = said[0]
         _numbers(entry, "duration", np.array([duration]), "second")
+        charge = _number(chunk, "proton_charge")
+        if charge is not None:
+            _numbers(entry, "proton_charge", np.array([charge[0]]), charge[1])
         machine = _group(entry, "instrument", "NXinstrument")
         machine.create_dataset("name", data=np.array([chunk.instrument_name.encode()]))
         xml = instrument_xml(chunk.structure)
@@ -146,6 +153,14 @@ def read_recording(path: Path) -> AssembledChunk:
         events=in_order(events),
         reduced=tuple(sorted(reduced, key=lambda r: (r.time_ns, r.source, r.sequence))),
     )
+
+
+def _number(chunk: AssembledChunk, name: str) -> tuple[float, str] | None:
+    """A positive number that the start message gives for the whole dwell."""
+    found = entry_value(chunk.structure, name)
+    if found is None or isinstance(found[0], bool) or not isinstance(found[0], int | float):
+        return None
+    return (float(found[0]), found[1]) if found[0] > 0 else None
 
 
 def _bank(

@@ -81,6 +81,19 @@ def partition_folder(state: Path, partition: int) -> Path:
     return state / f"partition-{partition}"
 
 
+def run_folder(partition: Path, run: str) -> Path:
+    """Folder of a run inside a partition's; a name that is no plain file name gets a safe one."""
+    return partition / file_name(run)
+
+
+def file_name(text: str) -> str:
+    """A file name for any text; texts that differ get names that differ."""
+    safe = "".join(c if c.isalnum() and c.isascii() or c in "-_." else "_" for c in text)[:80]
+    if safe == text and not text.startswith("."):
+        return text
+    return f"{safe.lstrip('.')}_{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+
 def partition_folders(state: Path) -> tuple[Path, ...]:
     """Folders of all partitions that have a manifest."""
     return tuple(sorted(p.parent for p in state.glob(f"partition-*/{NAME}")))

@@ -54,6 +54,26 @@ def instrument_xml(template: Mapping[str, Any]) -> str | None:
     return None
 
 
+def entry_value(template: Mapping[str, Any], name: str) -> tuple[Any, str] | None:
+    """Value and unit of a dataset directly inside the entry, e.g. ``duration``; None if absent."""
+    for path, node in _nodes(template):
+        config = node.get("config")
+        if node.get("module") != "dataset" or not isinstance(config, Mapping) or len(path) != 1:
+            continue
+        if config.get("name") == name:
+            return config.get("values"), _unit(node)
+    return None
+
+
+def _unit(node: Mapping[str, Any]) -> str:
+    attributes = node.get("attributes")
+    for attribute in attributes if isinstance(attributes, list) else ():
+        if isinstance(attribute, Mapping) and attribute.get("name") == "units":
+            unit = attribute.get("values")
+            return unit if isinstance(unit, str) else ""
+    return ""
+
+
 def _nodes(
     node: object, path: tuple[str, ...] = ()
 ) -> Iterator[tuple[tuple[str, ...], Mapping[str, Any]]]:
