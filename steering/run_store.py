@@ -272,6 +272,35 @@ def load_snapshot(path: Path | str) -> RunSnapshot:
         ) from error
 
 
+def save_result(result: dict[str, Any], path: Path | str) -> None:
+    """Write a ``result.json`` in one step; the same result gives the same bytes."""
+    path = Path(path)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        text = json.dumps(result, indent=2, sort_keys=True, default=_plain)
+        partial.write_text(text + "\n", encoding="utf-8")
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def load_result(path: Path | str) -> dict[str, Any] | None:
+    """Read what :func:`save_result` wrote; None where there is none, or it is damaged."""
+    try:
+        result = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return result if isinstance(result, dict) else None
+
+
+def _snapshots_below(folder: Path) -> Iterator[Path]:
+    """Snapshots in a folder and its folders, but for those that hold chunks only."""
+    for place, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if name not in ("chunks", "recorded"))
+        if "snapshot.npz" in files:
+            yield Path(place) / "snapshot.npz"
+
+
 class SnapshotFolders:
     """Snapshots of runs below some folders; tells which ones are new since the last look."""
 
@@ -283,7 +312,7 @@ class SnapshotFolders:
         """Publish what is new or changed, oldest first; returns what could not be read."""
         changed = []
         for folder in self._folders:
-            for path in [folder] if folder.is_file() else folder.rglob("snapshot.npz"):
+            for path in [folder] if folder.is_file() else _snapshots_below(folder):
                 with contextlib.suppress(FileNotFoundError):  # gone between the looks
                     told = path.stat()
                     mark = (told.st_mtime_ns, told.st_size)
