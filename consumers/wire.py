@@ -145,7 +145,11 @@ class PartitionOwner(Protocol):
         ...
 
     def release(self, partition: int) -> None:
-        """Save the state of a partition and forget it: somebody else has it now."""
+        """Save the state of a partition and forget it: somebody else gets it next."""
+        ...
+
+    def forget(self, partition: int) -> None:
+        """Drop the state of a partition unsaved: somebody else may have it already."""
         ...
 
 

@@ -1,0 +1,136 @@
+"""Opening a connection to Kafka, and what the errors of its library mean to the reader."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+from uuid import UUID
+
+from kafka import KafkaAdminClient, errors
+from kafka.net.compat import KafkaNetClient
+
+from consumers.kafka_settings import KafkaSection
+
+Client = TypeVar("Client")
+MISSING_TOPIC, FORBIDDEN_TOPIC = 3, 29  # error codes of Kafka's protocol
+
+
+def explain(error: Exception, section: KafkaSection) -> Exception:
+    """Error for the reader: which setting, its value, what was expected, what to do."""
+    servers = section.bootstrap_servers
+    if isinstance(error, errors.TopicAuthorizationFailedError):
+        topics = ", ".join(sorted(map(str, error.args[0]))) if error.args else "a topic"
+        return ConnectionError(
+            f"kafka.user is {section.user}, which may not use {topics} at {servers}; expected READ "
+            "rights on topics that are read and WRITE on ours. Ask who runs the broker for them."
+        )
+    if isinstance(error, errors.GroupAuthorizationFailedError):
+        return ConnectionError(
+            f"kafka.group is {section.group}, which user {section.user} may not join at {servers}; "
+            "expected READ rights on it. Ask who runs the broker, or take the group they gave you."
+        )
+    if isinstance(error, errors.AuthorizationError):
+        return ConnectionError(
+            f"kafka.user is {section.user}, which lacks rights at {servers} ({error}); expected "
+            "IDEMPOTENT_WRITE and topic rights. Ask who runs the broker for them."
+        )
+    if isinstance(
+        error, (errors.SaslAuthenticationFailedError, errors.UnsupportedSaslMechanismError)
+    ):
+        return ConnectionError(
+            f"kafka.user is {section.user}, whom {servers} does not let in with "
+            f"{section.sasl_mechanism} and the password of {section.password_variable}; expected a "
+            "known name, password and sasl_mechanism. Correct them."
+        )
+    if isinstance(error, errors.UnsupportedCodecError):
+        return ValueError(
+            f"A message is compressed in a way that this installation cannot undo ({error}); "
+            "expected none or gzip. Install the package of that compression (lz4, python-snappy, "
+            "zstandard), or set compression.type of the topic."
+        )
+    if isinstance(error, errors.CorruptRecordError):
+        return ConnectionError(
+            f"A message from {servers} fails its checksum ({error}); expected what was sent. It "
+            "will be read again; where it stays so, the broker's disk is damaged."
+        )
+    if isinstance(error, (errors.KafkaTimeoutError, errors.KafkaConnectionError)):
+        return ConnectionError(
+            f"kafka.bootstrap_servers is {servers}, where nobody answers as Kafka with "
+            f"{section.security_protocol} within {section.connect_timeout_s:g} s; expected a "
+            "broker. Start it (`make kafka`), or correct address and kafka.security_protocol."
+        )
+    return ConnectionError(f"kafka.bootstrap_servers is {servers}, which answers: {error}")
+
+
+def open_client(
+    make: Callable[..., Client], section: KafkaSection, arguments: Mapping[str, Any]
+) -> Client:
+    """Consumer, producer or admin client that has reached its broker.
+
+    Raises
+    ------
+    ConnectionError
+        If nobody answers within ``connect_timeout_s``, or the broker lets nobody in.
+    """
+    made: list[KafkaNetClient] = []
+
+    def remember(**configs: Any) -> KafkaNetClient:
+        made.append(KafkaNetClient(**configs))
+        return made[-1]
+
+    try:
+        return make(**arguments, kafka_client=remember)
+    except errors.KafkaError as error:
+        cause: Exception = error
+        for client in made:
+            # The library says only that time is up; why it was refused is kept there alone.
+            refusals = client._manager._auth_failures.values()
+            cause = next(iter(refusals), cause)
+            client.close()  # its thread would go on trying
+        raise explain(cause, section) from error
+
+
+def describe_topics(
+    section: KafkaSection, arguments: Mapping[str, Any], topics: tuple[str, ...]
+) -> dict[str, tuple[int, UUID | None]]:
+    """Number of partitions and identity of every topic.
+
+    Raises
+    ------
+    ConnectionError
+        If there is no broker, or it lets nobody in.
+    ValueError
+        If a topic is not there, or the numbers of partitions differ.
+    """
+    known = {key: arguments[key] for key in arguments if key in KafkaAdminClient.DEFAULT_CONFIG}
+    client = open_client(KafkaAdminClient, section, known)
+    try:
+        found = client.describe_topics(list(topics))
+    except errors.KafkaError as error:
+        raise explain(error, section) from error
+    finally:
+        client.close()
+    codes = {topic["name"]: topic["error_code"] for topic in found}
+    if forbidden := [name for name in topics if codes.get(name) == FORBIDDEN_TOPIC]:
+        raise explain(errors.TopicAuthorizationFailedError(forbidden), section)
+    if missing := [name for name in topics if codes.get(name, MISSING_TOPIC) != 0]:
+        raise ValueError(
+            f"kafka.topics names {', '.join(missing)}, which {section.bootstrap_servers} does not "
+            "have; expected topics that are there. Correct kafka.topics.prefix or the names, "
+            "create the topics, or set those that this instrument does not have to null."
+        )
+    partitions = {topic["name"]: len(topic["partitions"]) for topic in found}
+    if len(set(partitions.values())) > 1:
+        counts = ", ".join(f"{name}: {partitions[name]}" for name in topics)
+        raise ValueError(
+            f"kafka.topics have different numbers of partitions ({counts}); expected equal ones, "
+            "because partition p of all of them holds the same runs. Recreate the topics that "
+            "differ, or add partitions where there are too few before a run begins."
+        )
+    return {
+        topic["name"]: (
+            partitions[topic["name"]],
+            None if topic["topic_id"] is None else UUID(str(topic["topic_id"])),
+        )
+        for topic in found
+    }
