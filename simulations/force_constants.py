@@ -719,6 +719,16 @@ class ForceConstantModel:
             out = out + self._weighted(ewald.gradients(q))
         return out
 
+    def free_gradients(self, q_cart: ArrayLike, phi: ArrayLike) -> ComplexArray:
+        """The share of the free parameters in :meth:`matrix_gradients`, which is linear in them.
+
+        Few bonds carry free parameters, and the rest (far shells, dipoles) need be summed once:
+        ``matrix_gradients(q, phi) = matrix_gradients(q, 0 * phi) + free_gradients(q, phi)``.
+        """
+        q = _checked_q(q_cart)
+        columns = self._columns @ np.asarray(phi, dtype=float)[:, None]
+        return _fourier_gradient(_compile(self.reference, columns), q, self.crystal.n_atoms)[0]
+
     def force_constants(self, phi: ArrayLike | None = None) -> PairForceConstants:
         """Force constants of all bonds at given parameters (default: the reference)."""
         if phi is None:

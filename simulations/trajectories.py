@@ -14,6 +14,7 @@ resolution spreads what is found.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from math import cos, erf, exp, pi, sin, sqrt
 
@@ -242,16 +243,20 @@ class TrajectoryPhonons:
         self.resolution = resolution
         self.model = model
         self.points_inverse_A = zone.cartesian + OFF_AXIS_INVERSE_A
-        self._basis = model.matrices(self.points_inverse_A)[1]
+        self._fixed, self._basis = model.matrices(self.points_inverse_A)
+        none = np.zeros(len(model.names))
+        self._fixed_slope = model.matrix_gradients(self.points_inverse_A, none)
+        self._fixed_bend = self._bend(lambda q: model.matrix_gradients(q, none))
         self._grain = BENT_GRAIN * float(np.max(np.abs(model.values)))
         self._bent: tuple[FloatArray, ComplexArray] | None = None
 
     def prepare(self, values: FloatArray) -> ZoneState:
         """Diagonalise every point of the zone grid at ``values`` (K,), eV/angstrom^2."""
         phi = np.asarray(values, dtype=float)
-        square, vectors = np.linalg.eigh(self.model.dynamical_matrices(self.points_inverse_A, phi))
+        square, vectors = np.linalg.eigh(self._fixed + np.tensordot(phi, self._basis, axes=(0, 1)))
         bra = vectors.conj().transpose(0, 2, 1)[:, None]
-        coupling = bra @ self.model.matrix_gradients(self.points_inverse_A, phi) @ vectors[:, None]
+        along = self._fixed_slope + self.model.free_gradients(self.points_inverse_A, phi)
+        coupling = bra @ along @ vectors[:, None]
         gap = square[:, :, None] - square[:, None, :]  # [s, s']
         size = np.linalg.norm(coupling, axis=1)
         near = np.abs(gap) <= 2 * self.zone.reach * size
@@ -279,20 +284,22 @@ class TrajectoryPhonons:
         """
         rounded = self.model.values + self._grain * np.rint((phi - self.model.values) / self._grain)
         if self._bent is None or not np.array_equal(rounded, self._bent[0]):
-            step = 1e-3
-            slopes = [
-                (
-                    self.model.matrix_gradients(self.points_inverse_A + step * axis, rounded)
-                    - self.model.matrix_gradients(self.points_inverse_A - step * axis, rounded)
-                )
-                / (2 * step)
-                for axis in np.eye(3)
-            ]
-            self._bent = (
-                rounded,
-                np.stack([0.5 * (slopes[a][:, b] + slopes[b][:, a]) for a, b in PAIRS], axis=1),
-            )
+            bend = self._bend(lambda q: self.model.free_gradients(q, rounded))
+            self._bent = (rounded, self._fixed_bend + bend)
         return self._bent[1]
+
+    def _bend(self, gradients: Callable[[FloatArray], ComplexArray]) -> ComplexArray:
+        """Differences of gradients at every point, (points, 6, n, n), packed as ``PAIRS``."""
+        step = 1e-3
+        slopes = [
+            (
+                gradients(self.points_inverse_A + step * axis)
+                - gradients(self.points_inverse_A - step * axis)
+            )
+            / (2 * step)
+            for axis in np.eye(3)
+        ]
+        return np.stack([0.5 * (slopes[a][:, b] + slopes[b][:, a]) for a, b in PAIRS], axis=1)
 
     def true_edges_meV(self) -> FloatArray:
         """Edges of the steps in true energy: a share of the resolution's width each."""
