@@ -431,9 +431,7 @@ HOSTILE: tuple[HostileMessage, ...] = (
         for s, name in ((0, "source_name"), (4, "time_of_flight"))
         for offset in (0, 10**6, 2**32 - 1)
     ),
-    _bytes(
-        "ev44 swapped offsets", "source_name is .* expected printable", lambda: swapped(ev44(), 0, 5)
-    ),
+    _bytes("ev44 swapped", "source_name is .* expected printable", lambda: swapped(ev44(), 0, 5)),
     _bytes("ev44 is a pl72", "pl72: ", lambda: ev44().replace(b"ev44", b"pl72")),
     _bytes("pl72 is an ev44", "ev44: ", lambda: pl72().replace(b"pl72", b"ev44")),
     # events
@@ -633,7 +631,6 @@ HOSTILE: tuple[HostileMessage, ...] = (
         lambda: serialise_da00(
             "bank1", NOW_NS, [Variable(name="signal", data=np.ones(2), axes=["pixel"])] * 2
         ),
-    ),
     ),
     _bytes(
         "da00 many variables",
