@@ -139,6 +139,10 @@ class _Held:
     times: NDArray[np.int64]  # (pulses,)
     left: NDArray[np.bool_]  # (pulses,) in no chunk yet
     used: bool = False  # some of it is in a chunk
+    first_ns: int = 0
+
+    def __post_init__(self) -> None:
+        self.first_ns = int(self.times.min())
 
 
 @dataclass(slots=True, eq=False)
@@ -841,10 +845,11 @@ class Assembler:
             else:
                 waiting.append((raw, t, since))
         run.suspects = waiting
+        limit = run.newest_ns - self.lateness_ns
         for held in run.held:
-            old = held.left & (
-                np.ones_like(held.left) if finish else held.times < run.newest_ns - self.lateness_ns
-            )
+            if not finish and held.first_ns >= limit:
+                continue
+            old = held.left & (finish | (held.times < limit))
             for dwell in run.dwells:
                 if dwell.record is None or dwell.changed_ns is not None:
                     old &= ~self._pulses_of(run, dwell, held)
