@@ -464,7 +464,7 @@ class StoreCollector:
         )
         for run in runs:
             result = run.result or {}
-            for status in ("folded", "set aside"):
+            for status in ("folded", "set aside", "withdrawn"):
                 number = sum(chunk.get("status") == status for chunk in run.chunks)
                 chunks.add_metric([run.run_id, status.replace(" ", "_")], number)
             for kind in EVENT_KINDS:

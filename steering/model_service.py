@@ -86,6 +86,7 @@ class _Followed:
     used_ns: int = 0  # when it was needed last
     chunks: dict[str, ClosedChunk] = field(default_factory=dict)  # by file
     broken: dict[str, str] = field(default_factory=dict)  # file, why it cannot be read
+    refused: dict[str, str] = field(default_factory=dict)  # file, why the run does not take it
     answered: Key | None = None  # chunks of the newest answer
     published: Key | None = None  # chunks of what this process published last
     looks: dict[Key, _Look] = field(default_factory=dict)
@@ -243,6 +244,8 @@ class ModelService:
     ) -> None:
         closed = self._read(followed, folder, record)
         followed.failure = None
+        if _key(closed) != followed.answered:
+            closed = self._admit(followed, closed, folder)
         key = _key(closed)
         if closed and key != followed.published and self._publisher is not None:
             if self._publish_folded:
@@ -298,35 +301,36 @@ class ModelService:
         for told in record.chunks:
             if told.status != "folded" or told.file is None:
                 continue
+            if told.file in followed.refused:
+                broken[told.file] = followed.refused[told.file]
+                continue
             try:
                 closed = followed.chunks.get(told.file) or read_chunk(folder / told.file)
-                self._check(closed, told, next(iter(chunks.values()), None))
+                if closed.chunk != told.chunk:
+                    raise ValueError(f"it holds chunk {closed.chunk!r}; expected {told.chunk!r}")
                 chunks[told.file] = closed
             except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-                what = f"{told.file} cannot be used: {error}"
-                broken[told.file] = f"{what.rstrip('.')}. Restore the file, or fold it anew."
-        for file in broken.keys() - followed.broken.keys():
-            log.error("chunk_refused", run=followed.run_id, reason=broken[file])
+                broken[told.file] = _refusal(told.file, error)
+                if told.file not in followed.broken:
+                    log.error("chunk_refused", run=followed.run_id, reason=broken[told.file])
         followed.chunks, followed.broken = chunks, broken
         return sorted(chunks.values(), key=lambda c: c.start_time_ns)  # else as in the manifest
 
-    def _check(self, closed: ClosedChunk, told: ChunkRecord, first: ClosedChunk | None) -> None:
-        """Raise ValueError where a chunk does not belong to this experiment and run."""
-        if closed.chunk != told.chunk:
-            raise ValueError(f"it holds chunk {closed.chunk!r}; expected {told.chunk!r}")
-        expected = (self.measurement.path.n_bins, self.measurement.energy.n_bins)
-        if closed.sums.signal.shape != expected:
-            raise ValueError(
-                f"its sums have shape {closed.sums.signal.shape}; expected {expected}, path bins x "
-                "energy bins of the experiment"
-            )
-        if closed.n_voxels != self.measurement.voxels.n_voxels:
-            raise ValueError(
-                f"it has {closed.n_voxels} voxels; expected {self.measurement.voxels.n_voxels}, "
-                "those of the experiment"
-            )
-        if first is not None and first.sums.gaussian != closed.sums.gaussian:
-            raise ValueError("raw counts and reduced intensity cannot be added")
+    def _admit(
+        self, followed: _Followed, closed: list[ClosedChunk], folder: Path
+    ) -> list[ClosedChunk]:
+        """Let the run judge new chunks; those it refuses are noted and left out from now on."""
+        run = self._run(followed)
+        self._hold(followed, [c for c in closed if c.key in {k.key for k in run.chunks}])
+        for chunk in [c for c in closed if c not in run.chunks]:
+            try:
+                run.adopt(chunk)
+            except (ValueError, OSError) as error:
+                file = chunk.path.relative_to(folder).as_posix()
+                followed.refused[file] = followed.broken[file] = _refusal(file, error)
+                followed.chunks.pop(file)
+                log.error("chunk_refused", run=followed.run_id, reason=followed.refused[file])
+        return [c for c in closed if c in run.chunks]
 
     def _hold(self, followed: _Followed, closed: list[ClosedChunk]) -> None:
         """Let the run hold exactly these chunks."""
@@ -541,9 +545,10 @@ def folded_spectrum(run: Run, generation: int) -> FoldedSpectrum:
 
 
 def serve_estimates(
-    service: ModelService, stop: threading.Event, *, every_s: float = POLL_SECONDS
+    service: ModelService, stop: threading.Event | None = None, *, every_s: float = POLL_SECONDS
 ) -> None:
     """Let a service look again and again until told to stop; for a thread or a process."""
+    stop = stop or threading.Event()
     while not stop.is_set():
         if not service.step():
             stop.wait(every_s)
@@ -574,6 +579,10 @@ def follow(
 
 def _key(closed: list[ClosedChunk]) -> Key:
     return tuple(c.key for c in closed)
+
+
+def _refusal(file: str, error: Exception) -> str:
+    return f"{file} cannot be used: {str(error).rstrip('.')}. Restore the file, or fold it anew."
 
 
 def _newer(folder: Path, generation: int) -> bool:

@@ -10,8 +10,8 @@ from __future__ import annotations
 import importlib.metadata
 import threading
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 import numpy as np
@@ -19,6 +19,7 @@ import structlog
 from pydantic import BaseModel, ConfigDict, Field
 
 from consumers.flatbuffers_codec import DataVariable, encode_data_array, encode_heartbeat
+from consumers.kafka_settings import KafkaTopics
 from consumers.wire import Heartbeat, Sink
 from simulations.cell_sums import CellSums
 from steering.health import Clock, WorkerStatus, status_json
@@ -246,15 +247,47 @@ class OutputTopics:
     heartbeat: str
 
     @classmethod
-    def of(cls, prefix: str) -> OutputTopics:
+    def of(cls, topics: KafkaTopics) -> OutputTopics:
         """Topics of an instrument, e.g. prefix ``hyspec`` gives ``hyspec_beamsteer_folded``."""
-        if not prefix or not all(c.isalnum() or c in "._-" for c in prefix):
-            raise ValueError(
-                f"topic prefix is {prefix!r}; expected letters, digits, dots, dashes or "
-                "underscores. Give the facility's name of the instrument."
-            )
-        names = ("folded", "estimates", "advice", "heartbeat")
-        return cls(**{name: f"{prefix}_beamsteer_{name}" for name in names})
+        names = {f.name: topics.name(f.name) for f in fields(cls)}
+        return cls(**{field: name for field, name in names.items() if name is not None})
+
+
+class LateSink:
+    """A sink that is opened by what is sent first, so that a broker may come up later.
+
+    Parameters
+    ----------
+    open_sink : callable
+        Makes the sink; it may raise, and is then tried again at the next sending.
+    """
+
+    def __init__(self, open_sink: Callable[[], Sink]) -> None:
+        self._open = open_sink
+        self._sink: Sink | None = None
+
+    def send(
+        self,
+        topic: str,
+        value: bytes,
+        *,
+        key: bytes | None = None,
+        headers: Sequence[tuple[str, bytes]] = (),
+    ) -> None:
+        """As of the sink; opens it first."""
+        if self._sink is None:
+            self._sink = self._open()
+        self._sink.send(topic, value, key=key, headers=headers)
+
+    def flush(self, timeout_s: float = 30.0) -> None:
+        """As of the sink, once it is open."""
+        if self._sink is not None:
+            self._sink.flush(timeout_s)
+
+    def close(self) -> None:
+        """As of the sink, once it is open."""
+        if self._sink is not None:
+            self._sink.close()
 
 
 class Publisher:
@@ -352,13 +385,15 @@ class Publisher:
                 return True
             failed: set[tuple[str, str]] = set()
             reason = ""
-            for (topic, key), value in waiting.items():
-                try:
-                    self._sink.send(topic, value, key=key.encode())
-                except Exception as error:
-                    failed.add((topic, key))
-                    reason = f"{type(error).__name__}: {error}"
             try:
+                for (topic, key), value in waiting.items():
+                    try:
+                        self._sink.send(topic, value, key=key.encode())
+                    except ConnectionError:
+                        raise
+                    except Exception as error:  # this one cannot be sent, others may
+                        failed.add((topic, key))
+                        reason = f"{type(error).__name__}: {error}"
                 self._sink.flush(flush_s)
             except Exception as error:
                 failed, reason = set(waiting), f"{type(error).__name__}: {error}"

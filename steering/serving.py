@@ -148,6 +148,31 @@ def _bind(host: str, port: int) -> socket.socket:
     return bound
 
 
+class AskedToStopError(BaseException):
+    """The process got SIGTERM or SIGINT; passes handlers of ordinary errors."""
+
+
+@contextmanager
+def stopped_by_signals() -> Iterator[None]:
+    """Let SIGINT and SIGTERM end a block at once, also in the middle of a long computation.
+
+    What the block writes must be written in one step, since it may be left anywhere.
+    """
+
+    def ask(*_: object) -> None:
+        raise AskedToStopError
+
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    previous = {number: signal.signal(number, ask) for number in numbers}
+    try:
+        yield
+    except AskedToStopError:
+        pass
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
 def wait_for_signal(meanwhile: Callable[[], None] = lambda: None, every_s: float = 2.0) -> None:
     """Wait until the process is asked to stop (SIGINT or SIGTERM), calling ``meanwhile``."""
     asked = threading.Event()

@@ -16,6 +16,7 @@ from steering.cli import (
     init,
     inspect,
     invert_powder,
+    model_server,
     phonons,
     predict,
     prior,
@@ -54,6 +55,7 @@ for _module in (
     predict,
     invert_powder,
     serve,
+    model_server,
     train,
     demo,
 ):

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
+import structlog
 import typer
 from rich.console import Console
 from rich.markup import escape
@@ -21,8 +25,40 @@ ExperimentPath = Annotated[
     Path, typer.Option("--experiment", "-e", help="The experiment file (YAML).")
 ]
 
+
+class LogKind(StrEnum):
+    """How a service logs."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
+Log = Annotated[
+    LogKind, typer.Option("--log", help="Log lines on stderr: text, or one JSON object each.")
+]
+
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def log_to_stderr(kind: LogKind) -> None:
+    """Log what a service does from now on: events with their time, level and fields."""
+    renderer = (
+        structlog.processors.JSONRenderer()
+        if kind is LogKind.JSON
+        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+    )
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
 
 
 def complain(message: str) -> None:

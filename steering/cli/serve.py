@@ -19,7 +19,9 @@ def register(app: typer.Typer) -> None:
 def serve(
     folders: Annotated[
         list[Path] | None,
-        typer.Argument(help="Folders of replayed runs (snapshot.npz); build/ by default."),
+        typer.Argument(
+            help="State folders of live runs, or folders of replayed ones; build/ by default."
+        ),
     ] = None,
     host: Annotated[
         str, typer.Option(help="Address; any but loopback needs a token.")
@@ -38,7 +40,8 @@ def serve(
 ) -> None:
     """Serve the status API and the live page until interrupted.
 
-    Runs that were, or are meanwhile, replayed into the folders are shown.
+    Runs that were, or are meanwhile, replayed into the folders are shown, and live ones that
+    `beamsteer model-server` estimates.
     """
     from steering.serving import check_binding, serving
 
@@ -75,4 +78,4 @@ def serve(
         if not check:
             from steering.serving import wait_for_signal
 
-            wait_for_signal(meanwhile=publish_new)
+            wait_for_signal(meanwhile=publish_new, every_s=1.0)

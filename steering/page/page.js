@@ -114,7 +114,7 @@
     status.textContent = run.status;
     tone(status, run.status === "failed" ? "bad" : run.status === "running" ? "good" : "");
     $("failure").hidden = !run.error;
-    text("failure", run.error && `The run failed: ${run.error}`);
+    text("failure", run.error && `${run.status === "failed" ? "The run failed" : "The run goes on, but"}: ${run.error}`);
     drawVerdicts(run, result);
     drawMap();
     drawHistory(run);
@@ -334,7 +334,7 @@
     text("chunk-count", `${run.chunks.length - aside.length} folded, ${aside.length} set aside`);
     const folded = run.chunks.filter((chunk) => chunk.status === "folded").slice(-40).reverse();
     rows("chunks", [
-      ...aside.slice().reverse().map((chunk) => element("tr", { className: "aside" }, cell(`⚠ ${chunk.chunk}`, "left"), element("td", { className: "wrap", colSpan: 3, textContent: `set aside: ${chunk.reason || "no reason given"}` }))),
+      ...aside.slice().reverse().map((chunk) => element("tr", { className: "aside" }, cell(`⚠ ${chunk.chunk}`, "left"), element("td", { className: "wrap", colSpan: 3, textContent: `${chunk.status}: ${chunk.reason || "no reason given"}` }))),
       ...folded.map((chunk) => element("tr", {}, cell(chunk.chunk, "left"), cell(known(chunk.psi_deg) ? `${digits(chunk.psi_deg)}°` : "–"), cell(digits(chunk.minutes, 3)), cell(`${whole(chunk.events?.folded)} of ${whole(chunk.events?.read)}`))),
     ]);
     if (!run.chunks.length) rows("chunks", [element("tr", {}, element("td", { colSpan: 4, className: "wrap", textContent: "None has arrived yet." }))]);

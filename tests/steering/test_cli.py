@@ -33,6 +33,7 @@ VERBS = (
     "predict",
     "invert-powder",
     "serve",
+    "model-server",
     "train",
     "demo",
 )

@@ -1,0 +1,152 @@
+"""``beamsteer model-server``: estimates and advice beside the fold workers of a state folder."""
+
+from __future__ import annotations
+
+import os
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from steering.cli import _terminal as terminal
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb."""
+    app.command(
+        name="model-server",
+        epilog="Example: beamsteer model-server build/state --kafka 127.0.0.1:9092",
+    )(model_server)
+
+
+def model_server(
+    state: Annotated[
+        Path | None, typer.Argument(help="State folder that `beamsteer consume` writes.")
+    ] = None,
+    experiment: Annotated[
+        Path | None,
+        typer.Option("--experiment", "-e", help="Experiment file; the state folder's by default."),
+    ] = None,
+    kafka: Annotated[
+        str | None, typer.Option(help="Publish to the Kafka at HOST:PORT; absent: to nobody.")
+    ] = None,
+    once: Annotated[bool, typer.Option("--once", help="Answer what is there, and end.")] = False,
+    host: Annotated[
+        str, typer.Option(help="Address of /health, /ready and /metrics.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8082,
+    token: Annotated[
+        str | None,
+        typer.Option(
+            envvar="BEAMSTEER_TOKEN", help="Secret that readers must present.", show_envvar=True
+        ),
+    ] = None,
+    every: Annotated[float, typer.Option(min=0.05, help="Seconds between two looks.")] = 1.0,
+    schema: Annotated[
+        bool, typer.Option("--schema", help="Print the schemas of what is published, and end.")
+    ] = False,
+    log: terminal.Log = terminal.LogKind.TEXT,
+    json: terminal.Json = False,
+) -> None:
+    """Estimate, judge and advise after every commit of the fold workers, until interrupted.
+
+    Writes result.json, snapshot.npz (which `beamsteer serve STATE` shows) and folded.npz into the
+    folder `estimate` of every run.
+    """
+    if schema:
+        from steering.publishing import message_schemas
+
+        terminal.print_json(message_schemas())
+        return
+    from steering.serving import check_binding, serving, stopped_by_signals
+
+    check_binding(host, token)
+    if state is None or not state.is_dir():
+        raise ValueError(
+            f"state folder is {state or 'missing'}, which is not there; expected the folder that "
+            "`beamsteer consume` writes. Correct the path, or start `beamsteer consume` first."
+        )
+    path = experiment or state / "experiment.yaml"
+
+    from steering.experiment_file import load_experiment
+
+    described = load_experiment(path)
+    terminal.log_to_stderr(log)
+
+    from steering.health import operations_app
+    from steering.measurement import build_measurement
+    from steering.metrics import service_registry
+    from steering.model_service import ModelService, serve_estimates
+    from steering.publishing import OutputTopics, Publisher
+
+    with ExitStack() as stack:
+        stack.enter_context(stopped_by_signals())
+        publisher = None
+        if kafka is not None:
+            sink, topics = _kafka_sink(described, kafka)
+            publisher = Publisher(
+                sink,
+                topics=OutputTopics.of(topics),
+                service_id="beamsteer-model-server",
+                heartbeat=lambda: service.status(),
+            )
+            stack.callback(sink.close)
+            stack.callback(publisher.close)
+        registry, timings = service_registry(lambda: service.status())
+        service = ModelService(
+            state,
+            build_measurement(described, path.parent),
+            publisher=publisher,
+            timings=timings,
+        )
+        if once:
+            service.step()
+            if publisher is not None:
+                publisher.pump()
+        else:
+            app = operations_app(service.status, registry, token=token)
+            url = stack.enter_context(serving(app, host=host, port=port))
+            if publisher is not None:
+                publisher.start()
+            told = {"url": url, "pid": os.getpid()}
+            if json:
+                terminal.print_json(told)
+            else:
+                terminal.out.print(f"Estimating beside {state}; see {url}ready. Stop with Ctrl-C.")
+            serve_estimates(service, every_s=every)
+    if once:
+        _tell(service.results(), service.status().error, json=json)
+
+
+def _kafka_sink(described: Any, servers: str) -> tuple[Any, Any]:
+    """A sink that connects when it is needed, and the experiment's names of topics."""
+    from consumers.kafka_settings import KafkaSection, KafkaTopics
+    from steering.publishing import LateSink
+
+    section = getattr(described.source, "kafka", None)
+    if section is None:
+        prefix = described.instrument.name.lower()
+        section = KafkaSection(topics=KafkaTopics(prefix=prefix))
+    section = KafkaSection.model_validate(section.model_dump() | {"bootstrap_servers": servers})
+
+    def open_sink() -> Any:
+        from consumers.kafka_sink import KafkaSink
+
+        return KafkaSink(section)
+
+    return LateSink(open_sink), section.topics
+
+
+def _tell(results: dict[str, Any], error: str | None, *, json: bool) -> None:
+    """Print the results of ``--once``."""
+    if json:
+        terminal.print_json({"runs": results, "error": error})
+    else:
+        for run, result in results.items():
+            terminal.out.print(f"[bold]{run}[/]")
+            if result is not None:
+                terminal.print_set_aside(result["chunks"])
+                terminal.print_result(result)
+    if error is not None:
+        raise ValueError(error)
