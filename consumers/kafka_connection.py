@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+import time
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 from uuid import UUID
@@ -62,6 +64,24 @@ def explain(error: Exception, section: KafkaSection) -> Exception:
     return ConnectionError(f"kafka.bootstrap_servers is {servers}, which answers: {error}")
 
 
+def _reach(section: KafkaSection) -> None:
+    """Wait until one of the brokers takes a connection; the library would leave sockets open."""
+    servers = [server.strip().rpartition(":") for server in section.bootstrap_servers.split(",")]
+    end = time.monotonic() + section.connect_timeout_s
+    while True:
+        for host, _, port in servers:
+            left = max(0.1, end - time.monotonic())
+            try:
+                socket.create_connection((host.strip("[]"), int(port)), timeout=left).close()
+            except OSError as error:
+                reason = error
+            else:
+                return
+        if time.monotonic() >= end:
+            raise explain(errors.KafkaConnectionError(str(reason)), section) from reason
+        time.sleep(min(0.2, section.connect_timeout_s))
+
+
 def open_client(
     make: Callable[..., Client], section: KafkaSection, arguments: Mapping[str, Any]
 ) -> Client:
@@ -72,6 +92,7 @@ def open_client(
     ConnectionError
         If nobody answers within ``connect_timeout_s``, or the broker lets nobody in.
     """
+    _reach(section)
     made: list[KafkaNetClient] = []
 
     def remember(**configs: Any) -> KafkaNetClient:
