@@ -4,19 +4,41 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from simulations.section import Number, Section, Text
+from consumers.kafka_settings import KafkaSection
+from consumers.zmq_settings import ZmqSection
+from simulations.section import Number, Positive, Section, Text, expected
 
 
 class SourceSection(Section):
-    """Where chunks come from; recorded files for now."""
+    """Where chunks come from, and how long a worker waits for what is late."""
 
-    kind: Literal["files"] = Field(default="files", description="`files`")
-    psi_log: Text = Field(
-        default="s1", description="log of raw event files that holds psi in degrees"
+    kind: Literal["files", "kafka", "zmq"] = Field(
+        default="files", description="`files` (recorded), `kafka` or `zmq` (live)"
     )
+    run: Text | None = Field(
+        default=None, description="run of live messages without a key; the file's name by default"
+    )
+    psi_log: Text = Field(default="s1", description="log of raw events that holds psi in degrees")
     t0_us: Number | None = Field(
         default=None,
-        description="emission time of event files in microseconds, or null: the instrument's own",
+        description="emission time of event data in microseconds, or null: the instrument's own",
     )
+    kafka: KafkaSection | None = Field(default=None, description="connection of kind kafka")
+    zmq: ZmqSection | None = Field(default=None, description="connection of kind zmq")
+    settle_s: Positive = Field(
+        default=2.0, description="a dwell closes this long after its stop; what is late reopens it"
+    )
+    lateness_s: Positive = Field(
+        default=60.0, description="data of no dwell are dropped, and counted, after so long"
+    )
+    timeout_s: Positive = Field(
+        default=600.0, description="a dwell without a stop closes after so much silence"
+    )
+
+    @model_validator(mode="after")
+    def _connected(self) -> SourceSection:
+        if self.kind != "files" and getattr(self, self.kind) is None:
+            raise expected(f"a section source.{self.kind} for kind {self.kind}. Add it.")
+        return self

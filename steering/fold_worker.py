@@ -11,6 +11,7 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -42,11 +43,10 @@ from consumers.sns_event_file import EI_LOGS, PSI_MAY_MOVE_DEG, TEMPERATURE_LOGS
 from consumers.wire import RawMessage, RawSource, Sink, WireError
 from steering.health import WorkerStatus
 from steering.measurement import Measurement
+from steering.metrics import Timings
 from steering.runs import Run
 
 log = structlog.get_logger()
-
-DEAD_LETTERS = "dead_letters"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,6 +86,8 @@ class FoldWorker:
         Where messages go that can be used nowhere; absent: they are logged and counted.
     on_commit : callable, optional
         Called with (folder of the partition, manifest, runs) after every commit.
+    timings : Timings, optional
+        Gets how long folds and commits take.
     clock : callable
         Unix time in ns.
     """
@@ -100,6 +102,7 @@ class FoldWorker:
         patience: Patience | None = None,
         dead_letters: Destination | None = None,
         on_commit: Callable[[Path, Manifest, Mapping[str, Run]], None] | None = None,
+        timings: Timings | None = None,
         clock: Callable[[], int] = time.time_ns,
     ) -> None:
         self.measurement = measurement
@@ -109,6 +112,7 @@ class FoldWorker:
         self.patience = patience or Patience()
         self._dead_letters = dead_letters
         self._on_commit = on_commit
+        self._timings = timings
         self._clock = clock
         self._partitions: dict[int, _Partition] = {}
         self._received: Counter[str] = Counter()
@@ -140,10 +144,22 @@ class FoldWorker:
             mine.lock.release()
         log.info("partition_released", partition=partition, generation=mine.manifest.generation)
 
+    def forget(self, partition: int) -> None:
+        """Unlock a partition without saving: somebody else may own it already."""
+        mine = self._partitions.pop(partition, None)
+        if mine is not None:
+            mine.lock.release()
+            log.warning("partition_forgotten", partition=partition)
+
     def close(self) -> None:
         """Release everything."""
         for partition in tuple(self._partitions):
             self.release(partition)
+
+    def abandon(self) -> None:
+        """Forget everything, after a fault: only what was committed may count."""
+        for partition in tuple(self._partitions):
+            self.forget(partition)
 
     # -- messages -------------------------------------------------------------------------------
 
@@ -264,6 +280,10 @@ class FoldWorker:
             log.error("dead_letters_not_sent", reason=str(error), messages=len(letters))
             return False
         return True
+
+    def timed(self, kind: str) -> AbstractContextManager[None]:
+        """Measure a "fold" or a "commit"."""
+        return nullcontext() if self._timings is None else self._timings.timed(kind)
 
     def announce(self, folder: Path, manifest: Manifest, runs: Mapping[str, Run]) -> None:
         """Tell whoever wants to know that a manifest is new."""
@@ -389,7 +409,8 @@ class _Partition:
         if manifest == self.manifest:
             return False
         try:
-            self.manifest = write_manifest(self.folder, manifest)
+            with self.worker.timed("commit"):
+                self.manifest = write_manifest(self.folder, manifest)
         except OSError as error:
             self.worker.failed(f"the manifest could not be written ({error}).")
             log.error("commit_failed", reason=str(error))
@@ -427,7 +448,8 @@ class _Partition:
             before = records.get(chunk.job)
             if before is not None and before.status == "folded":
                 run.reopen(chunk.chunk)
-            records[chunk.job] = self._fold(run, chunk, record, recording)
+            with self.worker.timed("fold"):
+                records[chunk.job] = self._fold(run, chunk, record, recording)
         except OSError:
             raise  # no space, no folder: the operator's to mend; nothing is committed
         except Exception as error:  # a fault in one dwell must never end the night
@@ -502,7 +524,7 @@ class _Partition:
             )
         ei = next((e for n in EI_LOGS if (e := _mean(chunk, n)) is not None), measurement.ei_meV)
         temperature = (_mean(chunk, n) for n in TEMPERATURE_LOGS)
-        (reduced,) = chunk.reduced
+        reduced = next(iter(chunk.reduced))
         yield ChunkStart(
             chunk=chunk.chunk,
             instrument_name=chunk.instrument_name,

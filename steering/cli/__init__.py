@@ -10,6 +10,7 @@ import typer
 
 from steering.cli import (
     align,
+    consume,
     demo,
     doctor,
     fold,
@@ -55,6 +56,7 @@ for _module in (
     predict,
     invert_powder,
     serve,
+    consume,
     model_server,
     train,
     demo,
