@@ -68,6 +68,7 @@ def _reach(section: KafkaSection) -> None:
     """Wait until one of the brokers takes a connection; the library would leave sockets open."""
     servers = [server.strip().rpartition(":") for server in section.bootstrap_servers.split(",")]
     end = time.monotonic() + section.connect_timeout_s
+    reason = OSError("no address")
     while True:
         for host, _, port in servers:
             left = max(0.1, end - time.monotonic())
