@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 import time
 from collections.abc import Callable, Mapping
@@ -14,6 +15,11 @@ from kafka.net.compat import KafkaNetClient
 from consumers.kafka_settings import KafkaSection
 
 Client = TypeVar("Client")
+REFUSALS = (
+    errors.SaslAuthenticationFailedError,
+    errors.UnsupportedSaslMechanismError,
+    errors.AuthorizationError,
+)
 MISSING_TOPIC, FORBIDDEN_TOPIC = 3, 29  # error codes of Kafka's protocol
 
 
@@ -83,6 +89,19 @@ def _reach(section: KafkaSection) -> None:
         time.sleep(min(0.2, section.connect_timeout_s))
 
 
+class _Refusals(logging.Handler):
+    """Why a broker refused: the library reports it, and raises only that time is up."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.last: Exception | None = None
+
+    def emit(self, record: logging.LogRecord) -> None:
+        for value in record.args if isinstance(record.args, tuple) else ():
+            if isinstance(value, REFUSALS):
+                self.last = value
+
+
 def open_client(
     make: Callable[..., Client], section: KafkaSection, arguments: Mapping[str, Any]
 ) -> Client:
@@ -100,16 +119,17 @@ def open_client(
         made.append(KafkaNetClient(**configs))
         return made[-1]
 
+    refusals = _Refusals()
+    reports = logging.getLogger("kafka.net.manager")
+    reports.addHandler(refusals)
     try:
         return make(**arguments, kafka_client=remember)
     except errors.KafkaError as error:
-        cause: Exception = error
         for client in made:
-            # The library says only that time is up; why it was refused is kept there alone.
-            refusals = client._manager._auth_failures.values()
-            cause = next(iter(refusals), cause)
             client.close()  # its thread would go on trying
-        raise explain(cause, section) from error
+        raise explain(refusals.last or error, section) from error
+    finally:
+        reports.removeHandler(refusals)
 
 
 def describe_topics(

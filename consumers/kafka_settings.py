@@ -262,7 +262,7 @@ def producer_arguments(
         "allow_auto_create_topics": False,
         "max_request_size": section.max_message_bytes + FRAME_BYTES,
         "max_block_ms": int(1000 * section.connect_timeout_s),
-        "delivery_timeout_ms": max(31_000, int(1000 * section.patience_s)),
+        "delivery_timeout_ms": max(120_000, int(1000 * section.patience_s)),
         "linger_ms": 5,
         "batch_size": 256 * 1024,
         "send_buffer_bytes": 4 * MEBIBYTE,

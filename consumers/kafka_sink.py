@@ -156,8 +156,7 @@ class KafkaSink:
                 raise ConnectionError(
                     f"{self._waiting} messages ({self._waiting_bytes} bytes) wait for "
                     f"{self._section.bootstrap_servers} after {over:.1f} s; expected them to be "
-                    "confirmed. Start the broker; they are tried for kafka.patience_s = "
-                    f"{self._section.patience_s:g} s."
+                    "confirmed. Start the broker: they are tried again meanwhile."
                 )
 
     def close(self) -> None:
