@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from simulations.constants import BOLTZMANN_MEV_PER_K, HBAR2_OVER_U
 from simulations.crystal import Crystal
-from simulations.exposure import PAIRS, PixelView, grid_index
+from simulations.exposure import PAIRS, Crossings, PixelView, grid_index
 from simulations.force_constants import ForceConstantModel
 from simulations.instrument import Instrument, Resolution
 from simulations.kinematics import MEV_PER_K2, wave_vector
@@ -79,6 +79,7 @@ def trace_trajectories(
     displacement: FloatArray,
     reduced: bool = False,
     skip: NDArray[np.bool_] | None = None,
+    crossings: Crossings | None = None,
 ) -> Trajectories:
     """Find where pixels cross the tubes, for a charge of 1 coulomb.
 
@@ -94,6 +95,8 @@ def trace_trajectories(
         For input already divided by k_f/k_i and charge.
     skip : (pixels, steps) bool, optional
         Pairs that count nowhere.
+    crossings : Crossings, optional
+        Of the same view and voxels; spares the pairs outside every tube.
 
     Returns
     -------
@@ -106,6 +109,8 @@ def trace_trajectories(
         view.kf,
         view.bin_of_step.astype(np.int64),
         np.zeros((0, 0), dtype=np.bool_) if skip is None else skip,
+        np.zeros(0, dtype=np.uint64) if crossings is None else crossings.groups,
+        0 if crossings is None else crossings.shift,
         voxels.divisions,
         voxels.voxel,
         voxels.path_bin,
@@ -131,10 +136,11 @@ def trace_trajectories(
 
 @njit(cache=True)
 def _trace(
-    fractional, beam_fractional, masked, kf, bin_of_step, skip, divisions, voxel, path_bin, n_bins
+    fractional, beam_fractional, masked, kf, bin_of_step, skip, groups, shift, divisions, voxel,
+    path_bin, n_bins,
 ):  # fmt: skip
     n0, n1, n2 = divisions
-    use_skip = skip.shape[0] > 0
+    use_skip, use_groups = skip.shape[0] > 0, len(groups) > 0
     n_steps = len(kf)
     room = 1 << 16
     pixel = np.empty(room, dtype=np.int32)
@@ -151,6 +157,8 @@ def _trace(
             continue
         last = -1
         for step in range(n_steps):
+            if use_groups and (groups[p] >> np.uint64(step >> shift)) & np.uint64(1) == 0:
+                continue
             if use_skip and skip[p, step]:
                 continue
             k = kf[step]

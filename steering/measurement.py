@@ -13,7 +13,14 @@ from model_server.refinement import GaussianPrior
 from simulations.chopper_resolution import with_chopper
 from simulations.crystal import Crystal
 from simulations.crystal_file import builtin_crystals, read_crystal, read_force_constants
-from simulations.exposure import Exposure, PixelView, compute_exposure, view_pixels
+from simulations.exposure import (
+    Crossings,
+    Exposure,
+    PixelView,
+    compute_exposure,
+    find_crossings,
+    view_pixels,
+)
 from simulations.folded_model import FoldedPhonons
 from simulations.force_constants import ForceConstantModel, force_constant_model, select_free
 from simulations.goniometer import Orientation, crystal_to_lab
@@ -143,6 +150,10 @@ class Measurement:
             histogram_edges_meV=histogram_edges_meV,
         )
 
+    def crossings(self, view: PixelView) -> Crossings:
+        """Where the pixels cross the tubes: what events are folded with."""
+        return find_crossings(view, self.voxels)
+
     def exposure(
         self,
         psi_deg: float,
@@ -151,6 +162,7 @@ class Measurement:
         reduced: bool = False,
         histogram_edges_meV: FloatArray | None = None,
         skip: NDArray[np.bool_] | None = None,
+        crossings: Crossings | None = None,
     ) -> Exposure:
         """Exposure of one orientation for one coulomb of proton charge."""
         return compute_exposure(
@@ -164,6 +176,7 @@ class Measurement:
             reduced=reduced,
             histogram_edges_meV=histogram_edges_meV,
             skip=skip,
+            crossings=crossings,
         )
 
     def trajectories(
@@ -174,6 +187,7 @@ class Measurement:
         reduced: bool = False,
         histogram_edges_meV: FloatArray | None = None,
         skip: NDArray[np.bool_] | None = None,
+        crossings: Crossings | None = None,
     ) -> Trajectories:
         """Stretches of trajectories inside the tubes for one coulomb of proton charge."""
         instrument = self.instrument if instrument is None else instrument
@@ -185,6 +199,7 @@ class Measurement:
             displacement=self.displacement,
             reduced=reduced,
             skip=skip,
+            crossings=crossings,
         )
 
     def path_sums(self, exposure: Exposure) -> tuple[FloatArray, FloatArray]:

@@ -34,7 +34,7 @@ from model_server.refinement import Coarse, Observation, Posterior, Refinement, 
 from model_server.trust import Trust, assess, residual_sigma
 from simulations.cell_sums import CellSums
 from simulations.dynamics import modes
-from simulations.exposure import Exposure, histogram_range, sum_voxels
+from simulations.exposure import Crossings, Exposure, PixelView, histogram_range, sum_voxels
 from simulations.instrument import Instrument, coarsen, split_name
 from simulations.trajectories import Trajectories
 from steering.advisor import (
@@ -84,6 +84,8 @@ class _OpenChunk:
     gaussian: bool = False
     reduced: bool = False
     histogram: bool = False  # its histogram came
+    seen: PixelView | None = None
+    crossings: Crossings | None = None
     failed: str | None = None
 
 
@@ -242,21 +244,25 @@ class Run:
     def _events(self, chunk: _OpenChunk, block: EventBlock) -> None:
         if chunk.histogram:
             raise ValueError("events after a histogram in one chunk; expected one kind per chunk")
-        psi = chunk.start.psi_deg
         if chunk.exposure is None:
             self._expose(chunk)
+        if chunk.seen is None:
+            chunk.seen = self.measurement.view(chunk.start.psi_deg, chunk.instrument)
         account = fold_events(
             block.pixel,
             block.energy_transfer_meV,
-            view=self.measurement.view(psi, chunk.instrument),
+            view=chunk.seen,
             voxels=self.measurement.voxels,
             counts=chunk.counts,
+            crossings=chunk.crossings,
         )
         chunk.account = chunk.account + account
 
     def _expose(self, chunk: _OpenChunk, **how: Any) -> tuple[Exposure, Trajectories]:
         """What the chunk's orientation sees, for one coulomb; computed once."""
         measurement, psi = self.measurement, chunk.start.psi_deg
+        view = measurement.view(psi, chunk.instrument, how.get("histogram_edges_meV"))
+        chunk.crossings = how["crossings"] = measurement.crossings(view)
         chunk.exposure = measurement.exposure(psi, chunk.instrument, **how)
         chunk.trajectories = measurement.trajectories(psi, chunk.instrument, **how)
         return chunk.exposure, chunk.trajectories

@@ -1,6 +1,6 @@
 """Folding: events accounted for, support equal to that of the exposure, any order the same."""
 
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from consumers.chunk_store import close_chunk, read_chunk
 from consumers.folding import EventAccount, fold_events, fold_histogram
 from simulations.cell_sums import CellSums, empty_sums
 from simulations.crystal_file import read_crystal
-from simulations.exposure import compute_exposure, view_pixels
+from simulations.exposure import compute_exposure, find_crossings, view_pixels
 from simulations.goniometer import Orientation, crystal_to_lab
 from simulations.instruments import load_instrument
 from simulations.path import EnergyAxis, seekpath_segments
@@ -43,6 +43,30 @@ def setting():
     return voxels, view_pixels(**common), exposure, instrument
 
 
+def plain_fold(pixel, energy, view, voxels, n_bins):
+    """The fold event by event, straight from the definitions; counts and the four accounts."""
+    counts = np.zeros((voxels.n_path_bins, n_bins), dtype=np.int64)
+    told = {"folded": 0, "outside_path": 0, "outside_energy": 0, "masked": 0}
+    low, high = view.step_edges_meV[[0, -1]]
+    for p, e in zip(pixel.tolist(), energy.tolist(), strict=True):
+        if not 0 <= p < len(view.masked) or view.masked[p]:
+            told["masked"] += 1
+            continue
+        x = (e - low) * (len(view.kf) / (high - low))
+        if not 0 <= x < len(view.kf):
+            told["outside_energy"] += 1
+            continue
+        f = view.beam_fractional - view.kf[int(x)] * view.fractional[p]
+        index = np.floor((f - np.floor(f)) * voxels.divisions + 0.5).astype(int) % voxels.divisions
+        voxel = voxels.voxel[tuple(index)]
+        if voxel < 0:
+            told["outside_path"] += 1
+            continue
+        told["folded"] += 1
+        counts[voxels.path_bin[voxel], view.bin_of_step[int(x)]] += 1
+    return counts, told
+
+
 def _events(n, seed, pixels):
     rng = np.random.default_rng(seed)
     pixel = rng.integers(-1, pixels, n).astype(np.int32)
@@ -63,6 +87,39 @@ def test_every_event_is_accounted_for_and_none_lands_without_exposure(setting):
     reached = exposure.path_sums(voxels)[0]
     weight[:, : reached.shape[1]] = reached
     assert counts[weight == 0].sum() == 0
+
+
+@pytest.mark.parametrize("substeps", [1, 4, 13])  # groups of 1, 4 and 16 steps
+@pytest.mark.parametrize("bins", [70, 600])  # 600 path bins need 16 bits
+def test_the_fold_is_that_of_every_event_by_itself(setting, substeps, bins):
+    voxels, _, _, instrument = setting
+    spread = np.arange(voxels.n_voxels) % bins
+    voxels = replace(voxels, path_bin=spread, n_path_bins=bins)
+    crystal = read_crystal("germanium")
+    view = view_pixels(
+        crystal=crystal,
+        instrument=instrument,
+        energy=EnergyAxis(edges_meV=np.linspace(-10, 52, 63), substeps=substeps),
+        ei_meV=EI,
+        crystal_to_lab=crystal_to_lab(
+            Orientation(u=(1, 1, 0), v=(0, 0, 1)), crystal.conventional_reciprocal, 71.0
+        ),
+    )
+    pixel, energy = _events(20_000, 3, instrument.n_pixels + 2)
+    pixel = pixel.astype(np.int64)
+    pixel[:3] = (2**32, 2**32 + 5, -(2**31) - 1)  # would wrap round to known pixels
+    edges = view.step_edges_meV
+    energy[10:13] = (edges[0], edges[-1], np.nextafter(edges[-1], -np.inf))
+    counts = np.zeros((bins, 62), dtype=np.int64)
+    account = fold_events(pixel, energy, view=view, voxels=voxels, counts=counts)
+    expected, told = plain_fold(pixel, energy, view, voxels, 62)
+    assert told["folded"] > 1_000
+    np.testing.assert_array_equal(counts, expected)
+    assert account == EventAccount(read=len(pixel), **told)
+    again = np.zeros_like(counts)
+    crossings = find_crossings(view, voxels)
+    fold_events(pixel, energy, view=view, voxels=voxels, counts=again, crossings=crossings)
+    np.testing.assert_array_equal(again, expected)
 
 
 @given(seed=st.integers(0, 2**31), parts=st.integers(1, 5))

@@ -1,5 +1,7 @@
 """The coverage tensor carries every pixel into its cell exactly, mode by mode."""
 
+from dataclasses import fields, replace
+
 import numpy as np
 import pytest
 
@@ -9,6 +11,7 @@ from simulations.dynamics import eigenmodes
 from simulations.exposure import (
     Exposure,
     compute_exposure,
+    find_crossings,
     histogram_range,
     unpack_tensor,
     view_pixels,
@@ -18,6 +21,7 @@ from simulations.goniometer import Orientation, crystal_to_lab
 from simulations.instrument import Instrument, Resolution
 from simulations.path import EnergyAxis, seekpath_segments
 from simulations.scattering import amplitudes
+from simulations.trajectories import trace_trajectories
 from simulations.voxel_map import VoxelMap, build_voxel_map
 from tests.simulations.test_voxel_map import CRYSTALS
 
@@ -199,3 +203,36 @@ def test_an_axis_that_the_incident_energy_cannot_reach_is_refused():
             ei_meV=40.0,
             crystal_to_lab=np.eye(3),
         )
+
+
+@pytest.mark.parametrize("substeps", [1, 4, 20])
+def test_passing_over_pairs_outside_the_tubes_changes_no_bit(substeps):
+    crystal = CRYSTALS["hexagonal"]()
+    voxels = build_voxel_map(crystal, seekpath_segments(crystal, 0.1), half_width_rlu=0.1)
+    instrument = _small_instrument(pixels=300)
+    instrument = replace(instrument, masked=np.arange(300) % 5 == 2)
+    energy = EnergyAxis(edges_meV=ENERGY.edges_meV, substeps=substeps)
+    rotation = crystal_to_lab(
+        Orientation(u=(1, 1, 0), v=(0, 0, 1)), crystal.conventional_reciprocal, 17.0
+    )
+    what = {"instrument": instrument, "energy": energy}
+    how = {"crystal": crystal, "ei_meV": EI, "crystal_to_lab": rotation, **what}
+    view = view_pixels(**how)
+    U = np.tile(0.004 * np.eye(3), (crystal.n_atoms, 1, 1))
+    skip = np.random.default_rng(4).random((300, len(view.kf))) < 0.3
+    crossings = find_crossings(view, voxels)
+    plain, passing = (
+        compute_exposure(voxels=voxels, displacement=U, skip=skip, crossings=given, **how)
+        for given in (None, crossings)
+    )
+    assert plain.weight.sum() > 0
+    for field in fields(plain):
+        np.testing.assert_array_equal(getattr(plain, field.name), getattr(passing, field.name))
+    traced, faster = (
+        trace_trajectories(
+            view=view, voxels=voxels, displacement=U, skip=skip, crossings=given, **what
+        )
+        for given in (None, crossings)
+    )
+    for field in fields(traced):
+        np.testing.assert_array_equal(getattr(traced, field.name), getattr(faster, field.name))
