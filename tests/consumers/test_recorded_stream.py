@@ -15,7 +15,9 @@ from streaming_data_types import (
     deserialise_pl72,
 )
 
+from consumers.flatbuffers_codec import EARLIEST_NS, decode_flatbuffer
 from consumers.hdf5_file import UnreadableError
+from consumers.nxspe_file import read_nxspe
 from consumers.recorded_stream import stream_of_files, timed_stream_of_files
 from consumers.sns_event_file import (
     ERROR_BIT,
@@ -23,9 +25,10 @@ from consumers.sns_event_file import (
     read_event_run,
     write_sns_events,
 )
+from consumers.wire import Events, LogSample, ReducedHistogram, RunBegins, RunEnds
 from simulations.instruments import instrument_idf
 from tests.consumers.disturbed_stream import disturb
-from tests.consumers.hostile_files import PSI_DEG, good_events, odd_events, put
+from tests.consumers.hostile_files import PSI_DEG, good_events, good_nxspe, odd_events, put
 
 
 def kind(value: bytes) -> str:
@@ -215,7 +218,7 @@ def test_the_template_names_every_log_its_source_topic_and_unit(tmp_path: Path) 
             "config": {
                 "source": "s1",
                 "topic": "hyspec_motion",
-                "dtype": "float64",
+                "dtype": "double",
                 "units": "deg",
             },
         }
@@ -358,3 +361,72 @@ def test_a_disturbed_stream_loses_nothing_and_is_reproducible() -> None:
     assert 400 < len(ours) - len(calm) < 600
     first = list(dict.fromkeys(ours))
     assert 300 < sum(a > b for a, b in zip(first, first[1:], strict=False)) < 1000
+
+
+def test_a_reduced_file_travels_as_one_histogram_with_its_orientation(tmp_path: Path) -> None:
+    path = tmp_path / "a.nxspe"
+    good_nxspe(path)
+    run = read_nxspe(path)
+    messages = send(path)
+    assert [kind(value) for _, _, value in messages] == [
+        "pl72", "f144", "f144", *["f144"] * (run.temperature_K is not None), "da00", "6s4t",
+    ]  # fmt: skip
+    values = [decode_flatbuffer(value) for _, _, value in messages]
+    begins, ends, histogram = values[0], values[-1], values[-2]
+    assert isinstance(begins, RunBegins)
+    assert isinstance(ends, RunEnds)
+    assert isinstance(histogram, ReducedHistogram)
+    assert (begins.chunk, begins.instrument_name) == (run.run_number, run.instrument.name)
+    logs = {v.source: v.value.tolist() for v in values if isinstance(v, LogSample)}
+    assert logs["s1"] == [run.psi_deg]
+    assert logs["EnergyRequest"] == [run.ei_meV]
+    assert begins.start_time_ns <= histogram.time_ns < ends.stop_time_ns
+    assert np.array_equal(histogram.intensity, run.intensity, equal_nan=True)
+    assert np.array_equal(histogram.error, run.error, equal_nan=True)
+    assert np.array_equal(histogram.energy_edges_meV, run.energy_edges_meV)
+    assert messages[-2][0] == "hyspec_reduced"
+
+
+def test_files_without_a_date_are_sent_one_after_the_other_as_of_2000(tmp_path: Path) -> None:
+    paths = [tmp_path / f"{psi}.nxspe" for psi in (0, 5)]
+    for path in paths:
+        good_nxspe(path, run_number="", psi_deg=float(path.stem))
+        with h5py.File(path, "r+") as file:
+            put(file["w1/beamsteer"], "start_time_ns", np.array([0]))
+    values = [decode_flatbuffer(value) for _, _, value in send(paths)]
+    assert [v.chunk for v in values if isinstance(v, RunBegins)] == ["0", "5"]
+    bounds = [
+        v.start_time_ns if isinstance(v, RunBegins) else v.stop_time_ns
+        for v in values
+        if isinstance(v, RunBegins | RunEnds)
+    ]
+    assert bounds[0] == EARLIEST_NS + 86_400 * 10**9
+    assert bounds == sorted(bounds)
+
+
+def test_the_operators_psi_serves_reduced_files_without_one(tmp_path: Path) -> None:
+    path = tmp_path / "a.nxspe"
+    good_nxspe(path)
+    with h5py.File(path, "r+") as file:
+        put(file["w1/NXSPE_info"], "psi", np.array([np.nan]))
+    with pytest.raises(UnreadableError, match="psi is NaN"):
+        send(path)
+    values = [decode_flatbuffer(value) for _, _, value in send(path, psi_deg=7.5)]
+    assert [v.value.tolist() for v in values if isinstance(v, LogSample) and v.source == "s1"] == [
+        [7.5]
+    ]
+
+
+def test_every_message_of_a_recorded_stream_is_understood(tmp_path: Path) -> None:
+    odd_events(tmp_path / "odd.nxs.h5")
+    events = 0
+    for _, _, value in send(tmp_path / "odd.nxs.h5"):
+        found = decode_flatbuffer(value)
+        if isinstance(found, Events):
+            events += len(found.pixel_id)
+    with h5py.File(tmp_path / "odd.nxs.h5") as file:
+        assert events == sum(
+            len(group["event_id"])
+            for name, group in file["entry"].items()
+            if name.endswith("_events") and name not in ("bank98_events", "bank99_events")
+        )
