@@ -21,6 +21,9 @@ of `event_model` first. Arrays may be numpy's (they travel in msgpack) or lists 
     * ``<source>_intensity``, ``<source>_error``, both (pixels, bins), and
       ``<source>_energy_edges_meV`` -> ReducedHistogram, likewise;
     * text, pictures and other things are passed over.
+
+    The schema forbids dots and slashes in keys; ``%2E``, ``%2F`` and ``%25`` stand for ``.``, ``/``
+    and ``%`` of a source's name.
 ``event_page`` -> Described, one set of values per row.
 ``stop`` -> RunEnds
     Of the run in ``run_start`` at ``time``, or exactly at ``beamsteer.stop_time_ns``. An
@@ -117,7 +120,8 @@ def value_of_document(name: str, document: object) -> WireValue:
 
 def _check_schema(name: str, document: dict[str, Any]) -> None:
     try:
-        fault = next(schema_validators[DocumentNames[name]].iter_errors(document), None)
+        with np.printoptions(threshold=8, edgeitems=2):  # schemas write arrays into messages
+            fault = next(schema_validators[DocumentNames[name]].iter_errors(document), None)
     except Exception as error:  # an array where the schema compares, for one
         raise WireError(
             f"bluesky {name}: cannot be held against its schema ({str(error)[:120]}); expected "
@@ -357,12 +361,20 @@ def _values(
         if numbers is None or numbers.ndim > 1 or not 0 < numbers.size <= MAX_LOG_VALUES:
             continue
         yield LogSample(
-            source=_text(key, "bluesky event: data key"),
+            source=_text(_name_of(key), "bluesky event: data key"),
             time_ns=_exact_or(
                 data, f"{key}_time_ns", timestamps.get(key, seconds), f"bluesky event: {key}"
             ),
             value=numbers.reshape(-1).astype(np.float64),
         )
+
+
+def _name_of(key: str) -> str:
+    return key.replace("%2E", ".").replace("%2F", "/").replace("%25", "%")
+
+
+def _key_of(name: str) -> str:
+    return name.replace("%", "%25").replace(".", "%2E").replace("/", "%2F")
 
 
 def _source_of(key: str, endings: tuple[str, ...]) -> str | None:
@@ -380,7 +392,7 @@ def _complete(data: Mapping[str, Any], source: str, endings: tuple[str, ...]) ->
             f"bluesky event: {', '.join(missing)[:200]} is missing; expected all of "
             f"{', '.join('<source>' + ending for ending in endings)}"
         )
-    _text(source, "bluesky event: source")
+    _text(_name_of(source), "bluesky event: source")
     return keys
 
 
@@ -391,7 +403,7 @@ def _neutrons(data: Mapping[str, Any], source: str, sequence: int) -> Events:
     label = f"bluesky event: {source}"
     return events(
         schema=label,
-        source=source,
+        source=_name_of(source),
         sequence=sequence,
         reference_time_ns=_integers(
             data[f"{source}_reference_time_ns"], np.int64, f"{label}_reference_time_ns"
@@ -420,7 +432,7 @@ def _histogram(
         arrays[ending] = array
     return reduced(
         schema=f"bluesky event: {source}",
-        source=source,
+        source=_name_of(source),
         sequence=sequence,
         time_ns=_exact_or(data, f"{source}_time_ns", seconds, f"bluesky event: {source}"),
         energy_edges_meV=arrays["_energy_edges_meV"],
@@ -539,7 +551,7 @@ def _data_of(
     value: LogSample | Events | ReducedHistogram, otherwise_ns: int
 ) -> tuple[str, int, dict[str, Any]]:
     """Stream, time in ns and data of the event that carries a value."""
-    name = value.source
+    name = _key_of(value.source)
     if isinstance(value, LogSample):
         numbers = np.asarray(value.value, np.float64)
         content = float(numbers[0]) if numbers.shape == (1,) else numbers

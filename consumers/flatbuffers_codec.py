@@ -482,8 +482,9 @@ def _root(data: bytes) -> tuple[_Table, bytes]:
     schema = bytes(data[4:8])
     known = ", ".join(sorted(name.decode() for name in SCHEMAS))
     if schema not in SCHEMAS:
-        said = schema.decode("ascii", "backslashreplace")
-        raise WireError(f"unknown schema {said!r}; expected one of {known}, or a bluesky document")
+        raise WireError(
+            f"unknown schema {repr(schema)[1:]}; expected one of {known}, or a bluesky document"
+        )
     name = schema.decode()
     place = _U32.unpack_from(data, 0)[0]
     if place < 8:
