@@ -8,9 +8,9 @@ the stop rule wants to know about earlier looks is computed where it was not see
 
 from __future__ import annotations
 
-import hashlib
 import threading
 import time
+import traceback
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -150,8 +150,7 @@ class ModelService:
         self._last_loop_ns = clock()
         self._busy_since_ns: int | None = None
         self._estimates = 0
-        described = measurement.experiment.model_dump_json()
-        self._experiment = hashlib.sha256(described.encode()).hexdigest()
+        self._experiment = _asked(measurement.experiment.model_dump(mode="json"))
 
     # -- one look -------------------------------------------------------------------------------
 
@@ -192,7 +191,7 @@ class ModelService:
             if _newer(folder, manifest.generation):
                 return  # files of this manifest may be gone; the next look finds the newer one
             followed.failure = f"run {name!r} has no estimate of its newest chunks: {error}"
-            log.error("estimate_failed", run=name, fault=repr(error))
+            log.error("estimate_failed", run=name, fault=traceback.format_exc())
             try:
                 self._show(followed, manifest.runs[name])
             except Exception as second:
@@ -233,7 +232,7 @@ class ModelService:
             log.warning("snapshot_refused", run=followed.run_id, reason=str(error))
             return
         followed.history = {entry["chunk"]: entry for entry in snapshot.history}
-        if result.get("experiment_sha256") == self._experiment:
+        if _asked(snapshot.experiment) == self._experiment and "chunk_keys" in result:
             followed.result, followed.snapshot = result, snapshot
             followed.answered = tuple(result["chunk_keys"])
             if self._store is not None:
@@ -434,7 +433,6 @@ class ModelService:
         return result | {
             "chunks": _records(record, followed),
             "chunk_keys": list(key),
-            "experiment_sha256": self._experiment,
             "state_generation": generation,
         }
 
@@ -579,6 +577,12 @@ def follow(
 
 def _key(closed: list[ClosedChunk]) -> Key:
     return tuple(c.key for c in closed)
+
+
+def _asked(experiment: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of an experiment that an answer depends on."""
+    aside = ("title", "source", "virtual")
+    return {name: value for name, value in experiment.items() if name not in aside}
 
 
 def _refusal(file: str, error: Exception) -> str:

@@ -264,6 +264,7 @@ class LateSink:
 
     def __init__(self, open_sink: Callable[[], Sink]) -> None:
         self._open = open_sink
+        self._opening = threading.Lock()
         self._sink: Sink | None = None
 
     def send(
@@ -275,8 +276,9 @@ class LateSink:
         headers: Sequence[tuple[str, bytes]] = (),
     ) -> None:
         """As of the sink; opens it first."""
-        if self._sink is None:
-            self._sink = self._open()
+        with self._opening:
+            if self._sink is None:
+                self._sink = self._open()
         self._sink.send(topic, value, key=key, headers=headers)
 
     def flush(self, timeout_s: float = 30.0) -> None:
@@ -446,13 +448,16 @@ class Publisher:
                 until += [next_beat] if self._heartbeat is not None else []
                 self._changed.wait(max(min(until) - time.monotonic(), 0.0) if until else None)
 
-    def close(self, timeout_s: float = 5.0) -> None:
-        """Try a last time to send what waits, and stop; the sink stays open."""
+    def close(self, timeout_s: float = 5.0) -> bool:
+        """Try a last time to send what waits, and stop; True when nothing waits any more.
+
+        The sink stays open. Where this is False its own ``close`` may wait long in vain.
+        """
         with self._changed:
             self._closed = True
             self._changed.notify_all()
         if self._thread is not None:
             self._thread.join(timeout_s)
             if self._thread.is_alive():  # the sink waits; the process ends without it
-                return
-        self.pump(timeout_s)
+                return False
+        return self.pump(timeout_s)

@@ -91,8 +91,7 @@ def model_server(
                 service_id="beamsteer-model-server",
                 heartbeat=lambda: service.status(),
             )
-            stack.callback(sink.close)
-            stack.callback(publisher.close)
+            stack.callback(_close, publisher, sink)
         registry, timings = service_registry(lambda: service.status())
         service = ModelService(
             state,
@@ -124,9 +123,9 @@ def _kafka_sink(described: Any, servers: str) -> tuple[Any, Any]:
     from consumers.kafka_settings import KafkaSection, KafkaTopics
     from steering.publishing import LateSink
 
-    section = getattr(described.source, "kafka", None)
+    section = described.source.kafka
     if section is None:
-        prefix = described.instrument.name.lower()
+        prefix = described.instrument.name.partition("/")[0].lower()
         section = KafkaSection(topics=KafkaTopics(prefix=prefix))
     section = KafkaSection.model_validate(section.model_dump() | {"bootstrap_servers": servers})
 
@@ -136,6 +135,12 @@ def _kafka_sink(described: Any, servers: str) -> tuple[Any, Any]:
         return KafkaSink(section)
 
     return LateSink(open_sink), section.topics
+
+
+def _close(publisher: Any, sink: Any) -> None:
+    """Send what waits; a broker that is away does not keep the process from ending."""
+    if publisher.close():
+        sink.close()
 
 
 def _tell(results: dict[str, Any], error: str | None, *, json: bool) -> None:

@@ -10,10 +10,12 @@ from dataclasses import dataclass, field
 import jsonschema
 import numpy as np
 import pytest
+from kafka import KafkaConsumer, TopicPartition
 from streaming_data_types import deserialise_da00, deserialise_x5f2
 
 from consumers.flatbuffers_codec import decode_data_array
-from consumers.kafka_settings import KafkaTopics
+from consumers.kafka_settings import KafkaSection, KafkaTopics
+from consumers.kafka_sink import KafkaSink
 from simulations.cell_sums import CellSums
 from steering.health import WorkerStatus
 from steering.publishing import (
@@ -27,6 +29,7 @@ from steering.publishing import (
     heartbeat_message,
     message_schemas,
 )
+from tests.kafka_broker import OwnBroker, Topics
 from tests.steering.fabricated import snapshot
 
 NOW = 1_763_716_248_000_000_000
@@ -247,3 +250,53 @@ def test_a_sink_is_opened_when_it_is_needed_and_again_after_a_failure():
     assert one.pump()
     assert len(wire.sent) == 2
     assert len(tries) == 2
+
+
+def kept(bootstrap: str, topic: str, number: int) -> list[tuple[bytes | None, bytes]]:
+    """Keys and values of the messages in a topic of one partition, at least so many."""
+    consumer = KafkaConsumer(
+        bootstrap_servers=bootstrap, auto_offset_reset="earliest", consumer_timeout_ms=30_000
+    )
+    place = TopicPartition(topic, 0)
+    consumer.assign([place])
+    consumer.seek_to_beginning(place)
+    found = []
+    for message in consumer:
+        found.append((message.key, message.value))
+        if len(found) >= number and message.offset + 1 >= consumer.end_offsets([place])[place]:
+            break
+    consumer.close()
+    return found
+
+
+@pytest.mark.kafka
+def test_a_real_broker_gets_the_newest_state_though_it_was_killed_meanwhile(own_kafka: OwnBroker):
+    topics = Topics(broker=own_kafka.broker)
+    topics("beamsteer_folded", "beamsteer_estimates", "beamsteer_advice", "beamsteer_heartbeat")
+    names = KafkaTopics(prefix=topics.prefix)
+    section = KafkaSection(
+        bootstrap_servers=own_kafka.bootstrap, topics=names, connect_timeout_s=5.0
+    )
+    ours = OutputTopics.of(names)
+    sink = LateSink(lambda: KafkaSink(section))
+    one = Publisher(sink, topics=ours, service_id="model-server", clock=lambda: NOW)
+    one.folded(folded(1))
+    one.result("ge", result(), generation=1)
+    assert one.pump()
+    own_kafka.kill()
+    one.folded(folded(2))
+    assert not one.pump(1.0)
+    one.folded(folded(3))
+    one.result("ge", result(), generation=3)
+    own_kafka.start()
+    while not one.pump(5.0):
+        pass
+    sink.close()
+    spectra = kept(own_kafka.bootstrap, ours.folded, 2)
+    numbers = [int(decode_data_array(v).variables["state_generation"].values) for _, v in spectra]
+    assert numbers == sorted(numbers)
+    assert (numbers[0], numbers[-1]) == (1, 3)
+    assert {key for key, _ in spectra} == {b"ge"}
+    for topic in (ours.estimates, ours.advice):
+        *_, (key, value) = kept(own_kafka.bootstrap, topic, 2)
+        assert (key, json.loads(value)["state_generation"]) == (b"ge", 3)
