@@ -165,8 +165,8 @@ def _check_page(page: dict[str, Any]) -> None:
 # --- single values -----------------------------------------------------------------------------
 
 
-def _text(value: object, label: str) -> str:
-    if not isinstance(value, str) or not value or not value.isprintable():
+def _text(value: object, label: str, *, needed: bool = True) -> str:
+    if not isinstance(value, str) or (needed and not value) or not value.isprintable():
         raise WireError(f"{label} is {str(value)[:40]!r}; expected printable text")
     if len(value) > MAX_NAME_BYTES:
         raise WireError(f"{label} has {len(value)} characters; expected at most {MAX_NAME_BYTES}")
@@ -269,9 +269,6 @@ def _run_begins(document: dict[str, Any]) -> RunBegins:
     metadata.update(_mapping(ours.get("metadata", {}), "bluesky start: beamsteer.metadata"))
     if "run" in ours:
         metadata["run"] = _text(ours["run"], "bluesky start: beamsteer.run")
-    instrument = ours.get("instrument_name", "")
-    if instrument != "":
-        instrument = _text(instrument, "bluesky start: beamsteer.instrument_name")
     return RunBegins(
         job=job,
         chunk=_text(
@@ -279,7 +276,11 @@ def _run_begins(document: dict[str, Any]) -> RunBegins:
         ),
         source=_text(ours.get("source", "bluesky"), "bluesky start: beamsteer.source"),
         start_time_ns=_exact_or(ours, "start_time_ns", document["time"], "bluesky start:"),
-        instrument_name=instrument,
+        instrument_name=_text(
+            ours.get("instrument_name", ""),
+            "bluesky start: beamsteer.instrument_name",
+            needed=False,
+        ),
         structure=_mapping(ours.get("structure", {}), "bluesky start: beamsteer.structure"),
         metadata=metadata,
     )

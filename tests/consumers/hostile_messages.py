@@ -425,7 +425,7 @@ HOSTILE: tuple[HostileMessage, ...] = (
     ),
     *(
         _bytes(
-            f"ev44 {name} points away",
+            f"ev44 {name} points {offset} on",
             f"{name} points to byte",
             lambda s=s, offset=offset: pointing(ev44(), s, offset),
         )
@@ -759,6 +759,21 @@ HOSTILE: tuple[HostileMessage, ...] = (
         "start",
         lambda: start(beamsteer={"structure": _DEEP}),
     ),
+    *(
+        _document(
+            f"{key} is an array",
+            f"beamsteer.{key}",
+            "start",
+            lambda key=key: start(beamsteer={key: np.ones(2)}),
+        )
+        for key in ("chunk", "run", "source", "instrument_name", "structure", "metadata")
+    ),
+    _document(
+        "start_time_ns is an array",
+        "expected integer ns",
+        "start",
+        lambda: start(beamsteer={"start_time_ns": PULSES}),
+    ),
     _document("chunk is a number", "chunk is '5'", "start", lambda: start(beamsteer={"chunk": 5})),
     _document(
         "start_time_ns is a float",
@@ -1049,10 +1064,11 @@ def _mutated_branch(branch: Any, chance: random.Random) -> Any:
 # --- the throw ---------------------------------------------------------------------------------
 
 
-def resident_mb() -> float:
-    """Resident memory of this process."""
-    with open("/proc/self/statm", encoding="ascii") as file:
-        return int(file.read().split()[1]) * resource.getpagesize() / 2**20
+def memory_mb(name: str) -> float:
+    """Memory of this process: VmRSS resident, VmHWM the most of it so far, VmSize mapped."""
+    with open("/proc/self/status", encoding="ascii") as file:
+        found = next(line for line in file if line.startswith(f"{name}:"))
+    return int(found.split()[1]) / 1024
 
 
 def throw(seed: int, count: int) -> dict[str, Any]:
@@ -1075,7 +1091,7 @@ def throw(seed: int, count: int) -> dict[str, Any]:
         if number % 1000 == 0:
             signal.setitimer(signal.ITIMER_VIRTUAL, 60.0)
         if number % max(count // 20, 1) == 0:
-            resident.append(resident_mb())
+            resident.append(memory_mb("VmRSS"))
         name, message = next(stream)
         before = time.process_time()
         try:
@@ -1091,7 +1107,7 @@ def throw(seed: int, count: int) -> dict[str, Any]:
             slowest = (took, f"{name}, number {number}, {len(message.value)} bytes")
         kinds.setdefault(name, Counter())[outcome] += 1
     signal.setitimer(signal.ITIMER_VIRTUAL, 0.0)
-    resident.append(resident_mb())
+    resident.append(memory_mb("VmRSS"))
     return {
         "seed": seed,
         "count": count,
@@ -1104,7 +1120,7 @@ def throw(seed: int, count: int) -> dict[str, Any]:
         "slowest_ms": slowest[0] * 1e3,
         "slowest": slowest[1],
         "resident_MB": resident,
-        "peak_MB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "peak_MB": memory_mb("VmHWM"),
     }
 
 
@@ -1112,9 +1128,8 @@ def main() -> None:
     """Warm up, take away the memory for more than a gigabyte on top, and throw."""
     seed, count = int(sys.argv[1]), int(sys.argv[2])
     throw(seed ^ 0x5EED, 2000)
-    with open("/proc/self/statm", encoding="ascii") as file:
-        size = int(file.read().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (size + 2**30, size + 2**30))
+    limit = int(memory_mb("VmSize")) * 2**20 + 2**30
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     sys.stdout.write(json.dumps(throw(seed, count)) + "\n")
 
 
