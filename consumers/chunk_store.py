@@ -34,6 +34,7 @@ class ClosedChunk:
     account: EventAccount
     sums: CellSums
     path: Path
+    can: CellSums | None = None  # the empty can alone, folded with this orientation
     start_time_ns: int = 0  # since the Unix epoch; 0 when the source has none
     generation: int = 0  # how often the chunk was folded anew after it had closed
 
@@ -92,6 +93,7 @@ def close_chunk(
     sums: CellSums,
     exposure: Exposure,
     trajectories: Trajectories,
+    can: CellSums | None = None,
     start_time_ns: int = 0,
     generation: int = 0,
 ) -> ClosedChunk:
@@ -105,6 +107,8 @@ def close_chunk(
     tensors = {f"voxel.{f.name}": getattr(exposure, f.name) for f in fields(Exposure)}
     tensors |= {f"trajectory.{f.name}": getattr(trajectories, f.name) for f in fields(Trajectories)}
     tensors |= {f"cell.{n}": np.ascontiguousarray(getattr(sums, n), dtype=float) for n in _SUMS}
+    if can is not None:
+        tensors |= {f"can.{n}": np.ascontiguousarray(getattr(can, n), dtype=float) for n in _SUMS}
     header = {
         "schema_version": SCHEMA_VERSION,
         "chunk": chunk,
@@ -113,6 +117,7 @@ def close_chunk(
         "proton_charge": proton_charge,
         "events": asdict(account),
         "gaussian": sums.gaussian,
+        "can": can is not None,
         "start_time_ns": start_time_ns,
         "generation": generation,
     }
@@ -129,6 +134,7 @@ def close_chunk(
         account=account,
         sums=sums,
         path=path,
+        can=can,
         start_time_ns=start_time_ns,
         generation=generation,
     )
@@ -150,9 +156,8 @@ def read_chunk(path: Path) -> ClosedChunk:
     """
     with safe_open(str(path), framework="numpy") as file:
         header = _header(file, path)
-        sums = CellSums(
-            **{n: file.get_tensor(f"cell.{n}") for n in _SUMS}, gaussian=header["gaussian"]
-        )
+        sums = _sums(file, "cell", header["gaussian"])
+        can = _sums(file, "can", header["gaussian"]) if header["can"] else None
     return ClosedChunk(
         chunk=header["chunk"],
         psi_deg=header["psi_deg"],
@@ -161,9 +166,14 @@ def read_chunk(path: Path) -> ClosedChunk:
         account=EventAccount(**header["events"]),
         sums=sums,
         path=path,
+        can=can,
         start_time_ns=header["start_time_ns"],
         generation=header["generation"],
     )
+
+
+def _sums(file: Any, kind: str, gaussian: bool) -> CellSums:
+    return CellSums(**{n: file.get_tensor(f"{kind}.{n}") for n in _SUMS}, gaussian=gaussian)
 
 
 def _header(file: Any, path: Path) -> dict[str, Any]:

@@ -3,7 +3,8 @@
 ``lambda = A I(cell; phi, width) + b1 F + b2 D`` for every (cell, orientation): scale A, a
 background flat in time of flight (F) and one proportional to exposure (D), and the resolution
 width. All of theta is fitted together; the Laplace covariance of the parameters is marginal over
-the nuisances.
+the nuisances. Where the experiment names an empty can, its expected rate is added, and theta gets
+one more nuisance, the can's strength.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from scipy import sparse
 from scipy.linalg import cho_factor, cho_solve
 from scipy.optimize import nnls
 
+from simulations.background import CanRate
 from simulations.cell_sums import CellSums
 from simulations.exposure import Exposure
 from simulations.folded_model import ForwardModel, ModeState
@@ -44,6 +46,7 @@ class Observation:
     exposure: Callable[[], Exposure]  # loads or computes; not kept between calls
     trajectories: Callable[[], Trajectories] | None = None  # for the exact rate, likewise
     key: str = ""  # names the orientation; its exact rate is kept between fits
+    can: CanRate | None = None  # what the empty can adds; ``sums`` are then those that go with it
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -62,14 +65,15 @@ class Posterior:
     names: tuple[str, ...]
     values: FloatArray  # (K,) eV/angstrom^2
     covariance: FloatArray  # (K, K), marginal over nuisances
-    theta: FloatArray  # (K + 4,) values, then NUISANCES
-    precision: FloatArray  # (K + 4, K + 4), prior included
+    theta: FloatArray  # (P,) values, NUISANCES, and the logarithm of the can's strength if any
+    precision: FloatArray  # (P, P), prior included
     objective: float  # minus log posterior up to a constant
     converged: bool
     iterations: int
     expected: FloatArray = field(repr=False)  # (path_bins, energy_bins) lambda, all orientations
     phonon: FloatArray = field(repr=False)  # the one-phonon part of the same
     totals: FloatArray = field(repr=False)  # (orientations,) expected counts in the usable cells
+    can: FloatArray | None = field(default=None, repr=False)  # the can's part of ``expected``
 
     @property
     def sigma(self) -> FloatArray:
@@ -118,7 +122,7 @@ class Coarse:
     def of(self, observation: Observation) -> Observation:
         """The same observation on merged voxels."""
         exposure = observation.exposure().merged(self.merged)
-        return Observation(sums=observation.sums, exposure=lambda: exposure)
+        return Observation(sums=observation.sums, exposure=lambda: exposure, can=observation.can)
 
 
 def usable_cells(
@@ -135,10 +139,12 @@ def pool(observations: Sequence[Observation]) -> Observation:
     """All orientations as one; exact for the coverage tensor, loses some information."""
     sums = observations[0].sums
     exposure = observations[0].exposure()
+    can = observations[0].can
     for other in observations[1:]:
         sums = sums + other.sums
         exposure = exposure + other.exposure()
-    return Observation(sums=sums, exposure=lambda: exposure)
+        can = None if can is None or other.can is None else can + other.can
+    return Observation(sums=sums, exposure=lambda: exposure, can=can)
 
 
 class Refinement:
@@ -155,6 +161,8 @@ class Refinement:
     exact : TrajectoryPhonons, optional
         Rates by walking trajectories. The folded model then only carries them from one answer to
         the next and gives the derivatives; without it the folded model stands alone.
+    can_sigma : float, optional
+        Relative standard deviation of the can's strength. Theta ends with its logarithm then.
     """
 
     def __init__(
@@ -165,6 +173,7 @@ class Refinement:
         energy_centres_meV: FloatArray,
         elastic_cut_meV: float,
         exact: TrajectoryPhonons | None = None,
+        can_sigma: float | None = None,
     ) -> None:
         if tuple(prior.names) != tuple(model.names):
             raise ValueError(
@@ -177,6 +186,7 @@ class Refinement:
         self.exact = exact
         self._anchors: dict[str, _Anchor] = {}
         self.n_parameters = len(prior.mean)
+        self.nuisance_sigma = NUISANCE_SIGMA if can_sigma is None else (*NUISANCE_SIGMA, can_sigma)
         step = float(self.energy[1] - self.energy[0])
         gap = np.abs(self.energy[:, None] - self.energy[None, :])
         self._spread_of: dict[str, Any] = {}
@@ -320,17 +330,18 @@ class Refinement:
         -------
         rate : (path_bins, energy_bins) float64
             Expected counts.
-        information : (K + 4, K + 4) float64
+        information : (P, P) float64
             Fisher information.
         """
         if state is None:
             state = self.model.prepare(theta[: self.n_parameters])
-        linear, total, _ = self._linearise(theta, state, observation)
+        linear, total, _, _ = self._linearise(theta, state, observation)
         return total, _fisher(linear)
 
     def prior_precision(self) -> FloatArray:
-        """Precision of the prior over theta, (K + 4, K + 4)."""
-        return np.diag(np.concatenate([self.prior.sigma**-2.0, np.asarray(NUISANCE_SIGMA) ** -2.0]))
+        """Precision of the prior over theta, (P, P)."""
+        nuisances = np.asarray(self.nuisance_sigma) ** -2.0
+        return np.diag(np.concatenate([self.prior.sigma**-2.0, nuisances]))
 
     # -- one step -------------------------------------------------------------------------------
 
@@ -341,8 +352,8 @@ class Refinement:
         observation: Observation,
         blur: float = 0.0,
         anchor: _Anchor | None = None,
-    ) -> tuple[_Linear, FloatArray, FloatArray]:
-        """Usable cells at theta; and lambda and its phonon part in all cells."""
+    ) -> tuple[_Linear, FloatArray, FloatArray, FloatArray]:
+        """Usable cells at theta; and lambda, its phonon and its can part in all cells."""
         k = self.n_parameters
         scale, flat, constant = np.exp(theta[k : k + 3])
         sums = observation.sums
@@ -353,12 +364,16 @@ class Refinement:
             rate, slope = anchor.carry(theta[:k], rate, slope)
         phonon = scale * rate
         total = phonon + flat * sums.flat + constant * sums.exposure
+        by_scale, can, by_strength = self._can(theta, observation, phonon)
+        if observation.can is not None:
+            total = total + can
         use = usable_cells(sums, self.energy, self.elastic_cut)
         columns = np.concatenate(
             [
                 scale * slope[use][:, :k],
-                np.stack([phonon[use], flat * sums.flat[use], constant * sums.exposure[use]], 1),
+                np.stack([by_scale[use], flat * sums.flat[use], constant * sums.exposure[use]], 1),
                 scale * slope[use][:, k:],
+                by_strength[use][:, : len(theta) - k - 4],
             ],
             axis=1,
         )
@@ -369,7 +384,25 @@ class Refinement:
             data, rates, columns = spread @ data, spread @ rates, spread @ columns
             variance = None if variance is None else spread @ variance
         linear = _Linear(data=data, rate=np.maximum(rates, 1e-12), slope=columns, variance=variance)
-        return linear, total, phonon
+        return linear, total, phonon, can
+
+    def _can(
+        self, theta: FloatArray, observation: Observation, phonon: FloatArray
+    ) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """Derivative of lambda by ln scale, the can's rate, and its derivative by ln strength."""
+        k, can = self.n_parameters, observation.can
+        if can is None:
+            return phonon, np.zeros_like(phonon), np.zeros((*phonon.shape, 1))
+        if len(theta) < k + 5:
+            raise ValueError(
+                "observation has a can; expected a refinement with can_sigma. Give it one."
+            )
+        strength = float(np.exp(theta[k + 4]))
+        if can.fixed is None:
+            rate = np.exp(theta[k]) * strength * can.shape
+            return phonon + rate, rate, rate[..., None]
+        rate = can.fixed + (strength - 1) * can.shape
+        return phonon, rate, (strength * can.shape)[..., None]
 
     def _spread(self, use: BoolArray, blur: float) -> sparse.csr_matrix:
         """Gaussian blur in energy, within each path bin, over the usable cells."""
@@ -410,12 +443,17 @@ class Refinement:
         rate, _ = self.model.rates(
             observation.exposure(), self.model.prepare(values), log_width=0.0, gradient=False
         )
+        signal = sums.signal
+        if observation.can is not None and observation.can.fixed is None:
+            rate = rate + observation.can.shape
+        elif observation.can is not None and observation.can.fixed is not None:
+            signal = signal - observation.can.fixed
         use = usable_cells(sums, self.energy, self.elastic_cut).astype(float)
         kernel = self._blur[BLURS_MEV[0]]
         columns = np.stack(
             [((a * use) @ kernel).ravel() for a in (rate, sums.flat, sums.exposure)], axis=1
         )
-        data = ((sums.signal * use) @ kernel).ravel()
+        data = ((signal * use) @ kernel).ravel()
         weight = 1 / np.sqrt(np.abs(data) + max(float(np.abs(data).mean()), 1e-12))
         size = np.maximum(np.linalg.norm(columns * weight[:, None], axis=0), 1e-300)
         solution = nnls(columns * weight[:, None] / size, data * weight)[0] / size
@@ -426,7 +464,8 @@ class Refinement:
         reach = columns.sum(0)
         floor = np.where(reach > 0, 1e-3 * amount / np.where(reach > 0, reach, 1.0), 1.0)
         floor = np.where(floor > 0, floor, 1.0)
-        return np.concatenate([values, np.log(np.maximum(solution, floor)), [0.0]])
+        rest = np.zeros(len(self.nuisance_sigma) - 3)
+        return np.concatenate([values, np.log(np.maximum(solution, floor)), rest])
 
     def _score(
         self,
@@ -440,7 +479,7 @@ class Refinement:
         of = anchors if anchors is not None else [None] * len(observations)
         centre = theta.copy()
         centre[:k] = self.prior.mean
-        centre[k + 3] = 0.0
+        centre[k + 3 :] = 0.0
         prior = self.prior_precision()
 
         def at(candidate):
@@ -458,7 +497,7 @@ class Refinement:
         step_count = 0
         while step_count < iterations and not converged:
             fisher = sum((_fisher(one) for one in linears), np.zeros_like(prior))
-            gradient = sum((_score_vector(one) for one in linears), np.zeros(k + 4))
+            gradient = sum((_score_vector(one) for one in linears), np.zeros(len(theta)))
             gradient -= prior @ (theta - centre)
             while step_count < iterations:
                 step_count += 1
@@ -489,6 +528,7 @@ class Refinement:
             expected=np.sum([p[1] for p in parts], axis=0),
             phonon=np.sum([p[2] for p in parts], axis=0),
             totals=np.array([float(one.rate.sum()) for one in linears]),
+            can=None if observations[0].can is None else np.sum([p[3] for p in parts], axis=0),
         )
 
 

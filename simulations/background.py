@@ -12,13 +12,14 @@ does not turn with the crystal, so one empty-can run serves every psi: fold its 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from math import sqrt
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
+from scipy.ndimage import uniform_filter1d
 
 from simulations.cell_sums import CellSums
 from simulations.crystal import Crystal
@@ -36,6 +37,9 @@ ELASTIC_REACH = 4.0
 BRAGG_REACH = 6.0
 """The same of a Bragg reflection, a million times stronger than phonons at its peak."""
 FAINT = 1e-6  # share of the largest possible |F|^2 below which a reflection counts as absent
+SMOOTH_PATH_BINS = 4
+SMOOTH_ENERGY_BINS = 1
+SMOOTH_COUNTS = 4.0  # weight of the mean over all cells, counts
 MOMENTUM_STEP = 0.05  # 1/angstrom, of a predicted can spectrum
 
 
@@ -180,6 +184,65 @@ def background_mask(
     return near_zero[None, :] | (tails < bragg_reach)
 
 
+def spoilt_pairs(
+    view: PixelView,
+    *,
+    crystal: Crystal,
+    resolution: Resolution,
+    ei_meV: float,
+    mosaic_deg: float = 0.3,
+    width: float = 0.03,
+    elastic_reach: float = ELASTIC_REACH,
+    bragg_reach: float = BRAGG_REACH,
+) -> BoolArray:
+    """(pixel, step) pairs of one orientation that elastic scattering spoils.
+
+    The finest mask there is, and the one that a run uses: a pair left out of the counts, of the
+    exposure and of the trajectories alike leaves the support of all of them equal. A pixel loses
+    whole energy bins of the path, never a part of one.
+
+    Parameters
+    ----------
+    view, crystal, resolution, ei_meV, mosaic_deg, width, elastic_reach, bragg_reach
+        As in ``background_mask``; a reach of 0 masks nothing.
+
+    Returns
+    -------
+    (pixels, steps) bool
+        True: leave the pair out.
+    """
+    least = np.full(int(view.bin_of_step.max()) + 1, np.inf)
+    np.minimum.at(least, view.bin_of_step, _apart(view.step_edges_meV, resolution, ei_meV))
+    z = least[view.bin_of_step]
+    out = np.broadcast_to(z < elastic_reach, (len(view.masked), len(z))).copy()
+    if bragg_reach > 0:
+        pixel = bragg_distance(view, crystal, mosaic_deg=mosaic_deg, width=width)
+        near = np.flatnonzero(pixel < bragg_reach)
+        out[near] |= pixel[near, None] ** 2 + z**2 < bragg_reach**2
+    return out
+
+
+def without_spoilt(
+    pixel: NDArray[np.int32], energy_transfer_meV: FloatArray, view: PixelView, skip: BoolArray
+) -> NDArray[np.int32]:
+    """Pixels of events, -1 where the event's (pixel, step) pair is in ``skip``.
+
+    Parameters
+    ----------
+    pixel, energy_transfer_meV : (events,)
+        As in ``EventBlock``.
+    view : PixelView
+    skip : (pixels, steps) bool
+        Steps as in the view; an event falls into the step that the fold finds for it.
+    """
+    pixel = np.asarray(pixel)
+    low, n_steps = view.step_edges_meV[0], len(view.kf)
+    x = (energy_transfer_meV - low) * (n_steps / (view.step_edges_meV[-1] - low))
+    inside = (x >= 0) & (x < n_steps) & (pixel >= 0) & (pixel < len(skip))
+    step = np.where(inside, x, 0.0).astype(np.int64)
+    return np.where(inside & skip[np.where(inside, pixel, 0), step], -1, pixel)
+
+
 def masked_sums(sums: CellSums, mask: BoolArray) -> CellSums:
     """Sums without the masked cells, which become unknown: no signal and no exposure.
 
@@ -242,6 +305,128 @@ def measured_can(sums: CellSums, *, transmission: float = 1.0) -> CanSpectrum:
         flat=np.where(known, transmission * sums.flat / D, 0.0),
         known=known,
     )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class CanRate:
+    """What the can adds to the expected counts of one orientation.
+
+    With the can's strength a (1 as measured or predicted) and the scale A of the sample:
+    ``fixed + (a - 1) shape``, or ``A a shape`` where ``fixed`` is None (a predicted can).
+    """
+
+    shape: FloatArray  # (path_bins, energy_bins)
+    fixed: FloatArray | None  # (path_bins, energy_bins)
+
+    def __add__(self, other: CanRate) -> CanRate:
+        """Of both orientations together."""
+        if self.fixed is None or other.fixed is None:
+            return CanRate(shape=self.shape + other.shape, fixed=None)
+        return CanRate(shape=self.shape + other.shape, fixed=self.fixed + other.fixed)
+
+
+def smooth_signal(sums: CellSums) -> FloatArray:
+    """Expected signal of every cell from that of its neighbours, itself left out.
+
+    A cell's own counts would pull its own weight: they are not used. Neighbours are
+    ``SMOOTH_PATH_BINS`` and ``SMOOTH_ENERGY_BINS`` to either side; where they hold few counts the
+    mean over all cells speaks.
+
+    Returns
+    -------
+    (path_bins, energy_bins) float64
+        0 where there is no exposure.
+    """
+    signal, exposure = sums.signal, sums.exposure
+    reach = (2 * SMOOTH_PATH_BINS + 1, 2 * SMOOTH_ENERGY_BINS + 1)
+    around = [
+        uniform_filter1d(
+            uniform_filter1d(np.asarray(a, dtype=float), reach[0], axis=0, mode="constant"),
+            reach[1],
+            axis=1,
+            mode="constant",
+        )
+        * (reach[0] * reach[1])
+        - a
+        for a in (signal, exposure)
+    ]
+    counts, seen = max(float(sums.counts.sum()), 1.0), max(float(exposure.sum()), 1e-300)
+    mean = (float(signal.sum()) if sums.gaussian else counts) / seen
+    held = SMOOTH_COUNTS * seen / counts  # exposure in which so many counts are expected
+    above = np.maximum(around[0], 0.0) + held * mean
+    return exposure * above / (np.maximum(around[1], 0.0) + held)
+
+
+def likelihood_of_can(
+    sums: CellSums, can: CellSums, *, transmission: float, total_share: float
+) -> tuple[CellSums, CanRate]:
+    """How a measured can enters the likelihood of one orientation.
+
+    The can is expected to add ``tau m``: its own counts m times ``tau = transmission D / D_can``.
+    Their error is counting, ``tau^2 mu``; the same events of the can serve every orientation, so
+    their errors add coherently in the worst case, which ``tau T mu`` bounds (Cauchy and Schwarz; T
+    is the sum of tau over all orientations). The residual ``n - lambda - tau m`` then has the
+    variance ``lambda + B`` with ``B = tau (1 + T) mu``, and mu from neighbouring cells: a Poisson
+    term with ``n - tau m + B`` in the place of the counts and ``lambda + B`` in that of the rate
+    has just this residual and this variance. Nothing is biased where a cell holds few counts.
+
+    Parameters
+    ----------
+    sums : CellSums
+        Of the sample in its can.
+    can : CellSums
+        Of the can alone with the same orientation and support.
+    transmission : float
+    total_share : float
+        T.
+
+    Returns
+    -------
+    CellSums
+        With ``n - tau m + B`` as signal; of reduced input ``S - tau S_can``, its variance widened
+        by ``tau T V_can``.
+    CanRate
+    """
+    share = can_share(sums, can, transmission)
+    shape = share * smooth_signal(can)
+    if sums.gaussian:
+        fixed = np.zeros_like(shape)
+        variance = np.where(
+            sums.variance > 0, sums.variance + share * total_share * can.variance, 0.0
+        )
+    else:
+        fixed = (1 + total_share) * shape
+        variance = sums.variance + share * total_share * can.variance
+    changed = replace(sums, signal=sums.signal - share * can.signal + fixed, variance=variance)
+    return changed, CanRate(shape=shape, fixed=fixed)
+
+
+def can_share(sums: CellSums, can: CellSums, transmission: float) -> FloatArray:
+    """``tau = transmission D / D_can`` of every cell; 0 without exposure."""
+    known = can.exposure > 0
+    return transmission * np.where(known, sums.exposure / np.where(known, can.exposure, 1.0), 0.0)
+
+
+def can_elsewhere(can: CanRate | None, exposure: FloatArray, wanted: FloatArray) -> CanRate | None:
+    """Expected rate of the can in an orientation without data, from one that has them.
+
+    Parameters
+    ----------
+    can : CanRate or None
+        Of the orientations measured, together.
+    exposure : (path_bins, energy_bins)
+        Theirs.
+    wanted : (path_bins, energy_bins)
+        Exposure of the orientation asked for; its can is the mean over the path at each energy.
+    """
+    if can is None:
+        return None
+    seen = exposure.sum(axis=0)
+    per = np.where(seen > 0, 1 / np.where(seen > 0, seen, 1.0), 0.0)
+    shape, fixed = (
+        None if a is None else wanted * (a.sum(axis=0) * per) for a in (can.shape, can.fixed)
+    )
+    return CanRate(shape=np.zeros_like(wanted) if shape is None else shape, fixed=fixed)
 
 
 def predicted_can(

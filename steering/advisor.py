@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model_server.refinement import Observation, Posterior, Refinement, usable_cells
+from simulations.background import CanRate
 from simulations.cell_sums import CellSums
 from simulations.exposure import Exposure
 from simulations.folded_model import ModeState
@@ -94,6 +95,7 @@ def information_per_minute(
     theta: FloatArray,
     charge_per_minute: float,
     state: ModeState | None = None,
+    can: CanRate | None = None,
 ) -> Candidate:
     """Fisher information that one minute at psi would add at theta.
 
@@ -112,11 +114,15 @@ def information_per_minute(
         Coulomb.
     state : ModeState, optional
         The model's modes at theta, where the caller has them.
+    can : CanRate, optional
+        What the empty can adds in that minute.
     """
     weight, flat = (s * charge_per_minute for s in sums_of_exposure)
     zero = np.zeros_like(weight)
     sums = CellSums(signal=zero, variance=zero, counts=zero, exposure=weight, flat=flat)
-    observation = Observation(sums=sums, exposure=lambda: exposure().scaled(charge_per_minute))
+    observation = Observation(
+        sums=sums, exposure=lambda: exposure().scaled(charge_per_minute), can=can
+    )
     rate, information = refinement.information_of(theta, observation, state)
     use = usable_cells(sums, refinement.energy, refinement.elastic_cut)
     return Candidate(psi_deg=psi_deg, information=information, rate=np.where(use, rate, 0.0))

@@ -13,6 +13,7 @@ from pydantic import BaseModel, Field, ValidationError, ValidationInfo, field_va
 from pydantic_core import ErrorDetails
 
 from consumers.source_choice import SourceSection
+from simulations.background_choice import BackgroundSection
 from simulations.instrument_choice import InstrumentSection
 from simulations.parameters_choice import ParametersSection
 from simulations.path_choice import PathSection
@@ -41,6 +42,7 @@ class Experiment(Section):
     targets: TargetsSection = TargetsSection()
     model: Text | None = Field(default=None, description="name of a model bundle, or null")
     source: SourceSection = SourceSection()
+    background: BackgroundSection = BackgroundSection()
     virtual: VirtualSection = VirtualSection()
 
     @field_validator("path")
@@ -123,6 +125,39 @@ def dump_experiment(experiment: Experiment, path: Path | str | None = None) -> s
     if path is not None:
         Path(path).write_text(text, encoding="utf-8")
     return text
+
+
+# What may name a file beside the experiment's, by section.
+_FILES = (
+    ("sample", "structure"),
+    ("instrument", "name"),
+    ("instrument", "mask"),
+    ("instrument", "vanadium"),
+    ("parameters", "prior"),
+    ("background", "can"),
+)
+
+
+def with_absolute_files(experiment: Experiment, folder: Path) -> Experiment:
+    """Return the experiment with the files it names made absolute, to be kept elsewhere.
+
+    Parameters
+    ----------
+    experiment : Experiment
+    folder : Path
+        Where its relative paths start from.
+    """
+    for section, field in _FILES:
+        values = getattr(experiment, section)
+        name = getattr(values, field)
+        if not isinstance(name, str) or Path(name).is_absolute():
+            continue
+        path = (folder / name).resolve()
+        there = any(folder.glob(name)) if any(c in name for c in "*?[") else path.is_file()
+        if there:
+            changed = values.model_copy(update={field: str(path)})
+            experiment = experiment.model_copy(update={section: changed})
+    return experiment
 
 
 class _Loader(yaml.SafeLoader):

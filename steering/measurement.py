@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model_server.refinement import GaussianPrior
+from simulations.background import BRAGG_REACH, ELASTIC_REACH, spoilt_pairs
 from simulations.chopper_resolution import with_chopper
 from simulations.crystal import Crystal
 from simulations.crystal_file import builtin_crystals, read_crystal, read_force_constants
@@ -148,6 +149,22 @@ class Measurement:
             ei_meV=self.ei_meV,
             crystal_to_lab=self.rotation(psi_deg),
             histogram_edges_meV=histogram_edges_meV,
+        )
+
+    def spoilt(self, view: PixelView) -> NDArray[np.bool_] | None:
+        """(pixel, step) pairs that the experiment's background section leaves out; None: none."""
+        section = self.experiment.background
+        if not (section.bragg_tails or section.elastic_band):
+            return None
+        return spoilt_pairs(
+            view,
+            crystal=self.crystal,
+            resolution=self.instrument.resolution,
+            ei_meV=self.ei_meV,
+            mosaic_deg=section.mosaic_deg,
+            width=section.reflection_width,
+            elastic_reach=ELASTIC_REACH if section.elastic_band else 0.0,
+            bragg_reach=BRAGG_REACH if section.bragg_tails else 0.0,
         )
 
     def crossings(self, view: PixelView) -> Crossings:

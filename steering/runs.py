@@ -32,6 +32,13 @@ from consumers.message import (
 from consumers.recorded import recorded_source
 from model_server.refinement import Coarse, Observation, Posterior, Refinement, usable_cells
 from model_server.trust import Trust, assess, residual_sigma
+from simulations.background import (
+    CanRate,
+    can_elsewhere,
+    can_share,
+    likelihood_of_can,
+    without_spoilt,
+)
 from simulations.cell_sums import CellSums
 from simulations.dynamics import modes
 from simulations.exposure import Crossings, Exposure, PixelView, histogram_range, sum_voxels
@@ -46,6 +53,14 @@ from steering.advisor import (
     information_per_minute,
     minutes_to_target,
     stop_advice,
+)
+from steering.empty_can import (
+    FoldedCan,
+    expect_can,
+    fitting_runs,
+    fold_can,
+    read_can,
+    unknown_pairs,
 )
 from steering.experiment_file import Experiment
 from steering.measurement import Measurement, build_measurement
@@ -84,8 +99,11 @@ class _OpenChunk:
     gaussian: bool = False
     reduced: bool = False
     histogram: bool = False  # its histogram came
+    edges_meV: FloatArray | None = None  # of the histogram
     seen: PixelView | None = None
     crossings: Crossings | None = None
+    skip: NDArray[np.bool_] | None = None  # (pixel, step) pairs that count nowhere
+    can: FoldedCan | None = None
     failed: str | None = None
 
 
@@ -139,6 +157,9 @@ class Run:
         self._pooled: Exposure | None = None
         self._pooled_chunks = 0
         self._kept: dict[str, Exposure] = {}
+        background = measurement.experiment.background
+        self._can_runs = read_can(measurement)
+        self._has_can = background.can_sigma is not None
         if estimate:
             self.refinement = Refinement(
                 model=measurement.forward,
@@ -146,6 +167,7 @@ class Run:
                 energy_centres_meV=measurement.energy.centres_meV,
                 elastic_cut_meV=measurement.elastic_cut_meV,
                 exact=measurement.exact,
+                can_sigma=background.can_sigma,
             )
             self._coarse = Coarse(
                 refinement=Refinement(
@@ -153,6 +175,7 @@ class Run:
                     prior=measurement.prior,
                     energy_centres_meV=measurement.energy.centres_meV,
                     elastic_cut_meV=measurement.elastic_cut_meV,
+                    can_sigma=background.can_sigma,
                 ),
                 merged=measurement.merged,
             )
@@ -246,23 +269,56 @@ class Run:
             raise ValueError("events after a histogram in one chunk; expected one kind per chunk")
         if chunk.exposure is None:
             self._expose(chunk)
-        if chunk.seen is None:
-            chunk.seen = self.measurement.view(chunk.start.psi_deg, chunk.instrument)
+        view, pixel = self._view(chunk), block.pixel
+        if chunk.skip is not None:
+            pixel = without_spoilt(pixel, block.energy_transfer_meV, view, chunk.skip)
         account = fold_events(
-            block.pixel,
+            pixel,
             block.energy_transfer_meV,
-            view=chunk.seen,
+            view=view,
             voxels=self.measurement.voxels,
             counts=chunk.counts,
             crossings=chunk.crossings,
         )
         chunk.account = chunk.account + account
 
-    def _expose(self, chunk: _OpenChunk, **how: Any) -> tuple[Exposure, Trajectories]:
-        """What the chunk's orientation sees, for one coulomb; computed once."""
-        measurement, psi = self.measurement, chunk.start.psi_deg
-        view = measurement.view(psi, chunk.instrument, how.get("histogram_edges_meV"))
-        chunk.crossings = how["crossings"] = measurement.crossings(view)
+    def _view(self, chunk: _OpenChunk) -> PixelView:
+        """What the chunk's pixels look at; computed once."""
+        if chunk.seen is None:
+            chunk.seen = self.measurement.view(
+                chunk.start.psi_deg, chunk.instrument, chunk.edges_meV
+            )
+        return chunk.seen
+
+    def _expose(self, chunk: _OpenChunk) -> tuple[Exposure, Trajectories]:
+        """What the chunk's orientation sees, for one coulomb, and the can there; computed once."""
+        measurement, psi, view = self.measurement, chunk.start.psi_deg, self._view(chunk)
+        spoilt = measurement.spoilt(view)
+        if spoilt is not None:
+            chunk.skip = spoilt if chunk.skip is None else chunk.skip | spoilt
+        chunk.crossings = measurement.crossings(view)
+        if self._can_runs:
+            runs = fitting_runs(
+                self._can_runs, chunk.instrument, chunk.edges_meV, reduced=chunk.reduced
+            )
+            if chunk.skip is not None and chunk.edges_meV is not None:
+                steps = histogram_range(chunk.edges_meV, measurement.energy, measurement.ei_meV)
+                chunk.skip = chunk.skip | unknown_pairs(runs, steps, chunk.skip.shape)
+            chunk.can = fold_can(
+                runs,
+                measurement=measurement,
+                instrument=chunk.instrument,
+                view=view,
+                skip=chunk.skip,
+                edges_meV=chunk.edges_meV,
+                crossings=chunk.crossings,
+            )
+        how: dict[str, Any] = {
+            "reduced": chunk.reduced,
+            "histogram_edges_meV": chunk.edges_meV,
+            "skip": chunk.skip,
+            "crossings": chunk.crossings,
+        }
         chunk.exposure = measurement.exposure(psi, chunk.instrument, **how)
         chunk.trajectories = measurement.trajectories(psi, chunk.instrument, **how)
         return chunk.exposure, chunk.trajectories
@@ -271,7 +327,7 @@ class Run:
         if chunk.histogram or chunk.exposure is not None:
             kind = "two histograms" if chunk.histogram else "a histogram after events"
             raise ValueError(f"{kind} in one chunk; expected one kind of data, a histogram once")
-        measurement, psi = self.measurement, chunk.start.psi_deg
+        measurement = self.measurement
         edges = np.asarray(block.energy_edges_meV, dtype=float)
         shape = (chunk.instrument.n_pixels, len(edges) - 1)
         if block.intensity.shape != shape:
@@ -279,7 +335,6 @@ class Run:
                 f"histogram has shape {block.intensity.shape}; expected {shape}, pixels x bins"
             )
         steps = histogram_range(edges, measurement.energy, measurement.ei_meV)
-        view = measurement.view(psi, chunk.instrument, edges)
         counted = block.counts is not None
         known = np.isfinite(block.intensity)
         if counted:
@@ -289,20 +344,21 @@ class Run:
             values, errors = block.intensity, block.error
             known &= np.isfinite(errors) & (errors > 0)
             weight = chunk.instrument.solid_angle_sr[:, None] * np.diff(edges)[steps]
-        skip = ~known[:, steps]
-        self._expose(chunk, reduced=not counted, histogram_edges_meV=edges, skip=skip)
+        chunk.edges_meV, chunk.skip, chunk.reduced = edges, ~known[:, steps], not counted
+        self._expose(chunk)
+        skip = chunk.skip
         account = fold_histogram(
             values[:, steps],
             errors[:, steps],
             weight=weight,
             skip=skip,
-            view=view,
+            view=self._view(chunk),
             voxels=measurement.voxels,
             signal=chunk.signal,
             variance=chunk.variance,
         )
         chunk.histogram = True
-        chunk.gaussian = chunk.reduced = not counted
+        chunk.gaussian = not counted
         if counted:
             chunk.counts += np.rint(chunk.signal).astype(np.int64)
             total, inside = int(values.sum()), values[:, steps]
@@ -330,10 +386,14 @@ class Run:
         if chunk.failed is not None:
             self._set_aside(stop.chunk, chunk.failed, psi_deg=chunk.start.psi_deg)
             return False
-        if chunk.exposure is None or chunk.trajectories is None:
-            geometry = self._expose(chunk)  # a chunk without any event still has exposure
-        else:
-            geometry = chunk.exposure, chunk.trajectories
+        try:  # a chunk without any event still has exposure
+            if chunk.exposure is None or chunk.trajectories is None:
+                geometry = self._expose(chunk)
+            else:
+                geometry = chunk.exposure, chunk.trajectories
+        except ValueError as error:
+            self._set_aside(stop.chunk, str(error), psi_deg=chunk.start.psi_deg)
+            return False
         account = chunk.account + EventAccount(read=stop.filtered, filtered=stop.filtered)
         charge = 1.0 if chunk.reduced else stop.proton_charge
         minutes = stop.minutes if stop.minutes > 0 else 1.0
@@ -354,6 +414,18 @@ class Run:
             flat=flat,
             gaussian=chunk.gaussian,
         )
+        can = None
+        if chunk.can is not None:
+            can = chunk.can.sums(weight / charge, flat / charge, gaussian=chunk.gaussian)
+        elif self._has_can:
+            can = expect_can(
+                self.measurement,
+                chunk.instrument,
+                self._view(chunk),
+                sums,
+                chunk.skip,
+                reduced=chunk.reduced,
+            )
         closed = close_chunk(
             self.folder,
             chunk=stop.chunk,
@@ -364,6 +436,7 @@ class Run:
             sums=sums,
             exposure=exposure,
             trajectories=trajectories,
+            can=can,
             start_time_ns=chunk.start.start_time_ns,
             generation=self._generation.get(stop.chunk, 0),
         )
@@ -446,6 +519,12 @@ class Run:
             raise ValueError(
                 f"{closed.path}: the chunk has {closed.n_voxels} voxels; expected "
                 f"{measurement.voxels.n_voxels}, those of the experiment. Fold the chunk anew."
+            )
+        if (closed.can is not None) != self._has_can:
+            raise ValueError(
+                f"{closed.path}: the chunk has {'a' if closed.can is not None else 'no'} can; "
+                f"expected {'one' if self._has_can else 'none'}, as the experiment's background "
+                "says. Fold the chunk anew."
             )
         if others and others[0].sums.gaussian != closed.sums.gaussian:
             raise ValueError(f"{closed.path}: {OTHER_KIND}")
@@ -586,6 +665,86 @@ class Run:
             total = total + chunk.sums
         return total
 
+    def _with_can(self) -> list[tuple[CellSums, CanRate | None]]:
+        """Sums of every chunk as the likelihood takes them, and the expected rate of its can."""
+        section = self.measurement.experiment.background
+        transmission = section.can_transmission
+        if not self._has_can:
+            return [(c.sums, None) for c in self.chunks]
+        if not self._can_runs:
+            return [
+                (c.sums, CanRate(shape=transmission * c.can.signal, fixed=None))
+                for c in self.chunks
+                if c.can is not None
+            ]
+        total = sum(
+            float(can_share(c.sums, c.can, transmission).max())
+            for c in self.chunks
+            if c.can is not None
+        )
+        return [
+            likelihood_of_can(c.sums, c.can, transmission=transmission, total_share=total)
+            for c in self.chunks
+            if c.can is not None
+        ]
+
+    def _fitted_sums(self) -> CellSums:
+        """All chunks together as the likelihood takes them."""
+        (total, _), *rest = self._with_can()
+        for sums, _ in rest:
+            total = total + sums
+        return total
+
+    def _can_scale(self) -> float | None:
+        """What the can's sums are multiplied with to be subtracted; None: not known yet."""
+        transmission = self.measurement.experiment.background.can_transmission
+        if self._can_runs:
+            return transmission
+        if self.posterior is None:
+            return None
+        k = len(self.posterior.values)
+        return float(transmission * np.exp(self.posterior.theta[k] + self.posterior.theta[k + 4]))
+
+    @property
+    def can_sums(self) -> CellSums | None:
+        """Sums of the can alone, scaled chunk by chunk to the sample's exposure; None without."""
+        total = None
+        for chunk in self.chunks:
+            if chunk.can is None:
+                return None
+            share = can_share(chunk.sums, chunk.can, 1.0)
+            scaled = CellSums(
+                signal=share * chunk.can.signal,
+                variance=share**2 * chunk.can.variance,
+                counts=chunk.can.counts,
+                exposure=share * chunk.can.exposure,
+                flat=share * chunk.can.flat,
+                gaussian=chunk.can.gaussian,
+            )
+            total = scaled if total is None else total + scaled
+        return total
+
+    @property
+    def net_sums(self) -> CellSums:
+        """All folded chunks together without their can: what is shown, never what is fitted.
+
+        The variance is that of the sample plus that of the can, as if a cell's counts of the can
+        were the same in every chunk that sees it: an upper bound. A predicted can is subtracted
+        from the first estimate on, which gives it its scale.
+        """
+        total, scale = self.sums, self._can_scale()
+        if not self._has_can or scale is None or not self.chunks:
+            return total
+        signal, variance = total.signal, total.variance
+        share, spread = np.zeros_like(signal), np.zeros_like(signal)
+        for chunk in self.chunks:
+            if chunk.can is not None:
+                each = can_share(chunk.sums, chunk.can, scale)
+                signal = signal - each * chunk.can.signal
+                share = share + each
+                spread = spread + each * chunk.can.variance
+        return replace(total, signal=signal, variance=variance + share * spread, gaussian=True)
+
     @property
     def minutes_used(self) -> float:
         """Beam minutes of the folded chunks."""
@@ -613,20 +772,26 @@ class Run:
     def _estimate(self) -> None:
         began = time.perf_counter()
         measurement = self.measurement
+        with_can = self._with_can()
         observations = [
             Observation(
-                sums=c.sums,
+                sums=sums,
                 exposure=partial(self._exposure_of, c),
                 trajectories=c.trajectories,
                 key=c.key,
+                can=can,
             )
-            for c in self.chunks
+            for c, (sums, can) in zip(self.chunks, with_can, strict=True)
         ]
         starts = []
-        total = self.sums
+        total, total_can = with_can[0]
+        for sums, can in with_can[1:]:
+            total = total + sums
+            total_can = None if total_can is None or can is None else total_can + can
         pooled = self.pooled_exposure()
         if self._encoder is not None:
-            values, _ = self._encoder.estimate(total.intensity, total.sigma, total.exposure)
+            net = self.net_sums
+            values, _ = self._encoder.estimate(net.intensity, net.sigma, net.exposure)
             starts.append(np.clip(values, measurement.box.lower, measurement.box.upper))
         draws = RANDOM_STARTS.get(len(self.chunks), 1)
         if draws:
@@ -638,12 +803,12 @@ class Run:
             observations,
             starts=starts,
             warm=self.posterior,
-            pooled=Observation(sums=total, exposure=lambda: pooled),
+            pooled=Observation(sums=total, exposure=lambda: pooled, can=total_can),
             coarse=self._coarse,
         )
-        trust = self._judge(total, posterior)
+        trust = self._judge(total, [sums for sums, _ in with_can], posterior)
         self.posterior, self.trust = posterior, trust
-        self._advise(total, posterior, trust.trusted)
+        self._advise(total, total_can, posterior, trust.trusted)
         self.estimate_seconds = time.perf_counter() - began
         self.history.append(
             {
@@ -659,7 +824,7 @@ class Run:
             }
         )
 
-    def _judge(self, total: CellSums, posterior: Posterior) -> Trust:
+    def _judge(self, total: CellSums, each: Sequence[CellSums], posterior: Posterior) -> Trust:
         measurement = self.measurement
         use = usable_cells(total, measurement.energy.centres_meV, measurement.elastic_cut_meV)
         q_squared = np.zeros(total.exposure.shape)
@@ -672,11 +837,11 @@ class Run:
         if not total.gaussian:
             # Each chunk against its own expectation: orientations see a cell in other zones and
             # polarisations, so a share of the total by exposure would be wrong by a quarter.
-            for chunk, expected in zip(self.chunks, posterior.totals, strict=True):
+            for chunk, sums, expected in zip(self.chunks, each, posterior.totals, strict=True):
                 cells = usable_cells(
-                    chunk.sums, measurement.energy.centres_meV, measurement.elastic_cut_meV
+                    sums, measurement.energy.centres_meV, measurement.elastic_cut_meV
                 )
-                observed = float(chunk.sums.signal[cells].sum())
+                observed = float(sums.signal[cells].sum())
                 ratios.append((chunk.chunk, observed, float(expected)))
         return assess(
             sums=total,
@@ -688,7 +853,9 @@ class Run:
             q_squared=q_squared,
         )
 
-    def _candidate_information(self, total: CellSums, theta: FloatArray) -> list[Candidate]:
+    def _candidate_information(
+        self, total: CellSums, can: CanRate | None, theta: FloatArray
+    ) -> list[Candidate]:
         measurement = self.measurement
         reduced = total.gaussian
         if not self._candidates:
@@ -697,7 +864,8 @@ class Run:
             if factor < ADVICE_COARSENING and coarse.tube is not None:
                 coarse = coarsen(coarse, ADVICE_COARSENING // factor)
             for psi in candidate_angles(measurement.experiment.motion.limits_deg, CANDIDATES):
-                full = measurement.exposure(float(psi), coarse, reduced=reduced)
+                skip = measurement.spoilt(measurement.view(float(psi), coarse))
+                full = measurement.exposure(float(psi), coarse, reduced=reduced, skip=skip)
                 self._candidates.append(
                     (float(psi), full.merged(measurement.merged), measurement.path_sums(full))
                 )
@@ -717,13 +885,16 @@ class Run:
                 theta=theta,
                 charge_per_minute=per_minute,
                 state=state,
+                can=can_elsewhere(can, total.exposure, per_minute * sums[0]),
             )
             for psi, exposure, sums in self._candidates
         ]
 
-    def _advise(self, total: CellSums, posterior: Posterior, trusted: bool) -> None:
+    def _advise(
+        self, total: CellSums, can: CanRate | None, posterior: Posterior, trusted: bool
+    ) -> None:
         experiment = self.measurement.experiment
-        candidates = self._candidate_information(total, posterior.theta)
+        candidates = self._candidate_information(self.sums, can, posterior.theta)
         targets = absolute_targets(
             posterior, [experiment.targets.relative(n) for n in posterior.names]
         )
@@ -843,16 +1014,19 @@ class Run:
         """Folded map ready to draw; None before the first chunk."""
         if not self.chunks:
             return None
-        measurement, total = self.measurement, self.sums
+        measurement, total = self.measurement, self.net_sums
         reciprocal = measurement.crystal.conventional_reciprocal
         position, ends = measurement.path.position(reciprocal)
         ticks, labels, breaks = _ticks(measurement, ends)
         known = total.exposure > 0
         scale, expected = 1.0, np.full(total.exposure.shape, np.nan)
-        phi = measurement.model.values
+        phi, residual = measurement.model.values, expected
         if self.posterior is not None:
             scale = float(np.exp(self.posterior.theta[len(self.posterior.values)]))
             expected, phi = self.posterior.expected, self.posterior.values
+            if self.posterior.can is not None:
+                expected = expected - self.posterior.can
+            residual = residual_sigma(self._fitted_sums(), self.posterior.expected)
         branches, _ = modes(measurement.model, measurement.path.centres_hkl() @ reciprocal, phi)
         divisor = np.where(known, total.exposure, 1.0)
         return SpectrumView(
@@ -864,7 +1038,7 @@ class Run:
             intensity=total.intensity / scale,
             sigma=total.sigma / scale,
             model_intensity=np.where(known, expected / divisor, np.nan) / scale,
-            residual_sigma=residual_sigma(total, expected),
+            residual_sigma=residual,
             branches=branches,
             exposure=total.exposure,
         )
@@ -887,7 +1061,7 @@ class Run:
 
     def write_folded(self, path: Path) -> None:
         """Write ``folded.npz``: S, V, N, D, T, moments and axes with their units."""
-        total, exposure = self.sums, self.pooled_exposure()
+        total, net, exposure = self.sums, self.net_sums, self.pooled_exposure()
         voxels, measurement = self.measurement.voxels, self.measurement
         arrays: dict[str, Any] = {
             "schema_version": np.int64(SCHEMA_VERSION),
@@ -896,6 +1070,8 @@ class Run:
             "N": total.counts,
             "D": total.exposure,
             "flat_exposure": total.flat,
+            "intensity": net.intensity,
+            "sigma": net.sigma,
             "gaussian": np.bool_(total.gaussian),
             "energy_edges_meV": measurement.energy.edges_meV,
             "path_hkl_rlu": measurement.path.centres_hkl(),
@@ -908,6 +1084,10 @@ class Run:
                 {
                     "S": "counts (reduced input: intensity x sr meV)",
                     "D": "C sr meV",
+                    "intensity": "S/D less the can; NaN where D is 0",
+                    "sigma": "of intensity",
+                    "can_S": "as S, of the can alone at D; intensity = (S - can_scale can_S) / D",
+                    "can_D": "C sr meV, D where the can is known",
                     "flat_exposure": "C sr ms",
                     "T": "C sr meV barn / (angstrom^2 u), packed 6 N^2 reals",
                     "q_first": "C sr meV / angstrom",
@@ -929,6 +1109,15 @@ class Run:
             "slope_second": "q_slope_second",
         }
         arrays |= {names[f.name]: getattr(exposure, f.name) for f in fields(Exposure)}
+        can = self.can_sums
+        if can is not None:
+            arrays |= {
+                "can_S": can.signal,
+                "can_V": can.variance,
+                "can_N": can.counts,
+                "can_D": can.exposure,
+                "can_scale": np.float64(np.nan if (scale := self._can_scale()) is None else scale),
+            }
         np.savez(path, **arrays)
 
 

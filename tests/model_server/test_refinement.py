@@ -15,6 +15,7 @@ from model_server.refinement import (
     pool,
     usable_cells,
 )
+from simulations.background import CanRate, likelihood_of_can
 from simulations.cell_sums import CellSums
 from simulations.crystal_file import read_crystal
 from simulations.exposure import Exposure, compute_exposure
@@ -333,3 +334,118 @@ def test_a_prior_over_other_parameters_is_refused():
 def test_no_observation_is_refused():
     with pytest.raises(ValueError, match="at least one folded orientation"):
         refinement().fit([])
+
+
+# -- the can -------------------------------------------------------------------------------------
+
+CAN_SIGMA = 0.05
+SAME = (10.0, 10.0, 10.0)  # one orientation three times: the same events of the can serve all
+
+
+def can_spectrum(psi_deg: float, counts: float):
+    """Expected counts of a can with a broad line, uneven along the path."""
+    weight, _ = path_sums(psi_deg)
+    line = 0.3 + np.exp(-(((AXIS.centres_meV - 14) / 4) ** 2))
+    mu = weight * line * (1 + 0.4 * np.sin(np.arange(len(weight)))[:, None])
+    return counts * mu / mu.sum()
+
+
+def drawn_with_can(seed: int, *, subtracted: bool = True, share_of_all: float = len(SAME)):
+    """Observations in a can as strong as the phonons, whose run is as long as one of them."""
+    rng = np.random.default_rng(seed)
+    theta = truth(phonons=3000.0, ratio=0.3)
+    strength = np.exp(CAN_SIGMA * rng.normal())
+    mu = can_spectrum(SAME[0], 3000.0)
+    m = rng.poisson(mu).astype(float)
+    weight, flat = path_sums(SAME[0])
+    can = CellSums(signal=m, variance=m, counts=m, exposure=weight, flat=flat)
+    observations = []
+    for psi in SAME:
+        one = observation(rng.poisson(expected_counts(theta, psi) + strength * mu), psi)
+        if subtracted:
+            sums, rate = likelihood_of_can(
+                one.sums, can, transmission=1.0, total_share=share_of_all
+            )
+            one = replace(one, sums=sums, can=rate)
+        observations.append(one)
+    return theta, observations
+
+
+def pulls_with_can(seeds, **how):
+    found = []
+    for seed in seeds:
+        theta, observations = drawn_with_can(seed, **how)
+        one = refinement(can_sigma=CAN_SIGMA if how.get("subtracted", True) else None)
+        posterior = one.fit(observations, starts=[theta[:3]])
+        found.append((posterior.values - theta[:3]) / posterior.sigma)
+    return np.array(found)
+
+
+def test_with_a_measured_can_the_pulls_are_standard_normal():
+    pulls = pulls_with_can(range(24))
+    assert np.all(np.abs(pulls.mean(axis=0)) < 3.5 / np.sqrt(24))
+    # Fully shared events of the can are the worst case, where the bound on their error is tight.
+    assert 0.75 < pulls.std() < 1.25
+    without = pulls_with_can(range(2), subtracted=False)
+    assert np.abs(without).max() > 5
+
+
+def test_shared_events_of_a_can_count_with_all_orientations_they_serve():
+    """As if every orientation had a can of its own, the errors would be too small."""
+    _, bound = drawn_with_can(1)
+    _, naive = drawn_with_can(1, share_of_all=1.0)
+    spread = [o.sums.signal - o.can.fixed for o in (bound[0], naive[0]) if o.can is not None]
+    np.testing.assert_allclose(spread[0], spread[1], atol=1e-9)  # the residual is the same
+    assert bound[0].can is not None
+    assert naive[0].can is not None
+    assert bound[0].can.fixed is not None
+    np.testing.assert_allclose(bound[0].can.fixed, 4 * bound[0].can.shape)  # tau (1 + T) mu
+    assert naive[0].can.fixed is not None
+    np.testing.assert_allclose(naive[0].can.fixed, 2 * naive[0].can.shape)
+
+
+def test_a_predicted_can_scales_with_the_sample_and_its_strength_is_a_nuisance():
+    rng = np.random.default_rng(3)
+    theta = truth(phonons=6000.0, ratio=0.3)
+    observations, strength = [], 1.3
+    for psi in PSI_DEG:
+        shape = can_spectrum(psi, 3000.0) / np.exp(theta[3])
+        counts = expected_counts(theta, psi) + np.exp(theta[3]) * strength * shape
+        can = CanRate(shape=shape, fixed=None)
+        observations.append(replace(observation(rng.poisson(counts), psi), can=can))
+    posterior = refinement(can_sigma=0.3).fit(observations, starts=[theta[:3]])
+    assert np.all(np.abs(posterior.values - theta[:3]) < 4 * posterior.sigma)
+    sigma = np.sqrt(np.diag(np.linalg.inv(posterior.precision)))
+    assert sigma[-1] < 0.15  # the data know better than the prior
+    assert abs(posterior.theta[-1] - np.log(strength)) < 4 * sigma[-1]
+    assert posterior.can is not None
+    total = sum(o.sums.counts.sum() for o in observations)
+    assert posterior.expected.sum() == pytest.approx(total, rel=0.03)
+    assert posterior.can.sum() == pytest.approx(1.3 * 6000, rel=4 * sigma[-1])
+
+
+def test_the_gradient_of_the_objective_is_that_of_its_differences_with_a_can():
+    _, observations = drawn_with_can(5)
+    weight, _ = path_sums(SAME[0])
+    for can in (observations[0].can, CanRate(shape=1e-4 * weight, fixed=None)):
+        one = refinement(can_sigma=CAN_SIGMA)
+        seen = replace(observations[0], can=can)
+        theta = np.append(truth(phonons=3000.0, ratio=0.3), 0.02)
+
+        def lam(at, seen=seen, one=one):
+            linear, *_ = one._linearise(at, one.model.prepare(at[:3]), seen)
+            return linear
+
+        for j in (3, 4, 5, 7):
+            step = np.zeros(len(theta))
+            step[j] = 1e-5
+            difference = (lam(theta + step).rate - lam(theta - step).rate) / 2e-5
+            np.testing.assert_allclose(
+                lam(theta).slope[:, j], difference, rtol=1e-5, atol=1e-7 * difference.max()
+            )
+
+
+def test_an_observation_with_a_can_needs_a_refinement_that_knows_of_cans():
+    _, observations = drawn_with_can(5)
+    with pytest.raises(ValueError, match="observation has a can; expected a refinement with"):
+        refinement().fit(observations[:1])

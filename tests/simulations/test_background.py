@@ -6,19 +6,26 @@ import pytest
 
 from consumers.folding import fold_events
 from simulations.background import (
+    CanRate,
     background_mask,
     bragg_distance,
+    can_elsewhere,
     cell_distance,
     elastic_distance,
+    likelihood_of_can,
     masked_sums,
     measured_can,
     predicted_can,
+    smooth_signal,
+    spoilt_pairs,
     subtract_can,
+    without_spoilt,
 )
 from simulations.cell_sums import CellSums
 from simulations.exposure import compute_exposure, grid_index, view_pixels
 from simulations.goniometer import Orientation, crystal_to_lab
 from simulations.path import EnergyAxis, Path
+from simulations.trajectories import trace_trajectories
 from simulations.virtual import CAN, VirtualExperiment, expected_phonon_rate, simulate_chunk
 from simulations.virtual_background import VirtualCan
 from simulations.virtual_spread import Spread
@@ -226,7 +233,8 @@ def test_distances_of_cells_agree_with_a_plain_loop():
 def chi_square_per_cell(psis) -> tuple[dict[str, float], int]:
     """Of what is left against brute-force phonons, and the number of cells after masking."""
     names = ("masked and subtracted", "elastic band only", "not masked", "not subtracted")
-    chi2, ndf = dict.fromkeys(names, 0.0), dict.fromkeys(names, 0)
+    chi2: dict[str, float] = dict.fromkeys(names, 0.0)
+    ndf: dict[str, int] = dict.fromkeys(names, 0)
     for psi in psis:
         both, alone = chunks(psi)
         sums = folded(both, psi, MINUTES)
@@ -351,3 +359,141 @@ def test_the_predicted_can_is_what_a_virtual_can_scatters_inelastically():
     without = subtract_can(counts, can)
     assert np.sum(without.signal) == pytest.approx(0, abs=4 * np.sqrt(total))
     assert np.all(without.variance >= counts.variance)
+
+
+def pairs(psi_deg: float, **how):
+    return spoilt_pairs(
+        view(psi_deg),
+        crystal=crystal(),
+        resolution=experiment().instrument.resolution,
+        ei_meV=EI,
+        mosaic_deg=0.0,
+        **how,
+    )
+
+
+def test_spoilt_pairs_are_whole_energy_bins_within_reach():
+    seen, width = view(12.0), 0.03
+    near = bragg_distance(seen, crystal(), mosaic_deg=0.0, width=width)
+    sigma = float(experiment().instrument.resolution.sigma_meV(np.zeros(1), EI)[0])
+    z = ENERGY.edges_meV[seen.bin_of_step] / sigma  # of the bin's lower edge
+    tails, band = near[:, None] ** 2 + z**2 < 36, np.broadcast_to(z < 4, (len(near), len(z)))
+    assert np.array_equal(pairs(12.0), tails | band)
+    assert np.array_equal(pairs(12.0, elastic_reach=0.0), tails)
+    assert np.array_equal(pairs(12.0, bragg_reach=0.0), band)
+    assert 0 < tails.sum() < 0.05 * tails.size
+    of_bin = pairs(12.0).reshape(len(near), -1, ENERGY.substeps)
+    assert np.array_equal(of_bin.any(axis=2), of_bin.all(axis=2))
+
+
+def test_the_support_of_everything_is_the_same_under_a_mask():
+    psi = PSIS[0]
+    skip, seen = pairs(psi), view(psi)
+    mount = crystal_to_lab(
+        Orientation(u=(1, 1, 0), v=(0, 0, 1)), crystal().conventional_reciprocal, psi
+    )
+    exposure = compute_exposure(
+        crystal=crystal(),
+        voxels=voxels(),
+        instrument=experiment().instrument,
+        energy=ENERGY,
+        ei_meV=EI,
+        crystal_to_lab=mount,
+        displacement=np.zeros((2, 3, 3)),
+        skip=skip,
+    )
+    weight, flat = exposure.path_sums(voxels())
+    lost = weight < geometry(psi)[0][:, : weight.shape[1]] * (1 - 1e-9)
+    assert lost.any()
+    assert np.array_equal(weight > 0, flat > 0)
+    tensor = np.trapezoid(np.abs(exposure.tensor), axis=-1) > 0
+    assert not np.any(tensor & (exposure.weight == 0))
+    walked = trace_trajectories(
+        view=seen,
+        voxels=voxels(),
+        instrument=experiment().instrument,
+        energy=ENERGY,
+        displacement=np.zeros((2, 3, 3)),
+        skip=skip,
+    )
+    cells_walked = np.unique(walked.cell[walked.cell >= 0])
+    full = np.zeros((voxels().n_path_bins, ENERGY.n_bins))
+    full[:, : weight.shape[1]] = weight
+    assert np.array_equal(cells_walked, np.flatnonzero(full))
+    # A neutron in every pair, at its lower edge, its middle and just below its upper edge.
+    pixel, step = (a.ravel() for a in np.indices(skip.shape))
+    edges = seen.step_edges_meV
+    for place in (edges[:-1], 0.5 * (edges[1:] + edges[:-1]), np.nextafter(edges[1:], 0)):
+        energy = place[step]
+        counts = np.zeros(full.shape, dtype=np.int64)
+        kept = without_spoilt(pixel.astype(np.int32), energy, seen, skip)
+        account = fold_events(kept, energy, view=seen, voxels=voxels(), counts=counts)
+        assert account.complete
+        assert account.masked >= skip.sum() - np.count_nonzero(step == 0)
+        assert not np.any(counts[full == 0])
+    assert np.array_equal(
+        without_spoilt(np.array([3, -1, 9999]), np.array([np.nan, 5.0, 5.0]), seen, skip),
+        [3, -1, 9999],
+    )
+
+
+def can_cells(counts, exposure=None) -> CellSums:
+    counts = np.asarray(counts, dtype=float)
+    exposure = np.ones_like(counts) if exposure is None else exposure
+    return CellSums(signal=counts, variance=counts, counts=counts, exposure=exposure, flat=exposure)
+
+
+def test_a_smooth_signal_follows_the_rate_and_leaves_the_cell_itself_out():
+    rng = np.random.default_rng(5)
+    exposure = rng.uniform(0.5, 2.0, (40, 30))
+    exposure[3:6, 4:9] = 0
+    mu = 0.4 * exposure * (1 + 0.5 * np.sin(np.arange(30) / 4))
+    many = np.mean(
+        [smooth_signal(can_cells(rng.poisson(mu), exposure)) for _ in range(200)], axis=0
+    )
+    seen = exposure > 0
+    np.testing.assert_allclose(many[seen], mu[seen], rtol=0.25)
+    assert np.all(many[~seen] == 0)
+    counts = rng.poisson(mu)
+    before = smooth_signal(can_cells(counts, exposure))
+    counts[20, 15] += 50
+    after = smooth_signal(can_cells(counts, exposure))
+    assert after[20, 15] < 1.2 * before[20, 15]  # only the mean over all cells moved
+    assert after[20, 16] > 1.5 * before[20, 16]
+    assert np.all(smooth_signal(can_cells(np.zeros((4, 5)))) > 0)
+
+
+def test_the_can_in_the_likelihood_has_the_residual_and_variance_of_its_counting():
+    rng = np.random.default_rng(9)
+    shape = (30, 40)
+    lam, mu, tau, total_share = 0.3, 0.5, 0.8, 2.4
+    exposure = np.full(shape, 2.0)
+    residual, variance = [], []
+    for _ in range(200):
+        m = rng.poisson(mu, shape).astype(float)
+        n = rng.poisson(lam + tau * mu, shape).astype(float)
+        can = can_cells(m, exposure / tau)
+        changed, rate = likelihood_of_can(
+            can_cells(n, exposure), can, transmission=1.0, total_share=total_share
+        )
+        assert rate.fixed is not None
+        residual.append(changed.signal - lam - rate.fixed)
+        variance.append(lam + rate.fixed)
+    residual, variance = np.array(residual), np.array(variance)
+    assert np.array_equal(np.array(changed.counts), n)
+    # The score of a constant rate is unbiased although a cell holds half a count.
+    score = np.sum(residual / variance, axis=(1, 2))
+    assert abs(score.mean()) < 4 * score.std() / np.sqrt(len(score))
+    # One orientation alone has tau^2 mu; the bound for shared events has tau T mu.
+    assert residual.var() == pytest.approx(lam + tau * mu + tau**2 * mu, rel=0.02)
+    assert variance.mean() == pytest.approx(lam + tau * mu + tau * total_share * mu, rel=0.02)
+
+
+def test_the_can_of_an_orientation_without_data_is_the_mean_over_the_path():
+    can = CanRate(shape=np.array([[2.0, 0.0], [4.0, 0.0]]), fixed=np.array([[4.0, 0], [8, 0]]))
+    found = can_elsewhere(can, np.array([[1.0, 0], [2, 0]]), np.array([[3.0, 3], [0, 3]]))
+    assert found is not None
+    assert found.shape.tolist() == [[6, 0], [0, 0]]
+    assert found.fixed is not None
+    assert found.fixed.tolist() == [[12, 0], [0, 0]]
+    assert can_elsewhere(None, can.shape, can.shape) is None
