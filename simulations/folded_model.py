@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from simulations.constants import BOLTZMANN_MEV_PER_K, HBAR2_OVER_U, NEUTRON_MEV_A2
 from simulations.exposure import Exposure
 from simulations.force_constants import ForceConstantModel
+from simulations.image_exposure import ImageExposure, damp, packed_displacement
 from simulations.instrument import Resolution
 from simulations.path import EnergyAxis
 from simulations.voxel_map import MergedVoxels, VoxelMap
@@ -31,6 +32,13 @@ ComplexArray = NDArray[np.complex128]
 
 LOWEST_ENERGY_MEV = 0.3  # modes below count as lying here: the weight 1/E has no limit at Gamma
 OFF_AXIS_INVERSE_A = np.array([3.1e-4, 7.3e-4, 5.7e-4])
+_NO_IMAGES = (
+    np.zeros(0, dtype=np.int64),
+    np.zeros(0, dtype=np.int32),
+    np.zeros((0, 7)),
+    np.zeros((0, 0), dtype=np.complex128),
+    np.zeros((0, 6)),
+)
 
 
 class ForwardModel(Protocol):
@@ -43,7 +51,12 @@ class ForwardModel(Protocol):
         ...
 
     def rates(
-        self, exposure: Exposure, state: ModeState, *, log_width: float, gradient: bool
+        self,
+        exposure: Exposure | ImageExposure,
+        state: ModeState,
+        *,
+        log_width: float,
+        gradient: bool,
     ) -> tuple[FloatArray, FloatArray]:
         """Rate of each path cell, and its derivatives, for one exposure."""
         ...
@@ -146,9 +159,16 @@ class FoldedPhonons:
         )
 
     def rates(
-        self, exposure: Exposure, state: ModeState, *, log_width: float = 0.0, gradient: bool = True
+        self,
+        exposure: Exposure | ImageExposure,
+        state: ModeState,
+        *,
+        log_width: float = 0.0,
+        gradient: bool = True,
     ) -> tuple[FloatArray, FloatArray]:
         """Phonon rate of every path cell for one exposure, with scale 1.
+
+        Both forms of exposure give the same; images are made into T cell by cell.
 
         Returns
         -------
@@ -161,11 +181,23 @@ class FoldedPhonons:
         shape = (self.voxels.n_path_bins, self.energy.n_bins)
         rate = np.zeros(shape)
         jacobian = np.zeros((*shape, len(state.values) + 1 if gradient else 0))
+        if isinstance(exposure, ImageExposure):
+            images = (
+                exposure.start,
+                exposure.image,
+                exposure.sums,
+                exposure.phases(self.model.crystal),
+                packed_displacement(exposure.displacement),
+            )
+            exposure = exposure.moments
+        else:
+            images = _NO_IMAGES
         _rates(
             self._voxel_order,
             self._bin_start,
             exposure.weight,
             exposure.tensor,
+            *images,
             exposure.first,
             exposure.second,
             exposure.slope,
@@ -206,7 +238,8 @@ def _bin_average(u, half, sigma):
 @njit(cache=True, parallel=True)
 def _rates(
     voxel_order, bin_start,
-    weight, tensor, first, second, slope, slope_second,
+    weight, tensor, image_start, image, image_sums, image_phase, displacement,
+    first, second, slope, slope_second,
     energy, vectors, coupling, velocity,
     q_squared, q_slope_base, q_slope_rate,
     centres, step, sigma, sigma_slope, ei, thermal, gradient,
@@ -216,6 +249,7 @@ def _rates(
     n_e = weight.shape[1]
     n = energy.shape[1]
     n_atoms = n // 3
+    by_image = len(image_start) > 0
     n_k = coupling.shape[3]
     half = 0.5 * step
     for path_bin in prange(len(bin_start) - 1):
@@ -226,6 +260,7 @@ def _rates(
         dw = np.zeros(n)
         active = np.zeros(n, dtype=np.bool_)
         te = np.zeros(n, dtype=np.complex128)
+        atom = np.zeros(n_atoms, dtype=np.complex128)
         for place in range(bin_start[path_bin], bin_start[path_bin + 1]):
             v = voxel_order[place]
             for e in range(n_e):
@@ -331,19 +366,33 @@ def _rates(
                     any_active = any_active or active[s]
                 if not any_active:
                     continue
-                at = 0
-                for c in range(n_atoms):
-                    for m in range(c, n_atoms):
-                        for i in range(6):
-                            a = i if i < 3 else (1 if i == 3 else 0)
-                            b = i if i < 3 else (1 if i == 5 else 2)
-                            im = tensor[v, e, at + 6 + i] if m > c else 0.0
-                            z = complex(tensor[v, e, at + i], im)
-                            T[3 * c + a, 3 * m + b] = z
-                            T[3 * c + b, 3 * m + a] = z
-                            T[3 * m + b, 3 * c + a] = z.conjugate()
-                            T[3 * m + a, 3 * c + b] = z.conjugate()
-                        at += 6 if m == c else 12
+                if by_image:
+                    T[:] = 0.0
+                    for entry in range(image_start[v * n_e + e], image_start[v * n_e + e + 1]):
+                        damp(image_sums[entry], image_phase[image[entry]], displacement, atom)
+                        for c in range(n_atoms):
+                            for m in range(n_atoms):
+                                z = atom[c] * atom[m].conjugate()
+                                for i in range(6):
+                                    a = i if i < 3 else (1 if i == 3 else 0)
+                                    b = i if i < 3 else (1 if i == 5 else 2)
+                                    T[3 * c + a, 3 * m + b] += z * image_sums[entry, 1 + i]
+                                    if i >= 3:
+                                        T[3 * c + b, 3 * m + a] += z * image_sums[entry, 1 + i]
+                else:
+                    at = 0
+                    for c in range(n_atoms):
+                        for m in range(c, n_atoms):
+                            for i in range(6):
+                                a = i if i < 3 else (1 if i == 3 else 0)
+                                b = i if i < 3 else (1 if i == 5 else 2)
+                                im = tensor[v, e, at + 6 + i] if m > c else 0.0
+                                z = complex(tensor[v, e, at + i], im)
+                                T[3 * c + a, 3 * m + b] = z
+                                T[3 * c + b, 3 * m + a] = z
+                                T[3 * m + b, 3 * c + a] = z.conjugate()
+                                T[3 * m + a, 3 * c + b] = z.conjugate()
+                            at += 6 if m == c else 12
                 total = 0.0
                 for i in range(n):
                     if not active[i]:

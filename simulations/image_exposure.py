@@ -1,0 +1,384 @@
+"""Exposure of crystals with many atoms: sums per zone that a voxel was seen in, in place of T.
+
+The coverage tensor holds 6 N^2 reals for every (voxel, energy bin), whatever was seen. The same
+neutrons came from few zones: with ``w`` and ``w Q Q`` summed per (voxel, energy bin, reciprocal
+vector G), T is a sum over G of products of phases, the mean ``Q Q`` and Debye-Waller factors at it.
+Only how the latter vary within a voxel is lost, about 1e-6 of T; with ``w Q`` alone cells at low Q
+were off by 1e-3. What is kept does not depend on the number of atoms, nor on scattering lengths or
+displacements, which come in when rates are computed: other Debye-Waller factors and models that are
+no phonons read the same sums.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from simulations.crystal import Crystal
+from simulations.exposure import (
+    PAIRS,
+    Exposure,
+    PixelView,
+    compute_exposure,
+    grid_index,
+    tensor_reals,
+    view_pixels,
+)
+from simulations.instrument import Instrument
+from simulations.kinematics import wave_vector
+from simulations.path import EnergyAxis
+from simulations.voxel_map import MergedVoxels, VoxelMap
+
+FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+ComplexArray = NDArray[np.complex128]
+
+IMAGES_FROM_ATOMS = 7
+"""Cells of at least so many atoms are cheaper, in time and memory, as images than as tensors."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class ImageExposure:
+    """As ``Exposure``, with the images of every (voxel, energy bin) in place of T.
+
+    Images of cell ``c = voxel x energy bins + energy bin`` are rows ``start[c]`` to
+    ``start[c + 1]`` of ``image`` and ``sums``, in order of ``image``.
+    """
+
+    moments: Exposure  # everything but T, which has no components here
+    start: IntArray  # (voxels x energy bins + 1,)
+    image: NDArray[np.int32]  # (entries,) row of ``reciprocal``
+    sums: FloatArray  # (entries, 7) w, and w Q'Q' Cartesian, carried into the voxel: xx ... xy
+    reciprocal: NDArray[np.int32]  # (images, 3) G' = Q' - q', primitive reciprocal coordinates
+    displacement: FloatArray  # (atoms, 3, 3) mean-square tensors, angstrom^2
+
+    @property
+    def weight(self) -> FloatArray:
+        """D (voxels, energy bins)."""
+        return self.moments.weight
+
+    @property
+    def flat(self) -> FloatArray:
+        """Exposure of a background flat in time of flight, (voxels, energy bins)."""
+        return self.moments.flat
+
+    @property
+    def q_squared(self) -> FloatArray:
+        """Sum of w Q^2, (voxels, energy bins)."""
+        return self.moments.q_squared
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of all arrays."""
+        own = (self.start, self.image, self.sums, self.reciprocal, self.displacement)
+        return self.moments.nbytes + sum(array.nbytes for array in own)
+
+    def __add__(self, other: ImageExposure) -> ImageExposure:
+        """Exposure of both together."""
+        reciprocal, row = np.unique(
+            np.concatenate([self.reciprocal, other.reciprocal]), axis=0, return_inverse=True
+        )
+        row = row.ravel()
+        n = len(self.reciprocal)
+        return _gathered(
+            self.moments + other.moments,
+            np.concatenate([self._cells(), other._cells()]),
+            np.concatenate([row[:n][self.image], row[n:][other.image]]),
+            np.concatenate([self.sums, other.sums]),
+            reciprocal,
+            self.displacement,
+        )
+
+    def scaled(self, factor: float) -> ImageExposure:
+        """Same geometry with ``factor`` times the charge."""
+        return replace(self, moments=self.moments.scaled(factor), sums=self.sums * factor)
+
+    def merged(self, merged: MergedVoxels) -> ImageExposure:
+        """Sums of larger voxels; exact but for Debye-Waller factors at the mean of more of them."""
+        n_energy = self.weight.shape[1]
+        voxel, energy = np.divmod(self._cells(), n_energy)
+        return _gathered(
+            self.moments.merged(merged),
+            np.asarray(merged.group)[voxel] * n_energy + energy,
+            self.image,
+            self.sums,
+            self.reciprocal,
+            self.displacement,
+        )
+
+    def path_sums(self, voxels: VoxelMap | MergedVoxels) -> tuple[FloatArray, FloatArray]:
+        """D and the flat exposure of every path cell: two arrays (path_bins, energy_bins)."""
+        return self.moments.path_sums(voxels)
+
+    def phases(self, crystal: Crystal) -> ComplexArray:
+        """Amplitudes b exp(i G' r) / sqrt(m), (images, atoms) complex128, sqrt(barn / u)."""
+        amplitude = crystal.scattering_length / np.sqrt(crystal.masses_u)
+        turns = self.reciprocal @ crystal.positions.T
+        return np.asarray(amplitude * np.exp(2j * np.pi * turns), dtype=np.complex128)
+
+    def with_tensor(self, crystal: Crystal) -> Exposure:
+        """The same exposure with T (packed as ``exposure.unpack_tensor`` reads it)."""
+        tensor = np.zeros((len(self.start) - 1, tensor_reals(crystal.n_atoms)))
+        _tensors(
+            self.start,
+            self.image,
+            self.sums,
+            self.phases(crystal),
+            packed_displacement(self.displacement),
+            tensor,
+        )
+        return replace(self.moments, tensor=tensor.reshape(*self.weight.shape, -1))
+
+    def _cells(self) -> IntArray:
+        return np.repeat(np.arange(len(self.start) - 1), np.diff(self.start))
+
+
+def packed_displacement(displacement: FloatArray) -> FloatArray:
+    """Tensors (atoms, 3, 3) as (atoms, 6), packed as ``exposure.PAIRS``."""
+    return np.stack([displacement[:, a, b] for a, b in PAIRS], axis=1)
+
+
+def compute_image_exposure(
+    *,
+    crystal: Crystal,
+    voxels: VoxelMap,
+    instrument: Instrument,
+    energy: EnergyAxis,
+    ei_meV: float,
+    crystal_to_lab: FloatArray,
+    displacement: FloatArray,
+    reduced: bool = False,
+    histogram_edges_meV: FloatArray | None = None,
+    skip: NDArray[np.bool_] | None = None,
+) -> ImageExposure:
+    """Exposure of one orientation for a proton charge of 1 coulomb, by images.
+
+    Parameters and errors are those of ``exposure.compute_exposure``; time and memory do not grow
+    with the square of the number of atoms.
+
+    Returns
+    -------
+    ImageExposure
+    """
+    moments = compute_exposure(
+        crystal=_empty(crystal),
+        voxels=voxels,
+        instrument=instrument,
+        energy=energy,
+        ei_meV=ei_meV,
+        crystal_to_lab=crystal_to_lab,
+        displacement=np.zeros((0, 3, 3)),
+        reduced=reduced,
+        histogram_edges_meV=histogram_edges_meV,
+        skip=skip,
+    )
+    view = view_pixels(
+        crystal=crystal,
+        instrument=instrument,
+        energy=energy,
+        ei_meV=ei_meV,
+        crystal_to_lab=crystal_to_lab,
+        histogram_edges_meV=histogram_edges_meV,
+    )
+    step = np.diff(view.step_edges_meV)
+    step = step if reduced else step * view.kf / wave_vector(ei_meV)
+    reach = _reach(view, crystal)
+    n_energy = moments.weight.shape[1]
+    key, sums = _images(
+        view.direction,
+        view.fractional,
+        view.beam,
+        view.beam_fractional,
+        view.masked,
+        view.kf,
+        view.bin_of_step,
+        np.zeros((0, 0), dtype=np.bool_) if skip is None else skip,
+        instrument.solid_angle_sr,
+        step,
+        voxels.divisions,
+        voxels.voxel,
+        voxels.operation,
+        voxels.operation_fractional.astype(np.float64),
+        voxels.operation_cartesian,
+        voxels.centre_fractional,
+        n_energy,
+        reach,
+    )
+    side = 2 * reach + 1
+    cell, place = np.divmod(key, np.prod(side))
+    used, row = np.unique(place, return_inverse=True)
+    reciprocal = np.stack(np.unravel_index(used, tuple(side)), axis=1) - reach
+    return _gathered(moments, cell, row, sums, reciprocal, np.asarray(displacement, dtype=float))
+
+
+def _empty(crystal: Crystal) -> Crystal:
+    """The lattice without atoms, whose coverage tensor has no components."""
+    return replace(
+        crystal,
+        positions=crystal.positions[:0],
+        symbols=(),
+        masses_u=crystal.masses_u[:0],
+        scattering_length=crystal.scattering_length[:0],
+        incoherent_barn=crystal.incoherent_barn[:0],
+    )
+
+
+def _reach(view: PixelView, crystal: Crystal) -> IntArray:
+    """Largest reciprocal coordinate that any pixel can have, (3,)."""
+    longest = np.linalg.norm(view.beam) + float(np.max(view.kf))
+    by_axis = longest * np.linalg.norm(crystal.lattice, axis=1) / (2 * np.pi)
+    return np.ceil(by_axis).astype(np.int64) + 2
+
+
+def _gathered(
+    moments: Exposure,
+    cell: IntArray,
+    image: NDArray[np.integer],
+    sums: FloatArray,
+    reciprocal: NDArray[np.integer],
+    displacement: FloatArray,
+) -> ImageExposure:
+    """Entries in order of cell and image, those of the same two added."""
+    key = cell * len(reciprocal) + image
+    used, row = np.unique(key, return_inverse=True)
+    total = np.empty((len(used), sums.shape[1]))
+    for i, column in enumerate(sums.T):
+        total[:, i] = np.bincount(row, column, len(used))
+    cell, image = np.divmod(used, max(len(reciprocal), 1))
+    return ImageExposure(
+        moments=moments,
+        start=np.searchsorted(cell, np.arange(moments.weight.size + 1)),
+        image=image.astype(np.int32),
+        sums=total,
+        reciprocal=np.asarray(reciprocal, dtype=np.int32),
+        displacement=displacement,
+    )
+
+
+@njit(cache=True)
+def _place(keys, key):
+    """Slot of a key in an open table, or the free slot (-1) where it belongs."""
+    mask = len(keys) - 1
+    slot = ((key * 0x9E3779B97F4A7C1) >> 20) & mask
+    while keys[slot] != key and keys[slot] >= 0:
+        slot = (slot + 1) & mask
+    return slot
+
+
+@njit(cache=True)
+def _images(
+    direction, fractional, beam, beam_fractional, masked, kf, bin_of_step, skip, solid_angle,
+    weight_step, divisions, voxel, operation, op_fractional, op_cartesian, centre, n_energy, reach,
+):  # fmt: skip
+    """Keys and sums of every (voxel, energy bin, image) that any (pixel, sub-step) pair hits."""
+    n0, n1, n2 = divisions
+    side1, side2 = 2 * reach[1] + 1, 2 * reach[2] + 1
+    n_images = (2 * reach[0] + 1) * side1 * side2
+    use_skip = skip.shape[0] > 0
+    keys = np.full(1 << 16, -1, dtype=np.int64)
+    sums = np.zeros((1 << 16, 7))
+    count = 0
+    h = np.empty(3, dtype=np.int64)
+    q = np.empty(3)
+    last_key = -1
+    slot = 0
+    for p in range(len(masked)):
+        if masked[p]:
+            continue
+        for step in range(len(kf)):
+            if use_skip and skip[p, step]:
+                continue
+            k = kf[step]
+            f0 = beam_fractional[0] - k * fractional[p, 0]
+            f1 = beam_fractional[1] - k * fractional[p, 1]
+            f2 = beam_fractional[2] - k * fractional[p, 2]
+            i0 = grid_index(f0, n0)
+            i1 = grid_index(f1, n1)
+            i2 = grid_index(f2, n2)
+            v = voxel[i0, i1, i2]
+            if v < 0:
+                continue
+            o = operation[i0, i1, i2]
+            for j in range(3):
+                g = (
+                    f0 * op_fractional[o, 0, j]
+                    + f1 * op_fractional[o, 1, j]
+                    + f2 * op_fractional[o, 2, j]
+                )
+                h[j] = int(np.floor(g - centre[v, j] + 0.5)) + reach[j]
+            key = (v * n_energy + bin_of_step[step]) * n_images
+            key += (h[0] * side1 + h[1]) * side2 + h[2]
+            if key != last_key:
+                slot = _place(keys, key)
+                if keys[slot] < 0:
+                    if 2 * count > len(keys):
+                        old_keys, old_sums = keys, sums
+                        keys = np.full(2 * len(old_keys), -1, dtype=np.int64)
+                        sums = np.zeros((2 * len(old_keys), 7))
+                        for i in range(len(old_keys)):
+                            if old_keys[i] >= 0:
+                                at = _place(keys, old_keys[i])
+                                keys[at] = old_keys[i]
+                                sums[at] = old_sums[i]
+                        slot = _place(keys, key)
+                    keys[slot] = key
+                    count += 1
+                last_key = key
+            w = solid_angle[p] * weight_step[step]
+            qx = beam[0] - k * direction[p, 0]
+            qy = beam[1] - k * direction[p, 1]
+            qz = beam[2] - k * direction[p, 2]
+            for a in range(3):
+                q[a] = (
+                    op_cartesian[o, a, 0] * qx
+                    + op_cartesian[o, a, 1] * qy
+                    + op_cartesian[o, a, 2] * qz
+                )
+            sums[slot, 0] += w
+            sums[slot, 1] += w * q[0] * q[0]
+            sums[slot, 2] += w * q[1] * q[1]
+            sums[slot, 3] += w * q[2] * q[2]
+            sums[slot, 4] += w * q[1] * q[2]
+            sums[slot, 5] += w * q[0] * q[2]
+            sums[slot, 6] += w * q[0] * q[1]
+    found_keys = np.empty(count, dtype=np.int64)
+    found_sums = np.empty((count, 7))
+    at = 0
+    for i in range(len(keys)):
+        if keys[i] >= 0:
+            found_keys[at] = keys[i]
+            found_sums[at] = sums[i]
+            at += 1
+    return found_keys, found_sums
+
+
+@njit(cache=True, inline="always")
+def damp(sums, phase, displacement, out):
+    """Fill ``out`` (atoms,) with b exp(i G' r) exp(-W) / sqrt(m) of one entry."""
+    for c in range(len(phase)):
+        W = 0.0
+        for i in range(6):
+            W += (0.5 if i < 3 else 1.0) * displacement[c, i] * sums[1 + i]
+        out[c] = phase[c] * np.exp(-W / max(sums[0], 1e-300))
+
+
+@njit(cache=True)
+def _tensors(start, image, sums, phase, displacement, out):
+    """Pack the tensor of every cell, (cells, 6 N^2)."""
+    n_atoms = phase.shape[1]
+    f = np.empty(n_atoms, dtype=np.complex128)
+    for cell in range(len(start) - 1):
+        for entry in range(start[cell], start[cell + 1]):
+            damp(sums[entry], phase[image[entry]], displacement, f)
+            at = 0
+            for c in range(n_atoms):
+                for m in range(c, n_atoms):
+                    z = f[c] * f[m].conjugate()
+                    for i in range(6):
+                        out[cell, at + i] += z.real * sums[entry, 1 + i]
+                        if m > c:
+                            out[cell, at + 6 + i] += z.imag * sums[entry, 1 + i]
+                    at += 6 if m == c else 12

@@ -1,0 +1,165 @@
+"""Sums per image give the coverage tensor, and the rates that follow from it, to 1e-4."""
+
+from dataclasses import fields
+
+import numpy as np
+import pytest
+
+from simulations.crystal import Crystal
+from simulations.crystal_file import read_crystal
+from simulations.dynamics import eigenmodes
+from simulations.exposure import compute_exposure, unpack_tensor
+from simulations.folded_model import FoldedPhonons
+from simulations.goniometer import Orientation, crystal_to_lab
+from simulations.image_exposure import ImageExposure, compute_image_exposure
+from simulations.path import EnergyAxis, seekpath_segments
+from simulations.voxel_map import build_voxel_map, merge_voxels
+from tests.benchmarks.test_fold import corundum
+from tests.simulations.phonon_oracles import germanium
+from tests.simulations.test_exposure import _small_instrument
+
+ENERGY = EnergyAxis(edges_meV=np.linspace(0, 40, 21), substeps=4)
+EI = 60.0
+
+
+def wurtzite() -> Crystal:
+    a, c, u = 3.25, 5.207, 0.382
+    lattice = np.array([[a, 0, 0], [-a / 2, a * np.sqrt(0.75), 0], [0, 0, c]])
+    third = [1 / 3, 2 / 3], [2 / 3, 1 / 3]
+    return Crystal(
+        lattice=lattice,
+        positions=np.array([[*third[i % 2], 0.5 * (i % 2) + u * (i // 2)] for i in range(4)]),
+        symbols=("Zn", "Zn", "O", "O"),
+        masses_u=np.array([65.38, 65.38, 16.0, 16.0]),
+        scattering_length=np.array([0.568, 0.568, 0.5803, 0.5803]),
+        incoherent_barn=np.zeros(4),
+        conventional_lattice=lattice,
+    )
+
+
+CRYSTALS = {
+    "germanium": lambda: read_crystal("germanium"),
+    "wurtzite": wurtzite,
+    "corundum": corundum,
+}
+
+
+def setting(crystal, voxels, psi=17.0, seed=1, pixels=300):
+    rng = np.random.default_rng(2)
+    squares = rng.normal(size=(crystal.n_atoms, 3, 3))
+    return {
+        "crystal": crystal,
+        "voxels": voxels,
+        "instrument": _small_instrument(pixels, seed),
+        "energy": ENERGY,
+        "ei_meV": EI,
+        "crystal_to_lab": crystal_to_lab(
+            Orientation(u=(1, 1, 0), v=(0, 0, 1)), crystal.conventional_reciprocal, psi
+        ),
+        "displacement": 0.002 * (squares @ squares.transpose(0, 2, 1)),
+    }
+
+
+def tubes(crystal):
+    return build_voxel_map(
+        crystal, seekpath_segments(crystal, 0.1), half_width_rlu=0.1, voxel_rlu=0.025
+    )
+
+
+@pytest.mark.parametrize("name", CRYSTALS)
+def test_images_give_the_coverage_tensor_mode_by_mode(name):
+    crystal = CRYSTALS[name]()
+    given = setting(crystal, tubes(crystal))
+    tensor, images = compute_exposure(**given), compute_image_exposure(**given)
+    for field in fields(tensor):
+        if field.name != "tensor":
+            same = getattr(images.moments, field.name)
+            np.testing.assert_allclose(same, getattr(tensor, field.name), rtol=1e-12, atol=1e-12)
+    seen = tensor.weight > 0
+    assert seen.sum() > 1000
+    T = unpack_tensor(tensor.tensor[seen], crystal.n_atoms)
+    ours = unpack_tensor(images.with_tensor(crystal).tensor[seen], crystal.n_atoms)
+    # The norm bounds e^dagger (T' - T) e of every mode, inside degenerate groups too.
+    off = np.linalg.norm(ours - T, ord=2, axis=(1, 2))
+    assert np.all(off < 1e-4 * np.linalg.norm(T, ord=2, axis=(1, 2)))
+    assert off.max() > 0
+    if name == "germanium":
+        voxel = np.argwhere(seen)[:, 0]
+        q = given["voxels"].centre_cartesian[voxel] + 1e-3
+        _, e = eigenmodes(germanium().dynamical_matrices(q))
+        weights, expected = (np.einsum("vis,vij,vjs->vs", e.conj(), M, e).real for M in (ours, T))
+        assert np.all(np.abs(weights - expected) < 1e-4 * expected.max(axis=1, keepdims=True))
+
+
+def test_images_of_one_tensor_are_few():
+    crystal = corundum()
+    images = compute_image_exposure(**setting(crystal, tubes(crystal)))
+    per_cell = np.diff(images.start)[images.weight.ravel() > 0]
+    assert per_cell.min() >= 1
+    weight = np.add.reduceat(images.sums[:, 0], images.start[:-1][np.diff(images.start) > 0])
+    np.testing.assert_allclose(weight, images.weight[images.weight > 0], rtol=1e-12)
+    assert images.nbytes < 0.1 * images.with_tensor(crystal).nbytes
+
+
+def test_sums_scale_add_and_merge_as_those_of_the_tensor():
+    crystal = wurtzite()
+    voxels = tubes(crystal)
+    merged = merge_voxels(voxels, 0.1)
+    settings = [setting(crystal, voxels, psi, seed) for psi, seed in ((10.0, 1), (40.0, 2))]
+    tensor = [compute_exposure(**given) for given in settings]
+    images = [compute_image_exposure(**given) for given in settings]
+    both = tensor[0].scaled(3.0) + tensor[1]
+    ours = images[0].scaled(3.0) + images[1]
+    for expected, found, off in (
+        (both, ours, 1e-5),
+        (both.merged(merged), ours.merged(merged), 1e-4),
+    ):
+        full = found.with_tensor(crystal)
+        gap = np.linalg.norm(full.tensor - expected.tensor, axis=-1)
+        assert np.all(gap <= off * np.linalg.norm(expected.tensor, axis=-1))
+        np.testing.assert_allclose(full.second, expected.second, rtol=1e-12, atol=1e-15)
+        np.testing.assert_allclose(
+            found.path_sums(voxels if found is ours else merged)[0],
+            expected.path_sums(voxels if found is ours else merged)[0],
+        )
+    other = images[1] + images[0].scaled(3.0)
+    np.testing.assert_allclose(other.sums, ours.sums, rtol=1e-12)
+    assert np.array_equal(other.reciprocal[other.image], ours.reciprocal[ours.image])
+
+
+@pytest.fixture(scope="module")
+def warm_germanium():
+    model = germanium(7.0)
+    model = model.with_free(model.elements[:4])
+    voxels = tubes(model.crystal)
+    forward = FoldedPhonons(
+        model=model,
+        voxels=voxels,
+        energy=ENERGY,
+        ei_meV=EI,
+        temperature_K=200.0,
+        resolution=_small_instrument().resolution,
+    )
+    return forward, setting(model.crystal, voxels)
+
+
+def test_rates_and_derivatives_do_not_depend_on_the_form(warm_germanium):
+    forward, given = warm_germanium
+    state = forward.prepare(forward.model.values)
+    rate, slope = forward.rates(compute_exposure(**given), state)
+    ours, our_slope = forward.rates(compute_image_exposure(**given), state)
+    assert rate.max() > 0
+    np.testing.assert_allclose(ours, rate, rtol=1e-4, atol=1e-7 * rate.max())
+    scale = np.abs(slope).max(axis=(0, 1))
+    assert np.all(np.abs(our_slope - slope) < 1e-4 * scale)
+
+
+def test_an_orientation_that_sees_nothing_has_no_images():
+    crystal = wurtzite()
+    given = setting(crystal, tubes(crystal))
+    given["skip"] = np.ones((300, 80), dtype=bool)
+    nothing = compute_image_exposure(**given)
+    assert isinstance(nothing, ImageExposure)
+    assert len(nothing.image) == 0
+    assert not np.any(nothing.with_tensor(crystal).tensor)
+    assert len((nothing + nothing).sums) == 0
