@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
 import structlog
 import zmq
 from zmq.auth.thread import ThreadAuthenticator
 
-from consumers.curve_keys_file import Curve, CurveClient, CurveServer
+from consumers.curve_keys_file import (
+    Curve,
+    CurveClient,
+    CurveServer,
+    curve_client,
+    curve_client_of_environment,
+    curve_server,
+    curve_server_of_environment,
+)
+from consumers.zmq_settings import ZmqSection
 
 log = structlog.get_logger()
 
@@ -62,6 +72,22 @@ def checked_address(
             "(allow_unencrypted)"
         )
     return address
+
+
+def curve_of(section: ZmqSection, environment: Mapping[str, str]) -> Curve | None:
+    """Keys that a section names, else those of the environment; None where there are none.
+
+    Raises
+    ------
+    ValueError
+        If a certificate or a variable is no key.
+    """
+    if section.secret_certificate is None:
+        of = curve_server_of_environment if section.bind else curve_client_of_environment
+        return of(environment)
+    if section.bind:
+        return curve_server(section.secret_certificate, section.clients)
+    return curve_client(section.secret_certificate, str(section.server_certificate))
 
 
 class Connection:

@@ -8,15 +8,17 @@ give documents for bluesky a prefix of their own, or an address.
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 import zmq
 
 from consumers.curve_keys_file import Curve
 from consumers.decoding import DOCUMENT_HEADER
-from consumers.zmq_connection import DOCUMENT_NAMES, Connection, checked_address
+from consumers.zmq_connection import DOCUMENT_NAMES, Connection, checked_address, curve_of
+from consumers.zmq_settings import ZmqSection
 
 HIGH_WATER = 1000  # messages that wait for each receiver
 SEND_TIMEOUT_S = 30.0
@@ -160,3 +162,27 @@ class ZmqSink:
         if not self._closed:
             self._closed = True
             self._connection.close(round(1000 * LINGER_S))
+
+
+def zmq_sink(section: ZmqSection, *, environment: Mapping[str, str] = os.environ) -> ZmqSink:
+    """Sink at the other end of what a section describes: `sub` is published to, `pull` pushed to.
+
+    Parameters
+    ----------
+    section : ZmqSection
+    environment : mapping
+        Where keys are that the section does not name.
+
+    Raises
+    ------
+    ValueError, ConnectionError
+        As ``ZmqSink``.
+    """
+    return ZmqSink(
+        section.address,
+        pattern="pub" if section.pattern == "sub" else "push",
+        bind=section.bind,
+        prefix=section.prefix.encode(),
+        allow_unencrypted=section.allow_unencrypted,
+        curve=curve_of(section, environment),
+    )

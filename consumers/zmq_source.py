@@ -11,6 +11,7 @@ says when a connection was lost; `consumers.tape_source.Taped` makes it repeatab
 
 from __future__ import annotations
 
+import os
 import pickle
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -24,7 +25,8 @@ from consumers.curve_keys_file import Curve
 from consumers.decoding import DOCUMENT_HEADER
 from consumers.msgpack_codec import MAX_MESSAGE_BYTES, pack, refuse_pickle
 from consumers.wire import PartitionOwner, RawMessage, WireError
-from consumers.zmq_connection import DOCUMENT_NAMES, Connection, checked_address
+from consumers.zmq_connection import DOCUMENT_NAMES, Connection, checked_address, curve_of
+from consumers.zmq_settings import ZmqSection
 
 log = structlog.get_logger()
 
@@ -208,3 +210,35 @@ class ZmqSource:
         self._socket.disable_monitor()
         self._monitor.close(linger=0)
         self._connection.close(0)
+
+
+def zmq_source(
+    section: ZmqSection,
+    owner: PartitionOwner | None = None,
+    *,
+    environment: Mapping[str, str] = os.environ,
+) -> ZmqSource:
+    """Source that a section of an experiment file describes.
+
+    Parameters
+    ----------
+    section : ZmqSection
+    owner : PartitionOwner, optional
+    environment : mapping
+        Where keys are that the section does not name.
+
+    Raises
+    ------
+    ValueError, ConnectionError
+        As ``ZmqSource``.
+    """
+    return ZmqSource(
+        section.address,
+        pattern=section.pattern,
+        bind=section.bind,
+        prefix=section.prefix.encode(),
+        allow_pickle=section.allow_pickle,
+        allow_unencrypted=section.allow_unencrypted,
+        curve=curve_of(section, environment),
+        owner=owner,
+    )

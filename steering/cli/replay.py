@@ -1,17 +1,35 @@
-"""``beamsteer replay``: recorded files through the code path of live data."""
+"""``beamsteer replay``: recorded files or a tape through the code path of live data."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import ExitStack
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from steering.cli import _terminal as terminal
 
+if TYPE_CHECKING:
+    from consumers.wire import RawMessage, Sink
+    from steering.experiment_file import Experiment
+
+
+class Target(StrEnum):
+    """Where a recorded stream goes."""
+
+    INPROCESS = "inprocess"
+    KAFKA = "kafka"
+    ZMQ = "zmq"
+
+
+USUAL_ADDRESS = {Target.KAFKA: "127.0.0.1:9092", Target.ZMQ: "tcp://127.0.0.1:5577"}
+
 Files = Annotated[
-    list[Path], typer.Argument(help="NXSPE or SNS raw event files, one per orientation.")
+    list[Path],
+    typer.Argument(help="NXSPE or SNS raw event files, one per orientation; or one tape."),
 ]
 Psi = Annotated[
     float | None,
@@ -29,9 +47,31 @@ def register(app: typer.Typer) -> None:
 
 def replay(
     files: Files,
-    experiment: terminal.ExperimentPath,
+    experiment: Annotated[
+        Path | None,
+        typer.Option("--experiment", "-e", help="The experiment file; needed in process."),
+    ] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Folder for result.json and folded.npz.")
+        Path | None,
+        typer.Option(
+            "--output", "-o", help="Folder for result.json and folded.npz; of a tape: state."
+        ),
+    ] = None,
+    to: Annotated[
+        Target, typer.Option(help="Fold in this process, or send to a broker or over ZMQ.")
+    ] = Target.INPROCESS,
+    address: Annotated[
+        str | None,
+        typer.Option(
+            help="Of the broker (HOST:PORT, usually 127.0.0.1:9092) or of ZMQ (usually "
+            "tcp://127.0.0.1:5577, the input of a bluesky proxy)."
+        ),
+    ] = None,
+    bind: Annotated[
+        bool, typer.Option("--bind", help="Over ZMQ: wait for subscribers at the address.")
+    ] = False,
+    prefix: Annotated[
+        str | None, typer.Option(help="Of the topics; the experiment's instrument by default.")
     ] = None,
     speed: Annotated[
         float | None, typer.Option(min=1e-6, help="1 is real time; absent: as fast as it goes.")
@@ -49,11 +89,23 @@ def replay(
     """Replay recorded files chunk by chunk: fold, estimate and advice after each.
 
     Writes result.json, folded.npz, folded.png and snapshot.npz (which `beamsteer serve` shows
-    again) into the output folder.
+    again) into the output folder. A tape is folded as `beamsteer consume` would, into a state
+    folder. With --to kafka or zmq nothing is folded here: the messages of a tape, or those that a
+    facility would have sent while the files were recorded, go out at the pace of --speed.
     """
     from steering.experiment_file import load_experiment
 
+    if to is not Target.INPROCESS:
+        described = None if experiment is None else load_experiment(experiment)
+        name = run_id or ("replay" if experiment is None else experiment.stem)
+        send(files, described, to, address, bind, prefix, name, psi, speed, json)
+        return
+    if experiment is None:
+        raise ValueError("--experiment is missing; expected the experiment file. Give -e FILE")
     described = load_experiment(experiment)
+    if is_tape(files):
+        fold_tape(files[0], described, experiment, output, run_id, psi, speed, json)
+        return
     check_files(files)
 
     from steering.run_store import RunStore, save_snapshot
@@ -101,3 +153,131 @@ def check_files(files: list[Path]) -> None:
     for path in files:
         if not path.is_file():
             raise ValueError(f"{path}: is no file; expected a recorded file. Correct the path.")
+
+
+def is_tape(files: list[Path]) -> bool:
+    """Whether the one path given is the folder of a tape."""
+    return len(files) == 1 and files[0].is_dir()
+
+
+def send(
+    files: list[Path],
+    described: Experiment | None,
+    to: Target,
+    address: str | None,
+    bind: bool,
+    prefix: str | None,
+    run: str,
+    psi: float | None,
+    speed: float | None,
+    json: bool,
+) -> None:
+    """Send files or a tape to a broker or over ZMQ."""
+    from steering.cli._interruption import asked_to_stop
+    from steering.cli.record import told
+    from steering.recording import publish, stream_of_recorded
+
+    stream: Iterator[RawMessage]
+    if is_tape(files):
+        from consumers.tape_file import TapeReader, read_tape
+
+        TapeReader(files[0]).close()
+        stream = read_tape(files[0])
+    else:
+        check_files(files)
+        if prefix is None and described is not None:
+            prefix = described.instrument.name.partition("/")[0].lower()
+        if prefix is None:
+            raise ValueError("the topics are unknown; give --prefix, e.g. hyspec, or --experiment")
+        stream = stream_of_recorded(
+            files,
+            run=run,
+            prefix=prefix,
+            psi_log="s1" if described is None else described.source.psi_log,
+            psi_deg=psi,
+            ei_meV=None if described is None else described.instrument.ei_meV,
+        )
+    sink = open_sink(described, to, address or USUAL_ADDRESS[to], bind, prefix)
+    try:
+        with asked_to_stop() as stop, terminal.progress("replay", quiet=json) as show:
+            count = publish(
+                stream,
+                sink,
+                speed=speed,
+                stop=stop.is_set,
+                each=(lambda c: show(told(c), 0.0)) if terminal.err.is_terminal else None,
+            )
+    finally:
+        sink.close()
+    if json:
+        terminal.print_json({"to": to.value, "run": run, **count.summary()})
+    else:
+        terminal.out.print(f"{told(count)} sent to {to.value}")
+
+
+def open_sink(
+    described: Experiment | None, to: Target, address: str, bind: bool, prefix: str | None
+) -> Sink:
+    """Broker or ZMQ socket, with the credentials of the experiment where it has some.
+
+    Raises
+    ------
+    ConnectionError
+        If nobody is there.
+    """
+    source = None if described is None else described.source
+    if to is Target.KAFKA:
+        from consumers.kafka_settings import KafkaSection
+        from consumers.kafka_sink import KafkaSink
+        from steering.recording import kafka_section
+
+        section = kafka_section(address, prefix=prefix or "recorded")
+        if source is not None and source.kafka is not None:
+            fields = source.kafka.model_dump() | {"bootstrap_servers": address}
+            section = KafkaSection.model_validate(fields)
+        return KafkaSink(section)
+    from consumers.zmq_settings import ZmqSection
+    from consumers.zmq_sink import zmq_sink
+
+    sink = zmq_sink(ZmqSection(address=address, bind=bind))
+    try:
+        sink.wait_for_receiver(30.0)
+    except ConnectionError:
+        sink.close()
+        raise
+    return sink
+
+
+def fold_tape(
+    tape: Path,
+    described: Experiment,
+    experiment: Path,
+    output: Path | None,
+    run_id: str | None,
+    psi: float | None,
+    speed: float | None,
+    json: bool,
+) -> None:
+    """Fold a tape to its end in this process, as `beamsteer consume` folds a stream."""
+    from steering.cli._interruption import asked_to_stop
+    from steering.health import status_json
+    from steering.live import LiveOptions, open_live
+    from steering.recording import fold_to_the_end
+
+    if output is None:
+        raise ValueError("--output is missing; expected a folder for the state. Give -o FOLDER")
+    options = LiveOptions(
+        run=run_id or described.source.run or experiment.stem, tape=tape, psi_deg=psi
+    )
+    with open_live(
+        described, experiment_dir=experiment.parent, state=output, options=options
+    ) as live:
+        with asked_to_stop() as stop:
+            fold_to_the_end(tape, live.worker, speed=speed, stop=stop.is_set)
+        status = live.worker_status()
+    if json:
+        terminal.print_json(status_json(status))
+        return
+    for run, chunks in status.chunks.items():
+        terminal.out.print(f"{run}: {chunks} chunks folded")
+    terminal.out.print(f"Written to {output}; estimate from it: beamsteer model-server {output}")

@@ -1,0 +1,21 @@
+"""Ending a long command between two steps: Ctrl-C and SIGTERM as an event."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def asked_to_stop() -> Iterator[threading.Event]:
+    """An event that SIGINT and SIGTERM set until the block ends."""
+    event = threading.Event()
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    previous = {n: signal.signal(n, lambda *_: event.set()) for n in numbers}
+    try:
+        yield event
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
