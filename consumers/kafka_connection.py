@@ -48,7 +48,8 @@ def explain(error: Exception, section: KafkaSection) -> Exception:
         return ConnectionError(
             f"kafka.user is {section.user}, whom {servers} does not let in with "
             f"{section.sasl_mechanism} and the password of {section.password_variable}; expected a "
-            "known name, password and sasl_mechanism. Correct them."
+            "known name, password and sasl_mechanism, and a listener for "
+            f"{section.security_protocol}. Correct them."
         )
     if isinstance(error, errors.UnsupportedCodecError):
         return ValueError(
@@ -62,10 +63,11 @@ def explain(error: Exception, section: KafkaSection) -> Exception:
             "will be read again; where it stays so, the broker's disk is damaged."
         )
     if isinstance(error, (errors.KafkaTimeoutError, errors.KafkaConnectionError)):
+        also = ", kafka.user and its password" if section.sasl_mechanism else ""
         return ConnectionError(
             f"kafka.bootstrap_servers is {servers}, where nobody answers as Kafka with "
-            f"{section.security_protocol} within {section.connect_timeout_s:g} s; expected a "
-            "broker. Start it (`make kafka`), or correct address and kafka.security_protocol."
+            f"{section.security_protocol} within {section.connect_timeout_s:g} s; expected a broker. "
+            f"Start it (`make kafka`), or correct address, kafka.security_protocol{also}."
         )
     return ConnectionError(f"kafka.bootstrap_servers is {servers}, which answers: {error}")
 
@@ -95,11 +97,14 @@ class _Refusals(logging.Handler):
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
         self.last: Exception | None = None
+        self.hung_up = False
 
     def emit(self, record: logging.LogRecord) -> None:
         for value in record.args if isinstance(record.args, tuple) else ():
             if isinstance(value, REFUSALS):
                 self.last = value
+            elif isinstance(value, errors.KafkaConnectionError):
+                self.hung_up = True
 
 
 def open_client(
@@ -127,7 +132,11 @@ def open_client(
     except errors.KafkaError as error:
         for client in made:
             client.close()  # its thread would go on trying
-        raise explain(refusals.last or error, section) from error
+        cause = refusals.last or error
+        if section.sasl_mechanism and refusals.hung_up and refusals.last is None:
+            # Brokers answer and hang up at once; the library may see the latter only.
+            cause = errors.SaslAuthenticationFailedError()
+        raise explain(cause, section) from error
     finally:
         reports.removeHandler(refusals)
 

@@ -166,6 +166,9 @@ def properties(*, folder: Path, port: int, controller: int, sasl: int | None, us
         "share.coordinator.state.topic.replication.factor": 1,
         "share.coordinator.state.topic.min.isr": 1,
         "group.initial.rebalance.delay.ms": 100,
+        # A broker that was killed is let in again when its old session has ended.
+        "broker.session.timeout.ms": 5000,
+        "broker.heartbeat.interval.ms": 1000,
         "group.min.session.timeout.ms": 1000,
     }
     if sasl is not None:

@@ -129,7 +129,7 @@ def test_a_stranger_may_not_write_and_hears_who_can_change_that(kafka, kafka_top
     sink._producer.close(timeout=1.0)
     with pytest.raises(ConnectionError, match="does not let in"):
         KafkaSink(
-            sasl_of(kafka, topics, "stranger", connect_timeout_s=2.0),
+            sasl_of(kafka, topics, "stranger", connect_timeout_s=5.0),
             environment={section.password_variable: "wrong"},
         )
 

@@ -361,7 +361,7 @@ def sasl_of(kafka, topics, user: str, **settings) -> KafkaSection:
 
 def test_a_wrong_password_is_told_with_its_variable_and_without_the_password(kafka, kafka_topics):
     topics = kafka_topics("detector")
-    section = sasl_of(kafka, topics, "reader", connect_timeout_s=2.0)
+    section = sasl_of(kafka, topics, "reader", connect_timeout_s=5.0)
     environment = {"BEAMSTEER_KAFKA_PASSWORD": "not_the_secret"}
     with pytest.raises(ConnectionError, match="kafka.user is reader.*PLAIN.*KAFKA_PASS") as told:
         KafkaSource(section, Owner(), environment=environment)
