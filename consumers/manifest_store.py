@@ -89,7 +89,7 @@ def run_folder(partition: Path, run: str) -> Path:
 def file_name(text: str) -> str:
     """A file name for any text; texts that differ get names that differ."""
     safe = "".join(c if c.isalnum() and c.isascii() or c in "-_." else "_" for c in text)[:80]
-    if safe == text and not text.startswith("."):
+    if text and safe == text and not text.startswith("."):
         return text
     return f"{safe.lstrip('.')}_{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 

@@ -22,7 +22,7 @@ from steering.experiment_file import (
 )
 from steering.fold_worker import Destination, FoldWorker, Patience, consume
 from steering.health import WorkerStatus, operations_app
-from steering.measurement import build_measurement
+from steering.measurement import Measurement, build_measurement
 from steering.metrics import service_registry
 from steering.model_service import ModelService, folded_spectrum
 from steering.publishing import LateSink, OutputTopics, Publisher
@@ -85,6 +85,7 @@ def open_live(
     state: Path,
     options: LiveOptions,
     environment: Mapping[str, str] = os.environ,
+    measurement: Measurement | None = None,
 ) -> Iterator[Live]:
     """Put a live experiment together, and take it apart in the end.
 
@@ -101,6 +102,8 @@ def open_live(
     options : LiveOptions
     environment : mapping
         Where secrets are.
+    measurement : Measurement, optional
+        The experiment made concrete, where the caller has it.
 
     Raises
     ------
@@ -110,7 +113,8 @@ def open_live(
     kafka, zmq = _connections(experiment, options)
     state.mkdir(parents=True, exist_ok=True)
     _remember(experiment, experiment_dir, state)
-    measurement = build_measurement(experiment, experiment_dir)
+    if measurement is None:
+        measurement = build_measurement(experiment, experiment_dir)
     with ExitStack() as stack:
         status: list[Callable[[], WorkerStatus]] = []
         registry, timings = service_registry(lambda: status[0]())

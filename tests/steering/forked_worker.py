@@ -1,0 +1,82 @@
+"""Fold workers as forks of one warm process, so that a test can kill very many of them.
+
+Reads lines from stdin: ``start STATE CONTROL`` forks a worker and prints its process number;
+``wait PID`` waits for one and prints how it ended. CONTROL is JSON: ``bootstrap``, ``prefix``,
+``group``, ``idle_s`` (null: until killed).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import traceback
+from pathlib import Path
+
+import structlog
+
+from consumers.kafka_settings import KafkaSection, KafkaTopics
+from steering.live import LiveOptions, open_live
+from tests.steering.live_stream import as_raw, live_experiment, live_measurement, live_scan
+from tests.steering.virtual_scan import EXAMPLES
+
+
+def work(state: str, control: dict) -> None:
+    """Fold until idle or killed."""
+    section = KafkaSection(
+        bootstrap_servers=control["bootstrap"],
+        topics=KafkaTopics(prefix=control["prefix"], reduced=None, bluesky=None),
+        group=control["group"],
+        session_timeout_s=control.get("session_s", 1.0),
+        connect_timeout_s=60.0,
+    )
+    experiment = live_experiment(kind="kafka", lateness_s=300.0, settle_s=0.5)
+    source = experiment.source.model_copy(update={"kafka": section})
+    experiment = experiment.model_copy(update={"source": source})
+    with open_live(
+        experiment,
+        experiment_dir=EXAMPLES,
+        state=Path(state),
+        options=LiveOptions(run="unnamed"),
+        measurement=live_measurement(),
+    ) as live:
+        live.consume(lambda: False, until_idle_s=control["idle_s"])
+
+
+def main() -> None:
+    """Warm up, then serve."""
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+    import tempfile
+
+    from steering.fold_worker import FoldWorker, consume
+    from tests.steering.live_stream import ListSource
+
+    with tempfile.TemporaryDirectory() as folder:  # compile everything once
+        worker = FoldWorker(live_measurement(), state=Path(folder), default_run="warm")
+        raws = as_raw(live_scan(psis=(5.0,)))
+        consume(ListSource(raws, worker), worker, stop=lambda: False, until_idle_s=0.0)
+        worker.close()
+    print("ready", flush=True)  # noqa: T201
+    for line in sys.stdin:
+        word, *rest = line.split(maxsplit=2)
+        if word == "start":
+            pid = os.fork()
+            if pid == 0:
+                try:
+                    work(rest[0], json.loads(rest[1]))
+                    os._exit(0)
+                except BaseException:
+                    traceback.print_exc()
+                    os._exit(1)
+            print(pid, flush=True)  # noqa: T201
+        elif word == "wait":
+            _, status = os.waitpid(int(rest[0]), 0)
+            print(os.waitstatus_to_exitcode(status), flush=True)  # noqa: T201
+
+
+if __name__ == "__main__":
+    main()
