@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
+from numba import njit
 from numpy.typing import NDArray
 
 from simulations.crystal import Crystal
@@ -148,22 +149,8 @@ def build_voxel_map(
             "point lies in a tube. Use a finer voxel or a wider tube."
         )
     order = np.lexsort((*points.T[::-1], bins, np.round(distances, 9)))
-    voxel = np.full(n, -1, dtype=np.int32)
-    operation = np.zeros(n, dtype=np.int16)
-    inverse = np.array([np.rint(np.linalg.inv(m)).astype(int) for m in fractional])
-    chosen: list[int] = []
-    for k in order:
-        p = points[k]
-        if voxel[tuple(p % n)] >= 0:
-            continue
-        # p = image @ M[o]: the operation o carries its image back to p. Axes that mix have equal
-        # divisions, so the integer matrices act on the integer coordinates.
-        images = np.einsum("i,oij->oj", p, inverse) % n
-        where = tuple(images.T)
-        voxel[where] = len(chosen)
-        operation[where[0][::-1], where[1][::-1], where[2][::-1]] = np.arange(len(inverse))[::-1]
-        chosen.append(int(k))
-    kept = np.array(chosen)
+    inverse = np.array([np.rint(np.linalg.inv(m)).astype(np.int64) for m in fractional])
+    voxel, operation, kept = _assign(points, order, inverse, n)
     centre = points[kept] / n
     near_gamma = centre - np.rint(centre)
     fine = np.linalg.norm(near_gamma @ reciprocal, axis=1) < FINE_RADIUS_RLU * unit
@@ -199,11 +186,12 @@ def _points_near_path(
     n: IntArray,
 ) -> tuple[IntArray, FloatArray, IntArray]:
     """Grid points within ``radius`` of a segment: integers (P, 3), distances and path bins."""
-    found: dict[tuple[int, int, int], tuple[float, int]] = {}
     cell = reciprocal / n[:, None]
-    reach = np.linalg.norm(np.linalg.inv(cell), axis=0) * radius
+    to_grid = np.linalg.inv(cell)
+    reach = np.linalg.norm(to_grid, axis=0) * radius
+    points, distances, numbers = [], [], []
     for a, b, bins, first in zip(starts, ends, path.bins, path.first_bin, strict=True):
-        ends_grid = np.stack([a, b]) @ np.linalg.inv(cell)
+        ends_grid = np.stack([a, b]) @ to_grid
         low = np.floor(ends_grid.min(0) - reach).astype(int)
         high = np.ceil(ends_grid.max(0) + reach).astype(int)
         grid = np.stack(
@@ -219,14 +207,53 @@ def _points_near_path(
         distance = np.linalg.norm(q - a - inside[:, None] * along, axis=1)
         near = distance <= radius * (1 + 1e-9)
         number = first + np.minimum((inside * bins + 1e-9).astype(int), bins - 1)
-        for p, d, k in zip(grid[near].tolist(), distance[near], number[near], strict=True):
-            key = (p[0], p[1], p[2])
-            if key not in found or d < found[key][0] - 1e-9:
-                found[key] = (float(d), int(k))
-    points = np.array(list(found), dtype=np.int64).reshape(-1, 3)
-    values = list(found.values())
-    return (
-        points,
-        np.array([v[0] for v in values]),
-        np.array([v[1] for v in values], dtype=np.int64),
-    )
+        points.append(grid[near])
+        distances.append(distance[near])
+        numbers.append(number[near])
+    all_points, distance = np.concatenate(points).astype(np.int64), np.concatenate(distances)
+    if len(all_points) == 0:
+        return all_points, distance, np.zeros(0, dtype=np.int64)
+    low = all_points.min(axis=0)
+    box = np.ravel_multi_index(tuple((all_points - low).T), tuple(np.ptp(all_points, axis=0) + 1))
+    best = _nearest(np.unique(box, return_inverse=True)[1], distance)
+    return all_points[best], distance[best], np.concatenate(numbers)[best].astype(np.int64)
+
+
+@njit(cache=True)
+def _nearest(point, distance):
+    """Of equal points, the one nearest to its segment; of equally near ones the earliest."""
+    best = np.full(point.max() + 1, -1, dtype=np.int64)
+    for i in range(len(point)):
+        known = best[point[i]]
+        if known < 0 or distance[i] < distance[known] - 1e-9:
+            best[point[i]] = i
+    return best
+
+
+@njit(cache=True)
+def _assign(points, order, inverse, n):
+    """Give the whole orbit of each point, nearest to the path first, to that point.
+
+    Voxel and operation of every grid point, and the points chosen.
+    """
+    voxel = np.full((n[0], n[1], n[2]), -1, dtype=np.int32)
+    operation = np.zeros((n[0], n[1], n[2]), dtype=np.int16)
+    chosen = np.empty(len(order), dtype=np.int64)
+    count = 0
+    at = np.empty(3, dtype=np.int64)
+    for k in order:
+        p = points[k]
+        if voxel[p[0] % n[0], p[1] % n[1], p[2] % n[2]] >= 0:
+            continue
+        # p = image @ M[o]: the operation o carries its image back to p. Axes that mix have equal
+        # divisions, so the integer matrices act on the integer coordinates. The last of several
+        # operations stays.
+        for o in range(len(inverse)):
+            for j in range(3):
+                image = p[0] * inverse[o, 0, j] + p[1] * inverse[o, 1, j] + p[2] * inverse[o, 2, j]
+                at[j] = image % n[j]
+            voxel[at[0], at[1], at[2]] = count
+            operation[at[0], at[1], at[2]] = o
+        chosen[count] = k
+        count += 1
+    return voxel, operation, chosen[:count].copy()
