@@ -1,11 +1,18 @@
 """Folding the events of one orientation of the reference run, against scipp doing the same fold.
 
 Same events in the same order, same 117,760 pixels, same map from (pixel, energy sub-step) to (path
-bin, energy bin). scipp groups the events by pixel, computes Q and its place in the reciprocal cell,
-looks the path bin up and makes the histogram; numpy does it with plain arrays. Everything that does
-not depend on the events is made beforehand, untimed, for all. Each has one core.
+bin, energy bin), and the same counts. Everything that does not depend on the events is made
+beforehand, untimed, for all: ours has the crossings of the orientation, a table of the path bins of
+all (pixel, sub-step) pairs, which a run makes once per chunk for the exposure anyway.
 
-Printed besides: what exposure, coverage tensor and moments of one new orientation cost.
+scipp may do it in two ways, and the entry takes the one that is faster in this run: with Q (group
+the events by pixel, compute Q and its place in the reciprocal cell, look the path bin up, make the
+histogram) or with our table, unpacked to one number per pair (look the cell up, make the
+histogram). A filter in front of the first, or a look-up per pixel after grouping, were slower than
+the second. numpy does it with Q and plain arrays. Each has one core.
+
+Printed besides: what the table costs and saves, and what exposure, coverage tensor and moments of
+one new orientation cost.
 """
 
 from __future__ import annotations
@@ -22,11 +29,12 @@ import pytest
 from consumers.folding import fold_events
 from simulations.crystal import Crystal
 from simulations.crystal_file import read_crystal
-from simulations.exposure import compute_exposure, view_pixels
+from simulations.exposure import compute_exposure, find_crossings, view_pixels
 from simulations.goniometer import Orientation, crystal_to_lab
 from simulations.instruments import load_instrument
 from simulations.kinematics import wave_vector
 from simulations.path import EnergyAxis, seekpath_segments
+from simulations.trajectories import trace_trajectories
 from simulations.voxel_map import build_voxel_map
 from steering.experiment_file import load_experiment
 from steering.measurement import build_path
@@ -81,6 +89,52 @@ def recorded(n_pixels):
     rng = np.random.default_rng(0)
     pixel = rng.integers(0, n_pixels, EVENTS).astype(np.int32)
     return pixel, rng.uniform(-2, 0.985 * EI, EVENTS)
+
+
+def all_cells(crossings, view, n_bins):
+    """Cell of every (pixel, sub-step) pair, -1 outside the tubes: the crossings without packing."""
+    size, n_pixels = crossings.path_bin.shape[1], len(crossings.first)
+    kept = np.unpackbits(
+        crossings.groups[:n_pixels, None].view(np.uint8), axis=1, bitorder="little"
+    )[:, :62].astype(bool)
+    rows = np.full((n_pixels, 62, size), -1.0, dtype=np.float32)
+    rows[kept] = np.where(crossings.path_bin == crossings.none, -1, crossings.path_bin)
+    rows = rows.reshape(n_pixels, -1)[:, : len(view.kf)]
+    return np.where(rows < 0, -1, rows * n_bins + view.bin_of_step).astype(np.float32)
+
+
+def scipp_fold_by_table(setting, pixel, transfer, crossings):
+    """As ``scipp_fold``, with the cell of every pair known beforehand."""
+    sc = pytest.importorskip("scipp", reason="scipp is the peer; `make bench` installs it")
+    _, voxels, _, energy, _, view = setting
+    shape = (voxels.n_path_bins, energy.n_bins)
+    cells = all_cells(crossings, view, energy.n_bins)
+    cell_at = sc.lookup(
+        sc.DataArray(
+            sc.array(dims=["pair"], values=cells.ravel()),
+            coords={"pair": sc.arange("pair", cells.size + 1.0) - 0.5},
+        ),
+        "pair",
+        fill_value=sc.scalar(-1.0, dtype="float32"),
+    )
+    edges = sc.arange("cell", shape[0] * shape[1] + 1.0) - 0.5
+    n_steps, low = float(len(view.kf)), sc.scalar(view.step_edges_meV[0])
+    per_step = sc.scalar(n_steps / (view.step_edges_meV[-1] - view.step_edges_meV[0]))
+
+    def fold():
+        step = (sc.array(dims=["event"], values=transfer) - low) * per_step
+        step = sc.where(
+            (step >= sc.scalar(0.0)) & (step < sc.scalar(n_steps)),
+            sc.floor(step),
+            sc.scalar(np.nan),
+        )
+        pair = sc.array(dims=["event"], values=pixel, dtype="float64") * sc.scalar(n_steps) + step
+        cell = cell_at[pair]
+        cell = cell[cell >= sc.scalar(0.0, dtype="float32")].to(dtype="float64")
+        ones = sc.ones(dims=["event"], shape=[cell.size])
+        return sc.DataArray(ones, coords={"cell": cell}).hist(cell=edges).values.reshape(shape)
+
+    return fold
 
 
 def scipp_fold(setting, pixel, transfer):
@@ -169,27 +223,60 @@ def numpy_fold(setting, pixel, transfer):
 def test_fold(setting, against):
     _, voxels, instrument, energy, _, view = setting
     pixel, transfer = recorded(instrument.n_pixels)
+    crossings = find_crossings(view, voxels)
 
     def ours():
         counts = np.zeros((voxels.n_path_bins, energy.n_bins), dtype=np.int64)
-        account = fold_events(pixel, transfer, view=view, voxels=voxels, counts=counts)
+        account = fold_events(
+            pixel, transfer, view=view, voxels=voxels, counts=counts, crossings=crossings
+        )
         assert account.complete
         return counts
 
     with one_core():
-        scipp, plain = scipp_fold(setting, pixel, transfer), numpy_fold(setting, pixel, transfer)
+        with_Q, plain = scipp_fold(setting, pixel, transfer), numpy_fold(setting, pixel, transfer)
+        by_table = scipp_fold_by_table(setting, pixel, transfer, crossings)
         counts = ours()
         assert np.array_equal(counts, plain())
+        assert np.array_equal(counts, by_table())
         # scipp computes Q before it turns it: a place within rounding of a grid edge may move
-        assert np.abs(counts - scipp()).sum() <= 1e-6 * EVENTS
-        ratio = against("fold", "scipp", ours, scipp)
+        assert np.abs(counts - with_Q()).sum() <= 1e-6 * EVENTS
+        peers = {"with Q": timed(with_Q, 5), "by table": timed(by_table, 5)}
+        faster = min(peers, key=peers.__getitem__)
+        peer = with_Q if faster == "with Q" else by_table
+        ratio = against("fold", "scipp", ours, peer, repeats=11)
         own, other, best = timed(ours, 15), timed(plain, 3), min_of(ours, 15)
     sys.stdout.write(
-        f"\nfold: {EVENTS / own / 1e6:.1f} M events/s ({EVENTS / best / 1e6:.1f} at "
-        f"best), {counts.sum() / EVENTS:.1%} of them in tubes; {ratio:.1f} times scipp, "
-        f"{other / own:.1f} times numpy\n"
+        f"\nfold: {EVENTS / own / 1e6:.0f} M events/s ({EVENTS / best / 1e6:.0f} at best), "
+        f"{counts.sum() / EVENTS:.1%} of them in tubes; {ratio:.1f} times scipp {faster} ("
+        + ", ".join(f"{name} {seconds:.3f} s" for name, seconds in peers.items())
+        + f"), {other / own:.0f} times numpy\n"
     )
     assert ratio > 5
+
+
+def test_what_the_table_of_crossings_costs_and_saves(setting):
+    """Made once per chunk; exposure and trajectories pass over what it leaves out."""
+    crystal, voxels, instrument, energy, rotation, view = setting
+    U = np.tile(0.004 * np.eye(3), (crystal.n_atoms, 1, 1))
+    crossings = find_crossings(view, voxels)
+    common = {"voxels": voxels, "instrument": instrument, "energy": energy, "displacement": U}
+
+    def both(given):
+        compute_exposure(
+            crystal=crystal, ei_meV=EI, crystal_to_lab=rotation, crossings=given, **common
+        )
+        trace_trajectories(view=view, crossings=given, **common)
+
+    both(None)
+    with one_core():
+        made = min_of(lambda: find_crossings(view, voxels), 5)
+        without, having = min_of(lambda: both(None), 3), min_of(lambda: both(crossings), 3)
+    sys.stdout.write(
+        f"\ncrossings of one orientation: {made:.2f} s, {crossings.nbytes / 1e6:.1f} MB; exposure "
+        f"and trajectories {without:.2f} s without them, {having:.2f} s with them\n"
+    )
+    assert crossings.nbytes < 50e6
 
 
 def test_what_a_new_orientation_costs(setting):
