@@ -66,8 +66,8 @@ def explain(error: Exception, section: KafkaSection) -> Exception:
         also = ", kafka.user and its password" if section.sasl_mechanism else ""
         return ConnectionError(
             f"kafka.bootstrap_servers is {servers}, where nobody answers as Kafka with "
-            f"{section.security_protocol} within {section.connect_timeout_s:g} s; expected a broker. "
-            f"Start it (`make kafka`), or correct address, kafka.security_protocol{also}."
+            f"{section.security_protocol} within {section.connect_timeout_s:g} s; expected a "
+            f"broker. Start it (`make kafka`), or correct address, kafka.security_protocol{also}."
         )
     return ConnectionError(f"kafka.bootstrap_servers is {servers}, which answers: {error}")
 
