@@ -67,6 +67,8 @@ class Host:
     def close(self):
         self._process.kill()
         self._process.wait()
+        self._process.stdin.close()
+        self._process.stdout.close()
         self._log.close()
 
 
