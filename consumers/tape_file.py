@@ -329,6 +329,7 @@ class TapeReader:
         self.place = TapePlace(segment=0, byte=0)  # of the next record
         self._tape: str | None = None
         self._file: BinaryIO | None = None
+        self._end = 0  # bytes of the segment when last looked at
 
     def read(
         self, wanted: Callable[[str, int, int], bool] | None = None
@@ -349,24 +350,24 @@ class TapeReader:
         while True:
             file = self._opened()
             if file is None:
+                self.close()
                 return None
-            path = _segment_path(self.folder, self.place.segment)
-            end = os.fstat(file.fileno()).st_size
+            place, path = self.place, self._path
             try:
-                if self.place.byte == end:
-                    raise _TornError(end, 0)
-                length, check = _head_at(path, file, self.place.byte, end)
-                start = self.place.byte + _HEAD.size
-                if wanted is not None and not self._is_wanted(path, file, start, length, wanted):
-                    self.place = replace(self.place, byte=start + length)
+                length, check = self._head(path, file)
+                end = self._end
+                start = place.byte + _HEAD.size
+                if wanted is not None and not self._is_wanted(file, length, wanted):
+                    self.place = TapePlace(segment=place.segment, byte=start + length)
                     continue
                 file.seek(start)
                 body = file.read(length)
                 if crc32c(body) != check:
-                    _torn_or_damaged(path, file, self.place.byte, start + length, end)
+                    _torn_or_damaged(path, file, place.byte, start + length, end)
                 message = _decoded(body)
             except _TornError as torn:
                 if not self._next_segment(path, torn):
+                    self.close()  # what is buffered behind the last record may yet change
                     return None
                 continue
             except (struct.error, ValueError) as error:
@@ -376,14 +377,24 @@ class TapeReader:
                     f"{path}: the record at byte {self.place.byte} contradicts itself ({error}); "
                     "it was not written by Beamsteer"
                 ) from error
-            self.place = replace(self.place, byte=start + length)
+            self.place = TapePlace(segment=place.segment, byte=start + length)
             return message, self.place
+
+    def _head(self, path: Path, file: BinaryIO) -> tuple[int, int]:
+        """Head of the next record; the size of the file is asked for only where it matters."""
+        try:
+            if self.place.byte < self._end:
+                return _head_at(path, file, self.place.byte, self._end)
+        except _TornError:
+            pass
+        self._end = os.fstat(file.fileno()).st_size
+        if self.place.byte == self._end:
+            raise _TornError(self._end, 0)
+        return _head_at(path, file, self.place.byte, self._end)
 
     def _is_wanted(
         self,
-        path: Path,
         file: BinaryIO,
-        start: int,
         length: int,
         wanted: Callable[[str, int, int], bool],
     ) -> bool:
@@ -394,9 +405,12 @@ class TapeReader:
 
     def _opened(self) -> BinaryIO | None:
         """File of the segment at hand, its header judged; None where that is not written yet."""
-        path = _segment_path(self.folder, self.place.segment)
+        if self._file is not None and self.place.byte:
+            return self._file
+        self._path = path = _segment_path(self.folder, self.place.segment)
         if self._file is None:
             self._file = path.open("rb")
+            self._end = 0
         if self.place.byte:
             return self._file
         opening = _read_opening(path, self._file, self.place.segment)

@@ -33,8 +33,9 @@ from consumers.wire import (
     RunEnds,
     WireError,
 )
-from consumers.zmq_sink import ZmqSink
-from consumers.zmq_source import ZmqSource
+from consumers.zmq_settings import ZmqSection
+from consumers.zmq_sink import ZmqSink, zmq_sink
+from consumers.zmq_source import ZmqSource, zmq_source
 from tests.consumers.zmq_proxy import ProxyAt, bluesky_proxy
 
 
@@ -411,3 +412,23 @@ def test_no_pickle_is_opened_by_default(tmp_path: Path) -> None:
             (message,) = take(source, 1)
     assert message.value == pickle.dumps(Bomb())
     assert not Bomb.exploded
+
+
+def test_a_section_of_an_experiment_makes_both_ends_with_its_keys(keys: Path) -> None:
+    ours = ZmqSection(
+        address="tcp://127.0.0.1:*",
+        pattern="pull",
+        bind=True,
+        secret_certificate=str(keys / "server.key_secret"),
+        clients=str(keys / "clients"),
+    )
+    with closing(zmq_source(ours, environment={})) as source:
+        theirs = ZmqSection(
+            address=source.address,
+            pattern="pull",
+            secret_certificate=str(keys / "client.key_secret"),
+            server_certificate=str(keys / "server.key"),
+        )
+        with closing(zmq_sink(theirs, environment={})) as sink:
+            sink.send("t", b"hello")
+            assert [m.value for m in take(source, 1)] == [b"hello"]
