@@ -128,12 +128,12 @@ class Answered:
 
 @pytest.fixture(scope="module")
 def answered(folded, tmp_path_factory) -> Answered:
-    """Followed from two chunks to three, then to five at once."""
+    """Followed from two chunks to five at once."""
     state, wire = State(tmp_path_factory.mktemp("state")), Wire()
     publisher = Publisher(wire, topics=TOPICS, service_id="model-server")
     service = service_of(state, publisher=publisher)
     looks = [service.step()]
-    for number in (2, 3, 5):
+    for number in (2, 5):
         state.commit(folded[:number])
         looks.append(service.step())
         publisher.pump()
@@ -155,10 +155,10 @@ def test_bases_are_few_and_never_far():
 
 
 def test_every_commit_is_answered_and_none_twice(answered: Answered):
-    assert answered.looks == (False, True, True, True, False)
+    assert answered.looks == (False, True, True, False)
     result = answered.state.result()
     assert [c["chunk"] for c in result["chunks"]] == ["1", "2", "3", "4", "5"]
-    assert result["state_generation"] == 3
+    assert result["state_generation"] == 2
     assert len(result["parameters"]) == 3
     assert result["advice"]
     # The first orientation came twice with the very same counts, which no honest source does.
@@ -192,7 +192,7 @@ def test_a_restarted_service_takes_up_the_answer_and_computes_nothing(answered: 
     assert answered.state.answer().stat().st_mtime_ns == told
     shown = store.get("ge")
     assert shown is not None
-    assert len(shown.history) == 5  # of 3 commits, and of 2 looks that they depend on
+    assert len(shown.history) == 4  # of 2 commits, and of 2 looks that they depend on
     # Its predecessor may have ended before it published.
     assert {topic for topic, _, _ in wire.sent} == {
         TOPICS.folded,
@@ -205,12 +205,12 @@ def test_what_is_published_carries_its_generation_and_the_sums_of_the_fold(
     answered: Answered, folded
 ):
     spectra = [decode_data_array(v) for topic, v, _ in answered.wire.sent if topic == TOPICS.folded]
-    assert [int(s.variables["state_generation"].values) for s in spectra] == [1, 2, 3]
+    assert [int(s.variables["state_generation"].values) for s in spectra] == [1, 2]
     total = sum(chunk.sums.signal for chunk in folded)
     np.testing.assert_array_equal(spectra[-1].variables["signal"].values, total)
     for topic in (TOPICS.estimates, TOPICS.advice):
         messages = [json.loads(v) for t, v, _ in answered.wire.sent if t == topic]
-        assert [m["state_generation"] for m in messages] == [1, 2, 3]
+        assert [m["state_generation"] for m in messages] == [1, 2]
         assert {m["run"] for m in messages} == {"ge"}
     assert {key for _, _, key in answered.wire.sent} == {b"ge"}
     estimates = [json.loads(v) for t, v, _ in answered.wire.sent if t == TOPICS.estimates]
@@ -220,9 +220,9 @@ def test_what_is_published_carries_its_generation_and_the_sums_of_the_fold(
 def test_the_service_says_what_it_did(answered: Answered):
     status = answered.service.status()
     assert status.chunks == {"ge": 5}
-    assert status.generation == {0: 3}
+    assert status.generation == {0: 2}
     assert status.error is None
-    assert status.counters[f"published.{TOPICS.estimates}"] == 3
+    assert status.counters[f"published.{TOPICS.estimates}"] == 2
     health = judge_health(status, status.last_loop_ns)
     assert judge_readiness(status, health).ok
 
@@ -237,8 +237,8 @@ def test_a_commit_that_changes_no_chunk_moves_the_marker_only(answered: Answered
     write_manifest(state.inside, replace(manifest, counters={"duplicates": 1}))
     before = state.answer("snapshot.npz").stat().st_mtime_ns
     assert not service.step()
-    assert state.result()["state_generation"] == 4
-    assert state.result() | {"state_generation": 3} == answered.state.result()
+    assert state.result()["state_generation"] == 3
+    assert state.result() | {"state_generation": 2} == answered.state.result()
     assert state.answer("snapshot.npz").stat().st_mtime_ns == before
 
 
@@ -428,4 +428,4 @@ def test_figures_of_a_service_are_those_of_its_status(answered: Answered):
         for sample in family.samples
     }
     assert samples["beamsteer_stream_chunks", "ge"] == 5
-    assert samples["beamsteer_state_generation", "0"] == 3
+    assert samples["beamsteer_state_generation", "0"] == 2
