@@ -101,11 +101,13 @@ def test_yaml_of_the_house_parses():
 
 def test_ci_requires_the_real_components():
     script = (ROOT / ".ci" / "run").read_text()
-    assert "browser,shared_data" in script
+    assert "browser,shared_data,kafka" in script
     assert os.access(ROOT / ".ci" / "run", os.X_OK)
     run("bash", "-n", ".ci/run")
 
 
-@pytest.mark.parametrize("target", ["setup", "demo", "test", "prove", "bench", "serve", "lint"])
+@pytest.mark.parametrize(
+    "target", ["setup", "demo", "test", "prove", "bench", "serve", "kafka", "lint"]
+)
 def test_make_knows_its_targets(target):
     run("make", "--dry-run", target)

@@ -465,3 +465,29 @@ def test_a_broker_that_stays_away_is_told_after_the_patience(own_kafka):
     with pytest.raises(ConnectionError, match="has not answered for kafka.patience_s = 8 s"):
         read(source, 1)
     source.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("size", "count"), [(5_000_000, 60), (3_000, 40_000)])
+def test_reading_is_fast_enough_for_5_million_events_a_second(kafka, kafka_topics, size, count):
+    """40 MB of messages take less than a second of processor time; wall time is printed too."""
+    (topic,) = kafka_topics("detector")
+    sink = KafkaSink(section_of(kafka, [topic]))
+    for _ in range(count):
+        sink.send(topic, bytes(size))
+    sink.close()
+    source = KafkaSource(section_of(kafka, [topic]), Owner())
+    while not source.partitions:
+        source.poll(0.0)
+    wall, processor = time.perf_counter(), time.process_time()
+    came = 0
+    while came < count:
+        came += len(source.poll(1.0))
+    wall, processor = time.perf_counter() - wall, time.process_time() - processor
+    source.close()
+    megabytes = size * count / 1e6
+    print(  # noqa: T201
+        f"\n{size} bytes: {megabytes / wall:.0f} MB/s and {count / wall:.0f} messages/s of wall "
+        f"time, {megabytes / processor:.0f} MB/s and {count / processor:.0f}/s of processor time"
+    )
+    assert megabytes / processor > 40
