@@ -205,8 +205,8 @@ def fold_events(
 def _as_int32(pixel: NDArray[np.integer], n_pixels: int) -> NDArray[np.int32]:
     """Pixels in a row of 32 bits; numbers that would wrap round become unknown ones."""
     if pixel.dtype != np.int32:
-        pixel = np.where((pixel >= 0) & (pixel < n_pixels), pixel, -1).astype(np.int32)
-    return np.ascontiguousarray(pixel)
+        pixel = np.where((pixel >= 0) & (pixel < n_pixels), pixel, -1)
+    return np.ascontiguousarray(pixel, dtype=np.int32)
 
 
 @njit(cache=True)

@@ -286,7 +286,7 @@ def find_crossings(view: PixelView, voxels: VoxelMap) -> Crossings:
         none,
         shift,
     )
-    return Crossings(groups=groups, first=first, path_bin=kept)
+    return Crossings(groups=groups, first=first, path_bin=kept.astype(kind, copy=False))
 
 
 @njit(cache=True, error_model="numpy")
