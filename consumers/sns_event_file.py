@@ -21,6 +21,14 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from consumers.event_reduction import (
+    ERROR_BIT,
+    KEEP,
+    NO_CHARGE,
+    PAUSED,
+    EventSlice,
+    reduce_events,
+)
 from consumers.hdf5_file import (
     UnreadableError,
     child_array,
@@ -33,10 +41,9 @@ from consumers.hdf5_file import (
 from simulations.idf import parse_idf, required_logs
 from simulations.instrument import Instrument, split_name
 from simulations.instruments import load_instrument
-from simulations.kinematics import METRE_PER_SECOND_PER_SQRT_MEV, flight_time_us
+from simulations.kinematics import flight_time_us
 
 EPOCH_1990_S = 631_152_000  # 1990-01-01 in seconds since the Unix epoch
-ERROR_BIT = 1 << 31  # set in the identifiers of events that the electronics doubts
 EI_LOGS = ("Ei", "EnergyRequest", "BL14B:CS:Energy:Ei", "BL14B:CS:Energy:EiReq")
 TEMPERATURE_LOGS = ("sampletemp", "SampleTemp", "temperature", "BL18:SE:SampleTemp")
 EMISSION_LOG = "emission_time"  # ours: T0 in microseconds
@@ -72,16 +79,6 @@ class EventRun:
     temperature_K: float | None
     total_events: int  # in all banks
     problems: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class EventSlice:
-    """Some events of a run as (pixel, energy transfer), and what was dropped on the way."""
-
-    pixel: NDArray[np.int32]  # (events,)
-    energy_transfer_meV: NDArray[np.float64]  # (events,)
-    read: int
-    filtered: Mapping[str, int]  # reason -> events; read = len(pixel) + sum
 
 
 def default_t0_us(instrument_name: str, ei_meV: float) -> float | None:
@@ -218,7 +215,17 @@ def iterate_events(run: EventRun, *, block: int = 1_000_000) -> Iterator[EventSl
                     yield _join(held)
                     held = []
                 ids, tof = bank.load(start, stop)
-                held.append(_reduce(run, ids, tof, states.of_events(start, stop)))
+                part = reduce_events(
+                    ids,
+                    tof,
+                    first=start,
+                    pulse_index=states.index,
+                    pulse_state=states.state,
+                    instrument=run.instrument,
+                    ei_meV=run.ei_meV,
+                    t0_us=run.t0_us,
+                )
+                held.append(part)
         if held:
             yield _join(held)
 
@@ -383,42 +390,6 @@ def _join(parts: list[EventSlice]) -> EventSlice:
         pixel=np.concatenate([part.pixel for part in parts]),
         energy_transfer_meV=np.concatenate([part.energy_transfer_meV for part in parts]),
         read=sum(part.read for part in parts),
-        filtered=filtered,
-    )
-
-
-def _reduce(run: EventRun, ids: NDArray, tof: NDArray, pulse_state: NDArray[np.int8]) -> EventSlice:
-    """Judge events one reason at a time, the first that applies, and turn the rest to energy."""
-    ids = ids.astype(np.int64)
-    pixel = run.instrument.pixel_of_id(ids)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        after_sample = (
-            tof.astype(np.float64)
-            - run.t0_us
-            - flight_time_us(run.instrument.source_to_sample_m, run.ei_meV)
-        )
-        speed = run.instrument.distance_m[np.maximum(pixel, 0)] / (after_sample * 1e-6)
-        energy = run.ei_meV - (speed / METRE_PER_SECOND_PER_SQRT_MEV) ** 2
-    reasons = {
-        "error bit": (ids & ERROR_BIT) != 0,
-        "unknown identifier": pixel < 0,
-        "no pulse": pulse_state == _NO_PULSE,
-        "pulse without charge": pulse_state == _NO_CHARGE,
-        "pause": pulse_state == _PAUSED,
-        "time not finite": ~np.isfinite(tof),
-        "too early": ~(after_sample > 0) | ~np.isfinite(energy),
-    }
-    good = np.ones(len(ids), np.bool_)
-    filtered = {}
-    for reason, bad in reasons.items():
-        n = int((bad & good).sum())
-        if n:
-            filtered[reason] = n
-        good &= ~bad
-    return EventSlice(
-        pixel=pixel[good],
-        energy_transfer_meV=energy[good],
-        read=len(ids),
         filtered=filtered,
     )
 
@@ -607,9 +578,6 @@ class _Bank:
         return np.asarray(ids), np.asarray(tof)
 
 
-_KEEP, _NO_PULSE, _NO_CHARGE, _PAUSED = 0, 1, 2, 3
-
-
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class _Pulses:
     time_ns: NDArray[np.int64]  # (pulses,) since the Unix epoch, of the charge log
@@ -624,10 +592,6 @@ class _Pulses:
 class _PulseStates:
     index: NDArray[np.int64]  # (pulses,) first event of every pulse, never falling
     state: NDArray[np.int8] = field(repr=False)  # (pulses,)
-
-    def of_events(self, start: int, stop: int) -> NDArray[np.int8]:
-        pulse = np.searchsorted(self.index, np.arange(start, stop), side="right") - 1
-        return np.where(pulse < 0, _NO_PULSE, self.state[np.maximum(pulse, 0)]).astype(np.int8)
 
 
 def _entry(path: Path, file: h5py.File) -> h5py.Group:
@@ -725,9 +689,9 @@ def _pulse_states(path: Path, bank: _Bank, pulses: _Pulses) -> _PulseStates:
         nearer = np.abs(pulses.time_ns[right] - time_ns) < np.abs(pulses.time_ns[left] - time_ns)
         nearest = np.where(nearer, right, left)
         state = pulses.state[nearest].copy()
-        state[np.abs(pulses.time_ns[nearest] - time_ns) > 1_000_000] = _NO_CHARGE
+        state[np.abs(pulses.time_ns[nearest] - time_ns) > 1_000_000] = NO_CHARGE
     else:
-        state = np.where(_paused(pulses.pauses, time_ns), _PAUSED, _KEEP).astype(np.int8)
+        state = np.where(_paused(pulses.pauses, time_ns), PAUSED, KEEP).astype(np.int8)
     return _PulseStates(index=index, state=state)
 
 
@@ -767,16 +731,16 @@ def _pulses(path: Path, entry: h5py.Group) -> _Pulses:
     time_ns = _epoch_ns(time) + np.round(seconds_of_pulse * 1e9).astype(np.int64)
     order = np.argsort(time_ns, kind="stable")
     time_ns, value = time_ns[order], np.asarray(value, dtype=np.float64).ravel()[order]
-    state = np.full(len(value), _KEEP, np.int8)
-    state[~(value > 0)] = _NO_CHARGE
+    state = np.full(len(value), KEEP, np.int8)
+    state[~(value > 0)] = NO_CHARGE
     paused = _paused(pauses, time_ns)
-    state[paused] = _PAUSED
+    state[paused] = PAUSED
     span = float(time_ns[-1] - time_ns[0]) * 1e-9 if len(time_ns) else 0.0
     if not seconds > 0:
         seconds = span
     if len(paused):
         seconds *= 1.0 - float(paused.mean())
-    charge = float(value[state == _KEEP].sum()) * _charge_unit(path, log.get("value"))
+    charge = float(value[state == KEEP].sum()) * _charge_unit(path, log.get("value"))
     if not charge > 0:
         raise UnreadableError(f"{path}: no pulse carries charge; expected beam. Leave the file out")
     return _Pulses(
