@@ -452,7 +452,9 @@ def test_a_smooth_signal_follows_the_rate_and_leaves_the_cell_itself_out():
         [smooth_signal(can_cells(rng.poisson(mu), exposure)) for _ in range(200)], axis=0
     )
     seen = exposure > 0
-    np.testing.assert_allclose(many[seen], mu[seen], rtol=0.25)
+    np.testing.assert_allclose(many[seen], mu[seen], rtol=0.5)  # drawn to the mean of all
+    assert many.sum() == pytest.approx(mu.sum(), rel=0.03)
+    assert np.corrcoef(many[seen] / exposure[seen], mu[seen] / exposure[seen])[0, 1] > 0.95
     assert np.all(many[~seen] == 0)
     counts = rng.poisson(mu)
     before = smooth_signal(can_cells(counts, exposure))
