@@ -71,6 +71,7 @@ from consumers.wire import (
 NAMES = ("start", "descriptor", "event", "event_page", "stop")
 MAX_PAGE_ENTRIES = 50_000  # rows times keys
 MAX_LOG_VALUES = 4096  # a longer list is a picture or a spectrum, not a log
+MAX_LISTS = 200_000  # rows of a list of lists; more take seconds and belong into an array
 
 _EVENT_KEYS = ("_pixel_id", "_time_of_flight_ns", "_reference_time_ns", "_reference_index")
 _REDUCED_KEYS = ("_energy_edges_meV", "_intensity", "_error")
@@ -222,7 +223,9 @@ def _numbers(value: object) -> NDArray[Any] | None:
         shape: tuple[int, ...] = ()
     elif isinstance(value, list):
         shape = (len(value),)
-        if value and all(isinstance(row, (list, np.ndarray)) for row in value):
+        if value and isinstance(value[0], (list, np.ndarray)):
+            if len(value) > MAX_LISTS:
+                return None
             rows = [_numbers(row) for row in value]
             first = rows[0]
             if first is None or any(
@@ -358,6 +361,8 @@ def _values(
             owner = key.removesuffix("_time_ns")
             if owner in data or f"{owner}_energy_edges_meV" in data:
                 continue
+        if isinstance(data[key], list) and len(data[key]) > MAX_LOG_VALUES:
+            continue
         numbers = _numbers(data[key])
         if numbers is None or numbers.ndim > 1 or not 0 < numbers.size <= MAX_LOG_VALUES:
             continue

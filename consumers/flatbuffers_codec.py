@@ -64,6 +64,8 @@ from consumers.wire import (
 MAX_NAME_BYTES = 1024
 MAX_STRUCTURE_BYTES = 16 * 2**20  # NeXus template with the IDF inside
 MAX_JSON_BYTES = 2**20
+MAX_JSON_BRANCHES = 200_000  # opening brackets; a message of brackets alone takes seconds to read
+MAX_JSON_ENTRIES = 2_000_000  # commas
 MAX_LOG_VALUES = 1_000_000
 MAX_VARIABLES = 64
 MAX_AXES = 8
@@ -278,10 +280,17 @@ def json_object(text: str, label: str) -> Mapping[str, Any]:
     Raises
     ------
     WireError
-        If it is no JSON, no object, nested deeper than 200 levels, or gives a key twice.
+        If it is no JSON, no object, nested deeper than 200 levels, has too many entries, or gives a
+        key twice.
     """
     if not text.strip():
         return {}
+    branches, entries = text.count("{") + text.count("["), text.count(",")
+    if branches > MAX_JSON_BRANCHES or entries > MAX_JSON_ENTRIES:
+        raise WireError(
+            f"{label} has {branches} brackets and {entries} commas; expected at most "
+            f"{MAX_JSON_BRANCHES} and {MAX_JSON_ENTRIES}"
+        )
     try:
         # Bounds depth and digits whatever the recursion limit is; only then json, which alone
         # shows keys that are given twice.

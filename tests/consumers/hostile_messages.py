@@ -511,6 +511,11 @@ HOSTILE: tuple[HostileMessage, ...] = (
         "is no JSON",
         lambda: pl72(nexus_structure='{"a": ' + "9" * 10**6 + "}"),
     ),
+    _bytes(
+        "pl72 many brackets",
+        "has 200002 brackets and 200000 commas",
+        lambda: pl72(nexus_structure='{"a": [' + "[]," * 200_000 + "1]}"),
+    ),
     _bytes("pl72 metadata text", "metadata is a JSON str", lambda: pl72(metadata='"title"')),
     _bytes(
         "pl72 metadata huge",
@@ -883,6 +888,12 @@ HOSTILE: tuple[HostileMessage, ...] = (
         "bank1_intensity is list; expected an array",
         "event",
         lambda: event(histogram(bank1_intensity=[[1.0, 2.0, 3.0], [1.0]])),
+    ),
+    _document(
+        "intensity in too many lists",
+        "bank1_intensity is list; expected an array",
+        "event",
+        lambda: event(histogram(bank1_intensity=[[1.0]] * 200_001)),
     ),
     _document(
         "edges of other bins",
