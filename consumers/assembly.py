@@ -138,6 +138,7 @@ class _Held:
     raw: RawMessage
     times: NDArray[np.int64]  # (pulses,)
     left: NDArray[np.bool_]  # (pulses,) in no chunk yet
+    since_ns: int  # by the clock here
     used: bool = False  # some of it is in a chunk
     first_ns: int = 0
 
@@ -166,7 +167,7 @@ class _Run:
     dwells: list[_Dwell] = field(default_factory=list)  # by start
     held: list[_Held] = field(default_factory=list)
     identities: dict[Identity, _Held] = field(default_factory=dict)
-    samples: dict[str, list[tuple[int, float, Place]]] = field(default_factory=dict)
+    samples: dict[str, list[tuple[int, float, Place, int]]] = field(default_factory=dict)
     carried: dict[str, tuple[int, tuple[float, ...]]] = field(default_factory=dict)
     newest_ns: int = 0  # of the stream
     heard_ns: int = 0  # by the clock here
@@ -186,7 +187,8 @@ class Assembler:
     settle_ns : int
         A dwell closes when the stream, or the clock here, is this far beyond its stop.
     lateness_ns : int
-        Data of no dwell are dropped, and counted, when the stream is this far beyond them.
+        Data of no dwell are dropped, and counted, when the stream is this far beyond them and so
+        much time has passed here since they came.
     timeout_ns : int
         A dwell without a stop closes after this much silence.
     """
@@ -213,7 +215,7 @@ class Assembler:
         self._newest: dict[str, int] = {}  # topic -> largest offset
         self._restored: dict[str, Position] = {}
         self._settled: dict[str, set[int]] = {}  # topic -> settled offsets
-        self._finishing = False
+        self._finishing, self._now_ns = False, 0
 
     # -- state ----------------------------------------------------------------------------------
 
@@ -482,7 +484,7 @@ class Assembler:
         if touched is None:
             self._settle(raw, "duplicates")
             return
-        series.insert(i, (t, value, place))
+        series.insert(i, (t, value, place, now_ns))
         for dwell in touched:
             dwell.changed_ns = now_ns
 
@@ -543,7 +545,13 @@ class Assembler:
             return
         if value.job is None:
             self._advance(run, raw, int(times.max()), now_ns)
-        held = _Held(value=value, raw=raw, times=times, left=np.ones(len(times), np.bool_))
+        held = _Held(
+            value=value,
+            raw=raw,
+            times=times,
+            left=np.ones(len(times), np.bool_),
+            since_ns=now_ns,
+        )
         for dwell in self._near(run, held):
             if dwell.record is None:
                 continue
@@ -601,7 +609,7 @@ class Assembler:
             The stream has ended: close what is open and settle what is left.
         """
         chunks: list[AssembledChunk] = []
-        self._finishing = finish
+        self._finishing, self._now_ns = finish, now_ns
         for run in self._runs.values():
             for dwell in run.dwells:
                 if dwell.record is None:
@@ -745,7 +753,7 @@ class Assembler:
         samples = run.samples.get(source, [])
         times = [s[0] for s in samples]
         i, j = bisect_right(times, start_ns - 1), bisect_right(times, end_ns - 1)
-        inside = [(t, v) for t, v, _ in samples[i:j]]
+        inside = [s[:2] for s in samples[i:j]]
         soon = bool(inside) and inside[0][0] - start_ns <= STALE_NS
         if carry and not soon:
             if i:
@@ -774,6 +782,7 @@ class Assembler:
                     raw=RawMessage(topic="", partition=0, offset=-1, value=b""),
                     times=events.reference_time_ns,
                     left=events.reference_time_ns >= dwell.start_ns,
+                    since_ns=self._now_ns,
                     used=True,
                 )
                 run.held.append(held)
@@ -847,7 +856,7 @@ class Assembler:
         run.suspects = waiting
         limit = run.newest_ns - self.lateness_ns
         for held in run.held:
-            if not finish and held.first_ns >= limit:
+            if not finish and (held.first_ns >= limit or held.since_ns > now_ns - self.lateness_ns):
                 continue
             old = held.left & (finish | (held.times < limit))
             for dwell in run.dwells:
@@ -893,13 +902,16 @@ class Assembler:
             limit = max([limit, *(s[-1][0] + 1 for s in run.samples.values() if s)])
         for source, samples in run.samples.items():
             n = bisect_right(samples, limit - 1, key=lambda s: s[0])
+            if not self._finishing:  # a topic that is read later may still bring their dwell
+                old = self._now_ns - self.lateness_ns
+                n = next((i for i, s in enumerate(samples[:n]) if s[3] > old), n)
             if not n:
                 continue
-            t, value, _ = samples[n - 1]
+            t, value = samples[n - 1][:2]
             if source not in run.carried or run.carried[source][0] <= t:
                 run.carried[source] = (t, (value,))
-            for _, _, place in samples[:n]:
-                self._settle_place(place, "logs")
+            for sample in samples[:n]:
+                self._settle_place(sample[2], "logs")
             del samples[:n]
 
     def _drop_strays(self, now_ns: int, finish: bool) -> None:

@@ -24,6 +24,7 @@ from kafka.structs import OffsetAndMetadata, TopicPartition
 
 from consumers.kafka_connection import describe_topics, explain, open_client
 from consumers.kafka_settings import KafkaSection, consumer_arguments
+from consumers.time_merge import TimeMerge
 from consumers.wire import PartitionOwner, RawMessage
 
 log = structlog.get_logger()
@@ -118,6 +119,8 @@ class KafkaSource:
         self._listener = _Listener(self._consumer)
         self._consumer.subscribe(self._topics, listener=self._listener)
         self._paused: set[int] = set()
+        self._merge = TimeMerge()
+        self._ahead: set[tuple[str, int]] = set()  # not read until the other topics follow
         self._ends: dict[TopicPartition, int] = {}
         self._positions: dict[TopicPartition, int] = {}
         self._heard = self._probed = self._moved = clock()
@@ -130,9 +133,11 @@ class KafkaSource:
         return tuple(sorted(self._listener.taken))
 
     def poll(self, timeout_s: float) -> Sequence[RawMessage]:
-        """Messages that came, in the order of their partition; none after the time-out.
+        """Messages that came; none after the time-out.
 
-        At most about ``buffer_bytes`` wait in the process, those that are returned included.
+        Those of a partition come in the order of their time stamps, whatever their topic, as far as
+        the broker holds them already. At most about ``buffer_bytes`` wait in the process, those
+        that are returned included.
 
         Raises
         ------
@@ -159,10 +164,28 @@ class KafkaSource:
             # A poll that waits long inside the library sees neither assignment nor broker.
             batches = self._poll_library(min(left, 0.5))
             self._follow_the_group()
-            messages = self._messages(batches)
-            self._watch(came=bool(messages))
+            read = self._messages(batches)
+            self._watch(came=bool(read))
+            self._merge.put(read)
+            behind = {(place.topic, place.partition) for place, n in self._lags().items() if n}
+            messages = self._merge.take(behind)
+            self._hold_back()
             if messages or self._clock() >= deadline:
                 return messages
+
+    def _hold_back(self) -> None:
+        """Read no more of topics that are far ahead of the others, until those have followed."""
+        ahead = self._merge.ahead(self._section.buffer_bytes // 4)
+        for place in self._consumer.assignment():
+            key = (place.topic, place.partition)
+            if place not in self._positions or (key in ahead) == (key in self._ahead):
+                continue
+            if key in ahead:
+                self._consumer.pause(place)
+            elif place.partition not in self._paused:
+                self._consumer.resume(place)
+                self._moved = self._clock()
+        self._ahead = ahead
 
     def _poll_library(self, timeout_s: float) -> Mapping[TopicPartition, Sequence]:
         try:
@@ -181,6 +204,7 @@ class KafkaSource:
     def _release_all(self) -> None:
         for partition in sorted(self._listener.taken):
             self._listener.taken.discard(partition)
+            self._merge.drop(partition)
             self._owner.release(partition)
             log.info("partition_released", partition=partition, group=self._section.group)
         self._positions.clear()
@@ -191,6 +215,7 @@ class KafkaSource:
         listener = self._listener
         for partition in sorted(listener.lost):
             listener.taken.discard(partition)
+            self._merge.drop(partition)
             self._owner.forget(partition)
             log.warning("partition_lost", partition=partition, group=self._section.group)
         listener.lost = set()
@@ -364,7 +389,10 @@ class KafkaSource:
 
         What was asked for last, at most a few seconds ago: for metrics, from any thread.
         """
-        return {(place.topic, place.partition): lag for place, lag in self._lags().items()}
+        return {
+            (place.topic, place.partition): lag + self._merge.waiting(place.topic, place.partition)
+            for place, lag in self._lags().items()
+        }
 
     def pause(self, partition: int) -> None:
         """Read nothing more of a partition whose messages cannot be worked on; harmless twice."""

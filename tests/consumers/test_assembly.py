@@ -246,6 +246,15 @@ def test_order_duplicates_and_crashes_change_nothing(seed):
     assert total == len(messages)  # every message settled, and counted once
 
 
+@pytest.mark.parametrize("order", [("events", "log", "bounds"), ("log", "bounds", "events")])
+def test_topics_that_are_read_one_after_the_other_change_nothing(order):
+    """After a pause a broker hands over hours of one topic before the next."""
+    messages = scan(8)
+    skewed = [m for topic in order for m in messages if m[0] == topic]
+    disk, _ = play(skewed, lateness_ns=30 * SECOND)
+    assert facts(disk) == facts(play(messages)[0])
+
+
 def test_a_late_message_reopens_its_chunk_and_a_duplicate_does_not():
     messages = scan()
     late = next(m for m in messages if isinstance(m[1], Events))

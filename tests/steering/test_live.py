@@ -134,22 +134,38 @@ def kill_many(host, broker, scan, state, *, kills, seed, partitions=1):
     topics = topics_of(broker, partitions)
     control = {"bootstrap": broker.bootstrap, "prefix": topics.prefix, "group": topics.prefix}
     messages = disturb(scan, seed=seed)
-    struck = {"writing": 0, "random": 0, "open": 0}
+    struck = {"writing": 0, "random": 0, "beginning": 0}
     with sending(broker.bootstrap, topics.prefix) as send:
         for n, piece in enumerate(portions(messages, kills)):
             pid = host.start(state, idle_s=None, **control)
             send(piece)
-            if n % 3 == 0:
-                where = "writing" if _half_written(state, seconds=4.0) else "open"
+            if n % 10 == 9:  # joining the group, finding its state
+                time.sleep(rng.uniform(0.0, 2.0))
+                where = "beginning"
             else:
-                time.sleep(rng.uniform(0.0, 3.0))
-                where = "random"
+                assert _owned(state, seconds=60.0)
+                if n % 3 == 0 and _half_written(state, seconds=3.0):
+                    where = "writing"
+                else:
+                    time.sleep(rng.uniform(0.0, 2.0))
+                    where = "random"
             struck[where] += 1
             host.kill(pid)
         last = host.start(state, idle_s=4.0, **control)
         assert host.wait(last) == 0
     topics.remove()
     return struck
+
+
+def _owned(state, seconds):
+    """Wait until a worker has a partition's lock."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        inodes = {f":{p.stat().st_ino} " for p in state.glob("partition-*/lock")}
+        if any(i in line for line in Path("/proc/locks").read_text().splitlines() for i in inodes):
+            return True
+        time.sleep(0.02)
+    return False
 
 
 def _half_written(state, seconds):
