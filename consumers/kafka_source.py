@@ -126,6 +126,12 @@ class KafkaSource:
         self._heard = self._probed = self._moved = clock()
         self._failure: Exception | None = None
         self._closed = False
+        self.joined = False  # the group has said which partitions are ours, if any
+
+    @property
+    def connected(self) -> bool:
+        """Whether the broker has answered lately."""
+        return self._clock() - self._heard < 2 * (PROBE_S + PROBE_PATIENCE_S)
 
     @property
     def partitions(self) -> tuple[int, ...]:
@@ -222,6 +228,7 @@ class KafkaSource:
         assigned, listener.assigned = listener.assigned, None
         if assigned is not None:
             self._take(assigned)
+            self.joined = True
 
     def _take(self, assigned: set[TopicPartition]) -> None:
         partitions = sorted({place.partition for place in assigned})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -58,19 +58,29 @@ class Live:
         registry: Any,
         store: RunStore,
         model: ModelService | None,
+        publisher: Publisher | None = None,
     ) -> None:
         self.source, self.worker = source, worker
         self.store, self.model = store, model
-        self._registry = registry
+        self._registry, self._publisher = registry, publisher
 
     def consume(self, stop: Callable[[], bool], *, until_idle_s: float | None = None) -> None:
         """Fold until told to stop, or until the stream is silent for long."""
         consume(self.source, self.worker, stop=stop, until_idle_s=until_idle_s)
 
     def worker_status(self) -> WorkerStatus:
-        """One moment of the fold worker."""
+        """One moment of the fold worker, and of the estimates made in the same process."""
         lag = getattr(self.source, "lag", dict)
-        return self.worker.status(connected=True, lag=lag())
+        connected = getattr(self.source, "connected", True)
+        status = self.worker.status(connected=connected, lag=lag())
+        counters = dict(status.counters)
+        if self._publisher is not None:
+            counters |= self._publisher.counters
+        error = status.error
+        if self.model is not None and error is None:
+            error = self.model.status().error
+        joined = getattr(self.source, "joined", True)
+        return replace(status, counters=counters, error=error, joined=joined)
 
     def operations(self, *, token: str | None = None) -> Any:
         """App with ``/health``, ``/ready``, ``/status`` and ``/metrics``."""
@@ -130,8 +140,7 @@ def open_live(
                 service_id="beamsteer-consume",
                 heartbeat=lambda: status[0](),
             )
-            stack.callback(sink.close)
-            stack.callback(publisher.close)
+            stack.callback(_close_outputs, sink, publisher)
         else:
             sink, topic = TapeSink(state / DEAD_LETTERS), DEAD_LETTERS
             stack.callback(sink.close)
@@ -168,7 +177,14 @@ def open_live(
                 timings=timings,
                 publish_folded=False,
             )
-        live = Live(source=source, worker=worker, registry=registry, store=store, model=model)
+        live = Live(
+            source=source,
+            worker=worker,
+            registry=registry,
+            store=store,
+            model=model,
+            publisher=publisher,
+        )
         status.append(live.worker_status)
         if publisher is not None:
             publisher.start()
@@ -232,6 +248,12 @@ def _remember(experiment: Experiment, experiment_dir: Path, state: Path) -> None
     temporary.replace(path)
 
 
+def _close_outputs(sink: Sink, publisher: Publisher) -> None:
+    """A broker that is gone must not hold the process up."""
+    if publisher.close():
+        sink.close()
+
+
 def _kafka_sink(section: KafkaSection, environment: Mapping[str, str]) -> Sink:
     from consumers.kafka_sink import KafkaSink
 
@@ -252,38 +274,12 @@ def _source(
         return KafkaSource(kafka, owner, environment=environment)
     if zmq is not None:
         from consumers.tape_source import Taped
+        from consumers.zmq_source import zmq_source
 
         # what ZMQ delivers once is on the tape first, so that a restart can read it again
-        return Taped(_zmq_source(zmq, environment), state / "tape", owner)
+        return Taped(zmq_source(zmq, environment=environment), state / "tape", owner)
     from consumers.tape_source import TapeSource
 
     if tape is None:
         raise ValueError("no source is given; expected Kafka, ZMQ or a tape")
     return TapeSource(tape, owner)
-
-
-def _zmq_source(section: ZmqSection, environment: Mapping[str, str]) -> RawSource:
-    from consumers.curve_keys_file import (
-        curve_client,
-        curve_client_of_environment,
-        curve_server,
-        curve_server_of_environment,
-    )
-    from consumers.zmq_source import ZmqSource
-
-    if section.secret_certificate is None:
-        of = curve_server_of_environment if section.bind else curve_client_of_environment
-        curve = of(environment)
-    elif section.bind:
-        curve = curve_server(section.secret_certificate, section.clients)
-    else:
-        curve = curve_client(section.secret_certificate, str(section.server_certificate))
-    return ZmqSource(
-        section.address,
-        pattern=section.pattern,
-        bind=section.bind,
-        prefix=section.prefix.encode(),
-        allow_pickle=section.allow_pickle,
-        allow_unencrypted=section.allow_unencrypted,
-        curve=curve,
-    )

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import os
-import signal
 import threading
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from steering.cli import _terminal as terminal
+from steering.cli._interruption import asked_to_stop
 
 
 def register(app: typer.Typer) -> None:
@@ -102,7 +101,7 @@ def consume(
         live = stack.enter_context(
             open_live(described, experiment_dir=experiment.parent, state=output, options=options)
         )
-        stop = stack.enter_context(_asked_to_stop())
+        stop = stack.enter_context(asked_to_stop())
         health = stack.enter_context(
             serving(live.operations(token=token), host=host, port=health_port)
         )
@@ -130,19 +129,6 @@ def consume(
             live.model.step()
         status = live.worker_status()
     _tell(status, json=json)
-
-
-@contextmanager
-def _asked_to_stop() -> Iterator[threading.Event]:
-    """An event that SIGINT and SIGTERM set: the loop ends between two messages."""
-    event = threading.Event()
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    previous = {n: signal.signal(n, lambda *_: event.set()) for n in numbers}
-    try:
-        yield event
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
 
 
 def _tell(status: Any, *, json: bool) -> None:
