@@ -36,7 +36,7 @@ FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 ComplexArray = NDArray[np.complex128]
 
-IMAGES_FROM_ATOMS = 7
+IMAGES_FROM_ATOMS = 6
 """Cells of at least so many atoms are cheaper, in time and memory, as images than as tensors."""
 
 

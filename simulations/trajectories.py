@@ -36,6 +36,10 @@ FloatArray = NDArray[np.float64]
 ComplexArray = NDArray[np.complex128]
 
 STEP_SIGMAS = 0.3  # steps in true energy, widths of the resolution
+WARM_STEP = (
+    0.5  # of those steps below ``WARM_SHARE`` of kT, where acoustic modes outshine all else,
+)
+WARM_SHARE = 0.3  # growing to whole steps at twice that: the width that finds a branch grows slowly
 FOUND_STEPS = 0.65  # width in which a branch is found, steps
 LINE_SIGMA_MEV = 0.05  # own width of a phonon line
 REACH_SIGMAS = 3.7
@@ -313,9 +317,12 @@ class TrajectoryPhonons:
         """Edges of the steps in true energy: a share of the resolution's width each."""
         edges = [LOWEST_ENERGY_MEV]
         top = 0.995 * self.ei_meV
+        warm = WARM_SHARE * BOLTZMANN_MEV_PER_K * self.temperature_K
         while edges[-1] < top:
             sigma = float(self.resolution.sigma_meV(np.array([edges[-1]]), self.ei_meV)[0])
-            edges.append(edges[-1] + max(STEP_SIGMAS * sigma, 2e-3 * self.ei_meV))
+            step = max(STEP_SIGMAS * sigma, 2e-3 * self.ei_meV)
+            cold = float(np.clip(edges[-1] / max(warm, 1e-9) - 1, 0, 1))
+            edges.append(edges[-1] + step * (WARM_STEP + (1 - WARM_STEP) * cold))
         return np.minimum(np.array(edges), 0.998 * self.ei_meV)
 
     def rates(

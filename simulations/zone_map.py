@@ -23,6 +23,8 @@ FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
 FINE_RADIUS_RLU = 0.1
+WARM_FINE_RADIUS_RLU = 0.2  # where thermal acoustic modes carry most of the counts
+WARM_FROM_K = 100.0
 FINE_FACTOR = 3
 
 
@@ -54,7 +56,7 @@ class ZoneMap:
         return len(self.fractional)
 
 
-def build_zone_map(crystal: Crystal, *, step_rlu: float) -> ZoneMap:
+def build_zone_map(crystal: Crystal, *, step_rlu: float, temperature_K: float = 0.0) -> ZoneMap:
     """Reduce a grid of the zone by the Laue group.
 
     Parameters
@@ -63,6 +65,9 @@ def build_zone_map(crystal: Crystal, *, step_rlu: float) -> ZoneMap:
     step_rlu : float
         Largest distance of grid points along the primitive reciprocal vectors; one r.l.u. counts as
         the geometric mean of the conventional reciprocal lengths.
+    temperature_K : float
+        Warm crystals get the finer grid farther out, to where acoustic modes leave the elastic
+        line.
 
     Returns
     -------
@@ -77,7 +82,7 @@ def build_zone_map(crystal: Crystal, *, step_rlu: float) -> ZoneMap:
     ).astype(np.int64)
     n = grid_divisions(crystal, fractional, step_rlu * unit)
     fine = FINE_FACTOR * n
-    radius = FINE_RADIUS_RLU * unit
+    radius = unit * (FINE_RADIUS_RLU if temperature_K < WARM_FROM_K else WARM_FINE_RADIUS_RLU)
     # A coarse point near Gamma must find a fine neighbour: the sphere is wider by one step.
     reach = np.linalg.norm(np.linalg.inv(reciprocal / fine[:, None]), axis=0)
     m = np.ceil(reach * (radius + np.linalg.norm(reciprocal / n[:, None], axis=1).max())).astype(

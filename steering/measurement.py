@@ -93,7 +93,11 @@ class Measurement:
         return TrajectoryPhonons(
             model=self.model,
             crystal=self.crystal,
-            zone=build_zone_map(self.crystal, step_rlu=ZONE_STEP * self.experiment.path.voxel_rlu),
+            zone=build_zone_map(
+                self.crystal,
+                step_rlu=ZONE_STEP * self.experiment.path.voxel_rlu,
+                temperature_K=self.experiment.sample.temperature_K,
+            ),
             energy=self.energy,
             n_path_bins=self.path.n_bins,
             ei_meV=self.ei_meV,

@@ -55,3 +55,12 @@ def test_representatives_are_few_and_the_fine_grid_covers_its_sphere(name):
     q = (grid / zone.fine_divisions) @ crystal.reciprocal
     inside = np.linalg.norm(q, axis=-1) <= zone.fine_radius
     assert np.all(zone.fine_index[inside] >= coarse)
+
+
+def test_warm_crystals_get_the_finer_grid_farther_out():
+    crystal = CRYSTALS["germanium"]()
+    cold = build_zone_map(crystal, step_rlu=0.1, temperature_K=5.0)
+    warm = build_zone_map(crystal, step_rlu=0.1, temperature_K=300.0)
+    assert warm.fine_radius == pytest.approx(2 * cold.fine_radius)
+    assert np.array_equal(warm.divisions, cold.divisions)
+    assert warm.n_points > cold.n_points

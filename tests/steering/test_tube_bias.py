@@ -15,7 +15,7 @@ from model_server.refinement import NUISANCE_SIGMA
 from simulations.exposure import Exposure
 from simulations.folded_model import FoldedPhonons
 from simulations.voxel_map import MergedVoxels
-from simulations.zone_map import build_zone_map
+from simulations.zone_map import WARM_FROM_K, build_zone_map
 from steering.experiment_file import load_experiment
 from steering.measurement import ZONE_STEP, Measurement, build_measurement
 from tests.conftest import ROOT
@@ -115,6 +115,7 @@ def study(case: Case, shared, say: Callable[[str], None]) -> dict[str, dict[str,
         zone=build_zone_map(
             measurement.crystal,
             step_rlu=FINER * ZONE_STEP * measurement.experiment.path.voxel_rlu,
+            temperature_K=WARM_FROM_K,
         ),
         energy=measurement.energy,
         n_path_bins=measurement.path.n_bins,
