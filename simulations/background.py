@@ -39,7 +39,7 @@ BRAGG_REACH = 6.0
 FAINT = 1e-6  # share of the largest possible |F|^2 below which a reflection counts as absent
 SMOOTH_PATH_BINS = 4
 SMOOTH_ENERGY_BINS = 1
-SMOOTH_COUNTS = 4.0  # weight of the mean over all cells, counts
+SMOOTH_COUNTS = 4.0  # weight of the mean over the path, counts
 MOMENTUM_STEP = 0.05  # 1/angstrom, of a predicted can spectrum
 
 
@@ -330,7 +330,7 @@ def smooth_signal(sums: CellSums) -> FloatArray:
 
     A cell's own counts would pull its own weight: they are not used. Neighbours are
     ``SMOOTH_PATH_BINS`` and ``SMOOTH_ENERGY_BINS`` to either side; where they hold few counts the
-    mean over all cells speaks.
+    mean over the path at that energy speaks.
 
     Returns
     -------
@@ -350,9 +350,17 @@ def smooth_signal(sums: CellSums) -> FloatArray:
         - a
         for a in (signal, exposure)
     ]
-    counts, seen = max(float(sums.counts.sum()), 1.0), max(float(exposure.sum()), 1e-300)
-    mean = (float(signal.sum()) if sums.gaussian else counts) / seen
-    held = SMOOTH_COUNTS * seen / counts  # exposure in which so many counts are expected
+    # At each energy: an elastic line would rule the mean over all cells, which is worth one count.
+    whole = max(float(exposure.sum()), 1e-300)
+    per = max(float(sums.counts.sum()), 1.0) / whole
+    seen = exposure.sum(axis=0) - exposure
+    rate = (sums.counts.sum(axis=0) - sums.counts + 1) / (np.maximum(seen, 0.0) + 1 / per)
+    mean = rate
+    if sums.gaussian:
+        known = seen > 1e-12 * whole
+        others = signal.sum(axis=0) - signal
+        mean = np.where(known, others / np.where(known, seen, 1.0), float(signal.sum()) / whole)
+    held = SMOOTH_COUNTS / rate  # exposure in which so many counts are expected
     above = np.maximum(around[0], 0.0) + held * mean
     return exposure * above / (np.maximum(around[1], 0.0) + held)
 

@@ -665,8 +665,12 @@ class Run:
             total = total + chunk.sums
         return total
 
-    def _with_can(self) -> list[tuple[CellSums, CanRate | None]]:
-        """Sums of every chunk as the likelihood takes them, and the expected rate of its can."""
+    def _with_can(self, *, cell_by_cell: bool = False) -> list[tuple[CellSums, CanRate | None]]:
+        """Sums of every chunk as the likelihood takes them, and the expected rate of its can.
+
+        Events of the can serve all orientations, which an estimate must count with. Within a cell
+        only chunks at one psi share them: ``cell_by_cell`` gives the errors to judge cells by.
+        """
         section = self.measurement.experiment.background
         transmission = section.can_transmission
         if not self._has_can:
@@ -677,23 +681,43 @@ class Run:
                 for c in self.chunks
                 if c.can is not None
             ]
-        total = sum(
-            float(can_share(c.sums, c.can, transmission).max())
+        share = [
+            0.0 if c.can is None else float(can_share(c.sums, c.can, transmission).max())
             for c in self.chunks
-            if c.can is not None
-        )
+        ]
+        angle = [round(c.psi_deg, 3) for c in self.chunks]
         return [
-            likelihood_of_can(c.sums, c.can, transmission=transmission, total_share=total)
-            for c in self.chunks
+            likelihood_of_can(
+                c.sums,
+                c.can,
+                transmission=transmission,
+                total_share=sum(
+                    s for s, a in zip(share, angle, strict=True) if not cell_by_cell or a == psi
+                ),
+            )
+            for c, psi in zip(self.chunks, angle, strict=True)
             if c.can is not None
         ]
 
-    def _fitted_sums(self) -> CellSums:
-        """All chunks together as the likelihood takes them."""
-        (total, _), *rest = self._with_can()
-        for sums, _ in rest:
+    def _judged(self, posterior: Posterior) -> tuple[list[CellSums], CellSums, Posterior]:
+        """Sums of every chunk and of all, and what is expected of them, to judge cells by."""
+        fitted, judged = self._with_can(), self._with_can(cell_by_cell=True)
+        each = [sums for sums, _ in judged]
+        total = each[0]
+        for sums in each[1:]:
             total = total + sums
-        return total
+        if not self._can_runs or total.gaussian:
+            return each, total, posterior
+        measurement = self.measurement
+        moved, totals = np.zeros_like(posterior.expected), posterior.totals.copy()
+        for k, ((sums, before), (_, after)) in enumerate(zip(fitted, judged, strict=True)):
+            if before is None or after is None or before.fixed is None or after.fixed is None:
+                continue
+            step = after.fixed - before.fixed
+            cells = usable_cells(sums, measurement.energy.centres_meV, measurement.elastic_cut_meV)
+            moved += step
+            totals[k] += step[cells].sum()
+        return each, total, replace(posterior, expected=posterior.expected + moved, totals=totals)
 
     def _can_scale(self) -> float | None:
         """What the can's sums are multiplied with to be subtracted; None: not known yet."""
@@ -806,7 +830,7 @@ class Run:
             pooled=Observation(sums=total, exposure=lambda: pooled, can=total_can),
             coarse=self._coarse,
         )
-        trust = self._judge(total, [sums for sums, _ in with_can], posterior)
+        trust = self._judge(posterior)
         self.posterior, self.trust = posterior, trust
         self._advise(total, total_can, posterior, trust.trusted)
         self.estimate_seconds = time.perf_counter() - began
@@ -824,8 +848,9 @@ class Run:
             }
         )
 
-    def _judge(self, total: CellSums, each: Sequence[CellSums], posterior: Posterior) -> Trust:
+    def _judge(self, posterior: Posterior) -> Trust:
         measurement = self.measurement
+        each, total, posterior = self._judged(posterior)
         use = usable_cells(total, measurement.energy.centres_meV, measurement.elastic_cut_meV)
         q_squared = np.zeros(total.exposure.shape)
         exposure = self.pooled_exposure()
@@ -1026,7 +1051,8 @@ class Run:
             expected, phi = self.posterior.expected, self.posterior.values
             if self.posterior.can is not None:
                 expected = expected - self.posterior.can
-            residual = residual_sigma(self._fitted_sums(), self.posterior.expected)
+            _, judged, told = self._judged(self.posterior)
+            residual = residual_sigma(judged, told.expected)
         branches, _ = modes(measurement.model, measurement.path.centres_hkl() @ reciprocal, phi)
         divisor = np.where(known, total.exposure, 1.0)
         return SpectrumView(
