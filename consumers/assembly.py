@@ -266,7 +266,9 @@ class Assembler:
     @property
     def open_chunks(self) -> int:
         """Dwells that are not closed."""
-        return sum(d.record is None for run in self._runs.values() for d in run.dwells)
+        return sum(
+            d.record is None for run in tuple(self._runs.values()) for d in tuple(run.dwells)
+        )
 
     @property
     def held_events(self) -> int:

@@ -112,7 +112,7 @@ def _add_near(
     return found, on_axis
 
 
-@njit(cache=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy")
 def _count(
     pixel, energy, step_edges, bin_of_step, groups, first, path_bin, shift, none, counts, account,
 ):  # fmt: skip
@@ -209,7 +209,7 @@ def _as_int32(pixel: NDArray[np.integer], n_pixels: int) -> NDArray[np.int32]:
     return np.ascontiguousarray(pixel, dtype=np.int32)
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _sum_histogram(
     intensity, error, weight, skip, kf, bin_of_step, masked, fractional, beam_fractional,
     divisions, voxel, path_bin, signal, variance, account,

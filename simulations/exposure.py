@@ -289,7 +289,7 @@ def find_crossings(view: PixelView, voxels: VoxelMap) -> Crossings:
     return Crossings(groups=groups, first=first, path_bin=kept.astype(kind, copy=False))
 
 
-@njit(cache=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy")
 def _cross(fractional, beam_fractional, masked, kf, divisions, path_bin, none, shift):
     n0, n1, n2 = divisions
     n_pixels, n_steps = len(masked), len(kf)
@@ -332,7 +332,7 @@ def _cross(fractional, beam_fractional, masked, kf, divisions, path_bin, none, s
     return groups, first, kept[:count].copy()
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _accumulate(
     direction, fractional, beam, beam_fractional, masked, kf, bin_of_step,
     skip, groups, shift, distance, solid_angle, reciprocal,

@@ -138,7 +138,7 @@ def trace_trajectories(
     )
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _trace(
     fractional, beam_fractional, masked, kf, bin_of_step, skip, groups, shift, divisions, voxel,
     path_bin, n_bins,

@@ -7,10 +7,12 @@ successor reads the source again from the oldest message that this manifest stil
 
 from __future__ import annotations
 
+import threading
 import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -47,6 +49,8 @@ from steering.metrics import Timings
 from steering.runs import Run
 
 log = structlog.get_logger()
+
+READ_AHEAD = 256 * 2**20  # bytes that are read while the worker is busy
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -115,6 +119,8 @@ class FoldWorker:
         self._timings = timings
         self._clock = clock
         self._partitions: dict[int, _Partition] = {}
+        self._taken = 0
+        self._busy = threading.RLock()  # a partition neither comes nor goes during a turn
         self._received: Counter[str] = Counter()
         self._error: str | None = None
         self._last_loop_ns = clock()
@@ -126,30 +132,40 @@ class FoldWorker:
 
     def take(self, partition: int) -> Mapping[str, int]:
         """Lock a partition's folder, load its state, say where its source must go on."""
-        if partition in self._partitions:
-            self.release(partition)
-        mine = _Partition(self, partition)
-        self._partitions[partition] = mine
+        with self._busy:
+            if partition in self._partitions:
+                self.release(partition)
+            mine = _Partition(self, partition)
+            self._taken += 1
+            mine.since = self._taken
+            self._partitions[partition] = mine
         log.info("partition_taken", partition=partition, generation=mine.manifest.generation)
         return {topic: p.next for topic, p in mine.manifest.positions.items()}
 
     def release(self, partition: int) -> None:
         """Commit what is settled and unlock; what is open is read again by the next owner."""
-        mine = self._partitions.pop(partition, None)
-        if mine is None:
-            return
-        try:
-            mine.commit()
-        finally:
-            mine.lock.release()
+        with self._busy:
+            mine = self._partitions.pop(partition, None)
+            if mine is None:
+                return
+            try:
+                mine.commit()
+            finally:
+                mine.lock.release()
         log.info("partition_released", partition=partition, generation=mine.manifest.generation)
 
     def forget(self, partition: int) -> None:
         """Unlock a partition without saving: somebody else may own it already."""
-        mine = self._partitions.pop(partition, None)
-        if mine is not None:
-            mine.lock.release()
-            log.warning("partition_forgotten", partition=partition)
+        with self._busy:
+            mine = self._partitions.pop(partition, None)
+            if mine is not None:
+                mine.lock.release()
+                log.warning("partition_forgotten", partition=partition)
+
+    def owned_since(self, partition: int) -> int:
+        """A number that changes whenever a partition is taken anew; 0 while it is not ours."""
+        mine = self._partitions.get(partition)
+        return 0 if mine is None else mine.since
 
     def close(self) -> None:
         """Release everything."""
@@ -193,12 +209,13 @@ class FoldWorker:
             return False
         self._last_turn_ns = now
         self._busy_since_ns = now
-        try:
-            wrote = [mine.turn(now, finish) for mine in self._partitions.values()]
-            return any(wrote)
-        finally:
-            self._busy_since_ns = None
-            self._last_loop_ns = self._clock()
+        with self._busy:
+            try:
+                wrote = [mine.turn(now, finish) for mine in self._partitions.values()]
+                return any(wrote)
+            finally:
+                self._busy_since_ns = None
+                self._last_loop_ns = self._clock()
 
     def settled(self) -> dict[tuple[str, int], int]:
         """Next offset still needed by (topic, partition), as in the newest manifests."""
@@ -220,20 +237,21 @@ class FoldWorker:
         """One moment of this worker, for health, readiness and metrics."""
         counters: Counter[str] = Counter(self._received)
         chunks: Counter[str] = Counter()
-        for mine in tuple(self._partitions.values()):
+        owned = dict(self._partitions)  # the loop goes on meanwhile
+        for mine in owned.values():
             counters.update(mine.counters())
-            for name, run in mine.runs.items():
+            for name, run in dict(mine.runs).items():
                 chunks[name] += len(run.chunks)
         return WorkerStatus(
             service="consume",
             last_loop_ns=self._last_loop_ns,
             busy_since_ns=self._busy_since_ns,
             connected=connected,
-            partitions=tuple(sorted(self._partitions)),
+            partitions=tuple(sorted(owned)),
             last_commit_ns=self._last_commit_ns,
-            open_chunks=sum(m.assembler.open_chunks for m in self._partitions.values()),
+            open_chunks=sum(m.assembler.open_chunks for m in owned.values()),
             lag=dict(lag or {}),
-            generation={n: m.manifest.generation for n, m in self._partitions.items()},
+            generation={n: m.manifest.generation for n, m in owned.items()},
             chunks=dict(chunks),
             counters=dict(counters),
             error=self._error,
@@ -299,6 +317,7 @@ class _Partition:
         self.worker = worker
         self.folder = partition_folder(worker.state, number)
         self.lock = PartitionLock(self.folder)
+        self.since = 0
         self.runs: dict[str, Run] = {}
         self._records: dict[str, dict[str, ChunkRecord]] = {}  # run -> job -> record
         self._letters: list[DeadLetter] = []
@@ -374,8 +393,8 @@ class _Partition:
         found["dead_letters.message"] = found.pop("dead_letters", 0)
         found["events.between_chunks"] = found.pop("events_between_chunks", 0)
         found["late"] = found.pop("reopened", 0)
-        for run in self.runs.values():
-            for chunk in run.chunks:
+        for run in tuple(self.runs.values()):
+            for chunk in tuple(run.chunks):
                 account = chunk.account
                 for name in ("folded", "outside_path", "outside_energy", "masked", "filtered"):
                     found[f"events.{name}"] += getattr(account, name)
@@ -570,6 +589,8 @@ def consume(
 ) -> None:
     """Feed a worker from a source until told to stop.
 
+    While dwells are folded and committed, the source is read on beside it, up to ``READ_AHEAD``.
+
     Parameters
     ----------
     source : RawSource
@@ -585,17 +606,34 @@ def consume(
         Called once per turn.
     """
     heard = time.monotonic()
-    while not stop():
-        batch = source.poll(poll_s)
-        for raw in batch:
-            worker.accept(raw)
-        idle = time.monotonic() - heard
-        if batch:
-            heard = time.monotonic()
-        finish = not batch and until_idle_s is not None and idle >= until_idle_s
-        if worker.turn(finish=finish):
+    waiting: list[tuple[int, RawMessage]] = []  # read while the worker was busy
+    size = 0
+    with ThreadPoolExecutor(1, thread_name_prefix="fold") as beside:
+        turn: Future[bool] | None = None
+        while not stop():
+            batch = source.poll(poll_s)
+            waiting += ((worker.owned_since(raw.partition), raw) for raw in batch)
+            size += sum(len(raw.value) for raw in batch)
+            if batch:
+                heard = time.monotonic()
+            if turn is not None:
+                if not turn.done() and size < READ_AHEAD:
+                    continue
+                if turn.result():
+                    source.acknowledge(worker.settled())
+                turn = None
+            for since, raw in waiting:
+                if since == worker.owned_since(raw.partition):  # else it is read again
+                    worker.accept(raw)
+            waiting.clear()
+            size = 0
+            idle = time.monotonic() - heard
+            if not batch and until_idle_s is not None and idle >= until_idle_s:
+                if worker.turn(finish=True):
+                    source.acknowledge(worker.settled())
+                return
+            turn = beside.submit(worker.turn)
+            if each is not None:
+                each()
+        if turn is not None and turn.result():
             source.acknowledge(worker.settled())
-        if each is not None:
-            each()
-        if finish:
-            return

@@ -64,9 +64,15 @@ class Live:
         self.store, self.model = store, model
         self._registry, self._publisher = registry, publisher
 
-    def consume(self, stop: Callable[[], bool], *, until_idle_s: float | None = None) -> None:
+    def consume(
+        self,
+        stop: Callable[[], bool],
+        *,
+        until_idle_s: float | None = None,
+        each: Callable[[], None] | None = None,
+    ) -> None:
         """Fold until told to stop, or until the stream is silent for long."""
-        consume(self.source, self.worker, stop=stop, until_idle_s=until_idle_s)
+        consume(self.source, self.worker, stop=stop, until_idle_s=until_idle_s, each=each)
 
     def worker_status(self) -> WorkerStatus:
         """One moment of the fold worker, and of the estimates made in the same process."""
