@@ -724,7 +724,7 @@ class Run:
         transmission = self.measurement.experiment.background.can_transmission
         if self._can_runs:
             return transmission
-        if self.posterior is None:
+        if self.posterior is None or not self._has_can:
             return None
         k = len(self.posterior.values)
         return float(transmission * np.exp(self.posterior.theta[k] + self.posterior.theta[k + 4]))
