@@ -1,6 +1,6 @@
 """Events per second from a real Kafka through decode, assembly, recording and fold, on two cores.
 
-Two dwells of the reference run on ARCS with all pixels, in `ev44` messages of 5 MB, wait in the
+Two dwells of a minute on ARCS with all pixels, 40 M events each in `ev44` messages of 5 MB, wait in the
 broker; the worker that `beamsteer consume` runs takes them from the first poll to the last commit.
 What an orientation costs whatever its events are (exposure, trajectories: `test_fold` prints it) is
 in it. No peer does the same, so figures are printed and none is compared.
@@ -34,7 +34,7 @@ from tests.steering.virtual_scan import EXAMPLES
 SECOND = 1_000_000_000
 BEGIN = 1_700_000_000 * SECOND
 PER_MESSAGE = 625_000  # events, 5 MB
-MESSAGES = 32  # in each of two dwells
+MESSAGES = 64  # in each of two dwells, one per second
 PULSES = 60  # in a message
 
 
@@ -59,14 +59,14 @@ def events_of(instrument, ei_meV, sequence, start_ns):
 
 
 def send(section, instrument, ei_meV):
-    """Two dwells of 32 s; returns the events sent."""
+    """Two dwells of 64 s; returns the events sent."""
     sink, name = KafkaSink(section), section.topics.name
 
     def put(topic, value):
         sink.send(name(topic), value, key=b"bench")
 
     for k, psi in enumerate((10.0, 40.0)):
-        start = BEGIN + k * 60 * SECOND
+        start = BEGIN + k * 2 * MESSAGES * SECOND
         job = f"job-{k}"
         begins = RunBegins(
             job=job, chunk=str(k), source="b", start_time_ns=start, instrument_name="ARCS"
