@@ -66,10 +66,11 @@ for _module in (
     _module.register(app)
 
 OK, INTERNAL, BAD_INPUT = 0, 1, 2
+AWAY = 75  # EX_TEMPFAIL: a supervisor may try again, which it should not after bad input
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run one command and exit: 0 done, 2 bad input, 1 a fault of Beamsteer.
+    """Run one command and exit: 0 done, 2 bad input, 75 a broker is away, 1 a fault of Beamsteer.
 
     Bad input is told in one message on stderr, without a traceback; ``BEAMSTEER_DEBUG=1`` adds it.
     """
@@ -89,7 +90,7 @@ def run(arguments: list[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         _trace()
         complain(_said(error))
-        return BAD_INPUT
+        return AWAY if isinstance(error, ConnectionError) else BAD_INPUT
     except Exception as error:
         _trace()
         complain(
