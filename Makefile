@@ -24,7 +24,8 @@ help:
 	@echo "make prove   the slow ones, with the figures they measure"
 	@echo "make bench   ratios to peers, into build/bench.json"
 	@echo "make lint    ruff, pyright, import contracts"
-	@echo "make setup   .venv with all packages;  make system   Chromium for the page's test"
+	@echo "make setup   .venv with all packages"
+	@echo "make system  Chromium, Java 17 and Maven for the tests of page and Kafka, where missing"
 
 setup: $(STAMP)
 
@@ -37,17 +38,31 @@ $(STAMP): pyproject.toml constraints.txt
 		-c constraints.txt -e ".[dask,forcefields,test,oracles]"
 	@touch $(STAMP)
 
-# Through apt where this user may; else the line to run is printed, and what needs it is skipped.
+# Chromium for the page's test, Java and Maven for the Kafka of the tests: through apt where this
+# user may; else the line to run is printed, and what needs them is skipped.
 system:
-	@if command -v chromium >/dev/null || command -v chromium-browser >/dev/null \
-		|| command -v google-chrome >/dev/null || test -n "$${BEAMSTEER_CHROMIUM:-}"; then exit 0; fi; \
+	@missing=; \
+	command -v chromium >/dev/null || command -v chromium-browser >/dev/null \
+		|| command -v google-chrome >/dev/null || test -n "$${BEAMSTEER_CHROMIUM:-}" \
+		|| missing+=" chromium"; \
+	if test -z "$${BEAMSTEER_TEST_KAFKA:-}"; then \
+		java="$${JAVA_HOME:+$$JAVA_HOME/bin/}java"; \
+		version=$$({ "$$java" -version 2>&1 || true; } | sed -n 's/.* version "\([0-9]*\).*/\1/p'); \
+		test "$${version:-0}" -ge 17 || missing+=" openjdk-17-jre-headless"; \
+		command -v mvn >/dev/null || missing+=" maven"; \
+	fi; \
+	if test -z "$$missing"; then exit 0; fi; \
+	line="For the tests of page and Kafka, run: sudo apt-get install -y$$missing"; \
 	if ! command -v apt-get >/dev/null; then \
-		echo "Install Chromium for the test of the page."; exit 0; fi; \
+		echo "Install for the tests of page and Kafka:$$missing"; exit 0; fi; \
 	if [ "$$(id -u)" = 0 ]; then SUDO=; elif sudo -n true 2>/dev/null; then SUDO="sudo -n"; else \
-		echo "For the test of the page, run: sudo apt-get install -y chromium"; exit 0; fi; \
-	export DEBIAN_FRONTEND=noninteractive; \
-	{ $$SUDO apt-get update -qq && $$SUDO apt-get install -y -qq --no-install-recommends chromium; } \
-		|| echo "apt could not install it; for the test of the page, run: apt-get install chromium"
+		echo "$$line"; exit 0; fi; \
+	apt="$$SUDO env DEBIAN_FRONTEND=noninteractive apt-get"; \
+	$$apt update -qq || true; \
+	for package in $$missing; do \
+		$$apt install -y -qq --no-install-recommends "$$package" \
+			|| echo "apt could not install $$package, which tests of page or Kafka need."; \
+	done
 
 demo: setup
 	$(BIN)/beamsteer demo -o build/demo
