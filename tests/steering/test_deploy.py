@@ -2,19 +2,28 @@ from __future__ import annotations
 
 import configparser
 import json
+import os
 import re
+import shlex
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
+from consumers.kafka_settings import FRAME_BYTES, KafkaSection, KafkaTopics
+from steering import cli
 from steering.api import create_app
+from steering.health import WorkerStatus
+from steering.metrics import FAMILIES, service_registry
 from tests.steering.fabricated import store
 
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy"
+UNITS = ("beamsteer", "beamsteer-consume", "beamsteer-model-server")
+LIVE = {"consume": 8081, "model-server": 8082}  # services of live streams, their ports
 INSTRUCTIONS = {
     "FROM",
     "ENV",
@@ -40,10 +49,41 @@ def dockerfile() -> list[tuple[str, str]]:
     ]
 
 
-def published() -> set[str]:
-    """Names of the metrics that the API really exposes for a run with everything known."""
-    app = create_app(store())
-    return {family.name for family in app.state.registry.collect() if family.samples}
+def published() -> dict[str, str]:
+    """Samples that page and services expose where everything is known, with their metrics."""
+    counters = {f"{name}.x" if label else name: 1 for name, (_, _, label) in FAMILIES.items()}
+    known = WorkerStatus(
+        service="consume",
+        last_loop_ns=0,
+        connected=True,
+        last_commit_ns=0,
+        lag={("p_detector", 0): 1},
+        generation={0: 1},
+        chunks={"run": 1},
+        counters={**counters, "clock_jumps": 1},
+    )
+    told = [
+        *create_app(store()).state.registry.collect(),
+        *service_registry(lambda: known)[0].collect(),
+    ]
+    return {sample.name: family.name for family in told for sample in family.samples}
+
+
+def compose() -> dict[str, Any]:
+    return yaml.safe_load((DEPLOY / "compose.yaml").read_text())
+
+
+def options_of(verb: str, capsys: pytest.CaptureFixture[str]) -> str:
+    assert cli.run([verb, "--help"]) == 0
+    return capsys.readouterr().out
+
+
+def check_options(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """The first word is a verb, and every option after it is one of that verb's."""
+    shown = options_of(command[0], capsys)
+    for part in command[1:]:
+        if part.startswith("-"):
+            assert re.search(rf"(?m)\s{re.escape(part.split('=')[0])}\s", shown), part
 
 
 def test_the_dockerfile_is_well_formed_and_copies_what_is_there():
@@ -62,50 +102,146 @@ def test_the_dockerfile_is_well_formed_and_copies_what_is_there():
 
 
 def test_the_command_of_the_image_is_a_verb_with_known_options(capsys):
-    from steering import cli
-
-    command = json.loads(dict(dockerfile())["CMD"])
-    assert cli.run([command[0], "--help"]) == 0
-    shown = capsys.readouterr().out
-    for option in (part for part in command if part.startswith("--")):
-        assert option in shown
+    check_options(json.loads(dict(dockerfile())["CMD"]), capsys)
 
 
-def test_compose_holds_the_four_services_on_loopback_and_no_secret():
-    compose = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
-    services = compose["services"]
-    assert set(services) == {"kafka", "beamsteer", "prometheus", "grafana"}
+def test_compose_holds_the_services_on_loopback_and_no_secret():
+    described = compose()
+    services = described["services"]
+    live = {"topics", *LIVE}
+    assert set(services) == {"kafka", "beamsteer", "prometheus", "grafana", *live}
     assert services["kafka"]["image"].startswith("apache/kafka:")
     for name, service in services.items():
-        assert all(port.startswith("127.0.0.1:") for port in service["ports"]), name
+        # Without an experiment the rest starts all the same.
+        assert service.get("profiles", []) == (["live"] if name in live else []), name
+        assert all(port.startswith("127.0.0.1:") for port in service.get("ports", [])), name
         assert "build" in service or re.search(r":v?\d", service["image"]), name
         for volume in service.get("volumes", []):
-            source = volume.split(":")[0]
+            source = re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", volume).split(":")[0]
             if source.startswith("."):
                 assert (DEPLOY / source).exists(), source
             else:
-                assert source in compose["volumes"]
+                assert source in described["volumes"]
+        for other in service.get("depends_on", []):
+            assert name in live or other not in live, name
     assert "${BEAMSTEER_TOKEN:?" in services["beamsteer"]["environment"]["BEAMSTEER_TOKEN"]
     assert (DEPLOY / services["beamsteer"]["build"]["context"] / "deploy/Dockerfile").is_file()
 
 
-def test_prometheus_scrapes_the_path_and_port_that_are_served():
+def test_plain_up_needs_no_variable_of_live_streams():
+    text = (DEPLOY / "compose.yaml").read_text()
+    assert set(re.findall(r"\$\{(\w+):?\?", re.sub(r"\$\$\{", "", text))) == {
+        "BEAMSTEER_TOKEN",
+        "GRAFANA_PASSWORD",
+    }
+
+
+def test_the_services_are_confined_alike_and_share_image_and_state():
+    services = compose()["services"]
+    page = services["beamsteer"]
+    assert (page["read_only"], page["cap_drop"]) == (True, ["ALL"])
+    for name in LIVE:
+        for key in (
+            "image",
+            "build",
+            "restart",
+            "environment",
+            "read_only",
+            "tmpfs",
+            "cap_drop",
+            "security_opt",
+        ):
+            assert services[name][key] == page[key], (name, key)
+        state, experiment = services[name]["volumes"]
+        assert state == page["volumes"][0] == "runs:/data"
+        assert experiment.endswith(":/experiment:ro")
+        assert "/experiment/" in services["consume"]["command"][1]
+
+
+@pytest.mark.parametrize("name", ["beamsteer", *LIVE])
+def test_the_commands_of_the_services_are_verbs_with_known_options(name, capsys):
+    command = compose()["services"][name]["command"]
+    check_options(command, capsys)
+    # No port of the verb's own would reach the host, and no address the other containers.
+    service = compose()["services"][name]
+    port = LIVE.get(name, 8080)
+    assert service["ports"] == [f"127.0.0.1:{port}:{port}"]
+    assert re.search(rf"--(health-)?port[= ]{port}", " ".join(command))
+    assert re.search(r"--host[= ]0\.0\.0\.0", " ".join(command))
+    check = service.get("healthcheck", {}).get("test") or [dict(dockerfile())["HEALTHCHECK"]]
+    assert f"http://127.0.0.1:{port}/health" in " ".join(check)
+
+
+def test_the_broker_takes_the_largest_message_that_a_worker_sends():
+    environment = compose()["services"]["kafka"]["environment"]
+    section = KafkaSection(topics=KafkaTopics(prefix="p"))
+    largest = section.max_message_bytes + FRAME_BYTES
+    assert int(environment["KAFKA_MESSAGE_MAX_BYTES"]) == largest
+    assert int(environment["KAFKA_REPLICA_FETCH_MAX_BYTES"]) == largest
+    assert int(environment["KAFKA_SOCKET_REQUEST_MAX_BYTES"]) > largest
+
+
+def run_topics(folder: Path, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    """The one-shot service's script, with a program that notes what it is asked for."""
+    service = compose()["services"]["topics"]
+    program = folder / "kafka-topics.sh"
+    program.write_text(f'#!/bin/bash\necho "$@" >> {shlex.quote(str(folder / "asked"))}\n')
+    program.chmod(0o755)
+    script = service["command"][0].replace("$$", "$").replace("/opt/kafka/bin", str(folder))
+    return subprocess.run(
+        [*service["entrypoint"], script],
+        env={"PATH": os.environ["PATH"], **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_the_one_shot_service_makes_every_topic_with_equal_partitions(tmp_path):
+    done = run_topics(tmp_path, {"PREFIX": "hyspec", "PARTITIONS": "3"})
+    assert done.returncode == 0, done.stderr
+    asked = [line.split() for line in (tmp_path / "asked").read_text().splitlines()]
+    names = [words[words.index("--topic") + 1] for words in asked]
+    topics = KafkaTopics(prefix="hyspec")
+    fields = [field for field in KafkaTopics.model_fields if field != "prefix"]
+    assert sorted(names) == sorted(topics.name(field) or "" for field in fields)
+    for words in asked:
+        assert {"--create", "--if-not-exists"} <= set(words)
+        assert words[words.index("--partitions") + 1] == "3"
+
+
+def test_the_one_shot_service_asks_for_the_prefix(tmp_path):
+    done = run_topics(tmp_path, {"PREFIX": "", "PARTITIONS": "1"})
+    assert done.returncode != 0
+    assert "BEAMSTEER_PREFIX" in done.stderr
+    assert not (tmp_path / "asked").exists()
+
+
+def test_prometheus_scrapes_the_paths_and_ports_that_are_served():
     config = yaml.safe_load((DEPLOY / "prometheus.yml").read_text())
-    (job,) = config["scrape_configs"]
-    assert job["metrics_path"] == "/metrics"
-    assert job["static_configs"] == [{"targets": ["beamsteer:8080"]}]
-    assert ("EXPOSE", "8080") in dockerfile()
-    assert job["authorization"]["credentials_file"] == "/run/secrets/beamsteer_token"
+    ports = {"beamsteer": 8080, **LIVE}
+    assert {job["job_name"] for job in config["scrape_configs"]} == set(ports)
+    assert dict(dockerfile())["EXPOSE"].split() == [str(port) for port in ports.values()]
+    for job in config["scrape_configs"]:
+        assert job["metrics_path"] == "/metrics"
+        name = job["job_name"]
+        assert job["static_configs"] == [{"targets": [f"{name}:{ports[name]}"]}]
+        assert name in compose()["services"]
+        assert job["authorization"]["credentials_file"] == "/run/secrets/beamsteer_token"
 
 
 def test_the_dashboard_asks_only_for_metrics_that_exist_and_shows_all_of_them():
     dashboard = json.loads((DEPLOY / "grafana/dashboards/beamsteer.json").read_text())
+    metrics = published()
     asked: set[str] = set()
     for panel in dashboard["panels"]:
+        if panel["type"] == "row":
+            continue
         assert panel["targets"], panel["title"]
         for target in panel["targets"]:
             asked |= set(re.findall(r"beamsteer_\w+", target["expr"]))
-    assert asked == published()
+    assert asked <= set(metrics)
+    assert {metrics[name] for name in asked} == set(metrics.values())
     ids = [panel["id"] for panel in dashboard["panels"]]
     assert len(ids) == len(set(ids))
 
@@ -116,39 +252,99 @@ def test_the_dashboard_finds_its_datasource():
     )
     dashboard = json.loads((DEPLOY / "grafana/dashboards/beamsteer.json").read_text())
     uids = {source["uid"] for source in datasources["datasources"]}
-    assert {panel["datasource"]["uid"] for panel in dashboard["panels"]} <= uids
+    panels = [panel for panel in dashboard["panels"] if panel["type"] != "row"]
+    assert {panel["datasource"]["uid"] for panel in panels} <= uids
     provider = yaml.safe_load(
         (DEPLOY / "grafana/provisioning/dashboards/beamsteer.yaml").read_text()
     )
-    compose = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
     folder = provider["providers"][0]["options"]["path"]
-    mounts = [volume.split(":") for volume in compose["services"]["grafana"]["volumes"]]
+    mounts = [volume.split(":") for volume in compose()["services"]["grafana"]["volumes"]]
     assert any(source == "./grafana/dashboards" and to == folder for source, to, *_ in mounts)
 
 
-def unit() -> configparser.ConfigParser:
-    parser = configparser.ConfigParser(interpolation=None, strict=False)
+class Repeated(dict[str, Any]):
+    """Keys of a section; systemd adds up those that come several times."""
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        known = self.get(key)
+        if isinstance(known, list) and isinstance(value, list):
+            value = [*known, *value]
+        super().__setitem__(key, value)
+
+
+def unit(name: str) -> configparser.RawConfigParser:
+    parser = configparser.RawConfigParser(strict=False, dict_type=Repeated)
     parser.optionxform = str  # type: ignore[assignment,method-assign]
-    parser.read(DEPLOY / "beamsteer.service")
+    parser.read(DEPLOY / f"{name}.service")
     return parser
 
 
-def test_the_unit_serves_on_loopback_and_does_not_retry_bad_input():
-    parsed = unit()
+def environment_of(name: str) -> dict[str, str]:
+    words = shlex.split(unit(name)["Service"]["Environment"])
+    return dict(word.split("=", 1) for word in words)
+
+
+@pytest.mark.parametrize("name", UNITS)
+def test_the_units_serve_on_loopback_and_do_not_retry_bad_input(name, capsys):
+    parsed = unit(name)
     assert set(parsed.sections()) == {"Unit", "Service", "Install"}
     service = parsed["Service"]
-    assert " serve " in service["ExecStart"]
-    assert service["Environment"] == "BEAMSTEER_HOST=127.0.0.1"
-    assert service["RestartPreventExitStatus"] == "2"
+    defaults = environment_of(name)
+    assert defaults["BEAMSTEER_HOST"] == "127.0.0.1"
+    assert service["EnvironmentFile"] == "-/etc/beamsteer/environment"
+    assert service["RestartPreventExitStatus"] == str(cli.BAD_INPUT)
     assert service["User"] != "root"
+    _, *command = shlex.split(service["ExecStart"])
+    check_options(command, capsys)
+    for variable in re.findall(r"\$\{(\w+)\}", service["ExecStart"]):
+        assert variable in defaults  # else the option would be empty
+    # Compiled code is kept where the unit may write.
+    assert defaults["NUMBA_CACHE_DIR"].startswith(f"/var/cache/{service['CacheDirectory']}/")
 
 
-def test_systemd_accepts_the_unit(tmp_path):
+def test_the_units_of_live_streams_are_confined_like_the_page_and_come_back():
+    page = unit("beamsteer")["Service"]
+    confining = [key for key in page if key.startswith(("Protect", "Private", "NoNew", "Restrict"))]
+    assert len(confining) >= 7
+    states = set()
+    for name in UNITS[1:]:
+        service = unit(name)["Service"]
+        assert {key: service[key] for key in confining} == {key: page[key] for key in confining}
+        assert service["Restart"] == "always"
+        assert unit(name)["Unit"]["StartLimitIntervalSec"] == "0"
+        assert page["StateDirectory"] in service["StateDirectory"].split()
+        states.add(service["StateDirectory"])
+        (state,) = (f"/var/lib/{f}" for f in service["StateDirectory"].split() if "/" in f)
+        assert state in shlex.split(service["ExecStart"])
+        assert state.startswith(shlex.split(page["ExecStart"])[2])  # so the page shows it
+    assert len(states) == 1
+
+
+def test_a_broker_that_is_away_is_not_told_as_bad_input(tmp_path, capsys):
+    """The units would not start again after bad input."""
+    described = yaml.safe_load((ROOT / "examples" / "ge-arcs.yaml").read_text())
+    described["source"] = {
+        "kind": "kafka",
+        "kafka": {
+            "bootstrap_servers": "127.0.0.1:1",
+            "topics": {"prefix": "arcs"},
+            "connect_timeout_s": 0.5,
+        },
+    }
+    file = tmp_path / "away.yaml"
+    file.write_text(yaml.safe_dump(described))
+    status = cli.run(["consume", str(file), "-o", str(tmp_path / "state"), "--health-port", "0"])
+    assert "127.0.0.1:1" in capsys.readouterr().err
+    assert status == cli.AWAY != cli.BAD_INPUT
+
+
+@pytest.mark.parametrize("name", UNITS)
+def test_systemd_accepts_the_unit(name, tmp_path):
     program = shutil.which("systemd-analyze")
     if program is None:
         pytest.skip("No systemd-analyze here to judge the unit.")
-    text = (DEPLOY / "beamsteer.service").read_text()
-    path = tmp_path / "beamsteer.service"
+    text = (DEPLOY / f"{name}.service").read_text()
+    path = tmp_path / f"{name}.service"
     # The program and its user are not installed on a test machine.
     path.write_text(
         text.replace("/opt/beamsteer/.venv/bin/beamsteer", "/bin/true").replace(
@@ -158,5 +354,49 @@ def test_systemd_accepts_the_unit(tmp_path):
     done = subprocess.run(
         [program, "verify", "--man=no", str(path)], capture_output=True, text=True, check=False
     )
-    complaints = [line for line in done.stderr.splitlines() if "beamsteer.service" in line]
+    complaints = [line for line in done.stderr.splitlines() if f"{name}.service" in line]
     assert complaints == []
+
+
+def make_system(folder: Path, **programs: str) -> str:
+    """Output of ``make system`` where only these programs are there, each a line of shell."""
+    for name in ("sed", "env"):
+        (folder / name).symlink_to(shutil.which(name) or name)
+    for name, line in programs.items():
+        (folder / name.replace("_", "-")).write_text(f"#!/bin/bash\n{line}\n")
+        (folder / name.replace("_", "-")).chmod(0o755)
+    make = shutil.which("make")
+    assert make is not None
+    done = subprocess.run(
+        [make, "-s", "system", "PYTHON=python3"],
+        cwd=ROOT,
+        env={"PATH": str(folder)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def java(version: str) -> str:
+    return f"""echo 'openjdk version "{version}" 2025-04-15' >&2"""
+
+
+def test_make_system_is_silent_where_all_is_there(tmp_path):
+    there = {"chromium": "exit 0", "mvn": "exit 0", "java": java("17.0.15")}
+    assert make_system(tmp_path, apt_get="echo called", **there) == ""
+
+
+def test_make_system_tells_what_to_install_where_it_may_not(tmp_path):
+    told = make_system(tmp_path, apt_get="echo called", id="echo 1000", sudo="exit 1")
+    assert told.endswith("apt-get install -y chromium openjdk-17-jre-headless maven\n")
+    assert "called" not in told
+
+
+def test_make_system_installs_only_what_is_missing(tmp_path):
+    told = make_system(
+        tmp_path, apt_get='echo "apt $*"', id="echo 0", google_chrome="exit 0", java=java("11.0.2")
+    )
+    installed = re.findall(r"apt install .* (\S+)$", told, re.MULTILINE)
+    assert installed == ["openjdk-17-jre-headless", "maven"]
