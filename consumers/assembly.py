@@ -39,6 +39,7 @@ STALE_NS = 5 * SECOND  # a sample from before the start gives way to one this so
 JUMP_NS = 3600 * SECOND  # a clock that runs ahead by more must be confirmed by a second message
 
 Place = tuple[str, int]  # topic and offset
+NOWHERE: Place = ("", -1)  # of what a recording gave back: settled when it came
 Identity = tuple[str, int, int]  # source, sequence, first reference time
 
 
@@ -156,6 +157,7 @@ class _Dwell:
     places: list[Place] = field(default_factory=list)
     ends: RunEnds | None = None
     ends_since_ns: int = 0  # when the stop came, by the clock here
+    since_ns: int = 0  # when the start came, by the clock here
     record: ChunkRecord | None = None  # once it was closed
     descriptors: tuple[str, ...] = ()
     changed_ns: int | None = None  # a late message changes what was closed
@@ -384,6 +386,7 @@ class Assembler:
             start_ns=begins.start_time_ns,
             begins=begins,
             places=[(raw.topic, raw.offset)],
+            since_ns=now_ns,
         )
         if begins.stop_time_ns is not None and begins.stop_time_ns > begins.start_time_ns:
             dwell.ends = RunEnds(
@@ -485,6 +488,7 @@ class Assembler:
         touched = self._closed_by_sample(run, sample.source, t, value)
         if touched is None:
             self._settle(raw, "duplicates")
+            series.insert(i, (t, value, NOWHERE, now_ns))  # the next dwell may begin with it
             return
         series.insert(i, (t, value, place, now_ns))
         for dwell in touched:
@@ -653,6 +657,9 @@ class Assembler:
         explicit = dwell.ends is not None
         if end is not None:
             passed = run.newest_ns >= end + self.settle_ns
+            if not explicit:  # the stop may be late, and so may a start in between
+                following = run.dwells[run.dwells.index(dwell) + 1]
+                passed = passed and now_ns - following.since_ns >= self.lateness_ns
             silent = explicit and now_ns - max(run.heard_ns, dwell.ends_since_ns) >= self.settle_ns
             if not (finish or passed or silent):
                 return None
@@ -776,19 +783,30 @@ class Assembler:
             return []
         if before.record.stop_time_ns <= dwell.start_ns:
             return []
-        known = self._outline(run.name, before.record)
-        for events in known.events:
-            if len(events.reference_time_ns) and np.any(events.reference_time_ns >= dwell.start_ns):
-                held = _Held(
-                    value=events,
-                    raw=RawMessage(topic="", partition=0, offset=-1, value=b""),
-                    times=events.reference_time_ns,
-                    left=events.reference_time_ns >= dwell.start_ns,
-                    since_ns=self._now_ns,
-                    used=True,
-                )
-                run.held.append(held)
         return [self._assemble_again(run, before)]
+
+    def _give_back(self, run: _Run, known: AssembledChunk, end_ns: int) -> None:
+        """What a recording has beyond the end of its dwell may belong to another one."""
+        for events in known.events:
+            beyond = events.reference_time_ns >= end_ns
+            if beyond.any():
+                run.held.append(
+                    _Held(
+                        value=events,
+                        raw=RawMessage(topic=NOWHERE[0], partition=0, offset=-1, value=b""),
+                        times=events.reference_time_ns,
+                        left=beyond,
+                        since_ns=self._now_ns,
+                        used=True,
+                    )
+                )
+        sources = {named.name: source for source, named in log_names(known.structure).items()}
+        for name, log in known.logs.items():
+            series = run.samples.setdefault(sources.get(name, name), [])
+            for t, value in zip(log.time_ns.tolist(), log.value.tolist(), strict=True):
+                i = bisect_right(series, t, key=lambda s: s[0])
+                if t >= end_ns and not (i and series[i - 1][0] == t):
+                    series.insert(i, (t, value, NOWHERE, self._now_ns))
 
     def _assemble_again(self, run: _Run, dwell: _Dwell) -> AssembledChunk:
         """The chunk as recorded together with what came late."""
@@ -816,6 +834,7 @@ class Assembler:
                 logs.get(name), LogSeries(time_ns=times, value=values, unit=unit),
                 dwell.start_ns, end,
             )  # fmt: skip
+        self._give_back(run, known, end)
         events, reduced = self._parts(run, dwell, end)
         kept = [
             select_pulses(e, e.reference_time_ns < end)
