@@ -128,7 +128,10 @@ def open_live(
     """
     kafka, zmq = _connections(experiment, options)
     state.mkdir(parents=True, exist_ok=True)
-    _remember(experiment, experiment_dir, state)
+    connection = {"kafka": kafka, "zmq": zmq, "run": options.run}
+    kind = "kafka" if kafka is not None else "zmq" if zmq is not None else "files"
+    described = experiment.source.model_copy(update=connection | {"kind": kind})
+    _remember(experiment.model_copy(update={"source": described}), experiment_dir, state)
     if measurement is None:
         measurement = build_measurement(experiment, experiment_dir)
     with ExitStack() as stack:

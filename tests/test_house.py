@@ -71,6 +71,7 @@ def test_every_source_module_has_its_test_or_is_covered_by_a_named_one():
         "tests/steering/test_demo_coverage.py",
         "tests/steering/test_fold_exactness.py",
         "tests/steering/test_fold_memory.py",
+        "tests/steering/test_supports.py",
         "tests/steering/test_mno_virtual.py",
         "tests/steering/test_tube_bias.py",
         "tests/simulations/test_oracles.py",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import traceback
@@ -70,9 +71,10 @@ AWAY = 75  # EX_TEMPFAIL: a supervisor may try again, which it should not after 
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run one command and exit: 0 done, 2 bad input, 75 a broker is away, 1 a fault of Beamsteer.
+    """Run one command and exit.
 
-    Bad input is told in one message on stderr, without a traceback; ``BEAMSTEER_DEBUG=1`` adds it.
+    0: done; 2: bad input; 75: a broker is away or a disk full; 1: a fault of Beamsteer. Bad input is
+    told in one message on stderr, without a traceback; ``BEAMSTEER_DEBUG=1`` adds it.
     """
     sys.exit(run(arguments))
 
@@ -90,7 +92,7 @@ def run(arguments: list[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         _trace()
         complain(_said(error))
-        return AWAY if isinstance(error, ConnectionError) else BAD_INPUT
+        return AWAY if _passes(error) else BAD_INPUT
     except Exception as error:
         _trace()
         complain(
@@ -100,6 +102,12 @@ def run(arguments: list[str] | None = None) -> int:
         )
         return INTERNAL
     return OK
+
+
+def _passes(error: Exception) -> bool:
+    """Whether trying again later may help: a broker that is away, a disk that is full."""
+    full = (errno.ENOSPC, errno.EDQUOT)
+    return isinstance(error, ConnectionError) or getattr(error, "errno", None) in full
 
 
 def _log_to_stderr() -> None:

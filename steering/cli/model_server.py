@@ -98,6 +98,7 @@ def model_server(
             build_measurement(described, path.parent),
             publisher=publisher,
             timings=timings,
+            publish_folded=described.source.kind != "kafka",  # else the fold worker does
         )
         if once:
             service.step()

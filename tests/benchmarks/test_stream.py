@@ -1,7 +1,7 @@
 """Events per second from a real Kafka through decode, assembly, recording and fold, on two cores.
 
-Two dwells of a minute on ARCS with all pixels, 40 M events each in `ev44` messages of 5 MB, wait in the
-broker; the worker that `beamsteer consume` runs takes them from the first poll to the last commit.
+Two dwells of a minute on ARCS with all pixels, 40 M events each in `ev44` messages of 5 MB, wait in
+the broker; the worker of `beamsteer consume` takes them from the first poll to the last commit.
 What an orientation costs whatever its events are (exposure, trajectories: `test_fold` prints it) is
 in it. No peer does the same, so figures are printed and none is compared.
 """
