@@ -291,6 +291,7 @@ def test_with_its_can_the_crystal_is_found_and_without_it_is_not(scan, tmp_path)
     )
     plain = folded(measured(scan, **masks), scan.sample, tmp_path, estimate=True)
     assert run.trust is not None
+    assert run.posterior is not None
     assert plain.trust is not None
     figures = {
         name: (
@@ -315,9 +316,15 @@ def test_with_its_can_the_crystal_is_found_and_without_it_is_not(scan, tmp_path)
     energy, cut = run.measurement.energy.centres_meV, run.measurement.elastic_cut_meV
     use = usable_cells(run.sums, energy, cut)
     assert spectrum.model_intensity is not None
-    net = np.sum((spectrum.intensity * spectrum.exposure)[use])
+    assert spectrum.sigma is not None
+    error = np.sqrt(np.sum((spectrum.sigma * spectrum.exposure)[use] ** 2))
     left = np.sum(((spectrum.intensity - spectrum.model_intensity) * spectrum.exposure)[use])
-    assert abs(left) < 0.05 * net
+    assert abs(left) < 4 * error
+    can = run.can_sums
+    assert can is not None
+    assert np.exp(run.posterior.theta[3]) * error < 0.1 * np.sum(
+        can.signal[use]
+    )  # or it says little
     json.dumps(run.result(), allow_nan=False)
 
 
