@@ -73,8 +73,8 @@ AWAY = 75  # EX_TEMPFAIL: a supervisor may try again, which it should not after 
 def main(arguments: list[str] | None = None) -> None:
     """Run one command and exit.
 
-    0: done; 2: bad input; 75: a broker is away or a disk full; 1: a fault of Beamsteer. Bad input is
-    told in one message on stderr, without a traceback; ``BEAMSTEER_DEBUG=1`` adds it.
+    0: done; 2: bad input; 75: a broker is away or a disk full; 1: a fault of Beamsteer. Bad input
+    is told in one message on stderr, without a traceback; ``BEAMSTEER_DEBUG=1`` adds it.
     """
     sys.exit(run(arguments))
 

@@ -33,7 +33,9 @@ VERBS = (
     "predict",
     "invert-powder",
     "serve",
+    "consume",
     "model-server",
+    "record",
     "train",
     "demo",
 )
