@@ -7,6 +7,7 @@ Reads lines from stdin: ``start STATE CONTROL`` forks a worker and prints its pr
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import logging
 import os
@@ -66,6 +67,7 @@ def main() -> None:
         if word == "start":
             pid = os.fork()
             if pid == 0:
+                faulthandler.dump_traceback_later(45)
                 try:
                     work(rest[0], json.loads(rest[1]))
                     os._exit(0)
