@@ -169,6 +169,7 @@ class KafkaSource:
             left = max(0.0, deadline - self._clock())
             # A poll that waits long inside the library sees neither assignment nor broker.
             batches = self._poll_library(min(left, 0.5))
+            self._finish_joining()
             self._follow_the_group()
             read = self._messages(batches)
             self._watch(came=bool(read))
@@ -206,6 +207,16 @@ class KafkaSource:
             if isinstance(error, errors.RetriableError):  # pyright: ignore[reportAttributeAccessIssue]
                 return {}  # the broker is away or moves; `_watch` counts how long
             raise explain(error, self._section) from error
+
+    def _finish_joining(self) -> None:
+        """Join again where the library lost track of a join that ended between two polls.
+
+        A leader that joins again because topics became known counts as up to date as soon as it has
+        shared out the partitions, before it is told its own: it would wait for ever, in silence.
+        """
+        coordinator = self._consumer._coordinator
+        if coordinator.rejoining and not coordinator.need_rejoin():
+            coordinator.request_rejoin()
 
     def _release_all(self) -> None:
         for partition in sorted(self._listener.taken):

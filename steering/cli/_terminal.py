@@ -41,6 +41,16 @@ out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
+class _Stderr:
+    """The stderr of the moment, which may be another one than when logging began."""
+
+    def write(self, text: str) -> int:
+        return sys.stderr.write(text)
+
+    def flush(self) -> None:
+        sys.stderr.flush()
+
+
 def log_to_stderr(kind: LogKind) -> None:
     """Log what a service does from now on: events with their time, level and fields."""
     renderer = (
@@ -57,7 +67,7 @@ def log_to_stderr(kind: LogKind) -> None:
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.PrintLoggerFactory(_Stderr()),  # pyright: ignore
     )
 
 

@@ -117,6 +117,19 @@ def test_messages_of_5_megabytes_come_whole_and_in_order(kafka, kafka_topics):
     assert all(abs(m.timestamp_ns - before) < 600e9 for m in found)
 
 
+def test_a_join_that_ends_between_two_short_readings_is_not_lost(kafka, kafka_topics):
+    """The library forgets it then, keeps its heartbeats off and waits for ever."""
+    topics = kafka_topics("detector", "motion")
+    for _ in range(4):
+        owner = Owner()
+        source = KafkaSource(section_of(kafka, topics), owner)
+        end = time.monotonic() + 60
+        while not source.partitions and time.monotonic() < end:
+            source.poll(0.001)
+        assert source.partitions == (0,)
+        source.close()
+
+
 def test_it_begins_where_the_owner_says_and_else_at_the_beginning(kafka, kafka_topics):
     events, logs = kafka_topics("detector", "motion")
     partition_of(kafka, events, 0, [b"%d" % n for n in range(10)])
