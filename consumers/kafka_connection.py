@@ -185,3 +185,45 @@ def describe_topics(
         )
         for topic in found
     }
+
+
+def create_topics(
+    section: KafkaSection, arguments: Mapping[str, Any], partitions: int
+) -> tuple[str, ...]:
+    """Make the topics of an instrument that are not there, ours included; returns their names.
+
+    Parameters
+    ----------
+    section : KafkaSection
+    arguments : mapping
+        Of the client library.
+    partitions : int
+        Of the topics that are read; ours get one.
+
+    Raises
+    ------
+    ConnectionError
+        If there is no broker, or it lets nobody in.
+    """
+    ours = ("folded", "estimates", "advice", "heartbeat", "dead_letters")
+    wanted = dict.fromkeys(section.topics.read, partitions)
+    wanted |= {str(section.topics.name(field)): 1 for field in ours}
+    known = {key: arguments[key] for key in arguments if key in KafkaAdminClient.DEFAULT_CONFIG}
+    client = open_client(KafkaAdminClient, section, known)
+    try:
+        there = {
+            topic["name"]
+            for topic in client.describe_topics(list(wanted))
+            if topic["error_code"] == 0
+        }
+        missing = {name: n for name, n in wanted.items() if name not in there}
+        if missing:
+            client.create_topics(
+                {n: {"num_partitions": p, "replication_factor": 1} for n, p in missing.items()},
+                wait_for_metadata=True,  # pyright: ignore[reportCallIssue]
+            )
+    except errors.KafkaError as error:
+        raise explain(error, section) from error
+    finally:
+        client.close()
+    return tuple(missing)

@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import structlog
+
 from consumers.kafka_settings import KafkaSection, KafkaTopics
 from consumers.manifest_store import Manifest
 from consumers.tape_sink import TapeSink
@@ -29,6 +31,8 @@ from steering.publishing import LateSink, OutputTopics, Publisher
 from steering.run_store import RunStore
 from steering.runs import Run
 
+log = structlog.get_logger()
+
 EXPERIMENT = "experiment.yaml"  # in a state folder: what it was folded with
 FOLDED_WITH = ("sample", "instrument", "path", "background")  # sections that a fold depends on
 DEAD_LETTERS = "dead_letters"
@@ -45,6 +49,7 @@ class LiveOptions:
     prefix: str | None = None  # of topics
     psi_deg: float | None = None
     estimate: bool = False
+    create_topics: int | None = None  # partitions of topics to be made where they are missing
 
 
 class Live:
@@ -174,7 +179,9 @@ def open_live(
             on_commit=publish,
             timings=timings,
         )
-        source = _source(kafka, zmq, options.tape, worker, state, environment)
+        source = _source(
+            kafka, zmq, options.tape, worker, state, environment, options.create_topics
+        )
         store = RunStore()
         model = None
         if options.estimate:
@@ -276,9 +283,16 @@ def _source(
     owner: PartitionOwner,
     state: Path,
     environment: Mapping[str, str],
+    partitions: int | None,
 ) -> RawSource:
     if kafka is not None:
+        from consumers.kafka_connection import create_topics
+        from consumers.kafka_settings import consumer_arguments
         from consumers.kafka_source import KafkaSource
+
+        if partitions is not None:
+            made = create_topics(kafka, consumer_arguments(kafka, environment), partitions)
+            log.info("topics_created", topics=made, partitions=partitions)
 
         return KafkaSource(kafka, owner, environment=environment)
     if zmq is not None:

@@ -39,6 +39,10 @@ def consume(
     prefix: Annotated[
         str | None, typer.Option(help="Of the topics; the instrument's name by default.")
     ] = None,
+    create_topics: Annotated[
+        int | None,
+        typer.Option(min=1, help="Make the topics that are missing, with so many partitions."),
+    ] = None,
     run: Annotated[
         str | None, typer.Option(help="Run of messages without a key; the file's name by default.")
     ] = None,
@@ -96,6 +100,7 @@ def consume(
         run=run or described.source.run or experiment.stem,
         psi_deg=psi,
         estimate=estimate or serve,
+        create_topics=create_topics,
     )
     with ExitStack() as stack:
         live = stack.enter_context(
