@@ -5,11 +5,11 @@ bin, energy bin), and the same counts. Everything that does not depend on the ev
 beforehand, untimed, for all: ours has the crossings of the orientation, a table of the path bins of
 all (pixel, sub-step) pairs, which a run makes once per chunk for the exposure anyway.
 
-scipp does it in two ways, each an entry: as one folds with it (group the events by pixel, compute Q
-and its place in the reciprocal cell, look the path bin up, make the histogram), and with our table
-handed over, unpacked to one number per pair (look the cell up, make the histogram), which no user of
-scipp has. A filter in front of the first, or a look-up per pixel after grouping, were slower than
-the second. numpy does it with Q and plain arrays. Each has one core.
+scipp does it in two ways, each an entry: as one folds with it (group the events by pixel, compute
+Q and its place in the reciprocal cell, look the path bin up, make the histogram), and with our
+table handed over, unpacked to one number per pair (look the cell up, make the histogram), which no
+user of scipp has. A filter in front of the first, or a look-up per pixel after grouping, were
+slower than the second. numpy does it with Q and plain arrays. Each has one core.
 
 Printed besides: what the table costs and saves, and what exposure, coverage tensor and moments of
 one new orientation cost.
@@ -246,8 +246,8 @@ def test_fold(setting, against):
         own, other, best = timed(ours, 15), timed(plain, 3), min_of(ours, 15)
     sys.stdout.write(
         f"\nfold: {EVENTS / own / 1e6:.0f} M events/s ({EVENTS / best / 1e6:.0f} at best), "
-        f"{counts.sum() / EVENTS:.1%} of them in tubes; {ratio:.1f} times scipp, {handed:.1f} times "
-        f"scipp with our table, {other / own:.0f} times numpy\n"
+        f"{counts.sum() / EVENTS:.1%} of them in tubes; {ratio:.1f} times scipp, {handed:.1f} "
+        f"times scipp with our table, {other / own:.0f} times numpy\n"
     )
     assert ratio > 5
 
