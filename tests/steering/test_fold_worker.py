@@ -1,5 +1,6 @@
+import itertools
 import os
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from steering.fold_worker import Destination, FoldWorker, Patience, consume
 from steering.measurement import build_measurement
 from steering.runs import Run
 from tests.consumers.disturbed_stream import disturb
+from tests.consumers.hostile_messages import mutants
 from tests.steering.live_stream import (
     PSI,
     ListSource,
@@ -315,3 +317,33 @@ def test_a_real_run_as_a_stream_folds_to_the_arrays_of_its_file(shared_data, tmp
         for field in fields(one):
             assert np.array_equal(getattr(one, field.name), getattr(two, field.name)), field.name
     worker.close()
+
+
+def test_mutated_messages_are_all_settled_and_the_run_goes_on(
+    measurement, messages, undisturbed, tmp_path
+):
+    """Rubbish beside a scan: every message is counted once, and the scan folds as without it."""
+    letters = Letters()
+    rubbish = [m for _, m in itertools.islice(mutants(5), 1500)]
+    rng = np.random.default_rng(5)
+    places = sorted(rng.integers(0, len(messages), len(rubbish)).tolist(), reverse=True)
+    mixed: list[RawMessage | tuple] = list(messages)
+    for place, raw in zip(places, rubbish, strict=True):
+        mixed.insert(place, raw)
+    raws = [
+        replace(m, topic="all", partition=0, offset=n, key=b"rubbish")
+        if isinstance(m, RawMessage)
+        else RawMessage(topic="all", partition=0, offset=n, key=m[1], value=m[2])
+        for n, m in enumerate(mixed)
+    ]
+    worker = worker_of(measurement, tmp_path, dead_letters=Destination(sink=letters, topic="d"))
+    source = ListSource(raws, worker)
+    consume(source, worker, stop=lambda: False, until_idle_s=0.0)
+    counters = worker.status().counters
+    assert counters["messages.all"] == len(raws)
+    assert worker.settled() == {("all", 0): len(raws)}
+    assert counters["dead_letters.message"] > 1000
+    assert len(letters.got) >= counters["dead_letters.message"]
+    worker.close()
+    night = {k: v for k, v in contents(tmp_path, whole=False).items() if k[0] == "night"}
+    assert night == undisturbed
