@@ -1,4 +1,4 @@
-"""Messages into Kafka, and dead letters: what could not be read, with its reason."""
+"""Messages into Kafka, confirmed and in order."""
 
 from __future__ import annotations
 
@@ -13,10 +13,8 @@ from kafka import KafkaProducer, errors
 
 from consumers.kafka_connection import explain, open_client
 from consumers.kafka_settings import KafkaSection, producer_arguments
-from consumers.wire import RawMessage, Sink
 
 log = structlog.get_logger()
-LONGEST_REASON = 4096  # bytes of a dead letter's header
 
 
 class KafkaSink:
@@ -174,36 +172,3 @@ class KafkaSink:
             self.flush()
         finally:
             self._producer.close(timeout=1.0)
-
-
-class DeadLetters:
-    """Puts what could not be read aside: original key and value, and why, in a topic of its own.
-
-    Headers: ``reason``, ``topic``, ``partition``, ``offset`` (utf-8), then the original's with
-    ``original.`` before their names.
-    """
-
-    def __init__(self, sink: Sink, topic: str) -> None:
-        self._sink = sink
-        self._topic = topic
-        self.count = 0
-
-    def put(self, message: RawMessage, reason: str) -> None:
-        """Send one; it has arrived when ``flush`` of the sink returns."""
-        short = reason.encode("utf-8", "replace")[:LONGEST_REASON].decode("utf-8", "ignore")
-        headers = [
-            ("reason", short.encode("utf-8")),
-            ("topic", message.topic.encode("utf-8")),
-            ("partition", str(message.partition).encode("ascii")),
-            ("offset", str(message.offset).encode("ascii")),
-            *((f"original.{name}", value or b"") for name, value in message.headers),
-        ]
-        self._sink.send(self._topic, message.value, key=message.key, headers=headers)
-        self.count += 1
-        log.warning(
-            "message_set_aside",
-            reason=short,
-            topic=message.topic,
-            partition=message.partition,
-            offset=message.offset,
-        )

@@ -25,6 +25,7 @@ import structlog
 from consumers.assembly import SECOND, AssembledChunk, Assembler, DeadLetter
 from consumers.chunk_recording_file import read_recording, write_recording
 from consumers.chunk_store import read_chunk
+from consumers.dead_letters import DeadLetters
 from consumers.decoding import decode
 from consumers.hdf5_file import UnreadableError
 from consumers.manifest_store import (
@@ -42,7 +43,7 @@ from consumers.manifest_store import (
 from consumers.message import ChunkStart, ChunkStop, HistogramBlock, Message, Payload, SetAside
 from consumers.recorded import recorded_source
 from consumers.sns_event_file import EI_LOGS, PSI_MAY_MOVE_DEG, TEMPERATURE_LOGS
-from consumers.wire import RawMessage, RawSource, Sink, WireError
+from consumers.wire import RawMessage, RawSource, WireError
 from steering.health import WorkerStatus
 from steering.measurement import Measurement
 from steering.metrics import Timings
@@ -64,14 +65,6 @@ class Patience:
     turn_s: float = 0.2  # between looks at what is due
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Destination:
-    """Where dead letters go."""
-
-    sink: Sink
-    topic: str
-
-
 class FoldWorker:
     """Folds the partitions it is given; a ``PartitionOwner``.
 
@@ -86,7 +79,7 @@ class FoldWorker:
     psi_deg : float, optional
         Operator's psi for dwells that log none.
     patience : Patience
-    dead_letters : Destination, optional
+    dead_letters : DeadLetters, optional
         Where messages go that can be used nowhere; absent: they are logged and counted.
     on_commit : callable, optional
         Called with (folder of the partition, manifest, runs) after every commit.
@@ -104,7 +97,7 @@ class FoldWorker:
         default_run: str,
         psi_deg: float | None = None,
         patience: Patience | None = None,
-        dead_letters: Destination | None = None,
+        dead_letters: DeadLetters | None = None,
         on_commit: Callable[[Path, Manifest, Mapping[str, Run]], None] | None = None,
         timings: Timings | None = None,
         clock: Callable[[], int] = time.time_ns,
@@ -267,32 +260,15 @@ class FoldWorker:
 
     def bury(self, letters: list[DeadLetter]) -> bool:
         """Send dead letters; False when they have not arrived."""
-        for letter in letters:
-            log.warning(
-                "dead_letter",
-                topic=letter.raw.topic,
-                partition=letter.raw.partition,
-                offset=letter.raw.offset,
-                reason=letter.reason,
-            )
-        if self._dead_letters is None or not letters:
+        if self._dead_letters is None:
+            for letter in letters:
+                log.warning("message_unusable", topic=letter.raw.topic, reason=letter.reason)
             return True
         try:
             for letter in letters:
-                raw = letter.raw
-                self._dead_letters.sink.send(
-                    self._dead_letters.topic,
-                    raw.value,
-                    key=raw.key,
-                    headers=(
-                        *raw.headers,
-                        ("reason", letter.reason.encode()),
-                        ("topic", raw.topic.encode()),
-                        ("partition", str(raw.partition).encode()),
-                        ("offset", str(raw.offset).encode()),
-                    ),
-                )
-            self._dead_letters.sink.flush()
+                self._dead_letters.put(letter.raw, letter.reason)
+            if letters:
+                self._dead_letters.sink.flush()
         except (ConnectionError, OSError, ValueError) as error:
             self.failed(f"dead letters could not be sent ({error}); nothing is committed before.")
             log.error("dead_letters_not_sent", reason=str(error), messages=len(letters))

@@ -11,6 +11,7 @@ from typing import Any
 
 import structlog
 
+from consumers.dead_letters import DeadLetters
 from consumers.kafka_settings import KafkaSection, KafkaTopics
 from consumers.manifest_store import Manifest
 from consumers.tape_sink import TapeSink
@@ -22,7 +23,7 @@ from steering.experiment_file import (
     load_experiment,
     with_absolute_files,
 )
-from steering.fold_worker import Destination, FoldWorker, Patience, consume
+from steering.fold_worker import FoldWorker, Patience, consume
 from steering.health import WorkerStatus, operations_app
 from steering.measurement import Measurement, build_measurement
 from steering.metrics import service_registry
@@ -175,7 +176,7 @@ def open_live(
                 lateness_s=source_section.lateness_s,
                 timeout_s=source_section.timeout_s,
             ),
-            dead_letters=Destination(sink=sink, topic=topic),
+            dead_letters=DeadLetters(sink, topic),
             on_commit=publish,
             timings=timings,
         )

@@ -9,9 +9,10 @@ import pytest
 from kafka.errors import KafkaError
 
 from consumers.bluesky_documents import documents_of
+from consumers.dead_letters import LONGEST_REASON, DeadLetters
 from consumers.decoding import decode
 from consumers.kafka_connection import explain
-from consumers.kafka_sink import LONGEST_REASON, DeadLetters, KafkaSink
+from consumers.kafka_sink import KafkaSink
 from consumers.kafka_source import KafkaSource
 from consumers.msgpack_codec import pack
 from consumers.wire import Described, LogSample, RawMessage, RunBegins, RunEnds

@@ -6,12 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from consumers.dead_letters import DeadLetters
 from consumers.manifest_store import read_manifest
 from consumers.recorded import recorded_source
 from consumers.recorded_stream import stream_of_files
 from consumers.wire import RawMessage
 from steering.experiment_file import load_experiment
-from steering.fold_worker import Destination, FoldWorker, Patience, consume
+from steering.fold_worker import FoldWorker, Patience, consume
 from steering.measurement import build_measurement
 from steering.runs import Run
 from tests.consumers.disturbed_stream import disturb
@@ -208,7 +209,7 @@ def test_dead_letters_arrive_before_anything_is_committed(measurement, messages,
     letters = Letters()
     bad = [("detector", b"night", b"rubbish"), ("runInfo", b"night", b"....abcd")]
     raws = as_raw([*messages[:50], *bad, *messages[50:]])
-    worker = worker_of(measurement, tmp_path, dead_letters=Destination(sink=letters, topic="dead"))
+    worker = worker_of(measurement, tmp_path, dead_letters=DeadLetters(letters, "dead"))
     letters.broken = True
     source = ListSource(raws, worker, batch=52)
     for raw in source.poll(0):
@@ -336,7 +337,7 @@ def test_mutated_messages_are_all_settled_and_the_run_goes_on(
         else RawMessage(topic="all", partition=0, offset=n, key=m[1], value=m[2])
         for n, m in enumerate(mixed)
     ]
-    worker = worker_of(measurement, tmp_path, dead_letters=Destination(sink=letters, topic="d"))
+    worker = worker_of(measurement, tmp_path, dead_letters=DeadLetters(letters, "d"))
     source = ListSource(raws, worker)
     consume(source, worker, stop=lambda: False, until_idle_s=0.0)
     counters = worker.status().counters
