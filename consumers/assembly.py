@@ -250,15 +250,15 @@ class Assembler:
             before = self._restored.get(topic, Position(next=0))
             newest = self._newest.get(topic, before.next - 1)
             needed = self._needed.get(topic)
-            settled = self._settled.get(topic, set())
-            done = {o for a, b in before.done for o in range(a, b + 1)} | settled
+            settled = _ranges(sorted(self._settled.get(topic, ())))
+            done = _merged([*before.done, *settled])
             first = min(needed) if needed else max(newest + 1, before.next)
-            while not needed and first in done:
-                first += 1
-            beyond = sorted(o for o in done if o > first)
-            found[topic] = Position(next=first, done=_ranges(beyond))
-            self._settled[topic] = set(beyond)
-            self._restored[topic] = Position(next=first)
+            for a, b in () if needed else done:
+                if a <= first <= b:
+                    first = b + 1
+            found[topic] = Position(next=first, done=tuple(r for r in done if r[0] > first))
+            self._settled[topic] = set()
+            self._restored[topic] = found[topic]
         return found
 
     def logs(self) -> dict[str, dict[str, tuple[int, tuple[float, ...]]]]:
@@ -1035,3 +1035,14 @@ def _ranges(offsets: list[int]) -> tuple[tuple[int, int], ...]:
         else:
             found.append((offset, offset))
     return tuple(found)
+
+
+def _merged(ranges: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Closed ranges in order, those that touch as one."""
+    found: list[tuple[int, int]] = []
+    for a, b in sorted(ranges):
+        if found and a <= found[-1][1] + 1:
+            found[-1] = (found[-1][0], max(found[-1][1], b))
+        else:
+            found.append((a, b))
+    return found
