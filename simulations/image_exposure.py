@@ -3,10 +3,10 @@
 The coverage tensor holds 6 N^2 reals for every (voxel, energy bin), whatever was seen. The same
 neutrons came from few zones: with ``w`` and ``w Q Q`` summed per (voxel, energy bin, reciprocal
 vector G), T is a sum over G of products of phases, the mean ``Q Q`` and Debye-Waller factors at it.
-Only how the latter vary within a voxel is lost, less than 1e-4 of T (tested on three crystals); with
-``w Q`` alone cells at low Q were off by 1e-3. What is kept does not depend on the number of atoms, nor on scattering lengths or
-displacements, which come in when rates are computed: other Debye-Waller factors and models that are
-no phonons read the same sums.
+Only how the latter vary within a voxel is lost, less than 1e-4 of T on the three crystals tested;
+with ``w Q`` alone cells at low Q were off by 1e-3. What is kept does not depend on the number of
+atoms, nor on scattering lengths or displacements, which come in when rates are computed: other
+Debye-Waller factors and models that are no phonons read the same sums.
 """
 
 from __future__ import annotations
