@@ -45,6 +45,7 @@ LINE_SIGMA_MEV = 0.05  # own width of a phonon line
 REACH_SIGMAS = 3.7
 BENT_GRAIN = 0.1  # of the largest force constant
 LOWEST_ENERGY_MEV = 0.3  # as in the folded model
+CHUNK = 512  # points of the zone diagonalised together
 BLOCKS = 16  # of trajectories; each is summed alone, so that threads do not change the sum
 OFF_AXIS_INVERSE_A = np.array([3.1e-4, 7.3e-4, 5.7e-4])  # see the folded model
 
@@ -255,38 +256,67 @@ class TrajectoryPhonons:
         self.resolution = resolution
         self.model = model
         self.points_inverse_A = zone.cartesian + OFF_AXIS_INVERSE_A
-        self._fixed, self._basis = model.matrices(self.points_inverse_A)
-        none = np.zeros(len(model.names))
-        self._fixed_slope = model.matrix_gradients(self.points_inverse_A, none)
-        self._fixed_bend = self._bend(lambda q: model.matrix_gradients(q, none))
+        n, n_k = model.n_modes, len(model.names)
+        count = len(self.points_inverse_A)
+        none = np.zeros(n_k)
+        self._fixed = np.empty((count, n, n), dtype=np.complex128)
+        self._basis = np.empty((count, n_k, n, n), dtype=np.complex128)
+        self._fixed_slope = np.empty((count, 3, n, n), dtype=np.complex64)
+        self._fixed_bend = np.empty((count, 6, n, n), dtype=np.complex64)
+        for some in self._chunks():
+            q = self.points_inverse_A[some]
+            self._fixed[some], self._basis[some] = model.matrices(q)
+            self._fixed_slope[some] = model.matrix_gradients(q, none)
+            self._fixed_bend[some] = _bend(lambda at: model.matrix_gradients(at, none), q)
         self._grain = BENT_GRAIN * float(np.max(np.abs(model.values)))
         self._bent: tuple[FloatArray, ComplexArray] | None = None
+
+    def _chunks(self) -> list[slice]:
+        """Points whose matrices fit into the processor's cache together."""
+        count = len(self.points_inverse_A)
+        return [slice(low, min(low + CHUNK, count)) for low in range(0, count, CHUNK)]
 
     def prepare(self, values: FloatArray) -> ZoneState:
         """Diagonalise every point of the zone grid at ``values`` (K,), eV/angstrom^2."""
         phi = np.asarray(values, dtype=float)
-        square, vectors = np.linalg.eigh(self._fixed + np.tensordot(phi, self._basis, axes=(0, 1)))
+        n, n_k = self.model.n_modes, len(phi)
+        count = len(self.points_inverse_A)
+        state = ZoneState(
+            square=np.empty((count, n)),
+            slope=np.empty((count, n, 3)),
+            curvature=np.empty((count, n, 6)),
+            vectors=np.empty((count, n, n), dtype=np.complex128),
+            mixing=np.empty((count, n, n, 3), dtype=np.complex64),
+            coupling=np.empty((count, n, n, n_k), dtype=np.complex64),
+        )
+        for some in self._chunks():
+            self._prepare(phi, some, state)
+        return state
+
+    def _prepare(self, phi: FloatArray, some: slice, state: ZoneState) -> None:
+        q, basis = self.points_inverse_A[some], self._basis[some]
+        square, vectors = np.linalg.eigh(
+            self._fixed[some] + np.tensordot(phi, basis, axes=(0, 1))
+        )
         bra = vectors.conj().transpose(0, 2, 1)[:, None]
-        along = self._fixed_slope + self.model.free_gradients(self.points_inverse_A, phi)
+        along = self._fixed_slope[some] + self.model.free_gradients(q, phi)
         coupling = bra @ along @ vectors[:, None]
         gap = square[:, :, None] - square[:, None, :]  # [s, s']
         size = np.linalg.norm(coupling, axis=1)
         near = np.abs(gap) <= 2 * self.zone.reach * size
         inverse = np.where(near, 0.0, 1 / np.where(near, 1.0, gap))
-        bent = self._second_derivatives(phi) @ vectors[:, None]
+        bent = self._second_derivatives(phi)[some] @ vectors[:, None]
         own = np.einsum("vis,vpis->vsp", vectors.conj(), bent).real
         across = [
             2 * np.einsum("vst,vts,vst->vs", coupling[:, a], coupling[:, b], inverse).real
             for a, b in PAIRS
         ]
-        return ZoneState(
-            square=square,
-            slope=np.ascontiguousarray(np.einsum("vass->vsa", coupling).real),
-            curvature=np.ascontiguousarray(own + np.stack(across, axis=-1)),
-            vectors=np.ascontiguousarray(bra[:, 0]),
-            mixing=np.ascontiguousarray(np.einsum("vats,vst->vsta", coupling, inverse)),
-            coupling=np.ascontiguousarray(np.moveaxis(bra @ self._basis @ vectors[:, None], 1, -1)),
-        )
+        state.square[some] = square
+        state.slope[some] = np.einsum("vass->vsa", coupling).real
+        state.curvature[some] = own + np.stack(across, axis=-1)
+        state.vectors[some] = bra[:, 0]
+        state.mixing[some] = np.einsum("vats,vst->vsta", coupling, inverse)
+        state.coupling[some] = np.moveaxis(bra @ basis @ vectors[:, None], 1, -1)
 
     def _second_derivatives(self, phi: FloatArray) -> ComplexArray:
         """Second derivatives of D by q at every point, (points, 6, n, n), packed as ``PAIRS``.
@@ -296,22 +326,13 @@ class TrajectoryPhonons:
         """
         rounded = self.model.values + self._grain * np.rint((phi - self.model.values) / self._grain)
         if self._bent is None or not np.array_equal(rounded, self._bent[0]):
-            bend = self._bend(lambda q: self.model.free_gradients(q, rounded))
-            self._bent = (rounded, self._fixed_bend + bend)
+            bent = np.empty_like(self._fixed_bend)
+            for some in self._chunks():
+                q = self.points_inverse_A[some]
+                bent[some] = _bend(lambda at: self.model.free_gradients(at, rounded), q)
+                bent[some] += self._fixed_bend[some]
+            self._bent = (rounded, bent)
         return self._bent[1]
-
-    def _bend(self, gradients: Callable[[FloatArray], ComplexArray]) -> ComplexArray:
-        """Differences of gradients at every point, (points, 6, n, n), packed as ``PAIRS``."""
-        step = 1e-3
-        slopes = [
-            (
-                gradients(self.points_inverse_A + step * axis)
-                - gradients(self.points_inverse_A - step * axis)
-            )
-            / (2 * step)
-            for axis in np.eye(3)
-        ]
-        return np.stack([0.5 * (slopes[a][:, b] + slopes[b][:, a]) for a, b in PAIRS], axis=1)
 
     def true_edges_meV(self) -> FloatArray:
         """Edges of the steps in true energy: a share of the resolution's width each."""
@@ -420,6 +441,16 @@ class TrajectoryPhonons:
         )
         shape = (self.n_path_bins, self.energy.n_bins)
         return out.sum(axis=0).reshape(shape), slopes.sum(axis=0).reshape(*shape, n_k)
+
+
+def _bend(gradients: Callable[[FloatArray], ComplexArray], q: FloatArray) -> ComplexArray:
+    """Differences of gradients at every point, (points, 6, n, n), packed as ``PAIRS``."""
+    step = 1e-3
+    slopes = [
+        (gradients(q + step * axis) - gradients(q - step * axis)) / (2 * step)
+        for axis in np.eye(3)
+    ]
+    return np.stack([0.5 * (slopes[a][:, b] + slopes[b][:, a]) for a, b in PAIRS], axis=1)
 
 
 @njit(cache=True)

@@ -58,12 +58,13 @@ Key = tuple[str, ...]  # names of folded chunks with their generations, in order
 def base_of(n: int) -> int:
     """Number of chunks whose answer the estimate of ``n`` chunks begins at; 0: from nothing.
 
-    At most a fifth of the chunks are newer than it, and a chain of bases is as short as the
-    logarithm of ``n``: 0, 4, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, ...
+    Few chunks leave several minima open: there a fit begins at the answer just before, as in a
+    replay. Later at most a fifth of the chunks are newer than the base, and from there a chain of
+    bases is as short as the logarithm of ``n``: 0, 1, ..., 8, 10, 12, 14, 16, 20, 24, 28, 32, ...
     """
     before = n - 1
     if before < 8:
-        return max(before, 0) // 4 * 4
+        return max(before, 0)
     shift = before.bit_length() - 3
     return before >> shift << shift
 
