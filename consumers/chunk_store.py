@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from consumers.folding import EventAccount
 from simulations.cell_sums import CellSums
-from simulations.exposure import Exposure
+from simulations.exposure import Form, VoxelExposure
+from simulations.image_exposure import exposure_of_arrays
 from simulations.trajectories import Trajectories
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 LONGEST_NAME = 100  # characters of a chunk's name in the name of its file
 _SUMS = ("signal", "variance", "counts", "exposure", "flat")
 
@@ -37,6 +40,7 @@ class ClosedChunk:
     can: CellSums | None = None  # the empty can alone, folded with this orientation
     start_time_ns: int = 0  # since the Unix epoch; 0 when the source has none
     generation: int = 0  # how often the chunk was folded anew after it had closed
+    form: Form = "tensor"  # in which the exposure is kept
 
     @property
     def key(self) -> str:
@@ -50,21 +54,23 @@ class ClosedChunk:
         Raises
         ------
         ValueError
-            If the file is of another schema.
+            If the file is broken or of another schema.
         """
-        with safe_open(str(self.path), framework="numpy") as file:
-            _header(file, self.path)
+        with _opened(self.path) as (file, _):
             return int(file.get_slice("voxel.weight").get_shape()[0])
 
-    def exposure(self) -> Exposure:
-        """Coverage tensor and moments, read from the chunk's file.
+    def exposure(self) -> VoxelExposure:
+        """Coverage tensor, or the images it is summed from, and moments, from the chunk's file.
 
         Raises
         ------
         ValueError
-            If the file is of another schema.
+            If the file is broken or of another schema, or its arrays do not fit together.
         """
-        return Exposure(**self._tensors("voxel.", Exposure))
+        with _opened(self.path) as (file, header):
+            names = [n.removeprefix("voxel.") for n in file.keys() if n.startswith("voxel.")]  # noqa: SIM118
+            arrays = {name: file.get_tensor(f"voxel.{name}") for name in names}
+            return exposure_of_arrays(header["exposure"], arrays)
 
     def trajectories(self) -> Trajectories:
         """Stretches of pixel trajectories inside the tubes, read from the chunk's file.
@@ -72,14 +78,12 @@ class ClosedChunk:
         Raises
         ------
         ValueError
-            If the file is of another schema.
+            If the file is broken or of another schema.
         """
-        return Trajectories(**self._tensors("trajectory.", Trajectories))
-
-    def _tensors(self, prefix: str, kind: type) -> dict[str, np.ndarray]:
-        with safe_open(str(self.path), framework="numpy") as file:
-            _header(file, self.path)
-            return {f.name: file.get_tensor(prefix + f.name) for f in fields(kind)}
+        with _opened(self.path) as (file, _):
+            return Trajectories(
+                **{f.name: file.get_tensor(f"trajectory.{f.name}") for f in fields(Trajectories)}
+            )
 
 
 def close_chunk(
@@ -91,7 +95,7 @@ def close_chunk(
     proton_charge: float,
     account: EventAccount,
     sums: CellSums,
-    exposure: Exposure,
+    exposure: VoxelExposure,
     trajectories: Trajectories,
     can: CellSums | None = None,
     start_time_ns: int = 0,
@@ -104,7 +108,7 @@ def close_chunk(
     """
     suffix = f".g{generation}" if generation else ""
     path = folder / f"chunk_{_file_name(chunk)}{suffix}.safetensors"
-    tensors = {f"voxel.{f.name}": getattr(exposure, f.name) for f in fields(Exposure)}
+    tensors = {f"voxel.{name}": array for name, array in exposure.arrays().items()}
     tensors |= {f"trajectory.{f.name}": getattr(trajectories, f.name) for f in fields(Trajectories)}
     tensors |= {f"cell.{n}": np.ascontiguousarray(getattr(sums, n), dtype=float) for n in _SUMS}
     if can is not None:
@@ -120,6 +124,7 @@ def close_chunk(
         "can": can is not None,
         "start_time_ns": start_time_ns,
         "generation": generation,
+        "exposure": exposure.form,
     }
     temporary = path.with_suffix(".partial")
     save_file(tensors, str(temporary), metadata={"beamsteer": json.dumps(header)})
@@ -137,6 +142,7 @@ def close_chunk(
         can=can,
         start_time_ns=start_time_ns,
         generation=generation,
+        form=exposure.form,
     )
 
 
@@ -152,36 +158,43 @@ def read_chunk(path: Path) -> ClosedChunk:
     Raises
     ------
     ValueError
-        If the file is of another schema.
+        If the file is broken or of another schema.
     """
-    with safe_open(str(path), framework="numpy") as file:
-        header = _header(file, path)
-        sums = _sums(file, "cell", header["gaussian"])
-        can = _sums(file, "can", header["gaussian"]) if header["can"] else None
-    return ClosedChunk(
-        chunk=header["chunk"],
-        psi_deg=header["psi_deg"],
-        minutes=header["minutes"],
-        proton_charge=header["proton_charge"],
-        account=EventAccount(**header["events"]),
-        sums=sums,
-        path=path,
-        can=can,
-        start_time_ns=header["start_time_ns"],
-        generation=header["generation"],
-    )
+    with _opened(path) as (file, header):
+        return ClosedChunk(
+            chunk=header["chunk"],
+            psi_deg=header["psi_deg"],
+            minutes=header["minutes"],
+            proton_charge=header["proton_charge"],
+            account=EventAccount(**header["events"]),
+            sums=_sums(file, "cell", header["gaussian"]),
+            path=path,
+            can=_sums(file, "can", header["gaussian"]) if header["can"] else None,
+            start_time_ns=header["start_time_ns"],
+            generation=header["generation"],
+            form=header["exposure"],
+        )
 
 
 def _sums(file: Any, kind: str, gaussian: bool) -> CellSums:
     return CellSums(**{n: file.get_tensor(f"{kind}.{n}") for n in _SUMS}, gaussian=gaussian)
 
 
-def _header(file: Any, path: Path) -> dict[str, Any]:
-    """What the file says about its chunk; refuses other schemas."""
-    header = json.loads(file.metadata()["beamsteer"])
-    if header["schema_version"] != SCHEMA_VERSION:
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[Any, dict[str, Any]]]:
+    """An open chunk file and what it says about its chunk; refuses others and broken ones."""
+    try:
+        with safe_open(str(path), framework="numpy") as file:
+            header = json.loads(file.metadata()["beamsteer"])
+            if header["schema_version"] == SCHEMA_VERSION:
+                yield file, header
+                return
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise ValueError(
-            f"{path}: schema_version is {header['schema_version']}; expected {SCHEMA_VERSION}. "
-            "Replay the run with this version."
-        )
-    return header
+            f"{path}: is no closed chunk ({error or type(error).__name__}); expected a file that "
+            "a run closed. Replay its recorded file."
+        ) from error
+    raise ValueError(
+        f"{path}: schema_version is {header['schema_version']}; expected {SCHEMA_VERSION}. "
+        "Replay the run with this version."
+    )

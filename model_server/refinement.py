@@ -21,7 +21,7 @@ from scipy.optimize import nnls
 
 from simulations.background import CanRate
 from simulations.cell_sums import CellSums
-from simulations.exposure import Exposure
+from simulations.exposure import VoxelExposure
 from simulations.folded_model import ForwardModel, ModeState
 from simulations.trajectories import Trajectories, TrajectoryPhonons, ZoneState
 from simulations.voxel_map import MergedVoxels
@@ -43,7 +43,7 @@ class Observation:
     """Counts of one orientation with the exposure they were taken under."""
 
     sums: CellSums
-    exposure: Callable[[], Exposure]  # loads or computes; not kept between calls
+    exposure: Callable[[], VoxelExposure]  # loads or computes; not kept between calls
     trajectories: Callable[[], Trajectories] | None = None  # for the exact rate, likewise
     key: str = ""  # names the orientation; its exact rate is kept between fits
     can: CanRate | None = None  # what the empty can adds; ``sums`` are then those that go with it

@@ -26,7 +26,7 @@ from model_server.autoencoders import (
 )
 from model_server.bundle import FORMAT, Bundle, Domain
 from model_server.regressors import Regressor
-from simulations.exposure import Exposure, sum_voxels
+from simulations.exposure import VoxelExposure, sum_voxels
 from simulations.folded_model import FoldedPhonons
 from simulations.prior import BoxPrior
 
@@ -92,7 +92,7 @@ class Recipe:
 
 def simulate_spectra(
     forward: FoldedPhonons,
-    exposures: Sequence[Exposure],
+    exposures: Sequence[VoxelExposure],
     parameters: FloatArray,
     grid: CoarseGrid,
     rng: np.random.Generator,
@@ -110,7 +110,7 @@ def simulate_spectra(
     ----------
     forward : FoldedPhonons
         Exact folded forward model.
-    exposures : sequence of Exposure
+    exposures : sequence of VoxelExposure
         One per orientation.
     parameters : (sets, parameters) float64
         Dynamically stable force constants, eV/angstrom^2.
@@ -131,7 +131,7 @@ def simulate_spectra(
         ``sets * per_set`` of them.
     """
     n_bins = forward.energy.n_bins
-    combined: list[Exposure] = []
+    combined: list[VoxelExposure] = []
     weights: list[FloatArray] = []
     shares: list[FloatArray] = []
     fine = grid.path_group * grid.energy_group

@@ -6,7 +6,9 @@ makes the folded intensity of any force constants exact without keeping events.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from typing import Literal, NamedTuple, Protocol, Self
 
 import numpy as np
 from numba import njit
@@ -25,6 +27,75 @@ from simulations.voxel_map import MergedVoxels, VoxelMap
 FloatArray = NDArray[np.float64]
 
 PAIRS = ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))  # order of packed symmetric tensors
+_TAILS = {"first": 3, "second": 6, "slope": 3, "slope_second": 6}  # components of the moments
+Form = Literal["tensor", "images"]
+
+
+class Coverage(NamedTuple):
+    """T of every (voxel, energy bin) as kernels read it: packed, or by images if there are any."""
+
+    tensor: FloatArray  # (voxels, energy_bins, 6 N^2); without components if there are images
+    start: NDArray[np.int64]  # the rest as in ``ImageExposure``; empty if there are none
+    image: NDArray[np.int32]
+    sums: FloatArray
+    phases: NDArray[np.complex128]  # (images, N) b exp(i G' r) / sqrt(m)
+    displacement: FloatArray  # (N, 6) packed as ``PAIRS``
+
+
+class VoxelExposure(Protocol):
+    """Exposure of every (voxel, energy bin), with T in whatever form; both are of one form.
+
+    ``Exposure`` keeps the tensor itself, ``image_exposure.ImageExposure`` what it is summed from.
+    """
+
+    @property
+    def form(self) -> Form:
+        """How T is kept."""
+        ...
+
+    @property
+    def moments(self) -> Exposure:
+        """All but T; what it holds in place of T is not to be read."""
+        ...
+
+    @property
+    def weight(self) -> FloatArray:
+        """D (voxels, energy_bins)."""
+        ...
+
+    @property
+    def q_squared(self) -> FloatArray:
+        """Sum of w Q^2, (voxels, energy_bins)."""
+        ...
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of all arrays."""
+        ...
+
+    def __add__(self, other: Self) -> Self:
+        """Exposure of both together."""
+        ...
+
+    def scaled(self, factor: float) -> Self:
+        """Same geometry with ``factor`` times the charge."""
+        ...
+
+    def merged(self, merged: MergedVoxels) -> Self:
+        """Sums of larger voxels."""
+        ...
+
+    def path_sums(self, voxels: VoxelMap | MergedVoxels) -> tuple[FloatArray, FloatArray]:
+        """D and the flat exposure of every path cell: two arrays (path_bins, energy_bins)."""
+        ...
+
+    def coverage(self, crystal: Crystal) -> Coverage:
+        """T as kernels read it; ValueError if it is of another number of atoms."""
+        ...
+
+    def arrays(self) -> dict[str, NDArray]:
+        """All arrays by name, to be stored; ``from_arrays`` of the form takes them back."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -44,6 +115,58 @@ class Exposure:
     second: FloatArray  # (..., 6) sum w of the products xx yy zz yz xz xy of the same
     slope: FloatArray  # (..., 3) sum w dQ'/dE, 1/(angstrom meV)
     slope_second: FloatArray  # (..., 6) sum w of the products of the same, as in ``second``
+
+    @property
+    def form(self) -> Form:
+        """T is kept as such."""
+        return "tensor"
+
+    @property
+    def moments(self) -> Exposure:
+        """These very sums."""
+        return self
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray]) -> Exposure:
+        """Exposure of stored arrays.
+
+        Raises
+        ------
+        ValueError
+            If one is missing, unknown, or of a shape or kind that does not fit.
+        """
+        check_arrays(arrays, [f.name for f in fields(cls)])
+        cells = arrays["weight"].shape
+        if len(cells) != 2:
+            raise ValueError(f"weight has shape {cells}; expected voxels x energy bins")
+        n_reals = (arrays["tensor"].shape or (0,))[-1]
+        tails = {**_TAILS, "tensor": n_reals}
+        for name, array in arrays.items():
+            shape = (*cells, tails[name]) if name in tails else cells
+            check_array(name, array, shape, np.float64)
+        if tensor_reals(round((n_reals / 6) ** 0.5)) != n_reals:
+            raise ValueError(f"tensor has {n_reals} components; expected 6 N^2 for N atoms")
+        return cls(**arrays)
+
+    def arrays(self) -> dict[str, NDArray]:
+        """All arrays by name."""
+        return {f.name: getattr(self, f.name) for f in fields(self)}
+
+    def coverage(self, crystal: Crystal) -> Coverage:
+        """The tensor, and no images.
+
+        Raises
+        ------
+        ValueError
+            If the tensor is of another number of atoms.
+        """
+        expected = tensor_reals(crystal.n_atoms)
+        if self.tensor.shape[-1] != expected:
+            raise ValueError(
+                f"exposure has {self.tensor.shape[-1]} reals of T; expected {expected}, those of "
+                f"{crystal.n_atoms} atoms. Compute it for this crystal."
+            )
+        return Coverage(self.tensor, *_NO_IMAGES)
 
     def __add__(self, other: Exposure) -> Exposure:
         """Exposure of both together."""
@@ -92,6 +215,29 @@ class Exposure:
         return (
             sum_voxels(self.weight, voxels),
             sum_voxels(self.flat, voxels),
+        )
+
+
+_NO_IMAGES = (
+    np.zeros(0, dtype=np.int64),
+    np.zeros(0, dtype=np.int32),
+    np.zeros((0, 7)),
+    np.zeros((0, 0), dtype=np.complex128),
+    np.zeros((0, 6)),
+)
+
+
+def check_arrays(arrays: Mapping[str, NDArray], names: list[str]) -> None:
+    """Refuse arrays of other names than expected with a ValueError."""
+    if set(arrays) != set(names):
+        raise ValueError(f"arrays are {sorted(arrays)}; expected {sorted(names)}")
+
+
+def check_array(name: str, array: NDArray, shape: tuple[int, ...], kind: type[np.generic]) -> None:
+    """Refuse an array of another shape or kind than expected with a ValueError."""
+    if array.shape != shape or array.dtype != np.dtype(kind):
+        raise ValueError(
+            f"{name} is {array.dtype} of shape {array.shape}; expected {np.dtype(kind)} of {shape}"
         )
 
 

@@ -20,9 +20,9 @@ from numba import njit, prange
 from numpy.typing import NDArray
 
 from simulations.constants import BOLTZMANN_MEV_PER_K, HBAR2_OVER_U, NEUTRON_MEV_A2
-from simulations.exposure import Exposure
+from simulations.exposure import VoxelExposure
 from simulations.force_constants import ForceConstantModel
-from simulations.image_exposure import ImageExposure, damp, packed_displacement
+from simulations.image_exposure import damp
 from simulations.instrument import Resolution
 from simulations.path import EnergyAxis
 from simulations.voxel_map import MergedVoxels, VoxelMap
@@ -32,13 +32,6 @@ ComplexArray = NDArray[np.complex128]
 
 LOWEST_ENERGY_MEV = 0.3  # modes below count as lying here: the weight 1/E has no limit at Gamma
 OFF_AXIS_INVERSE_A = np.array([3.1e-4, 7.3e-4, 5.7e-4])
-_NO_IMAGES = (
-    np.zeros(0, dtype=np.int64),
-    np.zeros(0, dtype=np.int32),
-    np.zeros((0, 7)),
-    np.zeros((0, 0), dtype=np.complex128),
-    np.zeros((0, 6)),
-)
 
 
 class ForwardModel(Protocol):
@@ -52,7 +45,7 @@ class ForwardModel(Protocol):
 
     def rates(
         self,
-        exposure: Exposure | ImageExposure,
+        exposure: VoxelExposure,
         state: ModeState,
         *,
         log_width: float,
@@ -160,7 +153,7 @@ class FoldedPhonons:
 
     def rates(
         self,
-        exposure: Exposure | ImageExposure,
+        exposure: VoxelExposure,
         state: ModeState,
         *,
         log_width: float = 0.0,
@@ -177,36 +170,36 @@ class FoldedPhonons:
         jacobian : (path_bins, energy_bins, K + 1) float64
             Derivatives by the parameters and by the logarithm of the resolution width; K + 1 is 0
             when ``gradient`` is False.
+
+        Raises
+        ------
+        ValueError
+            If the exposure is of other voxels, energy bins or another number of atoms.
         """
+        cells = (self.voxels.n_voxels, self.n_energy)
+        if exposure.weight.shape != cells:
+            raise ValueError(
+                f"exposure has {exposure.weight.shape} voxels x energy bins; expected {cells}, "
+                "those of the model. Compute it for the same path and incident energy."
+            )
         shape = (self.voxels.n_path_bins, self.energy.n_bins)
         rate = np.zeros(shape)
         jacobian = np.zeros((*shape, len(state.values) + 1 if gradient else 0))
-        if isinstance(exposure, ImageExposure):
-            images = (
-                exposure.start,
-                exposure.image,
-                exposure.sums,
-                exposure.phases(self.model.crystal),
-                packed_displacement(exposure.displacement),
-            )
-            exposure = exposure.moments
-        else:
-            images = _NO_IMAGES
+        moments = exposure.moments
         _rates(
             self._voxel_order,
             self._bin_start,
-            exposure.weight,
-            exposure.tensor,
-            *images,
-            exposure.first,
-            exposure.second,
-            exposure.slope,
-            exposure.slope_second,
+            moments.weight,
+            *exposure.coverage(self.model.crystal),
+            moments.first,
+            moments.second,
+            moments.slope,
+            moments.slope_second,
             state.energy,
             state.vectors,
             state.coupling,
             state.velocity,
-            exposure.q_squared,
+            moments.q_squared,
             *self._q_squared_slope,
             self.energy.centres_meV[: self.n_energy],
             self.energy.step_meV,

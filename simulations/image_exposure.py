@@ -11,7 +11,8 @@ Debye-Waller factors and models that are no phonons read the same sums.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 from numba import njit
@@ -20,8 +21,14 @@ from numpy.typing import NDArray
 from simulations.crystal import Crystal
 from simulations.exposure import (
     PAIRS,
+    Coverage,
+    Crossings,
     Exposure,
+    Form,
     PixelView,
+    VoxelExposure,
+    check_array,
+    check_arrays,
     compute_exposure,
     grid_index,
     tensor_reals,
@@ -37,7 +44,30 @@ IntArray = NDArray[np.int64]
 ComplexArray = NDArray[np.complex128]
 
 IMAGES_FROM_ATOMS = 6
-"""Cells of at least so many atoms are cheaper as images than as tensors; runs do not choose yet."""
+"""Runs take images for primitive cells of at least so many atoms: they are cheaper there."""
+
+_OWN = ("start", "image", "sums", "reciprocal", "displacement")
+_MOMENTS = tuple(f.name for f in fields(Exposure) if f.name != "tensor")
+
+
+def form_for(crystal: Crystal) -> Form:
+    """Form in which runs keep the exposure of a crystal."""
+    return "images" if crystal.n_atoms >= IMAGES_FROM_ATOMS else "tensor"
+
+
+def exposure_of_arrays(form: Form, arrays: Mapping[str, NDArray]) -> VoxelExposure:
+    """Exposure of either form from what its ``arrays`` gave.
+
+    Raises
+    ------
+    ValueError
+        If the form is unknown, or the arrays are not of it or do not fit together.
+    """
+    if form == "tensor":
+        return Exposure.from_arrays(arrays)
+    if form == "images":
+        return ImageExposure.from_arrays(arrays)
+    raise ValueError(f"exposure has form {form!r}; expected 'tensor' or 'images'")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -54,6 +84,70 @@ class ImageExposure:
     sums: FloatArray  # (entries, 7) w, and w Q'Q' Cartesian, carried into the voxel: xx ... xy
     reciprocal: NDArray[np.int32]  # (images, 3) G' = Q' - q', primitive reciprocal coordinates
     displacement: FloatArray  # (atoms, 3, 3) mean-square tensors, angstrom^2
+
+    @property
+    def form(self) -> Form:
+        """T is kept as images."""
+        return "images"
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray]) -> ImageExposure:
+        """Exposure of stored arrays; no index in it points outside.
+
+        Raises
+        ------
+        ValueError
+            If one is missing, unknown, or of a shape, kind or content that does not fit.
+        """
+        check_arrays(arrays, [*_MOMENTS, *_OWN])
+        cells = arrays["weight"].shape
+        moments = {name: arrays[name] for name in _MOMENTS}
+        moments = Exposure.from_arrays({**moments, "tensor": np.zeros((*cells, 0))})
+        start, image, reciprocal = (arrays[name] for name in ("start", "image", "reciprocal"))
+        check_array("start", start, (moments.weight.size + 1,), np.int64)
+        check_array("image", image, (image.size,), np.int32)
+        check_array("sums", arrays["sums"], (image.size, 7), np.float64)
+        check_array("reciprocal", reciprocal, (reciprocal.size // 3, 3), np.int32)
+        displacement = arrays["displacement"]
+        check_array("displacement", displacement, (displacement.size // 9, 3, 3), np.float64)
+        if start[0] != 0 or start[-1] != image.size or np.any(np.diff(start) < 0):
+            raise ValueError(
+                f"start runs from {start[0]} to {start[-1]}; expected it to rise from 0 to "
+                f"{image.size}, the number of entries"
+            )
+        if image.size and not 0 <= image.min() <= image.max() < len(reciprocal):
+            raise ValueError(
+                f"image holds {image.min()} to {image.max()}; expected rows of reciprocal, which "
+                f"has {len(reciprocal)}"
+            )
+        return cls(moments=moments, **{name: arrays[name] for name in _OWN})
+
+    def arrays(self) -> dict[str, NDArray]:
+        """All arrays by name."""
+        moments = {name: getattr(self.moments, name) for name in _MOMENTS}
+        return moments | {name: getattr(self, name) for name in _OWN}
+
+    def coverage(self, crystal: Crystal) -> Coverage:
+        """The images with the phases of the crystal's atoms.
+
+        Raises
+        ------
+        ValueError
+            If the displacements are of another number of atoms.
+        """
+        if len(self.displacement) != crystal.n_atoms:
+            raise ValueError(
+                f"exposure has displacements of {len(self.displacement)} atoms; expected "
+                f"{crystal.n_atoms}. Compute it for this crystal."
+            )
+        return Coverage(
+            self.moments.tensor,
+            self.start,
+            self.image,
+            self.sums,
+            self.phases(crystal),
+            packed_displacement(self.displacement),
+        )
 
     @property
     def weight(self) -> FloatArray:
@@ -73,8 +167,7 @@ class ImageExposure:
     @property
     def nbytes(self) -> int:
         """Memory of all arrays."""
-        own = (self.start, self.image, self.sums, self.reciprocal, self.displacement)
-        return self.moments.nbytes + sum(array.nbytes for array in own)
+        return sum(array.nbytes for array in self.arrays().values())
 
     def __add__(self, other: ImageExposure) -> ImageExposure:
         """Exposure of both together."""
@@ -122,14 +215,7 @@ class ImageExposure:
     def with_tensor(self, crystal: Crystal) -> Exposure:
         """The same exposure with T (packed as ``exposure.unpack_tensor`` reads it)."""
         tensor = np.zeros((len(self.start) - 1, tensor_reals(crystal.n_atoms)))
-        _tensors(
-            self.start,
-            self.image,
-            self.sums,
-            self.phases(crystal),
-            packed_displacement(self.displacement),
-            tensor,
-        )
+        _tensors(*self.coverage(crystal)[1:], tensor)
         return replace(self.moments, tensor=tensor.reshape(*self.weight.shape, -1))
 
     def _cells(self) -> IntArray:
@@ -153,6 +239,7 @@ def compute_image_exposure(
     reduced: bool = False,
     histogram_edges_meV: FloatArray | None = None,
     skip: NDArray[np.bool_] | None = None,
+    crossings: Crossings | None = None,
 ) -> ImageExposure:
     """Exposure of one orientation for a proton charge of 1 coulomb, by images.
 
@@ -174,6 +261,7 @@ def compute_image_exposure(
         reduced=reduced,
         histogram_edges_meV=histogram_edges_meV,
         skip=skip,
+        crossings=crossings,
     )
     view = view_pixels(
         crystal=crystal,
@@ -196,6 +284,8 @@ def compute_image_exposure(
         view.kf,
         view.bin_of_step,
         np.zeros((0, 0), dtype=np.bool_) if skip is None else skip,
+        np.zeros(0, dtype=np.uint64) if crossings is None else crossings.groups,
+        0 if crossings is None else crossings.shift,
         instrument.solid_angle_sr,
         step,
         voxels.divisions,
@@ -259,36 +349,40 @@ def _gathered(
 
 
 @njit(cache=True)
-def _place(keys, key):
-    """Slot of a key in an open table, or the free slot (-1) where it belongs."""
-    mask = len(keys) - 1
+def _place(table, keys, key):
+    """Slot of an open table that holds the row of a key, or the free one (-1) where it belongs."""
+    mask = len(table) - 1
     slot = ((key * 0x9E3779B97F4A7C1) >> 20) & mask
-    while keys[slot] != key and keys[slot] >= 0:
+    while table[slot] >= 0 and keys[table[slot]] != key:
         slot = (slot + 1) & mask
     return slot
 
 
 @njit(cache=True)
 def _images(
-    direction, fractional, beam, beam_fractional, masked, kf, bin_of_step, skip, solid_angle,
-    weight_step, divisions, voxel, operation, op_fractional, op_cartesian, centre, n_energy, reach,
+    direction, fractional, beam, beam_fractional, masked, kf, bin_of_step, skip, groups, shift,
+    solid_angle, weight_step, divisions, voxel, operation, op_fractional, op_cartesian, centre,
+    n_energy, reach,
 ):  # fmt: skip
     """Keys and sums of every (voxel, energy bin, image) that any (pixel, sub-step) pair hits."""
     n0, n1, n2 = divisions
     side1, side2 = 2 * reach[1] + 1, 2 * reach[2] + 1
     n_images = (2 * reach[0] + 1) * side1 * side2
-    use_skip = skip.shape[0] > 0
-    keys = np.full(1 << 16, -1, dtype=np.int64)
+    use_skip, use_groups = skip.shape[0] > 0, len(groups) > 0
+    table = np.full(1 << 17, -1, dtype=np.int32)
+    keys = np.empty(1 << 16, dtype=np.int64)
     sums = np.zeros((1 << 16, 7))
     count = 0
     h = np.empty(3, dtype=np.int64)
     q = np.empty(3)
     last_key = -1
-    slot = 0
+    row = 0
     for p in range(len(masked)):
         if masked[p]:
             continue
         for step in range(len(kf)):
+            if use_groups and (groups[p] >> np.uint64(step >> shift)) & np.uint64(1) == 0:
+                continue
             if use_skip and skip[p, step]:
                 continue
             k = kf[step]
@@ -312,20 +406,19 @@ def _images(
             key = (v * n_energy + bin_of_step[step]) * n_images
             key += (h[0] * side1 + h[1]) * side2 + h[2]
             if key != last_key:
-                slot = _place(keys, key)
-                if keys[slot] < 0:
-                    if 2 * count > len(keys):
-                        old_keys, old_sums = keys, sums
-                        keys = np.full(2 * len(old_keys), -1, dtype=np.int64)
-                        sums = np.zeros((2 * len(old_keys), 7))
-                        for i in range(len(old_keys)):
-                            if old_keys[i] >= 0:
-                                at = _place(keys, old_keys[i])
-                                keys[at] = old_keys[i]
-                                sums[at] = old_sums[i]
-                        slot = _place(keys, key)
-                    keys[slot] = key
+                slot = _place(table, keys, key)
+                if table[slot] < 0:
+                    if count == len(keys):
+                        keys = np.concatenate((keys, np.empty_like(keys)))
+                        sums = np.concatenate((sums, np.zeros_like(sums)))
+                        table = np.full(2 * len(table), -1, dtype=np.int32)
+                        for i in range(count):
+                            table[_place(table, keys, keys[i])] = i
+                        slot = _place(table, keys, key)
+                    table[slot] = count
+                    keys[count] = key
                     count += 1
+                row = table[slot]
                 last_key = key
             w = solid_angle[p] * weight_step[step]
             qx = beam[0] - k * direction[p, 0]
@@ -337,22 +430,14 @@ def _images(
                     + op_cartesian[o, a, 1] * qy
                     + op_cartesian[o, a, 2] * qz
                 )
-            sums[slot, 0] += w
-            sums[slot, 1] += w * q[0] * q[0]
-            sums[slot, 2] += w * q[1] * q[1]
-            sums[slot, 3] += w * q[2] * q[2]
-            sums[slot, 4] += w * q[1] * q[2]
-            sums[slot, 5] += w * q[0] * q[2]
-            sums[slot, 6] += w * q[0] * q[1]
-    found_keys = np.empty(count, dtype=np.int64)
-    found_sums = np.empty((count, 7))
-    at = 0
-    for i in range(len(keys)):
-        if keys[i] >= 0:
-            found_keys[at] = keys[i]
-            found_sums[at] = sums[i]
-            at += 1
-    return found_keys, found_sums
+            sums[row, 0] += w
+            sums[row, 1] += w * q[0] * q[0]
+            sums[row, 2] += w * q[1] * q[1]
+            sums[row, 3] += w * q[2] * q[2]
+            sums[row, 4] += w * q[1] * q[2]
+            sums[row, 5] += w * q[0] * q[2]
+            sums[row, 6] += w * q[0] * q[1]
+    return keys[:count], sums[:count]
 
 
 @njit(cache=True, inline="always")

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from model_server.refinement import Observation, Posterior, Refinement, usable_cells
 from simulations.background import CanRate
 from simulations.cell_sums import CellSums
-from simulations.exposure import Exposure
+from simulations.exposure import VoxelExposure
 from simulations.folded_model import ModeState
 from steering.motion import MotionSection
 
@@ -88,7 +88,7 @@ def candidate_angles(limits_deg: tuple[float, float], how_many: int) -> FloatArr
 
 def information_per_minute(
     psi_deg: float,
-    exposure: Callable[[], Exposure],
+    exposure: Callable[[], VoxelExposure],
     sums_of_exposure: tuple[FloatArray, FloatArray],
     *,
     refinement: Refinement,

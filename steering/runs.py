@@ -10,7 +10,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,13 @@ from simulations.background import (
 )
 from simulations.cell_sums import CellSums
 from simulations.dynamics import modes
-from simulations.exposure import Crossings, Exposure, PixelView, histogram_range, sum_voxels
+from simulations.exposure import (
+    Crossings,
+    PixelView,
+    VoxelExposure,
+    histogram_range,
+    sum_voxels,
+)
 from simulations.instrument import Instrument, coarsen, split_name
 from simulations.trajectories import Trajectories
 from steering.advisor import (
@@ -94,7 +100,7 @@ class _OpenChunk:
     variance: FloatArray
     counts: NDArray[np.int64]
     account: EventAccount = field(default_factory=EventAccount)
-    exposure: Exposure | None = None  # for one coulomb
+    exposure: VoxelExposure | None = None  # for one coulomb
     trajectories: Trajectories | None = None  # likewise
     gaussian: bool = False
     reduced: bool = False
@@ -137,7 +143,7 @@ class Run:
         self._estimating = estimate
         self._open: dict[str, _OpenChunk] = {}
         self._seen: set[tuple[str, str, int]] = set()
-        self._candidates: list[tuple[float, Exposure, tuple[FloatArray, FloatArray]]] = []
+        self._candidates: list[tuple[float, VoxelExposure, tuple[FloatArray, FloatArray]]] = []
         self._below_target = 0
         self._advice: dict[str, Any] = {
             "advice": [],
@@ -154,9 +160,9 @@ class Run:
         self._encoder = None
         self._generation: dict[str, int] = {}  # of the next fold of a chunk's name, if not 0
         self._withdrawn: dict[str, str] = {}  # chunk, reason
-        self._pooled: Exposure | None = None
+        self._pooled: VoxelExposure | None = None
         self._pooled_chunks = 0
-        self._kept: dict[str, Exposure] = {}
+        self._kept: dict[str, VoxelExposure] = {}
         background = measurement.experiment.background
         self._can_runs = read_can(measurement)
         self._has_can = background.can_sigma is not None
@@ -290,7 +296,7 @@ class Run:
             )
         return chunk.seen
 
-    def _expose(self, chunk: _OpenChunk) -> tuple[Exposure, Trajectories]:
+    def _expose(self, chunk: _OpenChunk) -> tuple[VoxelExposure, Trajectories]:
         """What the chunk's orientation sees, for one coulomb, and the can there; computed once."""
         measurement, psi, view = self.measurement, chunk.start.psi_deg, self._view(chunk)
         spoilt = measurement.spoilt(view)
@@ -493,7 +499,7 @@ class Run:
         ------
         ValueError
             If the chunk is in the run already, was folded on another path, energy axis or voxel
-            map, or is of another kind than the chunks before.
+            map, has its exposure in another form, or is of another kind than the chunks before.
         """
         self._check_adoptable(closed)
         self._withdrawn.pop(closed.chunk, None)
@@ -519,6 +525,12 @@ class Run:
             raise ValueError(
                 f"{closed.path}: the chunk has {closed.n_voxels} voxels; expected "
                 f"{measurement.voxels.n_voxels}, those of the experiment. Fold the chunk anew."
+            )
+        if closed.form != measurement.form:
+            raise ValueError(
+                f"{closed.path}: the chunk's exposure is in the form {closed.form!r}; expected "
+                f"{measurement.form!r}, which {measurement.crystal.n_atoms} atoms take. Fold the "
+                "chunk anew."
             )
         if (closed.can is not None) != self._has_can:
             raise ValueError(
@@ -774,7 +786,7 @@ class Run:
         """Beam minutes of the folded chunks."""
         return float(sum(c.minutes for c in self.chunks))
 
-    def pooled_exposure(self) -> Exposure:
+    def pooled_exposure(self) -> VoxelExposure:
         """Exposure of all folded chunks together, summed in chunk order."""
         for chunk in self.chunks[self._pooled_chunks :]:
             exposure = self._exposure_of(chunk)
@@ -784,7 +796,7 @@ class Run:
             raise ValueError("no chunk is folded yet")
         return self._pooled
 
-    def _exposure_of(self, chunk: ClosedChunk) -> Exposure:
+    def _exposure_of(self, chunk: ClosedChunk) -> VoxelExposure:
         """A chunk's exposure, kept in memory while all kept ones stay below the limit."""
         if chunk.key in self._kept:
             return self._kept[chunk.key]
@@ -1086,7 +1098,7 @@ class Run:
         )
 
     def write_folded(self, path: Path) -> None:
-        """Write ``folded.npz``: S, V, N, D, T, moments and axes with their units."""
+        """Write ``folded.npz``: S, V, N, D, T or its images, moments and axes with their units."""
         total, net, exposure = self.sums, self.net_sums, self.pooled_exposure()
         voxels, measurement = self.measurement.voxels, self.measurement
         arrays: dict[str, Any] = {
@@ -1116,6 +1128,11 @@ class Run:
                     "can_D": "C sr meV, D where the can is known",
                     "flat_exposure": "C sr ms",
                     "T": "C sr meV barn / (angstrom^2 u), packed 6 N^2 reals",
+                    "image_start": "rows of image and image_sums of each voxel and energy bin",
+                    "image": "rows of image_G",
+                    "image_sums": "C sr meV; then with Q Q, xx yy zz yz xz xy, / angstrom^2",
+                    "image_G": "reciprocal vectors, primitive coordinates",
+                    "displacement": "angstrom^2, mean square of each atom",
                     "q_first": "C sr meV / angstrom",
                     "q_second": "C sr meV / angstrom^2",
                     "q_slope": "C sr / angstrom",
@@ -1133,8 +1150,13 @@ class Run:
             "second": "q_second",
             "slope": "q_slope",
             "slope_second": "q_slope_second",
+            "start": "image_start",
+            "image": "image",
+            "sums": "image_sums",
+            "reciprocal": "image_G",
+            "displacement": "displacement",
         }
-        arrays |= {names[f.name]: getattr(exposure, f.name) for f in fields(Exposure)}
+        arrays |= {names[name]: array for name, array in exposure.arrays().items()}
         can = self.can_sums
         if can is not None:
             arrays |= {

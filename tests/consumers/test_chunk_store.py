@@ -66,8 +66,8 @@ def test_a_file_of_another_schema_is_refused_with_what_to_do(tmp_path):
     with safe_open(str(closed.path), framework="numpy") as file:
         header = json.loads(file.metadata()["beamsteer"])
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    header["schema_version"] = 2
+    header["schema_version"] = 3
     save_file(tensors, str(closed.path), metadata={"beamsteer": json.dumps(header)})
     for read in (lambda: read_chunk(closed.path), closed.exposure, closed.trajectories):
-        with pytest.raises(ValueError, match="schema_version is 2; expected 3. Replay the run"):
+        with pytest.raises(ValueError, match="schema_version is 3; expected 4. Replay the run"):
             read()
