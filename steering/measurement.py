@@ -16,8 +16,9 @@ from simulations.crystal import Crystal
 from simulations.crystal_file import builtin_crystals, read_crystal, read_force_constants
 from simulations.exposure import (
     Crossings,
-    Exposure,
+    Form,
     PixelView,
+    VoxelExposure,
     compute_exposure,
     find_crossings,
     view_pixels,
@@ -25,6 +26,7 @@ from simulations.exposure import (
 from simulations.folded_model import FoldedPhonons
 from simulations.force_constants import ForceConstantModel, force_constant_model, select_free
 from simulations.goniometer import Orientation, crystal_to_lab
+from simulations.image_exposure import compute_image_exposure, form_for
 from simulations.instrument import Instrument, Resolution
 from simulations.instruments import find_instrument
 from simulations.mask_file import read_mask, with_mask_file
@@ -60,6 +62,7 @@ class Measurement:
     instrument: Instrument
     orientation: Orientation
     folder: FilePath  # that relative paths of the experiment start from
+    form: Form  # of every exposure
 
     @property
     def ei_meV(self) -> float:
@@ -184,9 +187,10 @@ class Measurement:
         histogram_edges_meV: FloatArray | None = None,
         skip: NDArray[np.bool_] | None = None,
         crossings: Crossings | None = None,
-    ) -> Exposure:
-        """Exposure of one orientation for one coulomb of proton charge."""
-        return compute_exposure(
+    ) -> VoxelExposure:
+        """Exposure of one orientation for one coulomb of proton charge, in the form chosen."""
+        compute = compute_image_exposure if self.form == "images" else compute_exposure
+        return compute(
             crystal=self.crystal,
             voxels=self.voxels,
             instrument=self.instrument if instrument is None else instrument,
@@ -223,7 +227,7 @@ class Measurement:
             crossings=crossings,
         )
 
-    def path_sums(self, exposure: Exposure) -> tuple[FloatArray, FloatArray]:
+    def path_sums(self, exposure: VoxelExposure) -> tuple[FloatArray, FloatArray]:
         """D and flat exposure padded to all bins of the energy axis."""
         padded = []
         for sums in exposure.path_sums(self.voxels):
@@ -258,6 +262,7 @@ def build_measurement(experiment: Experiment, experiment_dir: FilePath) -> Measu
     return Measurement(
         experiment=experiment,
         folder=experiment_dir,
+        form=form_for(crystal),
         crystal=crystal,
         model=model,
         box=box,
