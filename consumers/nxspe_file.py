@@ -24,7 +24,7 @@ from consumers.hdf5_file import (
     open_hdf5,
     text_of,
 )
-from simulations.instrument import UNKNOWN_RESOLUTION, Instrument, Resolution, split_name
+from simulations.instrument import UNKNOWN_RESOLUTION, Instrument, Resolution
 from simulations.instrument_file import known_instruments, read_instrument_table
 
 FloatArray = NDArray[np.float64]
@@ -192,7 +192,7 @@ def _ei(path: Path, entry: h5py.Group, info: h5py.Group, given: float | None) ->
             return float(value)
     raise UnreadableError(
         f"{path}: fixed_energy is {child_number(info, 'fixed_energy')}; expected the incident "
-        "energy in meV. Give ei_meV"
+        "energy in meV. Give --ei to init, instrument.ei_meV to a fold"
     )
 
 
@@ -204,7 +204,7 @@ def _psi(path: Path, info: h5py.Group, given: float | None) -> float:
     psi = child_number(info, "psi")
     if not np.isfinite(psi):
         state = "NaN" if "psi" in info else "missing"
-        raise UnreadableError(f"{path}: psi is {state}; expected degrees. Give psi_deg")
+        raise UnreadableError(f"{path}: psi is {state}; expected degrees. Give --psi")
     node = info["psi"]
     unit = text_of(node.attrs.get("units")).lower()
     if unit.startswith("rad"):
@@ -305,7 +305,7 @@ def _instrument(
             f"{path}: {EXTENSION} describes {len(ids)} detectors, data has {n}; expected as many"
         )
     length = child_number(extension, "source_to_sample") if extension is not None else np.nan
-    base = split_name(name)[0].upper() if "/" not in name or name.split("/")[1].isdigit() else name
+    base = name.partition("/")[0].upper()
     resolution = UNKNOWN_RESOLUTION
     if base in known_instruments():
         table = read_instrument_table(base)

@@ -28,8 +28,14 @@ from consumers.sns_event_file import (
     iterate_events,
     read_event_run,
 )
-from consumers.spe_file import looks_like_spe, read_spe, read_spe_block
-from simulations.instrument import Instrument
+from consumers.spe_file import (
+    DETECTOR_SUFFIXES,
+    looks_like_spe,
+    read_spe,
+    read_spe_block,
+    spe_fault,
+)
+from simulations.instrument import NAMELESS, Instrument
 
 _Run = TypeVar("_Run")
 
@@ -148,7 +154,8 @@ class RecordedSource:
                     )
                     sequence += 1
             except UnreadableError as error:
-                aside = SetAside(origin=str(plan.path), reason=str(error))
+                reason = str(error).removeprefix(f"{plan.path}: ")
+                aside = SetAside(origin=str(plan.path), reason=reason)
                 yield Message(run=self.run, source="recorded", sequence=sequence, payload=aside)
                 sequence += 1
 
@@ -259,8 +266,16 @@ def kind_of_file(path: Path | str) -> str:
         If the file is none of them or cannot be read.
     """
     path = Path(path)
-    if looks_like_spe(path) or path.suffix.lower() == ".spe":
+    if looks_like_spe(path):
         return "spe"
+    suffix = path.suffix.lower()
+    if path.is_file() and suffix in (".spe", *DETECTOR_SUFFIXES) and not h5py.is_hdf5(path):
+        if suffix == ".spe":
+            raise spe_fault(path)
+        raise UnreadableError(
+            f"{path}: a {suffix[1:].upper()} file only tells where the detectors of an SPE file "
+            "are; expected recorded data. Give the SPE file and keep this one beside it"
+        )
     with open_hdf5(path) as file:
         entries = group_of_class(file, "NXentry")
         if any("NXSPE_info" in entry for entry in entries):
@@ -302,6 +317,7 @@ def _order(path: Path, psi_deg: float | None) -> tuple[float, float, str]:
     )
 
 
+_ANY_EI_MEV = 1e9  # stands in for an unknown one while looking: above every energy transfer
 _REPORTED = (
     "instrument",
     "ei_meV",
@@ -328,7 +344,11 @@ _REPORTED = (
 
 
 def inspect_file(
-    path: Path | str, *, psi_log: str = "s1", psi_deg: float | None = None
+    path: Path | str,
+    *,
+    psi_log: str = "s1",
+    psi_deg: float | None = None,
+    ei_meV: float | None = None,
 ) -> dict[str, object]:
     """What a recorded file holds, for a first ``experiment.yaml``; never raises for bad content.
 
@@ -340,11 +360,14 @@ def inspect_file(
         Log of an event file that holds psi.
     psi_deg : float, optional
         Operator's psi.
+    ei_meV : float, optional
+        Operator's incident energy, for reduced files that record none.
 
     Returns
     -------
     dict
-        ``file, kind`` ("sns-events", "nxspe", "spe" or "unreadable"), ``instrument, ei_meV,
+        ``file, kind`` ("sns-events", "nxspe", "spe" or "unreadable", where nothing but the kind
+        could be told), ``instrument, ei_meV,
         psi_deg, temperature_K, title, run_number, start_time_ns, minutes, proton_charge, events,
         filtered`` (reason to events), ``pixels, masked_pixels, two_theta_deg`` (of live pixels),
         ``solid_angle_sr`` (of live pixels), ``bins`` and ``masked_bins`` (of live pixels, reduced
@@ -361,9 +384,9 @@ def inspect_file(
     try:
         report["kind"] = kind_of_file(path)
         if report["kind"] == "nxspe":
-            _inspect_nxspe(path, psi_deg, report, problems, unknown)
+            _inspect_nxspe(path, psi_deg, ei_meV, report, problems, unknown)
         elif report["kind"] == "spe":
-            _inspect_spe(path, psi_deg, report, problems, unknown)
+            _inspect_spe(path, psi_deg, ei_meV, report, problems, unknown)
         else:
             found, notes = inspect_events(path, psi_log=psi_log, psi_deg=psi_deg)
             geometry = found.pop("geometry")
@@ -374,6 +397,9 @@ def inspect_file(
             _inspect_to_the_end(path, report)
     except UnreadableError as error:
         problems.append(str(error))
+        if all(report[key] is None for key in _REPORTED):
+            report["kind"] = "unreadable"
+    told = [problem.removeprefix(f"{path}: ") for problem in problems]
     for key, words in (
         ("psi_deg", "psi"),
         ("ei_meV", "incident energy"),
@@ -382,7 +408,7 @@ def inspect_file(
     ):
         if report[key] is None:
             unknown.append(words)
-    return report | {"problems": list(dict.fromkeys(problems)), "unknown": unknown}
+    return report | {"problems": list(dict.fromkeys(told)), "unknown": unknown}
 
 
 def _pixels(instrument: Instrument) -> dict[str, object]:
@@ -418,6 +444,7 @@ def _inspect_to_the_end(path: Path, report: dict[str, object]) -> None:
 def _inspect_spe(
     path: Path,
     psi_deg: float | None,
+    ei_meV: float | None,
     report: dict[str, object],
     problems: list[str],
     unknown: list[str],
@@ -426,6 +453,7 @@ def _inspect_spe(
     edges = block.energy_edges_meV
     report |= {
         "psi_deg": psi_deg,
+        "ei_meV": ei_meV,
         "title": path.stem,
         "pixels": len(block.intensity),
         "bins": len(edges) - 1,
@@ -434,27 +462,34 @@ def _inspect_spe(
     }
     problems += block.problems
     unknown += ["raw counts", "proton charge", "minutes"]
-    run = read_spe(path, psi_deg=psi_deg or 0.0, ei_meV=float(edges[-1]) + 1.0)
-    report |= _reduced(run) | {"ei_meV": None, "instrument": None}
+    run = read_spe(path, psi_deg=psi_deg or 0.0, ei_meV=ei_meV or _ANY_EI_MEV)
+    report |= _reduced(run) | {"ei_meV": ei_meV, "instrument": None}
     problems += run.problems
 
 
 def _inspect_nxspe(
     path: Path,
     psi_deg: float | None,
+    ei_meV: float | None,
     report: dict[str, object],
     problems: list[str],
     unknown: list[str],
 ) -> None:
+    ei = ei_meV or _ANY_EI_MEV
     try:
-        run = read_nxspe(path, psi_deg=psi_deg)
-        report["psi_deg"] = run.psi_deg
+        run = read_nxspe(path, psi_deg=psi_deg, ei_meV=ei)
+        psi = run.psi_deg
     except UnreadableError as error:
         if psi_deg is not None:
             raise
+        run, psi = read_nxspe(path, psi_deg=0.0, ei_meV=ei), None
         problems.append(str(error))
-        run = read_nxspe(path, psi_deg=0.0)
-    report |= _reduced(run)
+    report |= _reduced(run) | {"psi_deg": psi}
+    if run.ei_meV == _ANY_EI_MEV:
+        report["ei_meV"] = None
+        problems.append("no incident energy; give --ei to init, instrument.ei_meV to a fold")
+    if run.instrument.name.upper() in NAMELESS:
+        report["instrument"] = None
     problems += run.problems
     if run.counts is None:
         unknown += ["raw counts", "proton charge", "minutes"]

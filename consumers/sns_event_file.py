@@ -829,7 +829,8 @@ def _incident_energy(path: Path, logs: Mapping[str, h5py.Group], given: float | 
         return float(given)
     if recorded is None:
         raise UnreadableError(
-            f"{path}: no log of the incident energy ({', '.join(EI_LOGS)}). Give ei_meV"
+            f"{path}: no log of the incident energy ({', '.join(EI_LOGS)}); expected one. Write "
+            "it into the file, or leave the file out"
         )
     return float(recorded)
 
@@ -844,19 +845,17 @@ def _psi(path: Path, logs: Mapping[str, h5py.Group], psi_log: str, given: float 
         angles = ", ".join(angle_logs(logs)) or "none"
         raise UnreadableError(
             f"{path}: no log {psi_log!r} for psi; logs in degrees: {angles}. "
-            "Name one as psi_log, or give psi_deg"
+            "Name one (source.psi_log, --psi-log), or give --psi"
         )
     finite = values[np.isfinite(values)]
     psi = _scalar(logs, psi_log)
     if psi is None or len(finite) == 0:
-        raise UnreadableError(
-            f"{path}: psi (log {psi_log!r}) is NaN; expected degrees. Give psi_deg"
-        )
+        raise UnreadableError(f"{path}: psi (log {psi_log!r}) is NaN; expected degrees. Give --psi")
     if finite.max() - finite.min() > PSI_MAY_MOVE_DEG:
         raise UnreadableError(
             f"{path}: psi (log {psi_log!r}) moved from {finite.min():.3f} to {finite.max():.3f} "
             f"degrees; a chunk is one orientation, within {PSI_MAY_MOVE_DEG} degrees. "
-            "Give psi_deg to fold it as one"
+            "Give --psi to fold it as one"
         )
     return psi
 

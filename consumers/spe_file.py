@@ -89,13 +89,13 @@ def read_spe(
     block = read_spe_block(path)
     if psi_deg is None or not math.isfinite(psi_deg):
         state = "not in an SPE file" if psi_deg is None else f"{psi_deg}"
-        raise UnreadableError(f"{path}: psi is {state}; expected degrees. Give psi_deg")
+        raise UnreadableError(f"{path}: psi is {state}; expected degrees. Give --psi")
     edges = block.energy_edges_meV
     if ei_meV is None or not (math.isfinite(ei_meV) and ei_meV > edges[0]):
         state = "not in an SPE file" if ei_meV is None else f"{ei_meV}"
         raise UnreadableError(
             f"{path}: Ei is {state}; expected the incident energy in meV, above the first edge of "
-            f"{edges[0]:g} meV. Give ei_meV"
+            f"{edges[0]:g} meV. Give --ei to init, instrument.ei_meV to a fold"
         )
     found = detector_file(path, len(block.intensity)) if detectors is None else Path(detectors)
     instrument, problems = read_detectors(found)
@@ -131,6 +131,18 @@ def read_spe(
         run_number="",
         start_time_ns=0,
         problems=tuple(problems),
+    )
+
+
+def spe_fault(path: Path | str) -> UnreadableError:
+    """Why a file that ``looks_like_spe`` refused is none."""
+    try:
+        words = _Lines(Path(path)).take("the numbers of detectors and bins")
+    except UnreadableError as error:
+        return error
+    return UnreadableError(
+        f"{path}: starts with {words.strip()[:60]!r}; expected two whole numbers, detectors and "
+        "bins, and a line ### after them, as in an SPE file. Check the path"
     )
 
 

@@ -75,7 +75,7 @@ class Alignment:
     best: Mount
     psi_offset_sigma_deg: float  # jackknife over runs and windows
     alternatives: tuple[Mount, ...]  # inequivalent by symmetry, best first
-    exclusive: bool  # no alternative within 0.7 (a factor of two) of the best score
+    exclusive: bool  # no alternative within 0.7 (a factor of two), or ahead without a run or window
 
 
 def elastic_peaks(
@@ -185,11 +185,16 @@ class MountFit:
     reflections: int  # different ones
     chi_square_per_degree: float  # before errors were widened by its root
     axis_sigma_deg: float  # mean standard error about the two horizontal axes
+    misfit: float  # chi-square of all spots, each one's share bounded
+    rival: float | None = None  # misfit of the next best mount less this one's, errors widened
 
 
 ASSIGN = 0.25  # 1/angstrom: how far a spot may lie from its reflection when first indexed
 RIM = 0.25  # spots cut further than this at a gap or an edge are left out
 FINEST = 0.001  # 1/angstrom, error of a spot's place however many counts it has
+RIVALS = 12  # mounts fitted beside the best one, to see whether the spots tell them apart
+APART_DEG = 5.0  # mounts nearer to each other than this are one
+OUTLIER = 6.0  # sigma; what lies further off costs no more, and stays out of the fit
 ABSENT = 1e-3  # share of the strongest |F|^2 below which a reflection is taken as absent
 
 
@@ -263,24 +268,58 @@ def fit_mount(
     counts = np.array([peak.counts for _, peak in spots], dtype=float)
     angle = np.array([run.angle_deg for run in runs])[which]
     hkl = reflections(crystal, 1.1 * float(np.linalg.norm(Q, axis=1).max()), extra=extra)
-    best: tuple[float, int, FloatArray] | None = None
+    tried: list[tuple[float, int, FloatArray]] = []
     for sense in (1, -1):
         g = _turned(Q, -sense * angle)
         for rotation in _candidates(g, counts, hkl @ crystal.conventional_reciprocal, reference):
             away = _nearest(g @ rotation, hkl @ crystal.conventional_reciprocal)[1]
             score = float(np.sqrt(counts) @ np.exp(-0.5 * (away / 0.08) ** 2))
             score *= 1.0 if sense > 0 else 0.98  # the documented sense wins a tie
-            if best is None or score > best[0] * (1 + 1e-9):
-                best = score, sense, rotation
-    if best is None:
+            tried.append((round(score, 6), sense, rotation))
+    if not tried:
         return None
-    _, sense, rotation = best
+    tried.sort(key=lambda one: -one[0])  # stable: of equals the first
+    _, sense, rotation = tried[0]
+    _, laue = laue_rotations(crystal)
+    proper = laue[np.linalg.det(laue) > 0]
     if reference is not None:
-        _, laue = laue_rotations(crystal)
-        proper = laue[np.linalg.det(laue) > 0]
         trace = np.einsum("ij,njk,ik->n", rotation, proper, reference)
         rotation = rotation @ proper[int(np.argmax(trace))]
-    return _fit(runs, spots, crystal, hkl, sense, rotation, reference)
+    best = _fit(runs, spots, crystal, hkl, sense, rotation, reference)
+    if best is None:
+        return None
+    known = [(sense, best.rotation)]
+    misfits = []
+    for _, sense, rotation in tried[1:]:
+        if len(known) > RIVALS:
+            break
+        if any(_alike(known_one, (sense, rotation), angle, proper) for known_one in known):
+            continue
+        known.append((sense, rotation))
+        other = _fit(runs, spots, crystal, hkl, sense, rotation, reference)
+        if other is None or _alike(known[0], (sense, other.rotation), angle, proper):
+            continue
+        misfits.append(other.misfit)
+    if not misfits:
+        return best
+    widened = max(best.chi_square_per_degree, 1.0)
+    return replace(best, rival=(min(misfits) - best.misfit) / widened)
+
+
+def _alike(
+    a: tuple[int, FloatArray], b: tuple[int, FloatArray], angle_deg: FloatArray, proper: FloatArray
+) -> bool:
+    """Whether two mounts (sense, rotation) put the crystal alike, also at other logged angles.
+
+    Of one orientation the senses look alike and are not: the next orientation tells.
+    """
+    for angle in (angle_deg.min(), angle_deg.max(), angle_deg.min() + 90.0):
+        turns = [Rotation.from_euler("y", sense * angle, degrees=True) for sense in (a[0], b[0])]
+        turn = (turns[0].as_matrix() @ a[1]).T @ (turns[1].as_matrix() @ b[1])
+        cosine = (np.einsum("nij,ij->n", proper, turn).max() - 1) / 2
+        if np.degrees(np.arccos(np.clip(cosine, -1, 1))) > APART_DEG:
+            return False
+    return True
 
 
 def _turned(vectors: FloatArray, angle_deg: FloatArray) -> FloatArray:
@@ -416,7 +455,7 @@ def _fit(
         if turn >= 4:  # what lies far off beside the others is another grain or badly cut
             r = residuals(x, index, np.ones(len(spots), bool)).reshape(-1, 4)
             size = np.linalg.norm(r[:, :3], axis=1)
-            use &= size < max(6.0, 6.0 * float(np.median(size[use])))
+            use &= size < OUTLIER * max(1.0, float(np.median(size[use])))
         x = least_squares(residuals, x, args=(index, use), x_scale="jac").x
         tolerance = max(0.6 * tolerance, 0.1)
     found = least_squares(residuals, x, args=(index, use))
@@ -428,6 +467,9 @@ def _fit(
     chi = float((r[:, :3] ** 2).sum() / degrees)
     covariance = np.linalg.pinv(found.jac.T @ found.jac) * max(chi, 1.0)
     rotation, strain, rate = unpack(x)
+    nearest = hkl[_nearest(_turned(Q, -angle) @ rotation, hkl @ reciprocal_of(strain))[0]]
+    every = residuals(x, nearest, np.ones(len(spots), bool)).reshape(-1, 4)
+    misfit = np.minimum((every[:, :3] ** 2).sum(axis=1), OUTLIER**2 * max(chi, 1.0)).sum()
 
     def with_errors(values, scale: float = 1.0) -> list[Estimated]:
         """Values that follow from x, by numerical derivatives."""
@@ -463,6 +505,7 @@ def _fit(
         reflections=len(np.unique(np.round(index[use], 3), axis=0)),
         chi_square_per_degree=chi,
         axis_sigma_deg=float(np.degrees(np.sqrt(0.5 * (covariance[0, 0] + covariance[2, 2])))),
+        misfit=float(misfit),
     )
 
 
@@ -568,14 +611,19 @@ def align(
     best = refined[0]
     trials = _offsets_round(best, 10.0)
     tables = [sums(trial) for trial in trials]
-    votes = []
+    others = [sums(other) for other in refined[1:]]
+    votes, ahead = [], True  # of the others, whichever run or window is left out
     for axis in (0, 1):
         for k in range(events.shape[axis] if events.shape[axis] > 1 else 0):
-            fewer = [
-                _score(*(np.delete(t, k, axis) for t in (matched, even, events)))
-                for matched, even in tables
-            ]
+            fewer, rivals = (
+                [
+                    _score(*(np.delete(t, k, axis) for t in (matched, even, events)))
+                    for matched, even in some
+                ]
+                for some in (tables, others)
+            )
             votes.append(trials[int(np.argmax(fewer))].psi_offset_deg)
+            ahead &= max(fewer) > max(rivals, default=-np.inf)
     sigma = np.sqrt((len(votes) - 1) * np.var(votes)) if votes else 10.0
     for turned in (-180.0, 180.0):
         other = replace(best, psi_offset_deg=best.psi_offset_deg + turned)
@@ -587,7 +635,7 @@ def align(
         best=best,
         psi_offset_sigma_deg=max(float(sigma), 0.5),
         alternatives=tuple(refined[1:]),
-        exclusive=len(refined) < 2 or best.score - refined[1].score > 0.7,
+        exclusive=len(refined) < 2 or (ahead and best.score - refined[1].score > 0.7),
     )
 
 
@@ -609,7 +657,7 @@ def _samples(
             hit = momentum_transfer(ins.direction[run.pixel[chosen]], energy[chosen], run.ei_meV)
             flat = momentum_transfer(
                 ins.direction[rng.choice(open_pixels, 2000, p=share)],
-                rng.uniform(low, high, 2000),
+                rng.uniform(min(low, run.ei_meV), min(high, run.ei_meV), 2000),
                 run.ei_meV,
             )
             per_run.append((hit, flat))

@@ -27,6 +27,7 @@ class Resolution:
         return np.maximum(fwhm / 2.354820045, 1e-3 * ei_meV)
 
 
+NAMELESS = frozenset({"", "UNKNOWN", "UNNAMED", "NXSPE"})  # what stands where no name is known
 UNKNOWN_RESOLUTION = Resolution(coefficients=(0.04, -0.03, 0.01))  # typical direct geometry
 
 
@@ -157,6 +158,15 @@ def coarsen(instrument: Instrument, n: int) -> Instrument:
         masked=instrument.masked.reshape(-1, n).any(axis=1),
         tube=None if instrument.tube is None else instrument.tube[::n].copy(),
     )
+
+
+def same_instrument(recorded: str, expected: str) -> bool:
+    """Whether a file of one name may be of the instrument of the other.
+
+    Case and merging do not matter, and a file that names no instrument may be of any.
+    """
+    names = {name.partition("/")[0].strip().upper() for name in (recorded, expected)}
+    return len(names) == 1 or not names.isdisjoint(NAMELESS)
 
 
 def split_name(name: str) -> tuple[str, int]:

@@ -207,13 +207,13 @@ HOSTILE: tuple[Hostile, ...] = (
         name="psi NaN",
         kind="events",
         spoil=_set("entry/DASlogs/s1", value=np.array([np.nan]), average_value=np.array([np.nan])),
-        words="psi .*is NaN.*Give psi_deg",
+        words="psi .*is NaN.*Give --psi",
     ),
     Hostile(
         name="psi log missing",
         kind="events",
         spoil=_delete("entry/DASlogs/s1"),
-        words="no log 's1' for psi.*Give|no log 's1' for psi.*give psi_deg",
+        words="no log 's1' for psi.*give --psi",
     ),
     Hostile(name="psi moved", kind="events", spoil=_edit(_moving_psi), words="moved from 12"),
     Hostile(name="no logs", kind="events", spoil=_delete("entry/DASlogs"), words="incident energy"),
@@ -221,7 +221,7 @@ HOSTILE: tuple[Hostile, ...] = (
         name="Ei missing",
         kind="events",
         spoil=_delete("entry/DASlogs/EnergyRequest"),
-        words="Give ei_meV",
+        words="no log of the incident energy",
     ),
     Hostile(
         name="no geometry",
@@ -265,7 +265,7 @@ HOSTILE: tuple[Hostile, ...] = (
         name="psi NaN nxspe",
         kind="nxspe",
         spoil=_set("w1/NXSPE_info", psi=np.array([np.nan])),
-        words="psi is NaN.*Give psi_deg",
+        words="psi is NaN.*Give --psi",
     ),
     Hostile(
         name="psi missing nxspe",
@@ -285,7 +285,7 @@ HOSTILE: tuple[Hostile, ...] = (
                 and None
             )
         ),
-        words="Give ei_meV",
+        words="Give --ei to init",
     ),
     Hostile(
         name="no info nxspe",

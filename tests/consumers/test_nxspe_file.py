@@ -175,7 +175,7 @@ def test_files_of_other_programs_are_read(
 ) -> None:
     path = shared_data / "nxspe" / f"{name}.nxspe"
     if psi is None:
-        with pytest.raises(UnreadableError, match="psi is NaN; expected degrees. Give psi_deg"):
+        with pytest.raises(UnreadableError, match="psi is NaN; expected degrees. Give --psi"):
             read_nxspe(path)
     run = read_nxspe(path, psi_deg=11.0 if psi is None else None)
     assert run.instrument.name == instrument

@@ -70,9 +70,9 @@ def test_a_file_becomes_a_reduced_run_with_its_detectors(tmp_path: Path) -> None
     cut = read_spe(written(tmp_path), psi_deg=12.0, ei_meV=1.8)
     assert cut.energy_edges_meV[-1] < 1.8
     assert cut.intensity.shape == (2, 3)
-    with pytest.raises(UnreadableError, match=r"psi is not in an SPE file.*Give psi_deg"):
+    with pytest.raises(UnreadableError, match=r"psi is not in an SPE file.*Give --psi"):
         read_spe(written(tmp_path), ei_meV=10.0)
-    with pytest.raises(UnreadableError, match=r"Ei is not in an SPE file.*Give ei_meV"):
+    with pytest.raises(UnreadableError, match=r"Ei is not in an SPE file.*Give --ei to init"):
         read_spe(written(tmp_path), psi_deg=1.0)
 
 
