@@ -147,18 +147,20 @@ class Measurement:
         psi_deg: float,
         instrument: Instrument,
         histogram_edges_meV: FloatArray | None = None,
+        *,
+        ei_meV: float | None = None,
     ) -> PixelView:
-        """What the pixels look at."""
+        """What the pixels look at, at the experiment's incident energy or another."""
         return view_pixels(
             crystal=self.crystal,
             instrument=instrument,
             energy=self.energy,
-            ei_meV=self.ei_meV,
+            ei_meV=self.ei_meV if ei_meV is None else ei_meV,
             crystal_to_lab=self.rotation(psi_deg),
             histogram_edges_meV=histogram_edges_meV,
         )
 
-    def spoilt(self, view: PixelView) -> NDArray[np.bool_] | None:
+    def spoilt(self, view: PixelView, *, ei_meV: float | None = None) -> NDArray[np.bool_] | None:
         """(pixel, step) pairs that the experiment's background section leaves out; None: none."""
         section = self.experiment.background
         if not (section.bragg_tails or section.elastic_band):
@@ -167,7 +169,7 @@ class Measurement:
             view,
             crystal=self.crystal,
             resolution=self.instrument.resolution,
-            ei_meV=self.ei_meV,
+            ei_meV=self.ei_meV if ei_meV is None else ei_meV,
             mosaic_deg=section.mosaic_deg,
             width=section.reflection_width,
             elastic_reach=ELASTIC_REACH if section.elastic_band else 0.0,
@@ -183,19 +185,24 @@ class Measurement:
         psi_deg: float,
         instrument: Instrument | None = None,
         *,
+        ei_meV: float | None = None,
         reduced: bool = False,
         histogram_edges_meV: FloatArray | None = None,
         skip: NDArray[np.bool_] | None = None,
         crossings: Crossings | None = None,
     ) -> VoxelExposure:
-        """Exposure of one orientation for one coulomb of proton charge, in the form chosen."""
+        """Exposure of one orientation for one coulomb of proton charge, in the form chosen.
+
+        Another ``ei_meV`` than the experiment's tells what a candidate setting would see; rates of
+        ``forward`` and ``exact`` are those of the experiment's.
+        """
         compute = compute_image_exposure if self.form == "images" else compute_exposure
         return compute(
             crystal=self.crystal,
             voxels=self.voxels,
             instrument=self.instrument if instrument is None else instrument,
             energy=self.energy,
-            ei_meV=self.ei_meV,
+            ei_meV=self.ei_meV if ei_meV is None else ei_meV,
             crystal_to_lab=self.rotation(psi_deg),
             displacement=self.displacement,
             reduced=reduced,

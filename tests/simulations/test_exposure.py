@@ -5,6 +5,7 @@ from dataclasses import fields, replace
 import numpy as np
 import pytest
 import spglib
+from numpy.typing import NDArray
 
 from simulations.constants import NEUTRON_MEV_A2
 from simulations.crystal_file import crystal_from_cells, read_crystal
@@ -236,11 +237,11 @@ def _folded_alone(crystal, voxels, Q, displacement):
     return inside, unpack_tensor(exposure.tensor[voxel, 0], crystal.n_atoms) / weight
 
 
-def _frame(first, second):
+def _frame(first, second) -> NDArray[np.float64]:
     """Right-handed orthonormal columns, the first along the first vector."""
     x = first / np.linalg.norm(first)
     z = np.cross(x, second) / np.linalg.norm(np.cross(x, second))
-    return np.stack([x, np.cross(z, x), z], axis=1)
+    return np.array([x, np.cross(z, x), z], dtype=float).T
 
 
 def _single(crystal, voxels, instrument, Q, displacement):

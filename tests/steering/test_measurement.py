@@ -5,7 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy import constants
 
+from consumers.folding import fold_events
 from simulations.crystal_file import read_crystal
 from simulations.instrument_choice import ChopperSetting, InstrumentSection
 from simulations.instruments import load_instrument
@@ -75,7 +77,59 @@ def test_path_sums_are_those_of_the_exposure_padded_to_the_axis():
     weight, flat = measurement.path_sums(exposure)
     assert weight.shape == flat.shape == (18, 52)
     assert weight.sum() == pytest.approx(exposure.weight.sum(), rel=1e-12)
-    assert flat.sum() == pytest.approx(exposure.flat.sum(), rel=1e-12)
+    assert flat.sum() == pytest.approx(exposure.moments.flat.sum(), rel=1e-12)
+
+
+def _exposure_by_definition(ei_meV: float, psi_deg: float):
+    """D of the small measurement from definitions alone, (path bins, energy bins)."""
+    measurement = small_measurement()
+    instrument, voxels = measurement.instrument, measurement.voxels
+    edges = np.linspace(0.0, 39.0, 4 * 52 + 1)
+    edges = edges[edges < ei_meV]
+    energy = 0.5 * (edges[1:] + edges[:-1])
+
+    def wave_number(E_meV):
+        p = np.sqrt(2 * constants.neutron_mass * E_meV * 1e-3 * constants.elementary_charge)
+        return p / constants.hbar * 1e-10
+
+    turn = np.radians(psi_deg)
+    u, v = np.array([1, 1, 0]) / np.sqrt(2), np.array([0, 0, 1])  # cubic: along z and x
+    beam = np.cos(turn) * u - np.sin(turn) * v  # a right-handed turn about y carries z into x
+    side = np.sin(turn) * u + np.cos(turn) * v
+    lab = np.stack([side, np.cross(u, v), beam])  # rows x, y, z in the crystal's frame
+    away = instrument.position_m / np.linalg.norm(instrument.position_m, axis=1)[:, None]
+    ki, kf = wave_number(ei_meV), wave_number(ei_meV - energy)
+    Q = ki * beam - kf[:, None] * (away @ lab)[:, None]  # (pixels, steps, 3)
+    reduced = Q @ measurement.crystal.lattice.T / (2 * np.pi)
+    at = np.rint(reduced * voxels.divisions).astype(int) % voxels.divisions
+    voxel = voxels.voxel[tuple(np.moveaxis(at, -1, 0))]
+    weight = instrument.solid_angle_sr[:, None] * np.diff(edges) * kf / ki
+    seen = (voxel >= 0) & ~instrument.masked[:, None]
+    D = np.zeros((18, 52))
+    step = np.broadcast_to(np.arange(len(energy)) // 4, seen.shape)
+    np.add.at(D, (voxels.path_bin[voxel[seen]], step[seen]), weight[seen])
+    return D
+
+
+@pytest.mark.parametrize("ei_meV", [40.0, 25.0])
+def test_exposure_at_any_incident_energy_is_that_of_brute_force(ei_meV):
+    measurement = small_measurement()
+    found, _ = measurement.path_sums(measurement.exposure(37.3, ei_meV=ei_meV))
+    allowed = measurement.energy.edges_meV[1:] <= ei_meV * (1 - 0.15**2)
+    assert not found[:, ~allowed].any()
+    assert (found[:, allowed] > 0).mean() > 0.8
+    expected = _exposure_by_definition(ei_meV, 37.3) * allowed
+    np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-12 * expected.max())
+    view = measurement.view(37.3, measurement.instrument, ei_meV=ei_meV)
+    counts = np.zeros((18, 52), dtype=np.int64)
+    pixel = np.repeat(np.arange(measurement.instrument.n_pixels, dtype=np.int32), 60)
+    energy = np.random.default_rng(1).uniform(0, ei_meV, len(pixel))
+    crossings = measurement.crossings(view)
+    fold_events(
+        pixel, energy, view=view, voxels=measurement.voxels, counts=counts, crossings=crossings
+    )
+    assert counts.sum() > 10_000
+    assert not counts[found == 0].any()
 
 
 def test_the_elastic_cut_is_five_widths_of_the_elastic_line():
