@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ KINDS = {
     "instrument": "pixels of a spectrometer",
     "mask": "detector mask",
     "folded": "folded I(q,E)",
+    "powder": "folded S(|Q|,E)",
     "chunk": "closed chunk of a run",
     "experiment": "experiment file",
     "unreadable": "nothing that Beamsteer reads",
@@ -34,7 +34,8 @@ def inspect(path: Path | str, *, psi_log: str = "s1", psi_deg: float | None = No
     ----------
     path : Path
         Any file: recorded, closed chunk (``.safetensors``), experiment (``.yaml``), detectors
-        (``.par``, ``.phx``), spectrometer (IDF, table), mask, ``folded.npz``, or something else.
+        (``.par``, ``.phx``), spectrometer (IDF, table), mask, ``folded.npz``, ``powder.npz``, or
+        something else.
     psi_log : str
         Log of event files that holds psi.
     psi_deg : float, optional
@@ -73,7 +74,8 @@ def inspect(path: Path | str, *, psi_log: str = "s1", psi_deg: float | None = No
             report |= inspect_file(path, psi_log=psi_log, psi_deg=psi_deg)
     except Exception as error:  # whatever a damaged file provokes is told, not thrown
         said = str(error) if isinstance(error, ValueError | OSError) else repr(error)
-        report["problems"] = [*report["problems"], *said.splitlines()]
+        lines = (line.removeprefix(f"{path}: ") for line in said.splitlines())
+        report["problems"] = [*report["problems"], *lines]
     if report["kind"] == "unreadable":
         report["unknown"] = []
     return {"file": str(path), "kind": report["kind"], "format": KINDS[report["kind"]]} | report
@@ -135,17 +137,9 @@ def _short(value: object) -> str:
 
 
 def _chunk(path: Path) -> dict[str, Any]:
-    from safetensors import SafetensorError
-
     from consumers.chunk_store import read_chunk
 
-    try:
-        chunk = read_chunk(path)
-    except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
-        raise ValueError(
-            f"{path}: is no closed chunk ({error or type(error).__name__}); expected a file that "
-            "a run closed. Replay its recorded file"
-        ) from error
+    chunk = read_chunk(path)
     sums, account = chunk.sums, chunk.account
     exposed = sums.exposure > 0
     problems = []
@@ -263,17 +257,33 @@ def _npz(path: Path) -> dict[str, Any]:
     try:
         with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
             arrays = set(file.files)
-            if not {"signal", "exposure"} <= arrays:
+            if not {"S", "D", "N", "energy_edges_meV"} <= arrays:
                 return _instrument(path)
-            signal, exposure = np.asarray(file["signal"]), np.asarray(file["exposure"])
+            S, D, N, edges = (
+                np.asarray(file[name]) for name in ("S", "D", "N", "energy_edges_meV")
+            )
+            powder = "momentum_edges_inverse_angstrom" in arrays
+            momentum = file["momentum_edges_inverse_angstrom"] if powder else None
+            reduced = bool(file["gaussian"]) if "gaussian" in arrays else False
     except (zipfile.BadZipFile, TypeError, EOFError) as error:
         raise ValueError(f"{path}: is no NPZ ({error}); expected folded.npz or a table") from error
-    outside = int(np.sum((exposure <= 0) & (signal != 0)))
+    if D.ndim != 2 or {S.shape, N.shape} != {D.shape} or D.shape[1] != edges.size - 1:
+        raise ValueError(
+            f"S, N, D have shapes {S.shape}, {N.shape}, {D.shape} with {edges.size} energy edges; "
+            "expected (bins, energy bins) of all three. Fold again"
+        )
+    outside = int(np.sum((D <= 0) & (S != 0)))
     return {
-        "kind": "folded",
+        "kind": "powder" if powder else "folded",
         "arrays": sorted(arrays),
-        "path_bins": exposure.shape[0],
-        "energy_bins": exposure.shape[-1],
-        "coverage_fraction": float((exposure > 0).mean()),
+        "momentum_bins" if powder else "path_bins": D.shape[0],
+        "momentum_inverse_angstrom": None
+        if momentum is None
+        else (float(momentum[0]), float(momentum[-1])),
+        "energy_bins": D.shape[1],
+        "energy_meV": (float(edges[0]), float(edges[-1])),
+        "counts": float(N.sum()),
+        "likelihood": "Gaussian, of reduced data" if reduced else "Poisson, of raw counts",
+        "coverage_fraction": float((D > 0).mean()),
         "problems": [f"{outside} cells have signal without exposure"] if outside else [],
     }

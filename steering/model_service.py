@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 import structlog
-from safetensors import SafetensorError
 
 from consumers.chunk_store import ClosedChunk, read_chunk
 from consumers.manifest_store import (
@@ -309,7 +308,7 @@ class ModelService:
                 if closed.chunk != told.chunk:
                     raise ValueError(f"it holds chunk {closed.chunk!r}; expected {told.chunk!r}")
                 chunks[told.file] = closed
-            except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+            except (OSError, ValueError) as error:
                 broken[told.file] = _refusal(told.file, error)
                 if told.file not in followed.broken:
                     log.error("chunk_refused", run=followed.run_id, reason=broken[told.file])

@@ -370,3 +370,13 @@ def test_energies_at_gamma_stay_finite():
 def test_an_imaginary_mode_is_reported():
     model = forward("germanium")
     assert not model.prepare(-model.model.values).stable
+
+
+def test_an_exposure_of_other_cells_is_refused():
+    model = forward("germanium")
+    given = exposure_of(model, 0, weight=1.0)
+    state = model.prepare(model.model.values)
+    for cut in (np.s_[1:], np.s_[:, 1:]):
+        other = Exposure(**{name: array[cut] for name, array in given.arrays().items()})
+        with pytest.raises(ValueError, match=r"voxels x energy bins; expected \("):
+            model.rates(other, state)

@@ -8,10 +8,16 @@ import pytest
 from simulations.crystal import Crystal
 from simulations.crystal_file import read_crystal
 from simulations.dynamics import eigenmodes
-from simulations.exposure import compute_exposure, unpack_tensor
+from simulations.exposure import compute_exposure, find_crossings, unpack_tensor, view_pixels
 from simulations.folded_model import FoldedPhonons
 from simulations.goniometer import Orientation, crystal_to_lab
-from simulations.image_exposure import ImageExposure, compute_image_exposure
+from simulations.image_exposure import (
+    IMAGES_FROM_ATOMS,
+    ImageExposure,
+    compute_image_exposure,
+    exposure_of_arrays,
+    form_for,
+)
 from simulations.path import EnergyAxis, seekpath_segments
 from simulations.voxel_map import build_voxel_map, merge_voxels
 from tests.benchmarks.test_fold import corundum
@@ -163,3 +169,84 @@ def test_an_orientation_that_sees_nothing_has_no_images():
     assert len(nothing.image) == 0
     assert not np.any(nothing.with_tensor(crystal).tensor)
     assert len((nothing + nothing).sums) == 0
+
+
+@pytest.mark.parametrize("substeps", [1, 4, 20])
+def test_passing_over_pairs_outside_the_tubes_changes_no_bit(substeps):
+    crystal = wurtzite()
+    given = setting(crystal, tubes(crystal))
+    given["energy"] = EnergyAxis(edges_meV=ENERGY.edges_meV, substeps=substeps)
+    view = view_pixels(**{n: v for n, v in given.items() if n not in ("voxels", "displacement")})
+    given["skip"] = np.random.default_rng(4).random((300, len(view.kf))) < 0.3
+    plain = compute_image_exposure(**given)
+    passing = compute_image_exposure(**given, crossings=find_crossings(view, given["voxels"]))
+    assert len(plain.image) > 100
+    for name, array in plain.arrays().items():
+        np.testing.assert_array_equal(passing.arrays()[name], array, err_msg=name)
+
+
+def test_the_form_follows_from_the_number_of_atoms():
+    assert wurtzite().n_atoms < IMAGES_FROM_ATOMS <= corundum().n_atoms
+    assert [form_for(c) for c in (wurtzite(), corundum())] == ["tensor", "images"]
+
+
+@pytest.fixture(scope="module")
+def both_forms():
+    given = setting(wurtzite(), tubes(wurtzite()))
+    return compute_exposure(**given), compute_image_exposure(**given)
+
+
+def test_either_form_comes_back_from_its_arrays(both_forms):
+    for exposure in both_forms:
+        arrays = exposure.arrays()
+        again = exposure_of_arrays(exposure.form, arrays)
+        assert type(again) is type(exposure)
+        assert again.nbytes == sum(a.nbytes for a in arrays.values()) == exposure.nbytes
+        for name, array in again.arrays().items():
+            assert array is arrays[name]
+
+
+def test_an_exposure_of_another_number_of_atoms_is_refused(both_forms):
+    for exposure in both_forms:
+        with pytest.raises(ValueError, match=r"exposure has .* Compute it for this crystal"):
+            exposure.coverage(corundum())
+
+
+def _moved(array, at, value):
+    moved = array.copy()
+    moved[at] = value
+    return moved
+
+
+HOSTILE = {  # what is wrong with which array of which form, and what the error says
+    "missing": ("images", "sums", None, "arrays are"),
+    "short sums": ("images", "sums", lambda a: a[:-1], "sums is float64 of shape"),
+    "single precision": ("images", "sums", lambda a: a.astype(np.float32), "sums is float32"),
+    "flat moments": ("images", "weight", lambda a: a.ravel(), "expected voxels x energy bins"),
+    "other voxels": ("images", "first", lambda a: a[1:], "first is float64 of shape"),
+    "start beyond": ("images", "start", lambda a: _moved(a, -1, a[-1] + 1), "start runs from 0"),
+    "start falls": ("images", "start", lambda a: _moved(a, 1, a[-1] + 1), "expected it to rise"),
+    "start late": ("images", "start", lambda a: _moved(a, 0, 1), "start runs from 1"),
+    "row beyond": ("images", "image", lambda a: _moved(a, 3, 1 << 20), "image holds 0 to 1048576"),
+    "row before": ("images", "image", lambda a: _moved(a, 3, -1), "image holds -1"),
+    "no vectors": ("images", "reciprocal", lambda a: a[:0], "rows of reciprocal, which has 0"),
+    "pairs": ("images", "reciprocal", lambda a: a[:, :2], "reciprocal is int32 of shape"),
+    "displacement": ("images", "displacement", lambda a: a[..., 0], "displacement is float64"),
+    "no square": ("tensor", "tensor", lambda a: a[..., :-1], "expected 6 N"),
+    "a number": ("tensor", "tensor", lambda a: a.sum(), "tensor is float64 of shape"),
+    "other cells": ("tensor", "tensor", lambda a: a[:, 1:], "tensor is float64 of shape"),
+    "images as tensor": ("tensor", "start", lambda a: np.zeros(3), "arrays are"),
+    "other form": ("sparse", "image", lambda a: a, "form 'sparse'; expected 'tensor' or 'images'"),
+}
+
+
+@pytest.mark.parametrize("fault", HOSTILE)
+def test_arrays_that_do_not_fit_together_are_refused(fault, both_forms):
+    form, name, change, says = HOSTILE[fault]
+    arrays = both_forms[0 if form == "tensor" else 1].arrays()
+    if change is None:
+        del arrays[name]
+    else:
+        arrays[name] = np.asarray(change(arrays.get(name)))
+    with pytest.raises(ValueError, match=says):
+        exposure_of_arrays(form, arrays)

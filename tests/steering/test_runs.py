@@ -19,6 +19,7 @@ from steering.api import create_app
 from steering.experiment_file import load_experiment
 from steering.run_store import RunStore
 from steering.runs import Run, fold, replay
+from tests.steering.rutile_scan import rutile_measurement, rutile_messages
 from tests.steering.virtual_scan import (
     EXAMPLES,
     FREE,
@@ -586,6 +587,100 @@ def test_a_chunk_of_another_experiment_is_refused(folded: Run, tmp_path):
     with pytest.raises(ValueError, match=r"chunk has \d+ voxels; expected"):
         run.adopt(other)
     assert len(run.chunks) == len(run.records) == 1
+
+
+@pytest.fixture(scope="module")
+def two_forms(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, Run]:
+    """A live run of a six-atom crystal as runs keep it, by images, and with the tensor forced."""
+    runs = []
+    for form in (None, "tensor"):
+        folder = tmp_path_factory.mktemp(f"rutile-{form}")
+        run = Run(rutile_measurement(form), run_id="r", folder=folder)
+        runs.append(feed(run, rutile_messages()))
+    return runs[0], runs[1]
+
+
+def test_six_atoms_are_kept_by_images_and_two_by_their_tensor(two_forms, folded: Run):
+    images, tensor = two_forms
+    assert {c.form for c in images.chunks} == {c.exposure().form for c in images.chunks}
+    assert [c.form for c in images.chunks] == ["images"] * 3
+    assert {c.form for c in folded.chunks} == {c.form for c in tensor.chunks} == {"tensor"}
+    for ours, theirs in zip(images.chunks, tensor.chunks, strict=True):
+        assert ours.exposure().nbytes < 0.3 * theirs.exposure().nbytes
+        assert ours.path.stat().st_size < 0.3 * theirs.path.stat().st_size
+
+
+def test_both_forms_expect_the_same_counts_with_the_same_derivatives(two_forms):
+    images, tensor = two_forms
+    measurement, values = rutile_measurement(), tensor.posterior.values
+    forward, coarse = measurement.forward, measurement.coarse_forward
+    state, coarse_state = forward.prepare(values), coarse.prepare(values)
+    for chunks in zip(images.chunks, tensor.chunks, strict=True):
+        (ours, slope), (theirs, expected) = (forward.rates(c.exposure(), state) for c in chunks)
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-8 * theirs.max())
+        assert np.all(np.abs(slope - expected) < 1e-4 * np.abs(expected).max(axis=(0, 1)))
+        ours, theirs = (
+            coarse.rates(c.exposure().merged(measurement.merged), coarse_state, gradient=False)[0]
+            for c in chunks
+        )  # Debye-Waller factors at the mean of wider voxels
+        np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-8 * theirs.max())
+
+
+def test_a_run_by_images_answers_as_one_with_the_tensor(two_forms):
+    images, tensor = two_forms
+    ours, theirs = images.posterior, tensor.posterior
+    # A fit stops a tenth of a sigma from its minimum, each on its own way to it.
+    assert np.all(np.abs(ours.values - theirs.values) < 0.3 * theirs.sigma)
+    np.testing.assert_allclose(ours.sigma, theirs.sigma, rtol=0.05)
+    assert np.all(np.abs(ours.values - rutile_measurement().model.values) < 4 * ours.sigma)
+    results = [run.result() for run in two_forms]
+    assert results[0]["trusted"], results[0]["reasons"]
+    assert results[0]["events"] == results[1]["events"]
+    gains = [{a["psi_deg"]: a["gain_per_minute"] for a in r["advice"]} for r in results]
+    common = sorted(set(gains[0]) & set(gains[1]))
+    assert len(common) > 5
+    np.testing.assert_allclose(
+        [gains[0][psi] for psi in common], [gains[1][psi] for psi in common], rtol=0.1
+    )
+
+
+def test_chunks_by_images_read_back_and_leave_and_return_to_the_bit(two_forms, tmp_path):
+    live, tensor = two_forms
+    measurement = rutile_measurement()
+    run = Run(measurement, run_id="r", folder=tmp_path, estimate=False)
+    for k in (2, 0, 1):
+        run.adopt(read_chunk(live.chunks[k].path))
+        run.pooled_exposure()
+    for closed, psi in zip(run.chunks, (c.psi_deg for c in live.chunks), strict=True):
+        stored, computed = closed.exposure().arrays(), measurement.exposure(psi).arrays()
+        for name, array in computed.items():  # of one coulomb, as the chunk
+            np.testing.assert_array_equal(stored[name], array, err_msg=name)
+    whole = files_of(run, tmp_path)[1]
+    assert whole == files_of(live, tmp_path)[1]
+    run.withdraw("1", "a bad one")
+    fewer = Run(measurement, run_id="r", folder=tmp_path, estimate=False)
+    two = files_of(run, tmp_path)[1]
+    assert two == files_of(adopted(fewer, [live.chunks[0], live.chunks[2]]), tmp_path)[1] != whole
+    run.reopen("1")
+    feed(run, renumbered(m.payload for m in rutile_messages()[3:6]))
+    assert run.newest is not None
+    assert run.newest.path == tmp_path / "chunk_1.g1.safetensors"
+    assert files_of(run, tmp_path)[1] == whole
+    with pytest.raises(
+        ValueError, match="is in the form 'tensor'; expected 'images', which 6 atom"
+    ):
+        fewer.adopt(tensor.chunks[1])
+
+
+def test_folded_npz_of_many_atoms_holds_what_their_tensor_is_summed_from(two_forms, tmp_path):
+    two_forms[0].write_folded(tmp_path / "folded.npz")
+    with np.load(tmp_path / "folded.npz") as file:
+        assert "T" not in file
+        units = json.loads(str(file["units"]))
+        assert {"image_start", "image", "image_sums", "image_G", "displacement"} <= set(file)
+        assert {"image_start", "image", "image_sums", "image_G", "displacement"} <= set(units)
+        assert len(file["image_start"]) == file["voxel_D"].size + 1
+        assert file["image_sums"][:, 0].sum() == pytest.approx(file["D"].sum(), rel=1e-12)
 
 
 @pytest.mark.slow
