@@ -185,8 +185,8 @@ class MountFit:
     reflections: int  # different ones
     chi_square_per_degree: float  # before errors were widened by its root
     axis_sigma_deg: float  # mean standard error about the two horizontal axes
-    misfit: float  # chi-square of all spots, each one's share bounded
-    rival: float | None = None  # misfit of the next best mount less this one's, errors widened
+    misfit: FloatArray  # (all spots,) squared residuals in their errors before those were widened
+    rival: float | None = None  # chi-square of the next best mount less this one's; errors widened
 
 
 ASSIGN = 0.25  # 1/angstrom: how far a spot may lie from its reflection when first indexed
@@ -303,7 +303,8 @@ def fit_mount(
     if not misfits:
         return best
     widened = max(best.chi_square_per_degree, 1.0)
-    return replace(best, rival=(min(misfits) - best.misfit) / widened)
+    own, *others = (np.minimum(m / widened, OUTLIER**2).sum() for m in (best.misfit, *misfits))
+    return replace(best, rival=float(min(others) - own))
 
 
 def _alike(
@@ -311,9 +312,9 @@ def _alike(
 ) -> bool:
     """Whether two mounts (sense, rotation) put the crystal alike, also at other logged angles.
 
-    Of one orientation the senses look alike and are not: the next orientation tells.
+    Of one orientation both senses look alike; a third angle, of no symmetry, keeps them two.
     """
-    for angle in (angle_deg.min(), angle_deg.max(), angle_deg.min() + 90.0):
+    for angle in (angle_deg.min(), angle_deg.max(), angle_deg.min() + 37.0):
         turns = [Rotation.from_euler("y", sense * angle, degrees=True) for sense in (a[0], b[0])]
         turn = (turns[0].as_matrix() @ a[1]).T @ (turns[1].as_matrix() @ b[1])
         cosine = (np.einsum("nij,ij->n", proper, turn).max() - 1) / 2
@@ -355,7 +356,7 @@ def _candidates(
             near_a = np.flatnonzero(np.abs(length - np.linalg.norm(a)) < 0.12)
             near_b = np.flatnonzero(np.abs(length - np.linalg.norm(b)) < 0.12)
             between = (G[near_a] @ G[near_b].T) / length[near_a][:, None] / length[near_b]
-            for i, j in np.argwhere(np.abs(between - cosine) < 0.06):
+            for i, j in np.argwhere((np.abs(between - cosine) < 0.06) & (np.abs(between) < 0.999)):
                 found.append(_frame(a, b) @ _frame(G[near_a[i]], G[near_b[j]]).T)
             if len(found) > 4000:
                 return np.array(found)
@@ -469,7 +470,6 @@ def _fit(
     rotation, strain, rate = unpack(x)
     nearest = hkl[_nearest(_turned(Q, -angle) @ rotation, hkl @ reciprocal_of(strain))[0]]
     every = residuals(x, nearest, np.ones(len(spots), bool)).reshape(-1, 4)
-    misfit = np.minimum((every[:, :3] ** 2).sum(axis=1), OUTLIER**2 * max(chi, 1.0)).sum()
 
     def with_errors(values, scale: float = 1.0) -> list[Estimated]:
         """Values that follow from x, by numerical derivatives."""
@@ -505,7 +505,7 @@ def _fit(
         reflections=len(np.unique(np.round(index[use], 3), axis=0)),
         chi_square_per_degree=chi,
         axis_sigma_deg=float(np.degrees(np.sqrt(0.5 * (covariance[0, 0] + covariance[2, 2])))),
-        misfit=float(misfit),
+        misfit=np.asarray((every[:, :3] ** 2).sum(axis=1), dtype=np.float64),
     )
 
 
