@@ -616,7 +616,7 @@ def _sample_phonons(
             Q = Q @ turn
         near += len(pixel)
         above = guess(
-            lattice.energies, lattice.slack, lattice.vectors, lattice.amplitude,
+            lattice.energies, lattice.slack, lattice.vectors, lattice.margin, lattice.amplitude,
             crystal.positions, to_fraction, Q, energy, cut, sigma, kt,
         )  # fmt: skip
         bound = np.minimum(above * kf / ki / strength, level)

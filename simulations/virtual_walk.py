@@ -157,7 +157,7 @@ def propose(
 
 @njit(cache=True)
 def guess(
-    energies, slack, vectors, amplitude, positions, to_fraction, Q, energy, cut, sigma, kt
+    energies, slack, vectors, margin, amplitude, positions, to_fraction, Q, energy, cut, sigma, kt
 ):  # fmt: skip
     """Likely upper bound of the sum over lines of strength x weight x shape, without W.
 
@@ -193,6 +193,7 @@ def guess(
                 f[3 * k + a] = phase * Q[i, a]
         _interpolate(energies, slack, q0, q1, q2, line, error)
         v = vectors[a0 % m0, a1 % m1, a2 % m2]
+        spare = margin[a0 % m0, a1 % m1, a2 % m2] * total * (x * x + y * y + z * z)
         for s in range(n):
             best = _line_bound(line[s], error[s], energy[i], 0.0, cut, sigma, kt)
             if best == 0.0:
@@ -201,5 +202,5 @@ def guess(
             for c in range(n):
                 amount += f[c] * v[s, c]
             size = amount.real**2 + amount.imag**2
-            out[i] += best * (2.0 * size + 0.1 * total * (x * x + y * y + z * z))
+            out[i] += best * (2.0 * size + spare)
     return out
