@@ -21,6 +21,10 @@ class SourceSection(Section):
         default=None, description="run of live messages without a key; the file's name by default"
     )
     psi_log: Text = Field(default="s1", description="log of raw events that holds psi in degrees")
+    ei_meV: Positive | None = Field(
+        default=None,
+        description="incident energy of event data in meV, or null: the one that they log",
+    )
     t0_us: Number | None = Field(
         default=None,
         description="emission time of event data in microseconds, or null: the instrument's own",

@@ -17,7 +17,12 @@ from scipy.spatial.transform import Rotation
 
 from consumers.message import ChunkStart, ChunkStop, EventBlock, HistogramBlock, SetAside
 from consumers.recorded import kind_of_file, recorded_source
-from consumers.sns_event_file import estimate_t0_of_run, read_event_run
+from consumers.sns_event_file import (
+    EMISSION_LOG,
+    T0_GOOD_ENOUGH_US,
+    estimate_t0_of_run,
+    read_event_run,
+)
 from consumers.sns_monitor_file import read_monitors
 from simulations.alignment import (
     Alignment,
@@ -30,7 +35,7 @@ from simulations.alignment import (
     elastic_peaks,
     fit_mount,
 )
-from simulations.beam_energy import BeamEnergy, fit_beam_energy
+from simulations.beam_energy import PLACED_M, BeamEnergy, fit_beam_energy
 from simulations.crystal import Crystal
 from simulations.goniometer import Orientation, crystal_to_lab
 from simulations.kinematics import flight_time_us
@@ -42,10 +47,24 @@ Progress = Callable[[str, float], None]
 SIGMAS = 3.0  # beyond which a difference is no chance
 ANGLE_DEG = 0.1  # below which a difference does not matter: a tenth of a tube at 5 1/angstrom
 LATTICE = 2e-3  # likewise, relative
-EI = 0.01  # likewise; the tolerance of a run
+# Likewise, and the tolerance of a run: what 4 cm in 8 m of flight path do to the monitors' Ei, more
+# than definition files are wrong by. It moves a phonon at Ei / 2 by a fifth of a chopper's width.
+EI = 0.01
+EI_LOGGED = 0.05  # readers refuse an Ei that is further from the file's own
+# Likewise: share of the elastic line's full width at half maximum that T0 may move it by.
+T0_WIDTHS = 1 / 3
+LINE_MEV = 0.2  # of Ei; a wider "elastic line" is none
+FEWEST_ORIENTATIONS = 3  # that a mount without clean spots rests on
 UNEXPLAINED = 0.35  # share of spots that another grain or the can may give
 MOST_EVENTS = 2_000_000  # per file, of those near the elastic line
 LOW_ENERGY = 0.45  # share of Ei up to which events are kept for a mount without clean spots
+
+
+FWHM = float(np.sqrt(8 * np.log(2)))  # full width at half maximum in standard deviations
+LEFT_HANDED = (
+    "the logged angle turns the crystal left-handed about the vertical; expected right-handed. "
+    "Give the negative of the log, or another psi_log"
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -96,7 +115,7 @@ class AlignmentReport:
     alarms: tuple[str, ...]
     notes: tuple[str, ...]
     set_aside: tuple[tuple[str, str], ...] = ()
-    corrections: dict[str, float] = field(default_factory=dict)  # of the sample section
+    corrections: dict[str, dict[str, float]] = field(default_factory=dict)  # by section
 
     def as_dict(self) -> dict[str, Any]:
         """For machines."""
@@ -159,8 +178,7 @@ def align_files(
     """
     say = progress or (lambda message, fraction: None)
     log = psi_log or (experiment.source.psi_log if experiment is not None else "s1")
-    t0 = experiment.source.t0_us if experiment is not None else None
-    runs, hours, names, aside = _read(files, log, psi_deg, t0, say)
+    runs, hours, names, aside = _read(files, log, psi_deg, experiment, say)
     spots = [
         SpotsOfRun(
             angle_deg=run.angle_deg,
@@ -179,17 +197,20 @@ def align_files(
     rough = None
     if fit is None:
         rough = _rough(runs, crystal, experiment, propagation, notes)
-    corrections: dict[str, float] = {}
+    corrections: dict[str, dict[str, float]] = {}
+    mount: dict[str, float] = {}
     found: dict[str, Any] = {
         "method": "none", "u": None, "v": None, "UB": None, "lattice": None, "axis_sigma_deg": None
     }  # fmt: skip
     if fit is not None:
         found = _of_fit(fit)
-        corrections = _judge_fit(fit, crystal, experiment, hours, checks, alarms, notes)
+        mount = _judge_fit(fit, crystal, experiment, hours, checks, alarms, notes)
     elif rough is not None:
-        found, corrections = _of_rough(rough, crystal, experiment, reference, checks, notes)
-        if not rough.exclusive:
-            alarms.append("another mount explains the scattering almost as well; measure more psi")
+        doubts = _doubts(rough, runs, propagation)
+        found, mount = _of_rough(
+            rough, crystal, experiment, reference, checks, alarms, doubted=bool(doubts)
+        )
+        alarms += doubts
     else:
         count = sum(len(run.peaks) for run in spots)
         alarms.append(
@@ -197,8 +218,13 @@ def align_files(
             "too few, or another lattice. Add orientations or check the structure"
         )
     say("monitors", 0.9)
-    beam = tuple(_beam(path, log, psi_deg, t0) for path in files)
-    checks += _judge_beam(beam, runs, experiment)
+    if mount:
+        corrections["sample"] = mount
+    beam = tuple(_beam(path, log, experiment) for path in files)
+    judged, change = _judge_beam(beam, runs, experiment, alarms)
+    checks += judged
+    corrections |= change
+    notes += [_note(check) for check in checks if check.agrees and abs(check.sigmas or 0) > SIGMAS]
     if experiment is not None:
         wanted = experiment.instrument.ei_meV
         alarms += [
@@ -221,28 +247,42 @@ def align_files(
 
 
 def corrected(experiment: Experiment, report: AlignmentReport) -> Experiment:
-    """Return the experiment with the mount that was found.
+    """Return the experiment with the mount that was found, and Ei and T0 where they do not agree.
 
     Raises
     ------
     ValueError
-        If the report found no mount.
+        If the report found neither.
     """
     if not report.corrections:
-        raise ValueError("no mount was found; there is nothing to correct. Add orientations.")
-    sample = experiment.sample.model_copy(update=report.corrections)
-    return experiment.model_copy(update={"sample": sample})
+        raise ValueError(
+            "--correct: no mount was found that can be told from others, and no Ei or T0 that "
+            "disagrees; there is nothing to correct. Add orientations."
+        )
+    changed = {
+        section: getattr(experiment, section).model_copy(update=values)
+        for section, values in report.corrections.items()
+    }
+    return experiment.model_copy(update=changed)
 
 
 def _read(
     files: Sequence[Path],
     psi_log: str,
     psi_deg: float | None,
-    t0_us: float | None,
+    experiment: Experiment | None,
     say: Progress,
 ) -> tuple[list[OrientedEvents], list[float], list[str], list[tuple[str, str]]]:
     """Events near the elastic line of every file, and the middle of its dwell in hours."""
-    source = recorded_source(files, run="align", psi_log=psi_log, psi_deg=psi_deg, t0_us=t0_us)
+    source = recorded_source(
+        files,
+        run="align",
+        psi_log=psi_log,
+        psi_deg=psi_deg,
+        ei_meV=None if experiment is None else experiment.source.ei_meV,
+        nominal_ei_meV=None if experiment is None else experiment.instrument.ei_meV,
+        t0_us=None if experiment is None else experiment.source.t0_us,
+    )
     runs: list[OrientedEvents] = []
     hours: list[float] = []
     names: list[str] = []
@@ -383,11 +423,15 @@ def _judge_fit(
         f"{fit.spots} spots of {fit.reflections} reflections fitted, {fit.unexplained} "
         f"unexplained; chi-square per degree of freedom {fit.chi_square_per_degree:.2f}"
     )
-    if fit.sense < 0:
+    apart = fit.rival is None or fit.rival > SIGMAS**2
+    if fit.rival is not None and not apart:
         alarms.append(
-            "the logged angle turns the crystal left-handed about the vertical; expected "
-            "right-handed. Give the negative of the log, or another psi_log"
+            "the spots do not tell the mount from another one (chi-square differs by "
+            f"{fit.rival:.1f}; expected more than {SIGMAS**2:g}): u, v and offset are one of "
+            "several, and --correct leaves the mount alone. Add orientations"
         )
+    if fit.sense < 0:
+        alarms.append(LEFT_HANDED)
     if fit.unexplained > UNEXPLAINED * (fit.spots + fit.unexplained):
         alarms.append(
             f"{fit.unexplained} of {fit.spots + fit.unexplained} spots belong to no reflection of "
@@ -417,12 +461,13 @@ def _judge_fit(
                     matters=ANGLE_DEG,
                 )
             )
-        corrections = {
-            "psi_offset_deg": round(psi, 4),
-            "dpsi_deg": 0.0,
-            "gl_deg": round(gl, 4),
-            "gs_deg": round(gs, 4),
-        }
+        if apart and fit.sense > 0:
+            corrections = {
+                "psi_offset_deg": round(psi, 4),
+                "dpsi_deg": 0.0,
+                "gl_deg": round(gl, 4),
+                "gs_deg": round(gs, 4),
+            }
     if fit.lattice is None:
         notes.append("too few different reflections to fit the lattice; the structure's is kept")
     else:
@@ -468,58 +513,119 @@ def _judge_fit(
     return corrections
 
 
+def _doubts(
+    rough: Alignment,
+    runs: Sequence[OrientedEvents],
+    propagation: tuple[float, float, float] | None,
+) -> list[str]:
+    """Why a mount found from intensity may be another one, as alarms."""
+    if len(runs) >= FEWEST_ORIENTATIONS and rough.exclusive:
+        return []
+    if rough.exclusive:
+        why = (
+            f"the mount rests on {len(runs)} orientation(s) without clean spots; expected "
+            f"{FEWEST_ORIENTATIONS} or more to tell it from others"
+        )
+    else:
+        why = "another mount explains the scattering almost as well"
+    why += ": u, v and offset are one of several, and --correct leaves the mount alone. Add "
+    why += "orientations" + (
+        ", or give --propagation if the strongest reflections are magnetic (0.5,0.5,0.5)"
+        if propagation is None
+        else ""
+    )
+    return [why]
+
+
 def _of_rough(
     rough: Alignment,
     crystal: Crystal,
     experiment: Experiment | None,
     reference: FloatArray | None,
     checks: list[Check],
-    notes: list[str],
+    alarms: list[str],
+    *,
+    doubted: bool,
 ) -> tuple[dict[str, Any], dict[str, float]]:
-    """Directions of a mount found from intensity, and its offset from the experiment's."""
+    """Directions of a mount found from intensity, and its offset from the experiment's.
+
+    Of a mount that may be another one nothing is held against the experiment, and no error is
+    stated: the jackknife knows only how well this one is centred.
+    """
     best, reciprocal = rough.best, crystal.conventional_reciprocal
     rotation = crystal_to_lab(Orientation(u=best.u, v=best.v), reciprocal, best.psi_offset_deg)
     if best.sense < 0:
-        notes.append("the logged angle turns the crystal left-handed about the vertical")
+        alarms.append(
+            "the best mount turns left-handed with the logged angle, which speaks against it"
+            if doubted
+            else LEFT_HANDED
+        )
     corrections: dict[str, float] = {}
     if experiment is not None and reference is not None:
         trace = np.einsum("ij,njk,ik->n", rotation, cubic_rotations(), reference)
         rotation = rotation @ cubic_rotations()[int(np.argmax(trace))]
         between = Rotation.from_matrix(rotation @ reference.T)
         psi, gl, gs = (float(x) for x in between.as_euler("YXZ", degrees=True))
-        expected = experiment.sample.psi_offset_deg + experiment.sample.dpsi_deg
-        checks.append(
-            Check(
-                quantity="psi offset",
-                unit="degrees",
-                found=psi,
-                sigma=rough.psi_offset_sigma_deg,
-                expected=expected,
-                matters=ANGLE_DEG,
+        flat = max(abs(gl), abs(gs)) < 1.0
+        if not doubted:
+            checks.append(
+                Check(
+                    quantity="psi offset",
+                    unit="degrees",
+                    found=psi,
+                    sigma=rough.psi_offset_sigma_deg,
+                    expected=experiment.sample.psi_offset_deg + experiment.sample.dpsi_deg,
+                    matters=ANGLE_DEG,
+                )
             )
-        )
-        if max(abs(gl), abs(gs)) < 1.0 and best.sense > 0:
+            if not flat:
+                alarms.append("another plane is horizontal than the one that u and v span")
+        if flat and best.sense > 0 and not doubted:
             corrections = {"psi_offset_deg": round(psi, 2), "dpsi_deg": 0.0}
-        else:
-            notes.append("another plane is horizontal than the one that u and v span")
     u, v = _directions(rotation, reciprocal)
     found = {
         "method": "intensity",
         "u": u,
         "v": v,
-        "axis_sigma_deg": rough.psi_offset_sigma_deg,
+        "axis_sigma_deg": None if doubted else rough.psi_offset_sigma_deg,
         "UB": rotation @ reciprocal.T / (2 * np.pi),
         "lattice": None,
     }
     return found, corrections
 
 
-def _beam(path: Path, psi_log: str, psi_deg: float | None, t0_us: float | None) -> dict[str, Any]:
+def _beam(path: Path, psi_log: str, experiment: Experiment | None) -> dict[str, Any]:
     """Ei and T0 of one file from its monitors and its elastic line, or why not."""
-    report: dict[str, Any] = {"file": path.name, "ei_meV": None, "t0_us": None, "monitors": []}
+    report: dict[str, Any] = {
+        "file": path.name, "ei_meV": None, "t0_us": None, "monitors": [], "elastic_t0_us": None
+    }  # fmt: skip
     try:
-        if kind_of_file(path) == "nxspe":
+        if kind_of_file(path) != "sns-events":
             return report | {"reason": "not recorded: reduced files have no monitors"}
+        run = read_event_run(
+            path,
+            psi_log=psi_log,
+            psi_deg=0.0,  # of no matter here
+            ei_meV=None if experiment is None else experiment.source.ei_meV,
+            t0_us=None if experiment is None else experiment.source.t0_us,
+        )
+        report |= {"used_ei_meV": run.ei_meV, "used_t0_us": run.t0_us, "t0_source": run.t0_source}
+        to_detectors = run.instrument.source_to_sample_m + float(
+            np.median(run.instrument.distance_m[~run.instrument.masked])
+        )
+        elastic, error, votes = estimate_t0_of_run(run)
+        width = error * np.sqrt(votes)
+        slow = float(flight_time_us(np.median(run.instrument.distance_m), run.ei_meV))
+        sharp = 2 * run.ei_meV * FWHM * width / slow < LINE_MEV * run.ei_meV
+        lined = bool(np.isfinite(elastic) and error < T0_GOOD_ENOUGH_US and sharp)
+        if lined:
+            placed_us = float(flight_time_us(PLACED_M, run.ei_meV))
+            report |= {
+                "elastic_t0_us": elastic,
+                "elastic_t0_sigma_us": float(np.hypot(error, placed_us)),
+                "elastic_width_us": float(FWHM * width),
+                "to_detectors_m": to_detectors,
+            }
         pulses, silent = read_monitors(path)
         report["monitors"] = [asdict(pulse) for pulse in pulses]
         placed = [pulse for pulse in pulses if pulse.distance_m is not None]
@@ -527,16 +633,11 @@ def _beam(path: Path, psi_log: str, psi_deg: float | None, t0_us: float | None) 
             why = "monitors without counts" if silent else "no monitors"
             why = "monitors without a known place" if pulses else why
             return report | {"reason": f"not recorded: {why}"}
-        run = read_event_run(path, psi_log=psi_log, psi_deg=psi_deg or 0.0, t0_us=t0_us)
-        elastic, error, votes = estimate_t0_of_run(run)
         distance = [float(pulse.distance_m or 0.0) for pulse in placed]
         time = [pulse.time_us for pulse in placed]
         errors = [float(pulse.error_us) for pulse in placed]
         frames = [pulse.frame_us or np.nan for pulse in placed]
-        if np.isfinite(elastic) and np.isfinite(error):
-            to_detectors = run.instrument.source_to_sample_m + float(
-                np.median(run.instrument.distance_m[~run.instrument.masked])
-            )
+        if lined:
             distance.append(to_detectors)
             time.append(float(elastic + flight_time_us(to_detectors, run.ei_meV)))
             errors.append(error)
@@ -551,38 +652,113 @@ def _beam(path: Path, psi_log: str, psi_deg: float | None, t0_us: float | None) 
     except ValueError as error:
         return report | {"reason": f"not determined: {error}"}
     used = f"{len(placed)} monitor(s)"
-    if len(distance) > len(placed):
+    if lined:
         used += f" and the elastic line of {votes} events on the detectors"
     return report | {
         "ei_meV": Estimated(value=beam.ei_meV, sigma=beam.ei_sigma_meV),
         "t0_us": Estimated(value=beam.t0_us, sigma=beam.t0_sigma_us),
-        "elastic_t0_us": elastic if np.isfinite(elastic) else None,
         "reason": f"from {used}",
     }
 
 
 def _judge_beam(
-    beam: Sequence[dict[str, Any]], runs: Sequence[OrientedEvents], experiment: Experiment | None
-) -> list[Check]:
-    """Ei of the monitors, mean over files, against experiment and files."""
-    found = [one["ei_meV"] for one in beam if one["ei_meV"] is not None]
-    recorded = float(np.median([run.ei_meV for run in runs]))
-    expected = recorded if experiment is None else experiment.instrument.ei_meV
-    checks = []
-    if found:
+    beam: Sequence[dict[str, Any]],
+    runs: Sequence[OrientedEvents],
+    experiment: Experiment | None,
+    alarms: list[str],
+) -> tuple[list[Check], dict[str, dict[str, float]]]:
+    """Ei and T0, means over files, against experiment and files, and what corrects them.
+
+    Ei and T0 of a flight path go together: T0 is asked for at the Ei that holds. At the Ei in use
+    the elastic line tells T0; where the monitors disagree with that Ei, their own T0 counts.
+    """
+    seen = [one for one in beam if one["ei_meV"] is not None]
+    lined = [one for one in beam if one["elastic_t0_us"] is not None]
+    in_use = float(np.median([run.ei_meV for run in runs]))
+    expected = in_use if experiment is None else experiment.instrument.ei_meV
+    checks: list[Check] = []
+    energy = None
+    if seen:
         # Places are wrong by the same in every file: the mean is no better known than one file.
-        checks.append(
-            Check(
-                quantity="Ei (monitors)",
-                unit="meV",
-                found=float(np.mean([one.value for one in found])),
-                sigma=float(np.mean([one.sigma for one in found])),
-                expected=expected,
-                matters=EI * expected,
-                where="files" if experiment is None else "experiment file",
-            )
+        energy = Check(
+            quantity="Ei (monitors)",
+            unit="meV",
+            found=_mean([one["ei_meV"].value for one in seen]),
+            sigma=_mean([one["ei_meV"].sigma for one in seen]),
+            expected=expected,
+            matters=EI * expected,
+            where="log of the files" if experiment is None else "experiment file",
         )
-    return checks
+        checks.append(energy)
+    wrong = energy is not None and energy.agrees is False
+    ei = in_use
+    change: dict[str, dict[str, float]] = {"instrument": {}, "source": {}}
+    if wrong and energy is not None:
+        apart = abs(energy.found - in_use) / in_use
+        if apart > EI_LOGGED or np.ptp([one["ei_meV"].value for one in seen]) > EI * in_use:
+            alarms.append(
+                f"Ei of the monitors is {energy.found:.4g} meV, not the same in all files or more "
+                f"than {EI_LOGGED:.0%} from the {in_use:g} meV in use; --correct leaves it alone. "
+                "Leave out the files that differ, or check the log of Ei and the monitors' places"
+            )
+            return checks, {}
+        if apart > EI:
+            ei = round(energy.found, 4)
+            change["source"]["ei_meV"] = ei
+        change["instrument"]["ei_meV"] = ei
+    given = next((one for one in beam if _told(one)), None)
+    moved = ei != in_use
+    if not lined and not (moved and seen):
+        return checks, {section: values for section, values in change.items() if values}
+    if moved or not lined:
+        value = _mean([one["t0_us"].value for one in seen])
+        sigma = _mean([one["t0_us"].sigma for one in seen])
+    else:
+        value = _mean([one["elastic_t0_us"] for one in lined])
+        sigma = _mean([one["elastic_t0_sigma_us"] for one in lined])
+    width = _mean([one["elastic_width_us"] for one in lined]) if lined else 0.0
+    emission = Check(
+        quantity="T0 (monitors)" if moved else "T0 (elastic line)",
+        unit="us",
+        found=value,
+        sigma=sigma,
+        expected=None if given is None else given["used_t0_us"],
+        matters=T0_WIDTHS * width,
+        where="experiment file" if given and given["t0_source"] == "given" else "log of the files",
+    )
+    checks.append(emission)
+    if lined and (moved or emission.agrees is False):
+        # The line lies at E = 0 with this T0 at that Ei, whatever the monitors' own scatter.
+        change["source"]["t0_us"] = round(
+            _mean(
+                [
+                    one["elastic_t0_us"]
+                    + float(flight_time_us(one["to_detectors_m"], one["used_ei_meV"]))
+                    - float(flight_time_us(one["to_detectors_m"], ei))
+                    for one in lined
+                ]
+            ),
+            2,
+        )
+    elif moved:
+        change["source"]["t0_us"] = round(value, 2)
+    return checks, {section: values for section, values in change.items() if values}
+
+
+def _told(one: dict[str, Any]) -> bool:
+    """Whether the T0 in use was stated, not read from the elastic line itself."""
+    return one.get("t0_source") in ("given", f"log {EMISSION_LOG}")
+
+
+def _mean(values: Sequence[float]) -> float:
+    return float(np.mean(values))
+
+
+def _note(check: Check) -> str:
+    return (
+        f"{check.quantity} is {abs(check.sigmas or 0.0):.1f} of its own errors from what the "
+        f"{check.where} says, but by less than matters ({check.matters:.2g} {check.unit})"
+    )
 
 
 def _alarm(check: Check) -> str:

@@ -483,7 +483,8 @@ class _Partition:
             run=chunk.run,
             psi_log=measurement.experiment.source.psi_log,
             psi_deg=self.worker.psi_deg,
-            ei_meV=None if any(n in chunk.logs for n in EI_LOGS) else measurement.ei_meV,
+            ei_meV=measurement.experiment.source.ei_meV
+            or (None if any(n in chunk.logs for n in EI_LOGS) else measurement.ei_meV),
             t0_us=measurement.experiment.source.t0_us,
             instrument=measurement.instrument,
         )

@@ -325,6 +325,7 @@ def fold_powder(
         run="powder",
         psi_log=experiment.source.psi_log,
         psi_deg=0.0 if psi_deg is None else psi_deg,
+        ei_meV=experiment.source.ei_meV,
         t0_us=experiment.source.t0_us,
         nominal_ei_meV=experiment.instrument.ei_meV,
     )

@@ -1269,6 +1269,7 @@ def replay(
             run=run_id,
             psi_log=experiment.source.psi_log,
             psi_deg=psi_deg,
+            ei_meV=experiment.source.ei_meV,
             t0_us=experiment.source.t0_us,
             nominal_ei_meV=experiment.instrument.ei_meV,
         )
@@ -1336,6 +1337,7 @@ def fold(
             run=output.stem,
             psi_log=experiment.source.psi_log,
             psi_deg=psi_deg,
+            ei_meV=experiment.source.ei_meV,
             t0_us=experiment.source.t0_us,
             nominal_ei_meV=experiment.instrument.ei_meV,
         )

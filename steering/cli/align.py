@@ -39,14 +39,19 @@ def align(
     ] = None,
     correct: Annotated[
         Path | None,
-        typer.Option("--correct", help="Write the experiment file with the mount that was found."),
+        typer.Option(
+            "--correct",
+            help="Write the experiment file with the mount that was found, and with Ei and T0 "
+            "where they raise an alarm. Comments of the file are lost.",
+        ),
     ] = None,
     json: terminal.Json = False,
 ) -> None:
     """Find mount, lattice, psi offset and drift from elastic peaks, Ei and T0 from monitors.
 
     Every finding comes with its error and with how far it is from the experiment file; what does
-    not agree raises an alarm (in words; `alarm` in the JSON), and the exit status stays 0.
+    not agree raises an alarm (in words; `alarm` in the JSON), and the exit status stays 0. With
+    --correct it is 2 where there is nothing to correct.
     """
     if experiment is None and structure is None:
         raise ValueError("neither --experiment nor --structure is given; expected one of the two.")
@@ -55,7 +60,7 @@ def align(
     extra = _three_numbers(propagation)
 
     from simulations.crystal_file import builtin_crystals, read_crystal
-    from steering.experiment_file import dump_experiment, load_experiment
+    from steering.experiment_file import dump_experiment, load_experiment, with_absolute_files
 
     described = None if experiment is None else load_experiment(experiment)
     check_files(files)
@@ -79,14 +84,24 @@ def align(
             propagation=extra,
             progress=progress,
         )
-    if correct is not None and described is not None:
-        dump_experiment(corrected(described, report), correct)
     if json:
         terminal.print_json(_plain(report.as_dict()))
+    else:
+        _tell(report)
+    if correct is None or described is None or experiment is None:
         return
-    _tell(report)
-    if correct is not None:
-        terminal.out.print(f"Corrected experiment written to {correct}")
+    better = corrected(described, report)
+    if correct.parent.resolve() != experiment.parent.resolve():
+        better = with_absolute_files(better, experiment.parent)
+    correct.parent.mkdir(parents=True, exist_ok=True)
+    dump_experiment(better, correct)
+    if not json:
+        words = [
+            f"{section}.{name} = {value:g}"
+            for section, values in report.corrections.items()
+            for name, value in values.items()
+        ]
+        terminal.out.print(escape(f"Written to {correct}: {', '.join(words)}"))
 
 
 def _three_numbers(text: str | None) -> tuple[float, float, float] | None:
@@ -128,12 +143,16 @@ def _tell(report: Any) -> None:
             ]
         )
     heads = ["", "found", "expected", "sigma away", "agrees"]
-    terminal.table("Alignment", heads, rows)
+    if rows:
+        terminal.table("Alignment", heads, rows)
     if report.u is not None:
         shown = " ".join(f"{x:.4f}" for x in report.u), " ".join(f"{x:.4f}" for x in report.v)
+        known = "a guess, see ALARM"
+        if report.axis_sigma_deg is not None:
+            known = f"each \u00b1 {terminal.number(report.axis_sigma_deg, 2)} degrees"
         terminal.out.print(
             f"at a logged angle of 0: u = [{shown[0]}] along the beam, v = [{shown[1]}] across, "
-            f"each \u00b1 {terminal.number(report.axis_sigma_deg, 2)} degrees",
+            f"{known}",
             markup=False,
         )
         rows_of = ["  ".join(f"{x: .6f}" for x in row) for row in report.UB]
@@ -155,6 +174,8 @@ def _tell(report: Any) -> None:
 
 
 def _beam_words(one: dict[str, Any]) -> str:
+    if one["ei_meV"] is None and one["elastic_t0_us"] is not None:
+        return f"{one['reason']}; T0 {one['elastic_t0_us']:.1f} us if Ei is as recorded"
     if one["ei_meV"] is None:
         return one["reason"]
     ei, t0 = one["ei_meV"], one["t0_us"]
