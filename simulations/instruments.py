@@ -17,6 +17,7 @@ from simulations.instrument import Instrument, coarsen, split_name
 from simulations.instrument_file import (
     InstrumentTable,
     PackType,
+    known_instruments,
     read_instrument_table,
     read_pack_table,
     read_text,
@@ -81,6 +82,12 @@ def find_instrument(name: str, folder: Path | None = None) -> Instrument:
     if not path.is_file():
         raise ValueError(f"instrument.name is {name!r}; {path} is no file. Correct the path")
     return coarsen(_of_file(path, path.stat().st_mtime_ns), factor)
+
+
+def names_geometry(name: str) -> bool:
+    """Whether ``find_instrument`` takes a name as a known spectrometer or as a file."""
+    known = name.partition("/")[0].upper() in known_instruments()
+    return known or geometry_file(name)[0] is not None
 
 
 def geometry_file(name: str) -> tuple[Path | None, int]:

@@ -20,13 +20,12 @@ from simulations.background import predicted_can, without_spoilt
 from simulations.cell_sums import CellSums
 from simulations.exposure import Crossings, PixelView, histogram_range
 from simulations.instrument import Instrument
-from steering.measurement import Measurement
+from steering.measurement import EI_TOLERANCE, Measurement
 
 FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
 
 MOVED_M = 1e-3  # a can whose pixels stand further away was measured with another setting
-EI_TOLERANCE = 0.01
 FOLDED_AT_ONCE = 4_000_000  # events
 
 

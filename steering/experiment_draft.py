@@ -7,7 +7,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from consumers.source_choice import SourceSection
+from simulations.instrument import UNKNOWN_RESOLUTION
 from simulations.instrument_choice import InstrumentSection
+from simulations.instrument_file import known_instruments
+from simulations.instruments import names_geometry
 from simulations.parameters_choice import ParametersSection
 from simulations.path_choice import EnergyAxis, PathSection
 from simulations.sample import SampleSection
@@ -49,13 +52,13 @@ def draft_experiment(
     if report.get("kind") == "unreadable":
         raise ValueError(
             f"{name}: is no recorded file ({'; '.join(problems) or 'of no known kind'}); expected "
-            "NXSPE or SNS raw events. Give another file."
+            "NXSPE, SNS raw events or SPE. Give another file."
         )
     ei = report.get("ei_meV")
     if not isinstance(ei, int | float) or not math.isfinite(ei) or ei <= 0:
         raise ValueError(
-            f"{name}: records no incident energy; expected Ei above 0. "
-            "Copy an example and write instrument.ei_meV yourself."
+            f"{name}: records no incident energy; expected Ei above 0. Give --ei in meV"
+            + "".join(f"\n{name}: {problem}" for problem in problems)
         )
     unknown: dict[str, str] = {}
     if structure is None:
@@ -67,7 +70,21 @@ def draft_experiment(
         unknown["sample.temperature_K"] = "300 stands there; the file has no temperature"
     instrument = report.get("instrument")
     if not instrument:
-        unknown["instrument.name"] = "ARCS stands there; the file names none"
+        instrument = "unknown"
+        unknown["instrument.name"] = (
+            "unknown stands there, as the file names none; write its name. "
+            "A fold takes the pixels of the files"
+        )
+    elif not names_geometry(str(instrument)):
+        unknown["instrument.name"] = (
+            f"{instrument} is not known here ({', '.join(known_instruments())} are); "
+            "a fold takes the pixels of the files"
+        )
+    if "instrument.name" in unknown:
+        unknown["instrument.resolution"] = (
+            "a typical one will stand in, FWHM "
+            f"{UNKNOWN_RESOLUTION.coefficients[0]:.0%} of Ei at E = 0; give its coefficients"
+        )
     psi = _number(report.get("psi_deg"))
     if psi is None:
         logs = report.get("angle_logs") or ()
@@ -80,14 +97,14 @@ def draft_experiment(
     ei = round(float(ei), 4)
     top = _top(ei, report.get("energy_meV"))
     experiment = Experiment(
-        title=_title(report, str(instrument or "an instrument"), name),
+        title=_title(report, str(instrument), name),
         sample=SampleSection(
             structure=structure or "germanium",
             u=(1.0, 1.0, 0.0),
             v=(0.0, 0.0, 1.0),
             temperature_K=temperature if temperature is not None and temperature >= 0 else 300.0,
         ),
-        instrument=InstrumentSection(name=str(instrument or "ARCS"), ei_meV=ei),
+        instrument=InstrumentSection(name=str(instrument), ei_meV=ei),
         path=PathSection(
             points="seekpath",
             half_width_rlu=0.1,

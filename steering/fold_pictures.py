@@ -36,7 +36,9 @@ def write_fold_pictures(
     """
     title = run.measurement.experiment.title
     maps = folded.with_suffix(".png")
-    write_fold_maps(view, maps, title=title, reduced=run.sums.gaussian)
+    total = run.sums
+    net = not np.array_equal(run.net_sums.signal, total.signal)
+    write_fold_maps(view, maps, title=title, reduced=total.gaussian, net=net)
     looks = {round(c.psi_deg, 6): geometry.get(c.chunk) for c in run.chunks}
     angles = sorted(looks)
     plane, zones, labels = reach_of(run.measurement, looks)

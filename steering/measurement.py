@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path as FilePath
@@ -9,6 +10,8 @@ from pathlib import Path as FilePath
 import numpy as np
 from numpy.typing import NDArray
 
+from consumers.message import ChunkStart, SetAside
+from consumers.recorded import recorded_source
 from model_server.refinement import GaussianPrior
 from simulations.background import BRAGG_REACH, ELASTIC_REACH, spoilt_pairs
 from simulations.chopper_resolution import with_chopper
@@ -27,8 +30,15 @@ from simulations.folded_model import FoldedPhonons
 from simulations.force_constants import ForceConstantModel, force_constant_model, select_free
 from simulations.goniometer import Orientation, crystal_to_lab
 from simulations.image_exposure import compute_image_exposure, form_for
-from simulations.instrument import Instrument, Resolution
-from simulations.instruments import find_instrument
+from simulations.instrument import (
+    NAMELESS,
+    UNKNOWN_RESOLUTION,
+    Instrument,
+    Resolution,
+    same_instrument,
+)
+from simulations.instrument_file import known_instruments
+from simulations.instruments import find_instrument, names_geometry
 from simulations.mask_file import read_mask, with_mask_file
 from simulations.path import EnergyAxis, Path, seekpath_segments
 from simulations.path_choice import PathSection
@@ -45,6 +55,7 @@ FloatArray = NDArray[np.float64]
 
 ZONE_STEP = 0.8  # of the zone grid, edges of a voxel
 ELASTIC_WIDTHS = 5.0  # cells within this many standard deviations of E = 0 are left out
+EI_TOLERANCE = 0.01  # a chunk whose incident energy differs by more belongs to another experiment
 REFERENCE_BOX = 0.5  # without a stored prior: this share of the reference on either side
 
 
@@ -73,6 +84,19 @@ class Measurement:
     def prior(self) -> GaussianPrior:
         """Mean and width of the sampling box."""
         return GaussianPrior(names=self.box.names, mean=self.box.mean, sigma=self.box.sigma)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was assumed that the experiment does not say."""
+        section = self.experiment.instrument
+        told = section.resolution is not None or section.chopper is not None
+        if told or self.instrument.resolution != UNKNOWN_RESOLUTION:
+            return ()
+        return (
+            f"energy resolution of {self.instrument.name} is unknown: a typical one stands in, "
+            f"FWHM {UNKNOWN_RESOLUTION.coefficients[0]:.0%} of Ei at E = 0. Give "
+            "instrument.resolution",
+        )
 
     @property
     def elastic_cut_meV(self) -> float:
@@ -244,7 +268,9 @@ class Measurement:
         return padded[0], padded[1]
 
 
-def build_measurement(experiment: Experiment, experiment_dir: FilePath) -> Measurement:
+def build_measurement(
+    experiment: Experiment, experiment_dir: FilePath, *, recorded: Instrument | None = None
+) -> Measurement:
     """Read and compute everything an experiment names.
 
     Parameters
@@ -252,6 +278,8 @@ def build_measurement(experiment: Experiment, experiment_dir: FilePath) -> Measu
     experiment : Experiment
     experiment_dir : Path
         Folder that relative paths in the experiment start from.
+    recorded : Instrument, optional
+        Of ``recorded_instrument``, for an instrument that is not known here.
 
     Raises
     ------
@@ -281,7 +309,7 @@ def build_measurement(experiment: Experiment, experiment_dir: FilePath) -> Measu
             half_width_rlu=experiment.path.half_width_rlu,
             voxel_rlu=experiment.path.voxel_rlu,
         ),
-        instrument=chosen_instrument(experiment, experiment_dir),
+        instrument=chosen_instrument(experiment, experiment_dir, recorded=recorded),
         orientation=Orientation(
             u=sample.u,
             v=sample.v,
@@ -293,17 +321,98 @@ def build_measurement(experiment: Experiment, experiment_dir: FilePath) -> Measu
     )
 
 
-def chosen_instrument(experiment: Experiment, experiment_dir: FilePath | None = None) -> Instrument:
-    """Instrument of an experiment, its pixels merged along the tubes where asked."""
+def chosen_instrument(
+    experiment: Experiment,
+    experiment_dir: FilePath | None = None,
+    *,
+    recorded: Instrument | None = None,
+) -> Instrument:
+    """Instrument of an experiment, its pixels merged along the tubes where asked.
+
+    An instrument that is neither known nor a file is ``recorded``, with its own pixels.
+    """
     section = experiment.instrument
-    name = section.name if section.coarsen == 1 else f"{section.name}/{section.coarsen}"
-    instrument = find_instrument(name, experiment_dir)
+    if recorded is not None and not names_geometry(section.name):
+        nameless = section.name.upper() in NAMELESS
+        instrument = recorded if nameless else replace(recorded, name=section.name)
+    else:
+        name = section.name if section.coarsen == 1 else f"{section.name}/{section.coarsen}"
+        instrument = find_instrument(name, experiment_dir)
     if section.resolution is not None:
         instrument = replace(instrument, resolution=Resolution(coefficients=section.resolution))
     if section.chopper is not None:
         setting = section.chopper
         instrument = with_chopper(instrument, setting.package, setting.frequency_Hz, section.ei_meV)
     return calibrated(instrument, experiment, experiment_dir)
+
+
+def recorded_instrument(files: Sequence[FilePath], experiment: Experiment) -> Instrument | None:
+    """Pixels that files carry themselves, for an instrument that Beamsteer does not know.
+
+    Parameters
+    ----------
+    files : sequence of Path
+        Recorded files, to be folded.
+    experiment : Experiment
+
+    Returns
+    -------
+    Instrument or None
+        Of the first file that may be of ``instrument.name``; None where that name is known or is
+        a file of pixels.
+
+    Raises
+    ------
+    ValueError
+        If there is no such file; the message says what is wrong with each.
+    """
+    section = experiment.instrument
+    if names_geometry(section.name):
+        return None
+    source = recorded_source(
+        files,
+        run="geometry",
+        psi_log=experiment.source.psi_log,
+        psi_deg=0.0,  # pixels do not turn
+        ei_meV=experiment.source.ei_meV,
+        t0_us=experiment.source.t0_us,
+        nominal_ei_meV=section.ei_meV,
+    )
+    faults = []
+    for message in source.messages():
+        payload = message.payload
+        if isinstance(payload, SetAside):
+            faults.append(f"{payload.origin}: {payload.reason}")
+        elif isinstance(payload, ChunkStart):
+            fault = foreign(payload, experiment, section.name)
+            if fault is None and payload.geometry is not None:
+                return payload.geometry
+            faults.append(f"{payload.chunk}: {fault or 'has no pixels of its own'}")
+    raise ValueError(
+        "\n".join(
+            (
+                f"instrument.name is {section.name!r}, which no file here brings pixels for; "
+                f"expected its files, one of {', '.join(known_instruments())}, or a file of pixels",
+                *faults,
+            )
+        )
+    )
+
+
+def foreign(start: ChunkStart, experiment: Experiment, instrument_name: str) -> str | None:
+    """Why a chunk belongs to another experiment: another instrument or Ei; None if it does not."""
+    if not same_instrument(start.instrument_name, instrument_name):
+        return (
+            f"instrument is {start.instrument_name!r}; expected {instrument_name!r}, the "
+            "experiment's. Replay it with its own experiment file."
+        )
+    expected = experiment.instrument.ei_meV
+    if abs(start.ei_meV - expected) > EI_TOLERANCE * expected:
+        return (
+            f"Ei is {start.ei_meV:g} meV in the file; expected {expected:g} meV within "
+            f"{EI_TOLERANCE:.0%}, the experiment's instrument.ei_meV. Correct one of them."
+        )
+    return None
 
 
 def calibrated(
@@ -340,7 +449,7 @@ def structure_of(experiment: Experiment, experiment_dir: FilePath) -> str | File
     path = experiment_dir / name
     if not path.exists():
         raise ValueError(
-            f"experiment.yaml: sample.structure is {name!r}; expected one of "
+            f"sample.structure is {name!r}; expected one of "
             f"{', '.join(builtin_crystals())}, or a file (looked for {path}). Correct the name."
         )
     return path
@@ -379,7 +488,7 @@ def _parameters(experiment, experiment_dir, crystal, reference, path: Path):
         missing = [name for name in full.elements if name not in box.names]
         if missing:
             raise ValueError(
-                f"experiment.yaml: parameters.prior is {section.prior!r}, which has no "
+                f"parameters.prior is {section.prior!r}, which has no "
                 f"{', '.join(missing[:4])}; expected every element within cutoff_A = "
                 f"{section.cutoff_A:g}. Lower the cutoff or choose another prior."
             )

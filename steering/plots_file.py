@@ -205,14 +205,23 @@ def pretty(label: str) -> str:
 
 
 def write_fold_maps(
-    view: SpectrumView, path: Path | str, *, title: str = "", reduced: bool = False
+    view: SpectrumView,
+    path: Path | str,
+    *,
+    title: str = "",
+    reduced: bool = False,
+    net: bool = False,
 ) -> None:
     """Write :func:`fold_maps_png` to ``path``."""
-    _write(fold_maps_png(view, title=title, reduced=reduced), path)
+    _write(fold_maps_png(view, title=title, reduced=reduced, net=net), path)
 
 
-def fold_maps_png(view: SpectrumView, *, title: str = "", reduced: bool = False) -> bytes:
+def fold_maps_png(
+    view: SpectrumView, *, title: str = "", reduced: bool = False, net: bool = False
+) -> bytes:
     """I = S/D, the exposure D and the error of a fold, without any estimate, as PNG.
+
+    ``net``: a can was taken off, I = (S - can)/D.
 
     Cells with D = 0 are grey in all three: unknown, not empty. Where D > 0 and nothing was counted
     the error is the 68 % limit 1.15/D. ``reduced`` input has no counts: its units are the files'.
@@ -236,6 +245,7 @@ def fold_maps_png(view: SpectrumView, *, title: str = "", reduced: bool = False)
         title=title,
         along="",
         reduced=reduced,
+        shown="I = (S \u2212 can)/D" if net else "I = S/D",
     )
 
 
@@ -291,6 +301,7 @@ def _three_maps(
     title: str,
     along: str,
     reduced: bool,
+    shown: str = "I = S/D",
 ) -> bytes:
     """Draw I large, and D and the error under it; all (x bins, energy bins)."""
     figure = Figure(figsize=(13, 9.6), layout="constrained")
@@ -307,7 +318,7 @@ def _three_maps(
         (
             main,
             intensity,
-            "I = S/D",
+            shown,
             unit,
             "cividis",
             PowerNorm(0.5, vmin=0, vmax=_limit(intensity, 97)),

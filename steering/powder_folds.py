@@ -24,12 +24,11 @@ from simulations.instrument import Instrument
 from simulations.path import EnergyAxis
 from simulations.powder_exposure import momentum_axis, powder_exposure, view_powder
 from steering.experiment_file import Experiment
-from steering.measurement import calibrated, chosen_instrument
+from steering.measurement import calibrated, chosen_instrument, foreign, recorded_instrument
 
 FloatArray = NDArray[np.float64]
 Progress = Callable[[str, float], None]
 
-EI_TOLERANCE = 0.01  # as for crystals: more belongs to another experiment
 MOMENTUM_STEP = 0.05  # 1/angstrom
 
 
@@ -114,11 +113,17 @@ class _Open:
 class _Folder:
     """State of one powder fold; feed it payloads."""
 
-    def __init__(self, experiment: Experiment, experiment_dir: Path, step: float) -> None:
+    def __init__(
+        self,
+        experiment: Experiment,
+        experiment_dir: Path,
+        step: float,
+        recorded: Instrument | None,
+    ) -> None:
         section = experiment.path.energy
         self.experiment = experiment
         self.experiment_dir = experiment_dir
-        self.instrument = chosen_instrument(experiment, experiment_dir)
+        self.instrument = chosen_instrument(experiment, experiment_dir, recorded=recorded)
         self.ei_meV = experiment.instrument.ei_meV
         self.energy = EnergyAxis(
             edges_meV=np.linspace(section.min_meV, section.max_meV, section.bins + 1),
@@ -153,17 +158,12 @@ class _Folder:
 
     def _start(self, start: ChunkStart) -> None:
         instrument = self.instrument
-        if start.geometry is not None:
+        fault = foreign(start, self.experiment, instrument.name.partition("/")[0])
+        if start.geometry is not None and fault is None:
             instrument = calibrated(start.geometry, self.experiment, self.experiment_dir)
-        fault = None
-        if abs(start.ei_meV - self.ei_meV) > EI_TOLERANCE * self.ei_meV:
-            fault = (
-                f"Ei is {start.ei_meV:g} meV in the file; expected {self.ei_meV:g} meV within "
-                f"{EI_TOLERANCE:.0%}, the experiment's instrument.ei_meV. Correct one of them."
-            )
-        if self.edges is None:
+        if self.edges is None and fault is None:
             self.edges = momentum_axis(instrument, self.energy, self.ei_meV, self.step)
-        shape = (len(self.edges) - 1, self.energy.n_bins)
+        shape = (0 if self.edges is None else len(self.edges) - 1, self.energy.n_bins)
         self.open[start.chunk] = _Open(
             start=start,
             instrument=instrument,
@@ -319,7 +319,8 @@ def fold_powder(
         If no file could be folded; the message says why.
     """
     say = progress or (lambda message, fraction: None)
-    folder = _Folder(experiment, experiment_dir, step)
+    recorded = recorded_instrument(files, experiment)
+    folder = _Folder(experiment, experiment_dir, step, recorded)
     source = recorded_source(
         files,
         run="powder",

@@ -69,7 +69,7 @@ from steering.empty_can import (
     unknown_pairs,
 )
 from steering.experiment_file import Experiment
-from steering.measurement import Measurement, build_measurement
+from steering.measurement import Measurement, build_measurement, foreign, recorded_instrument
 from steering.run_store import RunSnapshot, RunStore, SpectrumView
 
 log = structlog.get_logger()
@@ -77,7 +77,6 @@ FloatArray = NDArray[np.float64]
 Progress = Callable[[str, float], None]
 
 SCHEMA_VERSION = 1
-EI_TOLERANCE = 0.01  # a chunk whose incident energy differs by more belongs to another experiment
 KEPT_BYTES = 1_500_000_000  # exposures of chunks held in memory; the others are read again
 OTHER_KIND = (
     "raw counts and reduced intensity cannot be added; expected the kind of the first chunk. Fold "
@@ -245,7 +244,6 @@ class Run:
         )
 
     def _fault_of(self, start: ChunkStart) -> str | None:
-        expected = self.measurement.experiment.instrument
         if start.chunk in self._open or any(c.chunk == start.chunk for c in self.chunks):
             return f"chunk {start.chunk!r} started twice; expected every chunk once"
         if start.chunk in self._withdrawn:
@@ -254,21 +252,10 @@ class Run:
                 "another one. Reopen it to fold it again."
             )
         if not np.isfinite(start.psi_deg):
-            return f"psi is {start.psi_deg}; expected a finite angle in degrees. Give the psi."
-        found = split_name(start.instrument_name)[0]
-        known = {"", "unknown", "nxspe"}
-        name = split_name(self.measurement.instrument.name)[0]
-        if found.lower() not in known and found.upper() != name.upper():
-            return (
-                f"instrument is {start.instrument_name!r}; expected {name!r}, the "
-                "experiment's. Replay it with its own experiment file."
-            )
-        if abs(start.ei_meV - expected.ei_meV) > EI_TOLERANCE * expected.ei_meV:
-            return (
-                f"Ei is {start.ei_meV:g} meV in the file; expected {expected.ei_meV:g} meV within "
-                f"{EI_TOLERANCE:.0%}, the experiment's instrument.ei_meV. Correct one of them."
-            )
-        return None
+            return f"psi is {start.psi_deg}; expected a finite angle in degrees. Give --psi."
+        measurement = self.measurement
+        name = measurement.instrument.name.partition("/")[0]
+        return foreign(start, measurement.experiment, name)
 
     def _events(self, chunk: _OpenChunk, block: EventBlock) -> None:
         if chunk.histogram:
@@ -989,6 +976,7 @@ class Run:
             "coverage_fraction": self.sums.coverage_fraction if self.chunks else 0.0,
             "events": asdict(events),
             "chunks": self.records,
+            "notes": list(self.measurement.notes),
         }
         if self.posterior is None or self.trust is None:
             return {
@@ -1256,7 +1244,8 @@ def replay(
     """
     say = progress or (lambda message, fraction: None)
     say("reading the experiment", 0.0)
-    measurement = build_measurement(experiment, experiment_dir)
+    recorded = recorded_instrument(files, experiment)
+    measurement = build_measurement(experiment, experiment_dir, recorded=recorded)
     with ExitStack() as stack:
         if output is None:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -1329,7 +1318,8 @@ def fold(
         Coverage, events and chunks, as in ``result.json``.
     """
     say = progress or (lambda message, fraction: None)
-    measurement = build_measurement(experiment, experiment_dir)
+    recorded = recorded_instrument(files, experiment)
+    measurement = build_measurement(experiment, experiment_dir, recorded=recorded)
     with tempfile.TemporaryDirectory() as folder:
         run = Run(measurement, run_id=output.stem, folder=Path(folder), estimate=False)
         source = recorded_source(
@@ -1359,4 +1349,5 @@ def fold(
 
             write_fold_pictures(run, spectrum, target, geometry)
         result = run.result()
-    return {k: result[k] for k in ("coverage_fraction", "events", "chunks", "minutes_used")}
+    told = ("coverage_fraction", "events", "chunks", "minutes_used", "notes")
+    return {key: result[key] for key in told}

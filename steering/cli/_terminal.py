@@ -6,7 +6,7 @@ import json
 import logging
 import math
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
@@ -17,6 +17,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from structlog.typing import EventDict
 
 Progress = Callable[[str, float], None]
 
@@ -156,12 +157,36 @@ def number(value: Any, digits: int = 4) -> str:
     return f"{value:.{digits}g}"
 
 
-def print_set_aside(chunks: Iterable[dict[str, Any]]) -> None:
-    """Name the chunks that were set aside, with the reason."""
-    for chunk in chunks:
-        if chunk.get("status") == "set aside":
-            name, reason = escape(str(chunk["chunk"])), escape(str(chunk["reason"]))
-            out.print(f"[yellow]set aside[/] {name}: {reason}")
+@contextmanager
+def set_aside_told_once() -> Iterator[None]:
+    """Leave set-aside chunks out of the log: ``print_set_aside`` names them at the end."""
+    processors = structlog.get_config()["processors"]
+    structlog.configure(processors=[_without_set_aside, *processors])
+    try:
+        yield
+    finally:
+        structlog.configure(processors=processors)
+
+
+def _without_set_aside(_: Any, __: str, event: EventDict) -> EventDict:
+    if event.get("event") == "chunk_set_aside":
+        raise structlog.DropEvent
+    return event
+
+
+def print_set_aside(chunks: Sequence[dict[str, Any]]) -> str:
+    """Name the chunks that were set aside, with the reason.
+
+    Returns
+    -------
+    str
+        How many of how many, for the last line; empty if there are none.
+    """
+    aside = [chunk for chunk in chunks if chunk.get("status") == "set aside"]
+    for chunk in aside:
+        name, reason = escape(str(chunk["chunk"])), escape(str(chunk["reason"]))
+        out.print(f"[yellow]set aside[/] {name}: {reason}")
+    return f"; {len(aside)} of {len(chunks)} files set aside" if aside else ""
 
 
 def print_result(result: dict[str, Any], *, truth: dict[str, float] | None = None) -> None:

@@ -49,7 +49,7 @@ def fold(
 
     described = load_experiment(experiment)
     check_files(files)
-    with terminal.progress("fold", quiet=json) as progress:
+    with terminal.set_aside_told_once(), terminal.progress("fold", quiet=json) as progress:
         if powder:
             from steering.plots_file import write_powder_fold
             from steering.powder_folds import fold_powder
@@ -80,10 +80,12 @@ def fold(
         terminal.print_json(summary)
         return
     told = terminal.plain(summary)
-    chunks = told.pop("chunks", [])
+    chunks, notes = told.pop("chunks", []), told.pop("notes", [])
     terminal.table("Folded", ["", ""], [[key, _shown(value)] for key, value in told.items()])
-    terminal.print_set_aside(chunks)
-    terminal.out.print(f"Written to {output}")
+    for note in notes:
+        terminal.out.print(f"note: {note}", markup=False)
+    aside = terminal.print_set_aside(chunks)
+    terminal.out.print(f"Written to {output}{aside}")
 
 
 def _shown(value: object) -> str:

@@ -18,12 +18,19 @@ def register(app: typer.Typer) -> None:
 
 
 def init(
-    file: Annotated[Path, typer.Argument(help="An NXSPE or SNS raw event file.")],
+    file: Annotated[Path, typer.Argument(help="An NXSPE, SNS raw event or SPE file.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Where to write it.")] = Path(
         "experiment.yaml"
     ),
     structure: Annotated[
-        str | None, typer.Option(help="Builtin crystal or structure file, if you know it.")
+        str | None,
+        typer.Option(
+            "--structure", "-s", help="Builtin crystal or structure file, if you know it."
+        ),
+    ] = None,
+    ei: Annotated[
+        float | None,
+        typer.Option(min=1e-6, help="Incident energy, meV, for files that record none (SPE)."),
     ] = None,
     psi_log: Annotated[str, typer.Option(help="Log of event files that holds psi.")] = "s1",
     force: Annotated[bool, typer.Option("--force", help="Overwrite the output.")] = False,
@@ -40,7 +47,10 @@ def init(
     from steering.experiment_file import dump_experiment
 
     draft, unknown = draft_experiment(
-        inspect_file(file, psi_log=psi_log), structure=structure, name=file.name, psi_log=psi_log
+        inspect_file(file, psi_log=psi_log, ei_meV=ei),
+        structure=structure,
+        name=file.name,
+        psi_log=psi_log,
     )
     output.parent.mkdir(parents=True, exist_ok=True)
     dump_experiment(draft, output)

@@ -41,6 +41,8 @@ _WORDS = {
     "components": "packs masked",
     "arrays": "arrays",
     "path_bins": "path bins",
+    "momentum_bins": "|Q| bins",
+    "momentum_inverse_angstrom": "|Q|, 1/angstrom",
     "energy_bins": "energy bins",
     "half_width_rlu": "half-width, r.l.u.",
     "psi_limits_deg": "psi allowed, degrees",
@@ -113,7 +115,7 @@ def _shown(key: str, value: Any) -> str:
         return f"{datetime.fromtimestamp(value / 1e9, UTC):%Y-%m-%d %H:%M:%S} UTC"
     if isinstance(value, dict):
         return ", ".join(f"{name} {_shown(name, item)}" for name, item in value.items())
-    if key in ("two_theta_deg", "energy_meV", "psi_limits_deg"):
+    if key in ("two_theta_deg", "energy_meV", "momentum_inverse_angstrom", "psi_limits_deg"):
         return " to ".join(terminal.number(item) for item in value)
     if isinstance(value, list | tuple):
         inner = ", ".join(_shown("", item) for item in value)

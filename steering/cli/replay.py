@@ -120,6 +120,7 @@ def replay(
 
             url = stack.enter_context(serving(create_app(store), port=port))
             terminal.say(f"The live page is at {url}")
+        stack.enter_context(terminal.set_aside_told_once())
         progress = stack.enter_context(terminal.progress("replay", quiet=json))
         result = run(
             files,
@@ -142,10 +143,14 @@ def replay(
     if json:
         terminal.print_json(result)
         return
-    terminal.print_set_aside(snapshot.chunks if snapshot is not None else ())
+    aside = terminal.print_set_aside(snapshot.chunks if snapshot is not None else ())
     terminal.print_result(result)
+    for note in result.get("notes", []):
+        terminal.out.print(f"note: {note}", markup=False)
     if output is not None:
-        terminal.out.print(f"Written to {output}; see the page again: beamsteer serve {output}")
+        terminal.out.print(
+            f"Written to {output}{aside}; see the page again: beamsteer serve {output}"
+        )
 
 
 def check_files(files: list[Path]) -> None:

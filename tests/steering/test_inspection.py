@@ -16,8 +16,12 @@ from simulations.mask_file import write_mask
 from simulations.pixel_table_file import write_pixel_table
 from simulations.trajectories import Trajectories
 from steering import cli
+from steering.experiment_file import dump_experiment
 from steering.inspection import KINDS, inspect, scan_of
 from tests.consumers.hostile_files import HOSTILE, good_events, good_nxspe
+from tests.steering.virtual_scan import VirtualScan, virtual_scan
+
+__all__ = ["virtual_scan"]
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
@@ -138,7 +142,6 @@ def test_instruments_masks_and_detectors_are_told(tmp_path: Path) -> None:
     write_pixel_table(tmp_path / "h.csv", hyspec)
     (tmp_path / "h.xml").write_text(instrument_idf("HYSPEC/32"))
     write_mask(tmp_path / "m.xml", hyspec)
-    np.savez(tmp_path / "folded.npz", signal=np.ones((2, 3)), exposure=np.eye(2, 3))
     kinds = {}
     for path in sorted(tmp_path.iterdir()):
         report = inspect(path)
@@ -146,13 +149,39 @@ def test_instruments_masks_and_detectors_are_told(tmp_path: Path) -> None:
         if report["kind"] in ("instrument", "detectors"):
             assert report["pixels"] == 640
     assert kinds == {
-        "folded.npz": "folded",
         "h.csv": "instrument",
         "h.par": "detectors",
         "h.xml": "instrument",
         "m.xml": "mask",
     }
-    assert "4 cells have signal without exposure" in inspect(tmp_path / "folded.npz")["problems"][0]
+
+
+def test_what_a_fold_wrote_is_told(virtual_scan: VirtualScan, tmp_path: Path) -> None:
+    dump_experiment(virtual_scan.experiment, tmp_path / "e.yaml")
+    files = [str(file) for file in virtual_scan.events[:2]]
+    fold = ["fold", *files, "-e", str(tmp_path / "e.yaml"), "-o", str(tmp_path)]
+    assert cli.run(fold) == 0
+    assert cli.run([*fold, "--powder", "--q-step", "0.2"]) == 0
+    for name, kind, bins in (
+        ("folded", "folded", "path_bins"),
+        ("powder", "powder", "momentum_bins"),
+    ):
+        path = tmp_path / f"{name}.npz"
+        report = inspect(path)
+        with np.load(path) as file:
+            arrays = {key: file[key] for key in ("S", "V", "N", "D", "energy_edges_meV")}
+        seen = arrays["D"] > 0
+        assert (report["kind"], report["problems"]) == (kind, [])
+        assert (report[bins], report["energy_bins"]) == seen.shape
+        assert (report["coverage_fraction"], report["counts"]) == (seen.mean(), arrays["N"].sum())
+        assert report["counts"] > 100
+        arrays["S"] = arrays["S"] + 1
+        np.savez(path, **arrays)
+        (told,) = inspect(path)["problems"]
+        assert told == f"{np.sum(~seen)} cells have signal without exposure"
+        np.savez(path, **arrays | {"N": np.ones(3)})
+        assert "S, N, D have shapes" in inspect(path)["problems"][0]
+        assert inspect(path)["kind"] == "unreadable"
 
 
 @pytest.mark.parametrize("content", [b"", b"hello", b"\x89HDF\r\n\x1a\n", bytes(range(256)) * 8])
@@ -176,6 +205,25 @@ def test_the_command_survives_every_broken_file(hostile, tmp_path, capsys):
     told = capsys.readouterr()
     assert "wrong or odd" in told.out
     assert "Traceback" not in told.out + told.err
+
+
+def test_a_broken_spe_ends_with_2_and_says_its_path_once(tmp_path, capsys):
+    path = tmp_path / "cut.spe"
+    path.write_text("   2   3\n### Phi Grid\n 0.1 0.2\n")
+    assert cli.run(["inspect", str(path)]) == cli.BAD_INPUT
+    told = capsys.readouterr().out
+    assert "line 3 is the last" in told
+    assert str(tmp_path) not in told
+
+
+def test_an_experiment_is_named_as_its_file_is(tmp_path, capsys):
+    path = tmp_path / "c.yaml"
+    text = (EXAMPLES / "ge-arcs.yaml").read_text()
+    path.write_text(text.replace("structure: germanium", "structure: unobtanium"))
+    cli.run(["inspect", str(path)])
+    told = capsys.readouterr().out
+    assert "sample.structure is 'unobtanium'" in told
+    assert "experiment.yaml" not in told
 
 
 def test_the_command_speaks_words_and_json(tmp_path, capsys):
@@ -212,6 +260,7 @@ def test_every_shared_file_is_told(shared_data: Path) -> None:
             seen[report["kind"]] = seen.get(report["kind"], 0) + 1
     assert seen["sns-events"] == 3
     assert seen["nxspe"] == 8
-    assert seen["spe"] == 4
+    assert seen["spe"] == 2
+    assert {inspect(p)["kind"] for p in (shared_data / "spe-par").glob("*wrong*")} == {"unreadable"}
     assert seen["detectors"] == 3
     assert seen["instrument"] == 1
