@@ -7,9 +7,9 @@ trajectory is walked in the *true* energy transfer, through the whole zone, with
 ``k_f`` and width of each step, and every step is spread over the cells that its pixel has there:
 no linear smearing, no moments, no mean slope.
 
-Modes are those of the nearest point of a zone grid; energies are continued from it with the group
-velocity. A branch is found by a Gaussian of a quarter of the resolution's width; the rest of the
-resolution spreads what is found.
+Modes are those of the nearest point of a zone grid, continued from it by perturbation theory; modes
+that come close or cross are diagonalised anew where they are needed. A branch is found by a
+Gaussian of a quarter of the resolution's width; the rest of the resolution spreads what is found.
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ LINE_SIGMA_MEV = 0.05  # own width of a phonon line
 REACH_SIGMAS = 3.7
 BENT_GRAIN = 0.1  # of the largest force constant
 LOWEST_ENERGY_MEV = 0.3  # as in the folded model
+NEAR = 4.0  # modes closer than this times what couples them in a cell of the grid make a block
 CHUNK = 512  # points of the zone diagonalised together
 BLOCKS = 16  # of trajectories; each is summed alone, so that threads do not change the sum
 OFF_AXIS_INVERSE_A = np.array([3.1e-4, 7.3e-4, 5.7e-4])  # see the folded model
@@ -206,16 +207,21 @@ class ZoneState:
     """Modes of every point of the zone grid at one set of force constants, and how they continue.
 
     Squares of energies to second order and eigenvectors to first order in the distance from the
-    point; pairs of modes too close to each other for that are continued without their coupling,
-    which keeps the sum over the pair.
+    point. Modes too close to each other for that make a block of neighbouring modes: its matrix,
+    with couplings to first order, is diagonalised wherever it is needed.
     """
 
     square: FloatArray  # (points, n) E^2, meV^2
     slope: FloatArray  # (points, n, 3) d E^2 / dq
     curvature: FloatArray  # (points, n, 6) second derivatives of E^2: xx yy zz yz xz xy
     vectors: ComplexArray  # (points, n, n) eigenvectors in rows, conjugated
-    mixing: ComplexArray  # (points, n, n, 3) e_s'^dagger (dD/dq) e_s / (E_s^2 - E_s'^2), [s, s']
-    coupling: ComplexArray  # (points, n, n, K) e_s^dagger B_k e_s', meV^2 / (eV/angstrom^2)
+    block: NDArray[np.int8]  # (points, n) first mode of the block that each mode belongs to
+    mixing: NDArray[np.complex64]
+    """(points, n, n, 3). [s, s'] of two blocks: e_s'^dagger (dD/dq) e_s / (E_s^2 - E_s'^2); of one
+    block: e_s^dagger (dD/dq) e_s'."""
+    coupling: NDArray[
+        np.complex64
+    ]  # (points, n, n, K) e_s^dagger B_k e_s', meV^2 / (eV/angstrom^2)
 
 
 class TrajectoryPhonons:
@@ -269,7 +275,7 @@ class TrajectoryPhonons:
             self._fixed_slope[some] = model.matrix_gradients(q, none)
             self._fixed_bend[some] = _bend(lambda at: model.matrix_gradients(at, none), q)
         self._grain = BENT_GRAIN * float(np.max(np.abs(model.values)))
-        self._bent: tuple[FloatArray, ComplexArray] | None = None
+        self._bent: tuple[FloatArray, NDArray[np.complex64]] | None = None
 
     def _chunks(self) -> list[slice]:
         """Points whose matrices fit into the processor's cache together."""
@@ -286,6 +292,7 @@ class TrajectoryPhonons:
             slope=np.empty((count, n, 3)),
             curvature=np.empty((count, n, 6)),
             vectors=np.empty((count, n, n), dtype=np.complex128),
+            block=np.empty((count, n), dtype=np.int8),
             mixing=np.empty((count, n, n, 3), dtype=np.complex64),
             coupling=np.empty((count, n, n, n_k), dtype=np.complex64),
         )
@@ -295,15 +302,14 @@ class TrajectoryPhonons:
 
     def _prepare(self, phi: FloatArray, some: slice, state: ZoneState) -> None:
         q, basis = self.points_inverse_A[some], self._basis[some]
-        square, vectors = np.linalg.eigh(
-            self._fixed[some] + np.tensordot(phi, basis, axes=(0, 1))
-        )
+        square, vectors = np.linalg.eigh(self._fixed[some] + np.tensordot(phi, basis, axes=(0, 1)))
         bra = vectors.conj().transpose(0, 2, 1)[:, None]
         along = self._fixed_slope[some] + self.model.free_gradients(q, phi)
         coupling = bra @ along @ vectors[:, None]
         gap = square[:, :, None] - square[:, None, :]  # [s, s']
         size = np.linalg.norm(coupling, axis=1)
-        near = np.abs(gap) <= 2 * self.zone.reach * size
+        block = _blocks(np.abs(gap) <= NEAR * self.zone.reach * size)
+        near = block[:, :, None] == block[:, None, :]
         inverse = np.where(near, 0.0, 1 / np.where(near, 1.0, gap))
         bent = self._second_derivatives(phi)[some] @ vectors[:, None]
         own = np.einsum("vis,vpis->vsp", vectors.conj(), bent).real
@@ -315,10 +321,12 @@ class TrajectoryPhonons:
         state.slope[some] = np.einsum("vass->vsa", coupling).real
         state.curvature[some] = own + np.stack(across, axis=-1)
         state.vectors[some] = bra[:, 0]
-        state.mixing[some] = np.einsum("vats,vst->vsta", coupling, inverse)
+        state.block[some] = block
+        mixing = np.where(near[:, None], coupling, coupling.swapaxes(2, 3) * inverse[:, None])
+        state.mixing[some] = np.moveaxis(mixing, 1, -1)
         state.coupling[some] = np.moveaxis(bra @ basis @ vectors[:, None], 1, -1)
 
-    def _second_derivatives(self, phi: FloatArray) -> ComplexArray:
+    def _second_derivatives(self, phi: FloatArray) -> NDArray[np.complex64]:
         """Second derivatives of D by q at every point, (points, 6, n, n), packed as ``PAIRS``.
 
         At force constants rounded to a tenth of the largest one, so that they need not be computed
@@ -333,6 +341,16 @@ class TrajectoryPhonons:
                 bent[some] += self._fixed_bend[some]
             self._bent = (rounded, bent)
         return self._bent[1]
+
+    def _most(self, state: ZoneState) -> FloatArray:
+        """Most that curvature and the rest of its block move a mode within a cell, (points, n)."""
+        same = state.block[:, :, None] == state.block[:, None, :]
+        same &= ~np.eye(same.shape[1], dtype=bool)
+        pull = np.zeros(state.square.shape)
+        point, mode, other = np.nonzero(same)
+        size = np.linalg.norm(state.mixing[point, mode, other], axis=-1)
+        np.add.at(pull, (point, mode), size)
+        return self.zone.reach * (pull + self.zone.reach * np.linalg.norm(state.curvature, axis=-1))
 
     def true_edges_meV(self) -> FloatArray:
         """Edges of the steps in true energy: a share of the resolution's width each."""
@@ -425,9 +443,9 @@ class TrajectoryPhonons:
             state.square,
             state.slope,
             state.curvature,
-            # Most that the second order can add within a cell of the grid, with a margin.
-            zone.reach**2 * np.linalg.norm(state.curvature, axis=-1),
+            self._most(state),
             state.vectors,
+            state.block,
             state.mixing,
             state.coupling,
             np.ascontiguousarray(crystal.positions),
@@ -447,10 +465,22 @@ def _bend(gradients: Callable[[FloatArray], ComplexArray], q: FloatArray) -> Com
     """Differences of gradients at every point, (points, 6, n, n), packed as ``PAIRS``."""
     step = 1e-3
     slopes = [
-        (gradients(q + step * axis) - gradients(q - step * axis)) / (2 * step)
-        for axis in np.eye(3)
+        (gradients(q + step * axis) - gradients(q - step * axis)) / (2 * step) for axis in np.eye(3)
     ]
     return np.stack([0.5 * (slopes[a][:, b] + slopes[b][:, a]) for a, b in PAIRS], axis=1)
+
+
+def _blocks(near: NDArray[np.bool_]) -> NDArray[np.int8]:
+    """First mode of every mode's block, (points, n), from pairs (points, n, n) that are near.
+
+    A block takes in whatever lies between two near modes, so that it is a range of modes.
+    """
+    n = near.shape[1]
+    first = np.zeros(near.shape[:2], dtype=np.int8)
+    for mode in range(1, n):
+        tied = near[:, :mode, mode:].any(axis=(1, 2))
+        first[:, mode] = np.where(tied, first[:, mode - 1], mode)
+    return first
 
 
 @njit(cache=True)
@@ -465,6 +495,49 @@ def _fill_spread(true, rest, edges, first, last, out):
             below = above
 
 
+@njit(cache=True, error_model="numpy")
+def _diagonalise(matrix, turn, start, stop):
+    """Jacobi rotations of the Hermitian ``matrix[start:stop, start:stop]``, gathered in ``turn``.
+
+    To a relative 1e-6 of the couplings, which is far below what was left out of the matrix.
+    """
+    scale = 0.0
+    for i in range(start, stop):
+        for j in range(i + 1, stop):
+            scale = max(scale, abs(matrix[i, j]))
+    for _ in range(12):
+        rest = 0.0
+        for i in range(start, stop):
+            for j in range(i + 1, stop):
+                size = abs(matrix[i, j])
+                if size <= 1e-6 * scale or size == 0.0:
+                    continue
+                rest = max(rest, size)
+                phase = matrix[i, j] / size
+                half = 0.5 * (matrix[j, j].real - matrix[i, i].real) / size
+                tangent = 1.0 / (abs(half) + sqrt(half * half + 1.0))
+                if half < 0:
+                    tangent = -tangent
+                c = 1.0 / sqrt(tangent * tangent + 1.0)
+                s = tangent * c
+                for m in range(start, stop):
+                    x = matrix[m, i]
+                    y = matrix[m, j] * phase.conjugate()
+                    matrix[m, i] = c * x - s * y
+                    matrix[m, j] = s * x + c * y
+                    x = turn[m, i]
+                    y = turn[m, j] * phase.conjugate()
+                    turn[m, i] = c * x - s * y
+                    turn[m, j] = s * x + c * y
+                for m in range(start, stop):
+                    x = matrix[i, m]
+                    y = matrix[j, m] * phase
+                    matrix[i, m] = c * x - s * y
+                    matrix[j, m] = s * x + c * y
+        if rest == 0.0:
+            return
+
+
 @njit(
     cache=True, parallel=True, error_model="numpy", fastmath={"contract", "reassoc", "nsz", "arcp"}
 )
@@ -475,7 +548,7 @@ def _walk(
     reach,
     divisions, index, operation, fine_divisions, fine_radius, fine_index, fine_operation,
     op_fractional, op_cartesian, point, reciprocal,
-    off_axis, square, gradient, curvature, bend, vectors, mixing, coupling,
+    off_axis, square, gradient, curvature, bend, vectors, block_of, mixing, coupling,
     positions, amplitude, displacement, thermal, own_width, lowest,
     out, out_slope,
 ):  # fmt: skip
@@ -499,6 +572,12 @@ def _walk(
         n_k = out_slope.shape[2]
         change = np.empty(n_k)
         z = np.empty(n, dtype=np.complex128)
+        end = np.empty(n, dtype=np.int64)  # of the block of each mode; its first one: block_of
+        here = np.empty(n)  # E^2 of the modes as they are continued alone
+        rise = np.empty(n)  # d here / d true energy, along the trajectory
+        hermitian = np.empty((n, n), dtype=np.complex128)
+        turn = np.empty((n, n), dtype=np.complex128)  # new modes in columns, block by block
+        side = np.empty(n, dtype=np.complex128)
         low = block * n_stretches // n_blocks
         high = (block + 1) * n_stretches // n_blocks
         for stretch in range(low, high):
@@ -560,63 +639,101 @@ def _walk(
                         + op_cartesian[o, c, 2] * dz
                     )
                 any_active = False
-                for s in range(n):
-                    shape[s] = 0.0
-                    by_square[s] = 0.0
-                    level[s] = true[t]
-                    # A branch far from this energy needs no more than its tangent.
-                    flat = (
-                        square[r, s]
-                        + gradient[r, s, 0] * d[0]
-                        + gradient[r, s, 1] * d[1]
-                        + gradient[r, s, 2] * d[2]
-                    )
-                    climb = abs(
-                        gradient[r, s, 0] * slope[0]
-                        + gradient[r, s, 1] * slope[1]
-                        + gradient[r, s, 2] * slope[2]
-                    )
-                    window = 8.0 * (
-                        true[t] * (own_width + found[t]) + found[t] * (climb + bend[r, s])
-                    )
-                    if abs(flat - true[t] * true[t]) > window + bend[r, s]:
-                        level[s] = sqrt(max(flat, lowest * lowest))
+                s = 0
+                while s < n:
+                    stop = s + 1
+                    while stop < n and block_of[r, stop] == s:
+                        stop += 1
+                    far = True
+                    for i in range(s, stop):
+                        shape[i] = 0.0
+                        by_square[i] = 0.0
+                        end[i] = stop
+                        # A branch far from this energy needs no more than its tangent.
+                        flat = (
+                            square[r, i]
+                            + gradient[r, i, 0] * d[0]
+                            + gradient[r, i, 1] * d[1]
+                            + gradient[r, i, 2] * d[2]
+                        )
+                        climb = abs(
+                            gradient[r, i, 0] * slope[0]
+                            + gradient[r, i, 1] * slope[1]
+                            + gradient[r, i, 2] * slope[2]
+                        )
+                        window = 8.0 * (
+                            true[t] * (own_width + found[t]) + found[t] * (climb + bend[r, i])
+                        )
+                        far = far and abs(flat - true[t] * true[t]) > window + bend[r, i]
+                        here[i] = flat
+                    if far:
+                        for i in range(s, stop):
+                            level[i] = sqrt(max(here[i], lowest * lowest))
+                            turn[i, s:stop] = 0.0
+                            turn[i, i] = 1.0
+                        s = stop
                         continue
-                    along0 = (
-                        curvature[r, s, 0] * d[0]
-                        + curvature[r, s, 5] * d[1]
-                        + curvature[r, s, 4] * d[2]
-                    )
-                    along1 = (
-                        curvature[r, s, 5] * d[0]
-                        + curvature[r, s, 1] * d[1]
-                        + curvature[r, s, 3] * d[2]
-                    )
-                    along2 = (
-                        curvature[r, s, 4] * d[0]
-                        + curvature[r, s, 3] * d[1]
-                        + curvature[r, s, 2] * d[2]
-                    )
-                    here = (
-                        square[r, s]
-                        + (gradient[r, s, 0] + 0.5 * along0) * d[0]
-                        + (gradient[r, s, 1] + 0.5 * along1) * d[1]
-                        + (gradient[r, s, 2] + 0.5 * along2) * d[2]
-                    )
-                    line = sqrt(max(here, lowest * lowest))
-                    jac = 1.0 - 0.5 / line * (
-                        (gradient[r, s, 0] + along0) * slope[0]
-                        + (gradient[r, s, 1] + along1) * slope[1]
-                        + (gradient[r, s, 2] + along2) * slope[2]
-                    )
-                    level[s] = line
-                    # A line's own width keeps a branch that runs along the trajectory finite.
-                    wide = sqrt(found[t] * found[t] * jac * jac + own_width * own_width)
-                    x = (true[t] - line) / wide
-                    if abs(x) < 4.0:
-                        shape[s] = exp(-0.5 * x * x) / (wide * sqrt(2.0 * pi))
-                        by_square[s] = shape[s] * x / wide / (2.0 * line)
-                        any_active = True
+                    for i in range(s, stop):
+                        along0 = (
+                            curvature[r, i, 0] * d[0]
+                            + curvature[r, i, 5] * d[1]
+                            + curvature[r, i, 4] * d[2]
+                        )
+                        along1 = (
+                            curvature[r, i, 5] * d[0]
+                            + curvature[r, i, 1] * d[1]
+                            + curvature[r, i, 3] * d[2]
+                        )
+                        along2 = (
+                            curvature[r, i, 4] * d[0]
+                            + curvature[r, i, 3] * d[1]
+                            + curvature[r, i, 2] * d[2]
+                        )
+                        here[i] += 0.5 * (along0 * d[0] + along1 * d[1] + along2 * d[2])
+                        rise[i] = (
+                            (gradient[r, i, 0] + along0) * slope[0]
+                            + (gradient[r, i, 1] + along1) * slope[1]
+                            + (gradient[r, i, 2] + along2) * slope[2]
+                        )
+                    if stop > s + 1:
+                        for i in range(s, stop):
+                            for j in range(s, stop):
+                                turn[i, j] = 0.0
+                                hermitian[i, j] = (
+                                    mixing[r, i, j, 0] * d[0]
+                                    + mixing[r, i, j, 1] * d[1]
+                                    + mixing[r, i, j, 2] * d[2]
+                                )
+                            turn[i, i] = 1.0
+                            hermitian[i, i] = here[i]
+                        _diagonalise(hermitian, turn, s, stop)
+                        for i in range(s, stop):
+                            side[i] = rise[i]
+                        for i in range(s, stop):
+                            here[i] = hermitian[i, i].real
+                            rise[i] = 0.0
+                            for j in range(s, stop):
+                                y = turn[j, i] * side[j].real
+                                for m in range(s, stop):
+                                    if m != j:
+                                        y += turn[m, i] * (
+                                            mixing[r, j, m, 0] * slope[0]
+                                            + mixing[r, j, m, 1] * slope[1]
+                                            + mixing[r, j, m, 2] * slope[2]
+                                        )
+                                rise[i] += (turn[j, i].conjugate() * y).real
+                    for i in range(s, stop):
+                        line = sqrt(max(here[i], lowest * lowest))
+                        jac = 1.0 - 0.5 / line * rise[i]
+                        level[i] = line
+                        # A line's own width keeps a branch that runs along the trajectory finite.
+                        wide = sqrt(found[t] * found[t] * jac * jac + own_width * own_width)
+                        x = (true[t] - line) / wide
+                        if abs(x) < 4.0:
+                            shape[i] = exp(-0.5 * x * x) / (wide * sqrt(2.0 * pi))
+                            by_square[i] = shape[i] * x / wide / (2.0 * line)
+                            any_active = True
+                    s = stop
                 if not any_active:
                     continue
                 qx = beam[0] - k * dx
@@ -652,21 +769,37 @@ def _walk(
                     z[s] = 0j
                     for i in range(n):
                         z[s] += vectors[r, s, i] * f[i]
-                total = 0.0
                 for s in range(n):
-                    if shape[s] == 0.0 and n_k == 0:
-                        continue
+                    first = block_of[r, s]
+                    if n_k == 0:
+                        far = True
+                        for i in range(first, end[s]):
+                            far = far and shape[i] == 0.0
+                        if far:
+                            continue
                     y = z[s]
                     for i in range(n):
-                        y += (
-                            z[i]
-                            * (
-                                mixing[r, s, i, 0] * d[0]
-                                + mixing[r, s, i, 1] * d[1]
-                                + mixing[r, s, i, 2] * d[2]
-                            ).conjugate()
-                        )
+                        if block_of[r, i] != first:
+                            y += (
+                                z[i]
+                                * (
+                                    mixing[r, s, i, 0] * d[0]
+                                    + mixing[r, s, i, 1] * d[1]
+                                    + mixing[r, s, i, 2] * d[2]
+                                ).conjugate()
+                            )
                     amplitude_of[s] = y
+                total = 0.0
+                for s in range(n):
+                    first = block_of[r, s]
+                    if shape[s] == 0.0 and n_k == 0:
+                        continue
+                    y = amplitude_of[s]
+                    if end[s] > first + 1:
+                        y = 0j
+                        for i in range(first, end[s]):
+                            y += turn[i, s].conjugate() * amplitude_of[i]
+                    side[s] = y
                     total += shape[s] * (y.real * y.real + y.imag * y.imag)
                 x = exp(-true[t] / thermal) if thermal > 0 else 0.0
                 common = 0.5 * HBAR2_OVER_U / true[t] / (1.0 - x) * weight[t] * exposure[p]
@@ -678,32 +811,37 @@ def _walk(
                         if shape[s] == 0.0:
                             continue
                         for i in range(n):
+                            z[i] = 0j
+                        for i in range(n):
                             if i != s and shape[i] != 0.0 and i < s:
                                 continue  # the pair was counted from the other side
                             if i == s:
-                                y = (
-                                    common
-                                    * by_square[s]
-                                    * (amplitude_of[s] * amplitude_of[s].conjugate())
-                                )
+                                factor = by_square[s]
+                            elif abs(level[s] - level[i]) < 0.05:
+                                factor = by_square[s] + by_square[i]
                             else:
-                                if abs(level[s] - level[i]) < 0.05:
-                                    factor = 0.5 * (by_square[s] + by_square[i])
-                                else:
-                                    factor = (shape[s] - shape[i]) / (
-                                        level[s] * level[s] - level[i] * level[i]
-                                    )
-                                y = (
+                                factor = (
                                     2.0
-                                    * common
-                                    * factor
-                                    * (amplitude_of[s].conjugate() * amplitude_of[i])
+                                    * (shape[s] - shape[i])
+                                    / (level[s] * level[s] - level[i] * level[i])
                                 )
-                            for q in range(n_k):
-                                change[q] += (
-                                    y.real * coupling[r, s, i, q].real
-                                    - y.imag * coupling[r, s, i, q].imag
-                                )
+                            y = common * factor * side[i]
+                            if end[i] == block_of[r, i] + 1:
+                                z[i] += y
+                            else:
+                                for j in range(block_of[r, i], end[i]):
+                                    z[j] += turn[j, i] * y
+                        for j in range(block_of[r, s], end[s]):
+                            bra = side[s].conjugate()
+                            if end[s] > block_of[r, s] + 1:
+                                bra *= turn[j, s].conjugate()
+                            for i in range(n):
+                                y = bra * z[i]
+                                for q in range(n_k):
+                                    change[q] += (
+                                        y.real * coupling[r, j, i, q].real
+                                        - y.imag * coupling[r, j, i, q].imag
+                                    )
                 for j in range(a, b):
                     where = cell[base + j - s0]
                     if where >= 0:
