@@ -104,6 +104,25 @@ def test_even_scattering_prefers_no_mount() -> None:
     assert not found.exclusive
 
 
+def test_windows_above_the_incident_energy_have_no_vote() -> None:
+    ins = load_instrument("HYSPEC/32")
+    rng = np.random.default_rng(4)
+    slow = OrientedEvents(
+        angle_deg=19.0,
+        instrument=ins,
+        ei_meV=3.0,
+        pixel=rng.integers(0, ins.n_pixels, 500).astype(np.int32),
+        energy_transfer_meV=rng.uniform(1.0, 2.9, 500),
+    )
+    windows = ((1.0, 2.0), (2.0, 4.0), (4.0, 7.0))
+    found, cut = (
+        align([slow], CUBE, windows_meV=windows),
+        align([slow], CUBE, windows_meV=windows[:2]),
+    )
+    assert np.isfinite(found.best.score)
+    assert found.best == cut.best
+
+
 def test_an_elastic_spot_is_found_where_it_is_and_a_ring_is_not_a_spot() -> None:
     ins = load_instrument("HYSPEC/8")
     rng = np.random.default_rng(2)
@@ -323,6 +342,25 @@ def test_a_left_handed_log_is_told_and_noise_gives_no_mount() -> None:
     assert found.sense == -1
     assert fit_mount(runs[:1], GERMANIUM) is None or len(runs[0].peaks) >= 3
     assert fit_mount([replace(run, peaks=()) for run in runs], GERMANIUM) is None
+
+
+def test_a_scan_tells_the_mount_from_the_next_best_and_one_orientation_does_not() -> None:
+    runs = bragg_scan(0, np.arange(0, 60, 5.0).tolist(), psi_offset_deg=2.3)
+    found = fit_mount(runs, GERMANIUM, reference=REFERENCE)
+    assert found is not None
+    assert found.rival is not None
+    assert found.rival > 100.0
+    # Both senses put one orientation alike, and only an angle of another one tells.
+    richest = max(runs, key=lambda run: len(run.peaks))
+    found = fit_mount([richest], GERMANIUM, reference=REFERENCE)
+    assert found is not None
+    assert found.rival == pytest.approx(0.0, abs=1e-3)
+
+
+def test_a_mount_that_leads_only_with_one_run_is_not_exclusive() -> None:
+    u, v, angles = (0.0, 0.0, 1.0), (1.0, 1.0, 0.0), (20.0, 40.0, 50.0)
+    apart = (*scattered(u, v, 1, 0.0, angles[:1]), *scattered(u, v, 1, 33.0, angles[1:]))
+    assert not align(apart, CUBE).exclusive
 
 
 def test_reflections_know_the_lattice_and_its_absences() -> None:

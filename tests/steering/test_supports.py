@@ -1,5 +1,6 @@
 """No cell without exposure is ever reported as a number, whatever was recorded."""
 
+import shutil
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -10,12 +11,14 @@ import pytest
 from fastapi.testclient import TestClient
 
 from consumers.message import ChunkStart, ChunkStop, EventBlock, HistogramBlock
+from consumers.nxspe_file import read_nxspe
 from consumers.recorded import recorded_source
+from consumers.spe_file import write_detectors
 from simulations.background_choice import BackgroundSection
 from simulations.path import EnergyAxis
 from steering.api import create_app
 from steering.experiment_file import load_experiment
-from steering.measurement import Measurement, build_measurement
+from steering.measurement import Measurement, build_measurement, chosen_instrument
 from steering.run_store import RunStore
 from steering.runs import Run
 from tests.steering.virtual_scan import EXAMPLES, VirtualScan, small_measurement, virtual_scan
@@ -33,6 +36,8 @@ NXSPE = (
     "inst_let_ei3p7_240_120",
     "nxspe_version1_0",
 )
+# The readable SPE files, and what holds the same data with the detectors that they lack.
+SPE = {"fm_simple_cubic_a": "fm_simple_cubic_a", "spe_with_NANs": "nxspe_version1_0"}
 MASKS = {"bragg_tails": True, "elastic_band": True}
 
 
@@ -46,32 +51,41 @@ def wide_tubes() -> Measurement:
     return build_measurement(experiment.model_copy(update={"path": path}), EXAMPLES)
 
 
-def measurement_at(ei_meV: float, **background: Any) -> Measurement:
-    """The same at an incident energy, with an energy axis that goes with it."""
-    whole = wide_tubes()
-    instrument = whole.experiment.instrument.model_copy(update={"ei_meV": ei_meV})
+def measurement_of(start: ChunkStart, **background: Any) -> Measurement:
+    """The same on a file's instrument and at its Ei, with an energy axis that goes with it."""
+    whole, ei_meV = wide_tubes(), start.ei_meV
+    named = {"ei_meV": ei_meV, "name": start.instrument_name}
+    instrument = whole.experiment.instrument.model_copy(update=named)
     changes = {"instrument": instrument, "background": BackgroundSection(**background)}
+    experiment = whole.experiment.model_copy(update=changes)
     return replace(
         whole,
-        experiment=whole.experiment.model_copy(update=changes),
+        experiment=experiment,
+        instrument=chosen_instrument(experiment, recorded=start.geometry),
         energy=EnergyAxis(edges_meV=np.linspace(-0.1, 0.95, 43) * ei_meV, substeps=4),
     )
 
 
-def folded(file: Path, folder: Path, measurement: Measurement | None, **background: Any) -> Run:
-    """One recorded file folded, its instrument taken as the experiment's."""
-    payloads = [m.payload for m in recorded_source([file], run="r", psi_deg=20.0).messages()]
+def folded(
+    file: Path,
+    folder: Path,
+    measurement: Measurement | None,
+    *,
+    ei_meV: float | None = None,
+    **background: Any,
+) -> Run:
+    """One recorded file folded."""
+    source = recorded_source([file], run="r", psi_deg=20.0, nominal_ei_meV=ei_meV)
+    messages = list(source.messages())
+    payloads = [message.payload for message in messages]
     start, stop = payloads[0], payloads[-1]
     assert isinstance(start, ChunkStart), start
     assert isinstance(stop, ChunkStop), stop
     if measurement is None:
-        measurement = measurement_at(start.ei_meV, **background)
+        measurement = measurement_of(start, **background)
     run = Run(measurement, run_id="r", folder=folder, estimate=False)
-    payloads[0] = replace(start, instrument_name="")
-    for message, payload in zip(
-        recorded_source([file], run="r", psi_deg=20.0).messages(), payloads, strict=True
-    ):
-        run.accept(replace(message, payload=payload))
+    for message in messages:
+        run.accept(message)
     assert [r["status"] for r in run.records] == ["folded"], run.records
     account = run.chunks[0].account
     assert account.complete
@@ -130,6 +144,18 @@ def test_recorded_events_have_exposure_wherever_they_count(name, masks, shared_d
 @pytest.mark.parametrize("name", NXSPE)
 def test_reduced_files_have_exposure_wherever_they_count(name, masks, shared_data, tmp_path):
     run = folded(shared_data / "nxspe" / f"{name}.nxspe", tmp_path, None, **masks)
+    check_reported(run, tmp_path)
+
+
+@pytest.mark.shared_data
+@pytest.mark.parametrize("masks", [{}, MASKS], ids=["whole", "masked"])
+@pytest.mark.parametrize("name", SPE)
+def test_spe_files_have_exposure_wherever_they_count(name, masks, shared_data, tmp_path):
+    same = read_nxspe(shared_data / "nxspe" / f"{SPE[name]}.nxspe")
+    file = tmp_path / f"{name}.spe"
+    shutil.copyfile(shared_data / "spe-par" / file.name, file)
+    write_detectors(tmp_path / f"{name}.par", same.instrument)
+    run = folded(file, tmp_path, None, ei_meV=same.ei_meV, **masks)
     check_reported(run, tmp_path)
 
 
