@@ -314,13 +314,13 @@ def _alike(
 
     Of one orientation both senses look alike; a third angle, of no symmetry, keeps them two.
     """
-    for angle in (angle_deg.min(), angle_deg.max(), angle_deg.min() + 37.0):
-        turns = [Rotation.from_euler("y", sense * angle, degrees=True) for sense in (a[0], b[0])]
-        turn = (turns[0].as_matrix() @ a[1]).T @ (turns[1].as_matrix() @ b[1])
-        cosine = (np.einsum("nij,ij->n", proper, turn).max() - 1) / 2
-        if np.degrees(np.arccos(np.clip(cosine, -1, 1))) > APART_DEG:
-            return False
-    return True
+    turned = b[1][None]
+    if a[0] != b[0]:
+        angles = np.array([[angle_deg.min()], [angle_deg.max()], [angle_deg.min() + 37.0]])
+        between = Rotation.from_euler("y", (b[0] - a[0]) * angles, degrees=True)
+        turned = between.as_matrix() @ b[1]
+    trace = ((a[1].T @ turned).reshape(-1, 9) @ proper.reshape(-1, 9).T).max(axis=1)
+    return bool(trace.min() > 1 + 2 * np.cos(np.radians(APART_DEG)))
 
 
 def _turned(vectors: FloatArray, angle_deg: FloatArray) -> FloatArray:
