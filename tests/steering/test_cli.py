@@ -8,15 +8,19 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
+import structlog
 
 from steering import cli
 from steering.cli.demo import minutes_saved, true_values
 from steering.cli.invert_powder import print_powder
 from steering.cli.predict import print_prediction
 from steering.cli.simulate import orientations
-from steering.experiment_file import load_experiment
+from steering.experiment_file import dump_experiment, load_experiment
 from steering.run_store import save_snapshot
 from tests.steering.fabricated import snapshot
+from tests.steering.virtual_scan import VirtualScan, virtual_scan
+
+__all__ = ["virtual_scan"]
 
 ROOT = Path(__file__).resolve().parents[2]
 VERBS = (
@@ -101,6 +105,26 @@ def test_a_wrong_field_ends_with_2_and_one_clear_line(verb, tmp_path, capsys):
         in told.err
     )
     assert "Traceback" not in told.err
+
+
+def test_a_file_set_aside_is_told_once_and_the_last_line_counts(
+    virtual_scan: VirtualScan, tmp_path, capsys
+):
+    dump_experiment(virtual_scan.experiment, tmp_path / "e.yaml")
+    bad = tmp_path / "bad.nxspe"
+    bad.write_bytes(b"junk")
+    files = [str(virtual_scan.histograms[0]), str(bad)]
+    fold = ["fold", *files, "-e", str(tmp_path / "e.yaml"), "-o", str(tmp_path / "o")]
+    before = structlog.get_config()["processors"]
+    for options in ([], ["--powder"]):
+        assert cli.run([*fold, *options]) == 0
+        told = capsys.readouterr()
+        assert (told.out + told.err).count("no HDF5 file") == 1
+        assert (told.out + told.err).count(str(bad)) == 1
+        assert told.out.splitlines()[-1].endswith("; 1 of 2 files set aside")
+    assert structlog.get_config()["processors"] is before
+    assert cli.run([*fold[:2], *fold[3:]]) == 0
+    assert "set aside" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

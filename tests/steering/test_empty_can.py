@@ -16,7 +16,9 @@ from simulations.background_choice import BackgroundSection
 from simulations.virtual_choice import CanSection
 from steering.empty_can import fitting_runs, read_can
 from steering.experiment_file import Experiment
+from steering.fold_pictures import write_fold_pictures
 from steering.measurement import Measurement, build_measurement
+from steering.plots_file import fold_maps_png
 from steering.runs import Run, fold
 from steering.simulate import simulate
 from tests.steering.virtual_scan import EXAMPLES, small_experiment
@@ -179,6 +181,16 @@ def test_folded_npz_carries_the_can_and_the_net_intensity(scan, tmp_path):
         error = (file["sigma"] * file["D"])[seen]
         assert np.all(error**2 >= (file["V"] + 0.81 * file["can_V"])[seen] * (1 - 1e-9))
         assert {"can_S", "can_D", "intensity"} <= set(json.loads(str(file["units"])))
+    for background, net in (({"can": "alone/*.nxs.h5"}, True), ({}, False)):
+        folder = tmp_path / f"net {net}"
+        folder.mkdir()
+        run = folded(measured(scan, **background), scan.sample, folder)
+        view = run.spectrum()
+        assert view is not None
+        maps, _ = write_fold_pictures(run, view, tmp_path / "f.npz", {})
+        title = run.measurement.experiment.title
+        assert maps.read_bytes() == fold_maps_png(view, title=title, net=net)
+        assert maps.read_bytes() != fold_maps_png(view, title=title, net=not net)
 
 
 def test_histograms_of_can_and_sample_fold_together(scan, tmp_path):
