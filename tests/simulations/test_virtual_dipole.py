@@ -31,6 +31,10 @@ def wave_vectors(model: ForceConstantModel) -> np.ndarray:
     return np.concatenate([far, near, 1e-4 * DIRECTIONS])
 
 
+def fractional(model: ForceConstantModel, q: np.ndarray) -> np.ndarray:
+    return q @ np.linalg.inv(model.crystal.reciprocal)
+
+
 def energies(matrices: np.ndarray) -> np.ndarray:
     squares = np.linalg.eigvalsh(matrices)
     return np.sign(squares) * np.sqrt(np.abs(squares))
@@ -40,7 +44,7 @@ def energies(matrices: np.ndarray) -> np.ndarray:
 def test_dynamical_matrices_are_those_of_the_model(name, shared_data):
     _, model, forces = crystal_of(shared_data, name)
     q = wave_vectors(model)
-    fraction = q @ np.linalg.inv(model.crystal.reciprocal)
+    fraction = fractional(model, q)
     phase = np.repeat(np.exp(1j * q @ (model.crystal.positions @ model.crystal.lattice).T), 3, 1)
     found = phase.conj()[:, :, None] * forces.matrices(fraction) * phase[:, None, :]
     expected = model.dynamical_matrices(q, model.values)
@@ -53,7 +57,7 @@ def test_energies_are_those_of_phonopy(name, shared_data):
     near = wave_vectors(model)[30:]
     near = near[np.linalg.norm(near, axis=1) > 3e-3]  # nearer, phonopy takes a given direction
     q = np.concatenate([zone_vectors(model, 20), near])  # phonopy's sum is not periodic
-    fraction = q @ np.linalg.inv(model.crystal.reciprocal)
+    fraction = fractional(model, q)
     expected = phonopy_energies(phonon, q)
     np.testing.assert_allclose(energies(forces.matrices(fraction)), expected, rtol=2e-6)
 
@@ -65,7 +69,7 @@ def test_longitudinal_modes_split_by_direction_at_gamma(shared_data):
         _, model, forces = crystal_of(shared_data, name)
         q = 1e-4 * DIRECTIONS / np.linalg.norm(DIRECTIONS, axis=1)[:, None]
         q = np.concatenate([q, np.zeros((1, 3))])
-        split[name] = energies(forces.matrices(q @ np.linalg.inv(model.crystal.reciprocal)))
+        split[name] = energies(forces.matrices(fractional(model, q)))
     nacl, zno = split["NaCl"], split["ZnO"]
     assert nacl[:-1, 5] == pytest.approx(nacl[0, 5], abs=1e-3)
     assert nacl[0, 5] - nacl[-1, 5] > 5  # at Gamma itself the term is left out
@@ -75,7 +79,7 @@ def test_longitudinal_modes_split_by_direction_at_gamma(shared_data):
 def test_the_sum_does_not_depend_on_its_width(shared_data, monkeypatch):
     """Neither ours nor the model's: what one leaves to real space the couplings take up."""
     _, model, forces = crystal_of(shared_data, "ZnO")
-    fraction = wave_vectors(model) @ np.linalg.inv(model.crystal.reciprocal)
+    fraction = fractional(model, wave_vectors(model))
     monkeypatch.setattr(virtual_dipole, "VECTORS", 250)
     other = _forces(model, model.values)
     assert len(other.translations) < len(forces.translations)
