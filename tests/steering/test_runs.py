@@ -408,7 +408,7 @@ def test_fold_writes_arrays_and_a_picture(virtual_scan, tmp_path):
     with np.load(tmp_path / "folded.npz") as file:
         assert file["N"].sum() == summary["events"]["folded"] > 0
     assert (tmp_path / "folded.png").read_bytes().startswith(b"\x89PNG")
-    assert set(summary) == {"coverage_fraction", "events", "chunks", "minutes_used"}
+    assert set(summary) == {"coverage_fraction", "events", "chunks", "minutes_used", "notes"}
     named = tmp_path / "deep" / "mine.npz"
     fold(
         virtual_scan.events[:1],
