@@ -447,7 +447,8 @@ def _fit(
         if use.sum() < 3 or np.linalg.matrix_rank(index[use]) < 2:
             return None
         if turn >= 2:  # a rough turn first, then what the number of spots can carry
-            free = len(strains) if different >= 2 + len(strains) else 0
+            # Diffuse scattering shifts the few spots of a short scan alike: no strain from those.
+            free = len(strains) if different >= 4 + 2 * len(strains) else 0
             spans = len(np.unique(which[use])) >= 4 and np.ptp(hours[use]) > 0
             now = int(spans)
             if len(x) != 3 + free + now:

@@ -53,7 +53,7 @@ EI = 0.01
 EI_LOGGED = 0.05  # readers refuse an Ei that is further from the file's own
 # Likewise: share of the elastic line's full width at half maximum that T0 may move it by.
 T0_WIDTHS = 1 / 3
-LINE_MEV = 0.2  # of Ei; a wider "elastic line" is none
+LINE = 0.2  # full width at half maximum, share of Ei; a wider "elastic line" is none
 FEWEST_ORIENTATIONS = 3  # that a mount without clean spots rests on
 UNEXPLAINED = 0.35  # share of spots that another grain or the can may give
 MOST_EVENTS = 2_000_000  # per file, of those near the elastic line
@@ -91,7 +91,8 @@ class Check:
         """Whether the difference may be chance or does not matter."""
         if self.expected is None or self.sigmas is None:
             return None
-        return abs(self.sigmas) <= SIGMAS or abs(self.found - self.expected) <= self.matters
+        # bool: a numpy one is neither True nor False to ``is``
+        return bool(abs(self.sigmas) <= SIGMAS or abs(self.found - self.expected) <= self.matters)
 
     def as_dict(self) -> dict[str, Any]:
         """For machines."""
@@ -206,7 +207,7 @@ def align_files(
         found = _of_fit(fit)
         mount = _judge_fit(fit, crystal, experiment, hours, checks, alarms, notes)
     elif rough is not None:
-        doubts = _doubts(rough, runs, propagation)
+        doubts = _doubts(rough, runs, experiment, propagation)
         found, mount = _of_rough(
             rough, crystal, experiment, reference, checks, alarms, doubted=bool(doubts)
         )
@@ -224,6 +225,11 @@ def align_files(
     judged, change = _judge_beam(beam, runs, experiment, alarms)
     checks += judged
     corrections |= change
+    if change:
+        notes.append(
+            "mount and lattice were read with the Ei and T0 that do not hold; after --correct "
+            "align again with the corrected file"
+        )
     notes += [_note(check) for check in checks if check.agrees and abs(check.sigmas or 0) > SIGMAS]
     if experiment is not None:
         wanted = experiment.instrument.ei_meV
@@ -516,6 +522,7 @@ def _judge_fit(
 def _doubts(
     rough: Alignment,
     runs: Sequence[OrientedEvents],
+    experiment: Experiment | None,
     propagation: tuple[float, float, float] | None,
 ) -> list[str]:
     """Why a mount found from intensity may be another one, as alarms."""
@@ -529,11 +536,11 @@ def _doubts(
     else:
         why = "another mount explains the scattering almost as well"
     why += ": u, v and offset are one of several, and --correct leaves the mount alone. Add "
-    why += "orientations" + (
-        ", or give --propagation if the strongest reflections are magnetic (0.5,0.5,0.5)"
-        if propagation is None
-        else ""
-    )
+    why += "orientations"
+    if propagation is None:
+        why += ", or give --propagation if the strongest reflections are magnetic (0.5,0.5,0.5)"
+    if experiment is None:
+        why += ", or --experiment: the plane of its u and v is tried too"
     return [why]
 
 
@@ -616,7 +623,7 @@ def _beam(path: Path, psi_log: str, experiment: Experiment | None) -> dict[str, 
         elastic, error, votes = estimate_t0_of_run(run)
         width = error * np.sqrt(votes)
         slow = float(flight_time_us(np.median(run.instrument.distance_m), run.ei_meV))
-        sharp = 2 * run.ei_meV * FWHM * width / slow < LINE_MEV * run.ei_meV
+        sharp = 2 * FWHM * width / slow < LINE
         lined = bool(np.isfinite(elastic) and error < T0_GOOD_ENOUGH_US and sharp)
         if lined:
             placed_us = float(flight_time_us(PLACED_M, run.ei_meV))

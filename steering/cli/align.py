@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -136,7 +137,7 @@ def _tell(report: Any) -> None:
         rows.append(
             [
                 f"{check.quantity}, {check.unit}",
-                f"{terminal.number(check.found, 6)} \u00b1 {terminal.number(check.sigma, 2)}",
+                _with_error(check.found, check.sigma),
                 expected,
                 away,
                 verdict,
@@ -157,12 +158,13 @@ def _tell(report: Any) -> None:
         )
         rows_of = ["  ".join(f"{x: .6f}" for x in row) for row in report.UB]
         terminal.out.print("UB (Mantid) " + "\n            ".join(rows_of))
-    told: dict[str, list[str]] = {}
+    alike: dict[tuple[bool, str], list[dict[str, Any]]] = {}
     for one in report.beam:
-        told.setdefault(_beam_words(one), []).append(one["file"])
-    for words, names in told.items():
-        where = names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
-        terminal.out.print(f"Ei and T0 of {escape(where)}: {escape(words)}")
+        found = one["ei_meV"] is not None
+        alike.setdefault((found, "" if found else one["reason"]), []).append(one)
+    for some in alike.values():
+        where = some[0]["file"] + ("" if len(some) == 1 else f" and {len(some) - 1} more")
+        terminal.out.print(f"Ei and T0 of {escape(where)}: {escape(_beam_words(some))}")
     for note in report.notes:
         terminal.out.print(escape(note))
     for name, reason in report.set_aside:
@@ -173,14 +175,26 @@ def _tell(report: Any) -> None:
         terminal.out.print("[bold green]no alarm[/]")
 
 
-def _beam_words(one: dict[str, Any]) -> str:
-    if one["ei_meV"] is None and one["elastic_t0_us"] is not None:
-        return f"{one['reason']}; T0 {one['elastic_t0_us']:.1f} us if Ei is as recorded"
-    if one["ei_meV"] is None:
-        return one["reason"]
-    ei, t0 = one["ei_meV"], one["t0_us"]
-    words = f"{ei.value:.3f} \u00b1 {ei.sigma:.2g} meV, {t0.value:.0f} \u00b1 {t0.sigma:.2g} us"
-    words += f", {one['reason']}"
-    if one["elastic_t0_us"] is not None:
-        words += f" (T0 {one['elastic_t0_us']:.1f} us if Ei is as recorded)"
-    return words
+def _with_error(value: float, sigma: float) -> str:
+    """Value and error, both to the error's second digit."""
+    digits = 6 if not sigma > 0 else min(max(1 - math.floor(math.log10(sigma)), 0), 6)
+    return f"{round(value, digits) + 0.0:.{digits}f} \u00b1 {sigma:.{digits}f}"
+
+
+def _range(values: list[float], digits: int) -> str:
+    """Smallest to largest, or one number where both look alike."""
+    low, high = (f"{round(x, digits) + 0.0:.{digits}f}" for x in (min(values), max(values)))
+    return low if low == high else f"{low} to {high}"
+
+
+def _beam_words(some: list[dict[str, Any]]) -> str:
+    """What files of one kind tell of Ei and T0."""
+    lines = [one["elastic_t0_us"] for one in some if one["elastic_t0_us"] is not None]
+    line = f"T0 {_range(lines, 1)} us if Ei is as recorded" if lines else ""
+    reason = some[0]["reason"]
+    if some[0]["ei_meV"] is None:
+        return f"{reason}; elastic line: {line}" if line else reason
+    ei, t0 = [one["ei_meV"] for one in some], [one["t0_us"] for one in some]
+    words = f"{_range([x.value for x in ei], 3)} meV, each \u00b1 {ei[0].sigma:.2g}; "
+    words += f"{_range([x.value for x in t0], 0)} us, each \u00b1 {t0[0].sigma:.2g}; {reason}"
+    return f"{words} ({line})" if line else words

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -257,6 +258,17 @@ def test_a_difference_must_be_certain_and_matter_to_disagree() -> None:
     assert judged(41.0, 0.1) is False
     assert judged(41.0, 0.5) is True
     assert judged(40.3, 0.01) is True
+    assert judged(np.float64(41.0), np.float64(0.1)) is False
+
+
+def test_a_wrong_lattice_constant_is_an_alarm(scan):
+    crystal = read_crystal("germanium")
+    wide = replace(
+        crystal,
+        lattice=1.006 * crystal.lattice,
+        conventional_lattice=1.006 * crystal.conventional_lattice,
+    )
+    assert any(alarm.startswith("a is 5.64") for alarm in align_files(scan, wide).alarms)
 
 
 def test_a_single_orientation_does_not_tell_the_sense(scan):
