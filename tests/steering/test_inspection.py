@@ -179,7 +179,7 @@ def test_what_a_fold_wrote_is_told(virtual_scan: VirtualScan, tmp_path: Path) ->
         np.savez(path, **arrays)
         (told,) = inspect(path)["problems"]
         assert told == f"{np.sum(~seen)} cells have signal without exposure"
-        np.savez(path, **arrays | {"N": np.ones(3)})
+        np.savez(path, **arrays | {"N": np.ones(3)})  # pyright: ignore[reportArgumentType]
         assert "S, N, D have shapes" in inspect(path)["problems"][0]
         assert inspect(path)["kind"] == "unreadable"
 
