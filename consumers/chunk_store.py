@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -68,9 +68,7 @@ class ClosedChunk:
             If the file is broken or of another schema, or its arrays do not fit together.
         """
         with _opened(self.path) as (file, header):
-            names = [n.removeprefix("voxel.") for n in file.keys() if n.startswith("voxel.")]  # noqa: SIM118
-            arrays = {name: file.get_tensor(f"voxel.{name}") for name in names}
-            return exposure_of_arrays(header["exposure"], arrays)
+            return exposure_of_arrays(header["exposure"], _arrays(file, "voxel."))
 
     def trajectories(self) -> Trajectories:
         """Stretches of pixel trajectories inside the tubes, read from the chunk's file.
@@ -78,12 +76,10 @@ class ClosedChunk:
         Raises
         ------
         ValueError
-            If the file is broken or of another schema.
+            If the file is broken or of another schema, or its arrays do not fit together.
         """
         with _opened(self.path) as (file, _):
-            return Trajectories(
-                **{f.name: file.get_tensor(f"trajectory.{f.name}") for f in fields(Trajectories)}
-            )
+            return Trajectories.from_arrays(_arrays(file, "trajectory."))
 
 
 def close_chunk(
@@ -109,7 +105,7 @@ def close_chunk(
     suffix = f".g{generation}" if generation else ""
     path = folder / f"chunk_{_file_name(chunk)}{suffix}.safetensors"
     tensors = {f"voxel.{name}": array for name, array in exposure.arrays().items()}
-    tensors |= {f"trajectory.{f.name}": getattr(trajectories, f.name) for f in fields(Trajectories)}
+    tensors |= {f"trajectory.{name}": array for name, array in trajectories.arrays().items()}
     tensors |= {f"cell.{n}": np.ascontiguousarray(getattr(sums, n), dtype=float) for n in _SUMS}
     if can is not None:
         tensors |= {f"can.{n}": np.ascontiguousarray(getattr(can, n), dtype=float) for n in _SUMS}
@@ -174,6 +170,12 @@ def read_chunk(path: Path) -> ClosedChunk:
             generation=header["generation"],
             form=header["exposure"],
         )
+
+
+def _arrays(file: Any, prefix: str) -> dict[str, Any]:
+    """Arrays whose name begins so, by the rest of their name."""
+    names = [name for name in file.keys() if name.startswith(prefix)]  # noqa: SIM118
+    return {name.removeprefix(prefix): file.get_tensor(name) for name in names}
 
 
 def _sums(file: Any, kind: str, gaussian: bool) -> CellSums:

@@ -14,7 +14,7 @@ Gaussian of a quarter of the resolution's width; the rest of the resolution spre
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from math import cos, erf, exp, pi, sin, sqrt
 
@@ -74,6 +74,51 @@ class Trajectories:
     def nbytes(self) -> int:
         """Memory of all arrays."""
         return sum(getattr(self, f.name).nbytes for f in fields(self))
+
+    def arrays(self) -> dict[str, NDArray[np.generic]]:
+        """Every array by its name."""
+        return {f.name: getattr(self, f.name) for f in fields(self)}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[np.generic]]) -> Trajectories:
+        """Trajectories of stored arrays; no index in them points outside.
+
+        Raises
+        ------
+        ValueError
+            If arrays are missing, do not fit together, or point outside each other.
+        """
+        names = [f.name for f in fields(cls)]
+        if sorted(arrays) != sorted(names):
+            raise ValueError(f"trajectories hold {sorted(arrays)}; expected {sorted(names)}")
+        made = cls(**{name: arrays[name] for name in names})  # type: ignore[arg-type]
+        n, steps = len(made.pixel), len(made.step_edges_meV) - 1
+        shapes = {
+            "direction": (len(made.weight), 3),
+            "first_step": (n,),
+            "start": (n + 1,),
+            "cell": (int(made.start[-1]) if len(made.start) else -1,),
+            "beam": (3,),
+            "displacement": (len(made.displacement), 6),
+            "reduced": (1,),
+        }
+        for name, shape in shapes.items():
+            if arrays[name].shape != shape:
+                raise ValueError(
+                    f"trajectory {name} has shape {arrays[name].shape}; expected {shape}"
+                )
+        length = np.diff(made.start)
+        if n and not (
+            made.start[0] == 0
+            and length.min() > 0
+            and made.pixel.min() >= 0
+            and made.pixel.max() < len(made.weight)
+            and made.first_step.min() >= 0
+            and np.max(made.first_step + length) <= steps
+            and made.cell.min() >= -1
+        ):
+            raise ValueError("trajectories point outside their pixels or steps; expected stretches")
+        return made
 
 
 def trace_trajectories(
@@ -402,6 +447,14 @@ class TrajectoryPhonons:
         else:
             factor = kf / float(wave_vector(self.ei_meV))
         cells = self.n_path_bins * self.energy.n_bins
+        if trajectories.cell.max(initial=-1) >= cells or len(trajectories.displacement) != (
+            self.crystal.n_atoms
+        ):
+            raise ValueError(
+                f"trajectories have cell {trajectories.cell.max(initial=-1)} and "
+                f"{len(trajectories.displacement)} atoms; expected cells below {cells} and "
+                f"{self.crystal.n_atoms} atoms, as this experiment has"
+            )
         n_k = state.coupling.shape[-1] if gradient else 0
         out = np.zeros((BLOCKS, cells))
         slopes = np.zeros((BLOCKS, cells, n_k))
@@ -459,6 +512,13 @@ class TrajectoryPhonons:
         )
         shape = (self.n_path_bins, self.energy.n_bins)
         return out.sum(axis=0).reshape(shape), slopes.sum(axis=0).reshape(*shape, n_k)
+
+
+def bytes_per_point(model: ForceConstantModel) -> int:
+    """Memory of :class:`TrajectoryPhonons` and one :class:`ZoneState` for a point of the grid."""
+    free = len(model.names)
+    double, single = 16 * (1 + free + 1), 8 * (3 + 6 + 6 + 3 + free)
+    return (double + single) * model.n_modes**2
 
 
 def _bend(gradients: Callable[[FloatArray], ComplexArray], q: FloatArray) -> ComplexArray:

@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path as FilePath
 
 import numpy as np
+import structlog
 from numpy.typing import NDArray
 
 from consumers.message import ChunkStart, SetAside
@@ -45,15 +46,23 @@ from simulations.path_choice import PathSection
 from simulations.prior import BoxPrior
 from simulations.prior_file import load_prior, load_prior_record, stored_priors
 from simulations.scattering import displacement_tensors
-from simulations.trajectories import Trajectories, TrajectoryPhonons, trace_trajectories
+from simulations.trajectories import (
+    Trajectories,
+    TrajectoryPhonons,
+    bytes_per_point,
+    trace_trajectories,
+)
 from simulations.vanadium_file import read_vanadium, with_vanadium
 from simulations.voxel_map import MergedVoxels, VoxelMap, build_voxel_map, merge_voxels
-from simulations.zone_map import build_zone_map
+from simulations.zone_map import ZoneMap, build_zone_map
 from steering.experiment_file import Experiment
 
 FloatArray = NDArray[np.float64]
 
+log = structlog.get_logger()
+
 ZONE_STEP = 0.8  # of the zone grid, edges of a voxel
+ZONE_BYTES = 3e9  # most memory for the matrices of the zone grid
 ELASTIC_WIDTHS = 5.0  # cells within this many standard deviations of E = 0 are left out
 EI_TOLERANCE = 0.01  # a chunk whose incident energy differs by more belongs to another experiment
 REFERENCE_BOX = 0.5  # without a stored prior: this share of the reference on either side
@@ -120,17 +129,36 @@ class Measurement:
         return TrajectoryPhonons(
             model=self.model,
             crystal=self.crystal,
-            zone=build_zone_map(
-                self.crystal,
-                step_rlu=ZONE_STEP * self.experiment.path.voxel_rlu,
-                temperature_K=self.experiment.sample.temperature_K,
-            ),
+            zone=self._zone(),
             energy=self.energy,
             n_path_bins=self.path.n_bins,
             ei_meV=self.ei_meV,
             temperature_K=self.experiment.sample.temperature_K,
             resolution=self.instrument.resolution,
         )
+
+    def _zone(self) -> ZoneMap:
+        """Grid of the zone, wider than wanted where its matrices would not fit into memory."""
+        wanted = step = ZONE_STEP * self.experiment.path.voxel_rlu
+        point = bytes_per_point(self.model)
+        while True:
+            zone = build_zone_map(
+                self.crystal,
+                step_rlu=step,
+                temperature_K=self.experiment.sample.temperature_K,
+            )
+            if zone.n_points * point <= ZONE_BYTES:
+                break
+            step *= max(1.03, (zone.n_points * point / ZONE_BYTES) ** (1 / 3))
+        if step > wanted:
+            log.warning(
+                "zone_grid_widened",
+                wanted_rlu=wanted,
+                step_rlu=round(step, 4),
+                reason=f"points would take more than {ZONE_BYTES / 1e9:g} GB; modes are continued "
+                "further, so that cells are less exact",
+            )
+        return zone
 
     @cached_property
     def merged(self) -> MergedVoxels:

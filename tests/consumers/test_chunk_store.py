@@ -35,12 +35,27 @@ def images(value: float) -> ImageExposure:
     )
 
 
+def walked() -> Trajectories:
+    """Two pixels, three stretches, ten steps, two atoms."""
+    return Trajectories(
+        direction=np.eye(3)[:2],
+        weight=np.array([0.1, 0.2]),
+        pixel=np.array([0, 1, 1], dtype=np.int32),
+        first_step=np.array([0, 1, 6], dtype=np.int32),
+        start=np.array([0, 2, 4, 8]),
+        cell=np.array([0, 1, 5, -1, 2, 2, 3, 3], dtype=np.int32),
+        beam=np.array([0.0, 0.0, 4.4]),
+        step_edges_meV=np.linspace(0, 5, 11),
+        displacement=np.full((2, 6), 0.004),
+        reduced=np.array([False]),
+    )
+
+
 def a_chunk(
     folder: Path, chunk: str = "7", *, value: float = 1.0, by_images: bool = False, **more
 ) -> ClosedChunk:
     """A chunk of two path bins, three energies and five voxels; its exposure is of two atoms."""
     cells = np.full((2, 3), value)
-    walked = {f.name: np.full(4, value) for f in fields(Trajectories)}
     return close_chunk(
         folder,
         chunk=chunk,
@@ -50,7 +65,7 @@ def a_chunk(
         account=EventAccount(read=6, folded=6),
         sums=CellSums(signal=cells, variance=cells, counts=cells, exposure=cells, flat=cells),
         exposure=images(value) if by_images else tensor(value),
-        trajectories=Trajectories(**walked),
+        trajectories=walked(),
         **more,
     )
 
@@ -133,6 +148,31 @@ def test_an_exposure_that_does_not_fit_together_is_refused(fault, tmp_path):
     rewritten(closed.path, **FAULTS[fault])
     with pytest.raises(ValueError, match=r"chunk_7.safetensors: is no closed chunk \(.*Replay"):
         closed.exposure()
+
+
+def test_trajectories_read_back_to_the_bit(tmp_path):
+    again = read_chunk(a_chunk(tmp_path).path).trajectories()
+    for name, array in walked().arrays().items():
+        assert again.arrays()[name].dtype == array.dtype
+        np.testing.assert_array_equal(again.arrays()[name], array)
+
+
+STRAY = {
+    "an array is missing": {"trajectory__beam": None},
+    "a pixel that is not there": {"trajectory__pixel": np.array([0, 1, 2], dtype=np.int32)},
+    "steps beyond the last": {"trajectory__first_step": np.array([0, 1, 7], dtype=np.int32)},
+    "a stretch that runs back": {"trajectory__start": np.array([0, 5, 4, 8])},
+    "fewer cells than steps": {"trajectory__start": np.array([0, 2, 4, 9])},
+    "a cell below none": {"trajectory__cell": np.full(8, -2, dtype=np.int32)},
+}
+
+
+@pytest.mark.parametrize("fault", STRAY)
+def test_trajectories_that_point_outside_are_refused(fault, tmp_path):
+    closed = a_chunk(tmp_path)
+    rewritten(closed.path, **STRAY[fault])
+    with pytest.raises(ValueError, match=r"chunk_7.safetensors: is no closed chunk \(.*Replay"):
+        closed.trajectories()
 
 
 @pytest.mark.parametrize("by_images", [False, True])

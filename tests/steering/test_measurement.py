@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from scipy import constants
+from structlog.testing import capture_logs
 
 from consumers.folding import fold_events
 from simulations.crystal_file import read_crystal
@@ -13,6 +14,7 @@ from simulations.instrument_choice import ChopperSetting, InstrumentSection
 from simulations.instruments import load_instrument
 from simulations.pixel_table_file import write_pixel_table
 from simulations.prior_file import load_prior
+from simulations.trajectories import bytes_per_point
 from steering.experiment_file import Experiment, load_experiment
 from steering.measurement import build_measurement, build_path, chosen_instrument
 from tests.steering.virtual_scan import EXAMPLES, FREE, small_experiment, small_measurement
@@ -235,3 +237,26 @@ def test_an_instrument_may_be_a_file_beside_the_experiment(tmp_path):
     assert (chosen.n_pixels, chosen.name) == (800, "CNCS/64")
     with pytest.raises(ValueError, match=r"yours.csv is no file. Correct the path"):
         chosen_instrument(changed("instrument", name="yours.csv"), tmp_path)
+
+
+def test_a_zone_grid_that_would_not_fit_is_widened_and_said_so(monkeypatch):
+    with capture_logs() as told:
+        exact = small_measurement().exact
+        assert not [entry for entry in told if entry["event"] == "zone_grid_widened"]
+        wanted, limit = exact.zone, 0.4 * exact.zone.n_points * bytes_per_point(exact.model)
+        monkeypatch.setattr("steering.measurement.ZONE_BYTES", limit)
+        zone = small_measurement().exact.zone
+    assert zone.n_points * bytes_per_point(exact.model) <= limit
+    assert zone.n_points < wanted.n_points
+    (entry,) = [entry for entry in told if entry["event"] == "zone_grid_widened"]
+    assert entry["step_rlu"] > entry["wanted_rlu"]
+
+
+def test_memory_of_a_zone_point_is_what_its_arrays_take():
+    exact = small_measurement().exact
+    values = exact.model.values
+    state = exact.prepare(values)
+    kept = [exact._fixed, exact._basis, exact._fixed_slope, exact._fixed_bend]
+    kept += [exact._second_derivatives(values), state.vectors, state.mixing, state.coupling]
+    taken = sum(array.nbytes for array in kept)
+    assert exact.zone.n_points * bytes_per_point(exact.model) == taken
