@@ -24,7 +24,14 @@ from numpy.typing import NDArray
 
 from simulations.constants import BOLTZMANN_MEV_PER_K, HBAR2_OVER_U
 from simulations.crystal import Crystal
-from simulations.exposure import PAIRS, Crossings, PixelView, grid_index
+from simulations.exposure import (
+    PAIRS,
+    Crossings,
+    PixelView,
+    check_array,
+    check_arrays,
+    grid_index,
+)
 from simulations.force_constants import ForceConstantModel
 from simulations.instrument import Instrument, Resolution
 from simulations.kinematics import MEV_PER_K2, wave_vector
@@ -75,12 +82,12 @@ class Trajectories:
         """Memory of all arrays."""
         return sum(getattr(self, f.name).nbytes for f in fields(self))
 
-    def arrays(self) -> dict[str, NDArray[np.generic]]:
+    def arrays(self) -> dict[str, NDArray]:
         """Every array by its name."""
         return {f.name: getattr(self, f.name) for f in fields(self)}
 
     @classmethod
-    def from_arrays(cls, arrays: Mapping[str, NDArray[np.generic]]) -> Trajectories:
+    def from_arrays(cls, arrays: Mapping[str, NDArray]) -> Trajectories:
         """Trajectories of stored arrays; no index in them points outside.
 
         Raises
@@ -88,25 +95,23 @@ class Trajectories:
         ValueError
             If arrays are missing, do not fit together, or point outside each other.
         """
-        names = [f.name for f in fields(cls)]
-        if sorted(arrays) != sorted(names):
-            raise ValueError(f"trajectories hold {sorted(arrays)}; expected {sorted(names)}")
-        made = cls(**{name: arrays[name] for name in names})  # type: ignore[arg-type]
-        n, steps = len(made.pixel), len(made.step_edges_meV) - 1
-        shapes = {
-            "direction": (len(made.weight), 3),
-            "first_step": (n,),
-            "start": (n + 1,),
-            "cell": (int(made.start[-1]) if len(made.start) else -1,),
-            "beam": (3,),
-            "displacement": (len(made.displacement), 6),
-            "reduced": (1,),
-        }
-        for name, shape in shapes.items():
-            if arrays[name].shape != shape:
-                raise ValueError(
-                    f"trajectory {name} has shape {arrays[name].shape}; expected {shape}"
-                )
+        check_arrays(arrays, [f.name for f in fields(cls)])
+        made = cls(**arrays)
+        n = made.pixel.size
+        for name, shape, kind in (
+            ("direction", (made.weight.size, 3), np.float64),
+            ("weight", (made.weight.size,), np.float64),
+            ("pixel", (made.pixel.size,), np.int32),
+            ("first_step", (n,), np.int32),
+            ("start", (n + 1,), np.int64),
+            ("cell", (int(made.start.flat[-1]) if made.start.size else 0,), np.int32),
+            ("beam", (3,), np.float64),
+            ("step_edges_meV", (made.step_edges_meV.size,), np.float64),
+            ("displacement", (made.displacement.size // 6, 6), np.float64),
+            ("reduced", (1,), np.bool_),
+        ):
+            check_array(f"trajectory {name}", arrays[name], shape, kind)
+        steps = len(made.step_edges_meV) - 1
         length = np.diff(made.start)
         if n and not (
             made.start[0] == 0
