@@ -1,13 +1,18 @@
 """Folded counts of virtual scans against the exact rate at their known truth."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from consumers.folding import fold_events
 from consumers.recorded import recorded_source
 from model_server.refinement import usable_cells
+from simulations.goniometer import Orientation
 from simulations.path_choice import EnergyAxis
+from simulations.symmetry import laue_rotations
+from simulations.virtual import VirtualExperiment, simulate_chunk
 from steering.experiment_file import Experiment, load_experiment
 from steering.measurement import build_measurement
 from steering.runs import Run
@@ -106,3 +111,91 @@ def test_counts_scatter_about_the_exact_rate_as_poisson_says(
             )
     assert not np.any(sums.counts[sums.exposure == 0])  # support of S inside that of D
     assert 0.9 <= told["exact"][0] <= 1.1
+
+
+COUNTS = 40_000.0  # one-phonon, in the tubes
+PSI_DEG = 17.0
+MOUNT = np.array([[1.0, 0.2, 0.1], [0.0, 0.3, 1.0]])  # u and v, along nothing special
+
+
+def equivalent_mounts(measurement, most: int) -> list[np.ndarray]:
+    """u and v turned by proper operations of the Laue group, the given mount first.
+
+    Then those whose operation mixes the grid's axes most: a cell of the grid is not its own image.
+    """
+    to_hkl = np.linalg.inv(measurement.crystal.conventional_reciprocal)
+    to_grid = np.linalg.inv(measurement.crystal.reciprocal)
+    _, turns = laue_rotations(measurement.crystal)
+    proper = [turn for turn in turns if np.linalg.det(turn) > 0]
+    identity = max(proper, key=np.trace)
+    mixing = [
+        np.count_nonzero(np.rint(measurement.crystal.reciprocal @ turn.T @ to_grid))
+        for turn in proper
+    ]
+    order = np.argsort(-np.array(mixing), kind="stable")[: most - 1]
+    chosen = [identity, *(proper[k] for k in order)]
+    return [MOUNT @ np.linalg.inv(to_hkl) @ turn.T @ to_hkl for turn in chosen]
+
+
+@pytest.mark.slow
+@pytest.mark.shared_data
+@pytest.mark.parametrize("crystal", ["germanium", "MgB2"])
+def test_equivalent_settings_of_the_crystal_fold_one_chunk_alike(crystal, shared_data, capsys):
+    experiment = experiment_of(crystal, shared_data)
+    experiment = experiment.model_copy(
+        update={
+            "instrument": experiment.instrument.model_copy(update={"coarsen": 4}),
+            "path": experiment.path.model_copy(update={"half_width_rlu": 0.1}),
+        }
+    )
+    base = build_measurement(experiment, ROOT / "examples")
+    exact, values = base.exact, base.model.values
+    state = exact.prepare(values)
+    use = base.energy.centres_meV > base.elastic_cut_meV
+    flux, chunk, seen = 0.0, None, []
+    for u, v in equivalent_mounts(base, 4):
+        mount = Orientation(u=(u[0], u[1], u[2]), v=(v[0], v[1], v[2]))
+        turned = replace(base, orientation=mount)
+        rate, _ = exact.rates(turned.trajectories(PSI_DEG), state, gradient=False)
+        if chunk is None:
+            flux = COUNTS / rate[:, use].sum()
+            virtual = VirtualExperiment(
+                model=base.model,
+                phi=values,
+                instrument=base.instrument,
+                u=mount.u,
+                v=mount.v,
+                ei_meV=base.ei_meV,
+                temperature_K=experiment.sample.temperature_K,
+                flux=flux,
+                elastic_scale=0.0,
+            )
+            chunk = simulate_chunk(virtual, PSI_DEG, 1.0, 5)
+        counts = np.zeros(rate.shape, dtype=np.int64)
+        view = turned.view(PSI_DEG, base.instrument)
+        fold_events(
+            chunk.pixel, chunk.energy_transfer_meV, view=view, voxels=base.voxels, counts=counts
+        )
+        D, _ = base.path_sums(turned.exposure(PSI_DEG))
+        assert not counts[D == 0].any()
+        seen.append((counts[:, use], D[:, use], flux * rate[:, use]))
+    first_counts, first_exposure, first_rate = seen[0]
+    for k, (counts, D, rate) in enumerate(seen):
+        full = rate >= LEAST_COUNTS
+        chi = float(np.mean((counts - rate)[full] ** 2 / rate[full]))
+        moved = np.abs(D - first_exposure).sum() / D.sum()
+        change = rate - first_rate
+        follows = 1.0
+        if moved > 1e-3:  # a quarter of the operations map the grid's cells onto themselves
+            follows = float(np.sum((counts - first_counts) * change) / np.sum(change**2))
+        with capsys.disabled():
+            print(  # noqa: T201
+                f"\n{crystal}, setting {k}: chi-square per cell {chi:.3f} over {full.sum()}, "
+                f"D moved {100 * moved:.2f} %, all of D {D.sum() / first_exposure.sum() - 1:+.1e}, "
+                f"counts {counts.sum()}, follow the rate by {follows:.3f}",
+                end="",
+            )
+        assert 0.9 <= chi <= 1.1
+        assert D.sum() == pytest.approx(first_exposure.sum(), rel=0.005)
+        assert moved < 0.05
+        assert follows == pytest.approx(1.0, abs=0.2)
