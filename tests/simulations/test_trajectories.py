@@ -158,10 +158,63 @@ def test_modes_continued_to_second_order_are_those_of_the_matrix():
     bent = np.abs(np.sort(state.square[points] + first + second, axis=1) - true)
     assert np.median(bent) < 0.1 * np.median(flat)
     assert bent.mean() < 0.5 * flat.mean()
-    # pairs too close for this keep the sum over all modes
+    # a block keeps the sum over its modes
     np.testing.assert_allclose(
         (state.square[points] + first + second).sum(1), true.sum(1), rtol=1e-3
     )
+
+
+def test_modes_that_cross_are_those_of_the_matrix_once_their_block_is_diagonalised():
+    measurement = build_measurement(
+        load_experiment(ROOT / "examples" / "mno-hyspec.yaml"), ROOT / "examples"
+    )
+    model = measurement.model
+    exact = TrajectoryPhonons(
+        model=model,
+        crystal=measurement.crystal,
+        zone=build_zone_map(measurement.crystal, step_rlu=0.04),
+        energy=measurement.energy,
+        n_path_bins=measurement.path.n_bins,
+        ei_meV=measurement.ei_meV,
+        temperature_K=5,
+        resolution=measurement.instrument.resolution,
+    )
+    state = exact.prepare(model.values)
+    sizes = (state.block[:, :, None] == state.block[:, None, :]).sum(axis=2).max(axis=1)
+    points = np.flatnonzero((sizes > 1) & (state.square[:, 0] > 9.0))
+    assert len(points) > 50
+    rng = np.random.default_rng(5)
+    points = rng.choice(points, 200)
+    step = 0.5 * exact.zone.reach * rng.normal(size=(200, 3)) / np.sqrt(3)
+    true = np.linalg.eigvalsh(
+        model.dynamical_matrices(exact.points_inverse_A[points] + step, model.values)
+    )
+    bent = np.stack(
+        [
+            (2.0 - (a == b)) * 0.5 * step[:, a] * step[:, b]
+            for a, b in ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))
+        ],
+        axis=1,
+    )
+    alone = state.square[points] + np.einsum("psa,pa->ps", state.slope[points], step)
+    alone += np.einsum("psi,pi->ps", state.curvature[points], bent)
+    together = np.empty_like(alone)
+    for row, (point, move) in enumerate(zip(points, step, strict=True)):
+        same = state.block[point][:, None] == state.block[point][None, :]
+        matrix = np.where(same, state.mixing[point] @ move, 0)
+        matrix[np.diag_indices_from(matrix)] = alone[row]
+        together[row] = np.linalg.eigvalsh(matrix)
+    off_alone = np.abs(np.sqrt(np.sort(alone, axis=1)) - np.sqrt(true))
+    off_together = np.abs(np.sqrt(together) - np.sqrt(true))
+    print(
+        off_together.mean(),
+        off_alone.mean(),
+        np.quantile(off_together, 0.99),
+        np.quantile(off_alone, 0.99),
+        len(points),
+    )
+    assert off_together.mean() < 0.3 * off_alone.mean()
+    assert np.quantile(off_together, 0.99) < 0.3 * np.quantile(off_alone, 0.99)
 
 
 def test_charge_scales_rates_and_reduced_input_has_no_kf_over_ki(germanium):
