@@ -206,13 +206,6 @@ def test_modes_that_cross_are_those_of_the_matrix_once_their_block_is_diagonalis
         together[row] = np.linalg.eigvalsh(matrix)
     off_alone = np.abs(np.sqrt(np.sort(alone, axis=1)) - np.sqrt(true))
     off_together = np.abs(np.sqrt(together) - np.sqrt(true))
-    print(
-        off_together.mean(),
-        off_alone.mean(),
-        np.quantile(off_together, 0.99),
-        np.quantile(off_alone, 0.99),
-        len(points),
-    )
     assert off_together.mean() < 0.3 * off_alone.mean()
     assert np.quantile(off_together, 0.99) < 0.3 * np.quantile(off_alone, 0.99)
 
