@@ -579,7 +579,7 @@ def read_force_constants(
             raise ValueError(
                 f"structure {path_or_name!r} has no stored force constants; expected one of "
                 f"{[n for n in builtin_crystals() if 'force_constants' in (_builtin(n) or {})]}. "
-                "Compute them from a force-field prior."
+                "Name a stored prior in parameters.prior, or make one with `beamsteer prior`."
             )
         listed = [
             (s["first"], s["second"], s["cell"], s["elements"])

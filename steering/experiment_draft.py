@@ -7,12 +7,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from consumers.source_choice import SourceSection
+from simulations.crystal_file import builtin_crystals, read_force_constants
 from simulations.instrument import UNKNOWN_RESOLUTION
 from simulations.instrument_choice import InstrumentSection
 from simulations.instrument_file import known_instruments
 from simulations.instruments import names_geometry
 from simulations.parameters_choice import ParametersSection
 from simulations.path_choice import EnergyAxis, PathSection
+from simulations.prior_file import load_prior_record, stored_priors
 from simulations.sample import SampleSection
 from steering.experiment_file import Experiment
 from steering.motion import MotionSection
@@ -91,7 +93,11 @@ def draft_experiment(
         hint = f"; its angle logs are {', '.join(map(str, logs))}" if logs else ""
         unknown["psi"] = f"none is recorded{hint}; set source.psi_log, or replay with --psi"
     unknown["motion"] = "limits, speed and overhead of the reference run stand there"
-    unknown["parameters"] = "6 free ones up to 5 angstrom stand there"
+    parameters = _parameters(structure or "germanium")
+    unknown["parameters"] = (
+        f"{parameters.free} free ones up to {parameters.cutoff_A:g} angstrom stand there"
+        + (f", within the stored prior {parameters.prior}" if parameters.prior else "")
+    )
     for i, problem in enumerate(problems):
         unknown[f"problem {i + 1}"] = problem
     ei = round(float(ei), 4)
@@ -110,11 +116,22 @@ def draft_experiment(
             half_width_rlu=0.1,
             energy=EnergyAxis(min_meV=0.0, max_meV=top, bins=ENERGY_BINS),
         ),
-        parameters=ParametersSection(cutoff_A=5.0, free=6),
+        parameters=parameters,
         motion=MotionSection(),
         source=SourceSection(psi_log=psi_log),
     )
     return experiment, unknown
+
+
+def _parameters(structure: str) -> ParametersSection:
+    """Six free ones, from the stored prior where the structure has no force constants."""
+    if structure in builtin_crystals() and structure in stored_priors():
+        try:
+            read_force_constants(structure)
+        except ValueError:
+            record = load_prior_record(structure)
+            return ParametersSection(cutoff_A=min(5.0, record.cutoff_A), free=6, prior=structure)
+    return ParametersSection(cutoff_A=5.0, free=6)
 
 
 def _number(value: Any) -> float | None:

@@ -15,6 +15,7 @@ from consumers.nxspe_file import read_nxspe
 from consumers.spe_file import write_detectors, write_spe
 from steering import cli
 from steering.experiment_file import dump_experiment, load_experiment
+from steering.measurement import build_measurement
 from tests.consumers.hostile_files import good_nxspe
 from tests.steering.virtual_scan import VirtualScan, virtual_scan
 
@@ -173,3 +174,13 @@ def test_an_spe_without_detectors_says_so_in_its_draft(tmp_path, capsys):
     write_spe(file, energy_edges_meV=run.energy_edges_meV, intensity=run.intensity, error=run.error)
     _, unknown = drafted(file, tmp_path, capsys, "--ei", "25")
     assert any("expected one PAR or PHX file" in words for words in unknown.values())
+
+
+@pytest.mark.parametrize("structure", ["aluminium", "MnO"])
+def test_a_crystal_without_force_constants_folds_with_its_stored_prior(structure, tmp_path, capsys):
+    file = tmp_path / "counts.nxspe"
+    good_nxspe(file)
+    path, unknown = drafted(file, tmp_path, capsys, "-s", structure)
+    assert load_experiment(path).parameters.prior == structure
+    assert f"stored prior {structure}" in unknown["parameters"]
+    assert build_measurement(load_experiment(path), tmp_path).model.values.any()
