@@ -77,15 +77,16 @@ def diagonalise(matrix, turn, start, stop):
     fastmath={"contract", "reassoc", "nsz", "arcp"},
 )
 def _meet(
-    r, energy, width, own_width, lowest, d, slope,
-    square, gradient, curvature, bend, block_of, mixing,
-    end, turn, level, shape, by_square, here, rise, side, hermitian,
+    r, energy, width, own_width, lowest, d, slope, near, here,
+    gradient, curvature, block_of, mixing, end, turn, level, shape, by_square,
+    rise, side, hermitian,
 ):  # fmt: skip
     """Energies of all modes near grid point ``r`` and the shape of their lines at ``energy``.
 
-    Fills ``end`` and ``turn`` (how modes of a block turn into those found here), ``level``,
-    ``shape`` and ``by_square`` (derivative of the shape by the square of the energy); the arrays
-    after them are room to work in. Returns whether any line is near.
+    ``here`` holds E^2 continued to first order, ``near`` which of them may have a line. Fills
+    ``end`` and ``turn`` (how modes of a block turn into those found here), ``level``, ``shape`` and
+    ``by_square`` (derivative of the shape by the square of the energy); the arrays after them are
+    room to work in. Returns whether any line is near.
     """
     n = len(level)
     any_active = False
@@ -99,21 +100,7 @@ def _meet(
             shape[i] = 0.0
             by_square[i] = 0.0
             end[i] = stop
-            # A branch far from this energy needs no more than its tangent.
-            flat = (
-                square[r, i]
-                + gradient[r, i, 0] * d[0]
-                + gradient[r, i, 1] * d[1]
-                + gradient[r, i, 2] * d[2]
-            )
-            climb = abs(
-                gradient[r, i, 0] * slope[0]
-                + gradient[r, i, 1] * slope[1]
-                + gradient[r, i, 2] * slope[2]
-            )
-            window = 8.0 * (energy * (own_width + width) + width * (climb + bend[r, i]))
-            far = far and abs(flat - energy * energy) > window + bend[r, i]
-            here[i] = flat
+            far = far and not near[i]
         if far:
             for i in range(s, stop):
                 level[i] = sqrt(max(here[i], lowest * lowest))
@@ -317,6 +304,7 @@ def walk(
         change = np.empty(n_k)
         z = np.empty(n, dtype=np.complex128)
         end = np.empty(n, dtype=np.int64)  # of the block of each mode; its first one: block_of
+        near = np.empty(n, dtype=np.bool_)
         here = np.empty(n)  # E^2 of the modes as they are continued alone
         rise = np.empty(n)  # d here / d true energy, along the trajectory
         hermitian = np.empty((n, n), dtype=np.complex128)
@@ -382,11 +370,9 @@ def walk(
                         + op_cartesian[o, c, 1] * dy
                         + op_cartesian[o, c, 2] * dz
                     )
-                near = False
-                reach_of_line = 8.0 * (own_width + found[t])
+                none = True
                 for s in range(n):
-                    # A branch far from this energy needs no more than its tangent.
-                    flat = (
+                    here[s] = (
                         square[r, s]
                         + gradient[r, s, 0] * d[0]
                         + gradient[r, s, 1] * d[1]
@@ -397,16 +383,16 @@ def walk(
                         + gradient[r, s, 1] * slope[1]
                         + gradient[r, s, 2] * slope[2]
                     )
-                    window = true[t] * reach_of_line + 8.0 * found[t] * (climb + bend[r, s])
-                    if abs(flat - true[t] * true[t]) <= window + bend[r, s]:
-                        near = True
-                        break
-                if not near:
-                    continue
-                if not _meet(
-                    r, true[t], found[t], own_width, lowest, d, slope,
-                    square, gradient, curvature, bend, block_of, mixing,
-                    end, turn, level, shape, by_square, here, rise, side, hermitian,
+                    # A branch far from this energy needs no more than its tangent.
+                    window = 8.0 * (
+                        true[t] * (own_width + found[t]) + found[t] * (climb + bend[r, s])
+                    )
+                    near[s] = abs(here[s] - true[t] * true[t]) <= window + bend[r, s]
+                    none = none and not near[s]
+                if none or not _meet(
+                    r, true[t], found[t], own_width, lowest, d, slope, near, here,
+                    gradient, curvature, block_of, mixing, end, turn, level, shape, by_square, rise,
+                    side, hermitian,
                 ):  # fmt: skip
                     continue
                 qx = beam[0] - k * dx

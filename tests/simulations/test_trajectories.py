@@ -127,22 +127,25 @@ def test_a_finer_walk_changes_little(germanium, monkeypatch):
     assert off(exact.rates(trajectories, state)[0], ours, 7) < 0.04
 
 
-def test_modes_continued_to_second_order_are_those_of_the_matrix():
+def manganese_oxide_walk(step_rlu: float) -> TrajectoryPhonons:
     measurement = build_measurement(
         load_experiment(ROOT / "examples" / "mno-hyspec.yaml"), ROOT / "examples"
     )
-    model, crystal = measurement.model, measurement.crystal
-    zone = build_zone_map(crystal, step_rlu=0.05)
-    exact = TrajectoryPhonons(
-        model=model,
-        crystal=crystal,
-        zone=zone,
+    return TrajectoryPhonons(
+        model=measurement.model,
+        crystal=measurement.crystal,
+        zone=build_zone_map(measurement.crystal, step_rlu=step_rlu),
         energy=measurement.energy,
         n_path_bins=measurement.path.n_bins,
         ei_meV=measurement.ei_meV,
         temperature_K=5,
         resolution=measurement.instrument.resolution,
     )
+
+
+def test_modes_continued_to_second_order_are_those_of_the_matrix():
+    exact = manganese_oxide_walk(0.05)
+    model, zone = exact.model, exact.zone
     state = exact.prepare(model.values)
     rng = np.random.default_rng(4)
     points = rng.choice(zone.n_points, 60, replace=False)
@@ -165,20 +168,8 @@ def test_modes_continued_to_second_order_are_those_of_the_matrix():
 
 
 def test_modes_that_cross_are_those_of_the_matrix_once_their_block_is_diagonalised():
-    measurement = build_measurement(
-        load_experiment(ROOT / "examples" / "mno-hyspec.yaml"), ROOT / "examples"
-    )
-    model = measurement.model
-    exact = TrajectoryPhonons(
-        model=model,
-        crystal=measurement.crystal,
-        zone=build_zone_map(measurement.crystal, step_rlu=0.04),
-        energy=measurement.energy,
-        n_path_bins=measurement.path.n_bins,
-        ei_meV=measurement.ei_meV,
-        temperature_K=5,
-        resolution=measurement.instrument.resolution,
-    )
+    exact = manganese_oxide_walk(0.04)
+    model = exact.model
     state = exact.prepare(model.values)
     sizes = (state.block[:, :, None] == state.block[:, None, :]).sum(axis=2).max(axis=1)
     points = np.flatnonzero((sizes > 1) & (state.square[:, 0] > 9.0))
