@@ -31,6 +31,7 @@ from simulations.crystal import Crystal
 from simulations.crystal_file import read_crystal
 from simulations.exposure import compute_exposure, find_crossings, view_pixels
 from simulations.goniometer import Orientation, crystal_to_lab
+from simulations.image_exposure import compute_image_exposure
 from simulations.instruments import load_instrument
 from simulations.kinematics import wave_vector
 from simulations.path import EnergyAxis, seekpath_segments
@@ -283,10 +284,12 @@ def test_what_a_new_orientation_costs(setting):
     wide = build_voxel_map(crystal, build_path(section, crystal), half_width_rlu=0.1)
     large = corundum()
     cell = build_voxel_map(large, seekpath_segments(large, 0.05), half_width_rlu=0.05)
-    for name, sample, tubes in (
-        ("germanium, half-width 0.05", crystal, voxels),
-        ("germanium, half-width 0.1", crystal, wide),
-        (f"{large.n_atoms} atoms, half-width 0.05, full tensor", large, cell),
+    many = f"{large.n_atoms} atoms, half-width 0.05"
+    for name, sample, tubes, compute in (
+        ("germanium, half-width 0.05", crystal, voxels, compute_exposure),
+        ("germanium, half-width 0.1", crystal, wide, compute_exposure),
+        (f"{many}, by images as runs take it", large, cell, compute_image_exposure),
+        (f"{many}, full tensor", large, cell, compute_exposure),
     ):
         turned = crystal_to_lab(
             Orientation(u=(1, 1, 0), v=(0, 0, 1)), sample.conventional_reciprocal, PSI_DEG
@@ -301,8 +304,8 @@ def test_what_a_new_orientation_costs(setting):
         }
         U = np.tile(0.004 * np.eye(3), (sample.n_atoms, 1, 1))
 
-        def work(common=common, U=U):
-            return compute_exposure(displacement=U, **common)
+        def work(compute=compute, common=common, U=U):
+            return compute(displacement=U, **common)
 
         found = work()
         sys.stdout.write(
