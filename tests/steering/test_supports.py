@@ -161,6 +161,9 @@ def test_spe_files_have_exposure_wherever_they_count(name, masks, shared_data, t
 
 @pytest.mark.parametrize("kind", ["events", "histograms"])
 def test_virtual_files_have_exposure_wherever_they_count(kind, virtual_scan: VirtualScan, tmp_path):
-    run = folded(getattr(virtual_scan, kind)[0], tmp_path, small_measurement())
-    assert run.chunks[0].account.folded > 100
-    check_reported(run, tmp_path)
+    for number, file in enumerate(getattr(virtual_scan, kind)):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        run = folded(file, folder, small_measurement())
+        assert run.chunks[0].account.folded > 100
+        check_reported(run, folder)
