@@ -60,13 +60,12 @@ def folded_map_png(view: SpectrumView, *, title: str = "") -> bytes:
     else:
         exposure = np.where(np.isfinite(view.intensity), 1.0, np.nan)
         label = "covered"
-    covered = float(np.isfinite(exposure).mean())
     _map(
         grid[1, 1],
         view,
         edges,
         exposure,
-        f"exposure, {covered:.0%} of the cells covered",
+        f"exposure, {covered_share(view):.0%} of the cells shown are covered",
         label,
         cmap="viridis",
         line=None,
@@ -150,6 +149,14 @@ def visible_energies(view: SpectrumView) -> tuple[float, float]:
     if np.isfinite(view.branches).any():
         upper = max(upper, 1.04 * float(np.nanmax(view.branches)))
     return float(edges[found[0]]), min(upper, float(edges[-1]))
+
+
+def covered_share(view: SpectrumView) -> float:
+    """Share of the cells within :func:`visible_energies` that have exposure."""
+    low, high = visible_energies(view)
+    edges = view.energy_edges_meV
+    shown = np.isfinite(view.intensity)[:, (edges[1:] > low) & (edges[:-1] < high)]
+    return float(shown.mean())
 
 
 def intensity_limit(view: SpectrumView) -> float:
