@@ -18,6 +18,7 @@ from steering.measurement import build_measurement
 from steering.runs import Run
 from steering.simulate import simulate
 from tests.conftest import ROOT
+from tests.simulations.trajectory_quadrature import quadrature
 
 LEAST_COUNTS = 10.0
 
@@ -199,3 +200,54 @@ def test_equivalent_settings_of_the_crystal_fold_one_chunk_alike(crystal, shared
         assert D.sum() == pytest.approx(first_exposure.sum(), rel=0.005)
         assert moved < 0.05
         assert follows == pytest.approx(1.0, abs=0.2)
+
+
+@pytest.mark.slow
+@pytest.mark.shared_data
+@pytest.mark.parametrize(
+    ("crystal", "n_pixels"), [("germanium", 3000), ("niobium", 3000), ("MgB2", 1000)]
+)
+def test_counts_scatter_about_a_brute_force_sum_over_all_pixels(
+    crystal, n_pixels, shared_data, capsys
+):
+    experiment = experiment_of(crystal, shared_data)
+    sample = experiment.sample.model_copy(update={"temperature_K": 5.0})
+    path = experiment.path.model_copy(update={"half_width_rlu": 0.1})
+    base = build_measurement(
+        experiment.model_copy(update={"sample": sample, "path": path}), ROOT / "examples"
+    )
+    whole = base.instrument
+    live = np.flatnonzero(~whole.masked)
+    pixels = np.sort(np.random.default_rng(1).choice(live, n_pixels, replace=False))
+    instrument = whole.with_mask(~np.isin(np.arange(whole.n_pixels), pixels))
+    rate, _ = quadrature(base, PSI_DEG, pixels)
+    use = base.energy.centres_meV > base.elastic_cut_meV
+    flux = COUNTS / rate[:, use].sum()
+    virtual = VirtualExperiment(
+        model=base.model,
+        phi=base.model.values,
+        instrument=instrument,
+        u=sample.u,
+        v=sample.v,
+        ei_meV=base.ei_meV,
+        temperature_K=5.0,
+        flux=flux,
+        elastic_scale=0.0,
+    )
+    chunk = simulate_chunk(virtual, PSI_DEG, 1.0, 5)
+    counts = np.zeros(rate.shape, dtype=np.int64)
+    view = base.view(PSI_DEG, instrument)
+    fold_events(
+        chunk.pixel, chunk.energy_transfer_meV, view=view, voxels=base.voxels, counts=counts
+    )
+    seen = (flux * rate >= LEAST_COUNTS) & use
+    pulls = (counts - flux * rate)[seen] / np.sqrt(flux * rate[seen])
+    chi = float(np.mean(pulls**2))
+    with capsys.disabled():
+        print(  # noqa: T201
+            f"\n{crystal}, brute force over {n_pixels} pixels: chi-square per cell {chi:.3f} over "
+            f"{seen.sum()} cells, largest pull {np.abs(pulls).max():.1f}, "
+            f"counts {counts[:, use].sum()} of {COUNTS:.0f}",
+            end="",
+        )
+    assert 0.9 <= chi <= 1.1
