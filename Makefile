@@ -14,16 +14,18 @@ export BEAMSTEER_SHARED_DATA
 # Two test workers share two cores: one thread for each of their numerical libraries.
 ONE_THREAD := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1 NUMBA_NUM_THREADS=1
 
-.PHONY: help setup system demo test prove bench serve kafka lint
+.PHONY: help setup system demo test kernels prove bench serve kafka lint contracts
 
 help:
 	@echo "make demo    simulate and replay a short germanium scan, then invert measured aluminium"
 	@echo "make serve   show the page of the last demo or replay again, until Ctrl-C"
 	@echo "make kafka   a real Apache Kafka on loopback until Ctrl-C (needs Java 17 and Maven)"
 	@echo "make test    every test but the slow ones"
+	@echo "make kernels the tests that feel a last bit, under two sets of OpenBLAS kernels"
 	@echo "make prove   the slow ones, with the figures they measure"
 	@echo "make bench   ratios to peers, into build/bench.json"
 	@echo "make lint    ruff, pyright, import contracts"
+	@echo "make contracts  renew docs/openapi.json and docs/metrics.md from the code"
 	@echo "make setup   .venv with all packages"
 	@echo "make system  Chromium, Java 17 and Maven for the tests of page and Kafka, where missing"
 
@@ -79,6 +81,24 @@ test: setup system
 	$(ONE_THREAD) $(BIN)/python -m pytest -n 2 --dist loadfile --max-worker-restart 0 -m "not slow" --timeout 300 \
 		--ignore tests/benchmarks
 
+# What one seed gives, and whether a run is trusted, may not hang on the kernels that OpenBLAS picks
+# for a processor. Only kernels that this processor can run are asked for.
+CPUINFO ?= /proc/cpuinfo
+SENSITIVE := tests/simulations/virtual/test_sampling.py tests/steering/service/test_model_service.py
+SENSITIVE_RUN ?= $(BIN)/python -m pytest -q -n 2 --dist loadfile --max-worker-restart 0 -m "not slow" --timeout 300
+kernels: setup
+	@flags=" $$(sed -n '/^flags/{s/^[^:]*: *//p;q}' $(CPUINFO)) "; \
+	has() { for flag; do [[ "$$flags" == *" $$flag "* ]] || return 1; done; }; \
+	cores=(); \
+	if has avx512f avx512bw avx512cd avx512dq avx512vl; then cores+=(SkylakeX); fi; \
+	if has avx2 fma; then cores+=(Haswell); fi; \
+	if has sse4_2; then cores+=(Nehalem); fi; \
+	if [ $${#cores[@]} -lt 2 ]; then echo "OpenBLAS has no two sets of kernels for this processor."; exit 0; fi; \
+	for core in "$${cores[@]:0:2}"; do \
+		echo "OPENBLAS_CORETYPE=$$core"; \
+		OPENBLAS_CORETYPE=$$core $(ONE_THREAD) $(SENSITIVE_RUN) $(SENSITIVE); \
+	done
+
 prove: setup system
 	$(BIN)/python -m pytest -s -m slow --ignore tests/benchmarks
 
@@ -92,3 +112,7 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 	$(BIN)/lint-imports
+
+contracts: setup
+	$(BIN)/python -m steering.web.openapi > docs/openapi.json
+	$(BIN)/python -m steering.service.metrics_page > docs/metrics.md

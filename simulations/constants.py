@@ -1,4 +1,4 @@
-"""Physical constants in the units of this package (CODATA through scipy)."""
+"""Constants: physical ones in the units of this package (CODATA through scipy), and Z90."""
 
 from __future__ import annotations
 
@@ -20,6 +20,9 @@ BOLTZMANN_MEV_PER_K = _c.Boltzmann / _EV * 1e3
 NEUTRON_MEV_A2 = _c.hbar**2 / (2 * _c.neutron_mass) / _EV * 1e3 / _A**2
 """hbar^2 / 2 m_n: a neutron of wave number k (1/angstrom) has this times k^2 meV."""
 
+METRE_PER_SECOND_PER_SQRT_MEV = float((2 * 1e-3 * _c.elementary_charge / _c.neutron_mass) ** 0.5)
+"""A neutron of E meV flies this times sqrt(E) metres per second."""
+
 COULOMB_EV_A = _c.e / (4 * _c.pi * _c.epsilon_0) / _A
 """e^2 / (4 pi epsilon_0) in eV angstrom."""
 
@@ -31,3 +34,6 @@ EV_A3_IN_GPA = _EV / _A**3 / 1e9
 
 MEV_PER_THZ = _c.Planck * 1e12 / _EV * 1e3
 """Energy of a phonon of 1 THz, meV."""
+
+Z90 = 1.6448536269514722
+"""Standard deviations of a normal distribution from its mean to the ends of its 90 % interval."""

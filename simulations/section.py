@@ -11,7 +11,8 @@ from pydantic_core import PydanticCustomError
 def expected(expectation: str) -> PydanticCustomError:
     """Error that says what a field should have been and what to do, e.g. ``lower < upper``.
 
-    The reader of the file (``steering.experiment_file``) puts file, field and value before it.
+    The reader of the file (``steering.experiment.experiment_file``) puts file, field and value
+    before it.
     """
     return PydanticCustomError("expectation", "{expectation}", {"expectation": expectation})
 

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import ast
 import os
 import re
 import subprocess
 import sys
 import tomllib
+from functools import cache
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -47,35 +50,255 @@ def test_constraints_pin_every_dependency_by_name_and_version_alone():
     for line in lines:
         match = re.fullmatch(r"([A-Za-z0-9._-]+)==([A-Za-z0-9.+!]+)", line)
         assert match, line
-        pinned[re.sub(r"[-_.]+", "-", match[1]).lower()] = match[2]
+        pinned[normal(match[1])] = match[2]
     wanted = [*PROJECT["dependencies"]]
     for extra in PROJECT["optional-dependencies"].values():
         wanted += extra
     for requirement in wanted:
         name = re.split(r"[\[<>=~! ]", requirement)[0]
-        assert re.sub(r"[-_.]+", "-", name).lower() in pinned, requirement
+        assert normal(name) in pinned, requirement
     assert pinned["torch"] == "2.13.0"
 
 
-def test_every_source_module_has_its_test_or_is_covered_by_a_named_one():
+PACKAGES = ("simulations", "consumers", "model_server", "steering")
+ACROSS_ROOMS = {
+    "tests/simulations/test_oracles.py",
+    "tests/simulations/test_torch_dynamics.py",
+    "tests/steering/test_demo_coverage.py",
+    "tests/steering/test_deploy.py",
+    "tests/steering/test_fold_exactness.py",
+    "tests/steering/test_fold_memory.py",
+    "tests/steering/test_mno_virtual.py",
+    "tests/steering/test_stations.py",
+    "tests/steering/test_supports.py",
+    "tests/steering/test_tube_bias.py",
+}
+"""Tests of what several rooms do together."""
+
+
+def test_tests_mirror_the_source_tree():
     """A test file that mirrors no source is a leftover of a rename."""
     strays = []
-    for package in ("simulations", "consumers", "model_server", "steering"):
-        for path in (ROOT / "tests" / package).glob("test_*.py"):
+    for package in PACKAGES:
+        for path in (ROOT / "tests" / package).rglob("test_*.py"):
+            inside = path.relative_to(ROOT / "tests").parent
             name = path.stem.removeprefix("test_")
-            source = ROOT / package
-            if not any((source / f"{name}{end}").exists() for end in (".py", "")):
+            ends = (f"{name}.py", f"_{name}.py", name)
+            if not any((ROOT / inside / end).exists() for end in ends):
                 strays.append(str(path.relative_to(ROOT)))
-    assert set(strays) <= {
-        "tests/steering/test_deploy.py",
-        "tests/steering/test_demo_coverage.py",
-        "tests/steering/test_fold_exactness.py",
-        "tests/steering/test_fold_memory.py",
-        "tests/steering/test_supports.py",
-        "tests/steering/test_mno_virtual.py",
-        "tests/steering/test_tube_bias.py",
-        "tests/simulations/test_oracles.py",
+    assert set(strays) <= ACROSS_ROOMS
+
+
+def room_of(module: str) -> str:
+    """``simulations.fold`` of ``simulations.fold.voxel_map``; a module without a room: itself."""
+    return ".".join(module.split(".")[:2])
+
+
+@cache
+def imports_between_rooms() -> tuple[tuple[str, str, str], ...]:
+    """(importing module, module named, name imported) wherever a room is left."""
+    found = []
+    for package in PACKAGES:
+        for path in sorted((ROOT / package).rglob("*.py")):
+            parts = path.relative_to(ROOT).with_suffix("").parts
+            module = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.Import):
+                    named = [(alias.name, "") for alias in node.names]
+                elif isinstance(node, ast.ImportFrom):
+                    assert node.level == 0, f"{path}: relative import"
+                    named = [(node.module or "", alias.name) for alias in node.names]
+                else:
+                    continue
+                found += [
+                    (module, source, name)
+                    for source, name in named
+                    if source.partition(".")[0] in PACKAGES and room_of(source) != room_of(module)
+                ]
+    return tuple(found)
+
+
+def test_rooms_are_entered_by_their_door():
+    """Others import from a room what its ``__init__`` lists, never from a module inside."""
+    inside = [
+        found
+        for found in imports_between_rooms()
+        if found[1] != room_of(found[1]) or not found[2] or found[2].startswith("_")
+    ]
+    assert inside == []
+
+
+def test_every_room_says_what_it_holds_and_offers_what_others_import():
+    wanted: dict[str, set[str]] = {}
+    for _, source, name in imports_between_rooms():
+        wanted.setdefault(source, set()).add(name)
+    for package in PACKAGES:
+        for path in (ROOT / package).glob("*/__init__.py"):
+            room = f"{package}.{path.parent.name}"
+            tree = ast.parse(path.read_text())
+            assert ast.get_docstring(tree), room
+            offered = next(
+                (
+                    ast.literal_eval(node.value)
+                    for node in tree.body
+                    if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"
+                ),
+                [],
+            )
+            assert offered == sorted(offered), room
+            if room != "steering.cli":  # its offer is the command
+                assert set(offered) == wanted.get(room, set()), room
+
+
+OPENS = {"open", "read_text", "read_bytes", "write_text", "write_bytes"}
+"""Methods of a path."""
+OPENING = re.compile(
+    r"(io\.|gzip\.|tarfile\.|os\.|os\.fd)?open|h5py\.File|zipfile\.ZipFile|json\.(load|dump)"
+    r"|np\.(load|save|savez|savez_compressed|loadtxt|savetxt|genfromtxt|fromfile|memmap)"
+    r"|(torch|pickle)\.(load|save|dump)|load_file|save_file|safe_open|ET\.(iter)?parse"
+)
+NO_FILES = ("self._connection.open",)
+"""Calls that only look like opening a file."""
+OPENERS = {
+    "simulations/kernels.py": "sources of kernels, to stamp compiled ones with",
+    "steering/cli/__init__.py": "the null device takes the place of a closed pipe",
+}
+"""Modules that open files without a name that says so, each with what it opens."""
+
+
+def sources() -> list[tuple[str, ast.Module]]:
+    """Path from the root and syntax tree of every module of the four packages."""
+    return [
+        (str(path.relative_to(ROOT)), ast.parse(path.read_text()))
+        for package in PACKAGES
+        for path in sorted((ROOT / package).rglob("*.py"))
+    ]
+
+
+def opens_files(tree: ast.AST) -> list[str]:
+    """Calls that open files; temporary ones of `tempfile` are free to all."""
+    calls = [node.func for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    return [
+        text
+        for text, call in ((ast.unparse(call), call) for call in calls)
+        if text not in NO_FILES
+        and (OPENING.fullmatch(text) or (isinstance(call, ast.Attribute) and call.attr in OPENS))
+    ]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "open('x')",
+        "Path('x').open()",
+        "(folder / 'x').write_text('y')",
+        "with h5py.File(path) as f: pass",
+        "np.savez_compressed(file, **arrays)",
+        "json.load(file)",
+        "torch.save(a, b)",
+    ],
+)
+def test_a_call_that_opens_a_file_is_seen(line):
+    assert opens_files(ast.parse(line))
+
+
+@pytest.mark.parametrize("line", ["json.loads(x)", "self._open()", "reopen(x)", "np.array(x)"])
+def test_a_call_that_opens_no_file_is_let_be(line):
+    assert not opens_files(ast.parse(line))
+
+
+def test_only_file_store_and_bundle_modules_open_files():
+    found = {
+        path
+        for path, tree in sources()
+        if not re.fullmatch(r"(.*_)?(files?|store)|bundle", Path(path).stem) and opens_files(tree)
     }
+    assert found == set(OPENERS)
+
+
+LINES = 700
+LONG_FILES = {
+    "consumers/wire/flatbuffers_codec.py",
+    "simulations/dynamics/mode_kernels.py",
+    "simulations/instrument/idf.py",
+}
+"""Each with its reason in docs/architecture.md, `Long files`."""
+
+
+def test_no_file_is_long_without_a_reason_in_the_architecture_page():
+    found = {
+        str(path.relative_to(ROOT))
+        for package in PACKAGES
+        for path in (ROOT / package).rglob("*")
+        if path.suffix in {".py", ".js", ".css", ".html"}
+        and path.read_text(encoding="utf-8").count("\n") > LINES
+    }
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    section = page.partition("## Long files\n")[2].partition("\n## ")[0]
+    assert found == LONG_FILES
+    assert set(re.findall(r"^\| `([^`]+)` \|", section, re.MULTILINE)) == LONG_FILES
+
+
+def untyped(tree: ast.Module) -> list[str]:
+    """Public functions and methods of a module that leave a parameter or their result untyped."""
+    found = []
+
+    def look(body: list[ast.stmt], prefix: str) -> None:
+        for node in body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                look(node.body, f"{node.name}.")
+            if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                continue
+            if node.name.startswith("_") and node.name != "__init__":
+                continue
+            named = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+            named += [one for one in (node.args.vararg, node.args.kwarg) if one is not None]
+            decorators = {ast.unparse(one) for one in node.decorator_list}
+            compiled = any("njit" in one or "vectorize" in one for one in decorators)
+            if prefix and "staticmethod" not in decorators:
+                named = named[1:]
+            if not compiled and (
+                node.returns is None or any(one.annotation is None for one in named)
+            ):
+                found.append(prefix + node.name)
+
+    look(tree.body, "")
+    return found
+
+
+def test_public_functions_are_typed():
+    assert [(path, name) for path, tree in sources() for name in untyped(tree)] == []
+
+
+def test_an_untyped_function_is_seen():
+    text = "def f(a, b: int) -> int: ...\nclass C:\n  def g(self): ...\n  def _h(self): ...\n"
+    assert untyped(ast.parse(text)) == ["f", "C.g"]
+
+
+NOT_IMPORTED = {
+    "plotly": "the page is served its script",
+    "python-multipart": "starlette reads forms with it",
+}
+
+
+def normal(name: str) -> str:
+    """Return the name of a distribution as indexes compare them."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def test_every_runtime_dependency_is_imported_by_the_program_itself():
+    """What only tests import belongs to their extra."""
+    imported = set()
+    for _, tree in sources():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Import):
+                imported |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                imported.add(node.module.partition(".")[0])
+    homes = metadata.packages_distributions()
+    used = {normal(home) for name in imported for home in homes.get(name, [])}
+    named = {normal(re.split(r"[\[<>=~! ]", one)[0]) for one in PROJECT["dependencies"]}
+    assert named - used == set(NOT_IMPORTED)
 
 
 def test_committed_text_names_no_machine_and_no_download_address():
@@ -108,7 +331,30 @@ def test_ci_requires_the_real_components():
 
 
 @pytest.mark.parametrize(
-    "target", ["setup", "demo", "test", "prove", "bench", "serve", "kafka", "lint"]
+    ("flags", "cores"),
+    [
+        ("fpu sse4_2 avx2 fma", ["Haswell", "Nehalem"]),
+        ("sse4_2 fma avx2 avx512f avx512bw avx512cd avx512dq avx512vl", ["SkylakeX", "Haswell"]),
+        ("sse4_2 avx2 fma avx512f", ["Haswell", "Nehalem"]),  # not all of AVX-512
+        ("fpu sse4_2", []),
+        ("", []),
+    ],
+)
+def test_ci_runs_the_sensitive_tests_under_two_kernels_that_the_processor_has(
+    tmp_path, flags, cores
+):
+    """A set of kernels that the processor lacks ends in an illegal instruction."""
+    steps = (ROOT / ".ci" / "run").read_text().split("\n")
+    assert steps.index("make test") < steps.index("make kernels")
+    described = tmp_path / "cpuinfo"
+    described.write_text(f"processor : 0\nflags\t\t: {flags}\nbugs : x\nflags : avx2 fma sse4_2\n")
+    said = run("make", "-o", "setup", "kernels", f"CPUINFO={described}", "SENSITIVE_RUN=ls")
+    assert re.findall(r"CORETYPE=(\w+)$", said, re.MULTILINE) == cores
+    assert said.count("test_sampling.py") == len(cores)
+
+
+@pytest.mark.parametrize(
+    "target", ["setup", "demo", "test", "kernels", "prove", "bench", "serve", "kafka", "lint"]
 )
 def test_make_knows_its_targets(target):
     run("make", "--dry-run", target)

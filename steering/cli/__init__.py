@@ -9,32 +9,15 @@ import traceback
 
 import typer
 
-from steering.cli import (
-    align,
-    consume,
-    demo,
-    doctor,
-    fold,
-    init,
-    inspect,
-    invert_powder,
-    model_server,
-    phonons,
-    predict,
-    prior,
-    record,
-    replay,
-    serve,
-    simulate,
-    spectrum,
-    train,
-)
+from simulations.errors import InputError
 from steering.cli._terminal import complain
+from steering.cli._verbs import Verbs
 
 __all__ = ["app", "main"]
 
 app = typer.Typer(
     name="beamsteer",
+    cls=Verbs,
     help="Steers a running inelastic-neutron-scattering experiment: chunks of one crystal "
     "orientation go in, force constants and the next orientation come out.",
     epilog="Start with: beamsteer demo",
@@ -44,27 +27,21 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _module in (
-    init,
-    inspect,
-    doctor,
-    simulate,
-    replay,
-    fold,
-    align,
-    phonons,
-    spectrum,
-    prior,
-    predict,
-    invert_powder,
-    serve,
-    consume,
-    record,
-    model_server,
-    train,
-    demo,
-):
-    _module.register(app)
+
+
+@app.callback()
+def begin() -> None:
+    """Keep stdout for results; below warnings, logs are shown when debugging only."""
+    import logging  # here: `beamsteer --help` comes before it and logs nothing
+
+    import structlog
+
+    level = logging.DEBUG if os.environ.get("BEAMSTEER_DEBUG") else logging.WARNING
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),
+    )
+
 
 OK, INTERNAL, BAD_INPUT = 0, 1, 2
 AWAY = 75  # EX_TEMPFAIL: a supervisor may try again, which it should not after bad input
@@ -81,7 +58,6 @@ def main(arguments: list[str] | None = None) -> None:
 
 def run(arguments: list[str] | None = None) -> int:
     """Run one command; return the exit status that :func:`main` explains."""
-    _log_to_stderr()
     try:
         app(args=arguments, prog_name="beamsteer")
     except SystemExit as ending:  # typer's own: help, usage errors, interruption
@@ -89,7 +65,7 @@ def run(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return OK
-    except (ValueError, OSError) as error:
+    except (InputError, OSError) as error:
         _trace()
         complain(_said(error))
         return AWAY if _passes(error) else BAD_INPUT
@@ -108,19 +84,6 @@ def _passes(error: Exception) -> bool:
     """Whether trying again later may help: a broker that is away, a disk that is full."""
     full = (errno.ENOSPC, errno.EDQUOT)
     return isinstance(error, ConnectionError) or getattr(error, "errno", None) in full
-
-
-def _log_to_stderr() -> None:
-    """Keep stdout for results; below warnings, logs are shown when debugging only."""
-    import logging
-
-    import structlog
-
-    level = logging.DEBUG if os.environ.get("BEAMSTEER_DEBUG") else logging.WARNING
-    structlog.configure(
-        wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),
-    )
 
 
 def _said(error: BaseException) -> str:

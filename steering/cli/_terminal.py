@@ -6,20 +6,20 @@ import json
 import logging
 import math
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import structlog
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
-from structlog.typing import EventDict
 
-Progress = Callable[[str, float], None]
+from simulations.progress import Progress, silent
+
+if TYPE_CHECKING:
+    from structlog.typing import EventDict
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines on stdout.")]
 ExperimentPath = Annotated[
@@ -54,6 +54,8 @@ class _Stderr:
 
 def log_to_stderr(kind: LogKind) -> None:
     """Log what a service does from now on: events with their time, level and fields."""
+    import structlog
+
     renderer = (
         structlog.processors.JSONRenderer()
         if kind is LogKind.JSON
@@ -110,7 +112,7 @@ def progress(title: str, *, quiet: bool = False) -> Iterator[Progress]:
     Yields a function ``(message, fraction)`` with the fraction of the work done, 0 to 1.
     """
     if quiet:
-        yield lambda message, fraction: None
+        yield silent
         return
     if not err.is_terminal:
         last = ""
@@ -142,6 +144,8 @@ def progress(title: str, *, quiet: bool = False) -> Iterator[Progress]:
 
 def table(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print a table; every column but the first is flush right."""
+    from rich.table import Table
+
     shown = Table(title=title, title_justify="left", title_style="bold")
     for i, head in enumerate(heads):
         shown.add_column(head, justify="left" if i == 0 else "right")
@@ -160,6 +164,8 @@ def number(value: Any, digits: int = 4) -> str:
 @contextmanager
 def set_aside_told_once() -> Iterator[None]:
     """Leave set-aside chunks out of the log: ``print_set_aside`` names them at the end."""
+    import structlog
+
     processors = structlog.get_config()["processors"]
     structlog.configure(processors=[_without_set_aside, *processors])
     try:
@@ -169,6 +175,8 @@ def set_aside_told_once() -> Iterator[None]:
 
 
 def _without_set_aside(_: Any, __: str, event: EventDict) -> EventDict:
+    import structlog
+
     if event.get("event") == "chunk_set_aside":
         raise structlog.DropEvent
     return event

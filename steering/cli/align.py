@@ -9,7 +9,9 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
+from simulations.errors import InputError
 from steering.cli import _terminal as terminal
+from steering.cli._option_text import three_numbers
 from steering.cli.replay import Files, Psi, check_files
 
 
@@ -55,19 +57,21 @@ def align(
     --correct it is 2 where there is nothing to correct.
     """
     if experiment is None and structure is None:
-        raise ValueError("neither --experiment nor --structure is given; expected one of the two.")
+        raise InputError("neither --experiment nor --structure is given; expected one of the two.")
     if correct is not None and experiment is None:
-        raise ValueError("--correct needs --experiment; expected the file to correct.")
-    extra = _three_numbers(propagation)
+        raise InputError("--correct needs --experiment; expected the file to correct.")
+    extra = (
+        None if propagation is None else three_numbers(propagation, "--propagation", "0.5,0.5,0.5")
+    )
 
-    from simulations.crystal_file import builtin_crystals, read_crystal
-    from steering.experiment_file import dump_experiment, load_experiment, with_absolute_files
+    from simulations.crystal import builtin_crystals, read_crystal
+    from steering.experiment import dump_experiment, load_experiment, with_absolute_files
 
     described = None if experiment is None else load_experiment(experiment)
     check_files(files)
 
-    from steering.alignment_report import align_files, corrected
-    from steering.measurement import structure_of
+    from steering.experiment import structure_of
+    from steering.report import align_files, corrected
 
     if structure is not None:
         crystal = read_crystal(structure if structure in builtin_crystals() else Path(structure))
@@ -103,18 +107,6 @@ def align(
             for name, value in values.items()
         ]
         terminal.out.print(escape(f"Written to {correct}: {', '.join(words)}"))
-
-
-def _three_numbers(text: str | None) -> tuple[float, float, float] | None:
-    if text is None:
-        return None
-    try:
-        a, b, c = (float(part) for part in text.replace(" ", ",").split(","))
-    except ValueError:
-        raise ValueError(
-            f"--propagation is {text!r}; expected three numbers such as 0.5,0.5,0.5."
-        ) from None
-    return a, b, c
 
 
 def _plain(value: Any) -> Any:

@@ -81,16 +81,15 @@ def consume(
     holds a manifest, the closed chunks and a recording of every dwell; kill the process at any
     time and start it again.
     """
-    from steering.serving import check_binding, serving
+    from steering.web import check_binding, serving
 
     check_binding(host, token)
-    from steering.experiment_file import load_experiment
+    from steering.experiment import load_experiment
 
     described = load_experiment(experiment)
     terminal.log_to_stderr(log)
 
-    from steering.live import LiveOptions, open_live
-    from steering.model_service import serve_estimates
+    from steering.service import LiveOptions, open_live, serve_estimates
 
     options = LiveOptions(
         kafka=kafka,
@@ -112,7 +111,7 @@ def consume(
         )
         told: dict[str, Any] = {"state": str(output), "health": health, "pid": os.getpid()}
         if serve:
-            from steering.api import LazyPredictor, create_app
+            from steering.web import LazyPredictor, create_app
 
             app = create_app(live.store, LazyPredictor(), token=token)
             told["page"] = stack.enter_context(serving(app, host=host, port=port))
@@ -137,7 +136,7 @@ def consume(
 
 
 def _tell(status: Any, *, json: bool) -> None:
-    from steering.health import status_json
+    from steering.service import status_json
 
     if json:
         terminal.print_json(status_json(status))

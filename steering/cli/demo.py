@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -31,20 +30,21 @@ def demo(
     json: terminal.Json = False,
 ) -> None:
     """Simulate, write and replay a short germanium scan; then invert measured aluminium."""
-    from steering.api import create_app
-    from steering.experiment_file import parse_experiment
-    from steering.plots_file import write_folded_map
-    from steering.run_store import RunStore, save_snapshot
-    from steering.runs import replay
-    from steering.serving import serving
-    from steering.simulate import simulate
+    import shutil
+    from importlib import resources
 
-    written = resources.files("steering").joinpath("demo.yaml").read_text(encoding="utf-8")
-    experiment = parse_experiment(written, name="demo.yaml")
+    from steering.experiment import load_experiment
+    from steering.report import write_folded_map
+    from steering.run import RunStore, replay, save_snapshot
+    from steering.study import simulate
+    from steering.web import create_app, serving
+
     recorded, replayed = output / "recorded", output / "replay"
     for folder in (recorded, replayed):
         folder.mkdir(parents=True, exist_ok=True)
-    (output / "experiment.yaml").write_text(written, encoding="utf-8")
+    with resources.as_file(resources.files("steering").joinpath("cli", "demo.yaml")) as packaged:
+        shutil.copyfile(packaged, output / "experiment.yaml")
+    experiment = load_experiment(output / "experiment.yaml")
 
     store = RunStore()
     with ExitStack() as stack:
@@ -121,7 +121,7 @@ def minutes_saved(result: dict[str, Any], limits_deg: tuple[float, float]) -> st
 
 def invert_measured_aluminium(*, quiet: bool) -> dict[str, Any]:
     """Fit force constants to the measured spectrum in the package."""
-    from model_server.powder_inversion import invert_powder
+    from model_server.powder import invert_powder
 
     with terminal.progress("invert aluminium", quiet=quiet) as progress:
         return invert_powder("aluminium", temperature_K=50.0, progress=progress)

@@ -5,22 +5,20 @@ from __future__ import annotations
 import os
 import shutil
 import socket
-import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
+from simulations.errors import InputError
 from steering.cli import _terminal as terminal
 
 REQUIRED = (
     "fastapi",
     "h5py",
-    "httpx",
     "matplotlib",
     "numba",
     "numpy",
@@ -37,7 +35,6 @@ REQUIRED = (
     "spglib",
     "sse-starlette",
     "structlog",
-    "symfc",
     "torch",
     "uvicorn",
 )
@@ -83,7 +80,7 @@ def doctor(
             if finding.remedy:
                 terminal.out.print(f"{'':<24}{finding.remedy}")
     if broken:
-        raise ValueError(f"{', '.join(broken)}: not ready; do what is said beside them.")
+        raise InputError(f"{', '.join(broken)}: not ready; do what is said beside them.")
 
 
 def examine(port: int) -> list[Finding]:
@@ -115,6 +112,8 @@ def _python() -> Finding:
 
 
 def _versions(names: tuple[str, ...]) -> tuple[dict[str, str], list[str]]:
+    from importlib import metadata
+
     present, absent = {}, []
     for name in names:
         try:
@@ -176,6 +175,8 @@ def _accelerator() -> Finding:
     program = shutil.which("nvidia-smi")
     if program is None:
         return Finding(name="accelerator", state="ok", found="none; the CPU is used")
+    import subprocess
+
     listed = subprocess.run(  # noqa: S603
         [program, "-L"], capture_output=True, text=True, timeout=20, check=False
     )

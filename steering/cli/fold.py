@@ -45,14 +45,14 @@ def fold(
     With --powder they are folded into S(|Q|,E) whatever their orientation; of the experiment only
     instrument, Ei and energy axis are used then.
     """
-    from steering.experiment_file import load_experiment
+    from steering.experiment import load_experiment
 
     described = load_experiment(experiment)
     check_files(files)
     with terminal.set_aside_told_once(), terminal.progress("fold", quiet=json) as progress:
         if powder:
-            from steering.plots_file import write_powder_fold
-            from steering.powder_folds import fold_powder
+            from steering.report import write_powder_fold
+            from steering.run import fold_powder
 
             folded = fold_powder(
                 files,
@@ -65,7 +65,7 @@ def fold(
             write_powder_fold(folded, output if output.suffix == ".npz" else output / "powder.npz")
             summary = folded.summary()
         else:
-            from steering.runs import fold as run
+            from steering.report import fold as run
 
             summary = run(
                 files,

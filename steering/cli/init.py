@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from simulations.errors import InputError
 from steering.cli import _terminal as terminal
 
 
@@ -38,13 +39,12 @@ def init(
 ) -> None:
     """Write an experiment file from a recorded file, and list what it could not know."""
     if output.exists() and not force:
-        raise ValueError(f"{output}: exists; expected a new file. Choose another, or use --force.")
+        raise InputError(f"{output}: exists; expected a new file. Choose another, or use --force.")
     if not file.is_file():
-        raise ValueError(f"{file}: is no file; expected a recorded file. Correct the path.")
+        raise InputError(f"{file}: is no file; expected a recorded file. Correct the path.")
 
     from consumers.recorded import inspect_file
-    from steering.experiment_draft import draft_experiment
-    from steering.experiment_file import dump_experiment
+    from steering.experiment import draft_experiment, dump_experiment
 
     draft, unknown = draft_experiment(
         inspect_file(file, psi_log=psi_log, ei_meV=ei),

@@ -67,8 +67,8 @@ def inspect(
     json: terminal.Json = False,
 ) -> None:
     """Say what is inside files and what is wrong with them; 2 if one cannot be read at all."""
-    from steering.inspection import inspect as look
-    from steering.inspection import scan_of
+    from steering.report import inspect as look
+    from steering.report import scan_of
 
     reports = [look(file, psi_log=psi_log, psi_deg=psi) for file in files]
     scan = scan_of(reports)

@@ -33,15 +33,14 @@ def invert_powder(
     json: terminal.Json = False,
 ) -> None:
     """Fit force constants of aluminium to a measured powder spectrum S(|Q|,E)."""
-    from model_server.powder_inversion import invert_powder as run
+    from model_server.powder import invert_powder as run
 
     with terminal.progress("invert-powder", quiet=json) as progress:
         result = run(spectrum, temperature_K=temperature, shells=shells, progress=progress)
     if output is not None:
-        import json as text
+        from steering.report import write_json
 
-        output.parent.mkdir(parents=True, exist_ok=True)
-        output.write_text(text.dumps(terminal.plain(result), indent=2) + "\n", encoding="utf-8")
+        write_json(terminal.plain(result), output)
     if json:
         terminal.print_json(result)
     else:

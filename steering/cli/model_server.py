@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from simulations.errors import InputError
 from steering.cli import _terminal as terminal
 
 
@@ -55,30 +56,34 @@ def model_server(
     folder `estimate` of every run.
     """
     if schema:
-        from steering.publishing import message_schemas
+        from steering.service import message_schemas
 
         terminal.print_json(message_schemas())
         return
-    from steering.serving import check_binding, serving, stopped_by_signals
+    from steering.web import check_binding, serving, stopped_by_signals
 
     check_binding(host, token)
     if state is None or not state.is_dir():
-        raise ValueError(
+        raise InputError(
             f"state folder is {state or 'missing'}, which is not there; expected the folder that "
             "`beamsteer consume` writes. Correct the path, or start `beamsteer consume` first."
         )
     path = experiment or state / "experiment.yaml"
 
-    from steering.experiment_file import load_experiment
+    from steering.experiment import load_experiment
 
     described = load_experiment(path)
     terminal.log_to_stderr(log)
 
-    from steering.health import operations_app
-    from steering.measurement import build_measurement
-    from steering.metrics import service_registry
-    from steering.model_service import ModelService, serve_estimates
-    from steering.publishing import OutputTopics, Publisher
+    from steering.experiment import build_measurement
+    from steering.service import (
+        ModelService,
+        OutputTopics,
+        Publisher,
+        operations_app,
+        serve_estimates,
+        service_registry,
+    )
 
     with ExitStack() as stack:
         stack.enter_context(stopped_by_signals())
@@ -121,8 +126,8 @@ def model_server(
 
 def _kafka_sink(described: Any, servers: str) -> tuple[Any, Any]:
     """A sink that connects when it is needed, and the experiment's names of topics."""
-    from consumers.kafka_settings import KafkaSection, KafkaTopics
-    from steering.publishing import LateSink
+    from consumers.transport import KafkaSection, KafkaTopics
+    from steering.service import LateSink
 
     section = described.source.kafka
     if section is None:
@@ -131,7 +136,7 @@ def _kafka_sink(described: Any, servers: str) -> tuple[Any, Any]:
     section = KafkaSection.model_validate(section.model_dump() | {"bootstrap_servers": servers})
 
     def open_sink() -> Any:
-        from consumers.kafka_sink import KafkaSink
+        from consumers.transport import KafkaSink
 
         return KafkaSink(section)
 
@@ -155,4 +160,4 @@ def _tell(results: dict[str, Any], error: str | None, *, json: bool) -> None:
                 terminal.print_set_aside(result["chunks"])
                 terminal.print_result(result)
     if error is not None:
-        raise ValueError(error)
+        raise InputError(error)

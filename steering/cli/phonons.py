@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from steering.cli import _terminal as terminal
+from steering.cli._option_text import whole_numbers
 
 if TYPE_CHECKING:
-    from steering.phonons import Phonons
+    from steering.predict import Phonons
 
 Structure = Annotated[
     str,
@@ -68,21 +69,20 @@ def phonons(
 
     Imaginary modes are reported and drawn below zero.
     """
-    from steering.tables_file import named_files
+    from steering.report import named_files
 
     files = named_files(output or [])
     repeats = whole_numbers(supercell, "--supercell")
 
-    from steering.lattice_model import lattice_model, open_structure
-    from steering.phonons import phonons as run
-    from steering.phonons_file import write_phonons
+    from steering.predict import open_structure, vibrations_of, write_phonons
+    from steering.predict import phonons as run
 
     with terminal.progress("phonons", quiet=json) as progress:
-        progress(f"force constants of {structure}, route {route}", 0.05)
+        progress(f"vibrations of {structure}, route {route}", 0.05)
         with open_structure(structure, files=True) as opened:
-            lattice = lattice_model(opened, route, supercell=repeats)
-        progress("dispersion and density of states", 0.4)
-        found = run(lattice, path=path, points=points)
+            vibrations = vibrations_of(opened, route, supercell=repeats)
+        progress("dispersion", 0.6)
+        found = run(vibrations, path=path, points=points)
         progress("writing", 0.9)
         written = write_phonons(found, files)
     if json:
@@ -90,19 +90,6 @@ def phonons(
         return
     _print(found)
     print_files(written)
-
-
-def whole_numbers(text: str | None, option: str) -> tuple[int, int, int] | None:
-    """Read three positive whole numbers, e.g. ``2,2,1``."""
-    if text is None:
-        return None
-    try:
-        a, b, c = (int(part) for part in text.replace("x", ",").split(","))
-    except ValueError:
-        a = b = c = 0
-    if min(a, b, c) < 1:
-        raise ValueError(f"{option} is {text!r}; expected three whole numbers like 2,2,1.")
-    return a, b, c
 
 
 def print_files(written: Iterable[Path]) -> None:

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from simulations.errors import InputError
 from steering.cli import _terminal as terminal
 
 
@@ -41,8 +42,8 @@ def predict(
     """Predict the phonon DOS, S(|Q|,E) and the expected background of a crystal."""
     from pydantic import ValidationError
 
-    from steering.predictions import PredictionRequest
-    from steering.predictions import predict as run
+    from steering.predict import PredictionRequest
+    from steering.predict import predict as run
 
     try:
         request = PredictionRequest.model_validate(
@@ -62,12 +63,12 @@ def predict(
             f"{fault['msg'].removeprefix('Value error, ')}."
             for fault in error.errors(include_url=False)
         ]
-        raise ValueError("\n".join(faults)) from error
+        raise InputError("\n".join(faults)) from error
     with terminal.progress("predict", quiet=json) as progress:
         progress(f"{structure}, route {route}", 0.1)
         prediction = run(request, files=True)
     if output is not None:
-        from steering.plots_file import write_arrays
+        from steering.report import write_arrays
 
         write_arrays(prediction, output)
     if json:

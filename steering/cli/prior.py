@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from simulations.errors import InputError
 from steering.cli import _terminal as terminal
-from steering.cli.phonons import whole_numbers
+from steering.cli._option_text import whole_numbers
 
 if TYPE_CHECKING:
-    from steering.prior_making import MadePrior
+    from steering.predict import MadePrior
 
 
 def register(app: typer.Typer) -> None:
@@ -65,12 +66,11 @@ def prior(
     """
     repeats = whole_numbers(supercell, "--supercell")
     if output is not None and output.suffix.lower() not in (".yaml", ".yml"):
-        raise ValueError(f"--output is {output}; expected a name that ends in .yaml.")
+        raise InputError(f"--output is {output}; expected a name that ends in .yaml.")
 
-    from simulations.crystal_file import builtin_crystals, read_crystal
-    from simulations.prior_file import write_prior
-    from steering.lattice_model import formula, open_structure
-    from steering.prior_making import make_prior
+    from simulations.crystal import builtin_crystals, read_crystal
+    from simulations.prior import write_prior
+    from steering.predict import formula, make_prior, open_structure
 
     with open_structure(structure, files=True) as opened:
         crystal = read_crystal(opened)

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from simulations.errors import InputError
 from steering.cli import _terminal as terminal
 
 if TYPE_CHECKING:
-    from consumers.kafka_settings import KafkaSection
-    from consumers.zmq_settings import ZmqSection
-    from steering.recording import StreamCount
+    from consumers.transport import KafkaSection, ZmqSection
+    from steering.service import StreamCount
 
 
 def register(app: typer.Typer) -> None:
@@ -53,10 +53,10 @@ def record(
     tape goes on behind the first one. A tape that a crash left torn is cut after its last whole
     message.
     """
-    from consumers.tape_file import TapeWriter
+    from consumers.transport import TapeWriter
     from steering.cli._interruption import asked_to_stop
-    from steering.recording import live_source
-    from steering.recording import record as put_on_tape
+    from steering.service import live_source
+    from steering.service import record as put_on_tape
 
     kafka_section, zmq_section = sections(kafka, zmq, experiment, prefix, topics)
     with TapeWriter(output) as tape:
@@ -116,14 +116,14 @@ def sections(
     ValueError
         If there is none, or more than one.
     """
-    from consumers.zmq_settings import ZmqSection
-    from steering.recording import kafka_section
+    from consumers.transport import ZmqSection
+    from steering.service import kafka_section
 
     if kafka is not None and zmq is not None:
-        raise ValueError("--kafka and --zmq are given; expected one of them")
+        raise InputError("--kafka and --zmq are given; expected one of them")
     described = None
     if experiment is not None:
-        from steering.experiment_file import load_experiment
+        from steering.experiment import load_experiment
 
         described = load_experiment(experiment).source
     names = [name.strip() for name in (topics or "").split(",") if name.strip()]
@@ -136,7 +136,7 @@ def sections(
             fields["prefix"] = prefix
         return None, ZmqSection.model_validate(fields)
     if kafka is None and (described is None or described.kafka is None):
-        raise ValueError(
+        raise InputError(
             "no live source is given; expected --kafka HOST:PORT, --zmq ADDRESS, or --experiment "
             "with a live source"
         )

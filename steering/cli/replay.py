@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from simulations.errors import InputError
 from steering.cli import _terminal as terminal
 
 if TYPE_CHECKING:
     from consumers.wire import RawMessage, Sink
-    from steering.experiment_file import Experiment
+    from steering.experiment import Experiment
 
 
 class Target(StrEnum):
@@ -93,7 +94,7 @@ def replay(
     folder. With --to kafka or zmq nothing is folded here: the messages of a tape, or those that a
     facility would have sent while the files were recorded, go out at the pace of --speed.
     """
-    from steering.experiment_file import load_experiment
+    from steering.experiment import load_experiment
 
     if to is not Target.INPROCESS:
         described = None if experiment is None else load_experiment(experiment)
@@ -101,22 +102,21 @@ def replay(
         send(files, described, to, address, bind, prefix, name, psi, speed, json)
         return
     if experiment is None:
-        raise ValueError("--experiment is missing; expected the experiment file. Give -e FILE")
+        raise InputError("--experiment is missing; expected the experiment file. Give -e FILE")
     described = load_experiment(experiment)
     if is_tape(files):
         fold_tape(files[0], described, experiment, output, run_id, psi, speed, json)
         return
     check_files(files)
 
-    from steering.run_store import RunStore, save_snapshot
-    from steering.runs import replay as run
+    from steering.run import RunStore, save_snapshot
+    from steering.run import replay as run
 
     store = RunStore()
     name = run_id or experiment.stem
     with ExitStack() as stack:
         if serve:
-            from steering.api import create_app
-            from steering.serving import serving
+            from steering.web import create_app, serving
 
             url = stack.enter_context(serving(create_app(store), port=port))
             terminal.say(f"The live page is at {url}")
@@ -137,13 +137,13 @@ def replay(
     if output is not None and snapshot is not None:
         save_snapshot(snapshot, output / "snapshot.npz")
         if snapshot.spectrum is not None:
-            from steering.plots_file import write_folded_map
+            from steering.report import write_folded_map
 
             write_folded_map(snapshot.spectrum, output / "folded.png", title=snapshot.title)
     if json:
         terminal.print_json(result)
         return
-    aside = terminal.print_set_aside(snapshot.chunks if snapshot is not None else ())
+    aside = terminal.print_set_aside(result["chunks"])
     terminal.print_result(result)
     for note in result.get("notes", []):
         terminal.out.print(f"note: {note}", markup=False)
@@ -157,7 +157,7 @@ def check_files(files: list[Path]) -> None:
     """Raise for files that are not there; what is inside is judged chunk by chunk."""
     for path in files:
         if not path.is_file():
-            raise ValueError(f"{path}: is no file; expected a recorded file. Correct the path.")
+            raise InputError(f"{path}: is no file; expected a recorded file. Correct the path.")
 
 
 def is_tape(files: list[Path]) -> bool:
@@ -180,11 +180,11 @@ def send(
     """Send files or a tape to a broker or over ZMQ."""
     from steering.cli._interruption import asked_to_stop
     from steering.cli.record import told
-    from steering.recording import publish, stream_of_recorded
+    from steering.service import publish, stream_of_recorded
 
     stream: Iterator[RawMessage]
     if is_tape(files):
-        from consumers.tape_file import TapeReader, read_tape
+        from consumers.transport import TapeReader, read_tape
 
         TapeReader(files[0]).close()
         stream = read_tape(files[0])
@@ -193,7 +193,7 @@ def send(
         if prefix is None and described is not None:
             prefix = described.instrument.name.partition("/")[0].lower()
         if prefix is None:
-            raise ValueError("the topics are unknown; give --prefix, e.g. hyspec, or --experiment")
+            raise InputError("the topics are unknown; give --prefix, e.g. hyspec, or --experiment")
         stream = stream_of_recorded(
             files,
             run=run,
@@ -232,17 +232,15 @@ def open_sink(
     """
     source = None if described is None else described.source
     if to is Target.KAFKA:
-        from consumers.kafka_settings import KafkaSection
-        from consumers.kafka_sink import KafkaSink
-        from steering.recording import kafka_section
+        from consumers.transport import KafkaSection, KafkaSink
+        from steering.service import kafka_section
 
         section = kafka_section(address, prefix=prefix or "recorded")
         if source is not None and source.kafka is not None:
             fields = source.kafka.model_dump() | {"bootstrap_servers": address}
             section = KafkaSection.model_validate(fields)
         return KafkaSink(section)
-    from consumers.zmq_settings import ZmqSection
-    from consumers.zmq_sink import zmq_sink
+    from consumers.transport import ZmqSection, zmq_sink
 
     sink = zmq_sink(ZmqSection(address=address, bind=bind))
     try:
@@ -265,12 +263,10 @@ def fold_tape(
 ) -> None:
     """Fold a tape to its end in this process, as `beamsteer consume` folds a stream."""
     from steering.cli._interruption import asked_to_stop
-    from steering.health import status_json
-    from steering.live import LiveOptions, open_live
-    from steering.recording import fold_to_the_end
+    from steering.service import LiveOptions, fold_to_the_end, open_live, status_json
 
     if output is None:
-        raise ValueError("--output is missing; expected a folder for the state. Give -o FOLDER")
+        raise InputError("--output is missing; expected a folder for the state. Give -o FOLDER")
     options = LiveOptions(
         run=run_id or described.source.run or experiment.stem, tape=tape, psi_deg=psi
     )

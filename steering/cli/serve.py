@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from simulations.errors import InputError
 from steering.cli import _terminal as terminal
 
 
@@ -43,19 +44,19 @@ def serve(
     Runs that were, or are meanwhile, replayed into the folders are shown, and live ones that
     `beamsteer model-server` estimates.
     """
-    from steering.serving import check_binding, serving
+    from steering.web import check_binding, serving
 
     check_binding(host, token)
     looked = folders if folders else [Path("build")]
     for folder in folders or ():
         if not folder.exists():
-            raise ValueError(
+            raise InputError(
                 f"{folder}: is not there; expected a folder that `beamsteer replay -o` wrote. "
                 "Correct the path."
             )
 
-    from steering.api import LazyPredictor, create_app
-    from steering.run_store import RunStore, SnapshotFolders
+    from steering.run import RunStore, SnapshotFolders
+    from steering.web import LazyPredictor, create_app
 
     store = RunStore()
     stored = SnapshotFolders(looked)
@@ -76,6 +77,6 @@ def serve(
             )
             terminal.out.print("Stop with Ctrl-C.")
         if not check:
-            from steering.serving import wait_for_signal
+            from steering.web import wait_for_signal
 
             wait_for_signal(meanwhile=publish_new, every_s=1.0)

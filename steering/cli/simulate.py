@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from simulations.errors import InputError
 from steering.cli import _terminal as terminal
 
 MOST = 3600  # orientations of one scan
@@ -39,16 +40,16 @@ def simulate(
     Poisson counts of one-phonon scattering, elastic line and background are written as an NXSPE
     set and as raw events in the SNS layout.
     """
-    from steering.experiment_file import load_experiment
+    from steering.experiment import load_experiment
 
     described = load_experiment(experiment)
     angles = orientations(psi)
     wanted = tuple(formats or ("nxspe", "sns"))
     unknown = sorted(set(wanted) - {"nxspe", "sns"})
     if unknown:
-        raise ValueError(f"--format is {', '.join(unknown)}; expected nxspe or sns.")
+        raise InputError(f"--format is {', '.join(unknown)}; expected nxspe or sns.")
 
-    from steering.simulate import simulate as run
+    from steering.study import simulate as run
 
     with terminal.progress("simulate", quiet=json) as progress:
         truth = run(
@@ -85,7 +86,7 @@ def orientations(text: str) -> list[float]:
     except (ValueError, ArithmeticError):
         found = []
     if not found or len(found) > MOST or not all(abs(psi) <= 3600 for psi in found):
-        raise ValueError(
+        raise InputError(
             f"--psi is {text!r}; expected degrees as 0,30,60 or start:stop:step. Correct it."
         )
     return found

@@ -1,12 +1,17 @@
-"""``beamsteer spectrum``: what a spectrometer will see of a crystal."""
+"""``beamsteer spectrum``: what a spectrometer will see of a crystal, one verb per kind of map."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from simulations.progress import Progress
 from steering.cli import _terminal as terminal
+from steering.cli._option_text import axis, band, vector, whole_numbers, within
 from steering.cli.phonons import (
     Outputs,
     Route,
@@ -14,124 +19,124 @@ from steering.cli.phonons import (
     Supercell,
     print_files,
     print_notes,
-    whole_numbers,
 )
 
 if TYPE_CHECKING:
-    from numpy import float64
-    from numpy.typing import NDArray
+    from steering.predict import IndirectSpectrum, Optics, SpectrumMap, Vibrations
 
-    from steering.spectra import SpectrumMap, Vibrations
-
-MOST_BINS = 20_000
-MAP = "What to compute"
 SEEN = "Instrument and sample"
 AXES = "Axes"
 
+InstrumentName = Annotated[str, typer.Option(help="A known instrument.", rich_help_panel=SEEN)]
+EiMeV = Annotated[
+    float | None,
+    typer.Option(
+        "--ei-meV",
+        "--ei",
+        help="Incident energy; by default the highest phonon lies at three quarters of it.",
+        rich_help_panel=SEEN,
+    ),
+]
+TemperatureK = Annotated[
+    float,
+    typer.Option("--temperature-K", "--temperature", help="Of the sample.", rich_help_panel=SEEN),
+]
+Chopper = Annotated[
+    str | None,
+    typer.Option(
+        help="Slit package and Hz for the resolution of ARCS, e.g. FC2:300.", rich_help_panel=SEEN
+    ),
+]
+FwhmMeV = Annotated[
+    float | None,
+    typer.Option(
+        "--fwhm-meV",
+        help="One energy resolution for all energies, in place of the instrument's.",
+        rich_help_panel=SEEN,
+    ),
+]
+MomentumFwhm = Annotated[
+    float,
+    typer.Option("--q-fwhm-inverse-A", help="Resolution in Q, FWHM.", rich_help_panel=SEEN),
+]
+EnergyAxis = Annotated[
+    str | None,
+    typer.Option(
+        "--energy-meV",
+        help="Energy transfer as min:max:step; from 0 to above the highest phonon by default.",
+        rich_help_panel=AXES,
+    ),
+]
+HalfWidth = Annotated[
+    float,
+    typer.Option(
+        "--half-width-inverse-A",
+        help="Integrate so far to each side, across.",
+        rich_help_panel=AXES,
+    ),
+]
+
 
 def register(app: typer.Typer) -> None:
-    """Add the verb."""
-    app.command(
-        epilog="Example: beamsteer spectrum germanium --powder --ei-meV 50 --temperature-K 300 "
-        "-o build/ge-powder\n\n"
-        "Example: beamsteer spectrum germanium --cut --from 2,2,-2 --to 2,2,2\n\n"
-        "Example: beamsteer spectrum germanium --cut --u 1,1,0 --v 0,0,1 --band-meV 9:11"
-    )(spectrum)
+    """Add the verb and what follows it."""
+    group = typer.Typer(
+        help="Compute what a spectrometer will see: powder, path, line, plane or vibrations.\n\n"
+        "Intensities are S(Q,E) in barn/meV/sr per primitive cell, averaged over bins, with the "
+        "instrument's resolution; hkl is in r.l.u. of the conventional cell.",
+        epilog="Example: beamsteer spectrum powder germanium --ei-meV 50 --temperature-K 300 "
+        "-o build/ge-powder (each kind has its own --help; all print --json)",
+        no_args_is_help=True,
+        rich_markup_mode="markdown",
+    )
+    for verb, example in (
+        (powder, "germanium --ei-meV 50 --temperature-K 300 -o build/ge-powder"),
+        (path, "germanium --points 'Gamma X | K Gamma L' -o build/ge-path"),
+        (line, "germanium --from 2,2,-2 --to 2,2,2 -o build/ge-line"),
+        (plane, "germanium --u 1,1,0 --v 0,0,1 --band-meV 9:11 -o build/ge-plane"),
+        (vision, "germanium --instrument TOSCA -o build/ge-tosca"),
+    ):
+        group.command(epilog=f"Example: beamsteer spectrum {verb.__name__} {example}")(verb)
+    app.add_typer(group, name="spectrum")
 
 
-def spectrum(
+def powder(
     structure: Structure,
-    powder: Annotated[
-        bool, typer.Option("--powder", help="S(|Q|,E) of a powder.", rich_help_panel=MAP)
-    ] = False,
-    path: Annotated[
-        bool,
-        typer.Option("--path", help="S(Q,E) along a high-symmetry path.", rich_help_panel=MAP),
-    ] = False,
-    cut: Annotated[
-        bool,
-        typer.Option(
-            "--cut",
-            help="Single crystal: a line (--from, --to) or a plane (--u, --v, --band-meV).",
-            rich_help_panel=MAP,
-        ),
-    ] = False,
-    vision: Annotated[
-        bool,
-        typer.Option(
-            "--vision", help="S(E) of VISION, or of TOSCA (--instrument).", rich_help_panel=MAP
-        ),
-    ] = False,
-    instrument: Annotated[
-        str | None,
-        typer.Option(
-            help="ARCS by default, or another known one; for --vision VISION or TOSCA.",
-            rich_help_panel=SEEN,
-        ),
-    ] = None,
-    ei_meV: Annotated[  # noqa: N803
-        float | None,
-        typer.Option(
-            "--ei-meV",
-            "--ei",
-            help="Incident energy; by default the highest phonon lies at three quarters of it.",
-            rich_help_panel=SEEN,
-        ),
-    ] = None,
-    temperature_K: Annotated[  # noqa: N803
-        float | None,
-        typer.Option(
-            "--temperature-K",
-            "--temperature",
-            help="Of the sample; 300 by default, 10 for --vision.",
-            rich_help_panel=SEEN,
-        ),
-    ] = None,
-    chopper: Annotated[
-        str | None,
-        typer.Option(
-            help="Slit package and Hz for the resolution of ARCS, e.g. FC2:300.",
-            rich_help_panel=SEEN,
-        ),
-    ] = None,
-    fwhm_meV: Annotated[  # noqa: N803
-        float | None,
-        typer.Option(
-            "--fwhm-meV",
-            help="One energy resolution for all energies, in place of the instrument's.",
-            rich_help_panel=SEEN,
-        ),
-    ] = None,
-    q_fwhm: Annotated[
-        float,
-        typer.Option(
-            "--q-fwhm-inverse-A",
-            min=0.0,
-            help="Resolution in Q, for --powder and --cut.",
-            rich_help_panel=SEEN,
-        ),
-    ] = 0.0,
-    energy_meV: Annotated[  # noqa: N803
-        str | None,
-        typer.Option(
-            "--energy-meV",
-            help="Energy transfer as min:max:step; from 0 to above the highest phonon by default.",
-            rich_help_panel=AXES,
-        ),
-    ] = None,
+    instrument: InstrumentName = "ARCS",
+    ei_meV: EiMeV = None,  # noqa: N803
+    temperature_K: TemperatureK = 300.0,  # noqa: N803
+    chopper: Chopper = None,
+    fwhm_meV: FwhmMeV = None,  # noqa: N803
+    q_fwhm: MomentumFwhm = 0.0,
+    energy_meV: EnergyAxis = None,  # noqa: N803
     q_axis: Annotated[
         str | None,
-        typer.Option(
-            "--q-inverse-A",
-            help="--powder: |Q| as min:max:step.",
-            rich_help_panel=AXES,
-        ),
+        typer.Option("--q-inverse-A", help="|Q| as min:max:step.", rich_help_panel=AXES),
     ] = None,
+    route: Route = "auto",
+    supercell: Supercell = None,
+    output: Outputs = None,
+    json: terminal.Json = False,
+) -> None:
+    """Compute S(|Q|,E) of a powder: coherent and incoherent one-phonon, and multiphonon."""
+    seen = _Seen(instrument, ei_meV, chopper, fwhm_meV)
+    common = _common(temperature_K, energy_meV) | _momentum(q_fwhm)
+    edges = axis(q_axis, "--q-inverse-A")
+
+    def compute(found: Vibrations, tell: Progress) -> SpectrumMap:
+        from steering.predict import powder_map
+
+        return powder_map(found, seen.optics(found), momentum_edges=edges, **common)
+
+    _run("powder", _Asked(structure, route, supercell, output, json), compute)
+
+
+def path(
+    structure: Structure,
     points: Annotated[
         str | None,
         typer.Option(
             "--points",
-            help="--path: 'Gamma X | K Gamma L' or label=h,k,l; the standard path by default.",
+            help="'Gamma X | K Gamma L' or label=h,k,l; the standard path by default.",
             rich_help_panel=AXES,
         ),
     ] = None,
@@ -139,262 +144,239 @@ def spectrum(
         str | None,
         typer.Option(
             "--zone",
-            help="--path: h,k,l of the reflection it starts from; a strong one by default.",
+            help="h,k,l of the reflection it starts from; a strong one by default.",
             rich_help_panel=AXES,
         ),
     ] = None,
-    start: Annotated[
-        str | None,
-        typer.Option("--from", help="--cut: h,k,l where a line starts.", rich_help_panel=AXES),
-    ] = None,
-    stop: Annotated[
-        str | None,
-        typer.Option("--to", help="--cut: h,k,l where a line ends.", rich_help_panel=AXES),
-    ] = None,
-    u: Annotated[
-        str | None,
-        typer.Option(help="--cut: h,k,l, first direction of a plane.", rich_help_panel=AXES),
-    ] = None,
-    v: Annotated[
-        str | None,
-        typer.Option(
-            help="--cut: h,k,l, second direction; what is perpendicular to u counts.",
-            rich_help_panel=AXES,
-        ),
-    ] = None,
-    band_meV: Annotated[  # noqa: N803
-        str | None,
-        typer.Option(
-            "--band-meV",
-            help="--cut: energies min:max that a plane is averaged over.",
-            rich_help_panel=AXES,
-        ),
-    ] = None,
-    origin: Annotated[
-        str | None,
-        typer.Option(help="--cut: h,k,l where a plane is centred.", rich_help_panel=AXES),
-    ] = None,
-    u_axis: Annotated[
-        str | None,
-        typer.Option(
-            "--u-inverse-A", help="--cut: axis along u as min:max:step.", rich_help_panel=AXES
-        ),
-    ] = None,
-    v_axis: Annotated[
-        str | None,
-        typer.Option(
-            "--v-inverse-A", help="--cut: axis along v as min:max:step.", rich_help_panel=AXES
-        ),
-    ] = None,
-    half_width: Annotated[
-        float,
-        typer.Option(
-            "--half-width-inverse-A",
-            min=0.0,
-            help="--cut: integrate so far to each side, across.",
-            rich_help_panel=AXES,
-        ),
-    ] = 0.05,
+    instrument: InstrumentName = "ARCS",
+    ei_meV: EiMeV = None,  # noqa: N803
+    temperature_K: TemperatureK = 300.0,  # noqa: N803
+    chopper: Chopper = None,
+    fwhm_meV: FwhmMeV = None,  # noqa: N803
+    energy_meV: EnergyAxis = None,  # noqa: N803
     route: Route = "auto",
     supercell: Supercell = None,
     output: Outputs = None,
     json: terminal.Json = False,
 ) -> None:
-    """Compute what a spectrometer will see: powder, path, single-crystal cut or vibrations.
+    """Compute S(Q,E) of a single crystal along a high-symmetry path."""
+    seen = _Seen(instrument, ei_meV, chopper, fwhm_meV)
+    common = _common(temperature_K, energy_meV)
+    start = None if zone is None else vector(zone, "--zone")
 
-    Intensities are S(Q,E) in barn/meV/sr per primitive cell, averaged over bins, with the
-    instrument's resolution; hkl is in r.l.u. of the conventional cell.
-    """
-    kind = chosen_kind({"powder": powder, "path": path, "cut": cut, "vision": vision})
-    _refuse_strangers(
-        kind,
-        {
-            ("vision",): {},
-            ("powder",): {"--q-inverse-A": q_axis},
-            ("path",): {"--points": points, "--zone": zone},
-            ("cut",): {
-                "--from": start, "--to": stop, "--u": u, "--v": v, "--band-meV": band_meV,
-                "--origin": origin, "--u-inverse-A": u_axis, "--v-inverse-A": v_axis,
-            },
-            ("powder", "path", "cut"): {"--ei-meV": ei_meV, "--chopper": chopper},
-        },
-    )  # fmt: skip
-    plane = _plane_or_line(start, stop, u, v, band_meV) if kind == "cut" else False
+    def compute(found: Vibrations, tell: Progress) -> SpectrumMap:
+        from steering.predict import path_map
 
-    from steering.tables_file import named_files
+        return path_map(found, seen.optics(found), path=points, zone_hkl=start, **common)
 
-    files = named_files(output or [])
-    repeats = whole_numbers(supercell, "--supercell")
-    energy = axis(energy_meV, "--energy-meV")
-    kelvin = (10.0 if kind == "vision" else 300.0) if temperature_K is None else temperature_K
-    if not 0 <= kelvin <= 5000:
-        raise ValueError(f"--temperature-K is {kelvin}; expected 0 to 5000.")
-    numbers: dict[str, Any] = {
-        "q": axis(q_axis, "--q-inverse-A"),
-        "u": axis(u_axis, "--u-inverse-A"),
-        "v": axis(v_axis, "--v-inverse-A"),
-        "zone": vector(zone, "--zone"),
-        "from": vector(start, "--from"),
-        "to": vector(stop, "--to"),
+    _run("path", _Asked(structure, route, supercell, output, json), compute)
+
+
+def line(
+    structure: Structure,
+    start: Annotated[
+        str, typer.Option("--from", help="h,k,l where it starts.", rich_help_panel=AXES)
+    ],
+    stop: Annotated[str, typer.Option("--to", help="h,k,l where it ends.", rich_help_panel=AXES)],
+    half_width: HalfWidth = 0.05,
+    instrument: InstrumentName = "ARCS",
+    ei_meV: EiMeV = None,  # noqa: N803
+    temperature_K: TemperatureK = 300.0,  # noqa: N803
+    chopper: Chopper = None,
+    fwhm_meV: FwhmMeV = None,  # noqa: N803
+    q_fwhm: MomentumFwhm = 0.0,
+    energy_meV: EnergyAxis = None,  # noqa: N803
+    route: Route = "auto",
+    supercell: Supercell = None,
+    output: Outputs = None,
+    json: terminal.Json = False,
+) -> None:
+    """Compute S(Q,E) of a single crystal along a line, integrated across it."""
+    seen = _Seen(instrument, ei_meV, chopper, fwhm_meV)
+    common = _common(temperature_K, energy_meV) | _momentum(q_fwhm)
+    ends = vector(start, "--from"), vector(stop, "--to")
+    width = within(half_width, "--half-width-inverse-A", 0.0, 10.0)
+
+    def compute(found: Vibrations, tell: Progress) -> SpectrumMap:
+        from steering.predict import Line, line_map
+
+        along = Line(start_hkl=ends[0], stop_hkl=ends[1], half_widths=(width, width))
+        return line_map(found, seen.optics(found), along, **common)
+
+    _run("line", _Asked(structure, route, supercell, output, json), compute)
+
+
+def plane(
+    structure: Structure,
+    u: Annotated[str, typer.Option(help="h,k,l, first direction.", rich_help_panel=AXES)],
+    v: Annotated[
+        str,
+        typer.Option(
+            help="h,k,l, second direction; what is perpendicular to u counts.",
+            rich_help_panel=AXES,
+        ),
+    ],
+    band_meV: Annotated[  # noqa: N803
+        str,
+        typer.Option(
+            "--band-meV", help="Energies min:max that it is averaged over.", rich_help_panel=AXES
+        ),
+    ],
+    origin: Annotated[
+        str | None, typer.Option(help="h,k,l where it is centred.", rich_help_panel=AXES)
+    ] = None,
+    u_axis: Annotated[
+        str | None,
+        typer.Option("--u-inverse-A", help="Axis along u as min:max:step.", rich_help_panel=AXES),
+    ] = None,
+    v_axis: Annotated[
+        str | None,
+        typer.Option("--v-inverse-A", help="Axis along v as min:max:step.", rich_help_panel=AXES),
+    ] = None,
+    half_width: HalfWidth = 0.05,
+    instrument: InstrumentName = "ARCS",
+    ei_meV: EiMeV = None,  # noqa: N803
+    temperature_K: TemperatureK = 300.0,  # noqa: N803
+    chopper: Chopper = None,
+    fwhm_meV: FwhmMeV = None,  # noqa: N803
+    q_fwhm: MomentumFwhm = 0.0,
+    route: Route = "auto",
+    supercell: Supercell = None,
+    output: Outputs = None,
+    json: terminal.Json = False,
+) -> None:
+    """Compute S(Q,E) of a single crystal over a plane of Q, averaged over a band of energies."""
+    seen = _Seen(instrument, ei_meV, chopper, fwhm_meV)
+    common = _common(temperature_K) | _momentum(q_fwhm)
+    asked: dict[str, Any] = {
         "u_hkl": vector(u, "--u"),
         "v_hkl": vector(v, "--v"),
-        "origin": vector(origin, "--origin"),
-        "band": band(band_meV),
+        "band_meV": band(band_meV, "--band-meV"),
+        "origin_hkl": None if origin is None else vector(origin, "--origin"),
+        "u_edges": axis(u_axis, "--u-inverse-A"),
+        "v_edges": axis(v_axis, "--v-inverse-A"),
+        "half_width": within(half_width, "--half-width-inverse-A", 0.0, 10.0),
     }
 
-    from steering import spectra
-    from steering.lattice_model import lattice_model, open_structure
-    from steering.spectra_file import write_spectrum
+    def compute(found: Vibrations, tell: Progress) -> SpectrumMap:
+        from steering.predict import Plane, plane_map
 
-    with terminal.progress("spectrum", quiet=json) as progress:
-        progress(f"force constants of {structure}, route {route}", 0.02)
-        with open_structure(structure, files=True) as opened:
-            lattice = lattice_model(opened, route, supercell=repeats)
-        progress("density of states", 0.15)
-        dos = spectra.stable_dos(lattice)
+        return plane_map(
+            found,
+            seen.optics(found),
+            Plane(**asked),
+            **common,
+            progress=lambda done: tell("plane", 0.3 + 0.6 * done),
+        )
+
+    _run("plane", _Asked(structure, route, supercell, output, json), compute)
+
+
+def vision(
+    structure: Structure,
+    instrument: Annotated[
+        str, typer.Option(help="VISION or TOSCA.", rich_help_panel=SEEN)
+    ] = "VISION",
+    temperature_K: TemperatureK = 10.0,  # noqa: N803
+    fwhm_meV: FwhmMeV = None,  # noqa: N803
+    energy_meV: EnergyAxis = None,  # noqa: N803
+    route: Route = "auto",
+    supercell: Supercell = None,
+    output: Outputs = None,
+    json: terminal.Json = False,
+) -> None:
+    """Compute the vibrational spectrum S(E) of VISION or TOSCA."""
+    common = _common(temperature_K, energy_meV)
+
+    def compute(found: Vibrations, tell: Progress) -> IndirectSpectrum:
+        from steering.predict import indirect_spectrum
+
+        return indirect_spectrum(found, instrument=instrument, fwhm_meV=fwhm_meV, **common)
+
+    _run("vision", _Asked(structure, route, supercell, output, json), compute)
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """Where vibrations come from and results go, alike for every kind."""
+
+    structure: str
+    route: str
+    supercell: str | None
+    output: list[Path] | None
+    json: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """A direct-geometry instrument as it was asked for."""
+
+    instrument: str
+    ei_meV: float | None
+    chopper: str | None
+    fwhm_meV: float | None
+
+    def optics(self, found: Vibrations) -> Optics:
+        """The instrument for these vibrations."""
+        from steering.predict import optics, top_meV
+
+        return optics(
+            top_meV(found.dos),
+            instrument=self.instrument,
+            ei_meV=self.ei_meV,
+            chopper=self.chopper,
+            fwhm_meV=self.fwhm_meV,
+        )
+
+
+def _common(temperature_K: float, energy_meV: str | None = None) -> dict[str, Any]:
+    found: dict[str, Any] = {"temperature_K": within(temperature_K, "--temperature-K", 0, 5000)}
+    if energy_meV is not None:
+        found["energy_edges_meV"] = axis(energy_meV, "--energy-meV")
+    return found
+
+
+def _momentum(q_fwhm: float) -> dict[str, Any]:
+    return {"momentum_fwhm": within(q_fwhm, "--q-fwhm-inverse-A", 0.0, 10.0)}
+
+
+def _run(
+    kind: str,
+    asked: _Asked,
+    compute: Callable[[Vibrations, Progress], SpectrumMap | IndirectSpectrum],
+) -> None:
+    """Find the vibrations, compute, write and print."""
+    from steering.report import named_files
+
+    files = named_files(asked.output or [])
+    repeats = whole_numbers(asked.supercell, "--supercell")
+
+    from steering.predict import (
+        IndirectSpectrum,
+        open_structure,
+        stable,
+        vibrations_of,
+        write_spectrum,
+    )
+
+    with terminal.progress("spectrum", quiet=asked.json) as progress:
+        progress(f"vibrations of {asked.structure}, route {asked.route}", 0.02)
+        with open_structure(asked.structure, files=True) as opened:
+            vibrations = stable(vibrations_of(opened, asked.route, supercell=repeats))
         progress(f"{kind} spectrum", 0.3)
-        if kind == "vision":
-            found: SpectrumMap | Vibrations = spectra.vibrations(
-                lattice,
-                dos,
-                instrument=instrument or "VISION",
-                temperature_K=kelvin,
-                energy_edges_meV=energy,
-                fwhm_meV=fwhm_meV,
-            )
-        else:
-            seen = spectra.optics(
-                spectra.top_meV(dos),
-                instrument=instrument or "ARCS",
-                ei_meV=ei_meV,
-                chopper=chopper,
-                fwhm_meV=fwhm_meV,
-            )
-            common: dict[str, Any] = {"temperature_K": kelvin}
-            if not plane:
-                common["energy_edges_meV"] = energy
-            if kind != "path":
-                common["momentum_fwhm"] = q_fwhm
-            if kind == "powder":
-                found = spectra.powder_map(
-                    lattice, dos, seen, momentum_edges=numbers["q"], **common
-                )
-            elif kind == "path":
-                found = spectra.path_map(
-                    lattice, dos, seen, path=points, zone_hkl=numbers["zone"], **common
-                )
-            elif plane:
-                found = spectra.plane_map(
-                    lattice, dos, seen, numbers["u_hkl"], numbers["v_hkl"], numbers["band"],
-                    origin_hkl=numbers["origin"], u_edges=numbers["u"], v_edges=numbers["v"],
-                    half_width=half_width, **common,
-                    progress=lambda done: progress("plane", 0.3 + 0.6 * done),
-                )  # fmt: skip
-            else:
-                found = spectra.line_map(
-                    lattice, dos, seen, numbers["from"], numbers["to"],
-                    half_widths=(half_width, half_width), **common,
-                )  # fmt: skip
+        found = compute(vibrations, progress)
         progress("writing", 0.95)
         written = write_spectrum(found, files)
-    if json:
+    if asked.json:
         terminal.print_json({**found.content(), "files": written})
         return
     terminal.out.print(f"{found.setting.title}; {found.setting.words}", markup=False)
     print_notes(found.setting.route, found.setting.approximations)
-    if isinstance(found, spectra.Vibrations):
-        _print_vibrations(found)
+    if isinstance(found, IndirectSpectrum):
+        _print_indirect(found)
     else:
         _print_map(found)
     print_files(written)
-
-
-def chosen_kind(flags: dict[str, bool]) -> str:
-    """The one kind of spectrum that was asked for."""
-    asked = [name for name, on in flags.items() if on]
-    if len(asked) != 1:
-        told = " and ".join(f"--{name}" for name in asked) or "none of them"
-        raise ValueError(
-            f"what to compute: {told} given; expected one of "
-            f"{', '.join(f'--{name}' for name in flags)}."
-        )
-    return asked[0]
-
-
-def _refuse_strangers(kind: str, options: dict[tuple[str, ...], dict[str, object]]) -> None:
-    """Raise for options that mean nothing for this kind."""
-    for kinds, values in options.items():
-        given = [name for name, value in values.items() if value is not None]
-        if given and kind not in kinds:
-            raise ValueError(
-                f"{', '.join(given)} given with --{kind}; expected with "
-                f"{', '.join(f'--{name}' for name in kinds)} only. Leave it out."
-            )
-
-
-def _plane_or_line(
-    start: str | None, stop: str | None, u: str | None, v: str | None, band_meV: str | None
-) -> bool:
-    """Whether a cut is a plane; raises unless all of a line or all of a plane is given."""
-    line = {"--from": start, "--to": stop}
-    plane = {"--u": u, "--v": v, "--band-meV": band_meV}
-    given = [name for name, value in {**line, **plane}.items() if value is not None]
-    if given == list(line):
-        return False
-    if given == list(plane):
-        return True
-    raise ValueError(
-        f"--cut: {', '.join(given) or 'nothing more'} given; expected --from 2,2,-2 --to 2,2,2 for "
-        "a line, or --u 1,1,0 --v 0,0,1 --band-meV 9:11 for a plane."
-    )
-
-
-def axis(text: str | None, option: str) -> NDArray[float64] | None:
-    """Read bin edges from ``min:max:step``."""
-    if text is None:
-        return None
-    import numpy as np
-
-    try:
-        low, high, step = (float(part) for part in text.split(":"))
-        bins = (high - low) / step
-    except (ValueError, ArithmeticError):
-        bins = float("nan")
-        low = step = 0.0
-    if not (0.999 <= bins <= MOST_BINS and step > 0):
-        raise ValueError(
-            f"{option} is {text!r}; expected min:max:step with min < max and at most "
-            f"{MOST_BINS:,} steps, e.g. 0:40:0.25."
-        )
-    return np.asarray(low + step * np.arange(round(bins) + 1), dtype=np.float64)
-
-
-def vector(text: str | None, option: str) -> NDArray[float64] | None:
-    """Read three numbers, ``h,k,l``."""
-    if text is None:
-        return None
-    import numpy as np
-
-    try:
-        values = np.array([float(part) for part in text.split(",")])
-    except ValueError:
-        values = np.zeros(0)
-    if values.shape != (3,) or not np.all(np.abs(values) <= 1000):
-        raise ValueError(f"{option} is {text!r}; expected three numbers h,k,l like 2,2,-2.")
-    return values
-
-
-def band(text: str | None) -> tuple[float, float] | None:
-    """Read ``min:max`` in meV."""
-    if text is None:
-        return None
-    try:
-        low, high = (float(part) for part in text.split(":"))
-    except ValueError:
-        low = high = 0.0
-    if not low < high:
-        raise ValueError(f"--band-meV is {text!r}; expected min:max with min < max, e.g. 9:11.")
-    return low, high
 
 
 def _print_map(found: SpectrumMap) -> None:
@@ -416,7 +398,7 @@ def _print_map(found: SpectrumMap) -> None:
     terminal.table(f"Spectrum of {found.setting.title}", ["", ""], rows)
 
 
-def _print_vibrations(found: Vibrations) -> None:
+def _print_indirect(found: IndirectSpectrum) -> None:
     import numpy as np
 
     s = found.spectrum

@@ -28,11 +28,11 @@ def train(
     json: terminal.Json = False,
 ) -> None:
     """Train the encoder and the regressor of an experiment and write them as a frozen bundle."""
-    from steering.experiment_file import load_experiment
+    from steering.experiment import load_experiment
 
     described = load_experiment(experiment)
 
-    from steering.model_training import train as run
+    from steering.study import train as run
 
     with terminal.progress("train", quiet=json) as progress:
         card = run(

@@ -26,19 +26,16 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 
-from consumers.folding import fold_events
-from simulations.crystal import Crystal
-from simulations.crystal_file import read_crystal
-from simulations.exposure import compute_exposure, find_crossings, view_pixels
-from simulations.goniometer import Orientation, crystal_to_lab
-from simulations.image_exposure import compute_image_exposure
-from simulations.instruments import load_instrument
-from simulations.kinematics import wave_vector
-from simulations.path import EnergyAxis, seekpath_segments
-from simulations.trajectories import trace_trajectories
-from simulations.voxel_map import build_voxel_map
-from steering.experiment_file import load_experiment
-from steering.measurement import build_path
+from consumers.fold.folding import fold_events
+from simulations.crystal import Crystal, read_crystal
+from simulations.fold import build_voxel_map, find_crossings
+from simulations.fold.pixel_view import view_pixels
+from simulations.instrument import Orientation, crystal_to_lab, load_instrument, wave_vector
+from simulations.likelihood import trace_trajectories
+from simulations.reciprocal import EnergyAxis, seekpath_segments
+from steering.experiment import load_experiment
+from steering.experiment.measurement import build_path
+from tests.simulations.fold.exposures import compute_exposure, compute_image_exposure
 from tests.steering.virtual_scan import EXAMPLES
 
 EVENTS = 1_000_000  # as many as a source hands over at a time

@@ -13,12 +13,13 @@ import numpy as np
 import pytest
 
 from simulations.constants import BOLTZMANN_MEV_PER_K, HBAR2_OVER_U
-from simulations.crystal_file import read_crystal, read_force_constants
-from simulations.force_constants import force_constant_model, select_free
-from simulations.path import EnergyAxis, Path
-from simulations.path_spectra import path_model, path_spectra
+from simulations.crystal import read_crystal
+from simulations.dynamics import force_constant_model, read_force_constants, select_free
 from simulations.prior import BoxPrior
-from simulations.scattering import amplitudes, displacement_tensors, one_phonon_lines
+from simulations.reciprocal import EnergyAxis, Path
+from simulations.scattering import displacement_tensors, one_phonon_lines
+from simulations.scattering.one_phonon import amplitudes
+from simulations.scattering.path_spectra import path_model, path_spectra
 from tests.simulations.phonon_oracles import degenerate_sums, euphonic_constants
 
 SETS = 10_000

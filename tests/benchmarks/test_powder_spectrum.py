@@ -14,9 +14,8 @@ import sys
 import numpy as np
 import pytest
 
-from simulations.brillouin_zone import irreducible_mesh
-from simulations.powder import powder_spectrum
-from simulations.scattering import displacement_tensors, gaussian_bins
+from simulations.reciprocal import irreducible_mesh
+from simulations.scattering import displacement_tensors, gaussian_bins, powder_spectrum
 from tests.simulations.phonon_oracles import euphonic_constants, germanium
 
 TEMPERATURE_K = 300.0

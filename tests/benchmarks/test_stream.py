@@ -14,20 +14,22 @@ import time
 import numpy as np
 import pytest
 
-from consumers.flatbuffers_codec import (
+from consumers.state import read_manifest
+from consumers.transport import KafkaSection, KafkaSink, KafkaTopics
+from consumers.wire import (
+    Events,
+    LogSample,
+    RunBegins,
+    RunEnds,
     encode_events,
     encode_log,
     encode_run_begins,
     encode_run_ends,
 )
-from consumers.kafka_settings import KafkaSection, KafkaTopics
-from consumers.kafka_sink import KafkaSink
-from consumers.manifest_store import read_manifest
-from consumers.wire import Events, LogSample, RunBegins, RunEnds
-from simulations.kinematics import METRE_PER_SECOND_PER_SQRT_MEV, flight_time_us
-from steering.experiment_file import load_experiment
-from steering.live import LiveOptions, open_live
-from steering.measurement import build_measurement
+from simulations.constants import METRE_PER_SECOND_PER_SQRT_MEV
+from simulations.instrument import flight_time_us
+from steering.experiment import build_measurement, load_experiment
+from steering.service import LiveOptions, open_live
 from tests.kafka_broker import Topics
 from tests.steering.virtual_scan import EXAMPLES
 

@@ -11,11 +11,9 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from consumers.nxspe_file import write_nxspe
-from consumers.sns_event_file import ERROR_BIT, write_sns_events
-from simulations.instrument import Instrument
-from simulations.instruments import instrument_idf, load_instrument
-from simulations.kinematics import flight_time_us
+from consumers.recorded import write_nxspe, write_sns_events
+from consumers.recorded.event_reduction import ERROR_BIT
+from simulations.instrument import Instrument, flight_time_us, instrument_idf, load_instrument
 
 EI_MEV = 25.0
 T0_US = 60.0

@@ -32,8 +32,7 @@ from streaming_data_types.run_start_pl72 import serialise_pl72
 from streaming_data_types.run_stop_6s4t import serialise_6s4t
 from streaming_data_types.status_x5f2 import serialise_x5f2
 
-from consumers.decoding import decode
-from consumers.wire import RawMessage, WireError
+from consumers.wire import RawMessage, WireError, decode
 
 NOW_NS = 1_700_000_000_123_456_789
 NOW_MS = NOW_NS // 10**6

@@ -9,8 +9,8 @@ import numpy as np
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from consumers.flatbuffers_codec import EARLIEST_NS, LATEST_NS
-from consumers.wire import Events, LogSample, ReducedHistogram
+from consumers.wire import EARLIEST_NS, Events, LogSample, ReducedHistogram
+from consumers.wire.flatbuffers_codec import LATEST_NS
 
 TIMES = st.integers(EARLIEST_NS, LATEST_NS - 1)
 NAMES = st.text(

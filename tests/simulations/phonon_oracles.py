@@ -12,16 +12,10 @@ import numpy as np
 import pytest
 
 from simulations.constants import COULOMB_EV_A
-from simulations.crystal import Crystal
-from simulations.crystal_file import (
-    from_phonopy,
-    load_phonopy,
-    place_structure,
-    read_crystal,
-    read_force_constants,
-    to_phonopy_array,
-)
-from simulations.force_constants import ForceConstantModel, force_constant_model, to_supercell
+from simulations.crystal import Crystal, place_structure, read_crystal
+from simulations.dynamics import ForceConstantModel, force_constant_model, read_force_constants
+from simulations.dynamics.phonopy_file import from_phonopy, load_phonopy, to_phonopy_array
+from simulations.dynamics.supercell import to_supercell
 
 MEV_PER_THZ = 4.135667696923859
 SYMPREC_A = 1e-5  # phonopy shares constants among images equidistant to this, as we do

@@ -15,13 +15,11 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from simulations.brillouin_zone import ZonePoints, irreducible_mesh
-from simulations.crystal_file import from_phonopy, to_phonopy_array
-from simulations.dynamics import modes
-from simulations.force_constants import force_constant_model
-from simulations.phonon_dos import phonon_dos
+from simulations.crystal.symmetry import symmetry_dataset
+from simulations.dynamics import force_constant_model, modes, phonon_dos
+from simulations.dynamics.phonopy_file import from_phonopy, to_phonopy_array
+from simulations.reciprocal import ZonePoints, irreducible_mesh
 from simulations.scattering import displacement_tensors, one_phonon_lines
-from simulations.symmetry import symmetry_dataset
 from tests.simulations.phonon_oracles import (
     MEV_PER_THZ,
     SYMPREC_A,

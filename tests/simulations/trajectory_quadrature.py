@@ -4,7 +4,7 @@ import numpy as np
 from scipy import constants
 from scipy.special import ndtr
 
-from steering.measurement import Measurement
+from steering.experiment import Measurement
 
 
 def wave_number(energy_meV):

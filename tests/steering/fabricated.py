@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from steering.run_store import RunSnapshot, RunStore, SpectrumView
+from steering.run import (
+    RunSnapshot,
+    RunStore,
+    SpectrumView,
+    chunk_results,
+    history_entries,
+    result_document,
+)
 
 NAMES = (
     ("1NN xx", 6.92),
@@ -86,9 +93,16 @@ def snapshot(run_id: str = "ge-demo", **changes) -> RunSnapshot:
                 "chunk": chunk,
                 "psi_deg": psi,
                 "minutes": 1.0,
-                "events": {"read": 21000 + 10 * i, "folded": 6100 + i},
+                "events": {
+                    "read": 21000 + 10 * i,
+                    "folded": 6100 + i,
+                    "outside_path": 12000,
+                    "outside_energy": 2500 + 9 * i,
+                    "masked": 300,
+                    "filtered": 100,
+                },
                 "status": "folded",
-                "reason": "",
+                "reason": None,
             }
         )
         history.append(
@@ -119,6 +133,8 @@ def snapshot(run_id: str = "ge-demo", **changes) -> RunSnapshot:
     )
     last = history[-1]["parameters"]
     result = {
+        "schema_version": 1,
+        "run": run_id,
         "parameters": [
             {
                 "name": p["name"],
@@ -129,17 +145,39 @@ def snapshot(run_id: str = "ge-demo", **changes) -> RunSnapshot:
             }
             for p in last
         ],
+        "covariance": np.diag([p["sigma"] ** 2 for p in last]).tolist(),
+        "goodness_of_fit": {
+            "chi_square": 1826.0,
+            "degrees_of_freedom": 1790,
+            "reduced_chi_square": 1826 / 1790,
+            "p_value": 0.41,
+            "alarm_below": 0.0004,
+        },
         "derived": [
             {"name": "on-site xx", "unit": "eV/angstrom^2", "value": 28.4, "sigma": 0.3},
         ],
         "trusted": True,
         "reasons": ["chi-square per cell 1.02 (p = 0.41)", "chunks agree (p = 0.63)"],
         "advice": [
-            {"psi_deg": 48.0, "ei_meV": 40.0, "minutes": 4.0, "gain_per_minute": 0.412},
-            {"psi_deg": 84.0, "ei_meV": 40.0, "minutes": 3.0, "gain_per_minute": 0.377},
-            {"psi_deg": 12.0, "ei_meV": 40.0, "minutes": 4.0, "gain_per_minute": 0.301},
-            {"psi_deg": 102.0, "ei_meV": 40.0, "minutes": 2.0, "gain_per_minute": 0.122},
-            {"psi_deg": 30.0, "ei_meV": 40.0, "minutes": 2.0, "gain_per_minute": 0.064},
+            {
+                "psi_deg": psi,
+                "ei_meV": 40.0,
+                "minutes": minutes,
+                "gain_per_minute": gain,
+                "policy": "information",
+            }
+            for psi, minutes, gain in (
+                (48.0, 4.0, 0.412),
+                (84.0, 3.0, 0.377),
+                (12.0, 4.0, 0.301),
+                (102.0, 2.0, 0.122),
+                (30.0, 2.0, 0.064),
+            )
+        ],
+        "policy": "information",
+        # As ``absolute_targets``: 5 % of a parameter's size, which is at least its own error.
+        "targets": [
+            {"name": p["name"], "sigma": 0.05 * max(abs(p["value"]), p["sigma"])} for p in last
         ],
         "stop": {
             "stop": False,
@@ -156,6 +194,8 @@ def snapshot(run_id: str = "ge-demo", **changes) -> RunSnapshot:
             "masked": 2500,
             "filtered": 500,
         },
+        "chunks": chunks,
+        "notes": [],
     }
     values = {
         "run_id": run_id,
@@ -168,10 +208,10 @@ def snapshot(run_id: str = "ge-demo", **changes) -> RunSnapshot:
             "targets": {"relative_sigma": 0.05, "per_parameter": {}},
         },
         "updated_ns": 1_763_716_248_000_000_000,
-        "chunks": tuple(chunks),
+        "chunks": chunk_results(chunks),
         "spectrum": spectrum(),
-        "result": result,
-        "history": tuple(history),
+        "result": result_document(result),
+        "history": history_entries(history),
         "estimate_seconds": 0.8,
         "lag_seconds": 1.4,
     }

@@ -17,8 +17,8 @@ from pathlib import Path
 
 import structlog
 
-from consumers.kafka_settings import KafkaSection, KafkaTopics
-from steering.live import LiveOptions, open_live
+from consumers.transport import KafkaSection, KafkaTopics
+from steering.service import LiveOptions, open_live
 from tests.steering.live_stream import as_raw, live_experiment, live_measurement, live_scan
 from tests.steering.virtual_scan import EXAMPLES
 
@@ -53,7 +53,7 @@ def main() -> None:
     )
     import tempfile
 
-    from steering.fold_worker import FoldWorker, consume
+    from steering.service.fold_worker import FoldWorker, consume
     from tests.steering.live_stream import ListSource
 
     with tempfile.TemporaryDirectory() as folder:  # compile everything once

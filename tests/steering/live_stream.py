@@ -9,18 +9,22 @@ from pathlib import Path
 import numpy as np
 from safetensors import safe_open
 
-from consumers.flatbuffers_codec import (
+from consumers.state import partition_folders, read_manifest
+from consumers.wire import (
+    Events,
+    LogSample,
+    RawMessage,
+    RunBegins,
+    RunEnds,
     encode_events,
     encode_log,
     encode_run_begins,
     encode_run_ends,
 )
-from consumers.manifest_store import partition_folders, read_manifest
-from consumers.wire import Events, LogSample, RawMessage, RunBegins, RunEnds
-from simulations.kinematics import METRE_PER_SECOND_PER_SQRT_MEV, flight_time_us
-from simulations.path_choice import EnergyAxis
-from steering.experiment_file import Experiment
-from steering.measurement import Measurement, build_measurement
+from simulations.constants import METRE_PER_SECOND_PER_SQRT_MEV
+from simulations.instrument import flight_time_us
+from simulations.reciprocal import EnergySection
+from steering.experiment import Experiment, Measurement, build_measurement
 from tests.steering.virtual_scan import EXAMPLES, small_experiment
 
 SECOND = 1_000_000_000
@@ -34,7 +38,7 @@ PSI = (5.0, 17.0, 29.0, 41.0)
 def live_experiment(**source) -> Experiment:
     """The small experiment made smaller, with a live source; T0 is known."""
     experiment = small_experiment()
-    axis = EnergyAxis(min_meV=0, max_meV=39, bins=26, substeps=4)
+    axis = EnergySection(min_meV=0, max_meV=39, bins=26, substeps=4)
     path = experiment.path.model_copy(update={"bins": (5, 4), "voxel_rlu": 0.05, "energy": axis})
     return experiment.model_copy(
         update={

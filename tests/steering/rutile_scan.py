@@ -10,17 +10,16 @@ from functools import cache
 
 import numpy as np
 
-from consumers.message import ChunkStart, ChunkStop, EventBlock, Message
+from consumers.fold import ChunkStart, ChunkStop, EventBlock, Message
 from simulations.crystal import Crystal
-from simulations.crystal_file import crystal_from_cells
-from simulations.exposure import Form
-from simulations.force_constants import force_constant_model, neighbour_bonds
-from simulations.goniometer import Orientation
-from simulations.image_exposure import form_for
-from simulations.path import EnergyAxis, Path
+from simulations.crystal.placement import crystal_from_cells
+from simulations.dynamics import force_constant_model
+from simulations.dynamics.bonds import neighbour_bonds
+from simulations.fold import Form, build_voxel_map, form_for
+from simulations.instrument import Orientation
 from simulations.prior import BoxPrior
-from simulations.voxel_map import build_voxel_map
-from steering.measurement import Measurement
+from simulations.reciprocal import EnergyAxis, Path
+from steering.experiment import Measurement
 from tests.steering.virtual_scan import small_experiment, small_measurement
 
 PSI_DEG = (8.0, 37.0, 66.0)
@@ -90,7 +89,7 @@ def rutile_messages() -> tuple[Message, ...]:
     payloads = []
     for k, psi in enumerate(PSI_DEG):
         rate, _ = measurement.exact.rates(measurement.trajectories(psi), state, gradient=False)
-        _, flat = measurement.path_sums(measurement.exposure(psi))
+        _, flat = measurement.geometry.path_sums(measurement.exposure(psi))
         rate[:, measurement.energy.centres_meV < measurement.elastic_cut_meV] = 0
         expected = COUNTS * (rate / rate.sum() + BACKGROUND * flat / flat.sum())
         pixel, energy = events_of(measurement, psi, rng.poisson(expected), rng)
@@ -113,7 +112,7 @@ def rutile_messages() -> tuple[Message, ...]:
 
 def events_of(measurement: Measurement, psi_deg: float, counts, rng):
     """Pixels and energies of so many events per cell, (path_bins, energy_bins)."""
-    view, voxels = measurement.view(psi_deg, measurement.instrument), measurement.voxels
+    view, voxels = measurement.geometry.view(psi_deg, measurement.instrument), measurement.voxels
     q = view.beam_fractional - view.kf[None, :, None] * view.fractional[:, None, :]
     n = voxels.divisions
     point = np.minimum((q % 1.0) * n + 0.5, n - 0.25).astype(int) % n

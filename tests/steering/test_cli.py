@@ -11,38 +11,19 @@ import pytest
 import structlog
 
 from steering import cli
+from steering.cli._verbs import VERBS, verb
 from steering.cli.demo import minutes_saved, true_values
 from steering.cli.invert_powder import print_powder
 from steering.cli.predict import print_prediction
 from steering.cli.simulate import orientations
-from steering.experiment_file import dump_experiment, load_experiment
-from steering.run_store import save_snapshot
+from steering.experiment import dump_experiment, load_experiment
+from steering.run import save_snapshot
 from tests.steering.fabricated import snapshot
 from tests.steering.virtual_scan import VirtualScan, virtual_scan
 
 __all__ = ["virtual_scan"]
 
 ROOT = Path(__file__).resolve().parents[2]
-VERBS = (
-    "init",
-    "inspect",
-    "doctor",
-    "simulate",
-    "replay",
-    "fold",
-    "align",
-    "phonons",
-    "spectrum",
-    "prior",
-    "predict",
-    "invert-powder",
-    "serve",
-    "consume",
-    "model-server",
-    "record",
-    "train",
-    "demo",
-)
 
 
 def beamsteer(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -62,7 +43,7 @@ def test_help_names_every_verb_and_imports_nothing_heavy():
         "from steering import cli\n"
         "status = cli.run(['--help'])\n"
         "heavy = {'torch', 'numba', 'numpy', 'h5py', 'matplotlib', 'fastapi', 'pymatgen', "
-        "'phonopy', 'pydantic'}\n"
+        "'phonopy', 'pydantic', 'structlog', 'asyncio', 'steering.cli.replay'}\n"
         "print('heavy:', sorted(heavy & set(sys.modules)), 'status:', status)"
     )
     done = subprocess.run(
@@ -74,16 +55,27 @@ def test_help_names_every_verb_and_imports_nothing_heavy():
         check=True,
     )
     assert "heavy: [] status: 0" in done.stdout
-    for verb in VERBS:
-        assert verb in done.stdout
+    for name in VERBS:
+        assert name in done.stdout
 
 
-@pytest.mark.parametrize("verb", VERBS)
-def test_every_verb_has_help_with_an_example_and_json(verb, capsys):
-    assert cli.run([verb, "--help"]) == 0
-    shown = capsys.readouterr().out
-    assert f"Example: beamsteer {verb}" in " ".join(shown.split())
+@pytest.mark.parametrize("name", VERBS)
+def test_every_verb_has_help_with_an_example_and_json(name, capsys):
+    assert cli.run([name, "--help"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert f"Example: beamsteer {name}" in shown
     assert "--json" in shown
+
+
+@pytest.mark.parametrize("name", VERBS)
+def test_what_help_says_of_a_verb_is_the_first_sentence_of_its_own(name):
+    told = " ".join(verb(name).help.split())
+    assert told.partition(". ")[0].rstrip(".") == VERBS[name].rstrip(".")
+
+
+def test_every_module_of_the_command_line_is_a_verb():
+    modules = {path.stem for path in (ROOT / "steering" / "cli").glob("[!_]*.py")}
+    assert modules == {name.replace("-", "_") for name in VERBS}
 
 
 def bad_field(tmp_path: Path) -> Path:
@@ -138,6 +130,7 @@ def test_a_file_set_aside_is_told_once_and_the_last_line_counts(
         (["simulate", "examples/ge-arcs.yaml", "-o", "x", "--psi", "a"], "start:stop:step"),
         (["simulate", "examples/ge-arcs.yaml", "-o", "x", "--format", "xml"], "nxspe or sns"),
         (["predict", "germanium", "--ei", "-4"], "ei_meV is -4"),
+        (["predict", "germanium", "--ei", "1e-300"], "ei_meV is 1e-300"),
         (["predict", "germanium", "--route", "guess"], "route is 'guess'; expected one of"),
         (["serve", "none"], "none: is not there"),
         (["serve", "--host", "0.0.0.0", "--check"], "expected loopback, or a token"),  # noqa: S104
@@ -237,7 +230,7 @@ def fake_engines(monkeypatch) -> None:
             (output / f"ge_{i}.nxs.h5").write_bytes(b"")
             (output / f"ge_{i}.nxspe").write_bytes(b"")
         progress("simulated", 1.0)
-        return {"parameters": snapshot().result["parameters"]}  # type: ignore[index]
+        return {"parameters": snapshot().result.document()["parameters"]}  # type: ignore[union-attr]
 
     def replay(
         files, experiment, *, experiment_dir, output, speed, store, run_id, psi_deg, progress
@@ -245,7 +238,7 @@ def fake_engines(monkeypatch) -> None:
         assert {path.suffix for path in files} == {".h5"}  # one format, or events count twice
         store.publish(snapshot(run_id, status="finished"))
         progress("replayed", 1.0)
-        return snapshot().result
+        return snapshot().result.document()  # type: ignore[union-attr]
 
     def invert_powder(spectrum, *, temperature_K, progress):
         return {
@@ -256,9 +249,9 @@ def fake_engines(monkeypatch) -> None:
             "error_bars": "Scaled by the misfit.",
         }
 
-    monkeypatch.setattr("steering.simulate.simulate", simulate)
-    monkeypatch.setattr("steering.runs.replay", replay)
-    monkeypatch.setattr("model_server.powder_inversion.invert_powder", invert_powder)
+    monkeypatch.setattr("steering.study.simulate", simulate)
+    monkeypatch.setattr("steering.run.replay", replay)
+    monkeypatch.setattr("model_server.powder.invert_powder", invert_powder)
 
 
 def test_the_demonstration_ends_with_truth_estimate_advice_and_where_to_look(
@@ -296,6 +289,59 @@ def test_replay_leaves_what_serve_and_people_look_at(tmp_path, capsys, monkeypat
     assert json.loads(capsys.readouterr().out)["trusted"] is True
 
 
+POSCAR = "Al\n1\n0 2 2\n2 0 2\n2 2 0\nAl\n1\nDirect\n0 0 0\n"
+CIF = (
+    "data_x\n_cell_length_a {a}\n_cell_length_b 4\n_cell_length_c 4\n_cell_angle_alpha {alpha}\n"
+    "_cell_angle_beta 90\n_cell_angle_gamma 90\nloop_\n_atom_site_label\n_atom_site_fract_x\n"
+    "_atom_site_fract_y\n_atom_site_fract_z\n_atom_site_occupancy\nAl 0 0 0 {occupancy}\n"
+)
+HOSTILE_STRUCTURES = {
+    "empty": "",
+    "words": "hello\nworld\n",
+    "nul": "a\0b",
+    "brackets": "[" * 5000,
+    "number": "1e999\n",
+    "nan.POSCAR": POSCAR.replace("2", "nan"),
+    "flat.POSCAR": POSCAR.replace("2", "0"),
+    "needle.POSCAR": POSCAR.replace("0 2 2", "0 2e9 2e9"),
+    "unknown.POSCAR": POSCAR.replace("Al\n1\nD", "Xx\n1\nD"),
+    "many.POSCAR": POSCAR.replace("Al\n1\nD", "Al\n1000000\nD"),
+    "negative.POSCAR": POSCAR.replace("Al\n1\nD", "Al\n-1\nD"),
+    "overlap.POSCAR": POSCAR.replace("Al\n1\nD", "Al\n2\nD") + "0 0 0\n",
+    "short.POSCAR": POSCAR[:20],
+    "short.cif": "data_x\n_cell_length_a 3\n",
+    "nan.cif": CIF.format(a="nan", alpha=90, occupancy=1),
+    "angle.cif": CIF.format(a=4, alpha=900, occupancy=1),
+    "partial.cif": CIF.format(a=4, alpha=90, occupancy=0.5),
+    "rows.yaml": "unit_cell:\n  lattice:\n  - [ 1, 0 ]\n",
+    "types.yaml": "unit_cell: 3\nprimitive_cell: x\n",
+    "tag.yaml": "unit_cell: !!python/object/apply:os.system ['true']\n",
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE_STRUCTURES)
+@pytest.mark.parametrize("verb", [["phonons"], ["spectrum", "vision"], ["predict"]])
+def test_a_hostile_structure_is_bad_input_and_no_fault_of_ours(verb, name, tmp_path, capsys):
+    path = tmp_path / name
+    path.write_text(HOSTILE_STRUCTURES[name])
+    assert cli.run([*verb, str(path)]) == cli.BAD_INPUT
+    told = capsys.readouterr().err
+    assert "Traceback" not in told
+    assert "fault of Beamsteer" not in told
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"hello\n", bytes(range(256)) * 8, b"0\n", b"2 2\n1 1 1\n"]
+)
+@pytest.mark.parametrize("name", ["FORCE_CONSTANTS", "FORCE_SETS", "BORN", "force_constants.hdf5"])
+def test_hostile_force_constants_are_bad_input(name, content, tmp_path, capsys):
+    (tmp_path / "POSCAR").write_text(POSCAR)
+    (tmp_path / name).write_bytes(content)
+    for structure in (tmp_path, tmp_path / "POSCAR"):
+        assert cli.run(["phonons", str(structure), "--route", "given"]) == cli.BAD_INPUT
+        assert "fault of Beamsteer" not in capsys.readouterr().err
+
+
 # --- small pieces ------------------------------------------------------------------------------
 
 
@@ -325,8 +371,9 @@ def test_json_output_turns_nan_into_null(capsys):
 
 
 def test_a_result_prints_as_tables(capsys):
-    result = snapshot().result
-    assert result is not None
+    shown_run = snapshot().result
+    assert shown_run is not None
+    result = shown_run.document()
     truth = {p["name"]: p["value"] for p in result["parameters"]}
     cli._terminal.print_result(result, truth=truth)
     shown = capsys.readouterr().out

@@ -6,19 +6,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from model_server.refinement import NUISANCE_SIGMA, Observation
+from model_server.posterior import Observation
+from model_server.posterior.refinement import NUISANCE_SIGMA
 from steering.cli.demo import MINUTES, ORIENTATIONS_DEG
-from steering.experiment_file import parse_experiment
-from steering.measurement import build_measurement
-from steering.runs import Run
-from steering.simulate import simulate
+from steering.experiment import build_measurement
+from steering.experiment.experiment_file import parse_experiment
+from steering.run import Run
+from steering.study import simulate
 
 
 @pytest.mark.slow
 def test_33_of_40_intervals_hold_the_truth_within_1_5_times_the_fisher_bound(tmp_path, capsys):
     from consumers.recorded import recorded_source
 
-    text = resources.files("steering").joinpath("demo.yaml").read_text(encoding="utf-8")
+    text = resources.files("steering").joinpath("cli", "demo.yaml").read_text(encoding="utf-8")
     experiment = parse_experiment(text, name="demo.yaml")
     measurement = build_measurement(experiment, Path())
     held, ratios, lines = [], [], []

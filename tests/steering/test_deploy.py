@@ -13,11 +13,13 @@ from typing import Any
 import pytest
 import yaml
 
-from consumers.kafka_settings import FRAME_BYTES, KafkaSection, KafkaTopics
+from consumers.transport import KafkaSection, KafkaTopics
+from consumers.transport.kafka_settings import FRAME_BYTES
 from steering import cli
-from steering.api import create_app
-from steering.health import WorkerStatus
-from steering.metrics import FAMILIES, service_registry
+from steering.service import service_registry
+from steering.service.health import WorkerStatus
+from steering.service.metrics import FAMILIES
+from steering.web import create_app
 from tests.steering.fabricated import store
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -6,17 +6,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from consumers.folding import fold_events
+from consumers.fold.folding import fold_events
 from consumers.recorded import recorded_source
-from model_server.refinement import usable_cells
-from simulations.goniometer import Orientation
-from simulations.path_choice import EnergyAxis
-from simulations.symmetry import laue_rotations
+from model_server.posterior import usable_cells
+from simulations.crystal import laue_rotations
+from simulations.instrument import Orientation
+from simulations.reciprocal import EnergySection
 from simulations.virtual import VirtualExperiment, simulate_chunk
-from steering.experiment_file import Experiment, load_experiment
-from steering.measurement import build_measurement
-from steering.runs import Run
-from steering.simulate import simulate
+from steering.experiment import Experiment, build_measurement, load_experiment
+from steering.run import Run
+from steering.study import simulate
 from tests.conftest import ROOT
 from tests.simulations.trajectory_quadrature import quadrature
 
@@ -39,7 +38,7 @@ def experiment_of(crystal: str, shared: Path) -> Experiment:
             "points": "seekpath",
             "bins": None,
             "step_rlu": 0.05,
-            "energy": EnergyAxis(min_meV=0, max_meV=0.98 * ei, bins=98, substeps=4),
+            "energy": EnergySection(min_meV=0, max_meV=0.98 * ei, bins=98, substeps=4),
         }
     )
     if crystal == "ZnO":  # the slowest to simulate: wide tubes let fewer neutrons do

@@ -3,12 +3,10 @@
 import numpy as np
 import pytest
 
-from consumers.recorded import recorded_source
-from consumers.sns_event_file import read_event_run
-from steering.experiment_file import load_experiment
-from steering.measurement import build_measurement
-from steering.runs import Run
-from steering.simulate import simulate
+from consumers.recorded import read_event_run, recorded_source
+from steering.experiment import build_measurement, load_experiment
+from steering.run import Run
+from steering.study import simulate
 from tests.conftest import ROOT
 
 

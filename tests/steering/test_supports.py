@@ -10,17 +10,15 @@ import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 
-from consumers.message import ChunkStart, ChunkStop, EventBlock, HistogramBlock
-from consumers.nxspe_file import read_nxspe
+from consumers.fold import ChunkStart, ChunkStop, EventBlock, HistogramBlock
 from consumers.recorded import recorded_source
-from consumers.spe_file import write_detectors
-from simulations.background_choice import BackgroundSection
-from simulations.path import EnergyAxis
-from steering.api import create_app
-from steering.experiment_file import load_experiment
-from steering.measurement import Measurement, build_measurement, chosen_instrument
-from steering.run_store import RunStore
-from steering.runs import Run
+from consumers.recorded.nxspe_file import read_nxspe
+from consumers.recorded.spe_file import write_detectors
+from simulations.fold import BackgroundSection
+from simulations.reciprocal import EnergyAxis
+from steering.experiment import Measurement, build_measurement, chosen_instrument, load_experiment
+from steering.run import Run, RunStore
+from steering.web import create_app
 from tests.steering.virtual_scan import EXAMPLES, VirtualScan, small_measurement, virtual_scan
 
 __all__ = ["virtual_scan"]
@@ -109,7 +107,7 @@ def check_reported(run: Run, folder: Path) -> None:
     for part in (total.counts, total.signal, total.variance, total.flat):
         assert not np.any(part[~seen])
     assert np.all(np.isfinite(total.exposure))
-    weight, _ = run.measurement.path_sums(run.pooled_exposure())
+    weight, _ = run.measurement.geometry.path_sums(run.pooled_exposure())
     assert np.array_equal(weight > 0, seen)
     spectrum = run.spectrum()
     assert spectrum is not None

@@ -1,8 +1,8 @@
 """How far I(cell; phi) is off for the width of tubes and the bend of trajectories.
 
 The yardstick is the walk along trajectories with a finer zone grid, finer steps and larger blocks
-of modes that are diagonalised together than in use; tests/simulations/test_trajectories.py holds
-the walk to brute force.
+of modes that are diagonalised together than in use; the slow test of
+``tests/simulations/likelihood/test_trajectories.py`` holds the walk to brute force.
 """
 
 import os
@@ -14,14 +14,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-import simulations.trajectories as walk
-from model_server.refinement import NUISANCE_SIGMA
-from simulations.exposure import Exposure, VoxelExposure
-from simulations.folded_model import FoldedPhonons
-from simulations.voxel_map import MergedVoxels
-from simulations.zone_map import WARM_FROM_K, build_zone_map
-from steering.experiment_file import load_experiment
-from steering.measurement import ZONE_STEP, Measurement, build_measurement
+import simulations.likelihood.trajectories as walk
+from model_server.posterior.refinement import NUISANCE_SIGMA
+from simulations.fold import MergedVoxels, VoxelExposure
+from simulations.fold.exposure import Exposure
+from simulations.likelihood import FoldedPhonons, build_zone_map
+from simulations.likelihood.zone_map import WARM_FROM_K
+from steering.experiment import Measurement, build_measurement, load_experiment
+from steering.experiment.measurement import ZONE_STEP
 from tests.conftest import ROOT
 
 ORIENTATIONS = int(os.environ.get("BEAMSTEER_ORIENTATIONS", "24"))

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from simulations.path_choice import EnergyAxis, PathPoint
-from steering.experiment_file import Experiment, load_experiment
-from steering.measurement import Measurement, build_measurement
-from steering.simulate import simulate
+from simulations.reciprocal import EnergySection
+from simulations.reciprocal.path_choice import PathPoint
+from steering.experiment import Experiment, Measurement, build_measurement, load_experiment
+from steering.study import simulate
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 PSI_DEG = (5.0, 32.0, 61.0, 88.0)
@@ -42,7 +42,7 @@ def small_experiment() -> Experiment:
             "bins": (10, 8),
             "half_width_rlu": 0.1,
             "voxel_rlu": 0.035,
-            "energy": EnergyAxis(min_meV=0, max_meV=39, bins=52, substeps=4),
+            "energy": EnergySection(min_meV=0, max_meV=39, bins=52, substeps=4),
         }
     )
     return experiment.model_copy(

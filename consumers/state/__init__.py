@@ -1,0 +1,44 @@
+"""State of a live fold: dwells under assembly, closed chunks, manifest."""
+
+from consumers.state.assembled_chunk import AssembledChunk
+from consumers.state.assembly import Assembler
+from consumers.state.chunk_recording_file import read_recording, write_recording
+from consumers.state.chunk_store import ClosedChunk, close_chunk, read_chunk
+from consumers.state.manifest_store import (
+    ChunkRecord,
+    Manifest,
+    PartitionLock,
+    RunRecord,
+    file_name,
+    partition_folder,
+    partition_folders,
+    read_manifest,
+    remove_unnamed,
+    run_folder,
+    write_manifest,
+)
+from consumers.state.offset_ledger import DeadLetter
+from consumers.state.stream_clock import SECOND
+
+__all__ = [
+    "AssembledChunk",
+    "Assembler",
+    "ChunkRecord",
+    "ClosedChunk",
+    "DeadLetter",
+    "Manifest",
+    "PartitionLock",
+    "RunRecord",
+    "SECOND",
+    "close_chunk",
+    "file_name",
+    "partition_folder",
+    "partition_folders",
+    "read_chunk",
+    "read_manifest",
+    "read_recording",
+    "remove_unnamed",
+    "run_folder",
+    "write_manifest",
+    "write_recording",
+]

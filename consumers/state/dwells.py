@@ -1,0 +1,116 @@
+"""Dwells of a run: open, closed, or closed and changed by what came late.
+
+Time decides: a dwell goes on until its stop or the next start, whichever is first.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right, insort
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from consumers.state.manifest_store import ChunkRecord
+from consumers.state.offset_ledger import Place
+from consumers.wire import RunBegins, RunEnds
+
+
+@dataclass(slots=True, eq=False)
+class Dwell:
+    """One dwell, from its start message on."""
+
+    job: str
+    start_ns: int
+    begins: RunBegins | None  # None: restored, only its record is known
+    places: list[Place] = field(default_factory=list[Place])  # of start, stop and descriptors
+    ends: RunEnds | None = None
+    ends_since_ns: int = 0  # when the stop came, by the clock here
+    since_ns: int = 0  # when the start came, by the clock here
+    record: ChunkRecord | None = None  # once it was closed
+    descriptors: tuple[str, ...] = ()
+    changed_ns: int | None = None  # a late message changes what was closed
+
+    @property
+    def stop_ns(self) -> int | None:
+        """Where a message said that it stopped; None if none did."""
+        if self.ends is not None:
+            return self.ends.stop_time_ns
+        if self.record is not None and self.record.explicit_stop:
+            return self.record.stop_time_ns
+        return None
+
+    @property
+    def waiting(self) -> bool:
+        """Whether it will be assembled, for the first time or again."""
+        return self.record is None or self.changed_ns is not None
+
+
+def dwell_that_begins(begins: RunBegins, place: Place, now_ns: int) -> Dwell:
+    """A dwell by its start message; it may say when the dwell will stop."""
+    dwell = Dwell(
+        job=begins.job,
+        start_ns=begins.start_time_ns,
+        begins=begins,
+        places=[place],
+        since_ns=now_ns,
+    )
+    if begins.stop_time_ns is not None and begins.stop_time_ns > begins.start_time_ns:
+        dwell.ends = RunEnds(job=begins.job, source=begins.source, stop_time_ns=begins.stop_time_ns)
+        dwell.ends_since_ns = now_ns
+    return dwell
+
+
+class Dwells:
+    """The dwells of a run by start, one at a time."""
+
+    def __init__(self) -> None:
+        self._row: list[Dwell] = []
+
+    def __iter__(self) -> Iterator[Dwell]:
+        return iter(tuple(self._row))  # other threads count while a dwell begins
+
+    def add(self, dwell: Dwell) -> None:
+        """Put a dwell in its place."""
+        insort(self._row, dwell, key=_start)
+
+    def of_job(self, job: str) -> Dwell:
+        """The dwell of a job that began."""
+        return next(d for d in self._row if d.job == job)
+
+    def before(self, dwell: Dwell) -> Dwell | None:
+        """The one before; None for the first."""
+        i = self._row.index(dwell)
+        return self._row[i - 1] if i else None
+
+    def after(self, dwell: Dwell) -> Dwell | None:
+        """The one after; None for the last."""
+        i = self._row.index(dwell)
+        return self._row[i + 1] if i + 1 < len(self._row) else None
+
+    def ran_on_into(self, dwell: Dwell) -> Dwell | None:
+        """The recorded dwell before, if it ran on into this one, whose start came late."""
+        before = self.before(dwell)
+        if before is None or before.record is None or before.record.recording is None:
+            return None
+        return before if before.record.stop_time_ns > dwell.start_ns else None
+
+    def end_of(self, dwell: Dwell) -> int | None:
+        """Where a dwell ends as far as is known; None while it may go on."""
+        after, stop = self.after(dwell), dwell.stop_ns
+        if stop is None or after is None:
+            return after.start_ns if after is not None else stop
+        return min(stop, after.start_ns)
+
+    def around(self, time_ns: int) -> list[Dwell]:
+        """The dwell that a time falls into or follows, and the next one."""
+        i = bisect_right(self._row, time_ns, key=_start)
+        return self._row[max(i - 1, 0) : i + 1]
+
+    def between(self, first_ns: int, last_ns: int) -> list[Dwell]:
+        """Dwells that times from first to last may belong to."""
+        first = bisect_right(self._row, first_ns, key=_start)
+        last = bisect_right(self._row, last_ns, key=_start)
+        return self._row[max(first - 1, 0) : last]
+
+
+def _start(dwell: Dwell) -> int:
+    return dwell.start_ns

@@ -1,0 +1,239 @@
+"""The state of one partition: a manifest, replaced in one step, over immutable chunk files.
+
+Only what the manifest names exists. It holds how far the source was read, what was made of it and
+which files carry it, so that sums and offsets can never disagree: after a crash the source goes
+back to ``positions`` and the fold goes on from ``runs``.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+from simulations.errors import InputError
+
+SCHEMA_VERSION = 1
+NAME = "manifest.json"
+Status = Literal["folded", "set aside", "withdrawn"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Position:
+    """How far a topic of the partition is settled."""
+
+    next: int  # offset of the first message still needed
+    done: tuple[tuple[int, int], ...] = ()  # settled [first, last] beyond it, rising
+
+    def has(self, offset: int) -> bool:
+        """Whether a message at this offset is settled."""
+        return offset < self.next or any(a <= offset <= b for a, b in self.done)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ChunkRecord:
+    """One dwell that was closed."""
+
+    chunk: str
+    job: str
+    generation: int  # grows when a late message reopens the chunk
+    start_time_ns: int
+    stop_time_ns: int
+    status: Status
+    reason: str | None = None
+    file: str | None = None  # of the closed chunk, relative to the partition's folder
+    recording: str | None = None  # of its raw data, likewise
+    explicit_stop: bool = True  # whether a stop message said so
+    note: str | None = None  # e.g. closed by the next start
+    descriptors: tuple[str, ...] = ()  # bluesky's, so that a late document finds its dwell
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunRecord:
+    """All dwells of a run, in order of their start."""
+
+    chunks: tuple[ChunkRecord, ...] = ()
+    logs: Mapping[str, tuple[int, tuple[float, ...]]] = field(
+        default_factory=dict[str, tuple[int, tuple[float, ...]]]
+    )
+    closed: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Manifest:
+    """Everything that a successor needs."""
+
+    partition: int
+    generation: int = 0  # grows by one with every commit
+    positions: Mapping[str, Position] = field(default_factory=dict[str, Position])  # by topic
+    counters: Mapping[str, int] = field(default_factory=dict[str, int])
+    runs: Mapping[str, RunRecord] = field(default_factory=dict[str, RunRecord])
+
+    def files(self) -> frozenset[str]:
+        """Names of all files that exist, relative to the partition's folder."""
+        chunks = [c for run in self.runs.values() for c in run.chunks]
+        return frozenset(n for c in chunks for n in (c.file, c.recording) if n is not None)
+
+
+def partition_folder(state: Path, partition: int) -> Path:
+    """Folder of a partition inside a state folder."""
+    return state / f"partition-{partition}"
+
+
+def run_folder(partition: Path, run: str) -> Path:
+    """Folder of a run inside a partition's; a name that is no plain file name gets a safe one."""
+    return partition / file_name(run)
+
+
+def file_name(text: str) -> str:
+    """A file name for any text; texts that differ get names that differ."""
+    safe = "".join(c if c.isalnum() and c.isascii() or c in "-_." else "_" for c in text)[:80]
+    if text and safe == text and not text.startswith("."):
+        return text
+    return f"{safe.lstrip('.')}_{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+
+def partition_folders(state: Path) -> tuple[Path, ...]:
+    """Folders of all partitions that have a manifest."""
+    return tuple(sorted(p.parent for p in state.glob(f"partition-*/{NAME}")))
+
+
+def read_manifest(folder: Path) -> Manifest | None:
+    """Manifest of a partition's folder; None when it has none yet.
+
+    Raises
+    ------
+    ValueError
+        If it is damaged, or of a version that this software does not know.
+    """
+    path = folder / NAME
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return None
+    try:
+        outer = json.loads(text)
+        version, digest, body = outer["schema_version"], outer["sha256"], outer["state"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{path}: not a manifest ({error}); expected schema_version, sha256 and state. "
+            "Restore it from a backup, or start in an empty folder: the source is read again."
+        ) from error
+    if version != SCHEMA_VERSION:
+        raise InputError(
+            f"{path}: schema_version is {version}; expected {SCHEMA_VERSION}. Finish the run with "
+            "the version that began it, or start in an empty folder: the source is read again."
+        )
+    if _digest(body) != digest:
+        raise InputError(
+            f"{path}: its checksum does not match; it was changed or damaged. Restore it from a "
+            "backup, or start in an empty folder: the source is read again."
+        )
+    return Manifest(
+        partition=body["partition"],
+        generation=body["generation"],
+        positions={
+            topic: Position(next=p["next"], done=tuple((a, b) for a, b in p["done"]))
+            for topic, p in body["positions"].items()
+        },
+        counters=body["counters"],
+        runs={
+            name: RunRecord(
+                chunks=tuple(
+                    replace(ChunkRecord(**c), descriptors=tuple(c["descriptors"]))
+                    for c in run["chunks"]
+                ),
+                logs={k: (t, tuple(v)) for k, (t, v) in run["logs"].items()},
+                closed=run["closed"],
+            )
+            for name, run in body["runs"].items()
+        },
+    )
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> Manifest:
+    """Replace the manifest in one step; returns it with its generation counted up.
+
+    Raises
+    ------
+    RuntimeError
+        If somebody else has written a newer one: this process lost the partition.
+    """
+    found = read_manifest(folder)
+    there = 0 if found is None else found.generation
+    if there != manifest.generation:
+        raise RuntimeError(
+            f"{folder / NAME}: generation is {there}; expected {manifest.generation}, the one "
+            "written here last. Another process owns this partition; this one must stop."
+        )
+    manifest = replace(manifest, generation=manifest.generation + 1)
+    body = json.loads(json.dumps(asdict(manifest)))
+    document = {"schema_version": SCHEMA_VERSION, "sha256": _digest(body), "state": body}
+    temporary = folder / f"{NAME}.partial"
+    with temporary.open("w", encoding="utf-8") as file:
+        json.dump(document, file, sort_keys=True)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(folder / NAME)
+    sync_folder(folder)
+    return manifest
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames inside a folder last."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def remove_unnamed(folder: Path, manifest: Manifest) -> int:
+    """Delete chunk and recording files that the manifest does not name; returns how many."""
+    named, removed = manifest.files(), 0
+    for pattern in ("*/chunks/*", "*/recorded/*"):
+        for path in folder.glob(pattern):
+            if str(path.relative_to(folder)) not in named:
+                path.unlink(missing_ok=True)
+                removed += 1
+    return removed
+
+
+def _digest(body: object) -> str:
+    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+
+
+class PartitionLock:
+    """Only one process may own a partition's folder; the lock ends with the process.
+
+    Parameters
+    ----------
+    folder : Path
+        Folder of the partition; made if it is not there.
+
+    Raises
+    ------
+    BlockingIOError
+        If another process holds it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._file = (folder / "lock").open("w", encoding="utf-8")
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            self._file.close()
+            raise BlockingIOError(
+                f"{folder}: another process owns this partition; expected one at a time. "
+                "Stop it, or give this one a folder of its own."
+            ) from error
+
+    def release(self) -> None:
+        """Let others have it."""
+        self._file.close()

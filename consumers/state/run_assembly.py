@@ -1,0 +1,435 @@
+"""One run of a partition: its dwells, what waits for them, and the chunks that are due."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from consumers.state.assembled_chunk import AssembledChunk
+from consumers.state.closing import Closing, Patience, closing_of
+from consumers.state.dwells import Dwell, Dwells, dwell_that_begins
+from consumers.state.held_data import (
+    Held,
+    HeldData,
+    held_data,
+    held_of_recording,
+    times_of,
+)
+from consumers.state.late_data import effect_of_sample, log_name, reopened
+from consumers.state.log_series import CHARGE_LOG, LogBook, LogSeries, Sample, joined
+from consumers.state.manifest_store import ChunkRecord, RunRecord
+from consumers.state.nexus_template import log_names
+from consumers.state.offset_ledger import NOWHERE, OffsetLedger, place_of
+from consumers.state.pulses import (
+    identity,
+    in_order,
+    reduced_in_order,
+    same_data,
+    select_pulses,
+)
+from consumers.state.stream_clock import JUMP_NS, SECOND, StreamClock, Suspect
+from consumers.wire import Events, LogSample, RawMessage, ReducedHistogram, RunBegins, RunEnds
+from simulations.arrays import BoolArray
+
+Outline = Callable[[str, ChunkRecord], AssembledChunk]
+
+
+class RunAssembly:
+    """Holds what came of one run and says which of its chunks are complete.
+
+    Parameters
+    ----------
+    name : str
+        Of the run.
+    ledger : OffsetLedger
+        Of the partition.
+    outline : callable
+        (run, record) to the chunk as it was recorded; its event arrays may be empty, its
+        ``identities`` and logs may not.
+    patience : Patience
+    """
+
+    def __init__(
+        self, name: str, *, ledger: OffsetLedger, outline: Outline, patience: Patience
+    ) -> None:
+        self.name = name
+        self.dwells, self.held = Dwells(), HeldData()
+        self.logs, self.clock = LogBook(), StreamClock()
+        self._ledger, self._outline, self._patience = ledger, outline, patience
+        self._now_ns, self._finishing = 0, False  # of the last turn
+
+    def restore(self, record: RunRecord) -> None:
+        """Begin where a manifest ended."""
+        self.logs.carried = {k: (t, tuple(v)) for k, (t, v) in record.logs.items()}
+        for chunk in record.chunks:
+            self.dwells.add(
+                Dwell(
+                    job=chunk.job,
+                    start_ns=chunk.start_time_ns,
+                    begins=None,
+                    record=chunk,
+                    descriptors=chunk.descriptors,
+                )
+            )
+            self.clock.newest_ns = max(self.clock.newest_ns, chunk.stop_time_ns)
+
+    # -- messages in ----------------------------------------------------------------------------
+
+    def begin(self, raw: RawMessage, begins: RunBegins, now_ns: int) -> bool:
+        """A dwell begins; False if another one began at that time."""
+        if any(d.start_ns == begins.start_time_ns for d in self.dwells):
+            self._ledger.bury(
+                raw,
+                f"start_time is {begins.start_time_ns}, that of another job of run {self.name!r}; "
+                "expected one dwell at a time. The first start counts",
+            )
+            return False
+        self.dwells.add(dwell_that_begins(begins, place_of(raw), now_ns))
+        self.clock.bound(begins.start_time_ns)
+        return True
+
+    def end(self, raw: RawMessage, ends: RunEnds, now_ns: int) -> None:
+        """A dwell that began ends."""
+        self.clock.heard_ns = now_ns
+        dwell = self.dwells.of_job(ends.job)
+        if ends.stop_time_ns <= dwell.start_ns:
+            self._ledger.bury(
+                raw,
+                f"stop_time is {ends.stop_time_ns}; expected one after the start of job "
+                f"{ends.job!r}, {dwell.start_ns}. Check the clock of the sender",
+            )
+            return
+        known = dwell.ends.stop_time_ns if dwell.ends is not None else None
+        if dwell.record is not None and dwell.record.explicit_stop:
+            known = dwell.record.stop_time_ns
+        if known is not None:
+            if known == ends.stop_time_ns:
+                self._settle(raw, "duplicates")
+            else:
+                self._ledger.bury(
+                    raw,
+                    f"job {ends.job!r} stopped at {known} and again at {ends.stop_time_ns}; "
+                    "expected one stop. The first counts",
+                )
+            return
+        dwell.ends, dwell.ends_since_ns = ends, now_ns
+        dwell.places.append(place_of(raw))
+        if dwell.record is not None:
+            dwell.changed_ns = now_ns
+        self.clock.bound(ends.stop_time_ns)
+
+    def describe(self, raw: RawMessage, job: str, descriptor: str) -> None:
+        """A dwell that began gets a descriptor, by which later documents name it."""
+        dwell = self.dwells.of_job(job)
+        dwell.descriptors = tuple(sorted({*dwell.descriptors, descriptor}))
+        if dwell.record is None:
+            dwell.places.append(place_of(raw))
+        else:
+            self._settle(raw, "logs")
+
+    def sample(self, raw: RawMessage, sample: LogSample, now_ns: int) -> None:
+        """A log has a new value."""
+        self.clock.heard_ns = now_ns
+        if len(sample.value) != 1:
+            self._settle(raw, "logs")  # no dwell is described by a vector
+            return
+        value, t = float(sample.value[0]), sample.time_ns
+        known = self.logs.at(sample.source, t)
+        if known is not None:
+            if known.value == value or (np.isnan(value) and np.isnan(known.value)):
+                self._settle(raw, "duplicates")
+            else:
+                self._ledger.bury(
+                    raw,
+                    f"log {sample.source!r} has the values {known.value} and {value} at the "
+                    f"time {t}; expected one. The first counts",
+                )
+            return
+        self.clock.advance(raw, t, now_ns)
+        changed = self._changed_by_sample(sample.source, t)
+        if changed is None:
+            self._settle(raw, "duplicates")  # the next dwell may begin with it all the same
+            self.logs.add(sample.source, Sample(t, value, NOWHERE, now_ns))
+            return
+        self.logs.add(sample.source, Sample(t, value, place_of(raw), now_ns))
+        for dwell in changed:
+            dwell.changed_ns = now_ns
+
+    def _changed_by_sample(self, source: str, time_ns: int) -> list[Dwell] | None:
+        """Closed dwells that a sample changes; None when one of them has it already."""
+        changed: list[Dwell] = []
+        for dwell in self.dwells.around(time_ns):
+            if dwell.record is None or dwell.record.recording is None:
+                continue
+            stop = self.dwells.end_of(dwell)
+            if stop is not None and time_ns >= stop:
+                continue
+            effect = effect_of_sample(self._outline(self.name, dwell.record), source, time_ns)
+            if effect == "known":
+                return None
+            if effect == "changes":
+                changed.append(dwell)
+        return changed
+
+    def hold(self, raw: RawMessage, value: Events | ReducedHistogram, now_ns: int) -> None:
+        """Data came; what is not known waits for its dwell to close."""
+        self.clock.heard_ns = now_ns
+        own = identity(value)
+        same = self.held.known(own)
+        if same is not None:
+            if same_data(same.value, value):
+                self._settle(raw, "duplicates")
+            else:
+                self._ledger.bury(
+                    raw,
+                    f"source {own[0]!r} sent message {own[1]} of time {own[2]} twice with other "
+                    "content; expected one. The first counts",
+                )
+            return
+        times = times_of(value)
+        if len(times) == 0:
+            self._settle(raw, "empty")
+            return
+        if value.job is None:
+            self.clock.advance(raw, int(times.max()), now_ns)
+        held = held_data(value, raw, now_ns)
+        for dwell in self._near(held):
+            if dwell.record is None:
+                continue
+            mine = self._pulses_of(dwell, held)
+            if not mine.any():
+                continue
+            part = select_pulses(value, mine) if isinstance(value, Events) else value
+            if dwell.record.recording is None or identity(part) in (
+                self._outline(self.name, dwell.record).identities
+            ):
+                held.left = held.left & ~mine
+            else:
+                dwell.changed_ns = now_ns
+        if not held.left.any():
+            self._settle(raw, "duplicates")
+            return
+        self.held.add(held)
+
+    def _near(self, held: Held) -> list[Dwell]:
+        """Dwells that data may belong to."""
+        if held.value.job is not None:
+            return [d for d in self.dwells if d.job == held.value.job]
+        return self.dwells.between(held.first_ns, int(held.times.max()))
+
+    def _pulses_of(self, dwell: Dwell, held: Held) -> BoolArray:
+        return held.pulses_of(dwell, self.dwells.end_of(dwell))
+
+    # -- chunks out -----------------------------------------------------------------------------
+
+    def due(self, now_ns: int, *, finish: bool) -> list[AssembledChunk]:
+        """Chunks that are complete, or changed after they were closed.
+
+        Parameters
+        ----------
+        now_ns : int
+            Clock here.
+        finish : bool
+            The stream has ended: close what is open and settle what is left.
+        """
+        self._now_ns, self._finishing = now_ns, finish
+        chunks: list[AssembledChunk] = []
+        for dwell in self.dwells:
+            if dwell.record is None:
+                end_ns = self.dwells.end_of(dwell)
+                end = closing_of(
+                    dwell,
+                    end_ns=end_ns,
+                    after=self.dwells.after(dwell),
+                    newest_ns=self.held.newest_of(dwell) if end_ns is None else None,
+                    clock=self.clock,
+                    patience=self._patience,
+                    now_ns=now_ns,
+                    finish=finish,
+                )
+                if end is not None:
+                    before = self.dwells.ran_on_into(dwell)
+                    if before is not None:
+                        chunks.append(self._assemble_again(before))
+                    chunks.append(self._assemble(dwell, end))
+            elif dwell.changed_ns is not None and (
+                finish or now_ns - dwell.changed_ns >= self._patience.settle_ns
+            ):
+                chunks.append(self._assemble_again(dwell))
+        self._drop_between()
+        return chunks
+
+    def closed(self, job: str, record: ChunkRecord) -> None:
+        """The chunk of a job is on disk."""
+        self.dwells.of_job(job).record = record
+        self._settle_samples()
+
+    def _assemble(self, dwell: Dwell, end: Closing) -> AssembledChunk:
+        begins = dwell.begins
+        if begins is None:
+            raise RuntimeError(f"job {dwell.job!r} has no start; this is a fault of Beamsteer")
+        names = log_names(begins.structure)
+        logs: dict[str, LogSeries] = {}
+        for source in self.logs.sources:
+            named = log_name(names, source)
+            series = self.logs.series(
+                source,
+                dwell.start_ns,
+                end.stop_ns,
+                carry=named.name != CHARGE_LOG,
+                unit=named.unit,
+            )
+            if len(series.time_ns):
+                logs[named.name] = series
+        events, reduced = self._parts(dwell, end.stop_ns)
+        self._settle_bounds(dwell)
+        return AssembledChunk(
+            run=self.name,
+            job=dwell.job,
+            chunk=begins.chunk,
+            generation=0,
+            instrument_name=begins.instrument_name,
+            structure=begins.structure,
+            start_time_ns=dwell.start_ns,
+            stop_time_ns=end.stop_ns,
+            explicit_stop=end.explicit,
+            note=end.note,
+            descriptors=dwell.descriptors,
+            logs=dict(sorted(logs.items())),
+            events=in_order(events),
+            reduced=reduced_in_order(reduced),
+        )
+
+    def _assemble_again(self, dwell: Dwell) -> AssembledChunk:
+        """The chunk as recorded together with what came late."""
+        record = dwell.record
+        if record is None or record.recording is None:
+            raise RuntimeError(f"job {dwell.job!r} was not recorded; this is a fault of Beamsteer")
+        known = self._outline(self.name, record)
+        explicit = record.explicit_stop or dwell.ends is not None
+        end = self.dwells.end_of(dwell)
+        if end is None:
+            newest = self.held.newest_of(dwell)
+            end = record.stop_time_ns if newest is None else max(record.stop_time_ns, newest + 1)
+        names = log_names(known.structure)
+        logs = dict(known.logs)
+        for source in self.logs.samples:
+            named = log_name(names, source)
+            late = self.logs.series(
+                source, dwell.start_ns, end, carry=named.name != CHARGE_LOG, unit=named.unit
+            )
+            logs[named.name] = joined(logs.get(named.name), late, dwell.start_ns, end)
+        self._give_back(known, end)
+        events, reduced = self._parts(dwell, end)
+        self._settle_bounds(dwell)
+        self._ledger.counters["reopened"] += 1
+        return reopened(
+            known,
+            generation=record.generation + 1,
+            stop_time_ns=end,
+            explicit_stop=explicit,
+            note=None if explicit else record.note,
+            descriptors=dwell.descriptors,
+            logs=logs,
+            events=events,
+            reduced=reduced,
+        )
+
+    def _give_back(self, known: AssembledChunk, end_ns: int) -> None:
+        """What a recording has beyond the end of its dwell may belong to another one."""
+        for events in known.events:
+            beyond = events.reference_time_ns >= end_ns
+            if beyond.any():
+                self.held.give_back(held_of_recording(events, beyond, self._now_ns))
+        sources = {named.name: source for source, named in log_names(known.structure).items()}
+        for name, log in known.logs.items():
+            self.logs.give_back(sources.get(name, name), log, end_ns, self._now_ns)
+
+    def _parts(self, dwell: Dwell, end_ns: int) -> tuple[list[Events], list[ReducedHistogram]]:
+        """Take what belongs to a dwell out of what is held."""
+        events: list[Events] = []
+        reduced: list[ReducedHistogram] = []
+        for held in self.held:
+            mine = held.pulses_of(dwell, end_ns)
+            if not mine.any():
+                continue
+            if isinstance(held.value, Events):
+                events.append(select_pulses(held.value, mine))
+            else:
+                reduced.append(held.value)
+            held.left = held.left & ~mine
+            held.used = True
+        self._settle_used_up()
+        return events, reduced
+
+    # -- what belongs nowhere -------------------------------------------------------------------
+
+    def _drop_between(self) -> None:
+        """Count pulses of no dwell, once the stream is well beyond them."""
+        finish, since_ns = self._finishing, self._now_ns - self._patience.lateness_ns
+        for suspect in self.clock.without_witness(None if finish else since_ns):
+            self._drop_suspect(suspect)
+        limit = self.clock.newest_ns - self._patience.lateness_ns
+        for held in self.held:
+            if not finish and (held.first_ns >= limit or held.since_ns > since_ns):
+                continue
+            old = held.left & (finish | (held.times < limit))
+            for dwell in self.dwells:
+                if dwell.waiting:
+                    old &= ~self._pulses_of(dwell, held)
+            if old.any():
+                if isinstance(held.value, Events):
+                    lost = select_pulses(held.value, old)
+                    self._ledger.counters["events_between_chunks"] += len(lost.time_of_flight_ns)
+                held.left = held.left & ~old
+        self._settle_used_up()
+        self._settle_samples()
+
+    def _drop_suspect(self, suspect: Suspect) -> None:
+        """A message that jumped ahead of the stream and stayed alone; not if a dwell has it."""
+        raw, t = suspect.raw, suspect.time_ns
+        held = self.held.of_message(raw)
+        if held is not None:
+            if any(self._pulses_of(d, held).any() for d in self._near(held)):
+                return
+            self.held.remove(held)
+        else:
+            source = self.logs.source_of(place_of(raw))
+            if source is None or any(d.start_ns <= t for d in self.dwells if d.record is None):
+                return
+            self.logs.remove(source, place_of(raw))
+        self._ledger.bury(
+            raw,
+            f"time is {t}, {(t - self.clock.newest_ns) / SECOND:.0f} s ahead of the stream of run "
+            f"{self.name!r}, and no other message agrees; expected a step of at most "
+            f"{JUMP_NS // SECOND} s. Check the sender's clock",
+        )
+
+    # -- accounts -------------------------------------------------------------------------------
+
+    def _settle(self, raw: RawMessage, outcome: str) -> None:
+        self._ledger.settle(place_of(raw), outcome)
+
+    def _settle_bounds(self, dwell: Dwell) -> None:
+        """Start, stop and descriptors are in the chunk; nothing late is left."""
+        for place in dwell.places:
+            self._ledger.settle(place, "bounds")
+        dwell.places.clear()
+        dwell.changed_ns = None
+
+    def _settle_used_up(self) -> None:
+        for held in self.held.used_up():
+            self._settle(held.raw, "data" if held.used else "between_chunks")
+
+    def _settle_samples(self) -> None:
+        """Samples that no open dwell needs: the newest is carried, the others are done with."""
+        limit = self.clock.newest_ns - self._patience.lateness_ns
+        waiting = [d.start_ns for d in self.dwells if d.waiting]
+        limit = min([limit, *waiting])
+        if self._finishing and not waiting:
+            limit = max(limit, self.logs.beyond_ns)
+        # a topic that is read later may still bring the dwell of a new sample
+        since_ns = None if self._finishing else self._now_ns - self._patience.lateness_ns
+        for place in self.logs.settle(limit, since_ns):
+            self._ledger.settle(place, "logs")

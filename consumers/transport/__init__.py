@@ -1,0 +1,34 @@
+"""How bytes come and go: Kafka, ZMQ, tape files, dead letters."""
+
+from consumers.transport.dead_letters import DeadLetters
+from consumers.transport.kafka_connection import create_topics
+from consumers.transport.kafka_settings import KafkaSection, KafkaTopics, consumer_arguments
+from consumers.transport.kafka_sink import KafkaSink
+from consumers.transport.kafka_source import KafkaSource
+from consumers.transport.source_choice import SourceSection
+from consumers.transport.tape_file import TapeReader, TapeWriter, read_tape
+from consumers.transport.tape_sink import TapeSink
+from consumers.transport.tape_source import Taped, TapeSource
+from consumers.transport.zmq_settings import ZmqSection
+from consumers.transport.zmq_sink import zmq_sink
+from consumers.transport.zmq_source import zmq_source
+
+__all__ = [
+    "DeadLetters",
+    "KafkaSection",
+    "KafkaSink",
+    "KafkaSource",
+    "KafkaTopics",
+    "SourceSection",
+    "TapeReader",
+    "TapeSink",
+    "TapeSource",
+    "TapeWriter",
+    "Taped",
+    "ZmqSection",
+    "consumer_arguments",
+    "create_topics",
+    "read_tape",
+    "zmq_sink",
+    "zmq_source",
+]

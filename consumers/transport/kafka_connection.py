@@ -1,0 +1,230 @@
+"""Opening a connection to Kafka, and what the errors of its library mean to the reader."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+from uuid import UUID
+
+from kafka import KafkaAdminClient, errors
+from kafka.net.compat import KafkaNetClient
+
+from consumers.transport.kafka_settings import KafkaSection
+from simulations.errors import InputError
+
+Client = TypeVar("Client")
+REFUSALS = (
+    errors.SaslAuthenticationFailedError,
+    errors.UnsupportedSaslMechanismError,
+    errors.AuthorizationError,
+)
+MISSING_TOPIC, FORBIDDEN_TOPIC = 3, 29  # error codes of Kafka's protocol
+
+
+def explain(error: Exception, section: KafkaSection) -> Exception:
+    """Error for the reader: which setting, its value, what was expected, what to do."""
+    servers = section.bootstrap_servers
+    if isinstance(error, errors.TopicAuthorizationFailedError):
+        topics = ", ".join(sorted(map(str, error.args[0]))) if error.args else "a topic"
+        return ConnectionError(
+            f"kafka.user is {section.user}, which may not use {topics} at {servers}; expected READ "
+            "rights on topics that are read and WRITE on ours. Ask who runs the broker for them."
+        )
+    if isinstance(error, errors.GroupAuthorizationFailedError):
+        return ConnectionError(
+            f"kafka.group is {section.group}, which user {section.user} may not join at {servers}; "
+            "expected READ rights on it. Ask who runs the broker, or take the group they gave you."
+        )
+    if isinstance(error, errors.AuthorizationError):
+        return ConnectionError(
+            f"kafka.user is {section.user}, which lacks rights at {servers} ({error}); expected "
+            "IDEMPOTENT_WRITE and topic rights. Ask who runs the broker for them."
+        )
+    if isinstance(
+        error, (errors.SaslAuthenticationFailedError, errors.UnsupportedSaslMechanismError)
+    ):
+        return ConnectionError(
+            f"kafka.user is {section.user}, whom {servers} does not let in with "
+            f"{section.sasl_mechanism} and the password of {section.password_variable}; expected a "
+            "known name, password and sasl_mechanism, and a listener for "
+            f"{section.security_protocol}. Correct them."
+        )
+    if isinstance(error, errors.UnsupportedCodecError):
+        return ValueError(
+            f"A message is compressed in a way that this installation cannot undo ({error}); "
+            "expected none or gzip. Install the package of that compression (lz4, python-snappy, "
+            "zstandard), or set compression.type of the topic."
+        )
+    if isinstance(error, errors.CorruptRecordError):
+        return ConnectionError(
+            f"A message from {servers} fails its checksum ({error}); expected what was sent. It "
+            "will be read again; where it stays so, the broker's disk is damaged."
+        )
+    if isinstance(error, (errors.KafkaTimeoutError, errors.KafkaConnectionError)):
+        also = ", kafka.user and its password" if section.sasl_mechanism else ""
+        return ConnectionError(
+            f"kafka.bootstrap_servers is {servers}, where nobody answers as Kafka with "
+            f"{section.security_protocol} within {section.connect_timeout_s:g} s; expected a "
+            f"broker. Start it (`make kafka`), or correct address, kafka.security_protocol{also}."
+        )
+    return ConnectionError(f"kafka.bootstrap_servers is {servers}, which answers: {error}")
+
+
+def _reach(section: KafkaSection) -> None:
+    """Wait until one of the brokers takes a connection; the library would leave sockets open."""
+    servers = [server.strip().rpartition(":") for server in section.bootstrap_servers.split(",")]
+    end = time.monotonic() + section.connect_timeout_s
+    reason = OSError("no address")
+    while True:
+        for host, _, port in servers:
+            left = max(0.1, end - time.monotonic())
+            try:
+                socket.create_connection((host.strip("[]"), int(port)), timeout=left).close()
+            except OSError as error:
+                reason = error
+            else:
+                return
+        if time.monotonic() >= end:
+            raise explain(errors.KafkaConnectionError(str(reason)), section) from reason
+        time.sleep(min(0.2, section.connect_timeout_s))
+
+
+class _Refusals(logging.Handler):
+    """Why a broker refused: the library reports it, and raises only that time is up."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.last: Exception | None = None
+        self.hung_up = False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        for value in record.args if isinstance(record.args, tuple) else ():
+            if isinstance(value, REFUSALS):
+                self.last = value
+            elif isinstance(value, errors.KafkaConnectionError):
+                self.hung_up = True
+
+
+def open_client(
+    make: Callable[..., Client], section: KafkaSection, arguments: Mapping[str, Any]
+) -> Client:
+    """Consumer, producer or admin client that has reached its broker.
+
+    Raises
+    ------
+    ConnectionError
+        If nobody answers within ``connect_timeout_s``, or the broker lets nobody in.
+    """
+    _reach(section)
+    made: list[KafkaNetClient] = []
+
+    def remember(**configs: Any) -> KafkaNetClient:
+        made.append(KafkaNetClient(**configs))
+        return made[-1]
+
+    refusals = _Refusals()
+    reports = logging.getLogger("kafka.net.manager")
+    reports.addHandler(refusals)
+    try:
+        return make(**arguments, kafka_client=remember)
+    except errors.KafkaError as error:
+        for client in made:
+            client.close()  # its thread would go on trying
+        cause = refusals.last or error
+        if section.sasl_mechanism and refusals.hung_up and refusals.last is None:
+            # Brokers answer and hang up at once; the library may see the latter only.
+            cause = errors.SaslAuthenticationFailedError()
+        raise explain(cause, section) from error
+    finally:
+        reports.removeHandler(refusals)
+
+
+def describe_topics(
+    section: KafkaSection, arguments: Mapping[str, Any], topics: tuple[str, ...]
+) -> dict[str, tuple[int, UUID | None]]:
+    """Number of partitions and identity of every topic.
+
+    Raises
+    ------
+    ConnectionError
+        If there is no broker, or it lets nobody in.
+    ValueError
+        If a topic is not there, or the numbers of partitions differ.
+    """
+    known = {key: arguments[key] for key in arguments if key in KafkaAdminClient.DEFAULT_CONFIG}
+    client = open_client(KafkaAdminClient, section, known)
+    try:
+        found = client.describe_topics(list(topics))
+    except errors.KafkaError as error:
+        raise explain(error, section) from error
+    finally:
+        client.close()
+    codes = {topic["name"]: topic["error_code"] for topic in found}
+    if forbidden := [name for name in topics if codes.get(name) == FORBIDDEN_TOPIC]:
+        raise explain(errors.TopicAuthorizationFailedError(forbidden), section)
+    if missing := [name for name in topics if codes.get(name, MISSING_TOPIC) != 0]:
+        raise InputError(
+            f"kafka.topics names {', '.join(missing)}, which {section.bootstrap_servers} does not "
+            "have; expected topics that are there. Correct kafka.topics.prefix or the names, "
+            "create the topics, or set those that this instrument does not have to null."
+        )
+    partitions = {topic["name"]: len(topic["partitions"]) for topic in found}
+    if len(set(partitions.values())) > 1:
+        counts = ", ".join(f"{name}: {partitions[name]}" for name in topics)
+        raise InputError(
+            f"kafka.topics have different numbers of partitions ({counts}); expected equal ones, "
+            "because partition p of all of them holds the same runs. Recreate the topics that "
+            "differ, or add partitions where there are too few before a run begins."
+        )
+    return {
+        topic["name"]: (
+            partitions[topic["name"]],
+            None if topic["topic_id"] is None else UUID(str(topic["topic_id"])),
+        )
+        for topic in found
+    }
+
+
+def create_topics(
+    section: KafkaSection, arguments: Mapping[str, Any], partitions: int
+) -> tuple[str, ...]:
+    """Make the topics of an instrument that are not there, ours included; returns their names.
+
+    Parameters
+    ----------
+    section : KafkaSection
+    arguments : mapping
+        Of the client library.
+    partitions : int
+        Of the topics that are read; ours get one.
+
+    Raises
+    ------
+    ConnectionError
+        If there is no broker, or it lets nobody in.
+    """
+    ours = ("folded", "estimates", "advice", "heartbeat", "dead_letters")
+    wanted = dict.fromkeys(section.topics.read, partitions)
+    wanted |= {str(section.topics.name(field)): 1 for field in ours}
+    known = {key: arguments[key] for key in arguments if key in KafkaAdminClient.DEFAULT_CONFIG}
+    client = open_client(KafkaAdminClient, section, known)
+    try:
+        there = {
+            topic["name"]
+            for topic in client.describe_topics(list(wanted))
+            if topic["error_code"] == 0
+        }
+        missing = {name: n for name, n in wanted.items() if name not in there}
+        if missing:
+            client.create_topics(
+                {n: {"num_partitions": p, "replication_factor": 1} for n, p in missing.items()},
+                wait_for_metadata=True,  # pyright: ignore[reportCallIssue]
+            )
+    except errors.KafkaError as error:
+        raise explain(error, section) from error
+    finally:
+        client.close()
+    return tuple(missing)

@@ -1,0 +1,175 @@
+"""Messages into Kafka, confirmed and in order."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import structlog
+from kafka import KafkaProducer, errors
+
+from consumers.transport.kafka_connection import explain, open_client
+from consumers.transport.kafka_settings import KafkaSection, producer_arguments
+from simulations.errors import InputError
+
+log = structlog.get_logger()
+
+
+class KafkaSink:
+    """Sends messages, confirmed by all replicas, once and in order; a ``wire.Sink``.
+
+    What is sent waits in ``buffer_bytes`` of memory until the broker has confirmed it; ``send``
+    blocks while that is full.
+
+    Parameters
+    ----------
+    section : KafkaSection
+        Connection and limits.
+    environment : mapping
+        Where passwords are.
+
+    Raises
+    ------
+    ConnectionError
+        If no broker answers within ``connect_timeout_s``, or it lets nobody in.
+    """
+
+    def __init__(
+        self, section: KafkaSection, *, environment: Mapping[str, str] = os.environ
+    ) -> None:
+        self._section = section
+        self._producer: Any = open_client(
+            KafkaProducer, section, producer_arguments(section, environment)
+        )
+        self._change = threading.Condition()  # callbacks come in the library's thread
+        self._waiting = 0  # messages
+        self._waiting_bytes = 0
+        self._failed = 0
+        self._cause: Exception | None = None
+        self._closed = False
+
+    def send(
+        self,
+        topic: str,
+        value: bytes,
+        *,
+        key: bytes | None = None,
+        headers: Sequence[tuple[str, bytes]] = (),
+    ) -> None:
+        """Hand over one message; messages with the same key arrive in order.
+
+        Raises
+        ------
+        ValueError
+            If it is larger than ``max_message_bytes``.
+        ConnectionError
+            If the buffer stays full for ``patience_s``, the topic is not there, or the broker
+            refused an earlier message.
+        """
+        size = len(value) + len(key or b"") + sum(len(n) + len(v) for n, v in headers)
+        if len(value) > self._section.max_message_bytes:
+            raise InputError(
+                f"kafka.max_message_bytes is {self._section.max_message_bytes}, and a message for "
+                f"{topic} has {len(value)} bytes; expected at most that many. Raise it here and "
+                "message.max.bytes of the broker, or send fewer events at once."
+            )
+        with self._change:
+            self._raise_failures()
+            there_is_room = self._change.wait_for(
+                lambda: (
+                    self._failed
+                    or not self._waiting
+                    or self._waiting_bytes + size <= self._section.buffer_bytes
+                ),
+                timeout=self._section.patience_s,
+            )
+            self._raise_failures()
+            if not there_is_room:
+                raise ConnectionError(
+                    f"kafka.buffer_bytes is {self._section.buffer_bytes}, filled by "
+                    f"{self._waiting} messages that {self._section.bootstrap_servers} has not "
+                    f"confirmed within kafka.patience_s = {self._section.patience_s:g} s; "
+                    "expected a broker that keeps up. Start it, or relieve it."
+                )
+            self._waiting += 1
+            self._waiting_bytes += size
+        try:
+            future = self._producer.send(topic, value, key=key, headers=list(headers))
+        except Exception as error:
+            self._done(size, None)
+            if isinstance(error, errors.KafkaTimeoutError):
+                raise ConnectionError(
+                    f"Topic {topic} is not there, or {self._section.bootstrap_servers} is gone: "
+                    f"nothing was heard within {self._section.connect_timeout_s:g} s; expected "
+                    "the topic. Create it, correct kafka.topics, or start the broker."
+                ) from error
+            if isinstance(error, errors.KafkaError):
+                raise explain(error, self._section) from error
+            raise
+        future.add_callback(lambda _: self._done(size, None))
+        future.add_errback(lambda error: self._done(size, error))
+
+    def _done(self, size: int, error: Exception | None) -> None:
+        with self._change:
+            self._waiting -= 1
+            self._waiting_bytes -= size
+            if error is not None:
+                self._failed += 1
+                self._cause = self._cause or error
+            self._change.notify_all()
+
+    def _raise_failures(self) -> None:
+        """Say once that messages did not arrive; the next call starts to count anew."""
+        if not self._failed:
+            return
+        failed, cause = self._failed, self._cause
+        self._failed, self._cause = 0, None
+        why = explain(cause, self._section) if cause is not None else None
+        if isinstance(cause, errors.MessageSizeTooLargeError):
+            why = ConnectionError(
+                f"message.max.bytes of {self._section.bootstrap_servers} or of the topic is "
+                f"smaller than kafka.max_message_bytes ({self._section.max_message_bytes}); "
+                "expected at least as much. Raise the broker's."
+            )
+        raise ConnectionError(
+            f"{failed} messages did not arrive, {self._waiting} still wait. {why}"
+        ) from cause
+
+    def flush(self, timeout_s: float = 30.0) -> None:
+        """Return when everything sent has been confirmed.
+
+        Raises
+        ------
+        ConnectionError
+            If it has not within the time-out, or the broker refused some of it; with counts.
+        """
+        end = time.monotonic() + timeout_s
+        with self._change:
+            self._change.wait_for(lambda: not self._waiting, timeout=max(0.0, timeout_s))
+            self._raise_failures()
+            if self._waiting:
+                over = time.monotonic() - end + timeout_s
+                raise ConnectionError(
+                    f"{self._waiting} messages ({self._waiting_bytes} bytes) wait for "
+                    f"{self._section.bootstrap_servers} after {over:.1f} s; expected them to be "
+                    "confirmed. Start the broker: they are tried again meanwhile."
+                )
+
+    def close(self) -> None:
+        """Flush and leave.
+
+        Raises
+        ------
+        ConnectionError
+            If not everything sent has arrived; the connection is closed all the same.
+        """
+        if self._closed:
+            return
+        self._closed = True
+        try:
+            self.flush()
+        finally:
+            self._producer.close(timeout=1.0)

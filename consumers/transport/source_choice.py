@@ -1,0 +1,48 @@
+"""The source section of an experiment file: where messages come from."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from consumers.transport.kafka_settings import KafkaSection
+from consumers.transport.zmq_settings import ZmqSection
+from simulations.section import Number, Positive, Section, Text, expected
+
+
+class SourceSection(Section):
+    """Where chunks come from, and how long a worker waits for what is late."""
+
+    kind: Literal["files", "kafka", "zmq"] = Field(
+        default="files", description="`files` (recorded), `kafka` or `zmq` (live)"
+    )
+    run: Text | None = Field(
+        default=None, description="run of live messages without a key; the file's name by default"
+    )
+    psi_log: Text = Field(default="s1", description="log of raw events that holds psi in degrees")
+    ei_meV: Positive | None = Field(
+        default=None,
+        description="incident energy of event data in meV, or null: the one that they log",
+    )
+    t0_us: Number | None = Field(
+        default=None,
+        description="emission time of event data in microseconds, or null: the instrument's own",
+    )
+    kafka: KafkaSection | None = Field(default=None, description="connection of kind kafka")
+    zmq: ZmqSection | None = Field(default=None, description="connection of kind zmq")
+    settle_s: Positive = Field(
+        default=2.0, description="a dwell closes this long after its stop; what is late reopens it"
+    )
+    lateness_s: Positive = Field(
+        default=60.0, description="data of no dwell are dropped, and counted, after so long"
+    )
+    timeout_s: Positive = Field(
+        default=600.0, description="a dwell without a stop closes after so much silence"
+    )
+
+    @model_validator(mode="after")
+    def _connected(self) -> SourceSection:
+        if self.kind != "files" and getattr(self, self.kind) is None:
+            raise expected(f"a section source.{self.kind} for kind {self.kind}. Add it.")
+        return self

@@ -1,0 +1,62 @@
+"""What travels on the wire: values, codecs and their hostile-input checks."""
+
+from consumers.wire.decoding import DOCUMENT_HEADER, decode
+from consumers.wire.flatbuffers_codec import (
+    EARLIEST_NS,
+    DataVariable,
+    encode_data_array,
+    encode_events,
+    encode_heartbeat,
+    encode_log,
+    encode_reduced,
+    encode_run_begins,
+    encode_run_ends,
+)
+from consumers.wire.msgpack_codec import MAX_MESSAGE_BYTES, pack, refuse_pickle
+from consumers.wire.values import (
+    Described,
+    Description,
+    Events,
+    Heartbeat,
+    LogSample,
+    PartitionOwner,
+    RawMessage,
+    RawSource,
+    ReducedHistogram,
+    RunBegins,
+    RunEnds,
+    Sink,
+    WireError,
+    WireValue,
+)
+
+__all__ = [
+    "DOCUMENT_HEADER",
+    "DataVariable",
+    "Described",
+    "Description",
+    "EARLIEST_NS",
+    "Events",
+    "Heartbeat",
+    "LogSample",
+    "MAX_MESSAGE_BYTES",
+    "PartitionOwner",
+    "RawMessage",
+    "RawSource",
+    "ReducedHistogram",
+    "RunBegins",
+    "RunEnds",
+    "Sink",
+    "WireError",
+    "WireValue",
+    "decode",
+    "encode_data_array",
+    "encode_events",
+    "encode_heartbeat",
+    "encode_log",
+    "encode_reduced",
+    "encode_run_begins",
+    "encode_run_ends",
+    "pack",
+    "refuse_pickle",
+]

@@ -1,0 +1,327 @@
+"""A model bundle: a frozen network with a card that says what it is and what it is for.
+
+A bundle is a folder of ``weights.safetensors``, ``card.json`` (what the program reads) and
+``MODEL_CARD.md`` (what a person reads). Nothing in it is executed. It carries a hash of the
+experiment it was trained for and refuses any other.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor
+
+from model_server.networks.architectures import ARCHITECTURES, Network, VariationalEncoder
+from model_server.networks.autoencoders import CoarseGrid, encoder_input
+from simulations.arrays import FloatArray, SingleArray
+from simulations.errors import InputError
+from simulations.fold import CellSums
+
+FORMAT = 1
+WEIGHTS, CARD, MODEL_CARD = "weights.safetensors", "card.json", "MODEL_CARD.md"
+
+
+class BundleError(InputError):
+    """A bundle is missing, damaged or of another version; the message says what."""
+
+
+class BundleMismatchError(BundleError):
+    """A bundle was trained for another experiment."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Domain:
+    """What must agree between training and use."""
+
+    parameter_names: tuple[str, ...]
+    path_hkl: FloatArray  # (path bins, 3) centres of the path bins, r.l.u.
+    energy_edges_meV: FloatArray  # (energy bins + 1,)
+
+    def parts(self) -> dict[str, str]:
+        """One hash per part, so that a mismatch can be named."""
+
+        def digest(value: Any) -> str:
+            return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:16]
+
+        def numbers(array: FloatArray) -> list[Any]:
+            return (np.round(np.asarray(array, dtype=float), 6) + 0.0).tolist()
+
+        return {
+            "parameter names": digest(list(self.parameter_names)),
+            "path": digest(numbers(self.path_hkl)),
+            "energy axis": digest(numbers(self.energy_edges_meV)),
+        }
+
+    @property
+    def hash(self) -> str:
+        """Hash of everything that must agree."""
+        return hashlib.sha256("".join(self.parts().values()).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Bundle:
+    """A frozen network and what it is for; ``estimate`` takes milliseconds.
+
+    The spread that it returns is not an error bar: parameters to which the spectrum does not
+    respond come out narrow and wrong. It serves as a ``FirstGuess`` for the refinement.
+    """
+
+    name: str
+    parameter_names: tuple[str, ...]
+    prior_mean: FloatArray  # (parameters,) eV/angstrom^2
+    prior_sigma: FloatArray  # (parameters,)
+    grid: CoarseGrid
+    network: Network
+    card: Mapping[str, Any]  # architecture, experiment hash, training, measured accuracy
+
+    @classmethod
+    def load(cls, name_or_folder: str | Path) -> Bundle:
+        """Load a shipped bundle by name, or a folder.
+
+        Raises
+        ------
+        BundleError
+            If it is missing, damaged, of another version or of an unknown architecture.
+        """
+        name = str(name_or_folder)
+        shipped = resources.files("model_server") / "bundles"
+        folder = shipped / name if name in shipped_bundles() else Path(name)
+        try:
+            card = json.loads((folder / CARD).read_text(encoding="utf-8"))
+            tensors = load_tensors((folder / WEIGHTS).read_bytes())
+        except (OSError, SafetensorError, json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise BundleError(
+                f"model {name!r} cannot be loaded ({type(error).__name__}: {error}); expected one "
+                f"of {', '.join(shipped_bundles()) or 'no shipped bundle'}, or a folder with "
+                f"{WEIGHTS} and {CARD}. Make one with `beamsteer train`."
+            ) from error
+        try:
+            return cls._from_parts(Path(name).name, card, tensors)
+        except (KeyError, TypeError, RuntimeError, ValueError) as error:
+            if isinstance(error, BundleError):
+                raise
+            raise BundleError(
+                f"model {name!r} is damaged or of another version ({type(error).__name__}: {error})"
+            ) from error
+
+    @classmethod
+    def _from_parts(cls, name: str, card: dict[str, Any], tensors: dict[str, Tensor]) -> Bundle:
+        if card["format"] != FORMAT:
+            raise BundleError(
+                f"model {name!r}: format is {card['format']}; this version reads {FORMAT}. "
+                "Train it again."
+            )
+        # Bundles trained before cards named it are of the only architecture there was.
+        architecture = card.get("architecture", VariationalEncoder.architecture)
+        if architecture not in ARCHITECTURES:
+            raise BundleError(
+                f"model {name!r}: architecture is {architecture!r}; this version knows "
+                f"{', '.join(ARCHITECTURES)}. Train it again, or use the version that wrote it."
+            )
+        grid = CoarseGrid(**card["grid"])
+        names = tuple(card["parameters"]["names"])
+        return cls(
+            name=name,
+            parameter_names=names,
+            prior_mean=np.array(card["parameters"]["prior_mean"], dtype=float),
+            prior_sigma=np.array(card["parameters"]["prior_sigma"], dtype=float),
+            grid=grid,
+            network=ARCHITECTURES[architecture](
+                card["network"], tensors, inputs=grid.inputs, parameters=len(names)
+            ),
+            card={**card, "architecture": architecture},
+        )
+
+    def save(self, folder: Path) -> None:
+        """Write the bundle into a folder, which is made; existing files are replaced."""
+        folder.mkdir(parents=True, exist_ok=True)
+        tensors = {k: v.contiguous() for k, v in self.network.tensors().items()}
+        (folder / WEIGHTS).write_bytes(save_tensors(tensors))
+        (folder / CARD).write_text(json.dumps(self.card, indent=1) + "\n", encoding="utf-8")
+        (folder / MODEL_CARD).write_text(model_card(self.card), encoding="utf-8")
+
+    def check(self, domain: Domain) -> None:
+        """Refuse an experiment that the bundle was not trained for.
+
+        Raises
+        ------
+        BundleMismatchError
+            Naming what differs.
+        """
+        trained: dict[str, str] = self.card["experiment"]["parts"]
+        wrong = [part for part, value in domain.parts().items() if trained.get(part) != value]
+        if wrong:
+            names = ", ".join(self.parameter_names)
+            raise BundleMismatchError(
+                f"model {self.name!r} was trained for another experiment: {' and '.join(wrong)} "
+                f"differ (its parameters: {names}). Set `model: null` to go on without an encoder, "
+                "or train a bundle for this experiment with `beamsteer train`."
+            )
+
+    def _inputs(
+        self, intensity: ArrayLike, sigma: ArrayLike | None, exposure: ArrayLike | None
+    ) -> tuple[SingleArray, FloatArray]:
+        """What the network sees of a spectrum, and how many cells of it are known."""
+        x = np.asarray(intensity, dtype=float)
+        known = np.isfinite(x)
+        if exposure is not None:
+            D = np.asarray(exposure, dtype=float)
+        elif sigma is not None and np.shape(sigma) == x.shape:
+            D = self._exposure(x, np.asarray(sigma, dtype=float), known)
+        else:
+            D = np.ones_like(x)
+        if x.ndim != 2 or D.shape != x.shape:
+            raise ValueError(
+                f"intensity has shape {x.shape} and exposure {D.shape}; expected (path bins, "
+                "energy bins) for both"
+            )
+        known &= D > 0
+        D = np.where(known, D, 0.0)
+        coarse = encoder_input(
+            self.grid.sums(np.where(known, x, 0.0) * D),
+            self.grid.sums(D),
+            self.grid.sums(known) / (self.grid.path_group * self.grid.energy_group),
+        )
+        return coarse, self.grid.sums(known)
+
+    @staticmethod
+    def _exposure(x: FloatArray, sigma: FloatArray, known: NDArray[np.bool_]) -> FloatArray:
+        """Exposure of counts: I / sigma^2; where nothing was counted, the median of its row."""
+        counted = known & (x > 0) & (sigma > 0)
+        D = np.where(counted, x / np.where(counted, sigma, 1.0) ** 2, np.nan)
+        overall = float(np.median(D[counted])) if counted.any() else 1.0
+        for row in range(len(D)):
+            here = counted[row]
+            fill = float(np.median(D[row, here])) if here.any() else overall
+            D[row, known[row] & ~here] = fill
+        return np.nan_to_num(D)
+
+    def estimate(
+        self,
+        intensity: ArrayLike,
+        sigma: ArrayLike | None = None,
+        exposure: ArrayLike | None = None,
+    ) -> tuple[FloatArray, FloatArray]:
+        """Force constants of a folded spectrum.
+
+        Parameters
+        ----------
+        intensity : (path bins, energy bins) array_like
+            I = S / D; NaN where D = 0. Any scale.
+        sigma : (path bins, energy bins) array_like, optional
+            sqrt(V) / D. Gives the weights of cells when ``exposure`` is not given.
+        exposure : (path bins, energy bins) array_like, optional
+            D. With it cells are joined with their proper weight, as in training.
+
+        Returns
+        -------
+        values : (parameters,) float64
+            eV/angstrom^2, in the order of ``parameter_names``.
+        spread : (parameters,) float64
+            Standard deviation over latent samples. Not an error bar.
+
+        Raises
+        ------
+        ValueError
+            If the shape is not the one trained for, or no cell is known.
+        """
+        inputs, known = self._inputs(intensity, sigma, exposure)
+        if not known.any():
+            raise InputError(
+                "no cell of the spectrum that the encoder sees is known; fold more data"
+            )
+        centre, spread = self.network.read(inputs)
+        return self.prior_mean + self.prior_sigma * centre, self.prior_sigma * spread
+
+    def guess(self, sums: CellSums) -> FloatArray:
+        """One place to begin a fit at, (1, parameters), eV/angstrom^2.
+
+        Raises
+        ------
+        ValueError
+            As ``estimate``.
+        """
+        values, _ = self.estimate(sums.intensity, sums.sigma, sums.exposure)
+        return values[None]
+
+    def latent_distance(
+        self,
+        intensity: ArrayLike,
+        sigma: ArrayLike | None = None,
+        exposure: ArrayLike | None = None,
+    ) -> float:
+        """How far a spectrum lies from the training spectra: about 1 inside, large outside."""
+        inputs, _ = self._inputs(intensity, sigma, exposure)
+        return self.network.distance(inputs)
+
+
+def shipped_bundles() -> tuple[str, ...]:
+    """Names of the bundles that come with the package."""
+    folder = resources.files("model_server") / "bundles"
+    if not folder.is_dir():
+        return ()
+    return tuple(sorted(f.name for f in folder.iterdir() if (f / CARD).is_file()))
+
+
+def model_card(card: Mapping[str, Any]) -> str:
+    """Write the card of a bundle for people, in Markdown."""
+    names = card["parameters"]["names"]
+    rows = "\n".join(
+        f"| {name} | {mean:.4f} | {sigma:.4f} | "
+        + " | ".join(f"{level['r2'][k]:.3f}" for level in card["accuracy"])
+        + " |"
+        for k, (name, mean, sigma) in enumerate(
+            zip(
+                names,
+                card["parameters"]["prior_mean"],
+                card["parameters"]["prior_sigma"],
+                strict=True,
+            )
+        )
+    )
+    heads = " | ".join(f"R2, {level['label']}" for level in card["accuracy"])
+    rule = "---|" * (3 + len(card["accuracy"]))
+    training = "\n".join(f"- {key}: {value}" for key, value in card["training"].items())
+    experiment = "\n".join(
+        f"- {key}: {value}" for key, value in card["experiment"].items() if key != "parts"
+    )
+    return f"""# {card["title"]}
+
+{card["purpose"]}
+
+Architecture: `{card["architecture"]}`.
+
+## For which experiment
+
+{experiment}
+
+The bundle refuses an experiment whose path, energy axis or parameter names differ. Instrument,
+incident energy, temperature and tube width are recorded above but not enforced: a spectrum from
+elsewhere shows as a large latent distance.
+
+## Accuracy on {card["test_spectra"]} simulated spectra it was not trained on
+
+| parameter | prior mean (eV/angstrom^2) | prior sigma | {heads} |
+|{rule}
+{rows}
+
+## What it is not
+
+Its spread is not an error bar. A parameter with a low R2 above is read from the prior, not from the
+data, and still comes out with a narrow spread. Error bars come from the refinement.
+
+## Training
+
+{training}
+"""

@@ -1,0 +1,143 @@
+"""The Laplace posterior, and what stands where in theta."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from model_server.posterior._scipy import solve_transposed
+from simulations.arrays import FloatArray
+
+NUISANCES = ("ln scale", "ln flat background", "ln exposure background", "ln resolution width")
+CAN_STRENGTH = "ln can strength"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ThetaLayout:
+    """What stands where in theta, (P,): K parameters of the model, then ``NUISANCES``, then a can.
+
+    All but the parameters are natural logarithms.
+    """
+
+    parameter_names: tuple[str, ...]
+    parameter_units: tuple[str, ...]
+    has_can: bool = False  # theta ends with the logarithm of the can's strength
+
+    @property
+    def n_parameters(self) -> int:
+        """K."""
+        return len(self.parameter_names)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Name of every entry, (P,)."""
+        can = (CAN_STRENGTH,) if self.has_can else ()
+        return (*self.parameter_names, *NUISANCES, *can)
+
+    @property
+    def size(self) -> int:
+        """P."""
+        return len(self.names)
+
+    @property
+    def parameters(self) -> slice:
+        """The model's parameters, K entries."""
+        return slice(0, self.n_parameters)
+
+    @property
+    def nuisances(self) -> slice:
+        """All the rest."""
+        return slice(self.n_parameters, self.size)
+
+    @property
+    def log_amplitudes(self) -> slice:
+        """Scale, flat background and exposure background, three entries."""
+        return slice(self.log_scale, self.log_width)
+
+    @property
+    def centred_at_zero(self) -> slice:
+        """Nuisances whose prior is centred at zero: width, and strength of the can."""
+        return slice(self.log_width, self.size)
+
+    @property
+    def log_scale(self) -> int:
+        """Counts over rate of the model."""
+        return self.n_parameters
+
+    @property
+    def log_flat_background(self) -> int:
+        """Strength of the background that is flat in time of flight."""
+        return self.n_parameters + 1
+
+    @property
+    def log_exposure_background(self) -> int:
+        """Strength of the background that is proportional to exposure."""
+        return self.n_parameters + 2
+
+    @property
+    def log_width(self) -> int:
+        """Width of the resolution over the nominal one."""
+        return self.n_parameters + 3
+
+    @property
+    def log_can(self) -> int | None:
+        """Strength of the can over what was measured or predicted; None without."""
+        return self.n_parameters + 4 if self.has_can else None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Posterior:
+    """Laplace posterior of the model's parameters and nuisances."""
+
+    model: str  # what the forward model calls itself
+    layout: ThetaLayout
+    theta: FloatArray  # (P,) most probable
+    precision: FloatArray  # (P, P), prior included
+    covariance: FloatArray  # (K, K) of the parameters, marginal over nuisances
+    objective: float  # minus log posterior up to a constant
+    converged: bool
+    iterations: int
+    expected: FloatArray = field(repr=False)  # (path_bins, energy_bins) lambda, all orientations
+    phonon: FloatArray = field(repr=False)  # the model's part of the same
+    totals: FloatArray = field(repr=False)  # (orientations,) expected counts in the usable cells
+    can: FloatArray | None = field(default=None, repr=False)  # the can's part of ``expected``
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the parameters, (K,)."""
+        return self.layout.parameter_names
+
+    @property
+    def units(self) -> tuple[str, ...]:
+        """Units of the parameters, (K,)."""
+        return self.layout.parameter_units
+
+    @property
+    def values(self) -> FloatArray:
+        """Most probable parameters, (K,)."""
+        return self.theta[self.layout.parameters]
+
+    @property
+    def sigma(self) -> FloatArray:
+        """Standard deviations of the parameters, (K,)."""
+        return np.sqrt(np.diag(self.covariance))
+
+    @property
+    def scale(self) -> float:
+        """Counts over rate of the model."""
+        return float(np.exp(self.theta[self.layout.log_scale]))
+
+    @property
+    def can_scale(self) -> float | None:
+        """Scale times strength of the can; None where theta has no can."""
+        at = self.layout.log_can
+        if at is None:
+            return None
+        return float(np.exp(self.theta[self.layout.log_scale] + self.theta[at]))
+
+    def draws(self, n: int, rng: np.random.Generator) -> FloatArray:
+        """Draw theta ``n`` times, (n, P)."""
+        lower = np.asarray(np.linalg.cholesky(self.precision), dtype=np.float64)
+        normal = rng.standard_normal((self.layout.size, n))
+        return self.theta + solve_transposed(lower, normal).T

@@ -1,0 +1,178 @@
+"""Trust: whether the model explains the data, looked at after every chunk of a run.
+
+A run is looked at many times, so its false-alarm rate is spent over the looks (look k gets
+``alpha * 6 / (pi k)^2``); a 5 % test repeated at every chunk would alarm in a quarter of good runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from model_server.posterior._scipy import chi_square_tail, normal_tail
+from model_server.posterior.posterior import Posterior
+from simulations.arrays import BoolArray, FloatArray
+from simulations.fold import CellSums
+from simulations.prior import BoxPrior
+
+ALPHA_PER_RUN = 0.05
+MODEL_ERROR = 0.02  # relative error the one-phonon model of a tube may have in a group of cells
+LINE_SHIFT_BINS = 0.03  # error of a line's place in a tube, in energy bins
+GROUP_COUNTS = 10.0  # cells along energy are joined until this many counts are expected
+SCATTER_BETWEEN_CHUNKS = 0.05  # charge and self-shielding may move the scale of a chunk by this
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Trust:
+    """Verdict on the newest estimate, with what it rests on."""
+
+    trusted: bool
+    reasons: tuple[str, ...]
+    chi_square: float
+    degrees_of_freedom: int
+    p_value: float
+    threshold: float  # the p-value below which this look alarms
+
+    @property
+    def reduced_chi_square(self) -> float:
+        """Chi-square per degree of freedom."""
+        return self.chi_square / max(self.degrees_of_freedom, 1)
+
+
+def residual_sigma(sums: CellSums, expected: FloatArray) -> FloatArray:
+    """(data - expected) / standard deviation of every cell; NaN where D = 0."""
+    variance = sums.variance if sums.gaussian else expected
+    known = (sums.exposure > 0) & (variance > 0)
+    spread = np.sqrt(np.where(known, variance, 1.0))
+    return np.where(known, (sums.signal - expected) / spread, np.nan)
+
+
+def grouped(
+    sums: CellSums, expected: FloatArray, use: BoolArray
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Join neighbouring energies of a path bin until ``GROUP_COUNTS`` are expected.
+
+    Returns
+    -------
+    data, expected, variance : (groups,) float64
+        A rest too small to stand alone is left out. The variance holds counting, and what the
+        model of a tube may be wrong by: ``MODEL_ERROR`` of the rate and a shift of
+        ``LINE_SHIFT_BINS`` of the lines.
+    """
+    data: list[float] = []
+    model: list[float] = []
+    variance: list[float] = []
+    slope = np.zeros_like(expected)
+    slope[:, 1:] = np.abs(np.diff(expected, axis=1))
+    slope[:, :-1] = np.maximum(slope[:, :-1], slope[:, 1:])
+    for b in range(use.shape[0]):
+        n = m = v = shift = 0.0
+        for e in np.flatnonzero(use[b]):
+            n += sums.signal[b, e]
+            m += expected[b, e]
+            v += sums.variance[b, e] if sums.gaussian else expected[b, e]
+            shift += LINE_SHIFT_BINS * slope[b, e]
+            if sums.gaussian or m >= GROUP_COUNTS:
+                data.append(n)
+                model.append(m)
+                variance.append(v + (MODEL_ERROR * m) ** 2 + shift**2)
+                n = m = v = shift = 0.0
+    return np.array(data), np.array(model), np.array(variance)
+
+
+def assess(
+    *,
+    sums: CellSums,
+    posterior: Posterior,
+    prior: BoxPrior,
+    use: BoolArray,
+    look: int,
+    chunk_ratios: Sequence[tuple[str, float, float]] = (),
+    q_squared: FloatArray | None = None,
+) -> Trust:
+    """Judge the newest estimate.
+
+    Parameters
+    ----------
+    sums : CellSums
+        All chunks together.
+    posterior : Posterior
+        Its ``expected`` holds lambda of the same chunks.
+    prior : BoxPrior
+        Parameters far outside it are a sign of a wrong model.
+    use : (path_bins, energy_bins) bool
+        Cells the estimate rests on.
+    look : int
+        1 for the first chunk of the run, counting up.
+    chunk_ratios : sequence of (chunk, observed counts, expected counts)
+        For the consistency of every chunk with the rest.
+    q_squared : (path_bins, energy_bins), optional
+        Mean Q^2 of the cells, 1/angstrom^2: tells an excess at low Q.
+    """
+    threshold = ALPHA_PER_RUN * 6 / (np.pi * max(look, 1)) ** 2
+    reasons: list[str] = []
+    data, model, variance = grouped(sums, posterior.expected, use)
+    statistic = float(np.sum((data - model) ** 2 / variance)) if len(data) else 0.0
+    freedom = max(len(data) - posterior.layout.size, 1)
+    p_value = chi_square_tail(statistic, freedom) if len(data) else 1.0
+    if p_value < threshold / 2:
+        where = _low_q_hint(sums, posterior.expected, use, q_squared)
+        reasons.append(
+            f"goodness of fit: chi-square {statistic:.0f} for {freedom} degrees of freedom "
+            f"({statistic / freedom:.2f} each, p = {p_value:.1e}, alarm below "
+            f"{threshold / 2:.1e}): {posterior.model} does not explain the data{where}"
+        )
+    if not posterior.converged:
+        reasons.append("the refinement did not converge: measure on, or check lattice and u, v")
+    outside = np.abs(posterior.values - prior.mean) / (prior.sigma * np.sqrt(3.0))
+    for name, unit, value, distance in zip(
+        posterior.names, posterior.units, posterior.values, outside, strict=True
+    ):
+        if distance > 1.5:
+            short = unit.replace("angstrom", "A")
+            reasons.append(
+                f"parameter {name} = {value:.3g} {short} lies {distance:.1f} half-widths from the "
+                "middle of its prior box: the model or the structure is doubtful"
+            )
+    reasons.extend(_inconsistent_chunks(chunk_ratios, threshold / 2))
+    return Trust(
+        trusted=not reasons,
+        reasons=tuple(reasons),
+        chi_square=statistic,
+        degrees_of_freedom=freedom,
+        p_value=p_value,
+        threshold=threshold / 2,
+    )
+
+
+def _inconsistent_chunks(ratios: Sequence[tuple[str, float, float]], threshold: float) -> list[str]:
+    reasons: list[str] = []
+    for chunk, observed, expected in ratios:
+        if expected < GROUP_COUNTS:
+            continue
+        sigma = np.sqrt(expected + (SCATTER_BETWEEN_CHUNKS * expected) ** 2)
+        z = (observed - expected) / sigma
+        if 2 * normal_tail(abs(z)) * max(len(ratios), 1) < threshold:
+            reasons.append(
+                f"chunk {chunk} has {observed:.0f} counts where {expected:.0f} are expected "
+                f"({z:+.1f} sigma): moved sample, dead bank or wrong charge? Withdraw it or look"
+            )
+    return reasons
+
+
+def _low_q_hint(
+    sums: CellSums, expected: FloatArray, use: BoolArray, q_squared: FloatArray | None
+) -> str:
+    if q_squared is None:
+        return ""
+    low = use & (q_squared < np.median(q_squared[use]))
+    high = use & ~low
+    excess: list[float] = []
+    for part in (low, high):
+        n, m = sums.signal[part].sum(), expected[part].sum()
+        excess.append((n - m) / np.sqrt(max(m, 1.0)))
+    if excess[0] > 5 and excess[0] > 2 * abs(excess[1]):
+        return f"; the excess sits at low Q ({excess[0]:+.0f} sigma), as magnetic scattering would"
+    return ""

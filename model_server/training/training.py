@@ -1,0 +1,409 @@
+"""Training a bundle on simulated folded spectra, with noise and coverage drawn afresh.
+
+The spectra come as expected rates on the encoder's coarse grid: counts per unit scale and the
+exposure that belongs to them. Scale, background and Poisson noise are drawn anew whenever a
+spectrum is seen, so that a few thousand simulated spectra go a long way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from model_server.networks import (
+    FORMAT,
+    Bundle,
+    CoarseGrid,
+    Decoder,
+    Domain,
+    Encoder,
+    Regressor,
+    VariationalEncoder,
+    encoder_input,
+    kl_to_normal,
+    sample_latent,
+)
+from simulations.arrays import FloatArray, SingleArray
+from simulations.errors import InputError
+from simulations.fold import VoxelExposure, sum_voxels
+from simulations.likelihood import FoldedPhonons
+from simulations.prior import BoxPrior
+from simulations.progress import Progress
+
+"""Called with what is being done and the share that is finished, 0 to 1."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class TrainingSpectra:
+    """Simulated spectra on the coarse grid; every array starts with (spectra,)."""
+
+    parameters: FloatArray  # (spectra, parameters) eV/angstrom^2
+    rate: SingleArray  # (spectra, rows, columns) expected phonon counts per unit scale
+    exposure: SingleArray  # (spectra, rows, columns) D
+    coverage: SingleArray  # (spectra, rows, columns) share of fine cells with D > 0
+
+    def __len__(self) -> int:
+        """Number of spectra."""
+        return len(self.parameters)
+
+    def __getitem__(self, rows: NDArray[np.int64] | slice) -> TrainingSpectra:
+        """Some of the spectra."""
+        return TrainingSpectra(
+            parameters=self.parameters[rows],
+            rate=self.rate[rows],
+            exposure=self.exposure[rows],
+            coverage=self.coverage[rows],
+        )
+
+
+def joined_spectra(parts: Sequence[TrainingSpectra]) -> TrainingSpectra:
+    """Spectra of several simulations, interleaved so that any tail holds some of each."""
+    shortest = min(len(p) for p in parts)
+    return TrainingSpectra(
+        **{
+            name: np.stack([getattr(p, name)[:shortest] for p in parts], axis=1).reshape(
+                shortest * len(parts), *getattr(parts[0], name).shape[1:]
+            )
+            for name in ("parameters", "rate", "exposure", "coverage")
+        }
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Recipe:
+    """How a bundle is trained."""
+
+    latent: int = 20
+    hidden: int = 160
+    regressor_hidden: int = 128
+    epochs: int = 150
+    batch: int = 64
+    learning_rate: float = 1.5e-3
+    weight_decay: float = 1e-3
+    kl_weight: float = 1e-3
+    reconstruction_weight: float = 0.3
+    counts: tuple[float, float] = (300.0, 300_000.0)  # phonon counts in a spectrum, log-uniform
+    background: tuple[float, float] = (0.0, 2.0)  # background counts over phonon counts, uniform
+    test_share: float = 0.1
+
+
+def simulate_spectra(
+    forward: FoldedPhonons,
+    exposures: Sequence[VoxelExposure],
+    parameters: FloatArray,
+    grid: CoarseGrid,
+    rng: np.random.Generator,
+    *,
+    coverages: int = 24,
+    per_set: int = 4,
+    progress: Progress | None = None,
+) -> TrainingSpectra:
+    """Simulate folded spectra of many force-constant sets under random coverages.
+
+    A coverage is the sum over a random set of orientations, from a single one to all, each with a
+    random dwell time.
+
+    Parameters
+    ----------
+    forward : FoldedPhonons
+        Exact folded forward model.
+    exposures : sequence of VoxelExposure
+        One per orientation.
+    parameters : (sets, parameters) float64
+        Dynamically stable force constants, eV/angstrom^2.
+    grid : CoarseGrid
+        What the encoder sees.
+    rng : numpy.random.Generator
+        Source of coverages.
+    coverages : int
+        Different coverages in all.
+    per_set : int
+        Coverages under which each set is simulated.
+    progress : callable, optional
+        Told how far it is.
+
+    Returns
+    -------
+    TrainingSpectra
+        ``sets * per_set`` of them.
+    """
+    n_bins = forward.energy.n_bins
+    combined: list[VoxelExposure] = []
+    weights: list[FloatArray] = []
+    shares: list[FloatArray] = []
+    fine = grid.path_group * grid.energy_group
+    for k in range(coverages):
+        # from one orientation to all of them, evenly on a logarithmic scale
+        size = int(np.rint(len(exposures) ** (k / max(coverages - 1, 1))))
+        chosen = rng.choice(len(exposures), size=size, replace=False)
+        dwell = rng.uniform(0.3, 1.7, size)
+        total = exposures[chosen[0]].scaled(float(dwell[0]))
+        for which, minutes in zip(chosen[1:], dwell[1:], strict=True):
+            total = total + exposures[which].scaled(float(minutes))
+        full = np.zeros((forward.voxels.n_path_bins, n_bins))
+        D = sum_voxels(total.weight, forward.voxels)
+        full[:, : D.shape[1]] = D
+        combined.append(total)
+        weights.append(grid.sums(full))
+        shares.append(grid.sums(full > 0) / fine)
+    rates: list[FloatArray] = []
+    which_coverage: list[int] = []
+    for s, phi in enumerate(parameters):
+        state = forward.prepare(phi)
+        for k in rng.choice(coverages, size=per_set, replace=False):
+            rates.append(grid.sums(forward.rates(combined[k], state, gradient=False)[0]))
+            which_coverage.append(int(k))
+        if progress is not None:
+            progress("simulating spectra", (s + 1) / len(parameters))
+    order = np.array(which_coverage)
+    return TrainingSpectra(
+        parameters=np.repeat(parameters, per_set, axis=0),
+        rate=np.array(rates, dtype=np.float32),
+        exposure=np.array(weights, dtype=np.float32)[order],
+        coverage=np.array(shares, dtype=np.float32)[order],
+    )
+
+
+def noisy_inputs(
+    spectra: TrainingSpectra, recipe: Recipe, rng: np.random.Generator
+) -> tuple[SingleArray, SingleArray]:
+    """Draw scale, background and counts, and what the encoder sees of them.
+
+    Returns
+    -------
+    noisy : (spectra, inputs) float32
+        With counting noise and background.
+    clean : (spectra, rows * columns) float32
+        Spectrum part without either: what the decoder should rebuild.
+    """
+    rate = spectra.rate.astype(float)
+    D = spectra.exposure.astype(float)
+    n = len(spectra)
+    low, high = np.log(recipe.counts)
+    counts = np.exp(rng.uniform(low, high, n))[:, None, None]
+    signal = counts * rate / np.maximum(rate.sum(axis=(1, 2), keepdims=True), 1e-300)
+    ratio = rng.uniform(*recipe.background, n)[:, None, None]
+    slope = rng.uniform(-0.5, 0.5, n)[:, None, None] * np.linspace(-1, 1, D.shape[2])
+    shape = D * (1 + slope)
+    background = ratio * counts * shape / np.maximum(shape.sum(axis=(1, 2), keepdims=True), 1e-300)
+    drawn = rng.poisson(signal + background)
+    noisy = encoder_input(drawn, D, spectra.coverage)
+    clean = encoder_input(signal, D, spectra.coverage)
+    return noisy, clean[:, : clean.shape[1] // 2]
+
+
+def train_bundle(
+    spectra: TrainingSpectra,
+    *,
+    domain: Domain,
+    grid: CoarseGrid,
+    prior: BoxPrior,
+    title: str,
+    experiment: dict[str, Any],
+    seed: int,
+    recipe: Recipe | None = None,
+    progress: Progress | None = None,
+) -> Bundle:
+    """Train encoder and regressor on simulated spectra.
+
+    Parameters
+    ----------
+    spectra : TrainingSpectra
+        Sets that share force constants must be neighbours; the last tenth is kept for the test.
+    domain : Domain
+        Experiment that the bundle will accept.
+    grid : CoarseGrid
+        Grid of ``spectra``.
+    prior : BoxPrior
+        Box that the parameters were drawn from.
+    title : str
+        Heading of the model card.
+    experiment : dict
+        What else to record of the experiment: instrument, incident energy, temperature.
+    seed : int
+        The same seed gives the same weights on the same machine and number of threads.
+    recipe : Recipe, optional
+        Sizes and schedule.
+    progress : callable, optional
+        Told how far it is.
+
+    Returns
+    -------
+    Bundle
+        Not saved yet; ``bundle.card["accuracy"]`` holds R2 on the spectra kept for the test.
+
+    Raises
+    ------
+    ValueError
+        If names and parameters disagree or there are too few spectra.
+    """
+    recipe = recipe or Recipe()
+    if prior.names != domain.parameter_names or spectra.parameters.shape[1] != len(prior.names):
+        raise InputError(
+            f"prior is for {len(prior.names)} parameters, the domain for "
+            f"{len(domain.parameter_names)}, the spectra for {spectra.parameters.shape[1]}; "
+            "expected the same names in the same order"
+        )
+    n_test = int(len(spectra) * recipe.test_share)
+    if n_test < 1 or len(spectra) - n_test < recipe.batch:
+        raise InputError(
+            f"{len(spectra)} spectra are too few to train on in batches of {recipe.batch} and keep "
+            f"a share of {recipe.test_share} for the test"
+        )
+    rng = np.random.default_rng(seed)
+    train, test = spectra[: len(spectra) - n_test], spectra[len(spectra) - n_test :]
+    rows, columns = grid.shape
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        encoder = Encoder(grid.inputs, recipe.hidden, recipe.latent)
+        decoder = Decoder(recipe.latent, recipe.hidden, rows * columns)
+        regressor = Regressor(recipe.latent, recipe.regressor_hidden, len(prior.names))
+        _fit(encoder, decoder, regressor, train, prior, recipe, rng, progress)
+    for module in (encoder, regressor):
+        module.eval()
+        module.requires_grad_(False)
+    accuracy, latents = _accuracy(encoder, regressor, test, prior, recipe)
+    card = {
+        "format": FORMAT,
+        "architecture": VariationalEncoder.architecture,
+        "title": title,
+        "purpose": "Reads force constants from a folded spectrum in milliseconds, as a first guess "
+        "for the refinement. Variational encoder with a coverage channel, then a regressor.",
+        "experiment": {"hash": domain.hash, "parts": domain.parts(), **experiment},
+        "parameters": {
+            "names": list(prior.names),
+            "unit": "eV/angstrom^2",
+            "prior_mean": prior.mean.tolist(),
+            "prior_sigma": prior.sigma.tolist(),
+        },
+        "grid": {
+            "path_bins": grid.path_bins,
+            "first_energy": grid.first_energy,
+            "energy_bins": grid.energy_bins,
+            "path_group": grid.path_group,
+            "energy_group": grid.energy_group,
+        },
+        "network": {
+            "hidden": recipe.hidden,
+            "latent": recipe.latent,
+            "regressor_hidden": recipe.regressor_hidden,
+        },
+        "training": {
+            "seed": seed,
+            "spectra": len(train),
+            "epochs": recipe.epochs,
+            "phonon counts per spectrum": f"{recipe.counts[0]:g} to {recipe.counts[1]:g}",
+            "background over phonon counts": f"{recipe.background[0]:g} to "
+            f"{recipe.background[1]:g}",
+            "torch": torch.__version__,
+        },
+        "test_spectra": len(test),
+        "accuracy": accuracy,
+    }
+    return Bundle(
+        name=title,
+        parameter_names=prior.names,
+        prior_mean=prior.mean,
+        prior_sigma=prior.sigma,
+        grid=grid,
+        network=VariationalEncoder(
+            encoder=encoder,
+            regressor=regressor,
+            latent_mean=latents.mean(axis=0),
+            latent_precision=np.asarray(
+                np.linalg.inv(np.cov(latents.T) + 1e-3 * np.eye(latents.shape[1])), dtype=float
+            ),
+        ),
+        card=card,
+    )
+
+
+def _fit(
+    encoder: Encoder,
+    decoder: Decoder,
+    regressor: Regressor,
+    train: TrainingSpectra,
+    prior: BoxPrior,
+    recipe: Recipe,
+    rng: np.random.Generator,
+    progress: Progress | None,
+) -> None:
+    """Train the three networks together, in place."""
+    weights = [*encoder.parameters(), *decoder.parameters(), *regressor.parameters()]
+    optimiser = torch.optim.AdamW(
+        weights, lr=recipe.learning_rate, weight_decay=recipe.weight_decay
+    )
+    steps = recipe.epochs * (len(train) // recipe.batch)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimiser, max_lr=recipe.learning_rate, total_steps=steps, pct_start=0.1
+    )
+    target = ((train.parameters - prior.mean) / prior.sigma).astype(np.float32)
+    for epoch in range(recipe.epochs):
+        order = rng.permutation(len(train))
+        for k in range(len(train) // recipe.batch):
+            batch = order[k * recipe.batch : (k + 1) * recipe.batch]
+            noisy, clean = noisy_inputs(train[batch], recipe, rng)
+            loss = _loss(
+                encoder,
+                decoder,
+                regressor,
+                torch.from_numpy(noisy),
+                torch.from_numpy(clean),
+                torch.from_numpy(target[batch]),
+                recipe,
+            )
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            nn.utils.clip_grad_norm_(weights, 5.0)
+            optimiser.step()
+            schedule.step()
+        if progress is not None:
+            progress("training", (epoch + 1) / recipe.epochs)
+
+
+def _loss(
+    encoder: Encoder,
+    decoder: Decoder,
+    regressor: Regressor,
+    noisy: Tensor,
+    clean: Tensor,
+    target: Tensor,
+    recipe: Recipe,
+) -> Tensor:
+    """Rebuild the clean spectrum where it was measured, stay near the normal, read phi."""
+    mean, log_variance = encoder(noisy)
+    z = sample_latent(mean, log_variance, torch.randn_like(mean))
+    known = (noisy[:, clean.shape[1] :] > 0).float()
+    misfit = ((decoder(z) - clean) ** 2 * known).sum(dim=1) / known.sum(dim=1).clamp(min=1.0)
+    parameters = ((regressor(z) - target) ** 2).mean(dim=1)
+    loss = parameters + recipe.reconstruction_weight * misfit
+    return (loss + recipe.kl_weight * kl_to_normal(mean, log_variance)).mean()
+
+
+def _accuracy(
+    encoder: Encoder,
+    regressor: Regressor,
+    test: TrainingSpectra,
+    prior: BoxPrior,
+    recipe: Recipe,
+) -> tuple[list[dict[str, Any]], FloatArray]:
+    """R2 per parameter at three levels of counts, and the latents of the test spectra."""
+    truth = (test.parameters - prior.mean) / prior.sigma
+    levels = []
+    latents = []
+    for counts in (1_000.0, 10_000.0, 100_000.0):
+        fixed = Recipe(counts=(counts, counts), background=(1.0, 1.0))
+        noisy, _ = noisy_inputs(test, fixed, np.random.default_rng(1))
+        with torch.no_grad():
+            mean, _ = encoder(torch.from_numpy(noisy))
+            values = regressor(mean).numpy().astype(float)
+        r2 = 1 - ((values - truth) ** 2).mean(axis=0) / truth.var(axis=0)
+        levels.append({"label": f"{counts:,.0f} counts", "r2": [round(float(v), 4) for v in r2]})
+        latents.append(mean.numpy().astype(float))
+    return levels, np.concatenate(latents)

@@ -1,0 +1,58 @@
+"""Lattice dynamics: bonds, independent force constants, dipoles, modes and densities of states."""
+
+from simulations.dynamics.bonds import PairForceConstants, supercell_bonds
+from simulations.dynamics.force_constants import ForceConstantModel, force_constant_model
+from simulations.dynamics.mode_kernels import (
+    LANES,
+    LinearMatrices,
+    LineTable,
+    diagonalised_blocks,
+    gradients_of_sets,
+    linear_matrices,
+    lowest_eigenvalues,
+    matrix_modes,
+    projector_sums,
+    real_form,
+    spectra_of_block,
+    unit_rows,
+    unpacked_basis,
+)
+from simulations.dynamics.modes import divided_differences, eigenmodes, modes, signed_root
+from simulations.dynamics.parameters_choice import ParametersSection
+from simulations.dynamics.phonon_dos import PhononDos, default_dos_zone, phonon_dos
+from simulations.dynamics.phonopy_file import read_force_constants
+from simulations.dynamics.shells import select_free
+from simulations.dynamics.supercell import cell_index, from_representatives, from_supercell
+
+__all__ = [
+    "ForceConstantModel",
+    "LANES",
+    "LineTable",
+    "LinearMatrices",
+    "PairForceConstants",
+    "ParametersSection",
+    "PhononDos",
+    "cell_index",
+    "default_dos_zone",
+    "diagonalised_blocks",
+    "divided_differences",
+    "eigenmodes",
+    "force_constant_model",
+    "from_representatives",
+    "from_supercell",
+    "gradients_of_sets",
+    "linear_matrices",
+    "lowest_eigenvalues",
+    "matrix_modes",
+    "modes",
+    "phonon_dos",
+    "projector_sums",
+    "read_force_constants",
+    "real_form",
+    "select_free",
+    "signed_root",
+    "spectra_of_block",
+    "supercell_bonds",
+    "unit_rows",
+    "unpacked_basis",
+]

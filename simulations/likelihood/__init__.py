@@ -1,0 +1,24 @@
+"""Rates of folded cells from force constants: folded phonons and walked trajectories."""
+
+from simulations.likelihood.folded_phonons import FoldedPhonons
+from simulations.likelihood.forward_model import ExactModel, ForwardModel, State
+from simulations.likelihood.trajectories import (
+    Trajectories,
+    TrajectoryPhonons,
+    bytes_per_point,
+    trace_trajectories,
+)
+from simulations.likelihood.zone_map import ZoneMap, build_zone_map
+
+__all__ = [
+    "ExactModel",
+    "FoldedPhonons",
+    "ForwardModel",
+    "State",
+    "Trajectories",
+    "TrajectoryPhonons",
+    "ZoneMap",
+    "build_zone_map",
+    "bytes_per_point",
+    "trace_trajectories",
+]

@@ -1,0 +1,434 @@
+"""I(cell; phi): the folded one-phonon intensity of any force constants, from exposure sums.
+
+``lambda = sum over voxels of sum_s (hbar^2 / 2 E_s) e_s^dagger T e_s (n_s + 1) R`` with the
+energies at the centroid of each voxel's exposure (first moment), the width of the voxel (second
+moment) and the slope of the trajectories with its spread (``R((E - w)/(1 - g))/|1 - g|`` at the
+mean of g plus and minus its standard deviation); k_f, Q^2, occupation and width are taken at the
+energy at which the neutrons measured in a cell were scattered. Approximations: shifts are linear in
+the group velocity, eigenvectors are those of the voxel's grid point, the Debye-Waller factor
+inside T is that of the reference force constants, and only the energy-loss side is modelled.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import erf, exp, sqrt
+
+import numpy as np
+from numba import prange
+
+from simulations.arrays import ComplexArray, FloatArray
+from simulations.constants import BOLTZMANN_MEV_PER_K, HBAR2_OVER_U, NEUTRON_MEV_A2
+from simulations.dynamics import ForceConstantModel, modes
+from simulations.errors import InputError
+from simulations.fold import Form, MergedVoxels, VoxelExposure, VoxelMap, damp, form_for
+from simulations.instrument import Resolution
+from simulations.kernels import njit
+from simulations.likelihood.forward_model import Derived
+from simulations.prior import BoxPrior
+from simulations.reciprocal import EnergyAxis
+
+LOWEST_ENERGY_MEV = 0.3  # modes below count as lying here: the weight 1/E has no limit at Gamma
+OFF_AXIS_INVERSE_A = np.array([3.1e-4, 7.3e-4, 5.7e-4])
+STABLE_AT_VOXELS = 60  # drawn sets must have no imaginary mode at about so many of them
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class ModeState:
+    """Modes of every voxel at one set of force constants."""
+
+    values: FloatArray  # (K,) eV/angstrom^2
+    energy: FloatArray  # (voxels, n) meV; negative marks an imaginary mode
+    vectors: ComplexArray  # (voxels, n, n) eigenvectors in columns
+    coupling: ComplexArray  # (voxels, n, n, K) e_i^dagger B_k e_j, meV^2 / (eV/angstrom^2)
+    velocity: FloatArray  # (voxels, n, 3) dE/dq, meV angstrom
+
+    @property
+    def stable(self) -> bool:
+        """Whether no voxel has an imaginary mode."""
+        return bool(np.all(self.energy > -1e-3))
+
+
+class FoldedPhonons:
+    """One-phonon ``ForwardModel`` of the folded path; see the module's head.
+
+    Parameters
+    ----------
+    model : ForceConstantModel
+        Free parameters and fixed part.
+    voxels : VoxelMap or MergedVoxels
+        Where exposure is kept.
+    energy : EnergyAxis
+        Bins of the path.
+    ei_meV, temperature_K : float
+        Incident energy and sample temperature.
+    resolution : Resolution
+        Gaussian width at every energy transfer.
+    """
+
+    name = "one-phonon scattering"
+
+    def __init__(
+        self,
+        *,
+        model: ForceConstantModel,
+        voxels: VoxelMap | MergedVoxels,
+        energy: EnergyAxis,
+        ei_meV: float,
+        temperature_K: float,
+        resolution: Resolution,
+    ) -> None:
+        self.model = model
+        self.parameter_names = model.names
+        self.parameter_units = ("eV/angstrom^2",) * len(model.names)
+        self.form: Form = form_for(model.crystal)
+        self.voxels = voxels
+        self.energy = energy
+        self.n_energy = energy.reachable_bins(ei_meV)
+        self.temperature_K = temperature_K
+        centres = energy.centres_meV[: self.n_energy]
+        step = 1e-3 * ei_meV
+        self._sigma_slope = (
+            resolution.sigma_meV(centres + step, ei_meV)
+            - resolution.sigma_meV(centres - step, ei_meV)
+        ) / (2 * step)
+        self._ei = float(ei_meV)
+        # Along a pixel's trajectory dQ^2/dE = -(k_f^2 - k_i^2 + Q^2) / (2 c k_f^2), E = c k^2.
+        final = ei_meV - centres
+        self._q_squared_slope = (centres / (2 * final * NEUTRON_MEV_A2), -1 / (2 * final))
+        self._voxel_order = np.argsort(voxels.path_bin, kind="stable")
+        self._bin_start = np.searchsorted(
+            voxels.path_bin[self._voxel_order], np.arange(voxels.n_path_bins + 1)
+        )
+        self.sigma_meV = resolution.sigma_meV(energy.centres_meV[: self.n_energy], ei_meV)
+        # Off the symmetry axes by a hair, in a direction of no symmetry: eigenvectors of exactly
+        # degenerate branches would be arbitrary, and their group velocities with them.
+        q = voxels.centre_cartesian + OFF_AXIS_INVERSE_A
+        self._fixed, self._basis = model.matrices(q)
+        step = 1e-4
+        slopes = []
+        for axis in np.eye(3):
+            up = model.matrices(q + step * axis)
+            down = model.matrices(q - step * axis)
+            slopes.append(((up[0] - down[0]) / (2 * step), (up[1] - down[1]) / (2 * step)))
+        self._fixed_slope = np.stack([s[0] for s in slopes], axis=1)
+        self._basis_slope = np.stack([s[1] for s in slopes], axis=1)
+
+    def prepare(self, phi: FloatArray) -> ModeState:
+        """Diagonalise every voxel at ``phi`` (K,), eV/angstrom^2."""
+        phi = np.asarray(phi, dtype=float)
+        matrix = self._fixed + np.tensordot(phi, self._basis, axes=(0, 1))
+        square, vectors = np.linalg.eigh(matrix)
+        energy = np.sign(square) * np.sqrt(np.abs(square))
+        coupling = np.ascontiguousarray(
+            np.moveaxis(
+                vectors.conj().transpose(0, 2, 1)[:, None] @ self._basis @ vectors[:, None], 1, -1
+            )
+        )
+        slope = self._fixed_slope + np.einsum("k,vakij->vaij", phi, self._basis_slope)
+        turned = slope @ vectors[:, None]
+        diagonal = np.einsum("vis,vais->vsa", vectors.conj(), turned).real
+        velocity = diagonal / (2 * np.maximum(np.abs(energy), LOWEST_ENERGY_MEV))[..., None]
+        return ModeState(
+            values=phi, energy=energy, vectors=vectors, coupling=coupling, velocity=velocity
+        )
+
+    def rates(
+        self,
+        exposure: VoxelExposure,
+        state: ModeState,
+        *,
+        log_width: float = 0.0,
+        gradient: bool = True,
+    ) -> tuple[FloatArray, FloatArray]:
+        """Phonon rate of every path cell for one exposure, with scale 1.
+
+        Both forms of exposure give the same; images are made into T cell by cell.
+
+        Returns
+        -------
+        rate : (path_bins, energy_bins) float64
+            Expected counts per unit scale: barn/meV/sr x exposure.
+        jacobian : (path_bins, energy_bins, K + 1) float64
+            Derivatives by the parameters and by the logarithm of the resolution width; K + 1 is 0
+            when ``gradient`` is False.
+
+        Raises
+        ------
+        ValueError
+            If the exposure is of other voxels, energy bins or another number of atoms.
+        """
+        cells = (self.voxels.n_voxels, self.n_energy)
+        if exposure.weight.shape != cells:
+            raise InputError(
+                f"exposure has {exposure.weight.shape} voxels x energy bins; expected {cells}, "
+                "those of the model. Compute it for the same path and incident energy."
+            )
+        shape = (self.voxels.n_path_bins, self.energy.n_bins)
+        rate = np.zeros(shape)
+        jacobian = np.zeros((*shape, len(state.values) + 1 if gradient else 0))
+        moments = exposure.moments
+        _rates(
+            self._voxel_order,
+            self._bin_start,
+            moments.weight,
+            *exposure.coverage(self.model.crystal),
+            moments.first,
+            moments.second,
+            moments.slope,
+            moments.slope_second,
+            state.energy,
+            state.vectors,
+            state.coupling,
+            state.velocity,
+            moments.q_squared,
+            *self._q_squared_slope,
+            self.energy.centres_meV[: self.n_energy],
+            self.energy.step_meV,
+            self.sigma_meV * np.exp(log_width),
+            self._sigma_slope * np.exp(log_width),
+            self._ei,
+            self.temperature_K * BOLTZMANN_MEV_PER_K,
+            gradient,
+            rate,
+            jacobian,
+        )
+        return rate, jacobian
+
+    def derived(self, phi: FloatArray, covariance: FloatArray) -> tuple[Derived, ...]:
+        """On-site constants, a third of their trace: one for each kind of site."""
+        onsite = self.model.onsite(phi)
+        slope = self.model.onsite_gradient()
+        derived: list[Derived] = []
+        seen: set[tuple[str, float]] = set()
+        for atom, symbol in enumerate(self.model.crystal.symbols):
+            value = float(np.trace(onsite[atom]) / 3)
+            if (symbol, round(value, 9)) in seen:
+                continue
+            seen.add((symbol, round(value, 9)))
+            by_parameter = np.einsum("kaa->k", slope[:, atom]) / 3
+            sigma = float(np.sqrt(by_parameter @ covariance @ by_parameter))
+            name, unit = f"on-site {symbol}", "eV/angstrom^2"
+            derived.append(Derived(name=name, unit=unit, value=value, sigma=sigma))
+        return tuple(derived)
+
+    def branches(self, hkl: FloatArray, phi: FloatArray) -> FloatArray:
+        """Phonon energies (points, n) at points (points, 3), meV, ascending; imaginary below 0."""
+        q = hkl @ self.model.crystal.conventional_reciprocal
+        return modes(self.model, q, phi)[0]
+
+    def draw(self, prior: BoxPrior, n: int, rng: np.random.Generator) -> FloatArray:
+        """Sets (n, K) of the box with a stable lattice, looked at in some of the voxels."""
+        q = self.voxels.centre_cartesian[:: max(1, self.voxels.n_voxels // STABLE_AT_VOXELS)]
+        return prior.sample(n, rng, self.model, q).values
+
+
+@njit(cache=True)
+def _bin_average(u, half, sigma):
+    """Gaussian averaged over a bin centred at u, and its derivatives by u and by sigma."""
+    a = (u + half) / (sigma * sqrt(2.0))
+    b = (u - half) / (sigma * sqrt(2.0))
+    value = (erf(a) - erf(b)) / (4.0 * half)
+    ga = exp(-a * a)
+    gb = exp(-b * b)
+    norm = 1.0 / (sigma * sqrt(2.0 * np.pi) * 2.0 * half)
+    by_u = (ga - gb) * norm
+    by_sigma = -((u + half) * ga - (u - half) * gb) * norm / sigma
+    return value, by_u, by_sigma
+
+
+@njit(cache=True, parallel=True)
+def _rates(
+    voxel_order, bin_start,
+    weight, tensor, image_start, image, image_sums, image_phase, displacement,
+    first, second, slope, slope_second,
+    energy, vectors, coupling, velocity,
+    q_squared, q_slope_base, q_slope_rate,
+    centres, step, sigma, sigma_slope, ei, thermal, gradient,
+    out_rate, out_jacobian,
+):  # fmt: skip
+    """Fill rate (path_bins, bins) and jacobian (..., K + 1); see ``FoldedPhonons.rates``."""
+    n_e = weight.shape[1]
+    n = energy.shape[1]
+    n_atoms = n // 3
+    by_image = len(image_start) > 0
+    n_k = coupling.shape[3]
+    half = 0.5 * step
+    for path_bin in prange(len(bin_start) - 1):
+        T = np.zeros((n, n), dtype=np.complex128)
+        shifted = np.zeros(n)
+        f = np.zeros(n)
+        df = np.zeros(n)  # d f / d (E^2)
+        dw = np.zeros(n)
+        active = np.zeros(n, dtype=np.bool_)
+        te = np.zeros(n, dtype=np.complex128)
+        atom = np.zeros(n_atoms, dtype=np.complex128)
+        for place in range(bin_start[path_bin], bin_start[path_bin + 1]):
+            v = voxel_order[place]
+            for e in range(n_e):
+                D = weight[v, e]
+                if D <= 0.0:
+                    continue
+                any_active = False
+                for s in range(n):
+                    vx, vy, vz = velocity[v, s, 0], velocity[v, s, 1], velocity[v, s, 2]
+                    dx, dy, dz = first[v, e, 0] / D, first[v, e, 1] / D, first[v, e, 2] / D
+                    E = energy[v, s] + vx * dx + vy * dy + vz * dz
+                    if E < LOWEST_ENERGY_MEV:
+                        E = LOWEST_ENERGY_MEV
+                    shifted[s] = E
+                    g = (vx * slope[v, e, 0] + vy * slope[v, e, 1] + vz * slope[v, e, 2]) / D
+                    spread = (
+                        vx * vx * (second[v, e, 0] / D - dx * dx)
+                        + vy * vy * (second[v, e, 1] / D - dy * dy)
+                        + vz * vz * (second[v, e, 2] / D - dz * dz)
+                        + 2 * vy * vz * (second[v, e, 3] / D - dy * dz)
+                        + 2 * vx * vz * (second[v, e, 4] / D - dx * dz)
+                        + 2 * vx * vy * (second[v, e, 5] / D - dx * dy)
+                    )
+                    f[s] = 0.0
+                    df[s] = 0.0
+                    dw[s] = 0.0
+                    active[s] = False
+                    g_spread = sqrt(
+                        max(
+                            (
+                                vx * vx * slope_second[v, e, 0]
+                                + vy * vy * slope_second[v, e, 1]
+                                + vz * vz * slope_second[v, e, 2]
+                                + 2 * vy * vz * slope_second[v, e, 3]
+                                + 2 * vx * vz * slope_second[v, e, 4]
+                                + 2 * vx * vy * slope_second[v, e, 5]
+                            )
+                            / D
+                            - g * g,
+                            0.0,
+                        )
+                    )
+                    # Images of a cell are crossed by trajectories of other slopes: two of them
+                    # stand for mean and spread.
+                    for side in (-1.0, 1.0):
+                        jac = 1.0 - (g + side * g_spread)
+                        if abs(jac) < 0.05:
+                            jac = 0.05 if jac >= 0 else -0.05
+                        positional = max(spread, 0.0) / (jac * jac)
+                        u = (centres[e] - E) / jac
+                        # Energy at which the neutrons measured here were scattered: the
+                        # resolution's share of the distance u. Rate, width and occupation
+                        # are those of that energy.
+                        share = sigma[e] * sigma[e] / (sigma[e] * sigma[e] + positional)
+                        lost = centres[e] - share * u
+                        if lost < LOWEST_ENERGY_MEV:
+                            lost = LOWEST_ENERGY_MEV
+                        if lost > 0.995 * ei:
+                            lost = 0.995 * ei
+                        true_sigma = sigma[e] + (lost - centres[e]) * sigma_slope[e]
+                        width = sqrt(true_sigma * true_sigma + positional)
+                        if abs(u) > 6.0 * width + half:
+                            continue
+                        R, by_u, by_sigma = _bin_average(u, half, width)
+                        x = exp(-lost / thermal) if thermal > 0 else 0.0
+                        occupation = 1.0 / (1.0 - x)  # n + 1
+                        by_lost = -1.0 / lost - 0.5 / (ei - lost)
+                        if thermal > 0:
+                            by_lost -= occupation * x / thermal
+                        change = lost - centres[e]
+                        mean_q_squared = q_squared[v, e] / D
+                        q_factor = 1.0 + change * (
+                            (q_slope_base[e] + mean_q_squared * q_slope_rate[e]) / mean_q_squared
+                        )
+                        if q_factor < 0.2:
+                            q_factor = 0.2
+                        elif q_factor > 5.0:
+                            q_factor = 5.0
+                        by_lost += (
+                            (q_slope_base[e] + mean_q_squared * q_slope_rate[e])
+                            / mean_q_squared
+                            / q_factor
+                        )
+                        strength = (
+                            0.5
+                            * HBAR2_OVER_U
+                            / lost
+                            * occupation
+                            / abs(jac)
+                            * sqrt((ei - lost) / (ei - centres[e]))
+                            * q_factor
+                        )
+                        f[s] += 0.5 * strength * R
+                        by_width = by_sigma * true_sigma / width
+                        by_shifted = (
+                            strength
+                            * ((R * by_lost + by_width * sigma_slope[e]) * share - by_u)
+                            / jac
+                        )
+                        df[s] += by_shifted / (4.0 * E)
+                        dw[s] += 0.5 * strength * by_width * sigma[e]
+                        active[s] = True
+                    any_active = any_active or active[s]
+                if not any_active:
+                    continue
+                if by_image:
+                    T[:] = 0.0
+                    for entry in range(image_start[v * n_e + e], image_start[v * n_e + e + 1]):
+                        damp(image_sums[entry], image_phase[image[entry]], displacement, atom)
+                        for c in range(n_atoms):
+                            for m in range(n_atoms):
+                                z = atom[c] * atom[m].conjugate()
+                                for i in range(6):
+                                    a = i if i < 3 else (1 if i == 3 else 0)
+                                    b = i if i < 3 else (1 if i == 5 else 2)
+                                    T[3 * c + a, 3 * m + b] += z * image_sums[entry, 1 + i]
+                                    if i >= 3:
+                                        T[3 * c + b, 3 * m + a] += z * image_sums[entry, 1 + i]
+                else:
+                    at = 0
+                    for c in range(n_atoms):
+                        for m in range(c, n_atoms):
+                            for i in range(6):
+                                a = i if i < 3 else (1 if i == 3 else 0)
+                                b = i if i < 3 else (1 if i == 5 else 2)
+                                im = tensor[v, e, at + 6 + i] if m > c else 0.0
+                                z = complex(tensor[v, e, at + i], im)
+                                T[3 * c + a, 3 * m + b] = z
+                                T[3 * c + b, 3 * m + a] = z
+                                T[3 * m + b, 3 * c + a] = z.conjugate()
+                                T[3 * m + a, 3 * c + b] = z.conjugate()
+                            at += 6 if m == c else 12
+                total = 0.0
+                for i in range(n):
+                    if not active[i]:
+                        continue
+                    for a in range(n):
+                        z = 0j
+                        for b in range(n):
+                            z += T[a, b] * vectors[v, b, i]
+                        te[a] = z
+                    M = 0.0
+                    for a in range(n):
+                        M += (vectors[v, a, i].conjugate() * te[a]).real
+                    total += f[i] * M
+                    if not gradient:
+                        continue
+                    out_jacobian[path_bin, e, n_k] += dw[i] * M
+                    for j in range(n):
+                        if j == i:
+                            factor = df[i]
+                            overlap = complex(M, 0.0)
+                        else:
+                            gap = shifted[i] * shifted[i] - shifted[j] * shifted[j]
+                            if abs(shifted[i] - shifted[j]) < 0.05:
+                                factor = 0.5 * (df[i] + df[j])
+                            else:
+                                factor = (f[i] - f[j]) / gap
+                            if not active[j]:
+                                factor *= 2.0
+                            overlap = 0j
+                            for a in range(n):
+                                overlap += vectors[v, a, j].conjugate() * te[a]
+                        for k in range(n_k):
+                            # f1_ij (e_i^dagger B_k e_j)(e_j^dagger T e_i)
+                            out_jacobian[path_bin, e, k] += (
+                                factor * (coupling[v, i, j, k] * overlap).real
+                            )
+                out_rate[path_bin, e] += total

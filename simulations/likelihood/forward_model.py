@@ -1,0 +1,129 @@
+"""What refinement, trust, advice and runs know of a model: nothing of phonons.
+
+A model gives the expected intensity of path cells for its parameters. Folded phonons are one, spin
+waves may be another, and a sum of models is one as well. ``ForwardModel`` answers for sums of
+exposure and is quick; ``ExactModel`` may stand beside it and answers for single trajectories.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeAlias, runtime_checkable
+
+import numpy as np
+
+from simulations.arrays import FloatArray
+from simulations.fold import Form, VoxelExposure
+from simulations.likelihood.trajectories import Trajectories
+from simulations.prior import BoxPrior
+
+State: TypeAlias = Any
+"""What a model computes of its parameters alone. Only the model that made it may look inside."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Derived:
+    """A quantity that follows from the parameters, with their covariance carried through."""
+
+    name: str
+    unit: str
+    value: float
+    sigma: float
+
+
+@runtime_checkable
+class ForwardModel(Protocol):
+    """Expected intensity of path cells for given parameters, from sums of exposure."""
+
+    @property
+    def name(self) -> str:
+        """What it computes, in words: reasons not to trust say what does not explain the data."""
+        ...
+
+    @property
+    def parameter_names(self) -> tuple[str, ...]:
+        """Names of the K parameters, in the order of every ``phi``."""
+        ...
+
+    @property
+    def parameter_units(self) -> tuple[str, ...]:
+        """Unit of each parameter."""
+        ...
+
+    @property
+    def form(self) -> Form:
+        """Form in which the model would have exposure kept; it reads the other one as well."""
+        ...
+
+    def prepare(self, phi: FloatArray) -> State:
+        """What depends on the parameters (K,) alone, shared by all orientations."""
+        ...
+
+    def rates(
+        self, exposure: VoxelExposure, state: State, *, log_width: float, gradient: bool
+    ) -> tuple[FloatArray, FloatArray]:
+        """Rate of every path cell for one exposure, at scale 1.
+
+        Parameters
+        ----------
+        exposure : VoxelExposure
+        state : State
+            Of ``prepare`` of this very model.
+        log_width : float
+            Logarithm of the resolution's width over the nominal one.
+        gradient : bool
+            False leaves the jacobian without components.
+
+        Returns
+        -------
+        rate : (path_bins, energy_bins) float64
+            Expected counts; zero where nothing was exposed. Proportional to the exposure.
+        jacobian : (path_bins, energy_bins, K + 1) float64
+            Derivatives by the parameters and by ``log_width``; K + 1 is 0 without ``gradient``.
+        """
+        ...
+
+    def derived(self, phi: FloatArray, covariance: FloatArray) -> tuple[Derived, ...]:
+        """What people want to know beside the parameters (K,) with covariance (K, K)."""
+        ...
+
+    def branches(self, hkl: FloatArray, phi: FloatArray) -> FloatArray:
+        """Energies to draw over the map at points (points, 3) in r.l.u., (points, n) meV.
+
+        NaN where a line has no energy; n may be 0.
+        """
+        ...
+
+    def draw(self, prior: BoxPrior, n: int, rng: np.random.Generator) -> FloatArray:
+        """Sets (n, K) drawn from a prior over ``parameter_names`` for which the model holds.
+
+        The same state of ``rng`` gives the same sets.
+        """
+        ...
+
+
+@runtime_checkable
+class ExactModel(Protocol):
+    """The same rates from the trajectories of single pixels, as exact as the model can be."""
+
+    @property
+    def parameter_names(self) -> tuple[str, ...]:
+        """Those of the forward model that it stands beside, in the same order."""
+        ...
+
+    def prepare(self, phi: FloatArray) -> State:
+        """What depends on the parameters (K,) alone; not the forward model's."""
+        ...
+
+    def rates(
+        self, trajectories: Trajectories, state: State, *, log_width: float, gradient: bool
+    ) -> tuple[FloatArray, FloatArray]:
+        """Rate of every path cell for one orientation, in the unit and at the scale of the other.
+
+        Returns
+        -------
+        rate : (path_bins, energy_bins) float64
+        jacobian : (path_bins, energy_bins, K) float64
+            Derivatives by the parameters alone; K is 0 without ``gradient``.
+        """
+        ...

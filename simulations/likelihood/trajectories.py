@@ -1,0 +1,548 @@
+"""Expected counts along every pixel's trajectory: what the folded model approximates.
+
+Time of flight smears energy along a trajectory ``Q(E) = k_i - k_f(E) n``. A neutron that was
+scattered at ``E*``, where a branch crosses the trajectory, is counted at a measured ``E`` with the
+``Q`` that the pixel has there, which may be in another cell of the path or in none. Here each
+trajectory is walked in the *true* energy transfer, through the whole zone, with the modes, ``Q``,
+``k_f`` and width of each step, and every step is spread over the cells that its pixel has there:
+no linear smearing, no moments, no mean slope.
+
+Modes are those of the nearest point of a zone grid, continued from it by perturbation theory; modes
+that come close or cross are diagonalised anew where they are needed. A branch is found by a
+Gaussian of a quarter of the resolution's width; the rest of the resolution spreads what is found.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from simulations.arrays import ComplexArray, FloatArray
+from simulations.constants import BOLTZMANN_MEV_PER_K
+from simulations.constants import NEUTRON_MEV_A2 as MEV_PER_K2
+from simulations.crystal import Crystal
+from simulations.dynamics import ForceConstantModel
+from simulations.errors import InputError
+from simulations.fold import (
+    PAIRS,
+    Crossings,
+    PixelView,
+    VoxelMap,
+    check_array,
+    check_arrays,
+    grid_index,
+)
+from simulations.instrument import Instrument, Resolution, wave_vector
+from simulations.kernels import njit
+from simulations.likelihood.trajectory_kernel import fill_spread, walk
+from simulations.likelihood.zone_map import ZoneMap
+from simulations.reciprocal import EnergyAxis
+
+STEP_SIGMAS = 0.3  # steps in true energy, widths of the resolution
+WARM_STEP = (
+    0.5  # of those steps below ``WARM_SHARE`` of kT, where acoustic modes outshine all else,
+)
+WARM_SHARE = 0.3  # growing to whole steps at twice that: the width that finds a branch grows slowly
+FOUND_STEPS = 0.65  # width in which a branch is found, steps
+LINE_SIGMA_MEV = 0.05  # own width of a phonon line
+REACH_SIGMAS = 3.7
+BENT_GRAIN = 0.1  # of the largest force constant
+LOWEST_ENERGY_MEV = 0.3  # as in the folded model
+NEAR = 4.0  # modes closer than this times what couples them in a cell of the grid make a block
+CHUNK = 512  # points of the zone diagonalised together
+BLOCKS = 16  # of trajectories; each is summed alone, so that threads do not change the sum
+OFF_AXIS_INVERSE_A = np.array([3.1e-4, 7.3e-4, 5.7e-4])  # see the folded model
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Trajectories:
+    """Stretches of pixel trajectories inside the tubes, for one orientation."""
+
+    direction: FloatArray  # (pixels, 3) of the pixels that cross a tube, crystal frame
+    weight: FloatArray  # (pixels,) charge x solid angle, coulomb sr
+    pixel: NDArray[np.int32]  # (stretches,) row of ``direction``
+    first_step: NDArray[np.int32]  # (stretches,)
+    start: NDArray[np.int64]  # (stretches + 1,) into ``cell``
+    cell: NDArray[np.int32]  # path bin x energy bins + energy bin of each step; -1 outside
+    beam: FloatArray  # (3,) k_i in the crystal frame, 1/angstrom
+    step_edges_meV: FloatArray  # (steps + 1,) of measured energy transfer
+    displacement: FloatArray  # (atoms, 6) mean-square tensors packed xx yy zz yz xz xy, angstrom^2
+    reduced: NDArray[np.bool_]  # (1,) whether k_f/k_i is already divided out
+
+    def scaled(self, factor: float) -> Trajectories:
+        """Same geometry with ``factor`` times the charge."""
+        return replace(self, weight=self.weight * factor)
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of all arrays."""
+        return sum(getattr(self, f.name).nbytes for f in fields(self))
+
+    def arrays(self) -> dict[str, NDArray]:
+        """Every array by its name."""
+        return {f.name: getattr(self, f.name) for f in fields(self)}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray]) -> Trajectories:
+        """Trajectories of stored arrays; no index in them points outside.
+
+        Raises
+        ------
+        ValueError
+            If arrays are missing, do not fit together, or point outside each other.
+        """
+        check_arrays(arrays, [f.name for f in fields(cls)])
+        made = cls(**arrays)
+        n = made.pixel.size
+        for name, shape, kind in (
+            ("direction", (made.weight.size, 3), np.float64),
+            ("weight", (made.weight.size,), np.float64),
+            ("pixel", (made.pixel.size,), np.int32),
+            ("first_step", (n,), np.int32),
+            ("start", (n + 1,), np.int64),
+            ("cell", (int(made.start.flat[-1]) if made.start.size else 0,), np.int32),
+            ("beam", (3,), np.float64),
+            ("step_edges_meV", (made.step_edges_meV.size,), np.float64),
+            ("displacement", (made.displacement.size // 6, 6), np.float64),
+            ("reduced", (1,), np.bool_),
+        ):
+            check_array(f"trajectory {name}", arrays[name], shape, kind)
+        steps = len(made.step_edges_meV) - 1
+        length = np.diff(made.start)
+        if n and not (
+            made.start[0] == 0
+            and length.min() > 0
+            and made.pixel.min() >= 0
+            and made.pixel.max() < len(made.weight)
+            and made.first_step.min() >= 0
+            and np.max(made.first_step + length) <= steps
+            and made.cell.min() >= -1
+        ):
+            raise InputError("trajectories point outside their pixels or steps; expected stretches")
+        return made
+
+
+def trace_trajectories(
+    *,
+    view: PixelView,
+    voxels: VoxelMap,
+    instrument: Instrument,
+    energy: EnergyAxis,
+    displacement: FloatArray,
+    reduced: bool = False,
+    skip: NDArray[np.bool_] | None = None,
+    crossings: Crossings | None = None,
+) -> Trajectories:
+    """Find where pixels cross the tubes, for a charge of 1 coulomb.
+
+    Parameters
+    ----------
+    view : PixelView
+        From ``exposure.view_pixels``.
+    voxels, instrument, energy
+        As for ``exposure.expose``.
+    displacement : (atoms, 3, 3)
+        Mean-square displacement tensors, angstrom^2.
+    reduced : bool
+        For input already divided by k_f/k_i and charge.
+    skip : (pixels, steps) bool, optional
+        Pairs that count nowhere.
+    crossings : Crossings, optional
+        Of the same view and voxels; spares the pairs outside every tube.
+
+    Returns
+    -------
+    Trajectories
+    """
+    pixel, first, start, cell = _trace(
+        view.fractional,
+        view.beam_fractional,
+        view.masked,
+        view.kf,
+        view.bin_of_step.astype(np.int64),
+        np.zeros((0, 0), dtype=np.bool_) if skip is None else skip,
+        np.zeros(0, dtype=np.uint64) if crossings is None else crossings.groups,
+        0 if crossings is None else crossings.shift,
+        voxels.divisions,
+        voxels.voxel,
+        voxels.path_bin,
+        energy.n_bins,
+    )
+    U = np.asarray(displacement)
+    used, row = np.unique(pixel, return_inverse=True)
+    return Trajectories(
+        direction=np.ascontiguousarray(view.direction[used]),
+        weight=np.ascontiguousarray(instrument.solid_angle_sr[used]),
+        pixel=row.astype(np.int32),
+        first_step=first,
+        start=start,
+        cell=cell,
+        beam=np.ascontiguousarray(view.beam),
+        step_edges_meV=np.ascontiguousarray(view.step_edges_meV),
+        displacement=np.stack(
+            [U[:, 0, 0], U[:, 1, 1], U[:, 2, 2], U[:, 1, 2], U[:, 0, 2], U[:, 0, 1]], axis=1
+        ),
+        reduced=np.array([reduced]),
+    )
+
+
+@njit(cache=True, nogil=True)
+def _trace(
+    fractional, beam_fractional, masked, kf, bin_of_step, skip, groups, shift, divisions, voxel,
+    path_bin, n_bins,
+):  # fmt: skip
+    n0, n1, n2 = divisions
+    use_skip, use_groups = skip.shape[0] > 0, len(groups) > 0
+    n_steps = len(kf)
+    room = 1 << 16
+    pixel = np.empty(room, dtype=np.int32)
+    first = np.empty(room, dtype=np.int32)
+    start = np.empty(room + 1, dtype=np.int64)
+    cell_room = 1 << 20
+    cell = np.empty(cell_room, dtype=np.int32)
+    count = 0
+    used = 0
+    start[0] = 0
+    merge = 8  # outside steps that do not end a stretch
+    for p in range(len(masked)):
+        if masked[p]:
+            continue
+        last = -1
+        for step in range(n_steps):
+            if use_groups and (groups[p] >> np.uint64(step >> shift)) & np.uint64(1) == 0:
+                continue
+            if use_skip and skip[p, step]:
+                continue
+            k = kf[step]
+            v = voxel[
+                grid_index(beam_fractional[0] - k * fractional[p, 0], n0),
+                grid_index(beam_fractional[1] - k * fractional[p, 1], n1),
+                grid_index(beam_fractional[2] - k * fractional[p, 2], n2),
+            ]
+            if v < 0:
+                continue
+            if used + merge + 2 > cell_room:
+                cell_room *= 2
+                cell = np.append(cell, np.empty(cell_room - len(cell), dtype=np.int32))
+            if last < 0 or step - last > merge:
+                if last >= 0:
+                    count += 1
+                    start[count] = used
+                if count + 2 > room:
+                    room *= 2
+                    pixel = np.append(pixel, np.empty(room - len(pixel), dtype=np.int32))
+                    first = np.append(first, np.empty(room - len(first), dtype=np.int32))
+                    start = np.append(start, np.empty(room + 1 - len(start), dtype=np.int64))
+                pixel[count] = p
+                first[count] = step
+            else:
+                for _ in range(step - last - 1):
+                    cell[used] = -1
+                    used += 1
+            cell[used] = path_bin[v] * n_bins + bin_of_step[step]
+            used += 1
+            last = step
+        if last >= 0:
+            count += 1
+            start[count] = used
+    return pixel[:count].copy(), first[:count].copy(), start[: count + 1].copy(), cell[:used].copy()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class ZoneState:
+    """Modes of every point of the zone grid at one set of force constants, and how they continue.
+
+    Squares of energies to second order and eigenvectors to first order in the distance from the
+    point. Modes too close to each other for that make a block of neighbouring modes: its matrix,
+    with couplings to first order, is diagonalised wherever it is needed.
+    """
+
+    square: FloatArray  # (points, n) E^2, meV^2
+    slope: FloatArray  # (points, n, 3) d E^2 / dq
+    curvature: FloatArray  # (points, n, 6) second derivatives of E^2: xx yy zz yz xz xy
+    vectors: ComplexArray  # (points, n, n) eigenvectors in rows, conjugated
+    block: NDArray[np.int8]  # (points, n) first mode of the block that each mode belongs to
+    mixing: NDArray[np.complex64]
+    """(points, n, n, 3). [s, s'] of two blocks: e_s'^dagger (dD/dq) e_s / (E_s^2 - E_s'^2); of one
+    block: e_s^dagger (dD/dq) e_s'."""
+    coupling: NDArray[
+        np.complex64
+    ]  # (points, n, n, K) e_s^dagger B_k e_s', meV^2 / (eV/angstrom^2)
+
+
+class TrajectoryPhonons:
+    """One-phonon ``ExactModel`` of path cells by walking trajectories; see the module's head.
+
+    Parameters
+    ----------
+    model : ForceConstantModel
+        Free parameters and fixed part.
+    crystal : Crystal
+    zone : ZoneMap
+        Where modes are evaluated.
+    energy : EnergyAxis
+        Bins of the path.
+    n_path_bins : int
+    ei_meV, temperature_K : float
+    resolution : Resolution
+    """
+
+    def __init__(
+        self,
+        *,
+        model: ForceConstantModel,
+        crystal: Crystal,
+        zone: ZoneMap,
+        energy: EnergyAxis,
+        n_path_bins: int,
+        ei_meV: float,
+        temperature_K: float,
+        resolution: Resolution,
+    ) -> None:
+        self.crystal = crystal
+        self.zone = zone
+        self.energy = energy
+        self.n_path_bins = n_path_bins
+        self.ei_meV = float(ei_meV)
+        self.temperature_K = temperature_K
+        self.resolution = resolution
+        self.model = model
+        self.parameter_names = model.names
+        self.points_inverse_A = zone.cartesian + OFF_AXIS_INVERSE_A
+        n, n_k = model.n_modes, len(model.names)
+        count = len(self.points_inverse_A)
+        none = np.zeros(n_k)
+        self._fixed = np.empty((count, n, n), dtype=np.complex128)
+        self._basis = np.empty((count, n_k, n, n), dtype=np.complex128)
+        self._fixed_slope = np.empty((count, 3, n, n), dtype=np.complex64)
+        self._fixed_bend = np.empty((count, 6, n, n), dtype=np.complex64)
+        for some in self._chunks():
+            q = self.points_inverse_A[some]
+            self._fixed[some], self._basis[some] = model.matrices(q)
+            self._fixed_slope[some] = model.matrix_gradients(q, none)
+            self._fixed_bend[some] = _bend(lambda at: model.matrix_gradients(at, none), q)
+        self._grain = BENT_GRAIN * float(np.max(np.abs(model.values)))
+        self._bent: tuple[FloatArray, NDArray[np.complex64]] | None = None
+
+    def _chunks(self) -> list[slice]:
+        """Points whose matrices fit into the processor's cache together."""
+        count = len(self.points_inverse_A)
+        return [slice(low, min(low + CHUNK, count)) for low in range(0, count, CHUNK)]
+
+    def prepare(self, phi: FloatArray) -> ZoneState:
+        """Diagonalise every point of the zone grid at ``phi`` (K,), eV/angstrom^2."""
+        phi = np.asarray(phi, dtype=float)
+        n, n_k = self.model.n_modes, len(phi)
+        count = len(self.points_inverse_A)
+        state = ZoneState(
+            square=np.empty((count, n)),
+            slope=np.empty((count, n, 3)),
+            curvature=np.empty((count, n, 6)),
+            vectors=np.empty((count, n, n), dtype=np.complex128),
+            block=np.empty((count, n), dtype=np.int8),
+            mixing=np.empty((count, n, n, 3), dtype=np.complex64),
+            coupling=np.empty((count, n, n, n_k), dtype=np.complex64),
+        )
+        for some in self._chunks():
+            self._prepare(phi, some, state)
+        return state
+
+    def _prepare(self, phi: FloatArray, some: slice, state: ZoneState) -> None:
+        q, basis = self.points_inverse_A[some], self._basis[some]
+        square, vectors = np.linalg.eigh(self._fixed[some] + np.tensordot(phi, basis, axes=(0, 1)))
+        bra = vectors.conj().transpose(0, 2, 1)[:, None]
+        along = self._fixed_slope[some] + self.model.free_gradients(q, phi)
+        coupling = bra @ along @ vectors[:, None]
+        gap = square[:, :, None] - square[:, None, :]  # [s, s']
+        size = np.linalg.norm(coupling, axis=1)
+        block = _blocks(np.abs(gap) <= NEAR * self.zone.reach * size)
+        near = block[:, :, None] == block[:, None, :]
+        inverse = np.where(near, 0.0, 1 / np.where(near, 1.0, gap))
+        bent = self._second_derivatives(phi)[some] @ vectors[:, None]
+        own = np.einsum("vis,vpis->vsp", vectors.conj(), bent).real
+        across = [
+            2 * np.einsum("vst,vts,vst->vs", coupling[:, a], coupling[:, b], inverse).real
+            for a, b in PAIRS
+        ]
+        state.square[some] = square
+        state.slope[some] = np.einsum("vass->vsa", coupling).real
+        state.curvature[some] = own + np.stack(across, axis=-1)
+        state.vectors[some] = bra[:, 0]
+        state.block[some] = block
+        mixing = np.where(near[:, None], coupling, coupling.swapaxes(2, 3) * inverse[:, None])
+        state.mixing[some] = np.moveaxis(mixing, 1, -1)
+        state.coupling[some] = np.moveaxis(bra @ basis @ vectors[:, None], 1, -1)
+
+    def _second_derivatives(self, phi: FloatArray) -> NDArray[np.complex64]:
+        """Second derivatives of D by q at every point, (points, 6, n, n), packed as ``PAIRS``.
+
+        At force constants rounded to a tenth of the largest one, so that they need not be computed
+        at every step: they only bend what the exact modes at the points begin.
+        """
+        rounded = self.model.values + self._grain * np.rint((phi - self.model.values) / self._grain)
+        if self._bent is None or not np.array_equal(rounded, self._bent[0]):
+            bent = np.empty_like(self._fixed_bend)
+            for some in self._chunks():
+                q = self.points_inverse_A[some]
+                bent[some] = _bend(lambda at: self.model.free_gradients(at, rounded), q)
+                bent[some] += self._fixed_bend[some]
+            self._bent = (rounded, bent)
+        return self._bent[1]
+
+    def _most(self, state: ZoneState) -> FloatArray:
+        """Most that curvature and the rest of its block move a mode within a cell, (points, n)."""
+        same = state.block[:, :, None] == state.block[:, None, :]
+        same &= ~np.eye(same.shape[1], dtype=bool)
+        pull = np.zeros(state.square.shape)
+        point, mode, other = np.nonzero(same)
+        size = np.linalg.norm(state.mixing[point, mode, other], axis=-1)
+        np.add.at(pull, (point, mode), size)
+        return self.zone.reach * (pull + self.zone.reach * np.linalg.norm(state.curvature, axis=-1))
+
+    def true_edges_meV(self) -> FloatArray:
+        """Edges of the steps in true energy: a share of the resolution's width each."""
+        edges = [LOWEST_ENERGY_MEV]
+        top = 0.995 * self.ei_meV
+        warm = WARM_SHARE * BOLTZMANN_MEV_PER_K * self.temperature_K
+        while edges[-1] < top:
+            sigma = float(self.resolution.sigma_meV(np.array([edges[-1]]), self.ei_meV)[0])
+            step = max(STEP_SIGMAS * sigma, 2e-3 * self.ei_meV)
+            cold = float(np.clip(edges[-1] / max(warm, 1e-9) - 1, 0, 1))
+            edges.append(edges[-1] + step * (WARM_STEP + (1 - WARM_STEP) * cold))
+        return np.minimum(np.array(edges), 0.998 * self.ei_meV)
+
+    def rates(
+        self,
+        trajectories: Trajectories,
+        state: ZoneState,
+        *,
+        log_width: float = 0.0,
+        gradient: bool = True,
+    ) -> tuple[FloatArray, FloatArray]:
+        """Phonon rate of every path cell with scale 1.
+
+        Returns
+        -------
+        rate : (path_bins, energy_bins) float64
+            barn/meV/sr x exposure, as ``FoldedPhonons.rates``.
+        jacobian : (path_bins, energy_bins, K) float64
+            Derivatives by the parameters, with divided differences between branches; K is 0 when
+            ``gradient`` is False.
+        """
+        edges = self.true_edges_meV()
+        true = 0.5 * (edges[1:] + edges[:-1])
+        width = np.diff(edges)
+        sigma = self.resolution.sigma_meV(true, self.ei_meV) * np.exp(log_width)
+        found = np.minimum(FOUND_STEPS * width, 0.9 * sigma)
+        rest = np.sqrt(sigma**2 - found**2)
+        kf = wave_vector(self.ei_meV - true)
+        low = trajectories.step_edges_meV
+        first = np.searchsorted(low[1:], true - REACH_SIGMAS * rest)
+        last = np.searchsorted(low[:-1], true + REACH_SIGMAS * rest)
+        spread = np.zeros((len(true), max(1, int(np.max(last - first)))))
+        fill_spread(true, rest, low, first, last, spread)
+        factor = np.full(len(true), 1.0)
+        if trajectories.reduced[0]:  # counts were divided by k_f/k_i of the measured energy
+            measured_kf = wave_vector(self.ei_meV - 0.5 * (low[1:] + low[:-1]))
+            at = np.minimum(first[:, None] + np.arange(spread.shape[1]), len(low) - 2)
+            spread *= kf[:, None] / measured_kf[at]
+        else:
+            factor = kf / float(wave_vector(self.ei_meV))
+        cells = self.n_path_bins * self.energy.n_bins
+        if trajectories.cell.max(initial=-1) >= cells or len(trajectories.displacement) != (
+            self.crystal.n_atoms
+        ):
+            raise InputError(
+                f"trajectories have cell {trajectories.cell.max(initial=-1)} and "
+                f"{len(trajectories.displacement)} atoms; expected cells below {cells} and "
+                f"{self.crystal.n_atoms} atoms, as this experiment has"
+            )
+        n_k = state.coupling.shape[-1] if gradient else 0
+        out = np.zeros((BLOCKS, cells))
+        slopes = np.zeros((BLOCKS, cells, n_k))
+        zone = self.zone
+        crystal = self.crystal
+        to_fractional = np.linalg.inv(crystal.reciprocal)
+        walk(
+            trajectories.pixel,
+            trajectories.first_step,
+            trajectories.start,
+            trajectories.cell,
+            trajectories.direction,
+            trajectories.direction @ to_fractional,
+            trajectories.beam,
+            trajectories.beam @ to_fractional,
+            trajectories.weight,
+            low,
+            true,
+            kf,
+            width * factor,
+            found,
+            1 / (2 * MEV_PER_K2 * kf),
+            first,
+            last,
+            spread,
+            REACH_SIGMAS * float(np.max(rest)),
+            zone.divisions,
+            zone.index,
+            zone.operation,
+            zone.fine_divisions,
+            zone.fine_radius,
+            zone.fine_index,
+            zone.fine_operation,
+            zone.operation_fractional.astype(np.float64),
+            zone.operation_cartesian,
+            zone.fractional,
+            np.ascontiguousarray(crystal.reciprocal),
+            OFF_AXIS_INVERSE_A,
+            state.square,
+            state.slope,
+            state.curvature,
+            self._most(state),
+            state.vectors,
+            state.block,
+            state.mixing,
+            state.coupling,
+            np.ascontiguousarray(crystal.positions),
+            crystal.scattering_length / np.sqrt(crystal.masses_u),
+            trajectories.displacement,
+            self.temperature_K * BOLTZMANN_MEV_PER_K,
+            LINE_SIGMA_MEV,
+            LOWEST_ENERGY_MEV,
+            out,
+            slopes,
+        )
+        shape = (self.n_path_bins, self.energy.n_bins)
+        return out.sum(axis=0).reshape(shape), slopes.sum(axis=0).reshape(*shape, n_k)
+
+
+def bytes_per_point(model: ForceConstantModel) -> int:
+    """Memory of :class:`TrajectoryPhonons` and one :class:`ZoneState` for a point of the grid."""
+    free = len(model.names)
+    double, single = 16 * (1 + free + 1), 8 * (3 + 6 + 6 + 3 + free)
+    return (double + single) * model.n_modes**2
+
+
+def _bend(gradients: Callable[[FloatArray], ComplexArray], q: FloatArray) -> ComplexArray:
+    """Differences of gradients at every point, (points, 6, n, n), packed as ``PAIRS``."""
+    step = 1e-3
+    slopes = [
+        (gradients(q + step * axis) - gradients(q - step * axis)) / (2 * step) for axis in np.eye(3)
+    ]
+    return np.stack([0.5 * (slopes[a][:, b] + slopes[b][:, a]) for a, b in PAIRS], axis=1)
+
+
+def _blocks(near: NDArray[np.bool_]) -> NDArray[np.int8]:
+    """First mode of every mode's block, (points, n), from pairs (points, n, n) that are near.
+
+    A block takes in whatever lies between two near modes, so that it is a range of modes.
+    """
+    n = near.shape[1]
+    first = np.zeros(near.shape[:2], dtype=np.int8)
+    for mode in range(1, n):
+        tied = near[:, :mode, mode:].any(axis=(1, 2))
+        first[:, mode] = np.where(tied, first[:, mode - 1], mode)
+    return first

@@ -1,0 +1,446 @@
+"""Compiled walk along trajectories: modes that it meets, what they scatter, where that is counted.
+
+All compiled code of ``trajectories`` but the search for stretches is in this one module: a cached
+kernel is renewed when its own file changes, not when a file that it imports does.
+"""
+
+from __future__ import annotations
+
+from math import cos, erf, exp, pi, sin, sqrt
+
+import numpy as np
+from numba import prange
+
+from simulations.constants import HBAR2_OVER_U
+from simulations.fold import grid_index
+from simulations.kernels import njit
+
+
+@njit(cache=True)
+def fill_spread(true, rest, edges, first, last, out):
+    """Share of each true step that is counted in each measured step."""
+    for t in range(len(true)):
+        s = rest[t] * sqrt(2.0)
+        below = erf((edges[first[t]] - true[t]) / s)
+        for j in range(first[t], last[t]):
+            above = erf((edges[j + 1] - true[t]) / s)
+            out[t, j - first[t]] = 0.5 * (above - below)
+            below = above
+
+
+@njit(cache=True, error_model="numpy")
+def diagonalise(matrix, turn, start, stop):
+    """Jacobi rotations of the Hermitian ``matrix[start:stop, start:stop]``, gathered in ``turn``.
+
+    To a relative 1e-6 of the couplings, which is far below what was left out of the matrix.
+    """
+    scale = 0.0
+    for i in range(start, stop):
+        for j in range(i + 1, stop):
+            scale = max(scale, abs(matrix[i, j]))
+    for _ in range(12):
+        rest = 0.0
+        for i in range(start, stop):
+            for j in range(i + 1, stop):
+                size = abs(matrix[i, j])
+                if size <= 1e-6 * scale or size == 0.0:
+                    continue
+                rest = max(rest, size)
+                phase = matrix[i, j] / size
+                half = 0.5 * (matrix[j, j].real - matrix[i, i].real) / size
+                tangent = 1.0 / (abs(half) + sqrt(half * half + 1.0))
+                if half < 0:
+                    tangent = -tangent
+                c = 1.0 / sqrt(tangent * tangent + 1.0)
+                s = tangent * c
+                for m in range(start, stop):
+                    x = matrix[m, i]
+                    y = matrix[m, j] * phase.conjugate()
+                    matrix[m, i] = c * x - s * y
+                    matrix[m, j] = s * x + c * y
+                    x = turn[m, i]
+                    y = turn[m, j] * phase.conjugate()
+                    turn[m, i] = c * x - s * y
+                    turn[m, j] = s * x + c * y
+                for m in range(start, stop):
+                    x = matrix[i, m]
+                    y = matrix[j, m] * phase
+                    matrix[i, m] = c * x - s * y
+                    matrix[j, m] = s * x + c * y
+        if rest == 0.0:
+            return
+
+
+@njit(
+    cache=True,
+    forceinline=True,
+    error_model="numpy",
+    fastmath={"contract", "reassoc", "nsz", "arcp"},
+)
+def _meet(
+    r, energy, width, own_width, lowest, d, slope, near, here,
+    gradient, curvature, block_of, mixing, end, turn, level, shape, by_square,
+    rise, side, hermitian,
+):  # fmt: skip
+    """Energies of all modes near grid point ``r`` and the shape of their lines at ``energy``.
+
+    ``here`` holds E^2 continued to first order, ``near`` which of them may have a line. Fills
+    ``end`` and ``turn`` (how modes of a block turn into those found here), ``level``, ``shape`` and
+    ``by_square`` (derivative of the shape by the square of the energy); the arrays after them are
+    room to work in. Returns whether any line is near.
+    """
+    n = len(level)
+    any_active = False
+    s = 0
+    while s < n:
+        stop = s + 1
+        while stop < n and block_of[r, stop] == s:
+            stop += 1
+        far = True
+        for i in range(s, stop):
+            shape[i] = 0.0
+            by_square[i] = 0.0
+            end[i] = stop
+            far = far and not near[i]
+        if far:
+            for i in range(s, stop):
+                level[i] = sqrt(max(here[i], lowest * lowest))
+                turn[i, s:stop] = 0.0
+                turn[i, i] = 1.0
+            s = stop
+            continue
+        for i in range(s, stop):
+            along0 = (
+                curvature[r, i, 0] * d[0] + curvature[r, i, 5] * d[1] + curvature[r, i, 4] * d[2]
+            )
+            along1 = (
+                curvature[r, i, 5] * d[0] + curvature[r, i, 1] * d[1] + curvature[r, i, 3] * d[2]
+            )
+            along2 = (
+                curvature[r, i, 4] * d[0] + curvature[r, i, 3] * d[1] + curvature[r, i, 2] * d[2]
+            )
+            here[i] += 0.5 * (along0 * d[0] + along1 * d[1] + along2 * d[2])
+            rise[i] = (
+                (gradient[r, i, 0] + along0) * slope[0]
+                + (gradient[r, i, 1] + along1) * slope[1]
+                + (gradient[r, i, 2] + along2) * slope[2]
+            )
+        if stop > s + 1:
+            for i in range(s, stop):
+                for j in range(s, stop):
+                    turn[i, j] = 0.0
+                    hermitian[i, j] = (
+                        mixing[r, i, j, 0] * d[0]
+                        + mixing[r, i, j, 1] * d[1]
+                        + mixing[r, i, j, 2] * d[2]
+                    )
+                turn[i, i] = 1.0
+                hermitian[i, i] = here[i]
+            diagonalise(hermitian, turn, s, stop)
+            for i in range(s, stop):
+                side[i] = rise[i]
+            for i in range(s, stop):
+                here[i] = hermitian[i, i].real
+                rise[i] = 0.0
+                for j in range(s, stop):
+                    y = turn[j, i] * side[j].real
+                    for m in range(s, stop):
+                        if m != j:
+                            y += turn[m, i] * (
+                                mixing[r, j, m, 0] * slope[0]
+                                + mixing[r, j, m, 1] * slope[1]
+                                + mixing[r, j, m, 2] * slope[2]
+                            )
+                    rise[i] += (turn[j, i].conjugate() * y).real
+        for i in range(s, stop):
+            line = sqrt(max(here[i], lowest * lowest))
+            jac = 1.0 - 0.5 / line * rise[i]
+            level[i] = line
+            # A line's own width keeps a branch that runs along the trajectory finite.
+            wide = sqrt(width * width * jac * jac + own_width * own_width)
+            x = (energy - line) / wide
+            if abs(x) < 4.0:
+                shape[i] = exp(-0.5 * x * x) / (wide * sqrt(2.0 * pi))
+                by_square[i] = shape[i] * x / wide / (2.0 * line)
+                any_active = True
+        s = stop
+    return any_active
+
+
+@njit(
+    cache=True,
+    forceinline=True,
+    error_model="numpy",
+    fastmath={"contract", "reassoc", "nsz", "arcp"},
+)
+def _project(
+    r, d, every, amplitude, vectors, block_of, mixing, end, turn, shape, z, unturned, out
+):  # fmt: skip
+    """Overlap of the structure amplitude with the modes found at a step, in ``out``.
+
+    Of all modes if ``every``, else of those with a line; returns the sum of shape x overlap^2.
+    """
+    n = len(shape)
+    for s in range(n):
+        z[s] = 0j
+        for i in range(n):
+            z[s] += vectors[r, s, i] * amplitude[i]
+    for s in range(n):
+        first = block_of[r, s]
+        if not every:
+            far = True
+            for i in range(first, end[s]):
+                far = far and shape[i] == 0.0
+            if far:
+                continue
+        y = z[s]
+        for i in range(n):
+            if block_of[r, i] != first:
+                y += (
+                    z[i]
+                    * (
+                        mixing[r, s, i, 0] * d[0]
+                        + mixing[r, s, i, 1] * d[1]
+                        + mixing[r, s, i, 2] * d[2]
+                    ).conjugate()
+                )
+        unturned[s] = y
+    total = 0.0
+    for s in range(n):
+        first = block_of[r, s]
+        if shape[s] == 0.0 and not every:
+            continue
+        y = unturned[s]
+        if end[s] > first + 1:
+            y = 0j
+            for i in range(first, end[s]):
+                y += turn[i, s].conjugate() * unturned[i]
+        out[s] = y
+        total += shape[s] * (y.real * y.real + y.imag * y.imag)
+    return total
+
+
+@njit(
+    cache=True,
+    forceinline=True,
+    error_model="numpy",
+    fastmath={"contract", "reassoc", "nsz", "arcp"},
+)
+def _differentiate(
+    r, common, coupling, block_of, end, turn, level, shape, by_square, overlap, z, change
+):  # fmt: skip
+    """Add derivatives of a step's rate by the parameters to ``change``: divided differences."""
+    n = len(shape)
+    n_k = len(change)
+    for s in range(n):
+        if shape[s] == 0.0:
+            continue
+        for i in range(n):
+            z[i] = 0j
+        for i in range(n):
+            if i != s and shape[i] != 0.0 and i < s:
+                continue  # the pair was counted from the other side
+            if i == s:
+                factor = by_square[s]
+            elif abs(level[s] - level[i]) < 0.05:
+                factor = by_square[s] + by_square[i]
+            else:
+                factor = 2.0 * (shape[s] - shape[i]) / (level[s] * level[s] - level[i] * level[i])
+            y = common * factor * overlap[i]
+            if end[i] == block_of[r, i] + 1:
+                z[i] += y
+            else:
+                for j in range(block_of[r, i], end[i]):
+                    z[j] += turn[j, i] * y
+        for j in range(block_of[r, s], end[s]):
+            bra = overlap[s].conjugate()
+            if end[s] > block_of[r, s] + 1:
+                bra *= turn[j, s].conjugate()
+            for i in range(n):
+                y = bra * z[i]
+                for q in range(n_k):
+                    change[q] += (
+                        y.real * coupling[r, j, i, q].real - y.imag * coupling[r, j, i, q].imag
+                    )
+
+
+@njit(
+    cache=True, parallel=True, error_model="numpy", fastmath={"contract", "reassoc", "nsz", "arcp"}
+)
+def walk(
+    pixel, first_step, start, cell,
+    direction, fractional, beam, beam_fractional, exposure,
+    measured_edges, true, kf, weight, found, slope_of_step, spread_first, spread_last, spread,
+    reach,
+    divisions, index, operation, fine_divisions, fine_radius, fine_index, fine_operation,
+    op_fractional, op_cartesian, point, reciprocal,
+    off_axis, square, gradient, curvature, bend, vectors, block_of, mixing, coupling,
+    positions, amplitude, displacement, thermal, own_width, lowest,
+    out, out_slope,
+):  # fmt: skip
+    """Walk every stretch in true energy and spread what is found over its cells.
+
+    Arguments are the fields of ``Trajectories``, ``ZoneMap`` and ``ZoneState`` and what
+    ``TrajectoryPhonons.rates`` makes of them; adds to ``out`` (blocks, cells) and ``out_slope``
+    (blocks, cells, K), K = 0 for no derivatives.
+    """
+    n_blocks = out.shape[0]
+    n = square.shape[1]
+    n_atoms = n // 3
+    n_stretches = len(pixel)
+    m0 = fine_index.shape[0] // 2
+    m1 = fine_index.shape[1] // 2
+    m2 = fine_index.shape[2] // 2
+    for block in prange(n_blocks):
+        d = np.empty(3)
+        h = np.empty(3)
+        slope = np.empty(3)
+        q_in = np.empty(3)
+        f = np.empty(n, dtype=np.complex128)
+        shape = np.empty(n)
+        by_square = np.empty(n)  # d shape / d E^2
+        level = np.empty(n)
+        overlap = np.empty(n, dtype=np.complex128)
+        n_k = out_slope.shape[2]
+        change = np.empty(n_k)
+        z = np.empty(n, dtype=np.complex128)
+        end = np.empty(n, dtype=np.int64)  # of the block of each mode; its first one: block_of
+        near = np.empty(n, dtype=np.bool_)
+        here = np.empty(n)  # E^2 of the modes as they are continued alone
+        rise = np.empty(n)  # d here / d true energy, along the trajectory
+        hermitian = np.empty((n, n), dtype=np.complex128)
+        turn = np.empty((n, n), dtype=np.complex128)  # new modes in columns, block by block
+        side = np.empty(n, dtype=np.complex128)
+        low = block * n_stretches // n_blocks
+        high = (block + 1) * n_stretches // n_blocks
+        for stretch in range(low, high):
+            p = pixel[stretch]
+            s0 = first_step[stretch]
+            s1 = s0 + (start[stretch + 1] - start[stretch])
+            base = start[stretch]
+            t0 = np.searchsorted(true, measured_edges[s0] - reach)
+            t1 = np.searchsorted(true, measured_edges[s1] + reach)
+            for t in range(t0, t1):
+                a = max(s0, spread_first[t])
+                b = min(s1, spread_last[t])
+                if a >= b:
+                    continue
+                k = kf[t]
+                f0 = beam_fractional[0] - k * fractional[p, 0]
+                f1 = beam_fractional[1] - k * fractional[p, 1]
+                f2 = beam_fractional[2] - k * fractional[p, 2]
+                r0 = f0 - np.floor(f0 + 0.5)
+                r1 = f1 - np.floor(f1 + 0.5)
+                r2 = f2 - np.floor(f2 + 0.5)
+                distance = 0.0
+                for c in range(3):
+                    x = r0 * reciprocal[0, c] + r1 * reciprocal[1, c] + r2 * reciprocal[2, c]
+                    distance += x * x
+                r = -1
+                o = 0
+                if distance < fine_radius * fine_radius:
+                    i0 = int(np.floor(r0 * fine_divisions[0] + 0.5)) + m0
+                    i1 = int(np.floor(r1 * fine_divisions[1] + 0.5)) + m1
+                    i2 = int(np.floor(r2 * fine_divisions[2] + 0.5)) + m2
+                    r = fine_index[i0, i1, i2]
+                    o = fine_operation[i0, i1, i2]
+                if r < 0:
+                    i0 = grid_index(f0, divisions[0])
+                    i1 = grid_index(f1, divisions[1])
+                    i2 = grid_index(f2, divisions[2])
+                    r = index[i0, i1, i2]
+                    o = operation[i0, i1, i2]
+                for j in range(3):
+                    g = (
+                        f0 * op_fractional[o, 0, j]
+                        + f1 * op_fractional[o, 1, j]
+                        + f2 * op_fractional[o, 2, j]
+                    )
+                    h[j] = np.floor(g - point[r, j] + 0.5)
+                    q_in[j] = g - h[j] - point[r, j]
+                dx, dy, dz = direction[p, 0], direction[p, 1], direction[p, 2]
+                for c in range(3):
+                    d[c] = (
+                        q_in[0] * reciprocal[0, c]
+                        + q_in[1] * reciprocal[1, c]
+                        + q_in[2] * reciprocal[2, c]
+                        - off_axis[c]
+                    )
+                    slope[c] = slope_of_step[t] * (
+                        op_cartesian[o, c, 0] * dx
+                        + op_cartesian[o, c, 1] * dy
+                        + op_cartesian[o, c, 2] * dz
+                    )
+                none = True
+                for s in range(n):
+                    here[s] = (
+                        square[r, s]
+                        + gradient[r, s, 0] * d[0]
+                        + gradient[r, s, 1] * d[1]
+                        + gradient[r, s, 2] * d[2]
+                    )
+                    climb = abs(
+                        gradient[r, s, 0] * slope[0]
+                        + gradient[r, s, 1] * slope[1]
+                        + gradient[r, s, 2] * slope[2]
+                    )
+                    # A branch far from this energy needs no more than its tangent.
+                    window = 8.0 * (
+                        true[t] * (own_width + found[t]) + found[t] * (climb + bend[r, s])
+                    )
+                    near[s] = abs(here[s] - true[t] * true[t]) <= window + bend[r, s]
+                    none = none and not near[s]
+                if none or not _meet(
+                    r, true[t], found[t], own_width, lowest, d, slope, near, here,
+                    gradient, curvature, block_of, mixing, end, turn, level, shape, by_square, rise,
+                    side, hermitian,
+                ):  # fmt: skip
+                    continue
+                qx = beam[0] - k * dx
+                qy = beam[1] - k * dy
+                qz = beam[2] - k * dz
+                for c in range(3):
+                    q_in[c] = (
+                        op_cartesian[o, c, 0] * qx
+                        + op_cartesian[o, c, 1] * qy
+                        + op_cartesian[o, c, 2] * qz
+                    )
+                for c in range(n_atoms):
+                    W = 0.5 * (
+                        displacement[c, 0] * q_in[0] * q_in[0]
+                        + displacement[c, 1] * q_in[1] * q_in[1]
+                        + displacement[c, 2] * q_in[2] * q_in[2]
+                        + 2.0
+                        * (
+                            displacement[c, 3] * q_in[1] * q_in[2]
+                            + displacement[c, 4] * q_in[0] * q_in[2]
+                            + displacement[c, 5] * q_in[0] * q_in[1]
+                        )
+                    )
+                    angle = (
+                        2.0
+                        * pi
+                        * (h[0] * positions[c, 0] + h[1] * positions[c, 1] + h[2] * positions[c, 2])
+                    )
+                    factor = amplitude[c] * exp(-W) * complex(cos(angle), sin(angle))
+                    for i in range(3):
+                        f[3 * c + i] = factor * q_in[i]
+                total = _project(
+                    r, d, n_k > 0, f, vectors, block_of, mixing, end, turn, shape, z, side, overlap
+                )  # fmt: skip
+                x = exp(-true[t] / thermal) if thermal > 0 else 0.0
+                common = 0.5 * HBAR2_OVER_U / true[t] / (1.0 - x) * weight[t] * exposure[p]
+                total *= common
+                if n_k > 0:
+                    change[:] = 0.0
+                    _differentiate(
+                        r, common, coupling, block_of, end, turn, level, shape, by_square, overlap,
+                        z, change,
+                    )  # fmt: skip
+                for j in range(a, b):
+                    where = cell[base + j - s0]
+                    if where >= 0:
+                        share = spread[t, j - spread_first[t]]
+                        out[block, where] += total * share
+                        for q in range(n_k):
+                            out_slope[block, where, q] += change[q] * share

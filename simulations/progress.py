@@ -1,0 +1,12 @@
+"""How long work tells how far it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+Progress = Callable[[str, float], None]
+"""Called with what is being done and the fraction that is done, 0 to 1."""
+
+
+def silent(message: str, fraction: float) -> None:
+    """Tell nobody."""

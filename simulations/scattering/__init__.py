@@ -1,0 +1,61 @@
+"""Spectra of force constants: one phonon, incoherent, powder, cuts, indirect geometry, paths."""
+
+from simulations.scattering.cut import line_cut, plane_cut
+from simulations.scattering.incoherent import (
+    CAN_MATERIALS,
+    MAX_ORDER,
+    AtomMotion,
+    atom_motions,
+    can_background,
+    debye_dos,
+    energy_grid,
+    incoherent_lines,
+    incoherent_spectrum,
+)
+from simulations.scattering.indirect import VibrationalSpectrum, vibrational_spectrum
+from simulations.scattering.measured_file import SHIPPED, MeasuredSpectrum, read_powder_spectra
+from simulations.scattering.one_phonon import (
+    SigmaOfEnergy,
+    bragg_intensities,
+    broadened,
+    displacement_tensors,
+    gaussian_bins,
+    one_phonon_lines,
+)
+from simulations.scattering.powder import (
+    kinematic_mask,
+    lattice_vectors_within,
+    momentum_limits,
+    powder_spectrum,
+    sigma_function,
+)
+
+__all__ = [
+    "AtomMotion",
+    "CAN_MATERIALS",
+    "MAX_ORDER",
+    "MeasuredSpectrum",
+    "SHIPPED",
+    "SigmaOfEnergy",
+    "VibrationalSpectrum",
+    "atom_motions",
+    "bragg_intensities",
+    "broadened",
+    "can_background",
+    "debye_dos",
+    "displacement_tensors",
+    "energy_grid",
+    "gaussian_bins",
+    "incoherent_lines",
+    "incoherent_spectrum",
+    "kinematic_mask",
+    "lattice_vectors_within",
+    "line_cut",
+    "momentum_limits",
+    "one_phonon_lines",
+    "plane_cut",
+    "powder_spectrum",
+    "read_powder_spectra",
+    "sigma_function",
+    "vibrational_spectrum",
+]

@@ -1,0 +1,461 @@
+"""Incoherent one-phonon and multiphonon scattering, and the expected background of a sample can.
+
+Approximations of the powder's orders: every atom scatters by itself (incoherent approximation), its
+motion is isotropic and Gaussian, and only its partial density of states counts (Sjolander 1958).
+Good to some ten percent where |Q| is large; correlations that coherent scatterers keep at small |Q|
+are lost. `incoherent_lines` is exact for one phonon in a harmonic single crystal.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.signal import fftconvolve
+
+from simulations.arrays import FloatArray
+from simulations.constants import BOLTZMANN_MEV_PER_K, HBAR2_OVER_U
+from simulations.crystal import Crystal, neutron_data
+from simulations.dynamics import ForceConstantModel, PhononDos, default_dos_zone, modes
+from simulations.errors import InputError
+from simulations.instrument import Resolution
+from simulations.reciprocal import ZonePoints, symmetrised_site_tensors
+from simulations.scattering.one_phonon import (
+    STABLE_MEV,
+    bose,
+    displacement_tensors,
+    gaussian_bins,
+    refuse_imaginary,
+)
+from simulations.scattering.powder import SigmaOfEnergy, sigma_function, spread_lines
+
+MAX_ORDER = 10
+APPROXIMATION = "incoherent approximation: isotropic Gaussian motion of single atoms"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class IncoherentSpectrum:
+    """S(|Q|, E) per primitive cell (or per atom of a can), by the number of phonons."""
+
+    momentum_edges: FloatArray  # (Q + 1,) 1/angstrom
+    energy_edges_meV: FloatArray  # (E + 1,)
+    orders: FloatArray  # (order, Q, E) barn/meV/sr; order 0 is the elastic line
+    approximation: str
+    elements: tuple[str, ...]  # chemical symbols
+    partials: FloatArray  # (elements, order, Q, E) barn/meV/sr, what the atoms of each scatter
+
+    @property
+    def one_phonon(self) -> FloatArray:
+        """Incoherent one-phonon part, (Q, E)."""
+        return self.orders[1]
+
+    @property
+    def multiphonon(self) -> FloatArray:
+        """Two and more phonons, (Q, E)."""
+        return self.orders[2:].sum(axis=0)
+
+    @property
+    def inelastic(self) -> FloatArray:
+        """All but the elastic line, (Q, E)."""
+        return self.orders[1:].sum(axis=0)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class AtomMotion:
+    """Phonon spectra of one atom on a uniform energy grid symmetric about zero."""
+
+    mean_square: float  # displacement along one direction, angstrom^2
+    orders: tuple[FloatArray, ...]  # of 1, 2, ... phonons, each (grid,) 1/meV, integrating to 1
+
+
+def energy_grid(dos: PhononDos, energy_edges_meV: FloatArray, max_order: int) -> FloatArray:
+    """Uniform grid for `atom_motions`, symmetric about zero, meV.
+
+    It is wide enough that what a convolution loses at its ends never comes back into the bins.
+    """
+    if not 1 <= max_order <= MAX_ORDER:
+        raise InputError(f"max_order is {max_order}; expected 1 to {MAX_ORDER}")
+    top = float(dos.energy_edges_meV[-1])
+    step = min(top / 400, float(np.diff(energy_edges_meV).min()) / 2)
+    reach = float(np.abs(energy_edges_meV).max()) + max_order * top
+    count = int(np.ceil(reach / step))
+    return np.arange(-count, count + 1, dtype=np.float64) * step
+
+
+def atom_motions(
+    crystal: Crystal, dos: PhononDos, temperature_K: float, grid: FloatArray, max_order: int
+) -> list[AtomMotion]:
+    """Isotropic Gaussian motion of every atom, by the number of phonons.
+
+    An atom of cross section sigma scatters ``sigma / 4 pi exp(-x) x**p / p!`` times the spectrum of
+    order p, with ``x = Q^2 <u^2>``.
+
+    Parameters
+    ----------
+    crystal : Crystal
+    dos : PhononDos
+        Partial densities of the crystal's atoms.
+    temperature_K : float
+    grid : (grid,) float64
+        From `energy_grid`.
+    max_order : int
+
+    Raises
+    ------
+    ValueError
+        If a density of states is empty.
+
+    References
+    ----------
+    A. Sjolander, Arkiv Fysik 14, 315 (1958).
+    """
+    out = []
+    for a in range(crystal.n_atoms):
+        one, mean_square = _one_phonon(
+            dos.partial[a], dos.energy_edges_meV, crystal.masses_u[a], temperature_K, grid
+        )
+        out.append(
+            AtomMotion(
+                mean_square=mean_square,
+                orders=tuple(_orders(one, float(grid[1] - grid[0]), max_order)),
+            )
+        )
+    return out
+
+
+def _one_phonon(
+    dos: FloatArray, edges: FloatArray, mass_u: float, temperature_K: float, grid: FloatArray
+) -> tuple[FloatArray, float]:
+    """One-phonon function g(E) / E (n + 1) / norm of an atom, and its mean square displacement.
+
+    Below 5 % of the highest energy the density is replaced by ``c E^2`` with the same integral:
+    what smears a computed density would else diverge in g / E^2.
+    """
+    step = float(grid[1] - grid[0])
+    total = float(np.sum(dos * np.diff(edges)))
+    if not total > 0:
+        raise InputError("density of states is empty; expected modes at positive energies")
+    cumulative = np.concatenate([[0.0], np.cumsum(dos * np.diff(edges))]) / total
+    energy = np.abs(grid)
+    # density on the grid: bin averages of the cumulative, exact whatever the two steps are
+    upper = np.interp(energy + 0.5 * step, edges, cumulative)
+    lower = np.interp(energy - 0.5 * step, edges, cumulative)
+    density = (upper - lower) / step
+    debye = 0.05 * float(edges[-1])
+    inside = float(np.interp(debye, edges, cumulative) - np.interp(0.0, edges, cumulative))
+    curvature = 3 * inside / debye**3
+    low = energy < debye
+    density[low] = curvature * energy[low] ** 2
+    safe = np.where(energy > 0.5 * step, energy, 1.0)
+    n = bose(safe, temperature_K)
+    weight = np.where(grid > 0, n + 1, n) * density / safe
+    weight[energy < 0.5 * step] = curvature * BOLTZMANN_MEV_PER_K * temperature_K
+    norm = float(np.sum(weight) * step)
+    return weight / norm, 0.5 * HBAR2_OVER_U / mass_u * norm
+
+
+def _orders(one: FloatArray, step_meV: float, count: int) -> list[FloatArray]:
+    """Normalised spectra of 1 ... count phonons on the grid of the first."""
+    out = [one]
+    half = len(one) // 2
+    for _ in range(count - 1):
+        full = fftconvolve(out[-1], one) * step_meV
+        out.append(np.maximum(full[half : half + len(one)], 0.0))
+    return out
+
+
+def elements_of(crystal: Crystal) -> tuple[tuple[str, ...], NDArray[np.int64]]:
+    """Distinct symbols in the order of their first atoms, and the element of every atom."""
+    elements = tuple(dict.fromkeys(crystal.symbols))
+    return elements, np.array([elements.index(s) for s in crystal.symbols], dtype=np.int64)
+
+
+def incoherent_spectrum(
+    crystal: Crystal,
+    dos: PhononDos,
+    momentum_edges: ArrayLike,
+    energy_edges_meV: ArrayLike,
+    *,
+    temperature_K: float,
+    resolution: Resolution | SigmaOfEnergy | float,
+    ei_meV: float | None = None,
+    max_order: int = MAX_ORDER,
+    coherent_multiphonon: bool = True,
+) -> IncoherentSpectrum:
+    """Elastic, incoherent one-phonon and multiphonon S(|Q|, E) of a powder.
+
+    Parameters
+    ----------
+    crystal : Crystal
+    dos : PhononDos
+        Partial densities of the crystal's atoms.
+    momentum_edges : (Q + 1,) float64
+        1/angstrom; evaluated at the bins' mean Q^2.
+    energy_edges_meV : (E + 1,) float64
+    temperature_K : float
+    resolution : Resolution, callable or float
+        As in `powder_spectrum`.
+    ei_meV : float or None
+        Needed by a `Resolution`.
+    max_order : int
+        Highest number of phonons, 1 to 10.
+    coherent_multiphonon : bool
+        Let orders 2 and up scatter with the total cross section (coherent + incoherent), the usual
+        estimate; orders 0 and 1 always use the incoherent one alone.
+
+    Returns
+    -------
+    IncoherentSpectrum
+
+    Raises
+    ------
+    ValueError
+        If ``max_order`` is out of range.
+
+    References
+    ----------
+    A. Sjolander, Arkiv Fysik 14, 315 (1958); G. L. Squires, Introduction to the Theory of Thermal
+    Neutron Scattering (1978), section 3.10.
+    """
+    momentum_edges = np.asarray(momentum_edges, dtype=float)
+    edges = np.asarray(energy_edges_meV, dtype=float)
+    grid = energy_grid(dos, edges, max_order)
+    mean_square_momentum = np.diff(momentum_edges**3) / 3 / np.diff(momentum_edges)
+    sigma_of = sigma_function(resolution, ei_meV)
+    seen, smear = grid_smearing(grid, edges, sigma_of)
+    elastic = gaussian_bins(edges, np.zeros(1), np.atleast_1d(sigma_of(np.zeros(1))))[0]
+
+    elements, element_of = elements_of(crystal)
+    partials = np.zeros(
+        (len(elements), max_order + 1, len(mean_square_momentum), len(edges) - 1), dtype=np.float64
+    )
+    motions = atom_motions(crystal, dos, temperature_K, grid, max_order)
+    for a, motion in enumerate(motions):
+        incoherent = crystal.incoherent_barn[a] / (4 * np.pi)
+        total = incoherent + crystal.scattering_length[a] ** 2
+        many = total if coherent_multiphonon else incoherent
+        orders = partials[element_of[a]]
+        x = mean_square_momentum * motion.mean_square
+        factor = np.exp(-x)
+        orders[0] += incoherent * factor[:, None] * elastic
+        for p, spectrum in enumerate(motion.orders, start=1):
+            factor = factor * x / p
+            strength = incoherent if p == 1 else many
+            orders[p] += strength * factor[:, None] * (spectrum[seen] @ smear)
+    return IncoherentSpectrum(
+        momentum_edges=momentum_edges,
+        energy_edges_meV=edges,
+        orders=partials.sum(axis=0),
+        approximation=APPROXIMATION,
+        elements=elements,
+        partials=partials,
+    )
+
+
+def incoherent_lines(
+    model: ForceConstantModel,
+    Q: ArrayLike,
+    energy_edges_meV: ArrayLike,
+    *,
+    temperature_K: float,
+    resolution: Resolution | SigmaOfEnergy | float,
+    ei_meV: float | None = None,
+    phi: ArrayLike | None = None,
+    zone: ZonePoints | None = None,
+    displacement: FloatArray | None = None,
+) -> FloatArray:
+    """Incoherent one-phonon S(Q,E) at single vectors Q, with anisotropic motion of every site.
+
+    Unlike `incoherent_spectrum` this is no approximation for a harmonic crystal.
+
+    Parameters
+    ----------
+    model : ForceConstantModel
+    Q : (Q, 3) float64
+        1/angstrom.
+    energy_edges_meV : (E + 1,) float64
+        Both signs allowed.
+    temperature_K : float
+    resolution, ei_meV
+        As in `powder_spectrum`.
+    phi : (K,) float64 or None
+        Free parameters, eV/angstrom^2; None: the reference.
+    zone : ZonePoints or None
+        Points up to the Laue group; None: `default_dos_zone`.
+    displacement : (atoms, 3, 3) float64 or None
+        Debye-Waller tensors; None: computed from the model at this temperature.
+
+    Returns
+    -------
+    (elements, Q, E) float64
+        barn/meV/sr per primitive cell, for the elements in the order of their first atoms.
+
+    Raises
+    ------
+    ValueError
+        If modes are imaginary.
+
+    References
+    ----------
+    G. L. Squires, Introduction to the Theory of Thermal Neutron Scattering (1978), section 3.10.
+    """
+    crystal = model.crystal
+    Q = np.asarray(Q, dtype=float)
+    edges = np.asarray(energy_edges_meV, dtype=float)
+    sigma_of = sigma_function(resolution, ei_meV)
+    zone = default_dos_zone(crystal) if zone is None else zone
+    if displacement is None:
+        displacement = displacement_tensors(model, temperature_K, phi)
+    n = crystal.n_atoms
+    tensors = np.zeros((len(edges) - 1, 9 * n))
+    step = max(1, 2_000_000 // (27 * n * n))
+    for start in range(0, len(zone.q_cart), step):
+        q, weight = zone.q_cart[start : start + step], zone.weights[start : start + step]
+        energies, vectors = modes(model, q, phi)
+        refuse_imaginary(energies, q)
+        e = vectors.reshape(len(q), n, 3, -1)
+        products = np.einsum("q,qias,qibs->qsiab", weight, e, e.conj(), optimize=True).real
+        live = energies > STABLE_MEV
+        size = np.where(live, energies, 1.0)
+        factor = np.where(live, 0.5 * HBAR2_OVER_U / size, 0.0)
+        occupation = bose(size, temperature_K)
+        for sign, thermal in ((1.0, occupation + 1), (-1.0, occupation)):
+            spread_lines(
+                np.ascontiguousarray(products).reshape(-1, 9 * n), (factor * thermal).ravel(),
+                (sign * size).ravel(), np.asarray(sigma_of(sign * size)).ravel(), edges, tensors,
+            )  # fmt: skip
+    site = symmetrised_site_tensors(crystal, tensors.reshape(-1, n, 3, 3))
+    decay = np.exp(-np.einsum("qa,iab,qb->qi", Q, displacement, Q, optimize=True))
+    strength = decay * crystal.incoherent_barn / (4 * np.pi) / crystal.masses_u
+    elements, element_of = elements_of(crystal)
+    member = (element_of == np.arange(len(elements))[:, None]).astype(float)
+    return np.einsum("qi,li,qa,qb,eiab->lqe", strength, member, Q, Q, site, optimize=True)
+
+
+def grid_smearing(
+    grid: FloatArray, energy_edges_meV: FloatArray, sigma_of: SigmaOfEnergy
+) -> tuple[NDArray[np.bool_], FloatArray]:
+    """What turns a density on the grid into averages over energy bins with resolution.
+
+    Returns
+    -------
+    seen : (grid,) bool
+        Grid points near enough to the bins to count.
+    smear : (seen, E) float64
+        ``density[seen] @ smear`` has the unit of the density.
+    """
+    widest = 10 * float(np.max(sigma_of(energy_edges_meV)))
+    seen = (grid > energy_edges_meV[0] - widest) & (grid < energy_edges_meV[-1] + widest)
+    sigma = np.asarray(sigma_of(grid[seen]), dtype=float)
+    return seen, gaussian_bins(energy_edges_meV, grid[seen], sigma) * float(grid[1] - grid[0])
+
+
+# ----------------------------------------------------------------------------------------- cans
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class CanMaterial:
+    """A sample-can metal, described well enough for an expected background."""
+
+    symbol: str
+    debye_meV: float  # cut-off energy k_B Theta_D
+    source: str
+
+
+CAN_MATERIALS = {
+    "aluminium": CanMaterial(
+        symbol="Al",
+        debye_meV=BOLTZMANN_MEV_PER_K * 390.0,
+        source="Debye temperature near 390 K at room temperature (textbook value)",
+    ),
+    "vanadium": CanMaterial(
+        symbol="V",
+        debye_meV=BOLTZMANN_MEV_PER_K * 380.0,
+        source="Debye temperature near 380 K (textbook value)",
+    ),
+}
+
+
+def debye_dos(debye_meV: float, n_bins: int = 200) -> PhononDos:
+    """Debye density of states of one atom, 3 modes up to the cut-off.
+
+    Parameters
+    ----------
+    debye_meV : float
+        Cut-off energy.
+    n_bins : int
+    """
+    if not debye_meV > 0:
+        raise InputError(f"debye_meV is {debye_meV}; expected a positive energy")
+    edges = np.linspace(0.0, debye_meV, n_bins + 1)
+    partial = 3 * np.diff(edges**3) / debye_meV**3 / np.diff(edges)
+    return PhononDos(energy_edges_meV=edges, partial=partial[None], imaginary_share=0.0)
+
+
+def can_background(
+    material: str,
+    momentum_edges: ArrayLike,
+    energy_edges_meV: ArrayLike,
+    *,
+    temperature_K: float,
+    resolution: Resolution | SigmaOfEnergy | float,
+    ei_meV: float | None = None,
+    dos: PhononDos | None = None,
+    max_order: int = MAX_ORDER,
+) -> IncoherentSpectrum:
+    """Expected inelastic background of a can, per atom of the can.
+
+    Scale it by the can's atoms in the beam per primitive cell of the sample. One-phonon scattering
+    of a coherent metal (aluminium) is taken in the incoherent approximation with its total cross
+    section, so its structure in |Q| is missing; Bragg lines and multiple scattering are too.
+
+    Parameters
+    ----------
+    material : str
+        "aluminium" or "vanadium".
+    momentum_edges, energy_edges_meV, temperature_K, resolution, ei_meV, max_order
+        As in `incoherent_spectrum`.
+    dos : PhononDos or None
+        Density of states of one atom; None: a Debye model.
+
+    Raises
+    ------
+    ValueError
+        If the material is unknown.
+    """
+    known = CAN_MATERIALS.get(material)
+    if known is None:
+        raise InputError(
+            f"can material is {material!r}; expected one of {', '.join(sorted(CAN_MATERIALS))}"
+        )
+    mass, length, incoherent = neutron_data((known.symbol,))
+    atom = Crystal(
+        lattice=np.eye(3),
+        positions=np.zeros((1, 3)),
+        symbols=(known.symbol,),
+        masses_u=mass,
+        scattering_length=np.zeros(1),
+        incoherent_barn=incoherent + 4 * np.pi * length**2,
+        conventional_lattice=np.eye(3),
+    )
+    model = debye_dos(known.debye_meV) if dos is None else dos
+    spectrum = incoherent_spectrum(
+        atom,
+        model,
+        momentum_edges,
+        energy_edges_meV,
+        temperature_K=temperature_K,
+        resolution=resolution,
+        ei_meV=ei_meV,
+        max_order=max_order,
+    )
+    kind = "Debye density of states" if dos is None else "given density of states"
+    return IncoherentSpectrum(
+        momentum_edges=spectrum.momentum_edges,
+        energy_edges_meV=spectrum.energy_edges_meV,
+        orders=spectrum.orders,
+        approximation=f"{APPROXIMATION}; {kind}; all scattering counted as incoherent; {material}",
+        elements=spectrum.elements,
+        partials=spectrum.partials,
+    )

@@ -1,0 +1,387 @@
+"""Coherent one-phonon scattering at single vectors Q, Debye-Waller tensors, Bose factors.
+
+All intensities are per primitive cell. A line's weight is in barn/sr; times a normalised line shape
+in 1/meV it is S(Q,E) in barn/meV/sr. (Euphonic's structure factor is this over the atoms' number.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from simulations.arrays import ComplexArray, FloatArray
+from simulations.constants import BOLTZMANN_MEV_PER_K, HBAR2_OVER_U
+from simulations.crystal import Crystal
+from simulations.dynamics import ForceConstantModel, divided_differences, modes
+from simulations.errors import InputError
+from simulations.reciprocal import (
+    ZonePoints,
+    irreducible_mesh,
+    mesh_divisions,
+    symmetrised_site_tensors,
+)
+
+STABLE_MEV = 1e-3
+"""Modes below this energy carry no one-phonon line."""
+
+SigmaOfEnergy = Callable[[FloatArray], FloatArray]
+"""Standard deviation of the energy resolution, meV, at energy transfers in meV."""
+
+
+def bose(energy_meV: ArrayLike, temperature_K: float) -> FloatArray:
+    """Bose-Einstein occupation ``1 / (exp(E / kT) - 1)`` of positive energies; 0 at T = 0.
+
+    Raises
+    ------
+    ValueError
+        If the temperature is negative or not finite.
+    """
+    if not (np.isfinite(temperature_K) and temperature_K >= 0):
+        raise InputError(f"temperature_K is {temperature_K}; expected a number >= 0")
+    energy = np.asarray(energy_meV, dtype=float)
+    if temperature_K == 0:
+        return np.zeros_like(energy)
+    thermal = max(BOLTZMANN_MEV_PER_K * temperature_K, 1e-200)  # the quotient must not overflow
+    x = np.minimum(energy / thermal, 700.0)
+    return 1 / np.expm1(x)
+
+
+def _coth(energy: FloatArray, temperature_K: float) -> FloatArray:
+    return 1 + 2 * bose(energy, temperature_K)
+
+
+def default_zone(crystal: Crystal) -> ZonePoints:
+    """Points for Debye-Waller tensors: two meshes, extrapolated to an infinitely fine one.
+
+    Long acoustic waves make the error of one mesh proportional to its step, 1 % at a step of
+    0.12 1/angstrom; twice a mesh less one of double step removes it. Some weights are negative.
+    """
+    coarse = np.array(mesh_divisions(crystal, 0.25))
+    near = irreducible_mesh(crystal, 2 * coarse, shifted=True)
+    far = irreducible_mesh(crystal, coarse, shifted=True)
+    return ZonePoints(
+        q_cart=np.concatenate([near.q_cart, far.q_cart]),
+        weights=np.concatenate([2 * near.weights, -far.weights]),
+    )
+
+
+def displacement_tensors(
+    model: ForceConstantModel,
+    temperature_K: float,
+    phi: ArrayLike | None = None,
+    zone: ZonePoints | None = None,
+) -> FloatArray:
+    """Mean squared displacements U of the atoms; the Debye-Waller exponent is ``W = Q U Q / 2``.
+
+    Parameters
+    ----------
+    model : ForceConstantModel
+    temperature_K : float
+    phi : (K,) float64 or None
+        Free parameters, eV/angstrom^2; None: the reference.
+    zone : ZonePoints or None
+        Points up to the Laue group; None: `default_zone`. Acoustic modes at Gamma are left out.
+
+    Returns
+    -------
+    (atoms, 3, 3) float64
+        angstrom^2.
+
+    Raises
+    ------
+    ValueError
+        If modes are imaginary: no harmonic crystal has such displacements.
+    """
+    zone = default_zone(model.crystal) if zone is None else zone
+    energies, vectors = modes(model, zone.q_cart, phi)
+    refuse_imaginary(energies, zone.q_cart)
+    return _displacements(model.crystal, energies, vectors, zone.weights, temperature_K)
+
+
+def refuse_imaginary(energies: FloatArray, q_cart: FloatArray, tolerance_meV: float = 0.05) -> None:
+    """Raise ValueError where energies are imaginary beyond numerical noise at Gamma."""
+    lowest = float(energies.min())
+    if lowest < -tolerance_meV:
+        q = q_cart[int(np.argmin(energies.min(axis=1)))]
+        share = float(np.mean(energies < -tolerance_meV))
+        raise InputError(
+            f"force constants: {100 * share:.1f} % of the modes are imaginary, the lowest "
+            f"{lowest:.3f} meV at q = {np.round(q, 4).tolist()} 1/angstrom; expected a dynamically "
+            "stable crystal. Relax the structure or change the force constants."
+        )
+
+
+def _displacements(
+    crystal: Crystal,
+    energies: FloatArray,
+    vectors: ComplexArray,
+    weights: FloatArray,
+    temperature_K: float,
+) -> FloatArray:
+    live = energies > STABLE_MEV
+    size = np.where(live, energies, 1.0)
+    factor = np.where(live, _coth(size, temperature_K) / size, 0.0) * weights[:, None]
+    e = vectors.reshape(len(vectors), crystal.n_atoms, 3, -1)
+    sums = np.einsum("qs,qias,qibs->iab", factor, e, e.conj(), optimize=True).real
+    sums *= 0.5 * HBAR2_OVER_U / crystal.masses_u[:, None, None]
+    return symmetrised_site_tensors(crystal, sums)
+
+
+def displacement_gradients(
+    model: ForceConstantModel,
+    temperature_K: float,
+    phi: ArrayLike | None = None,
+    zone: ZonePoints | None = None,
+) -> tuple[FloatArray, FloatArray]:
+    """Displacement tensors and their derivatives by the free parameters.
+
+    Returns
+    -------
+    tensors : (atoms, 3, 3) float64
+        angstrom^2, as `displacement_tensors`.
+    gradients : (K, atoms, 3, 3) float64
+        angstrom^2 per eV/angstrom^2.
+    """
+    zone = default_zone(model.crystal) if zone is None else zone
+    crystal = model.crystal
+    energies, vectors = modes(model, zone.q_cart, phi)
+    refuse_imaginary(energies, zone.q_cart)
+    tensors = _displacements(crystal, energies, vectors, zone.weights, temperature_K)
+    live = energies > STABLE_MEV
+    size = np.where(live, energies, 1.0)
+    coth = _coth(size, temperature_K)
+    value = np.where(live, coth / size, 0.0)
+    slope = np.where(live, (_coth_slope(size, temperature_K) - coth / size) / (2 * size**2), 0.0)
+    kernel = divided_differences(value, slope, energies * np.abs(energies))
+    kernel *= live[:, :, None] & live[:, None, :]
+    _, basis = model.matrices(zone.q_cart)
+    e = vectors.reshape(len(vectors), crystal.n_atoms, 3, -1)
+    out = np.empty((basis.shape[1], crystal.n_atoms, 3, 3))
+    for k in range(basis.shape[1]):
+        inner = vectors.conj().swapaxes(-1, -2) @ basis[:, k] @ vectors
+        inner = inner * kernel * zone.weights[:, None, None]
+        out[k] = np.einsum("qias,qst,qibt->iab", e, inner, e.conj(), optimize=True).real
+    out *= 0.5 * HBAR2_OVER_U / crystal.masses_u[:, None, None]
+    return tensors, symmetrised_site_tensors(crystal, out)
+
+
+def _coth_slope(energy: FloatArray, temperature_K: float) -> FloatArray:
+    """Derivative of coth(E / 2kT) by E."""
+    if temperature_K == 0:
+        return np.zeros_like(energy)
+    n = bose(energy, temperature_K)
+    return -2 * n * (n + 1) / (BOLTZMANN_MEV_PER_K * temperature_K)
+
+
+def amplitudes(crystal: Crystal, Q: ArrayLike, displacement: FloatArray | None) -> FloatArray:
+    """Vectors f with ``|e^dagger f|^2`` the one-phonon weight of eigenvector e taken at Q itself.
+
+    Parameters
+    ----------
+    crystal : Crystal
+    Q : (Q, 3) float64
+        1/angstrom.
+    displacement : (atoms, 3, 3) float64 or None
+        Tensors U, angstrom^2; None: no Debye-Waller factor.
+
+    Returns
+    -------
+    (Q, 3 atoms) float64
+        ``b_kappa Q exp(-W_kappa(Q)) / sqrt(m_kappa)``, sqrt(barn) / (angstrom sqrt(u)). With
+        eigenvectors of q = Q - G instead of Q, multiply atom kappa by ``exp(i G r_kappa)``.
+    """
+    Q = np.asarray(Q, dtype=float)
+    factor = crystal.scattering_length / np.sqrt(crystal.masses_u)
+    scale = factor * np.exp(-_exponents(crystal, Q, displacement))
+    return (scale[:, :, None] * Q[:, None, :]).reshape(len(Q), -1)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class OnePhononLines:
+    """Lines of coherent one-phonon scattering at vectors Q."""
+
+    energies_meV: FloatArray  # (Q, n); negative: imaginary, without weight
+    creation: FloatArray  # (Q, n) barn/sr, at E = +energy
+    annihilation: FloatArray  # (Q, n) barn/sr, at E = -energy
+
+
+def one_phonon_lines(
+    model: ForceConstantModel,
+    Q: ArrayLike,
+    temperature_K: float,
+    phi: ArrayLike | None = None,
+    displacement: FloatArray | None = None,
+) -> OnePhononLines:
+    """Coherent one-phonon lines at arbitrary Q, per primitive cell.
+
+    Parameters
+    ----------
+    model : ForceConstantModel
+    Q : (Q, 3) float64
+        1/angstrom.
+    temperature_K : float
+    phi : (K,) float64 or None
+        Free parameters, eV/angstrom^2; None: the reference.
+    displacement : (atoms, 3, 3) float64 or None
+        Debye-Waller tensors of `displacement_tensors`; None leaves the Debye-Waller factor out.
+
+    Returns
+    -------
+    OnePhononLines
+        Weights ``(hbar^2 / 2 E) |sum b e.Q exp(-W) / sqrt(m)|^2`` times n + 1 and n. Inside a
+        degenerate group only the sum over the group is meaningful.
+
+    References
+    ----------
+    M. T. Dove, Structure and Dynamics (OUP, 2003), pp. 225-226.
+    """
+    Q = np.asarray(Q, dtype=float)
+    energies, vectors = modes(model, Q, phi)
+    f = amplitudes(model.crystal, Q, displacement)
+    overlap = np.einsum("qis,qi->qs", vectors.conj(), f)
+    live = energies > STABLE_MEV
+    size = np.where(live, energies, 1.0)
+    weight = np.where(live, 0.5 * HBAR2_OVER_U / size, 0.0) * np.abs(overlap) ** 2
+    n = bose(size, temperature_K)
+    return OnePhononLines(energies_meV=energies, creation=weight * (n + 1), annihilation=weight * n)
+
+
+def one_phonon_pairs(
+    model: ForceConstantModel,
+    Q: ArrayLike,
+    temperature_K: float,
+    phi: ArrayLike | None = None,
+    displacement: FloatArray | None = None,
+) -> dict[tuple[str, str], OnePhononLines]:
+    """Coherent one-phonon lines split by pairs of elements.
+
+    With ``F_a`` the part of the structure factor that atoms of element a make, the pair (a, a) has
+    the weight of ``|F_a|^2`` and the pair (a, b) that of ``2 Re(F_a^* F_b)``, which may be
+    negative. The pairs sum to `one_phonon_lines`, whose parameters these are.
+
+    Returns
+    -------
+    dict
+        Lines of every pair of elements, in the order of their first atoms.
+    """
+    Q = np.asarray(Q, dtype=float)
+    crystal = model.crystal
+    energies, vectors = modes(model, Q, phi)
+    f = amplitudes(crystal, Q, displacement)
+    elements = tuple(dict.fromkeys(crystal.symbols))
+    member = np.repeat([[s == e for s in crystal.symbols] for e in elements], 3, axis=1)
+    F = np.einsum("qis,qi,ei->eqs", vectors.conj(), f, member.astype(float), optimize=True)
+    live = energies > STABLE_MEV
+    size = np.where(live, energies, 1.0)
+    factor = np.where(live, 0.5 * HBAR2_OVER_U / size, 0.0)
+    n = bose(size, temperature_K)
+    out: dict[tuple[str, str], OnePhononLines] = {}
+    for k, first in enumerate(elements):
+        for m in range(k, len(elements)):
+            weight = factor * (F[k].conj() * F[m]).real * (1 if k == m else 2)
+            out[first, elements[m]] = OnePhononLines(
+                energies_meV=energies, creation=weight * (n + 1), annihilation=weight * n
+            )
+    return out
+
+
+def bragg_intensities(
+    crystal: Crystal, G: ArrayLike, displacement: FloatArray | None = None
+) -> FloatArray:
+    """Squared structure factor ``|sum b exp(-W) exp(i G r)|^2`` of Bragg reflections.
+
+    Coherent elastic scattering per primitive cell of volume V is
+    ``S(Q,E) = delta(E) (2 pi)^3 / V sum_G delta(Q - G)`` times this.
+
+    Parameters
+    ----------
+    crystal : Crystal
+    G : (G, 3) float64
+        Reciprocal-lattice vectors, 1/angstrom.
+    displacement : (atoms, 3, 3) float64 or None
+        Tensors U, angstrom^2; None: no Debye-Waller factor.
+
+    Returns
+    -------
+    (G,) float64
+        barn/sr.
+
+    References
+    ----------
+    G. L. Squires, Introduction to the Theory of Thermal Neutron Scattering (1978), section 3.6.
+    """
+    G = np.asarray(G, dtype=float)
+    decay = np.exp(-_exponents(crystal, G, displacement))
+    phase = np.exp(1j * G @ (crystal.positions @ crystal.lattice).T)
+    return np.abs((decay * phase) @ crystal.scattering_length) ** 2
+
+
+def incoherent_elastic(
+    crystal: Crystal, Q: ArrayLike, displacement: FloatArray | None = None
+) -> FloatArray:
+    """Incoherent elastic scattering ``sum sigma_inc / 4 pi exp(-2 W(Q))`` per primitive cell.
+
+    Parameters
+    ----------
+    crystal : Crystal
+    Q : (Q, 3) float64
+        1/angstrom.
+    displacement : (atoms, 3, 3) float64 or None
+        Tensors U, angstrom^2; None: no Debye-Waller factor.
+
+    Returns
+    -------
+    (Q,) float64
+        barn/sr, the factor of delta(E).
+    """
+    Q = np.asarray(Q, dtype=float)
+    decay = np.exp(-2 * _exponents(crystal, Q, displacement))
+    return decay @ crystal.incoherent_barn / (4 * np.pi)
+
+
+def _exponents(crystal: Crystal, Q: FloatArray, displacement: FloatArray | None) -> FloatArray:
+    """Debye-Waller exponents W, (Q, atoms)."""
+    if displacement is None:
+        return np.zeros((len(Q), crystal.n_atoms))
+    return 0.5 * np.einsum("qa,iab,qb->qi", Q, displacement, Q, optimize=True)
+
+
+def broadened(
+    lines: OnePhononLines,
+    energy_edges_meV: ArrayLike,
+    sigma_meV: FloatArray | float | Callable[[FloatArray], FloatArray],
+) -> FloatArray:
+    """S(Q,E) averaged over energy bins, Gaussian lines.
+
+    Parameters
+    ----------
+    lines : OnePhononLines
+    energy_edges_meV : (E + 1,) float64
+    sigma_meV : float, (Q, n) float64 or callable
+        Standard deviation of every line; a function is called with signed energy transfers.
+
+    Returns
+    -------
+    (Q, E) float64
+        barn/meV/sr.
+    """
+    edges = np.asarray(energy_edges_meV, dtype=float)
+    out = np.zeros((len(lines.energies_meV), len(edges) - 1))
+    for sign, weight in ((1, lines.creation), (-1, lines.annihilation)):
+        if np.any(weight):
+            place = sign * lines.energies_meV
+            sigma = np.asarray(sigma_meV(place) if callable(sigma_meV) else sigma_meV, dtype=float)
+            shape = gaussian_bins(edges, place, np.broadcast_to(sigma, place.shape))
+            out += np.einsum("qs,qse->qe", weight, shape)
+    return out
+
+
+def gaussian_bins(edges: FloatArray, centre: FloatArray, sigma: FloatArray) -> FloatArray:
+    """Normalised Gaussians averaged over bins, (..., bins), 1/meV."""
+    from scipy.special import ndtr
+
+    z = (edges - centre[..., None]) / sigma[..., None]
+    return np.diff(ndtr(z), axis=-1) / np.diff(edges)

@@ -1,0 +1,670 @@
+"""Coherent one-phonon scattering of a powder, S(|Q|, E), and its gradient by the force constants.
+
+Every sampled q of the zone is combined with all reciprocal-lattice vectors G: modes are computed
+once per q. Averages over a |Q| bin are averages over the sampled vectors in it. The spectrum comes
+from a compiled loop over all Q = q + G; its gradient from ``T = sum_G f f^dagger`` per
+(q, |Q| bin), which holds all that polarisation and structure factors contribute.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from simulations.arrays import ComplexArray, FloatArray
+from simulations.constants import BOLTZMANN_MEV_PER_K, HBAR2_OVER_U, NEUTRON_MEV_A2
+from simulations.crystal import Crystal
+from simulations.dynamics import ForceConstantModel, divided_differences, eigenmodes, signed_root
+from simulations.errors import InputError
+from simulations.instrument import Resolution
+from simulations.kernels import njit
+from simulations.reciprocal import ZonePoints, irreducible_mesh, mesh_divisions
+from simulations.scattering.one_phonon import (
+    STABLE_MEV,
+    SigmaOfEnergy,
+    amplitudes,
+    bose,
+    displacement_gradients,
+    displacement_tensors,
+    gaussian_bins,
+    refuse_imaginary,
+)
+
+_BATCH = 2_000_000  # complex numbers held at a time
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class PowderSpectrum:
+    """S(|Q|, E) per primitive cell, averaged over directions and over the bins."""
+
+    momentum_edges: FloatArray  # (Q + 1,) 1/angstrom
+    energy_edges_meV: FloatArray  # (E + 1,)
+    intensity: FloatArray  # (Q, E) barn/meV/sr
+    accessible: NDArray[np.bool_]  # (Q, E) bins whose centre the instrument can reach
+    gradient: FloatArray | None = None  # (K, Q, E) per eV/angstrom^2
+    names: tuple[str, ...] = ()  # (K,)
+    partials: FloatArray | None = None  # (pairs, Q, E) barn/meV/sr, summing to `intensity`
+    pairs: tuple[tuple[str, str], ...] = ()  # (pairs,) symbols
+
+
+def kinematic_mask(
+    momentum_edges: ArrayLike,
+    energy_edges_meV: ArrayLike,
+    ei_meV: float,
+    two_theta_deg: tuple[float, float] = (0.0, 180.0),
+) -> NDArray[np.bool_]:
+    """Bins whose centre a direct-geometry instrument reaches.
+
+    Parameters
+    ----------
+    momentum_edges : (Q + 1,) float64
+        1/angstrom.
+    energy_edges_meV : (E + 1,) float64
+        Energy transfer, positive when the neutron loses energy.
+    ei_meV : float
+        Incident energy.
+    two_theta_deg : (float, float)
+        Smallest and largest scattering angle.
+
+    Returns
+    -------
+    (Q, E) bool
+    """
+    Q = _centres(momentum_edges)[:, None]
+    nearest, farthest = momentum_limits(_centres(energy_edges_meV), ei_meV, two_theta_deg)
+    return (Q >= nearest) & (Q <= farthest)
+
+
+def momentum_limits(
+    energy_meV: ArrayLike, ei_meV: float, two_theta_deg: tuple[float, float] = (0.0, 180.0)
+) -> tuple[FloatArray, FloatArray]:
+    """Smallest and largest |Q| that direct geometry reaches at an energy transfer.
+
+    Parameters
+    ----------
+    energy_meV : (...) float64
+        Positive when the neutron loses energy.
+    ei_meV : float
+        Incident energy.
+    two_theta_deg : (float, float)
+        Smallest and largest scattering angle.
+
+    Returns
+    -------
+    smallest, largest : (...) float64
+        1/angstrom; NaN where no neutron can lose that much.
+    """
+    if not ei_meV > 0:
+        raise InputError(f"instrument.ei_meV is {ei_meV}; expected a positive energy")
+    ki2 = ei_meV / NEUTRON_MEV_A2
+    kf2 = (ei_meV - np.asarray(energy_meV, dtype=float)) / NEUTRON_MEV_A2
+    product = 2 * np.sqrt(ki2) * np.sqrt(np.where(kf2 > 0, kf2, np.nan))
+    low, high = np.sort(np.deg2rad(two_theta_deg))
+    return (
+        np.sqrt(np.maximum(ki2 + kf2 - product * np.cos(low), 0.0)),
+        np.sqrt(np.maximum(ki2 + kf2 - product * np.cos(high), 0.0)),
+    )
+
+
+def _centres(edges: ArrayLike) -> FloatArray:
+    edges = np.asarray(edges, dtype=float)
+    return 0.5 * (edges[1:] + edges[:-1])
+
+
+def _checked_edges(edges: ArrayLike, field: str) -> FloatArray:
+    out = np.asarray(edges, dtype=float)
+    if out.ndim != 1 or len(out) < 2 or not np.all(np.diff(out) > 0):
+        raise ValueError(f"{field} has shape {out.shape}; expected at least two increasing edges")
+    return out
+
+
+def sigma_function(
+    resolution: Resolution | SigmaOfEnergy | float, ei_meV: float | None
+) -> SigmaOfEnergy:
+    """Standard deviation in meV as a function of energy transfer, from whatever describes it.
+
+    Parameters
+    ----------
+    resolution : Resolution, callable or float
+        An instrument's polynomial, a function of energy transfer, or one number (meV).
+    ei_meV : float or None
+        Needed by a `Resolution`.
+    """
+    if isinstance(resolution, Resolution):
+        if ei_meV is None:
+            raise InputError("ei_meV is None; expected the incident energy of the resolution")
+        polynomial, ei = resolution, ei_meV
+        return lambda energy: polynomial.sigma_meV(energy, ei)
+    if callable(resolution):
+        return resolution
+    width = float(resolution)
+    if not width > 0:
+        raise InputError(f"resolution is {width} meV; expected a positive standard deviation")
+    return lambda energy: np.full(np.shape(energy), width)
+
+
+def lattice_vectors_within(crystal: Crystal, radius: float) -> FloatArray:
+    """Reciprocal-lattice vectors up to a length, (G, 3), 1/angstrom."""
+    reach = np.ceil(radius * np.linalg.norm(crystal.lattice, axis=1) / (2 * np.pi)).astype(int)
+    grid = np.stack(
+        np.meshgrid(*(np.arange(-n, n + 1) for n in reach), indexing="ij"), axis=-1
+    ).reshape(-1, 3)
+    G = grid @ crystal.reciprocal
+    return G[np.linalg.norm(G, axis=1) <= radius]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class _Coverage:
+    """What the geometry gives each (q, |Q| bin)."""
+
+    tensor: ComplexArray  # (q, bins, n, n) weighted sum of f f^dagger
+    moments: ComplexArray  # (components, q, bins, n, n): the same with Q_a Q_b
+
+
+_FULL = ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))
+
+
+def _coverage(
+    crystal: Crystal,
+    q_cart: FloatArray,
+    weights: FloatArray,
+    G: FloatArray,
+    edges: FloatArray,
+    displacement: FloatArray,
+    moments: bool,
+    isotropic: bool,
+) -> _Coverage:
+    """Sum f f^dagger over G for a batch of q points, in the phase of eigenvectors at q."""
+    n = 3 * crystal.n_atoms
+    bins = len(edges) - 1
+    n_q = len(q_cart)
+    Q = q_cart[:, None, :] + G[None]
+    length = np.linalg.norm(Q, axis=2)
+    place = np.searchsorted(edges, length, side="right") - 1
+    inside = (place >= 0) & (place < bins)
+    row, column = np.nonzero(inside)
+    Q = Q[row, column]
+    slot = row * bins + place[row, column]
+    w = weights[row]
+    f = amplitudes(crystal, Q, displacement).astype(np.complex128)
+    wave = np.exp(1j * G @ (crystal.positions @ crystal.lattice).T)
+    f *= np.repeat(wave, 3, axis=1)[column]
+    order = np.argsort(slot, kind="stable")
+    f, w, Q, slot = f[order], w[order], Q[order], slot[order]
+    starts = np.flatnonzero(np.r_[True, slot[1:] != slot[:-1]]) if len(slot) else np.zeros(0, int)
+    used = slot[starts]
+
+    def summed(scale: FloatArray) -> ComplexArray:
+        out = np.zeros((n_q * bins, n, n), dtype=np.complex128)
+        if len(slot):
+            left = f * scale[:, None]
+            for a in range(n):
+                column_sums = np.add.reduceat(left[:, a : a + 1] * f[:, a:].conj(), starts, axis=0)
+                out[used, a, a:] = column_sums
+                out[used, a:, a] = column_sums.conj()
+        return out.reshape(n_q, bins, n, n)
+
+    components = []
+    if moments and isotropic:
+        components = [summed(w * np.einsum("qa,qa->q", Q, Q))]
+    elif moments:
+        components = [summed(w * Q[:, a] * Q[:, b]) for a, b in _FULL]
+    return _Coverage(
+        tensor=summed(w),
+        moments=np.array(components) if components else np.zeros((0, 1, 1, 1, 1), complex),
+    )
+
+
+def _line_shapes(
+    energies: FloatArray,
+    temperature_K: float,
+    edges: FloatArray,
+    sigma_of: SigmaOfEnergy,
+) -> tuple[FloatArray, FloatArray]:
+    """h_s(E) = (hbar^2 / 2 E_s) [(n+1) R(E - E_s) + n R(E + E_s)] and its derivative by E_s^2."""
+    live = energies > STABLE_MEV
+    size = np.where(live, energies, 1.0)
+    occupation = bose(size, temperature_K)
+    prefactor = np.where(live, 0.5 * HBAR2_OVER_U / size, 0.0)
+    by_energy = 0.0
+    if temperature_K > 0:
+        by_energy = -occupation * (occupation + 1) / (BOLTZMANN_MEV_PER_K * temperature_K)
+    value = np.zeros((*energies.shape, len(edges) - 1))
+    slope = np.zeros_like(value)
+    step = 1e-4
+    for sign in (1.0, -1.0):
+        weight = occupation + 1 if sign > 0 else occupation
+        if not np.any(weight):
+            continue
+        sigma = sigma_of(sign * size)
+        shape = gaussian_bins(edges, sign * size, sigma)
+        value += (prefactor * weight)[..., None] * shape
+        grow = (sigma_of(sign * size + step) - sigma_of(sign * size - step)) / (2 * step)
+        z = (edges - sign * size[..., None]) / sigma[..., None]
+        density = np.exp(-0.5 * z**2) / np.sqrt(2 * np.pi) / sigma[..., None]
+        # d/dc of the bin average of a Gaussian at c with width sigma(c), c = sign * E_s
+        change = np.diff(density * (-1 - z * grow[..., None]), axis=-1) / np.diff(edges)
+        slope += (prefactor * (by_energy - weight / size))[..., None] * shape
+        slope += (sign * prefactor * weight)[..., None] * change
+    return value, slope * np.where(live, 0.5 / size, 0.0)[..., None]
+
+
+@njit(cache=True, fastmath={"contract", "nsz"})
+def _pair_weights(
+    q_cart: FloatArray,
+    weights: FloatArray,
+    vectors: ComplexArray,
+    G: FloatArray,
+    wave: ComplexArray,
+    tensors: FloatArray,
+    tensor_of: NDArray[np.int64],
+    group_of: NDArray[np.int64],
+    edges: FloatArray,
+    out: FloatArray,
+    norm: FloatArray,
+) -> None:
+    """Add ``w Re(F_a^* F_b)`` of every mode, |Q| bin and pair of groups of atoms.
+
+    ``F_a`` sums ``wave exp(-Q U Q / 2) Q.e^*`` over the atoms of group a. ``vectors`` is
+    (q, mode, atom, 3) and conjugate, ``wave`` (atoms, G), ``out`` (q, modes, pairs, bins). One q at
+    a time, all G in the innermost loops.
+    """
+    n_q, n_modes, n_atoms, _ = vectors.shape
+    n_g, bins = len(G), len(edges) - 1
+    groups = group_of.max() + 1
+    low, high = edges[0], edges[bins]
+    guess = np.zeros(4 * bins + 2, np.int64)  # bin at or below the true one
+    scale = 4 * bins / (high - low)
+    for k in range(len(guess)):
+        while guess[k] + 1 < bins and edges[guess[k] + 1] <= low + k / scale:
+            guess[k] += 1
+        if k + 1 < len(guess):
+            guess[k + 1] = guess[k]
+    place = np.empty(n_g, np.int64)
+    x, y, z = np.empty(n_g), np.empty(n_g), np.empty(n_g)
+    decay = np.empty((len(tensors), n_g))
+    real, imaginary = np.empty((n_atoms, n_g)), np.empty((n_atoms, n_g))
+    part_real, part_imaginary = np.empty((groups, n_g)), np.empty((groups, n_g))
+    for i in range(n_q):
+        m = 0
+        used = np.empty(n_g, np.int64)
+        for g in range(n_g):
+            qx, qy, qz = q_cart[i, 0] + G[g, 0], q_cart[i, 1] + G[g, 1], q_cart[i, 2] + G[g, 2]
+            length = math.sqrt(qx * qx + qy * qy + qz * qz)
+            if low <= length < high:
+                b = guess[max(0, int((length - low) * scale) - 1)]
+                while edges[b + 1] <= length:
+                    b += 1
+                place[m], used[m] = b, g
+                x[m], y[m], z[m] = qx, qy, qz
+                norm[b] += weights[i]
+                m += 1
+        for t in range(len(tensors)):
+            U = tensors[t]
+            for g in range(m):
+                exponent = (
+                    U[0, 0] * x[g] * x[g]
+                    + U[1, 1] * y[g] * y[g]
+                    + U[2, 2] * z[g] * z[g]
+                    + 2 * (U[1, 2] * y[g] * z[g] + U[0, 2] * x[g] * z[g] + U[0, 1] * x[g] * y[g])
+                )
+                decay[t, g] = math.exp(-0.5 * exponent)
+        for a in range(n_atoms):
+            for g in range(m):
+                value = wave[a, used[g]] * decay[tensor_of[a], g]
+                real[a, g], imaginary[a, g] = value.real, value.imag
+        for s in range(n_modes):
+            part_real[:, :m] = 0.0
+            part_imaginary[:, :m] = 0.0
+            for a in range(n_atoms):
+                ax, ay, az = vectors[i, s, a, 0], vectors[i, s, a, 1], vectors[i, s, a, 2]
+                rx, ry, rz = ax.real, ay.real, az.real
+                jx, jy, jz = ax.imag, ay.imag, az.imag
+                c, d = real[a], imaginary[a]
+                u, v = part_real[group_of[a]], part_imaginary[group_of[a]]
+                for g in range(m):
+                    p = rx * x[g] + ry * y[g] + rz * z[g]
+                    r = jx * x[g] + jy * y[g] + jz * z[g]
+                    u[g] += p * c[g] - r * d[g]
+                    v[g] += p * d[g] + r * c[g]
+            pair = 0
+            for a in range(groups):
+                for b in range(a, groups):
+                    weight = weights[i] if a == b else 2 * weights[i]
+                    ua, va, ub, vb = (
+                        part_real[a],
+                        part_imaginary[a],
+                        part_real[b],
+                        part_imaginary[b],
+                    )
+                    for g in range(m):
+                        out[i, s, pair, place[g]] += weight * (ua[g] * ub[g] + va[g] * vb[g])
+                    pair += 1
+
+
+@njit(cache=True)
+def spread_lines(
+    weights: FloatArray,
+    strength: FloatArray,
+    centre: FloatArray,
+    sigma: FloatArray,
+    edges: FloatArray,
+    out: FloatArray,
+) -> None:
+    """Add Gaussian lines, averaged over energy bins, to ``out`` (E, pairs * bins).
+
+    ``weights`` is (lines, rows); ``strength``, ``centre`` and ``sigma`` are (lines,). Tails beyond
+    eight standard deviations, 1e-15 of a line, are left out.
+    """
+    n_e = len(edges) - 1
+    for k in range(len(centre)):
+        if strength[k] == 0.0:
+            continue
+        reach = 8 * sigma[k]
+        first = max(0, np.searchsorted(edges, centre[k] - reach) - 1)
+        last = min(n_e, np.searchsorted(edges, centre[k] + reach))
+        scale = 1 / (sigma[k] * math.sqrt(2.0))
+        before = math.erf((edges[first] - centre[k]) * scale)
+        for e in range(first, last):
+            after = math.erf((edges[e + 1] - centre[k]) * scale)
+            height = 0.5 * strength[k] * (after - before) / (edges[e + 1] - edges[e])
+            before = after
+            for row in range(weights.shape[1]):
+                out[e, row] += height * weights[k, row]
+
+
+def default_powder_zone(crystal: Crystal) -> ZonePoints:
+    """Irreducible mesh off Gamma with a step of about 0.135 1/angstrom."""
+    return irreducible_mesh(crystal, mesh_divisions(crystal, 0.135), shifted=True)
+
+
+def powder_spectrum(
+    model: ForceConstantModel,
+    momentum_edges: ArrayLike,
+    energy_edges_meV: ArrayLike,
+    *,
+    temperature_K: float,
+    resolution: Resolution | SigmaOfEnergy | float,
+    ei_meV: float | None = None,
+    two_theta_deg: tuple[float, float] = (0.0, 180.0),
+    momentum_sigma: float = 0.0,
+    phi: ArrayLike | None = None,
+    zone: ZonePoints | None = None,
+    displacement: FloatArray | None = None,
+    gradient: bool = False,
+    partials: bool = False,
+) -> PowderSpectrum:
+    """Coherent one-phonon S(|Q|, E) of a powder.
+
+    Parameters
+    ----------
+    model : ForceConstantModel
+    momentum_edges : (Q + 1,) float64
+        1/angstrom.
+    energy_edges_meV : (E + 1,) float64
+        Both signs allowed: both sides carry their Bose factor.
+    temperature_K : float
+    resolution : Resolution, callable or float
+        Energy resolution: an instrument's polynomial, a function of energy transfer or one standard
+        deviation in meV. Gaussian, evaluated at the line.
+    ei_meV : float or None
+        Incident energy; None: every bin counts as accessible.
+    two_theta_deg : (float, float)
+        Scattering angles that the detectors span.
+    momentum_sigma : float
+        Standard deviation of a Gaussian resolution in |Q|, 1/angstrom; 0: none.
+    phi : (K,) float64 or None
+        Free parameters, eV/angstrom^2; None: the reference.
+    zone : ZonePoints or None
+        Sampled q points; None: `default_powder_zone`, whose sampling noise is below 2 % of the
+        intensity in the mean over bins of 0.1 1/angstrom and 0.5 meV (aluminium).
+    displacement : (atoms, 3, 3) float64 or None
+        Debye-Waller tensors; None: computed from the model at this temperature, and then followed
+        by the gradient.
+    gradient : bool
+        Also return the derivative by the free parameters, exact at degeneracies.
+    partials : bool
+        Also split the intensity into pairs of elements: with ``F_a`` the part of the structure
+        factor that atoms of element a make, a pair (a, a) has ``|F_a|^2`` and (a, b) has
+        ``2 Re(F_a^* F_b)``, which may be negative. The pairs sum to the intensity.
+
+    Returns
+    -------
+    PowderSpectrum
+        ``gradient`` and ``partials`` are None unless asked for.
+
+    Raises
+    ------
+    ValueError
+        If axes are not increasing, or modes are imaginary.
+    """
+    crystal = model.crystal
+    momentum_edges = _checked_edges(momentum_edges, "momentum_edges")
+    edges = _checked_edges(energy_edges_meV, "energy_edges_meV")
+    sigma_of = sigma_function(resolution, ei_meV)
+    zone = default_powder_zone(crystal) if zone is None else zone
+    names = model.names if gradient else ()
+
+    moving = gradient and displacement is None
+    shift = np.zeros((0, crystal.n_atoms, 3, 3))
+    if moving:
+        displacement, shift = displacement_gradients(model, temperature_K, phi)
+    elif displacement is None:
+        displacement = displacement_tensors(model, temperature_K, phi)
+    reach = float(np.linalg.norm(zone.q_cart, axis=1).max())
+    G = lattice_vectors_within(crystal, momentum_edges[-1] + reach)
+    axes = _Axes(momentum=momentum_edges, energy=edges, sigma_of=sigma_of)
+    split, pairs = _element_pairs(crystal) if partials else (np.zeros(crystal.n_atoms, int), ())
+    parts, norm = _summed_lines(
+        model, phi, zone, G, axes, displacement, temperature_K, split
+    )  # (pairs, Q, E)
+    slopes = np.zeros((len(names), *parts.shape[1:]))
+    if gradient:
+        slopes = _summed_slopes(
+            model, phi, zone, G, axes, displacement, shift if moving else None, temperature_K
+        )
+    scale = np.where(norm > 0, 1 / np.where(norm > 0, norm, 1.0), 0.0)[:, None]
+    parts, slopes = parts * scale, slopes * scale
+    if momentum_sigma > 0:
+        smear = momentum_smearing(momentum_edges, momentum_sigma)
+        parts, slopes = smear @ parts, smear @ slopes
+    bins, n_e = parts.shape[1:]
+    accessible = np.ones((bins, n_e), dtype=bool)
+    if ei_meV is not None:
+        accessible = kinematic_mask(momentum_edges, edges, ei_meV, two_theta_deg)
+    return PowderSpectrum(
+        momentum_edges=momentum_edges,
+        energy_edges_meV=edges,
+        intensity=parts.sum(axis=0),
+        accessible=accessible,
+        gradient=slopes if gradient else None,
+        names=names,
+        partials=parts if partials else None,
+        pairs=pairs,
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class _Axes:
+    momentum: FloatArray  # (Q + 1,) 1/angstrom
+    energy: FloatArray  # (E + 1,) meV
+    sigma_of: SigmaOfEnergy
+
+
+def momentum_smearing(momentum_edges: ArrayLike, momentum_sigma: float) -> FloatArray:
+    """Matrix (Q, Q) that smears rows of a map with a Gaussian in |Q|; its rows sum to 1.
+
+    Parameters
+    ----------
+    momentum_edges : (Q + 1,) float64
+        1/angstrom.
+    momentum_sigma : float
+        Standard deviation, 1/angstrom. At the ends of the axis what lies outside is not known; the
+        bins inside share its weight.
+    """
+    edges = np.asarray(momentum_edges, dtype=float)
+    centres = _centres(edges)
+    smear = gaussian_bins(edges, centres, np.full(len(centres), momentum_sigma)) * np.diff(edges)
+    return smear / smear.sum(axis=1, keepdims=True)
+
+
+def _element_pairs(crystal: Crystal) -> tuple[NDArray[np.int64], tuple[tuple[str, str], ...]]:
+    """Element of every atom, and the names of all pairs of elements in the kernel's order."""
+    elements = tuple(dict.fromkeys(crystal.symbols))
+    group = np.array([elements.index(symbol) for symbol in crystal.symbols], dtype=np.int64)
+    pairs = tuple((a, b) for k, a in enumerate(elements) for b in elements[k:])
+    return group, pairs
+
+
+def _summed_lines(
+    model: ForceConstantModel,
+    phi: ArrayLike | None,
+    zone: ZonePoints,
+    G: FloatArray,
+    axes: _Axes,
+    displacement: FloatArray,
+    temperature_K: float,
+    group_of: NDArray[np.int64],
+) -> tuple[FloatArray, FloatArray]:
+    """Weighted sum of S over all Q of every |Q| bin, (pairs, Q, E), and the summed weights."""
+    crystal = model.crystal
+    values = model.values if phi is None else np.asarray(phi, dtype=float)
+    n, bins = model.n_modes, len(axes.momentum) - 1
+    groups = int(group_of.max()) + 1
+    pairs = groups * (groups + 1) // 2
+    factor = crystal.scattering_length / np.sqrt(crystal.masses_u)
+    wave = (factor[:, None] * np.exp(1j * (crystal.positions @ crystal.lattice) @ G.T)).astype(
+        np.complex128
+    )
+    same = np.round(displacement, 13)  # equivalent atoms share one exponential
+    _, distinct, tensor_of = np.unique(same, axis=0, return_index=True, return_inverse=True)
+    tensors = np.ascontiguousarray(displacement[distinct])
+    norm = np.zeros(bins)
+    total = np.zeros((len(axes.energy) - 1, pairs * bins))
+    step = max(1, _BATCH // (n * pairs * bins))
+    for start in range(0, len(zone.q_cart), step):
+        part = slice(start, start + step)
+        q = zone.q_cart[part]
+        energies, vectors = eigenmodes(model.dynamical_matrices(q, values))
+        refuse_imaginary(energies, q)
+        weights = np.zeros((len(q), n, pairs, bins))
+        _pair_weights(
+            q, zone.weights[part],
+            np.ascontiguousarray(vectors.conj().swapaxes(1, 2)).reshape(len(q), n, -1, 3),
+            G, wave, tensors, tensor_of.reshape(-1), group_of, axes.momentum, weights, norm,
+        )  # fmt: skip
+        live = energies > STABLE_MEV
+        size = np.where(live, energies, 1.0)
+        occupation = bose(size, temperature_K)
+        prefactor = np.where(live, 0.5 * HBAR2_OVER_U / size, 0.0)
+        for sign, thermal in ((1.0, occupation + 1), (-1.0, occupation)):
+            spread_lines(
+                weights.reshape(-1, pairs * bins), (prefactor * thermal).ravel(),
+                (sign * size).ravel(), np.asarray(axes.sigma_of(sign * size)).ravel(),
+                axes.energy, total,
+            )  # fmt: skip
+    return total.T.reshape(pairs, bins, -1), norm
+
+
+def _summed_slopes(
+    model: ForceConstantModel,
+    phi: ArrayLike | None,
+    zone: ZonePoints,
+    G: FloatArray,
+    axes: _Axes,
+    displacement: FloatArray,
+    shift: FloatArray | None,
+    temperature_K: float,
+) -> FloatArray:
+    """Derivative of what `_summed_lines` sums by the free parameters, (K, Q, E).
+
+    ``shift`` holds the derivatives of the Debye-Waller tensors, None where they are fixed.
+    """
+    crystal = model.crystal
+    moving = shift is not None
+    both = np.concatenate([displacement[None], shift]) if moving else displacement[None]
+    trace = np.trace(both, axis1=-2, axis2=-1)[..., None, None] / 3
+    isotropic = bool(np.abs(both - trace * np.eye(3)).max() < 1e-9 * np.abs(both).max())
+    values = model.values if phi is None else np.asarray(phi, dtype=float)
+    n, bins, n_e = model.n_modes, len(axes.momentum) - 1, len(axes.energy) - 1
+    slopes = np.zeros((len(model.names), bins, n_e))
+    n_sums = 1 + (0 if not moving else 1 if isotropic else 6)
+    step = max(1, _BATCH // max(n_sums * bins * n * n, len(G) * n, n * n * n_e))
+    for start in range(0, len(zone.q_cart), step):
+        part = slice(start, start + step)
+        q, w = zone.q_cart[part], zone.weights[part]
+        fixed, basis = model.matrices(q)
+        squared, vectors = np.linalg.eigh(fixed + np.tensordot(values, basis, axes=(0, 1)))
+        covered = _coverage(crystal, q, w, G, axes.momentum, displacement, moving, isotropic)
+        energies = signed_root(squared)
+        h, dh = _line_shapes(energies, temperature_K, axes.energy, axes.sigma_of)
+        adjoint = vectors.conj().swapaxes(-1, -2)
+        M = adjoint[:, None] @ covered.tensor @ vectors[:, None]  # (q, bins, s, t)
+        slopes += _direct_slopes(squared, vectors, basis, M, h, dh)
+        if shift is not None:
+            slopes += _thermal_slopes(crystal, vectors, covered.moments, h, shift, isotropic)
+    return slopes
+
+
+def _direct_slopes(
+    squared: FloatArray,
+    vectors: ComplexArray,
+    basis: ComplexArray,
+    M: ComplexArray,
+    h: FloatArray,
+    dh: FloatArray,
+) -> FloatArray:
+    """Change of sum_q tr[T h(D)] with the force constants, (K, bins, E); Daleckii-Krein."""
+    n_q, n, n_e = h.shape
+    bins = M.shape[1]
+    upper_s, upper_t = np.triu_indices(n)
+    kernel = divided_differences(
+        h.transpose(0, 2, 1), dh.transpose(0, 2, 1), squared[:, None, :]
+    )  # (q, E, s, t)
+    kernel = kernel[:, :, upper_s, upper_t].transpose(0, 2, 1)  # (q, pairs, E)
+    kernel = kernel * np.where(upper_s == upper_t, 1.0, 2.0)[None, :, None]
+    weight = M[:, :, upper_t, upper_s].transpose(1, 0, 2).reshape(bins, -1)
+    weight = np.concatenate([weight.real, -weight.imag], axis=1)
+    adjoint = vectors.conj().swapaxes(-1, -2)
+    out: FloatArray = np.empty((basis.shape[1], bins, n_e), dtype=np.float64)
+    for k in range(basis.shape[1]):
+        inner = (adjoint @ basis[:, k] @ vectors)[:, upper_s, upper_t]
+        columns = np.concatenate(
+            [
+                (inner.real[:, :, None] * kernel).reshape(-1, n_e),
+                (inner.imag[:, :, None] * kernel).reshape(-1, n_e),
+            ]
+        )
+        out[k] = weight @ columns
+    return out
+
+
+def _thermal_slopes(
+    crystal: Crystal,
+    vectors: ComplexArray,
+    moments: ComplexArray,
+    h: FloatArray,
+    shift: FloatArray,
+    isotropic: bool,
+) -> FloatArray:
+    """Change of the spectrum through the Debye-Waller tensors, (K, bins, E)."""
+    n_q, n, n_e = h.shape
+    bins = moments.shape[2]
+    out = np.zeros((len(shift), bins, n_e))
+    e = vectors.reshape(n_q, crystal.n_atoms, 3, n)
+    for c in range(len(moments)):
+        turned = (moments[c] @ vectors[:, None]).reshape(n_q, bins, crystal.n_atoms, 3, n)
+        # -1/2 Q (dU_i + dU_j) Q, both halves equal: - dU_i times the share of atom i
+        share = np.einsum("qias,qbias->ibqs", e.conj(), turned, optimize=True).real
+        spectrum = share.reshape(crystal.n_atoms * bins, -1) @ h.reshape(-1, n_e)
+        spectrum = spectrum.reshape(crystal.n_atoms, bins, n_e)
+        if isotropic:
+            change = np.trace(shift, axis1=-2, axis2=-1) / 3
+        else:
+            a, b = _FULL[c]
+            change = shift[:, :, a, b] * (1.0 if a == b else 2.0)
+        out = out - np.tensordot(change, spectrum, axes=(1, 0)).astype(np.float64)
+    return out

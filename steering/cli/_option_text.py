@@ -1,0 +1,82 @@
+"""Options that are several numbers in one text: vectors, axes, bands."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from simulations.errors import InputError
+
+if TYPE_CHECKING:
+    from numpy import float64
+    from numpy.typing import NDArray
+
+MOST_BINS = 20_000
+
+
+def axis(text: str | None, option: str) -> NDArray[float64] | None:
+    """Read bin edges from ``min:max:step``."""
+    if text is None:
+        return None
+    import numpy as np
+
+    try:
+        low, high, step = (float(part) for part in text.split(":"))
+        bins = (high - low) / step
+    except (ValueError, ArithmeticError):
+        bins = float("nan")
+        low = step = 0.0
+    if not (0.999 <= bins <= MOST_BINS and step > 0):
+        raise InputError(
+            f"{option} is {text!r}; expected min:max:step with min < max and at most "
+            f"{MOST_BINS:,} steps, e.g. 0:40:0.25."
+        )
+    return np.asarray(low + step * np.arange(round(bins) + 1), dtype=np.float64)
+
+
+def three_numbers(text: str, option: str, example: str = "2,2,-2") -> tuple[float, float, float]:
+    """Read ``h,k,l``."""
+    try:
+        h, k, l = (float(part) for part in text.replace(" ", ",").split(","))  # noqa: E741
+    except ValueError:
+        h = k = l = float("nan")  # noqa: E741
+    if not all(abs(value) <= 1000 for value in (h, k, l)):
+        raise InputError(f"{option} is {text!r}; expected three numbers such as {example}.")
+    return h, k, l
+
+
+def vector(text: str, option: str) -> NDArray[float64]:
+    """Read ``h,k,l`` as an array."""
+    import numpy as np
+
+    return np.array(three_numbers(text, option))
+
+
+def band(text: str, option: str) -> tuple[float, float]:
+    """Read ``min:max``."""
+    try:
+        low, high = (float(part) for part in text.split(":"))
+    except ValueError:
+        low = high = 0.0
+    if not -1e6 < low < high < 1e6:
+        raise InputError(f"{option} is {text!r}; expected min:max with min < max, e.g. 9:11.")
+    return low, high
+
+
+def whole_numbers(text: str | None, option: str) -> tuple[int, int, int] | None:
+    """Read three positive whole numbers, e.g. ``2,2,1``."""
+    if text is None:
+        return None
+    try:
+        a, b, c = (int(part) for part in text.replace("x", ",").split(","))
+    except ValueError:
+        a = b = c = 0
+    if not 1 <= min(a, b, c) <= max(a, b, c) <= 100:
+        raise InputError(f"{option} is {text!r}; expected three whole numbers like 2,2,1.")
+    return a, b, c
+
+
+def within(value: float, option: str, low: float, high: float) -> float:
+    """Return a number that lies in a range; NaN lies in none."""
+    if not low <= value <= high:
+        raise InputError(f"{option} is {value:g}; expected {low:g} to {high:g}.")
+    return value

@@ -1,0 +1,57 @@
+"""The verbs by name; the module of a verb is imported when it is the one asked for."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+VERBS = {
+    "init": "Write an experiment file from a recorded file, and list what it could not know.",
+    "inspect": "Say what is inside files and what is wrong with them; 2 if one cannot be read at "
+    "all.",
+    "doctor": "Check Python, packages, threads, browser, data, disk and port; say what to do.",
+    "simulate": "Simulate a rotation scan, with the truth written beside it.",
+    "replay": "Replay recorded files chunk by chunk: fold, estimate and advice after each.",
+    "fold": "Fold recorded files into I(q,E) along the experiment's path, without estimating.",
+    "align": "Find mount, lattice, psi offset and drift from elastic peaks, Ei and T0 from "
+    "monitors.",
+    "phonons": "Compute the phonon dispersion along the standard path and the density of states.",
+    "spectrum": "Compute what a spectrometer will see: powder, path, line, plane or vibrations.",
+    "prior": "Relax a crystal in universal force fields and make ranges of its force constants.",
+    "predict": "Predict the phonon DOS, S(|Q|,E) and the expected background of a crystal.",
+    "invert-powder": "Fit force constants of aluminium to a measured powder spectrum S(|Q|,E).",
+    "serve": "Serve the status API and the live page until interrupted.",
+    "consume": "Fold a live stream into closed chunks until interrupted; nothing is lost, nothing "
+    "doubled.",
+    "record": "Record every message as it comes, until Ctrl-C: bytes, keys, headers, times and "
+    "offsets.",
+    "model-server": "Estimate, judge and advise after every commit of the fold workers, until "
+    "interrupted.",
+    "train": "Train the encoder and the regressor of an experiment and write them as a frozen "
+    "bundle.",
+    "demo": "Simulate, write and replay a short germanium scan; then invert measured aluminium.",
+}
+"""What each does in a sentence, the first of its own help; in the order of `beamsteer --help`."""
+
+
+class Verbs(TyperGroup):
+    """Knows all verbs by name and sentence, and gets the one that is run from its module."""
+
+    def __init__(self, **attrs: Any) -> None:
+        super().__init__(**attrs)
+        self.commands = {name: TyperCommand(name=name, help=told) for name, told in VERBS.items()}
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Put the verb itself in the place of its sentence."""
+        name, command, rest = super().resolve_command(ctx, args)
+        return name, None if name is None or command is None else verb(name), rest
+
+
+def verb(name: str) -> Any:
+    """Command of a verb, made by its module."""
+    alone = typer.Typer(rich_markup_mode="markdown")
+    import_module(f"steering.cli.{name.replace('-', '_')}").register(alone)
+    return typer.main.get_group(alone).commands[name]

@@ -1,0 +1,315 @@
+"""The only reader and writer of ``experiment.yaml``, the single input of every command."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, Field, ValidationError, ValidationInfo, field_validator
+from pydantic_core import ErrorDetails
+
+from consumers.transport import SourceSection
+from simulations.crystal import SampleSection
+from simulations.dynamics import ParametersSection
+from simulations.errors import InputError
+from simulations.fold import BackgroundSection
+from simulations.instrument import InstrumentSection
+from simulations.reciprocal import PathSection
+from simulations.section import Section, Text, expected
+from simulations.virtual import VirtualSection
+from steering.experiment.motion import MotionSection
+from steering.experiment.targets import TargetsSection
+
+MAX_BYTES = 1_000_000
+
+
+class ExperimentError(InputError):
+    """An experiment file that cannot be used; one line per fault, each with file and field."""
+
+
+class Experiment(Section):
+    """Everything that a command needs to know about one experiment."""
+
+    title: Text = Field(description="a line that names the experiment")
+    sample: SampleSection
+    instrument: InstrumentSection
+    path: PathSection
+    parameters: ParametersSection
+    motion: MotionSection = MotionSection()
+    targets: TargetsSection = TargetsSection()
+    model: Text | None = Field(default=None, description="name of a model bundle, or null")
+    source: SourceSection = SourceSection()
+    background: BackgroundSection = BackgroundSection()
+    virtual: VirtualSection = VirtualSection()
+
+    @field_validator("path")
+    @classmethod
+    def _reachable(cls, value: PathSection, info: ValidationInfo) -> PathSection:
+        instrument = info.data.get("instrument")
+        if instrument is not None and value.energy.min_meV >= instrument.ei_meV:
+            raise expected(
+                f"an energy axis that starts below instrument.ei_meV = {instrument.ei_meV:g}. "
+                "Lower path.energy.min_meV."
+            )
+        return value
+
+
+def load_experiment(path: Path | str) -> Experiment:
+    """Read and check one experiment file.
+
+    Parameters
+    ----------
+    path : Path or str
+        YAML text; ``1e3`` is a number, a key may come once.
+
+    Raises
+    ------
+    ExperimentError
+        With one line per fault: file, field, value, what was expected, what to do.
+    """
+    path = Path(path)
+    name = path.name
+    try:
+        size = path.stat().st_size
+        if size > MAX_BYTES:
+            raise ExperimentError(
+                f"{name}: holds {size} bytes; expected an experiment file of at most {MAX_BYTES}. "
+                "Give the YAML file, not the data."
+            )
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ExperimentError(
+            f"{name}: byte {error.start} is not UTF-8 text; expected YAML. "
+            "Give the experiment file, not the data."
+        ) from error
+    except OSError as error:
+        raise ExperimentError(
+            f"{path}: cannot be read ({error.strerror}); expected an experiment file. "
+            "Write one with `beamsteer init FILE`."
+        ) from error
+    return parse_experiment(text, name=name)
+
+
+def parse_experiment(text: str, *, name: str = "experiment.yaml") -> Experiment:
+    """Check the text of an experiment file; ``name`` goes into the error lines."""
+    try:
+        raw = yaml.load(text, Loader=_Loader)  # noqa: S506 (a SafeLoader with two additions)
+    except yaml.YAMLError as error:
+        raise ExperimentError(f"{name}: {_yaml_fault(error)}") from error
+    except RecursionError as error:
+        raise ExperimentError(f"{name}: nested too deeply; expected an experiment.") from error
+    if not isinstance(raw, dict):
+        raise ExperimentError(
+            f"{name}: is {_shown(raw)}; expected fields such as title, sample and instrument. "
+            "Start from one of the examples."
+        )
+    try:
+        return Experiment.model_validate(raw)
+    except ValidationError as error:
+        lines = [_line(detail, raw) for detail in error.errors(include_url=False)]
+        raise ExperimentError("\n".join(f"{name}: {line}" for line in lines)) from error
+
+
+def dump_experiment(experiment: Experiment, path: Path | str | None = None) -> str:
+    """Return the experiment as YAML that loads to an equal value, and write it to ``path``."""
+    text = yaml.dump(
+        experiment.model_dump(mode="json"),
+        Dumper=_Dumper,
+        sort_keys=False,
+        allow_unicode=True,
+        width=100,
+    )
+    if path is not None:
+        Path(path).write_text(text, encoding="utf-8")
+    return text
+
+
+# What may name a file beside the experiment's, by section.
+_FILES = (
+    ("sample", "structure"),
+    ("instrument", "name"),
+    ("instrument", "mask"),
+    ("instrument", "vanadium"),
+    ("parameters", "prior"),
+    ("background", "can"),
+)
+
+
+def with_absolute_files(experiment: Experiment, folder: Path) -> Experiment:
+    """Return the experiment with the files it names made absolute, to be kept elsewhere.
+
+    Parameters
+    ----------
+    experiment : Experiment
+    folder : Path
+        Where its relative paths start from.
+    """
+    for section, field in _FILES:
+        values = getattr(experiment, section)
+        name = getattr(values, field)
+        if not isinstance(name, str) or Path(name).is_absolute():
+            continue
+        path = (folder / name).resolve()
+        there = any(folder.glob(name)) if any(c in name for c in "*?[") else path.is_file()
+        if there:
+            changed = values.model_copy(update={field: str(path)})
+            experiment = experiment.model_copy(update={section: changed})
+    return experiment
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML that reads 1e3 as a number and refuses a key that comes twice."""
+
+
+class _Dumper(yaml.SafeDumper):
+    """YAML with short lists on one line."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
+    seen: set[str] = set()
+    for key, _ in node.value:
+        if key.value in seen:
+            raise yaml.constructor.ConstructorError(
+                None, None, f"{key.value} comes twice; expected once. Remove one", key.start_mark
+            )
+        seen.add(str(key.value))
+    return yaml.SafeLoader.construct_mapping(loader, node, deep=True)
+
+
+_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+for _kind in (_Loader, _Dumper):
+    _kind.add_implicit_resolver(
+        "tag:yaml.org,2002:float",
+        re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
+        list("-+.0123456789"),
+    )
+
+
+def _sequence(dumper: yaml.SafeDumper, data: Iterable[Any]) -> yaml.Node:
+    items = list(data)
+    flat = all(not isinstance(item, dict | list) for item in items)
+    return dumper.represent_sequence("tag:yaml.org,2002:seq", items, flow_style=flat)
+
+
+_Dumper.add_representer(list, _sequence)
+
+
+def _yaml_fault(error: yaml.YAMLError) -> str:
+    mark = getattr(error, "problem_mark", None)
+    problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+    where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+    return f"{where}{problem}."
+
+
+def _line(detail: ErrorDetails, raw: Any) -> str:
+    """One fault as ``field is value; expected this. Do that.``."""
+    field, value, model = _located(detail["loc"], raw)
+    kind, context = detail["type"], detail.get("ctx", {})
+    if kind == "expectation":
+        return f"{field} is {_shown(value)}; expected {context['expectation']}"
+    if kind == "extra_forbidden":
+        key = str(detail["loc"][-1])
+        known = sorted(model.model_fields) if model else []
+        near = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
+        if not near:
+            stems = {name.split("_")[0]: name for name in known}
+            near = [stems[key.split("_")[0]]] if key.split("_")[0] in stems else []
+        advice = f"Did you mean {near[0]}?" if near else f"Known fields here: {', '.join(known)}."
+        return f"{field} is {_shown(value)}; expected no such field. {advice}"
+    description = _description(model, detail["loc"])
+    if kind == "missing":
+        return f"{field} is missing; expected {description or 'a value'}. Add it."
+    wanted = _wanted(kind, context, detail["msg"])
+    if description:
+        wanted += f" ({description})"
+    return f"{field} is {_shown(value)}; expected {wanted}."
+
+
+def _located(loc: tuple[int | str, ...], raw: Any) -> tuple[str, Any, type[BaseModel] | None]:
+    """Field path, its value, and the section that holds it; parts of ``loc`` that are tags fall."""
+    field, value, model = "", raw, Experiment
+    holder: type[BaseModel] | None = Experiment
+    for depth, part in enumerate(loc):
+        last = depth == len(loc) - 1
+        if isinstance(part, int) and isinstance(value, list | tuple):
+            if part >= len(value):
+                return f"{field}[{part}]", None, holder
+            field, value = f"{field}[{part}]", value[part]
+        elif isinstance(value, dict) and (part in value or last):
+            holder = model
+            field = f"{field}.{part}" if field else str(part)
+            value = value.get(part)
+            model = _section_of(holder, str(part))
+            if last:
+                return field, value, holder
+    return field, value, holder
+
+
+def _section_of(holder: type[BaseModel] | None, name: str) -> type[BaseModel] | None:
+    if holder is None or name not in holder.model_fields:
+        return None
+    return _model_in(holder.model_fields[name].annotation)
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    for inner in getattr(annotation, "__args__", ()):
+        found = _model_in(inner)
+        if found is not None:
+            return found
+    return None
+
+
+def _description(model: type[BaseModel] | None, loc: tuple[int | str, ...]) -> str:
+    """Description of the innermost field that ``loc`` names."""
+    for part in reversed(loc):
+        if model is not None and part in model.model_fields:
+            info = model.model_fields[str(part)]
+            section = _model_in(info.annotation)
+            if info.description:
+                return info.description
+            return f"a section with {', '.join(section.model_fields)}" if section else ""
+    return ""
+
+
+_WANTED = {
+    "float_type": "a number",
+    "int_type": "a whole number",
+    "string_type": "text",
+    "string_too_short": "some text",
+    "bool_type": "true or false",
+    "dict_type": "fields with values",
+    "model_type": "a section with fields",
+    "model_attributes_type": "a section with fields",
+    "tuple_type": "a list",
+    "list_type": "a list",
+    "finite_number": "a finite number",
+}
+
+
+def _wanted(kind: str, context: dict[str, Any], message: str) -> str:
+    if kind in _WANTED:
+        return _WANTED[kind]
+    if kind == "literal_error":
+        return str(context["expected"])
+    for name, sign in (("gt", ">"), ("ge", ">="), ("lt", "<"), ("le", "<=")):
+        if name in context:
+            return f"a number {sign} {context[name]:g}"
+    if kind == "missing":
+        return "a value"
+    return message[:1].lower() + message[1:]
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "empty"
+    text = repr(list(value)) if isinstance(value, tuple) else repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."

@@ -1,0 +1,475 @@
+"""An experiment made concrete: crystal, force constants, path, voxels, instrument, prior, model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path as FilePath
+
+import numpy as np
+import structlog
+
+from consumers.fold import ChunkStart, SetAside, trajectories_of
+from consumers.recorded import recorded_source
+from simulations.arrays import FloatArray
+from simulations.crystal import Crystal, builtin_crystals, read_crystal
+from simulations.dynamics import (
+    ForceConstantModel,
+    force_constant_model,
+    read_force_constants,
+    select_free,
+)
+from simulations.errors import InputError
+from simulations.fold import (
+    BRAGG_REACH,
+    ELASTIC_REACH,
+    FoldGeometry,
+    Form,
+    Masking,
+    MergedVoxels,
+    VoxelExposure,
+    VoxelMap,
+    build_voxel_map,
+    form_for,
+    merge_voxels,
+)
+from simulations.instrument import (
+    NAMELESS,
+    UNKNOWN_RESOLUTION,
+    Instrument,
+    Orientation,
+    Resolution,
+    find_instrument,
+    known_instruments,
+    names_geometry,
+    read_mask,
+    read_vanadium,
+    same_instrument,
+    with_chopper,
+    with_mask_file,
+    with_vanadium,
+)
+from simulations.likelihood import (
+    FoldedPhonons,
+    Trajectories,
+    TrajectoryPhonons,
+    ZoneMap,
+    build_zone_map,
+    bytes_per_point,
+)
+from simulations.prior import BoxPrior, load_prior, load_prior_record, stored_priors
+from simulations.reciprocal import EnergyAxis, Path, PathSection, seekpath_segments
+from simulations.scattering import displacement_tensors
+from steering.experiment.experiment_file import Experiment
+
+log = structlog.get_logger()
+
+ZONE_STEP = 0.8  # of the zone grid, edges of a voxel
+ZONE_BYTES = 3e9  # most memory for the matrices of the zone grid
+ELASTIC_WIDTHS = 5.0  # cells within this many standard deviations of E = 0 are left out
+EI_TOLERANCE = 0.01  # a chunk whose incident energy differs by more belongs to another experiment
+REFERENCE_BOX = 0.5  # without a stored prior: this share of the reference on either side
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Measurement:
+    """What every command computes from an experiment file."""
+
+    experiment: Experiment
+    crystal: Crystal
+    model: ForceConstantModel  # free parameters chosen
+    box: BoxPrior  # over the free parameters
+    path: Path
+    energy: EnergyAxis
+    voxels: VoxelMap
+    instrument: Instrument
+    orientation: Orientation
+    folder: FilePath  # that relative paths of the experiment start from
+    form: Form  # of every exposure
+
+    @property
+    def ei_meV(self) -> float:
+        """Incident energy of the experiment."""
+        return self.experiment.instrument.ei_meV
+
+    @property
+    def prior(self) -> BoxPrior:
+        """The box of the parameters: samples are drawn from it, fits take its mean and width."""
+        return self.box
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was assumed that the experiment does not say."""
+        section = self.experiment.instrument
+        told = section.resolution is not None or section.chopper is not None
+        if told or self.instrument.resolution != UNKNOWN_RESOLUTION:
+            return ()
+        return (
+            f"energy resolution of {self.instrument.name} is unknown: a typical one stands in, "
+            f"FWHM {UNKNOWN_RESOLUTION.coefficients[0]:.0%} of Ei at E = 0. Give "
+            "instrument.resolution",
+        )
+
+    @property
+    def elastic_cut_meV(self) -> float:
+        """Energy transfer below which the elastic line rules."""
+        at_zero = self.instrument.resolution.sigma_meV(np.zeros(1), self.ei_meV)[0]
+        return float(ELASTIC_WIDTHS * at_zero)
+
+    @cached_property
+    def geometry(self) -> FoldGeometry:
+        """All of the fold that no chunk changes."""
+        sample, section = self.experiment.sample, self.experiment.background
+        masking = None
+        if section.bragg_tails or section.elastic_band:
+            masking = Masking(
+                mosaic_deg=section.mosaic_deg,
+                reflection_width=section.reflection_width,
+                elastic_reach=ELASTIC_REACH if section.elastic_band else 0.0,
+                bragg_reach=BRAGG_REACH if section.bragg_tails else 0.0,
+            )
+        return FoldGeometry(
+            crystal=self.crystal,
+            path=self.path,
+            energy=self.energy,
+            voxels=self.voxels,
+            orientation=self.orientation,
+            psi_offset_deg=sample.psi_offset_deg,
+            ei_meV=self.ei_meV,
+            resolution=self.instrument.resolution,
+            displacement=self.displacement,
+            form=self.form,
+            masking=masking,
+        )
+
+    @cached_property
+    def displacement(self) -> FloatArray:
+        """Mean-square displacements (atoms, 3, 3) of the reference, for the Debye-Waller factor."""
+        return displacement_tensors(self.model, self.experiment.sample.temperature_K)
+
+    @cached_property
+    def forward(self) -> FoldedPhonons:
+        """One-phonon forward model of the folded path."""
+        return self._forward(self.voxels)
+
+    @cached_property
+    def exact(self) -> TrajectoryPhonons:
+        """One-phonon rates by walking trajectories through the whole zone."""
+        return TrajectoryPhonons(
+            model=self.model,
+            crystal=self.crystal,
+            zone=self._zone(),
+            energy=self.energy,
+            n_path_bins=self.path.n_bins,
+            ei_meV=self.ei_meV,
+            temperature_K=self.experiment.sample.temperature_K,
+            resolution=self.instrument.resolution,
+        )
+
+    def _zone(self) -> ZoneMap:
+        """Grid of the zone, wider than wanted where its matrices would not fit into memory."""
+        wanted = step = ZONE_STEP * self.experiment.path.voxel_rlu
+        point = bytes_per_point(self.model)
+        while True:
+            zone = build_zone_map(
+                self.crystal,
+                step_rlu=step,
+                temperature_K=self.experiment.sample.temperature_K,
+            )
+            if zone.n_points * point <= ZONE_BYTES:
+                break
+            step *= max(1.03, (zone.n_points * point / ZONE_BYTES) ** (1 / 3))
+        if step > wanted:
+            log.warning(
+                "zone_grid_widened",
+                wanted_rlu=wanted,
+                step_rlu=round(step, 4),
+                reason=f"points would take more than {ZONE_BYTES / 1e9:g} GB; modes are continued "
+                "further, so that cells are less exact",
+            )
+        return zone
+
+    @cached_property
+    def merged(self) -> MergedVoxels:
+        """Voxels of three times the edge, for annealing and for the exposure of candidates."""
+        section = self.experiment.path
+        unit = np.prod(np.linalg.norm(self.crystal.conventional_reciprocal, axis=1)) ** (1 / 3)
+        return merge_voxels(self.voxels, 3 * section.voxel_rlu * float(unit))
+
+    @cached_property
+    def coarse_forward(self) -> FoldedPhonons:
+        """The forward model on merged voxels."""
+        return self._forward(self.merged)
+
+    def _forward(self, voxels: VoxelMap | MergedVoxels) -> FoldedPhonons:
+        return FoldedPhonons(
+            model=self.model,
+            voxels=voxels,
+            energy=self.energy,
+            ei_meV=self.ei_meV,
+            temperature_K=self.experiment.sample.temperature_K,
+            resolution=self.instrument.resolution,
+        )
+
+    def calibrated(self, instrument: Instrument) -> Instrument:
+        """Pixels that came with a recorded file, with the experiment's mask and vanadium."""
+        return calibrated(instrument, self.experiment, self.folder)
+
+    def exposure(
+        self,
+        psi_deg: float,
+        instrument: Instrument | None = None,
+        *,
+        ei_meV: float | None = None,
+        reduced: bool = False,
+    ) -> VoxelExposure:
+        """Exposure of one orientation for one coulomb of proton charge, nothing left out.
+
+        Another ``ei_meV`` than the experiment's tells what a candidate setting would see; rates of
+        ``forward`` and ``exact`` are those of the experiment's.
+        """
+        instrument = self.instrument if instrument is None else instrument
+        bare = replace(self.geometry, masking=None)
+        return bare.sight(psi_deg, instrument, ei_meV=ei_meV).exposure(reduced=reduced)
+
+    def trajectories(
+        self, psi_deg: float, instrument: Instrument | None = None, *, reduced: bool = False
+    ) -> Trajectories:
+        """Stretches of trajectories inside the tubes for one coulomb, nothing left out."""
+        instrument = self.instrument if instrument is None else instrument
+        bare = replace(self.geometry, masking=None)
+        return trajectories_of(bare.sight(psi_deg, instrument), reduced=reduced)
+
+
+def build_measurement(
+    experiment: Experiment, experiment_dir: FilePath, *, recorded: Instrument | None = None
+) -> Measurement:
+    """Read and compute everything an experiment names.
+
+    Parameters
+    ----------
+    experiment : Experiment
+    experiment_dir : Path
+        Folder that relative paths in the experiment start from.
+    recorded : Instrument, optional
+        Of ``recorded_instrument``, for an instrument that is not known here.
+
+    Raises
+    ------
+    ValueError
+        Unknown structure, instrument, prior or parameter; the message says what is known.
+    """
+    crystal, reference = _sample(experiment, experiment_dir)
+    path = build_path(experiment.path, crystal)
+    model, box = _parameters(experiment, experiment_dir, crystal, reference, path)
+    axis = experiment.path.energy
+    energy = EnergyAxis(
+        edges_meV=np.linspace(axis.min_meV, axis.max_meV, axis.bins + 1), substeps=axis.substeps
+    )
+    sample = experiment.sample
+    return Measurement(
+        experiment=experiment,
+        folder=experiment_dir,
+        form=form_for(crystal),
+        crystal=crystal,
+        model=model,
+        box=box,
+        path=path,
+        energy=energy,
+        voxels=build_voxel_map(
+            crystal,
+            path,
+            half_width_rlu=experiment.path.half_width_rlu,
+            voxel_rlu=experiment.path.voxel_rlu,
+        ),
+        instrument=chosen_instrument(experiment, experiment_dir, recorded=recorded),
+        orientation=Orientation(
+            u=sample.u,
+            v=sample.v,
+            omega_deg=sample.omega_deg,
+            dpsi_deg=sample.dpsi_deg,
+            gl_deg=sample.gl_deg,
+            gs_deg=sample.gs_deg,
+        ),
+    )
+
+
+def chosen_instrument(
+    experiment: Experiment,
+    experiment_dir: FilePath | None = None,
+    *,
+    recorded: Instrument | None = None,
+) -> Instrument:
+    """Instrument of an experiment, its pixels merged along the tubes where asked.
+
+    An instrument that is neither known nor a file is ``recorded``, with its own pixels.
+    """
+    section = experiment.instrument
+    if recorded is not None and not names_geometry(section.name):
+        nameless = section.name.upper() in NAMELESS
+        instrument = recorded if nameless else replace(recorded, name=section.name)
+    else:
+        name = section.name if section.coarsen == 1 else f"{section.name}/{section.coarsen}"
+        instrument = find_instrument(name, experiment_dir)
+    if section.resolution is not None:
+        instrument = replace(instrument, resolution=Resolution(coefficients=section.resolution))
+    if section.chopper is not None:
+        setting = section.chopper
+        instrument = with_chopper(instrument, setting.package, setting.frequency_Hz, section.ei_meV)
+    return calibrated(instrument, experiment, experiment_dir)
+
+
+def recorded_instrument(files: Sequence[FilePath], experiment: Experiment) -> Instrument | None:
+    """Pixels that files carry themselves, for an instrument that Beamsteer does not know.
+
+    Parameters
+    ----------
+    files : sequence of Path
+        Recorded files, to be folded.
+    experiment : Experiment
+
+    Returns
+    -------
+    Instrument or None
+        Of the first file that may be of ``instrument.name``; None where that name is known or is
+        a file of pixels.
+
+    Raises
+    ------
+    ValueError
+        If there is no such file; the message says what is wrong with each.
+    """
+    section = experiment.instrument
+    if names_geometry(section.name):
+        return None
+    source = recorded_source(
+        files,
+        run="geometry",
+        psi_log=experiment.source.psi_log,
+        psi_deg=0.0,  # pixels do not turn
+        ei_meV=experiment.source.ei_meV,
+        t0_us=experiment.source.t0_us,
+        nominal_ei_meV=section.ei_meV,
+    )
+    faults = []
+    for message in source.messages():
+        payload = message.payload
+        if isinstance(payload, SetAside):
+            faults.append(f"{payload.origin}: {payload.reason}")
+        elif isinstance(payload, ChunkStart):
+            fault = foreign(payload, experiment, section.name)
+            if fault is None and payload.geometry is not None:
+                return payload.geometry
+            faults.append(f"{payload.chunk}: {fault or 'has no pixels of its own'}")
+    raise InputError(
+        "\n".join(
+            (
+                f"instrument.name is {section.name!r}, which no file here brings pixels for; "
+                f"expected its files, one of {', '.join(known_instruments())}, or a file of pixels",
+                *faults,
+            )
+        )
+    )
+
+
+def foreign(start: ChunkStart, experiment: Experiment, instrument_name: str) -> str | None:
+    """Why a chunk belongs to another experiment: another instrument or Ei; None if it does not."""
+    if not same_instrument(start.instrument_name, instrument_name):
+        return (
+            f"instrument is {start.instrument_name!r}; expected {instrument_name!r}, the "
+            "experiment's. Replay it with its own experiment file."
+        )
+    expected = experiment.instrument.ei_meV
+    if abs(start.ei_meV - expected) > EI_TOLERANCE * expected:
+        return (
+            f"Ei is {start.ei_meV:g} meV in the file; expected {expected:g} meV within "
+            f"{EI_TOLERANCE:.0%}, the experiment's instrument.ei_meV. Correct one of them."
+        )
+    return None
+
+
+def calibrated(
+    instrument: Instrument, experiment: Experiment, experiment_dir: FilePath | None = None
+) -> Instrument:
+    """Instrument with the mask and vanadium files of an experiment, relative to its folder."""
+    section = experiment.instrument
+    folder = FilePath() if experiment_dir is None else experiment_dir
+    if section.mask is not None:
+        instrument, _ = with_mask_file(instrument, read_mask(folder / section.mask))
+    if section.vanadium is not None:
+        instrument, _ = with_vanadium(instrument, read_vanadium(folder / section.vanadium))
+    return instrument
+
+
+def build_path(section: PathSection, crystal: Crystal) -> Path:
+    """Path of an experiment; ``points: seekpath`` takes the standard one of the crystal."""
+    segments = section.segments()
+    if segments is None:
+        return seekpath_segments(crystal, section.step_rlu)
+    return Path(
+        start_hkl=np.array([s.start_hkl for s in segments]),
+        end_hkl=np.array([s.end_hkl for s in segments]),
+        labels=tuple((s.start_label, s.end_label) for s in segments),
+        bins=tuple(s.bins for s in segments),
+    )
+
+
+def structure_of(experiment: Experiment, experiment_dir: FilePath) -> str | FilePath:
+    """Builtin name of the structure, or its file relative to the experiment file."""
+    name = experiment.sample.structure
+    if name in builtin_crystals():
+        return name
+    path = experiment_dir / name
+    if not path.exists():
+        raise InputError(
+            f"sample.structure is {name!r}; expected one of "
+            f"{', '.join(builtin_crystals())}, or a file (looked for {path}). Correct the name."
+        )
+    return path
+
+
+def _sample(experiment: Experiment, experiment_dir: FilePath):
+    """Crystal and its reference force constants: given, stored, or the prior's."""
+    structure = structure_of(experiment, experiment_dir)
+    try:
+        reference = read_force_constants(structure)
+        return reference.crystal, reference
+    except ValueError:
+        prior = experiment.parameters.prior
+        if prior is None:
+            raise
+        record = load_prior_record(prior if prior in stored_priors() else experiment_dir / prior)
+        crystal = read_crystal(structure)
+        return crystal, record.force_constants(crystal)
+
+
+def _parameters(experiment, experiment_dir, crystal, reference, path: Path):
+    section = experiment.parameters
+    full = force_constant_model(crystal, reference, section.cutoff_A)
+    if section.prior is None:
+        half = REFERENCE_BOX * np.maximum(
+            np.abs(full.element_values), 0.02 * np.abs(full.element_values).max()
+        )
+        box = BoxPrior(
+            names=full.elements,
+            lower=full.element_values - half,
+            upper=full.element_values + half,
+        )
+    else:
+        stored = section.prior in stored_priors()
+        box = load_prior(section.prior if stored else experiment_dir / section.prior)
+        missing = [name for name in full.elements if name not in box.names]
+        if missing:
+            raise InputError(
+                f"parameters.prior is {section.prior!r}, which has no "
+                f"{', '.join(missing[:4])}; expected every element within cutoff_A = "
+                f"{section.cutoff_A:g}. Lower the cutoff or choose another prior."
+            )
+        box = box.restricted(full.elements)
+    if isinstance(section.free, int):
+        q = path.centres_hkl() @ crystal.conventional_reciprocal
+        names = select_free(full, section.free, q, scale=box.sigma)
+    else:
+        names = section.free
+    return full.with_free(names), box.restricted(names)

@@ -1,0 +1,43 @@
+"""Expected phonons and spectra of a structure, and priors made for it."""
+
+from steering.predict.crystal_maps import Line, Plane, line_map, path_map, plane_map
+from steering.predict.indirect_spectrum import IndirectSpectrum, indirect_spectrum
+from steering.predict.optics import Optics, optics, top_meV
+from steering.predict.phonons import Phonons, phonons, stable
+from steering.predict.phonons_file import write_phonons
+from steering.predict.powder_map import powder_map
+from steering.predict.predictions import PredictionRequest, predict
+from steering.predict.prior_making import MadePrior, make_prior
+from steering.predict.routes import vibrations_of
+from steering.predict.spectrum_file import write_spectrum
+from steering.predict.spectrum_map import SpectrumMap
+from steering.predict.structure_file import open_structure
+from steering.predict.vibrations import Vibrations, formula
+
+__all__ = [
+    "IndirectSpectrum",
+    "Line",
+    "MadePrior",
+    "Optics",
+    "Phonons",
+    "Plane",
+    "PredictionRequest",
+    "SpectrumMap",
+    "Vibrations",
+    "formula",
+    "indirect_spectrum",
+    "line_map",
+    "make_prior",
+    "open_structure",
+    "optics",
+    "path_map",
+    "phonons",
+    "plane_map",
+    "powder_map",
+    "predict",
+    "stable",
+    "top_meV",
+    "vibrations_of",
+    "write_phonons",
+    "write_spectrum",
+]

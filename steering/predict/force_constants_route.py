@@ -1,0 +1,64 @@
+"""Route of force constants that come with the structure: phonopy files, or a built-in crystal's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from simulations.dynamics import force_constant_model, phonon_dos, read_force_constants
+from simulations.errors import InputError
+from steering.predict.route import RouteUnavailableError, Structure, refuse_large
+from steering.predict.vibrations import Uncertainty, Vibrations
+
+MAX_ATOMS = 60
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GivenForceConstants:
+    """Force constants as they were given."""
+
+    name: str = "force_constants"
+
+    @property
+    def needs(self) -> str:
+        """Files beside the structure."""
+        return "force constants with the structure (phonopy.yaml, FORCE_CONSTANTS, FORCE_SETS)"
+
+    @property
+    def approximation(self) -> str:
+        """Of all answers."""
+        return "harmonic force constants"
+
+    @property
+    def uncertainty(self) -> Uncertainty | None:
+        """That of whatever made them, which no file tells."""
+        return None
+
+    def vibrations(self, structure: Structure) -> Vibrations:
+        """Read them.
+
+        Raises
+        ------
+        RouteUnavailableError
+            If none come with the structure or they cannot be used.
+        InputError
+            If there are too many atoms.
+        """
+        refuse_large(structure.crystal, MAX_ATOMS, "structure")
+        try:
+            given = read_force_constants(structure.source, supercell_matrix=structure.supercell)
+        except InputError as error:
+            raise RouteUnavailableError(
+                f"route is {self.name!r} but the structure has no usable force constants "
+                f"({error}). Give a phonopy.yaml with them, or take route force_field.",
+                why=f"no usable force constants came with the structure ({error})",
+            ) from error
+        source = given.source or "given"
+        model = force_constant_model(given.crystal, given, None)
+        return Vibrations(
+            crystal=model.crystal,
+            dos=phonon_dos(model),
+            model=model,
+            route={"kind": "force_constants", "source": source},
+            approximations=(f"{self.approximation}: {source}",),
+            uncertainty=self.uncertainty,
+        )

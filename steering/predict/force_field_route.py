@@ -1,0 +1,156 @@
+"""Route of universal force fields: relax the structure, displace its atoms, read the constants."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from simulations.crystal import Crystal
+from simulations.dynamics import force_constant_model, phonon_dos
+from simulations.errors import InputError
+from simulations.prior import (
+    ForceFieldUnavailableError,
+    default_supercell,
+    force_field_phonons,
+    load_prior_record,
+    member_force_constants,
+    stored_priors,
+)
+from steering.predict.force_constants_route import MAX_ATOMS
+from steering.predict.route import RouteUnavailableError, Structure, refuse_large
+from steering.predict.vibrations import Uncertainty, Vibrations
+
+DEFAULT_FORCE_FIELD = "chgnet-0.3.0"
+MAX_COMPUTED_ATOMS = 20
+MAX_SUPERCELL_ATOMS = 250
+REACH_A = 5.0
+
+SOFT = Uncertainty(
+    words="universal force fields are soft: energies come out low by 10 to 50 %, and charges "
+    "(LO-TO splitting) are left out",
+    energies=(-0.5, -0.1),
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ForceField:
+    """Force constants of one universal force field.
+
+    Without a force field named, those of the stiffest stable one that is stored for a built-in
+    crystal, and of the default one for others.
+    """
+
+    name: str
+    force_field: str | None  # or mace:PATH, m3gnet:PATH with a weight file
+
+    @property
+    def needs(self) -> str:
+        """Packages, but for what is stored."""
+        return (
+            f"the structure alone, of at most {MAX_COMPUTED_ATOMS} atoms, and the packages of "
+            "beamsteer[forcefields]; neither for what is stored of built-in crystals"
+        )
+
+    @property
+    def approximation(self) -> str:
+        """Of all answers."""
+        return _soft(self.force_field or "a universal force field")
+
+    @property
+    def uncertainty(self) -> Uncertainty | None:
+        """As force fields were found to be over many crystals."""
+        return SOFT
+
+    def vibrations(self, structure: Structure) -> Vibrations:
+        """Look them up, or compute them.
+
+        Raises
+        ------
+        RouteUnavailableError
+            If the force field is unknown or its package or weights are missing; says what to do.
+        InputError
+            If there are too many atoms, or the force field finds no stable cell.
+        """
+        refuse_large(structure.crystal, MAX_ATOMS, "structure")
+        stored = _stored(structure, self.force_field)
+        if stored is not None:
+            return stored
+        try:
+            return _computed(structure.crystal, self.force_field or DEFAULT_FORCE_FIELD)
+        except ForceFieldUnavailableError as error:
+            raise RouteUnavailableError(f"route: {error}", why=str(error)) from error
+
+
+def _soft(name: str) -> str:
+    return f"harmonic force constants of {name}, cell relaxed in it; {SOFT.words}"
+
+
+def _stored(structure: Structure, name: str | None) -> Vibrations | None:
+    """Constants that a force field has of a built-in crystal; without a name, the stiffest's."""
+    if not isinstance(structure.source, str) or structure.source not in stored_priors():
+        return None
+    record = load_prior_record(structure.source)
+    if name is None:
+        member = max(record.stable_members, key=lambda m: m.highest_meV)
+        choice = f"the stiffest of {len(record.stable_members)} stable force fields, all soft"
+    else:
+        named = [m for m in record.members if m.force_field == name]
+        if not named:
+            return None
+        member, choice = named[0], ""
+    constants = record.force_constants(structure.crystal, member.values)
+    model = force_constant_model(structure.crystal, constants, None)
+    note = f"shells beyond {record.cutoff_A:g} angstrom cut off"
+    return Vibrations(
+        crystal=model.crystal,
+        dos=phonon_dos(model),
+        model=model,
+        route={"kind": "force_field", "source": f"{member.force_field}, stored"},
+        approximations=(_soft(member.force_field), note, *([choice] if choice else [])),
+        uncertainty=SOFT,
+    )
+
+
+def _computed(crystal: Crystal, name: str) -> Vibrations:
+    """Relax, displace and read the constants."""
+    refuse_large(crystal, MAX_COMPUTED_ATOMS, "structure by a force field")
+    from phonopy.structure.atoms import PhonopyAtoms
+
+    cell = PhonopyAtoms(
+        symbols=list(crystal.symbols), cell=crystal.lattice, scaled_positions=crystal.positions
+    )
+    repeats = default_supercell(crystal.lattice, REACH_A)
+    while np.prod(repeats) * crystal.n_atoms > MAX_SUPERCELL_ATOMS and max(repeats) > 1:
+        largest = int(np.argmax(repeats))
+        a, b, c = (n - (k == largest) for k, n in enumerate(repeats))
+        repeats = (a, b, c)
+    try:
+        phonons = force_field_phonons(cell, name, supercell=repeats)
+        relaxed = _relaxed(crystal, phonons.cell)
+        constants = member_force_constants(relaxed, phonons)
+    except RuntimeError as error:
+        if isinstance(error, ForceFieldUnavailableError):
+            raise
+        raise InputError(f"structure: {error}") from error
+    model = force_constant_model(relaxed, constants, None)
+    return Vibrations(
+        crystal=model.crystal,
+        dos=phonon_dos(model),
+        model=model,
+        route={"kind": "force_field", "source": name},
+        approximations=(_soft(name), f"supercell {' x '.join(map(str, repeats))}"),
+        uncertainty=SOFT,
+    )
+
+
+def _relaxed(crystal: Crystal, cell: Any) -> Crystal:
+    """Crystal in the relaxed cell."""
+    whole = np.rint(crystal.conventional_lattice @ np.linalg.inv(crystal.lattice) * 12) / 12
+    return replace(
+        crystal,
+        lattice=np.asarray(cell.cell, dtype=float),
+        positions=np.asarray(cell.scaled_positions, dtype=float),
+        conventional_lattice=whole @ np.asarray(cell.cell, dtype=float),
+    )

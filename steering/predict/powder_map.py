@@ -1,0 +1,97 @@
+"""S(|Q|, E) of a powder as a direct-geometry instrument sees it."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from simulations.arrays import FloatArray
+from simulations.errors import InputError
+from simulations.scattering import incoherent_spectrum, momentum_limits, powder_spectrum
+from steering.predict.optics import FWHM, Optics, energy_axis
+from steering.predict.spectrum_map import HARMONIC, SpectrumMap, map_setting, refuse_many, summed
+from steering.predict.vibrations import Vibrations
+
+MAX_ORDER = 6  # phonons
+MOMENTUM_BINS = 120
+
+
+def powder_map(
+    vibrations: Vibrations,
+    seen: Optics,
+    *,
+    temperature_K: float = 300.0,
+    energy_edges_meV: FloatArray | None = None,
+    momentum_edges: FloatArray | None = None,
+    momentum_fwhm: float = 0.0,
+) -> SpectrumMap:
+    """S(|Q|, E) of a powder: coherent and incoherent one-phonon, and multiphonon.
+
+    Parameters
+    ----------
+    vibrations, seen
+        From `stable`, `optics`.
+    temperature_K : float
+    energy_edges_meV : (E + 1,) float64 or None
+        None: from 0 to above the highest mode.
+    momentum_edges : (Q + 1,) float64 or None
+        1/angstrom; None: all that the instrument reaches.
+    momentum_fwhm : float
+        Resolution in |Q|, 1/angstrom.
+
+    Raises
+    ------
+    InputError
+        If |Q| is negative or far out of reach; as `energy_axis`.
+    """
+    edges = energy_axis(vibrations.dos, seen, energy_edges_meV)
+    _, high = momentum_limits(np.array([min(0.0, edges[0])]), seen.ei_meV, seen.two_theta_deg)
+    reach = float(high[0])
+    if momentum_edges is None:
+        momentum_edges = np.linspace(0.02, 1.0, MOMENTUM_BINS + 1) * reach
+    elif not 0 <= momentum_edges[0] < momentum_edges[-1] <= 3 * reach:
+        raise InputError(
+            f"q_inverse_A is {momentum_edges[0]:g} to {momentum_edges[-1]:g}; expected an axis "
+            f"between 0 and {3 * reach:.3g} 1/angstrom, three times what {seen.instrument} reaches."
+        )
+    refuse_many(len(momentum_edges) - 1, len(edges) - 1)
+    model = vibrations.force_constants("a powder map")
+    coherent = powder_spectrum(
+        model,
+        momentum_edges,
+        edges,
+        temperature_K=temperature_K,
+        resolution=seen.sigma_of,
+        ei_meV=seen.ei_meV,
+        two_theta_deg=seen.two_theta_deg,
+        momentum_sigma=momentum_fwhm / FWHM,
+    )
+    others = incoherent_spectrum(
+        vibrations.crystal,
+        vibrations.dos,
+        momentum_edges,
+        edges,
+        temperature_K=temperature_K,
+        resolution=seen.sigma_of,
+        ei_meV=seen.ei_meV,
+        max_order=MAX_ORDER,
+    )
+    parts = {
+        "coherent": coherent.intensity,
+        "incoherent": others.one_phonon,
+        "multiphonon": others.multiphonon,
+    }
+    notes = (
+        "coherent: one phonon, powder average over sampled q and all G",
+        f"incoherent: one phonon; multiphonon: 2 to {MAX_ORDER} phonons, both isotropic and, for "
+        "multiphonon, in the incoherent approximation",
+        HARMONIC,
+    )
+    return SpectrumMap(
+        kind="powder",
+        setting=map_setting(vibrations, seen, temperature_K, notes),
+        x_name="q_inverse_A",
+        x_edges=momentum_edges,
+        y_name="energy_meV",
+        y_edges=edges,
+        **summed(parts, coherent.accessible),
+    )

@@ -1,0 +1,283 @@
+"""What a crystal will look like before beam time, and the background to expect.
+
+Every part of an answer carries the approximation it was made with.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from simulations.arrays import FloatArray
+from simulations.crystal import Crystal
+from simulations.dynamics import PhononDos
+from simulations.errors import InputError
+from simulations.instrument import Instrument, Resolution, load_instrument
+from simulations.scattering import (
+    can_background,
+    incoherent_spectrum,
+    kinematic_mask,
+    powder_spectrum,
+)
+from steering.predict.optics import refuse_ei
+from steering.predict.routes import ROUTES, vibrations_of
+from steering.predict.structure_file import open_structure
+from steering.predict.vibrations import Vibrations, formula
+
+MAX_ORDER = 6
+
+ONE_PHONON = (
+    "coherent one-phonon, harmonic, powder average over sampled q and all G; "
+    "Gaussian instrument resolution; no multiple scattering, absorption or Bragg tails"
+)
+PER_CELL = "barn/meV/sr per primitive cell"
+
+Quantity = Literal["all", "dos", "powder", "background"]
+
+
+class PredictionRequest(BaseModel):
+    """What to predict."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    structure: str = Field(
+        min_length=1,
+        description="name of a built-in crystal, or the text of a POSCAR, CIF or phonopy.yaml; on "
+        "the command line also a file",
+    )
+    route: str = Field(
+        default="auto",
+        description="force_constants (or given): use force constants that come with the structure; "
+        "force_field: compute them with the default force field; a force field's name; auto: the "
+        "first of these that is possible",
+    )
+    instrument: str = Field(default="ARCS", description="name of a known instrument")
+    ei_meV: float = Field(default=40.0, gt=0, le=5000, allow_inf_nan=False)
+    temperature_K: float = Field(default=300.0, ge=0, le=5000, allow_inf_nan=False)
+    quantity: Quantity = "all"
+    can: Literal["aluminium", "vanadium"] | None = Field(
+        default="aluminium", description="metal of the sample can, or null"
+    )
+    can_atoms_per_cell: float = Field(
+        default=1.0, ge=0, le=1e4, description="can atoms in the beam per primitive cell of sample"
+    )
+
+    @field_validator("route")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        if value not in ROUTES:  # no weights of one's own: they would be files of the server
+            raise InputError(f"route is {value!r}; expected one of {', '.join(ROUTES)}")
+        return value
+
+
+def predict(request: PredictionRequest, *, files: bool = False) -> dict[str, Any]:
+    """Predict DOS, S(|Q|,E) and expected background of a crystal.
+
+    Parameters
+    ----------
+    request : PredictionRequest
+    files : bool
+        Whether ``structure`` may name a file of this machine. Off unless asked for, so that a
+        server never reads its own files for others.
+
+    Returns
+    -------
+    dict
+        JSON-ready but for arrays, which are numpy: ``structure``, ``route``, ``approximations``,
+        ``warnings``, and as asked for ``dos``, ``powder``, ``background``.
+
+    Raises
+    ------
+    InputError
+        Naming the field, what it is and what was expected: unknown structure, instrument or force
+        field, too many atoms, no force constants, imaginary modes.
+    """
+    refuse_ei(request.ei_meV)
+    try:
+        instrument = load_instrument(request.instrument)
+    except InputError as error:
+        raise InputError(f"instrument: {error}") from error
+    with open_structure(request.structure, files) as structure:
+        found = vibrations_of(structure, request.route)
+    crystal, dos = found.crystal, found.dos
+    warnings = []
+    if dos.imaginary_share > 0:
+        warnings.append(
+            f"{100 * dos.imaginary_share:.1f} % of the modes are imaginary: the structure is not "
+            "stable with these force constants; S(|Q|,E) is refused"
+        )
+    answer: dict[str, Any] = {
+        "structure": {
+            "formula": formula(crystal),
+            "atoms": crystal.n_atoms,
+            "lattice_A": crystal.conventional_lattice,
+        },
+        "route": found.route,
+        "approximations": list(found.approximations),
+        "warnings": warnings,
+        "instrument": instrument.name,
+        "ei_meV": request.ei_meV,
+        "temperature_K": request.temperature_K,
+    }
+    if request.quantity in ("all", "dos"):
+        answer["dos"] = _dos_part(crystal, dos)
+    if request.quantity == "dos":
+        return answer
+    if warnings:
+        if request.quantity == "all":
+            return answer
+        raise InputError(f"structure: {warnings[0]}. Relax it or give other force constants.")
+    return answer | _spectra(found, instrument, request)
+
+
+def _spectra(
+    found: Vibrations, instrument: Instrument, request: PredictionRequest
+) -> dict[str, Any]:
+    """S(|Q|,E) and its background, as asked for, on all that the instrument reaches."""
+    energy_edges = np.linspace(0.0, 0.98 * request.ei_meV, 121)
+    highest = 2 * np.sqrt(request.ei_meV / 2.0721248)
+    momentum_edges = np.linspace(0.02 * highest, highest, 101)
+    angles = _two_theta_deg(instrument.direction[~instrument.masked])
+    mask = kinematic_mask(momentum_edges, energy_edges, request.ei_meV, angles)
+    parts: dict[str, Any] = {}
+    if request.quantity in ("all", "powder"):
+        spectrum = powder_spectrum(
+            found.force_constants("S(|Q|,E)"),
+            momentum_edges,
+            energy_edges,
+            temperature_K=request.temperature_K,
+            resolution=instrument.resolution,
+            ei_meV=request.ei_meV,
+        )
+        parts["powder"] = {
+            "q_edges_inverse_A": momentum_edges,
+            "energy_edges_meV": energy_edges,
+            "intensity": np.where(mask, spectrum.intensity, np.nan),
+            "unit": PER_CELL,
+            "approximation": ONE_PHONON,
+        }
+    if request.quantity in ("all", "background"):
+        parts["background"] = expected_background(
+            found.crystal,
+            found.dos,
+            momentum_edges,
+            energy_edges,
+            temperature_K=request.temperature_K,
+            resolution=instrument.resolution,
+            ei_meV=request.ei_meV,
+            can=request.can,
+            can_atoms_per_cell=request.can_atoms_per_cell,
+            accessible=mask,
+        )
+    return parts
+
+
+def expected_background(
+    crystal: Crystal,
+    dos: PhononDos,
+    momentum_edges: FloatArray,
+    energy_edges_meV: FloatArray,
+    *,
+    temperature_K: float,
+    resolution: Resolution,
+    ei_meV: float,
+    can: str | None = "aluminium",
+    can_atoms_per_cell: float = 1.0,
+    accessible: NDArray[np.bool_] | None = None,
+) -> dict[str, Any]:
+    """Multiphonon, incoherent and can scattering beside the coherent one-phonon signal.
+
+    Parameters
+    ----------
+    crystal : Crystal
+    dos : PhononDos
+        Partial densities of states of the crystal.
+    momentum_edges : (Q + 1,) float64
+        |Q|, 1/angstrom.
+    energy_edges_meV : (E + 1,) float64
+    temperature_K : float
+    resolution : Resolution
+    ei_meV : float
+    can : str or None
+        "aluminium", "vanadium", or None.
+    can_atoms_per_cell : float
+        Can atoms in the beam per primitive cell of the sample: the can's scale.
+    accessible : (Q, E) bool, optional
+        Cells that the instrument reaches; others become NaN.
+
+    Returns
+    -------
+    dict
+        ``components``: by name ``intensity`` (Q, E) in barn/meV/sr per primitive cell and its
+        ``approximation``; axes beside it.
+    """
+    seen = np.ones((len(momentum_edges) - 1, len(energy_edges_meV) - 1), dtype=bool)
+    if accessible is not None:
+        seen = accessible
+    own = incoherent_spectrum(
+        crystal,
+        dos,
+        momentum_edges,
+        energy_edges_meV,
+        temperature_K=temperature_K,
+        resolution=resolution,
+        ei_meV=ei_meV,
+        max_order=MAX_ORDER,
+    )
+    parts: dict[str, tuple[FloatArray, str]] = {
+        "multiphonon": (
+            own.multiphonon,
+            f"2 to {MAX_ORDER} phonons, incoherent approximation with the total cross section",
+        ),
+        "incoherent": (
+            own.one_phonon,
+            "one phonon with the incoherent cross section, exact for a cubic site; "
+            "the elastic line is left out",
+        ),
+    }
+    if can is not None:
+        metal = can_background(
+            can,
+            momentum_edges,
+            energy_edges_meV,
+            temperature_K=temperature_K,
+            resolution=resolution,
+            ei_meV=ei_meV,
+            max_order=MAX_ORDER,
+        )
+        parts["can"] = (
+            can_atoms_per_cell * metal.inelastic,
+            f"{metal.approximation}; {can_atoms_per_cell:g} can atoms per primitive cell at the "
+            "sample's temperature; powder lines, Bragg scattering and transmission left out",
+        )
+    return {
+        "q_edges_inverse_A": momentum_edges,
+        "energy_edges_meV": energy_edges_meV,
+        "unit": PER_CELL,
+        "components": {
+            name: {"intensity": np.where(seen, values, np.nan), "approximation": text}
+            for name, (values, text) in parts.items()
+        },
+    }
+
+
+def _two_theta_deg(direction: FloatArray) -> tuple[float, float]:
+    angle = np.rad2deg(np.arccos(np.clip(direction[:, 2], -1, 1)))
+    return float(angle.min()), float(angle.max())
+
+
+def _dos_part(crystal: Crystal, dos: PhononDos) -> dict[str, Any]:
+    partial = {
+        symbol: dos.partial[[k for k, s in enumerate(crystal.symbols) if s == symbol]].sum(axis=0)
+        for symbol in dict.fromkeys(crystal.symbols)
+    }
+    return {
+        "energy_meV": dos.energies_meV,
+        "total": dos.total,
+        "partial": partial,
+        "unit": "modes/meV per primitive cell",
+        "approximation": "harmonic; integrates to 3 modes per atom",
+    }

@@ -1,0 +1,126 @@
+"""The routes that people may name, from a structure to its vibrations.
+
+A new route is a class that keeps the promises of `Route` and a line in `_KNOWN`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from simulations.crystal import read_crystal
+from simulations.errors import InputError
+from simulations.prior import FORCE_FIELDS
+from steering.predict.force_constants_route import GivenForceConstants
+from steering.predict.force_field_route import ForceField
+from steering.predict.route import Route, RouteUnavailableError, Structure
+from steering.predict.vibrations import Uncertainty, Vibrations
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FirstPossible:
+    """The first of several routes that leads there; says why those before did not."""
+
+    name: str
+    routes: tuple[Route, ...]
+
+    @property
+    def needs(self) -> str:
+        """Any of what they need."""
+        return ", or else ".join(route.needs for route in self.routes)
+
+    @property
+    def approximation(self) -> str:
+        """That of the route that is taken."""
+        return ", or else ".join(route.approximation for route in self.routes)
+
+    @property
+    def uncertainty(self) -> Uncertainty | None:
+        """Known of an answer only."""
+        return None
+
+    def vibrations(self, structure: Structure) -> Vibrations:
+        """Try them in order.
+
+        Raises
+        ------
+        RouteUnavailableError
+            If none leads there; says why each does not.
+        InputError
+            As the route that is tried.
+        """
+        reasons: list[str] = []
+        for route in self.routes:
+            try:
+                found = route.vibrations(structure)
+            except RouteUnavailableError as error:
+                reasons.append(error.why)
+            else:
+                return replace(found, approximations=(*found.approximations, *reasons))
+        why = "; ".join(reasons)
+        raise RouteUnavailableError(f"route: {why}", why=why)
+
+
+_GIVEN = GivenForceConstants()
+_FORCE_FIELD = ForceField(name="force_field", force_field=None)
+_KNOWN: tuple[Route, ...] = (
+    FirstPossible(name="auto", routes=(_GIVEN, _FORCE_FIELD)),
+    GivenForceConstants(name="given"),
+    _GIVEN,
+    _FORCE_FIELD,
+    *(ForceField(name=name, force_field=name) for name in FORCE_FIELDS),
+)
+ROUTES = tuple(route.name for route in _KNOWN)
+"""Names of routes; ``given`` is ``force_constants``."""
+
+
+def route_named(name: str) -> Route:
+    """Route that people mean by a name.
+
+    Parameters
+    ----------
+    name : str
+        One of `ROUTES`, or ``mace:PATH``, ``m3gnet:PATH`` with a weight file.
+
+    Raises
+    ------
+    InputError
+        If no route has the name.
+    """
+    for route in _KNOWN:
+        if route.name == name:
+            return route
+    if ":" in name:
+        return ForceField(name=name, force_field=name)
+    raise InputError(f"route is {name!r}; expected one of {', '.join(ROUTES)}")
+
+
+def vibrations_of(
+    structure: str | Path,
+    route: str | Route = "auto",
+    *,
+    supercell: tuple[int, int, int] | None = None,
+) -> Vibrations:
+    """Vibrations of a structure by a route.
+
+    Parameters
+    ----------
+    structure : str or Path
+        From `open_structure`.
+    route : str or Route
+        A name of `route_named`, or a route of your own. ``auto`` takes given force constants, else
+        ``force_field``: the stiffest stable one stored for a built-in crystal, for others the
+        default one.
+    supercell : (int, int, int) or None
+        Supercell of given force constants, in cells of the file, where the file does not say it.
+
+    Raises
+    ------
+    InputError
+        Unknown route, too many atoms, no force constants, unknown or missing force field; says
+        what to do.
+    """
+    way = route_named(route) if isinstance(route, str) else route
+    return way.vibrations(
+        Structure(source=structure, crystal=read_crystal(structure), supercell=supercell)
+    )

@@ -1,0 +1,93 @@
+"""A structure as people name it or send it as text, for readers that want a file."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from simulations.crystal import builtin_crystals, refuse_tags
+from simulations.errors import InputError
+
+MAX_CHARACTERS = 2_000_000
+
+
+class StructureTextError(InputError):
+    """A structure text is too long or holds what it must not; the message says what."""
+
+
+@contextmanager
+def structure_as_file(text: str) -> Iterator[Path]:
+    """Put a structure text into a folder of its own for as long as it is read.
+
+    Parameters
+    ----------
+    text : str
+        POSCAR, CIF or phonopy.yaml.
+
+    Yields
+    ------
+    Path
+        A file whose name suits the format.
+
+    Raises
+    ------
+    StructureTextError
+        If the text is longer than ``MAX_CHARACTERS``, empty, binary, or YAML with tags: phonopy's
+        loader would build any Python object that a tag names.
+    """
+    if len(text) > MAX_CHARACTERS:
+        raise StructureTextError(
+            f"structure: {len(text):,} characters; expected at most {MAX_CHARACTERS:,}. Send force "
+            "constants of a smaller supercell, or run `beamsteer predict` on the file."
+        )
+    if not text.strip():
+        raise StructureTextError("structure: empty; expected a POSCAR, CIF or phonopy.yaml")
+    if "\0" in text:
+        raise StructureTextError("structure: binary; expected a POSCAR, CIF or phonopy.yaml")
+    name = "POSCAR"
+    if "unit_cell:" in text or "primitive_cell:" in text:
+        try:
+            refuse_tags(text)
+        except InputError as error:
+            raise StructureTextError(f"structure: {error}") from error
+        name = "phonopy.yaml"
+    elif text.lstrip().startswith("data_") or "_cell_" in text:
+        name = "structure.cif"
+    with tempfile.TemporaryDirectory(prefix="beamsteer-") as folder:
+        path = Path(folder) / name
+        path.write_text(text, encoding="utf-8")
+        yield path
+
+
+@contextmanager
+def open_structure(text: str, files: bool) -> Iterator[str | Path]:
+    """Name of a built-in crystal, or a file that holds the structure, for as long as it is read.
+
+    Parameters
+    ----------
+    text : str
+        Name of a built-in crystal, or the text of a POSCAR, CIF or phonopy.yaml.
+    files : bool
+        Whether the text may name a file of this machine.
+
+    Raises
+    ------
+    InputError
+        If it is none of these.
+    """
+    name = text.strip()
+    if name in builtin_crystals():
+        yield name
+    elif "\n" in name:
+        with structure_as_file(text) as path:
+            yield path
+    elif files and Path(name).exists():
+        yield Path(name)
+    else:
+        where = " or a file" if files else ""
+        raise InputError(
+            f"structure is {name[:80]!r}; expected one of {', '.join(builtin_crystals())}{where}, "
+            "or the text of a POSCAR, CIF or phonopy.yaml"
+        )

@@ -1,0 +1,33 @@
+"""What people look at: plots, pictures, tables, inspections, alignment."""
+
+from steering.report.alignment_report import align_files, corrected
+from steering.report.folded_files import fold
+from steering.report.inspection import inspect, scan_of
+from steering.report.plots_file import (
+    GREEK,
+    UNKNOWN,
+    folded_map_png,
+    spectrum_npz,
+    write_arrays,
+    write_folded_map,
+    write_powder_fold,
+)
+from steering.report.tables_file import named_files, write_files, write_json
+
+__all__ = [
+    "GREEK",
+    "UNKNOWN",
+    "align_files",
+    "corrected",
+    "fold",
+    "folded_map_png",
+    "inspect",
+    "named_files",
+    "scan_of",
+    "spectrum_npz",
+    "write_arrays",
+    "write_files",
+    "write_folded_map",
+    "write_json",
+    "write_powder_fold",
+]

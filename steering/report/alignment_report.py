@@ -1,0 +1,175 @@
+"""What the elastic peaks and monitors of recorded files say about mount, lattice, Ei and T0.
+
+Every finding is held against the experiment file: by how many standard errors it differs, and
+whether that matters. What differs by more than both is an alarm, in words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from simulations.arrays import FloatArray
+from simulations.crystal import Crystal
+from simulations.errors import InputError
+from simulations.instrument import Estimated, SpotsOfRun, elastic_peaks
+from simulations.progress import Progress, silent
+from steering.experiment import Experiment
+from steering.report.beam_judgement import EI, beam_of_file, judge_beam
+from steering.report.check import SIGMAS, Check, Findings, alarm, note
+from steering.report.mount_judgement import judge_mount
+from steering.report.oriented_events import read_oriented_events
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class AlignmentReport:
+    """What ``beamsteer align`` tells."""
+
+    method: str  # "spots", "intensity" or "none"
+    files: tuple[str, ...]
+    spots: tuple[int, ...]  # per file
+    checks: tuple[Check, ...]
+    u: tuple[float, float, float] | None  # hkl along the beam at a logged angle of zero
+    v: tuple[float, float, float] | None
+    axis_sigma_deg: float | None  # standard error of the directions u and v
+    UB: FloatArray | None  # (3, 3) Mantid's convention, fitted lattice
+    lattice: tuple[Estimated, ...] | None
+    beam: tuple[dict[str, Any], ...]  # per file: Ei and T0, or why not
+    alarms: tuple[str, ...]
+    notes: tuple[str, ...]
+    set_aside: tuple[tuple[str, str], ...] = ()
+    corrections: dict[str, dict[str, float]] = field(default_factory=dict)  # by section
+
+    def as_dict(self) -> dict[str, Any]:
+        """For machines."""
+        return {
+            "alarm": bool(self.alarms),
+            "alarms": list(self.alarms),
+            "method": self.method,
+            "files": list(self.files),
+            "spots": list(self.spots),
+            "checks": [check.as_dict() for check in self.checks],
+            "u": self.u,
+            "v": self.v,
+            "axis_sigma_deg": self.axis_sigma_deg,
+            "UB": self.UB,
+            "lattice": None if self.lattice is None else [asdict(x) for x in self.lattice],
+            "beam": list(self.beam),
+            "notes": list(self.notes),
+            "set_aside": [{"file": name, "reason": reason} for name, reason in self.set_aside],
+            "corrections": self.corrections,
+        }
+
+
+def align_files(
+    files: Sequence[Path],
+    crystal: Crystal,
+    *,
+    experiment: Experiment | None = None,
+    psi_log: str | None = None,
+    psi_deg: float | None = None,
+    propagation: tuple[float, float, float] | None = None,
+    progress: Progress | None = None,
+) -> AlignmentReport:
+    """Read a rotation scan and say how the crystal sits and what the beam's energy is.
+
+    Parameters
+    ----------
+    files : sequence of Path
+        SNS event files or NXSPE, one orientation each.
+    crystal : Crystal
+        Lattice and reflections to expect.
+    experiment : Experiment, optional
+        What the findings are held against.
+    psi_log : str, optional
+        Log that holds psi; the experiment's, else ``s1``.
+    psi_deg : float, optional
+        For files without a psi.
+    propagation : (3,), optional
+        Reflections also at whole hkl plus this, e.g. (1/2, 1/2, 1/2).
+    progress : callable, optional
+        Called with (message, fraction).
+
+    Returns
+    -------
+    AlignmentReport
+
+    Raises
+    ------
+    InputError
+        If no file could be read.
+    """
+    say = progress or silent
+    log = psi_log or (experiment.source.psi_log if experiment is not None else "s1")
+    runs, hours, names, aside = read_oriented_events(files, log, psi_deg, experiment, say)
+    spots = [
+        SpotsOfRun(
+            angle_deg=run.angle_deg,
+            hours=hour,
+            ei_meV=run.ei_meV,
+            peaks=tuple(elastic_peaks(run, window_meV=max(1.0, 0.03 * run.ei_meV))),
+        )
+        for run, hour in zip(runs, hours, strict=True)
+    ]
+    say("indexing", 0.7)
+    findings = Findings()
+    checks, alarms, notes = findings.checks, findings.alarms, findings.notes
+    mount = judge_mount(spots, runs, crystal, experiment, propagation, findings)
+    say("monitors", 0.9)
+    corrections = {"sample": mount.corrections} if mount.corrections else {}
+    beam = tuple(beam_of_file(path, log, experiment) for path in files)
+    judged, change = judge_beam(beam, runs, experiment, alarms)
+    checks += judged
+    corrections |= change
+    if change:
+        notes.append(
+            "mount and lattice were read with the Ei and T0 that do not hold; after --correct "
+            "align again with the corrected file"
+        )
+    notes += [note(check) for check in checks if check.agrees and abs(check.sigmas or 0) > SIGMAS]
+    if experiment is not None:
+        wanted = experiment.instrument.ei_meV
+        alarms += [
+            f"Ei of {name} is {run.ei_meV:g} meV; the experiment file says {wanted:g}"
+            for name, run in zip(names, runs, strict=True)
+            if abs(run.ei_meV - wanted) > EI * wanted
+        ]
+    alarms += [alarm(check) for check in checks if check.agrees is False]
+    return AlignmentReport(
+        method=mount.method,
+        u=mount.u,
+        v=mount.v,
+        axis_sigma_deg=mount.axis_sigma_deg,
+        UB=mount.UB,
+        lattice=mount.lattice,
+        files=tuple(names),
+        spots=tuple(len(run.peaks) for run in spots),
+        checks=tuple(checks),
+        beam=beam,
+        alarms=tuple(alarms),
+        notes=tuple(notes),
+        set_aside=tuple(aside),
+        corrections=corrections,
+    )
+
+
+def corrected(experiment: Experiment, report: AlignmentReport) -> Experiment:
+    """Return the experiment with the mount that was found, and Ei and T0 where they do not agree.
+
+    Raises
+    ------
+    InputError
+        If the report found neither.
+    """
+    if not report.corrections:
+        raise InputError(
+            "--correct: no mount was found that can be told from others, and no Ei or T0 that "
+            "disagrees; there is nothing to correct. Add orientations."
+        )
+    changed = {
+        section: getattr(experiment, section).model_copy(update=values)
+        for section, values in report.corrections.items()
+    }
+    return experiment.model_copy(update=changed)

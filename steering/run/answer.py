@@ -1,0 +1,171 @@
+"""What a run answers: the result document and the spectrum that people look at."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from simulations.arrays import FloatArray
+from simulations.constants import Z90
+from simulations.fold import CellSums
+from steering.advice import StopAdvice, stop_advice
+from steering.experiment import Measurement
+from steering.run.estimator import Estimate
+from steering.run.ledger import ChunkLedger
+from steering.run.store import SpectrumView
+
+SCHEMA_VERSION = 1
+ADVISED = 10
+
+
+def stop_of(estimate: Estimate | None, looks_below_target: int) -> StopAdvice:
+    """Whether to stop, from how many of the last looks met every target and were trusted."""
+    if estimate is None:
+        return stop_advice(
+            looks_below_target=0, chunks=0, orientations=0, trusted=True, forecast_minutes=None
+        )
+    return stop_advice(
+        looks_below_target=looks_below_target,
+        chunks=len(estimate.keys),
+        orientations=estimate.orientations,
+        trusted=estimate.trust.trusted,
+        forecast_minutes=estimate.forecast_minutes,
+    )
+
+
+def result_of(
+    measurement: Measurement,
+    ledger: ChunkLedger,
+    estimate: Estimate | None,
+    *,
+    looks_below_target: int = 0,
+) -> dict[str, Any]:
+    """Newest answer in the layout of ``result.json``; no timings.
+
+    Parameters
+    ----------
+    measurement : Measurement
+    ledger : ChunkLedger
+    estimate : Estimate, optional
+        None: there is none yet.
+    looks_below_target : int
+        How many of the last looks met every target and were trusted.
+    """
+    common = {
+        "schema_version": SCHEMA_VERSION,
+        "run": ledger.run_id,
+        "minutes_used": ledger.minutes_used,
+        "coverage_fraction": ledger.sums.coverage_fraction if ledger.chunks else 0.0,
+        "events": asdict(ledger.account),
+        "chunks": ledger.records,
+        "notes": list(measurement.notes),
+        "stop": asdict(stop_of(estimate, looks_below_target)),
+    }
+    if estimate is None:
+        return {
+            "parameters": [],
+            "derived": [],
+            "trusted": False,
+            "reasons": ["no estimate was made"],
+            "advice": [],
+            **common,
+        }
+    posterior, trust = estimate.posterior, estimate.trust
+    return {
+        "parameters": [
+            {
+                "name": n,
+                "unit": unit,
+                "value": float(v),
+                "sigma": float(s),
+                "interval90": [float(v - Z90 * s), float(v + Z90 * s)],
+            }
+            for n, unit, v, s in zip(
+                posterior.names, posterior.units, posterior.values, posterior.sigma, strict=True
+            )
+        ],
+        "covariance": posterior.covariance.tolist(),
+        "derived": [
+            asdict(d) for d in measurement.forward.derived(posterior.values, posterior.covariance)
+        ],
+        "trusted": trust.trusted,
+        "reasons": list(trust.reasons),
+        "goodness_of_fit": {
+            "chi_square": trust.chi_square,
+            "degrees_of_freedom": trust.degrees_of_freedom,
+            "reduced_chi_square": trust.reduced_chi_square,
+            "p_value": trust.p_value,
+            "alarm_below": trust.threshold,
+        },
+        "advice": [asdict(a) for a in estimate.advice[:ADVISED]],
+        "policy": estimate.policy,
+        "targets": [
+            {"name": n, "sigma": float(t), "met": bool(s <= t)}
+            for n, t, s in zip(posterior.names, estimate.targets, posterior.sigma, strict=True)
+        ],
+        **common,
+    }
+
+
+def spectrum_of(
+    measurement: Measurement, ledger: ChunkLedger, estimate: Estimate | None, net: CellSums
+) -> SpectrumView | None:
+    """Folded map ready to draw; None before the first chunk.
+
+    Parameters
+    ----------
+    measurement : Measurement
+    ledger : ChunkLedger
+    estimate : Estimate, optional
+    net : CellSums
+        All chunks without their can.
+    """
+    if not ledger.chunks:
+        return None
+    reciprocal = measurement.crystal.conventional_reciprocal
+    position, ends = measurement.path.position(reciprocal)
+    ticks, labels, breaks = _ticks(measurement, ends)
+    known = net.exposure > 0
+    scale, expected = 1.0, np.full(net.exposure.shape, np.nan)
+    phi, residual = measurement.model.values, expected
+    if estimate is not None:
+        posterior = estimate.posterior
+        scale = posterior.scale
+        expected, phi = posterior.expected, posterior.values
+        if posterior.can is not None:
+            expected = expected - posterior.can
+        residual = estimate.residual_sigma
+    branches = measurement.forward.branches(measurement.path.centres_hkl(), phi)
+    divisor = np.where(known, net.exposure, 1.0)
+    return SpectrumView(
+        path_position=position,
+        segment_breaks=breaks,
+        tick_positions=ticks,
+        tick_labels=labels,
+        energy_edges_meV=measurement.energy.edges_meV,
+        intensity=net.intensity / scale,
+        sigma=net.sigma / scale,
+        model_intensity=np.where(known, expected / divisor, np.nan) / scale,
+        residual_sigma=residual,
+        branches=branches,
+        exposure=net.exposure,
+    )
+
+
+def _ticks(
+    measurement: Measurement, ends: FloatArray
+) -> tuple[tuple[float, ...], tuple[str, ...], tuple[int, ...]]:
+    """Where labels stand on the path axis, and bins after which the path jumps."""
+    path = measurement.path
+    labels = [path.labels[0][0]]
+    breaks: list[int] = []
+    for k in range(1, len(path.bins)):
+        before, after = path.labels[k - 1][1], path.labels[k][0]
+        jump = np.linalg.norm(path.end_hkl[k - 1] - path.start_hkl[k]) > 1e-9
+        labels.append(f"{before}|{after}" if jump and before != after else after)
+        if jump:
+            breaks.append(int(path.first_bin[k]))
+    labels.append(path.labels[-1][1])
+    return tuple(float(e) for e in ends), tuple(labels), tuple(breaks)

@@ -1,0 +1,246 @@
+"""Estimates: posterior, trust and advice from the chunks that a run holds.
+
+``Estimator.estimate`` is a function of the chunks and of the estimate that it begins at; what it
+keeps between calls (exposures, compiled states) changes how long it takes, never what comes out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from model_server.posterior import (
+    Coarse,
+    FirstGuess,
+    Observation,
+    Posterior,
+    Refinement,
+    Trust,
+    assess,
+    residual_sigma,
+    usable_cells,
+)
+from simulations.arrays import BoolArray, FloatArray
+from simulations.fold import CanRate, CellSums, sum_voxels
+from steering.advice import Advice, targets_met
+from steering.experiment import Measurement
+from steering.run.adviser import Adviser
+from steering.run.can_terms import CanTerms
+from steering.run.ledger import ChunkLedger
+
+RANDOM_STARTS = {1: 6, 2: 4, 3: 2}  # draws of the prior to anneal from, by number of chunks
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Estimate:
+    """What a number of chunks say."""
+
+    keys: tuple[str, ...]  # of the chunks, in canonical order
+    newest: str  # name of the last of them
+    minutes_used: float
+    orientations: int  # different psi
+    posterior: Posterior
+    trust: Trust
+    residual_sigma: FloatArray  # (path_bins, energy_bins) as cells are judged
+    targets: FloatArray  # (K,) wanted standard deviations, eV/angstrom^2
+    advice: tuple[Advice, ...]  # best first
+    policy: str
+    forecast_minutes: float | None  # wall minutes to every target; None: out of reach
+    rates: Mapping[str, Any]  # exact ones by chunk, as a refinement remembers them
+
+    @property
+    def met(self) -> bool:
+        """Whether every target is met by an estimate that is trusted."""
+        return targets_met(self.posterior.sigma, self.targets, trusted=self.trust.trusted)
+
+    def without(self, key: str) -> Estimate:
+        """The same to begin the next estimate at, with nothing remembered of a chunk."""
+        return replace(self, rates={k: rate for k, rate in self.rates.items() if k != key})
+
+    def told(self) -> dict[str, Any]:
+        """Its line in a run's history."""
+        posterior = self.posterior
+        return {
+            "chunk": self.newest,
+            "minutes_used": self.minutes_used,
+            "parameters": [
+                {"name": n, "value": float(v), "sigma": float(s)}
+                for n, v, s in zip(posterior.names, posterior.values, posterior.sigma, strict=True)
+            ],
+            "trusted": self.trust.trusted,
+        }
+
+
+class Estimator:
+    """Makes estimates for one experiment.
+
+    Parameters
+    ----------
+    measurement : Measurement
+    can : CanTerms
+    """
+
+    def __init__(self, measurement: Measurement, can: CanTerms) -> None:
+        self._measurement, self._can = measurement, can
+        self._refinement = Refinement(
+            model=measurement.forward,
+            prior=measurement.prior,
+            energy_centres_meV=measurement.energy.centres_meV,
+            elastic_cut_meV=measurement.elastic_cut_meV,
+            exact=measurement.exact,
+            can_sigma=measurement.experiment.background.can_sigma,
+        )
+        self._coarse = Coarse(
+            refinement=Refinement(
+                model=measurement.coarse_forward,
+                prior=measurement.prior,
+                energy_centres_meV=measurement.energy.centres_meV,
+                elastic_cut_meV=measurement.elastic_cut_meV,
+                can_sigma=measurement.experiment.background.can_sigma,
+            ),
+            merged=measurement.merged,
+        )
+        self._adviser = Adviser(measurement, self._coarse.refinement)
+        self._first_guess = _first_guess_of(measurement)
+
+    def estimate(self, ledger: ChunkLedger, base: Estimate | None = None) -> Estimate:
+        """Fit, judge and advise.
+
+        Parameters
+        ----------
+        ledger : ChunkLedger
+            With at least one chunk.
+        base : Estimate, optional
+            To begin at, of earlier chunks; without it, from the prior alone.
+        """
+        chunks = ledger.chunks
+        with_can = self._can.of_chunks(chunks)
+        observations = [
+            Observation(
+                sums=sums,
+                exposure=partial(ledger.exposure_of, c),
+                trajectories=c.trajectories,
+                key=c.key,
+                can=can,
+            )
+            for c, (sums, can) in zip(chunks, with_can, strict=True)
+        ]
+        total, total_can = _together(with_can)
+        pooled = ledger.pooled_exposure()
+        self._refinement.recall({} if base is None else base.rates)
+        posterior = self._refinement.fit(
+            observations,
+            starts=self._starts(ledger, base),
+            warm=None if base is None else base.posterior,
+            pooled=Observation(sums=total, exposure=lambda: pooled, can=total_can),
+            coarse=self._coarse,
+        )
+        judged = self._judged(ledger, posterior)
+        trust = self._judge(ledger, *judged)
+        advised = self._adviser.advise(ledger, total, total_can, posterior, trusted=trust.trusted)
+        return Estimate(
+            keys=tuple(c.key for c in chunks),
+            newest=chunks[-1].chunk,
+            minutes_used=ledger.minutes_used,
+            orientations=ledger.orientations,
+            posterior=posterior,
+            trust=trust,
+            residual_sigma=residual_sigma(judged[1], judged[2].expected),
+            targets=advised.targets,
+            advice=advised.advice,
+            policy=advised.policy,
+            forecast_minutes=advised.forecast_minutes,
+            rates=self._refinement.remembered(),
+        )
+
+    def _starts(self, ledger: ChunkLedger, base: Estimate | None) -> list[FloatArray]:
+        """Places to anneal from: the encoder's answer, and draws of the prior."""
+        measurement = self._measurement
+        starts: list[FloatArray] = []
+        if self._first_guess is not None:
+            scale = None if base is None else base.posterior.can_scale
+            guesses = self._first_guess.guess(self._can.net(ledger.chunks, ledger.sums, scale))
+            starts.extend(np.clip(guesses, measurement.prior.lower, measurement.prior.upper))
+        draws = RANDOM_STARTS.get(len(ledger.chunks), 1)
+        if draws:
+            rng = np.random.default_rng([len(ledger.chunks), 20261])
+            starts.extend(measurement.forward.draw(measurement.prior, draws, rng))
+        return starts
+
+    def _judged(
+        self, ledger: ChunkLedger, posterior: Posterior
+    ) -> tuple[list[CellSums], CellSums, Posterior]:
+        """Sums of every chunk and of all, and what is expected of them, to judge cells by."""
+        fitted = self._can.of_chunks(ledger.chunks)
+        judged = self._can.of_chunks(ledger.chunks, cell_by_cell=True)
+        each = [sums for sums, _ in judged]
+        total, _ = _together(judged)
+        if not self._can.measured or total.gaussian:
+            return each, total, posterior
+        moved, totals = np.zeros_like(posterior.expected), posterior.totals.copy()
+        for k, ((sums, before), (_, after)) in enumerate(zip(fitted, judged, strict=True)):
+            if before is None or after is None or before.fixed is None or after.fixed is None:
+                continue
+            step = after.fixed - before.fixed
+            moved += step
+            totals[k] += step[self._usable(sums)].sum()
+        return each, total, replace(posterior, expected=posterior.expected + moved, totals=totals)
+
+    def _judge(
+        self, ledger: ChunkLedger, each: list[CellSums], total: CellSums, posterior: Posterior
+    ) -> Trust:
+        q_squared = np.zeros(total.exposure.shape)
+        exposure = ledger.pooled_exposure()
+        q_squared[:, : exposure.q_squared.shape[1]] = sum_voxels(
+            exposure.q_squared, self._measurement.voxels
+        )
+        q_squared /= np.where(total.exposure > 0, total.exposure, 1.0)
+        ratios: list[tuple[str, float, float]] = []
+        if not total.gaussian:
+            # Each chunk against its own expectation: orientations see a cell in other zones and
+            # polarisations, so a share of the total by exposure would be wrong by a quarter.
+            for chunk, sums, expected in zip(ledger.chunks, each, posterior.totals, strict=True):
+                observed = float(sums.signal[self._usable(sums)].sum())
+                ratios.append((chunk.chunk, observed, float(expected)))
+        return assess(
+            sums=total,
+            posterior=posterior,
+            prior=self._measurement.prior,
+            use=self._usable(total),
+            look=len(ledger.chunks),
+            chunk_ratios=ratios if len(ratios) > 1 else (),
+            q_squared=q_squared,
+        )
+
+    def _usable(self, sums: CellSums) -> BoolArray:
+        measurement = self._measurement
+        return usable_cells(sums, measurement.energy.centres_meV, measurement.elastic_cut_meV)
+
+
+def _together(parts: list[tuple[CellSums, CanRate | None]]) -> tuple[CellSums, CanRate | None]:
+    total, can = parts[0]
+    for sums, each in parts[1:]:
+        total = total + sums
+        can = None if can is None or each is None else can + each
+    return total, can
+
+
+def _first_guess_of(measurement: Measurement) -> FirstGuess | None:
+    name = measurement.experiment.model
+    if name is None:
+        return None
+    from model_server.networks import Bundle, Domain
+
+    bundle = Bundle.load(name)
+    bundle.check(
+        Domain(
+            parameter_names=measurement.model.names,
+            path_hkl=measurement.path.centres_hkl(),
+            energy_edges_meV=measurement.energy.edges_meV,
+        )
+    )
+    return bundle

@@ -1,0 +1,102 @@
+"""``folded.npz``: a run's fold as arrays for other programs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from steering.experiment import Measurement
+from steering.run.answer import SCHEMA_VERSION
+from steering.run.can_terms import CanTerms, can_alone
+from steering.run.ledger import ChunkLedger
+
+
+def write_folded(
+    path: Path,
+    measurement: Measurement,
+    ledger: ChunkLedger,
+    can: CanTerms,
+    can_scale: float | None,
+) -> None:
+    """Write ``folded.npz``: S, V, N, D, T or its images, moments and axes with their units.
+
+    Parameters
+    ----------
+    path : Path
+    measurement : Measurement
+    ledger : ChunkLedger
+    can : CanTerms
+    can_scale : float, optional
+        Of a predicted can, from the newest estimate.
+    """
+    total, exposure = ledger.sums, ledger.pooled_exposure()
+    net, voxels = can.net(ledger.chunks, total, can_scale), measurement.voxels
+    arrays: dict[str, Any] = {
+        "schema_version": np.int64(SCHEMA_VERSION),
+        "S": total.signal,
+        "V": total.variance,
+        "N": total.counts,
+        "D": total.exposure,
+        "flat_exposure": total.flat,
+        "intensity": net.intensity,
+        "sigma": net.sigma,
+        "gaussian": np.bool_(total.gaussian),
+        "energy_edges_meV": measurement.energy.edges_meV,
+        "path_hkl_rlu": measurement.path.centres_hkl(),
+        "path_position_inverse_angstrom": measurement.path.position(
+            measurement.crystal.conventional_reciprocal
+        )[0],
+        "voxel_path_bin": voxels.path_bin,
+        "voxel_q_inverse_angstrom": voxels.centre_cartesian,
+        "units": json.dumps(
+            {
+                "S": "counts (reduced input: intensity x sr meV)",
+                "D": "C sr meV",
+                "intensity": "S/D less the can; NaN where D is 0",
+                "sigma": "of intensity",
+                "can_S": "as S, of the can alone at D; intensity = (S - can_scale can_S) / D",
+                "can_D": "C sr meV, D where the can is known",
+                "flat_exposure": "C sr ms",
+                "T": "C sr meV barn / (angstrom^2 u), packed 6 N^2 reals",
+                "image_start": "rows of image and image_sums of each voxel and energy bin",
+                "image": "rows of image_G",
+                "image_sums": "C sr meV; then with Q Q, xx yy zz yz xz xy, / angstrom^2",
+                "image_G": "reciprocal vectors, primitive coordinates",
+                "displacement": "angstrom^2, mean square of each atom",
+                "q_first": "C sr meV / angstrom",
+                "q_second": "C sr meV / angstrom^2",
+                "q_slope": "C sr / angstrom",
+                "q_slope_second": "C sr / (angstrom^2 meV)",
+                "q_squared": "C sr meV / angstrom^2",
+            }
+        ),
+    }
+    names = {
+        "weight": "voxel_D",
+        "flat": "voxel_flat_exposure",
+        "q_squared": "q_squared",
+        "tensor": "T",
+        "first": "q_first",
+        "second": "q_second",
+        "slope": "q_slope",
+        "slope_second": "q_slope_second",
+        "start": "image_start",
+        "image": "image",
+        "sums": "image_sums",
+        "reciprocal": "image_G",
+        "displacement": "displacement",
+    }
+    arrays |= {names[name]: array for name, array in exposure.arrays().items()}
+    alone, scale = can_alone(ledger.chunks), can.scale(can_scale)
+    if alone is not None:
+        arrays |= {
+            "can_S": alone.signal,
+            "can_V": alone.variance,
+            "can_N": alone.counts,
+            "can_D": alone.exposure,
+            "can_scale": np.float64(np.nan if scale is None else scale),
+        }
+    np.savez(path, **arrays)

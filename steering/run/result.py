@@ -1,0 +1,241 @@
+"""The answer of a run: one typed document for ``result.json``, the API, Kafka and the page.
+
+A document keeps what it was made of: fields that were left out stay out, so a file that is read
+and written again has the same bytes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    WithJsonSchema,
+)
+
+from simulations.errors import InputError
+
+SCHEMA_VERSION = 1
+
+# In JSON that others read, a figure that is not finite is null.
+_OPEN = WithJsonSchema({"type": ["number", "null"]}, mode="serialization")
+Figure = Annotated[float, Field(strict=True), _OPEN]
+Count = Annotated[int, Field(strict=True, ge=0)]
+Flag = Annotated[bool, Field(strict=True)]
+ChunkStatus = Literal["folded", "set aside", "withdrawn"]
+
+
+class ResultPart(BaseModel):
+    """A part of a result: immutable, and without unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="constants")
+
+    def document(self) -> dict[str, Any]:
+        """Plain values for JSON; what was not given is not in it."""
+        return self.model_dump(mode="json", exclude_unset=True)
+
+
+class EventCounts(ResultPart):
+    """Where events went; ``read`` is the sum of the other five."""
+
+    read: Count
+    folded: Count = Field(description="into cells of the path")
+    outside_path: Count
+    outside_energy: Count
+    masked: Count = Field(description="in masked pixels")
+    filtered: Count = Field(description="left out by the source")
+
+
+class NoCounts(ResultPart):
+    """A chunk that is not folded counts nowhere."""
+
+
+def _kind_of_counts(events: object) -> str:
+    none = isinstance(events, NoCounts) or (isinstance(events, Mapping) and not events)
+    return "none" if none else "counts"
+
+
+class ChunkResult(ResultPart):
+    """One chunk of a run, and what became of it."""
+
+    chunk: str
+    psi_deg: Figure | None
+    minutes: Figure = Field(description="beam minutes; 0 unless folded")
+    events: Annotated[
+        Annotated[EventCounts, Tag("counts")] | Annotated[NoCounts, Tag("none")],
+        Discriminator(_kind_of_counts),
+    ]
+    status: ChunkStatus
+    reason: str | None = Field(description="why it is not folded")
+
+
+class ParameterValue(ResultPart):
+    """A parameter after some chunk."""
+
+    name: str
+    value: Figure
+    sigma: Figure = Field(description="standard deviation, marginal over the others")
+
+
+class HistoryEntry(ResultPart):
+    """The estimate after one chunk."""
+
+    chunk: str = Field(description="the newest chunk of that estimate")
+    minutes_used: Figure
+    parameters: tuple[ParameterValue, ...]
+    trusted: Flag
+
+
+class ParameterResult(ResultPart):
+    """A free parameter with its error."""
+
+    name: str = Field(description="tensor element, e.g. `1NN xx`")
+    unit: str
+    value: Figure
+    sigma: Figure = Field(description="standard deviation, marginal over the others")
+    interval90: tuple[Figure, Figure] = Field(description="90 % interval")
+
+
+class DerivedResult(ResultPart):
+    """What follows from the parameters, with its error."""
+
+    name: str
+    unit: str
+    value: Figure
+    sigma: Figure
+
+
+class Target(ResultPart):
+    """How well a parameter is to be known, and whether it is."""
+
+    name: str = Field(description="of the parameter")
+    sigma: Figure = Field(description="wanted standard deviation, unit of the parameter")
+    met: Flag | None = Field(
+        default=None, description="whether the newest sigma is at most the wanted one"
+    )
+
+
+class AdviceResult(ResultPart):
+    """One place to measure, with what it is worth."""
+
+    psi_deg: Figure
+    ei_meV: Figure
+    minutes: Figure
+    gain_per_minute: Figure = Field(
+        description="fall of sum sigma^2/target^2 per wall minute, or of misfit measured again"
+    )
+    policy: str = Field(description="`information` or `falsification`")
+
+
+class StopResult(ResultPart):
+    """Whether to stop, and why."""
+
+    stop: Flag
+    reason: str
+    minutes_to_target: Figure | None = Field(description="null: out of reach, or not known")
+
+
+class GoodnessOfFit(ResultPart):
+    """How well the model explains the cells."""
+
+    chi_square: Figure
+    degrees_of_freedom: Count
+    reduced_chi_square: Figure
+    p_value: Figure
+    alarm_below: Figure = Field(description="p-value below which this look is not trusted")
+
+
+class RunResult(ResultPart):
+    """Newest answer of a run, as ``result.json`` holds it.
+
+    ``covariance``, ``goodness_of_fit``, ``policy`` and ``targets`` come with the first estimate;
+    ``state_generation`` and ``chunk_keys`` from a model service, which answers a state folder.
+    """
+
+    schema_version: Literal[1]
+    run: str
+    parameters: tuple[ParameterResult, ...]
+    covariance: tuple[tuple[Figure, ...], ...] | None = Field(
+        default=None, description="of the parameters, in their order"
+    )
+    derived: tuple[DerivedResult, ...]
+    trusted: Flag = Field(description="whether the model explains the data")
+    reasons: tuple[str, ...] = Field(description="why it is not trusted")
+    goodness_of_fit: GoodnessOfFit | None = None
+    advice: tuple[AdviceResult, ...] = Field(description="next orientations, best first")
+    policy: str | None = Field(default=None, description="that ranked the advice")
+    targets: tuple[Target, ...] | None = Field(
+        default=None, description="of the parameters, in their order"
+    )
+    stop: StopResult
+    minutes_used: Figure = Field(description="beam minutes of the folded chunks")
+    coverage_fraction: Figure = Field(description="share of path cells with exposure")
+    events: EventCounts = Field(description="of all folded chunks")
+    chunks: tuple[ChunkResult, ...]
+    notes: tuple[str, ...] = Field(description="what the experiment leaves to be known")
+    state_generation: Count | None = Field(
+        default=None, description="of the manifest it was made from; grows with the state"
+    )
+    chunk_keys: tuple[str, ...] | None = Field(
+        default=None, description="generation and name of the chunks it was made from"
+    )
+
+    def text(self) -> str:
+        """The bytes of ``result.json``; the same result gives the same text."""
+        return json.dumps(self.document(), indent=2, sort_keys=True) + "\n"
+
+    @property
+    def folded_chunks(self) -> tuple[str, ...]:
+        """Names of the folded chunks, in order."""
+        return tuple(c.chunk for c in self.chunks if c.status == "folded")
+
+
+def result_document(document: Mapping[str, Any], *, where: str = "result") -> RunResult:
+    """Read a document in the layout of ``result.json``.
+
+    Parameters
+    ----------
+    document : mapping
+        Plain values.
+    where : str
+        What errors name, e.g. the path of a file.
+
+    Raises
+    ------
+    InputError
+        If a field is missing, unknown, or holds something else.
+    """
+    try:
+        return RunResult.model_validate(document)
+    except ValidationError as error:
+        raise InputError(f"{where}: {'; '.join(_faults(error))}") from error
+
+
+def chunk_results(documents: Iterable[Mapping[str, Any]]) -> tuple[ChunkResult, ...]:
+    """Read the chunks of a result; ValueError as of :func:`result_document`."""
+    return tuple(ChunkResult.model_validate(one) for one in documents)
+
+
+def history_entries(documents: Iterable[Mapping[str, Any]]) -> tuple[HistoryEntry, ...]:
+    """Read the estimates of a run so far; ValueError as of :func:`result_document`."""
+    return tuple(HistoryEntry.model_validate(one) for one in documents)
+
+
+def _faults(error: ValidationError) -> list[str]:
+    told: list[str] = []
+    for fault in error.errors(include_url=False):
+        place = ".".join(map(str, fault["loc"]))
+        if fault["type"] == "missing":
+            told.append(f"{place} is missing; expected a whole result")
+        elif fault["type"] == "extra_forbidden":
+            told.append(f"{place} is unknown; expected only fields of schema {SCHEMA_VERSION}")
+        else:
+            told.append(f"{place} is {str(fault['input'])[:60]!r}: {fault['msg']}")
+    return told

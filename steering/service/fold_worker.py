@@ -1,0 +1,624 @@
+"""The fold worker: raw messages in, closed chunks and a manifest out, every message exactly once.
+
+What a dwell became is on disk before the source learns that its messages are settled, and nothing
+else is ever kept: a worker that is killed at any instant leaves the last manifest, and its
+successor reads the source again from the oldest message that this manifest still needs.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import structlog
+
+from consumers.fold import ChunkStart, ChunkStop, HistogramBlock, Message, Payload, SetAside
+from consumers.recorded import (
+    EI_LOGS,
+    PSI_MAY_MOVE_DEG,
+    TEMPERATURE_LOGS,
+    UnreadableError,
+    recorded_source,
+)
+from consumers.state import (
+    SECOND,
+    AssembledChunk,
+    Assembler,
+    ChunkRecord,
+    DeadLetter,
+    Manifest,
+    PartitionLock,
+    RunRecord,
+    file_name,
+    partition_folder,
+    read_chunk,
+    read_manifest,
+    read_recording,
+    remove_unnamed,
+    run_folder,
+    write_manifest,
+    write_recording,
+)
+from consumers.transport import DeadLetters
+from consumers.wire import RawMessage, RawSource, WireError, decode
+from simulations.errors import InputError
+from steering.experiment import Measurement
+from steering.run import Run
+from steering.service.health import WorkerStatus
+from steering.service.metrics import Timings
+
+log = structlog.get_logger()
+
+READ_AHEAD = 256 * 2**20  # bytes that are read while the worker is busy
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Patience:
+    """How long a worker waits, in seconds."""
+
+    settle_s: float = 2.0  # beyond a stop, for messages that come late
+    lateness_s: float = 60.0  # before data of no dwell are dropped
+    timeout_s: float = 600.0  # before a dwell without a stop closes
+    commit_s: float = 10.0  # between manifests when no chunk closes
+    turn_s: float = 0.2  # between looks at what is due
+
+
+class FoldWorker:
+    """Folds the partitions it is given; a ``PartitionOwner``.
+
+    Parameters
+    ----------
+    measurement : Measurement
+        The experiment made concrete.
+    state : Path
+        The state folder, shared by all workers and readers of this experiment.
+    default_run : str
+        Run of messages without a key.
+    psi_deg : float, optional
+        Operator's psi for dwells that log none.
+    patience : Patience
+    dead_letters : DeadLetters, optional
+        Where messages go that can be used nowhere; absent: they are logged and counted.
+    on_commit : callable, optional
+        Called with (folder of the partition, manifest, runs) after every commit.
+    timings : Timings, optional
+        Gets how long folds and commits take.
+    clock : callable
+        Unix time in ns.
+    """
+
+    def __init__(
+        self,
+        measurement: Measurement,
+        *,
+        state: Path,
+        default_run: str,
+        psi_deg: float | None = None,
+        patience: Patience | None = None,
+        dead_letters: DeadLetters | None = None,
+        on_commit: Callable[[Path, Manifest, Mapping[str, Run]], None] | None = None,
+        timings: Timings | None = None,
+        clock: Callable[[], int] = time.time_ns,
+    ) -> None:
+        self.measurement = measurement
+        self.state = state
+        self.default_run = default_run
+        self.psi_deg = psi_deg
+        self.patience = patience or Patience()
+        self._dead_letters = dead_letters
+        self._on_commit = on_commit
+        self._timings = timings
+        self._clock = clock
+        self._partitions: dict[int, _Partition] = {}
+        self._taken = 0
+        self._busy = threading.RLock()  # a partition neither comes nor goes during a turn
+        self._received: Counter[str] = Counter()
+        self._error: str | None = None
+        self._last_loop_ns = clock()
+        self._last_commit_ns: int | None = None
+        self._last_turn_ns = 0
+        self._busy_since_ns: int | None = None
+
+    # -- partitions -----------------------------------------------------------------------------
+
+    def take(self, partition: int) -> Mapping[str, int]:
+        """Lock a partition's folder, load its state, say where its source must go on."""
+        with self._busy:
+            if partition in self._partitions:
+                self.release(partition)
+            mine = _Partition(self, partition)
+            self._taken += 1
+            mine.since = self._taken
+            self._partitions[partition] = mine
+        log.info("partition_taken", partition=partition, generation=mine.manifest.generation)
+        return {topic: p.next for topic, p in mine.manifest.positions.items()}
+
+    def release(self, partition: int) -> None:
+        """Commit what is settled and unlock; what is open is read again by the next owner."""
+        with self._busy:
+            mine = self._partitions.pop(partition, None)
+            if mine is None:
+                return
+            try:
+                mine.commit()
+            finally:
+                mine.lock.release()
+        log.info("partition_released", partition=partition, generation=mine.manifest.generation)
+
+    def forget(self, partition: int) -> None:
+        """Unlock a partition without saving: somebody else may own it already."""
+        with self._busy:
+            mine = self._partitions.pop(partition, None)
+            if mine is not None:
+                mine.lock.release()
+                log.warning("partition_forgotten", partition=partition)
+
+    def owned_since(self, partition: int) -> int:
+        """A number that changes whenever a partition is taken anew; 0 while it is not ours."""
+        mine = self._partitions.get(partition)
+        return 0 if mine is None else mine.since
+
+    def close(self) -> None:
+        """Release everything."""
+        for partition in tuple(self._partitions):
+            self.release(partition)
+
+    def abandon(self) -> None:
+        """Forget everything, after a fault: only what was committed may count."""
+        for partition in tuple(self._partitions):
+            self.forget(partition)
+
+    # -- messages -------------------------------------------------------------------------------
+
+    def accept(self, raw: RawMessage) -> None:
+        """Take one message of a partition that is ours.
+
+        Raises
+        ------
+        ValueError
+            If the partition was not taken.
+        """
+        mine = self._partitions.get(raw.partition)
+        if mine is None:
+            raise InputError(
+                f"message of partition {raw.partition}, which was not taken; expected one of "
+                f"{sorted(self._partitions)}"
+            )
+        self._received[f"bytes.{raw.topic}"] += len(raw.value)
+        mine.accept(raw)
+
+    def turn(self, *, finish: bool = False) -> bool:
+        """Close what is due and commit; True when a manifest was written.
+
+        Parameters
+        ----------
+        finish : bool
+            The source has ended: close every open dwell.
+        """
+        now = self._last_loop_ns = self._clock()
+        if not finish and now - self._last_turn_ns < self.patience.turn_s * SECOND:
+            return False
+        self._last_turn_ns = now
+        self._busy_since_ns = now
+        with self._busy:
+            try:
+                wrote = [mine.turn(now, finish) for mine in self._partitions.values()]
+                return any(wrote)
+            finally:
+                self._busy_since_ns = None
+                self._last_loop_ns = self._clock()
+
+    def settled(self) -> dict[tuple[str, int], int]:
+        """Next offset still needed by (topic, partition), as in the newest manifests."""
+        return {
+            (topic, number): position.next
+            for number, mine in self._partitions.items()
+            for topic, position in mine.manifest.positions.items()
+        }
+
+    def committed(self, when_ns: int) -> None:
+        """A manifest was written."""
+        self._last_commit_ns, self._error = when_ns, None
+
+    def failed(self, reason: str) -> None:
+        """A commit did not succeed; it is tried again."""
+        self._error = reason
+
+    def status(self, *, connected: bool | None = None, lag: Any = None) -> WorkerStatus:
+        """One moment of this worker, for health, readiness and metrics."""
+        counters: Counter[str] = Counter(self._received)
+        chunks: Counter[str] = Counter()
+        owned = dict(self._partitions)  # the loop goes on meanwhile
+        for mine in owned.values():
+            counters.update(mine.counters())
+            for name, run in dict(mine.runs).items():
+                chunks[name] += len(run.chunks)
+        return WorkerStatus(
+            service="consume",
+            last_loop_ns=self._last_loop_ns,
+            busy_since_ns=self._busy_since_ns,
+            connected=connected,
+            partitions=tuple(sorted(owned)),
+            last_commit_ns=self._last_commit_ns,
+            open_chunks=sum(m.assembler.open_chunks for m in owned.values()),
+            lag=dict(lag or {}),
+            generation={n: m.manifest.generation for n, m in owned.items()},
+            chunks=dict(chunks),
+            counters=dict(counters),
+            error=self._error,
+            state=self.state,
+        )
+
+    @property
+    def runs(self) -> dict[tuple[int, str], Run]:
+        """Folded runs by partition and name."""
+        return {(n, k): run for n, m in self._partitions.items() for k, run in m.runs.items()}
+
+    # -- for partitions ---------------------------------------------------------------------------
+
+    def bury(self, letters: list[DeadLetter]) -> bool:
+        """Send dead letters; False when they have not arrived."""
+        if self._dead_letters is None:
+            for letter in letters:
+                log.warning("message_unusable", topic=letter.raw.topic, reason=letter.reason)
+            return True
+        try:
+            for letter in letters:
+                self._dead_letters.put(letter.raw, letter.reason)
+            if letters:
+                self._dead_letters.sink.flush()
+        except (ConnectionError, OSError, ValueError) as error:
+            self.failed(f"dead letters could not be sent ({error}); nothing is committed before.")
+            log.error("dead_letters_not_sent", reason=str(error), messages=len(letters))
+            return False
+        return True
+
+    def timed(self, kind: str) -> AbstractContextManager[None]:
+        """Measure a "fold" or a "commit"."""
+        return nullcontext() if self._timings is None else self._timings.timed(kind)
+
+    def announce(self, folder: Path, manifest: Manifest, runs: Mapping[str, Run]) -> None:
+        """Tell whoever wants to know that a manifest is new."""
+        self.committed(self._clock())
+        if self._on_commit is not None:
+            self._on_commit(folder, manifest, runs)
+
+
+class _Partition:
+    """State of one partition while this process owns it."""
+
+    def __init__(self, worker: FoldWorker, number: int) -> None:
+        self.worker = worker
+        self.folder = partition_folder(worker.state, number)
+        self.lock = PartitionLock(self.folder)
+        self.since = 0
+        self.runs: dict[str, Run] = {}
+        self._records: dict[str, dict[str, ChunkRecord]] = {}  # run -> job -> record
+        self._letters: list[DeadLetter] = []
+        self._last_commit_ns = worker._clock()
+        self._dirty = False
+        self._outline = lru_cache(maxsize=3)(self._read_outline)
+        patience = worker.patience
+        self.assembler = Assembler(
+            default_run=worker.default_run,
+            outline=lambda run, record: self._outline(str(record.recording)),
+            settle_ns=round(patience.settle_s * SECOND),
+            lateness_ns=round(patience.lateness_s * SECOND),
+            timeout_ns=round(patience.timeout_s * SECOND),
+        )
+        try:
+            self.manifest = read_manifest(self.folder) or Manifest(partition=number)
+            self._recover()
+        except BaseException:
+            self.lock.release()
+            raise
+
+    def _recover(self) -> None:
+        self.assembler.restore(self.manifest)
+        for name, record in self.manifest.runs.items():
+            run = self._run(name)
+            for chunk in record.chunks:
+                self._records[name][chunk.job] = chunk
+                if chunk.status == "folded" and chunk.file is not None:
+                    run.adopt(read_chunk(self.folder / chunk.file))
+        removed = remove_unnamed(self.folder, self.manifest)
+        if self.manifest.generation:
+            log.info(
+                "state_recovered",
+                folder=self.folder.name,
+                generation=self.manifest.generation,
+                removed_files=removed,
+            )
+
+    def _read_outline(self, recording: str) -> AssembledChunk:
+        return read_recording(self.folder / recording)
+
+    def _run(self, name: str) -> Run:
+        if name not in self.runs:
+            folder = run_folder(self.folder, name)
+            for part in ("chunks", "recorded"):
+                (folder / part).mkdir(parents=True, exist_ok=True)
+            self.runs[name] = Run(
+                self.worker.measurement, run_id=name, folder=folder / "chunks", estimate=False
+            )
+            self._records[name] = {}
+        return self.runs[name]
+
+    def accept(self, raw: RawMessage) -> None:
+        try:
+            value = decode(raw)
+        except WireError as error:
+            value = error
+        self.assembler.accept(raw, value, self.worker._clock())
+        self._dirty = True
+
+    def turn(self, now_ns: int, finish: bool) -> bool:
+        chunks = self.assembler.due(now_ns, finish=finish)
+        for chunk in chunks:
+            self.assembler.closed(chunk, self._close(chunk))
+        waited = now_ns - self._last_commit_ns >= self.worker.patience.commit_s * SECOND
+        if chunks or finish or ((self._dirty or self.assembler.dead or self._letters) and waited):
+            return self.commit()
+        return False
+
+    def counters(self) -> Counter[str]:
+        """What became of messages and events."""
+        found: Counter[str] = Counter(self.assembler.counters)
+        found["dead_letters.message"] = found.pop("dead_letters", 0)
+        found["events.between_chunks"] = found.pop("events_between_chunks", 0)
+        found["late"] = found.pop("reopened", 0)
+        for run in tuple(self.runs.values()):
+            for chunk in tuple(run.chunks):
+                account = chunk.account
+                for name in ("folded", "outside_path", "outside_energy", "masked", "filtered"):
+                    found[f"events.{name}"] += getattr(account, name)
+        return found
+
+    def commit(self) -> bool:
+        """Write the manifest; nothing is written before all dead letters have arrived."""
+        self._letters += self.assembler.dead
+        self.assembler.dead.clear()
+        if not self.worker.bury(self._letters):
+            return False
+        self._letters.clear()
+        logs = self.assembler.logs()
+        manifest = replace(
+            self.manifest,
+            positions=self.assembler.positions(),
+            counters=dict(self.assembler.counters),
+            runs={
+                name: RunRecord(
+                    chunks=tuple(
+                        sorted(
+                            self._records.get(name, {}).values(),
+                            key=lambda c: (c.start_time_ns, c.job),
+                        )
+                    ),
+                    logs=logs.get(name, {}),
+                )
+                for name in sorted({*self._records, *logs})
+            },
+        )
+        if manifest == self.manifest:
+            return False
+        try:
+            with self.worker.timed("commit"):
+                self.manifest = write_manifest(self.folder, manifest)
+        except OSError as error:
+            self.worker.failed(f"the manifest could not be written ({error}).")
+            log.error("commit_failed", reason=str(error))
+            return False
+        self._last_commit_ns, self._dirty = self.worker._clock(), False
+        remove_unnamed(self.folder, self.manifest)
+        self.worker.announce(self.folder, self.manifest, self.runs)
+        return True
+
+    # -- one chunk --------------------------------------------------------------------------------
+
+    def _close(self, chunk: AssembledChunk) -> ChunkRecord:
+        """Record a dwell and fold it; whatever goes wrong with it is its own fault."""
+        run = self._run(chunk.run)
+        records = self._records[chunk.run]
+        record = ChunkRecord(
+            chunk=chunk.chunk,
+            job=chunk.job,
+            generation=chunk.generation,
+            start_time_ns=chunk.start_time_ns,
+            stop_time_ns=chunk.stop_time_ns,
+            status="set aside",
+            explicit_stop=chunk.explicit_stop,
+            note=chunk.note,
+            descriptors=chunk.descriptors,
+        )
+        recording = (
+            run_folder(self.folder, chunk.run)
+            / "recorded"
+            / f"{file_name(chunk.chunk)}.{file_name(chunk.job)}.g{chunk.generation}.nxs.h5"
+        )
+        try:
+            write_recording(recording, chunk)
+            record = replace(record, recording=str(recording.relative_to(self.folder)))
+            before = records.get(chunk.job)
+            if before is not None and before.status == "folded":
+                run.reopen(chunk.chunk)
+            with self.worker.timed("fold"):
+                records[chunk.job] = self._fold(run, chunk, record, recording)
+        except OSError:
+            raise  # no space, no folder: the operator's to mend; nothing is committed
+        except Exception as error:  # a fault in one dwell must never end the night
+            log.error("chunk_fault", chunk=chunk.chunk, fault=traceback.format_exc())
+            reason = str(error) if isinstance(error, ValueError) else f"fault: {error!r}"
+            records[chunk.job] = replace(record, status="set aside", reason=reason)
+        return records[chunk.job]
+
+    def _fold(
+        self, run: Run, chunk: AssembledChunk, record: ChunkRecord, recording: Path
+    ) -> ChunkRecord:
+        noted = len(run.records)
+        closed = False
+        for sequence, payload in enumerate(self._payloads(chunk, recording)):
+            closed |= run.accept(
+                Message(
+                    run=chunk.run,
+                    source=f"{chunk.job}.g{chunk.generation}",
+                    sequence=sequence,
+                    payload=payload,
+                )
+            )
+        if closed and run.newest is not None:
+            file = run.newest.path.relative_to(self.folder)
+            return replace(record, status="folded", file=str(file))
+        reasons = [r["reason"] for r in run.records[noted:] if r["status"] == "set aside"]
+        return replace(record, status="set aside", reason=reasons[-1] if reasons else "no stop")
+
+    def _payloads(self, chunk: AssembledChunk, recording: Path) -> Iterator[Payload]:
+        if chunk.reduced:
+            yield from self._reduced(chunk)
+            return
+        measurement = self.worker.measurement
+        source = recorded_source(
+            [recording],
+            run=chunk.run,
+            psi_log=measurement.experiment.source.psi_log,
+            psi_deg=self.worker.psi_deg,
+            ei_meV=measurement.experiment.source.ei_meV
+            or (None if any(n in chunk.logs for n in EI_LOGS) else measurement.ei_meV),
+            t0_us=measurement.experiment.source.t0_us,
+            instrument=measurement.instrument,
+        )
+        for message in source.messages():
+            payload = message.payload
+            if isinstance(payload, SetAside):
+                payload = replace(
+                    payload, origin=chunk.chunk, reason=_without_path(payload.reason, recording)
+                )
+            yield payload
+
+    def _reduced(self, chunk: AssembledChunk) -> Iterator[Payload]:
+        """A histogram that came reduced: no charge, and psi from its log."""
+        measurement = self.worker.measurement
+        name = measurement.experiment.source.psi_log
+        if chunk.events or len(chunk.reduced) > 1:
+            raise UnreadableError(
+                f"chunk {chunk.chunk!r} has {len(chunk.reduced)} histograms and "
+                f"{len(chunk.events)} messages of events; expected one histogram or events"
+            )
+        psi = _mean(chunk, name) if self.worker.psi_deg is None else self.worker.psi_deg
+        if psi is None:
+            raise UnreadableError(
+                f"chunk {chunk.chunk!r} has no log {name!r} of psi; expected degrees. Name the log "
+                "as source.psi_log, or give psi"
+            )
+        series = chunk.logs.get(name)
+        span = 0.0 if series is None else float(np.ptp(series.value))
+        if self.worker.psi_deg is None and span > PSI_MAY_MOVE_DEG:
+            raise UnreadableError(
+                f"psi (log {name!r}) moved by {span:.3f} degrees; a chunk is one orientation, "
+                f"within {PSI_MAY_MOVE_DEG} degrees. Give psi to fold it as one"
+            )
+        ei = next((e for n in EI_LOGS if (e := _mean(chunk, n)) is not None), measurement.ei_meV)
+        temperature = (_mean(chunk, n) for n in TEMPERATURE_LOGS)
+        reduced = next(iter(chunk.reduced))
+        yield ChunkStart(
+            chunk=chunk.chunk,
+            instrument_name=chunk.instrument_name,
+            ei_meV=ei,
+            psi_deg=psi,
+            start_time_ns=chunk.start_time_ns,
+            temperature_K=next((t for t in temperature if t is not None), None),
+        )
+        yield HistogramBlock(
+            chunk=chunk.chunk,
+            energy_edges_meV=reduced.energy_edges_meV,
+            intensity=reduced.intensity,
+            error=reduced.error,
+        )
+        yield ChunkStop(
+            chunk=chunk.chunk,
+            proton_charge=1.0,
+            minutes=(chunk.stop_time_ns - chunk.start_time_ns) / (60 * SECOND),
+            read=0,
+            filtered=0,
+        )
+
+
+def _mean(chunk: AssembledChunk, name: str) -> float | None:
+    series = chunk.logs.get(name)
+    if series is None or not np.isfinite(series.value).all():
+        return None
+    return series.average(chunk.start_time_ns, chunk.stop_time_ns)
+
+
+def _without_path(reason: str, path: Path) -> str:
+    return reason.removeprefix(f"{path}: ")
+
+
+def consume(
+    source: RawSource,
+    worker: FoldWorker,
+    *,
+    stop: Callable[[], bool],
+    until_idle_s: float | None = None,
+    poll_s: float = 0.2,
+    each: Callable[[], None] | None = None,
+) -> None:
+    """Feed a worker from a source until told to stop.
+
+    While dwells are folded and committed, the source is read on beside it, up to ``READ_AHEAD``.
+
+    Parameters
+    ----------
+    source : RawSource
+        Asks the worker for positions as its ``PartitionOwner``.
+    worker : FoldWorker
+    stop : callable
+        True ends the loop; what is open then is read again by the next worker.
+    until_idle_s : float, optional
+        Take the stream as ended after this much silence: close every open dwell, commit, return.
+    poll_s : float
+        Longest wait for messages.
+    each : callable, optional
+        Called once per turn.
+    """
+    heard = time.monotonic()
+    waiting: list[tuple[int, RawMessage]] = []  # read while the worker was busy
+    size = 0
+    with ThreadPoolExecutor(1, thread_name_prefix="fold") as beside:
+        turn: Future[bool] | None = None
+        while not stop():
+            batch = source.poll(poll_s)
+            waiting += ((worker.owned_since(raw.partition), raw) for raw in batch)
+            size += sum(len(raw.value) for raw in batch)
+            if batch:
+                heard = time.monotonic()
+            if turn is not None:
+                if not turn.done() and size < READ_AHEAD:
+                    continue
+                if turn.result():
+                    source.acknowledge(worker.settled())
+                turn = None
+            for since, raw in waiting:
+                if since == worker.owned_since(raw.partition):  # else it is read again
+                    worker.accept(raw)
+            waiting.clear()
+            size = 0
+            idle = time.monotonic() - heard
+            if not batch and until_idle_s is not None and idle >= until_idle_s:
+                if worker.turn(finish=True):
+                    source.acknowledge(worker.settled())
+                return
+            turn = beside.submit(worker.turn)
+            if each is not None:
+                each()
+        if turn is not None and turn.result():
+            source.acknowledge(worker.settled())

@@ -1,0 +1,304 @@
+"""A live experiment put together: source, fold worker, outputs, and the model service if asked."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from consumers.state import Manifest
+from consumers.transport import DeadLetters, KafkaSection, KafkaTopics, TapeSink, ZmqSection
+from consumers.wire import PartitionOwner, RawSource, Sink
+from simulations.errors import InputError
+from steering.experiment import (
+    Experiment,
+    Measurement,
+    build_measurement,
+    dump_experiment,
+    load_experiment,
+    with_absolute_files,
+)
+from steering.run import Run, RunStore
+from steering.service.fold_worker import FoldWorker, Patience, consume
+from steering.service.health import WorkerStatus, operations_app
+from steering.service.metrics import service_registry
+from steering.service.model_service import ModelService, folded_spectrum
+from steering.service.publishing import LateSink, OutputTopics, Publisher
+
+log = structlog.get_logger()
+
+EXPERIMENT = "experiment.yaml"  # in a state folder: what it was folded with
+FOLDED_WITH = ("sample", "instrument", "path", "background")  # sections that a fold depends on
+DEAD_LETTERS = "dead_letters"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LiveOptions:
+    """What a command adds to the experiment file."""
+
+    run: str  # of messages without a key
+    kafka: str | None = None  # HOST:PORT
+    zmq: str | None = None  # address
+    tape: Path | None = None
+    prefix: str | None = None  # of topics
+    psi_deg: float | None = None
+    estimate: bool = False
+    create_topics: int | None = None  # partitions of topics to be made where they are missing
+
+
+class Live:
+    """A fold worker with its source and whatever follows it; made by ``open_live``."""
+
+    def __init__(
+        self,
+        *,
+        source: RawSource,
+        worker: FoldWorker,
+        registry: Any,
+        store: RunStore,
+        model: ModelService | None,
+        publisher: Publisher | None = None,
+    ) -> None:
+        self.source, self.worker = source, worker
+        self.store, self.model = store, model
+        self._registry, self._publisher = registry, publisher
+
+    def consume(
+        self,
+        stop: Callable[[], bool],
+        *,
+        until_idle_s: float | None = None,
+        each: Callable[[], None] | None = None,
+    ) -> None:
+        """Fold until told to stop, or until the stream is silent for long."""
+        consume(self.source, self.worker, stop=stop, until_idle_s=until_idle_s, each=each)
+
+    def worker_status(self) -> WorkerStatus:
+        """One moment of the fold worker, and of the estimates made in the same process."""
+        lag = getattr(self.source, "lag", dict)
+        connected = getattr(self.source, "connected", True)
+        status = self.worker.status(connected=connected, lag=lag())
+        counters = dict(status.counters)
+        if self._publisher is not None:
+            counters |= self._publisher.counters
+        error = status.error
+        if self.model is not None and error is None:
+            error = self.model.status().error
+        joined = getattr(self.source, "joined", True)
+        return replace(status, counters=counters, error=error, joined=joined)
+
+    def operations(self, *, token: str | None = None) -> Any:
+        """App with ``/health``, ``/ready``, ``/status`` and ``/metrics``."""
+        return operations_app(self.worker_status, self._registry, token=token)
+
+
+@contextmanager
+def open_live(
+    experiment: Experiment,
+    *,
+    experiment_dir: Path,
+    state: Path,
+    options: LiveOptions,
+    environment: Mapping[str, str] = os.environ,
+    measurement: Measurement | None = None,
+) -> Iterator[Live]:
+    """Put a live experiment together, and take it apart in the end.
+
+    What was folded is committed when the block ends well; after a fault only what was committed
+    before counts.
+
+    Parameters
+    ----------
+    experiment : Experiment
+    experiment_dir : Path
+        Folder that relative paths in the experiment start from.
+    state : Path
+        State folder; made if it is not there.
+    options : LiveOptions
+    environment : mapping
+        Where secrets are.
+    measurement : Measurement, optional
+        The experiment made concrete, where the caller has it.
+
+    Raises
+    ------
+    ConnectionError, ValueError
+        If source or experiment cannot be used, or the state folder is of another experiment.
+    """
+    kafka, zmq = _connections(experiment, options)
+    state.mkdir(parents=True, exist_ok=True)
+    connection = {"kafka": kafka, "zmq": zmq, "run": options.run}
+    kind = "kafka" if kafka is not None else "zmq" if zmq is not None else "files"
+    described = experiment.source.model_copy(update=connection | {"kind": kind})
+    _remember(experiment.model_copy(update={"source": described}), experiment_dir, state)
+    if measurement is None:
+        measurement = build_measurement(experiment, experiment_dir)
+    with ExitStack() as stack:
+        status: list[Callable[[], WorkerStatus]] = []
+        registry, timings = service_registry(lambda: status[0]())
+        sink: Sink
+        publisher = None
+        if kafka is not None:
+            section = kafka
+            sink = LateSink(lambda: _kafka_sink(section, environment))
+            topic = section.topics.name("dead_letters") or DEAD_LETTERS
+            publisher = Publisher(
+                sink,
+                topics=OutputTopics.of(section.topics),
+                service_id="beamsteer-consume",
+                heartbeat=lambda: status[0](),
+            )
+            stack.callback(_close_outputs, sink, publisher)
+        else:
+            sink, topic = TapeSink(state / DEAD_LETTERS), DEAD_LETTERS
+            stack.callback(sink.close)
+
+        def publish(folder: Path, manifest: Manifest, runs: Mapping[str, Run]) -> None:
+            for run in runs.values():
+                if publisher is not None and run.chunks:
+                    publisher.folded(folded_spectrum(run, manifest.generation))
+
+        source_section = experiment.source
+        worker = FoldWorker(
+            measurement,
+            state=state,
+            default_run=options.run,
+            psi_deg=options.psi_deg,
+            patience=Patience(
+                settle_s=source_section.settle_s,
+                lateness_s=source_section.lateness_s,
+                timeout_s=source_section.timeout_s,
+            ),
+            dead_letters=DeadLetters(sink, topic),
+            on_commit=publish,
+            timings=timings,
+        )
+        source = _source(
+            kafka, zmq, options.tape, worker, state, environment, options.create_topics
+        )
+        store = RunStore()
+        model = None
+        if options.estimate:
+            model = ModelService(
+                state,
+                measurement,
+                publisher=publisher,
+                store=store,
+                timings=timings,
+                publish_folded=False,
+            )
+        live = Live(
+            source=source,
+            worker=worker,
+            registry=registry,
+            store=store,
+            model=model,
+            publisher=publisher,
+        )
+        status.append(live.worker_status)
+        if publisher is not None:
+            publisher.start()
+        try:
+            yield live
+            worker.close()
+        finally:
+            worker.abandon()
+            source.close()
+
+
+def _connections(
+    experiment: Experiment, options: LiveOptions
+) -> tuple[KafkaSection | None, ZmqSection | None]:
+    """Where to read from: what the command says, else the experiment's source section."""
+    section = experiment.source
+    named = [n for n in ("kafka", "zmq", "tape") if getattr(options, n) is not None]
+    if len(named) > 1:
+        raise InputError(f"--{' and --'.join(named)} are given; expected one source")
+    if not named and section.kind == "files":
+        raise InputError(
+            "source.kind is 'files'; expected a live source. Give --kafka HOST:PORT, --zmq ADDRESS "
+            "or --tape FOLDER, or name one in the experiment's source section; recorded files are "
+            "for `beamsteer replay`."
+        )
+    kind = named[0] if named else section.kind
+    if kind == "tape":
+        return None, None
+    if kind == "zmq":
+        if options.zmq is None:
+            return None, section.zmq
+        base = {} if section.zmq is None else section.zmq.model_dump()
+        return None, ZmqSection.model_validate(base | {"address": options.zmq})
+    kafka = section.kafka
+    if kafka is None:
+        prefix = options.prefix or experiment.instrument.name.partition("/")[0].lower()
+        kafka = KafkaSection(topics=KafkaTopics(prefix=prefix))
+    changed: dict[str, Any] = kafka.model_dump()
+    if options.kafka is not None:
+        changed["bootstrap_servers"] = options.kafka
+    if options.prefix is not None:
+        changed["topics"]["prefix"] = options.prefix
+    return KafkaSection.model_validate(changed), None
+
+
+def _remember(experiment: Experiment, experiment_dir: Path, state: Path) -> None:
+    """Keep the experiment in the state folder; refuse a folder of another one."""
+    here = with_absolute_files(experiment, experiment_dir)
+    path = state / EXPERIMENT
+    if path.exists():
+        before = load_experiment(path)
+        changed = [n for n in FOLDED_WITH if getattr(before, n) != getattr(here, n)]
+        if changed:
+            raise InputError(
+                f"{path}: {', '.join(changed)} differ from the experiment given; expected the "
+                "experiment that this state was folded with. Give an empty state folder: the "
+                "source is read again."
+            )
+    temporary = state / f"{EXPERIMENT}.partial"
+    dump_experiment(here, temporary)
+    temporary.replace(path)
+
+
+def _close_outputs(sink: Sink, publisher: Publisher) -> None:
+    """A broker that is gone must not hold the process up."""
+    if publisher.close():
+        sink.close()
+
+
+def _kafka_sink(section: KafkaSection, environment: Mapping[str, str]) -> Sink:
+    from consumers.transport import KafkaSink
+
+    return KafkaSink(section, environment=environment)
+
+
+def _source(
+    kafka: KafkaSection | None,
+    zmq: ZmqSection | None,
+    tape: Path | None,
+    owner: PartitionOwner,
+    state: Path,
+    environment: Mapping[str, str],
+    partitions: int | None,
+) -> RawSource:
+    if kafka is not None:
+        from consumers.transport import KafkaSource, consumer_arguments, create_topics
+
+        if partitions is not None:
+            made = create_topics(kafka, consumer_arguments(kafka, environment), partitions)
+            log.info("topics_created", topics=made, partitions=partitions)
+
+        return KafkaSource(kafka, owner, environment=environment)
+    if zmq is not None:
+        from consumers.transport import Taped, zmq_source
+
+        # what ZMQ delivers once is on the tape first, so that a restart can read it again
+        return Taped(zmq_source(zmq, environment=environment), state / "tape", owner)
+    from consumers.transport import TapeSource
+
+    if tape is None:
+        raise InputError("no source is given; expected Kafka, ZMQ or a tape")
+    return TapeSource(tape, owner)

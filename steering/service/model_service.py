@@ -1,0 +1,604 @@
+"""Estimates beside a fold worker: follows the manifests of a state folder, never writes into them.
+
+A result is a function of the manifest alone: it does not matter how often the service looked, was
+killed, or fell behind. A fit normally begins at the answer before it, which would make it depend on
+that; here it begins at the answer of a fixed earlier number of chunks (:func:`base_of`), and what
+the stop rule wants to know about earlier looks is computed where it was not seen.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import traceback
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from consumers.state import (
+    ChunkRecord,
+    ClosedChunk,
+    Manifest,
+    RunRecord,
+    partition_folders,
+    read_chunk,
+    read_manifest,
+    run_folder,
+)
+from simulations.errors import InputError
+from steering.advice import LOOKS_BELOW_TARGET
+from steering.experiment import Measurement
+from steering.run import (
+    Estimate,
+    Run,
+    RunSnapshot,
+    RunStore,
+    SnapshotFolders,
+    chunk_results,
+    history_entries,
+    load_result,
+    load_snapshot,
+    result_document,
+    save_result,
+    save_snapshot,
+    stop_of,
+)
+from steering.service.health import Clock, WorkerStatus
+from steering.service.metrics import Timings
+from steering.service.publishing import FoldedSpectrum, Publisher
+
+log = structlog.get_logger()
+
+ESTIMATE = "estimate"  # folder of a run's newest answer, inside the run's
+POLL_SECONDS = 1.0
+WARM_RUNS = 2  # runs whose exposures and rates stay in memory; others are read again when needed
+
+Key = tuple[str, ...]  # names of folded chunks with their generations, in order
+
+
+def base_of(n: int) -> int:
+    """Number of chunks whose answer the estimate of ``n`` chunks begins at; 0: from nothing.
+
+    Few chunks leave several minima open: there a fit begins at the answer just before, as in a
+    replay. Later at most a fifth of the chunks are newer than the base, and from there a chain of
+    bases is as short as the logarithm of ``n``: 0, 1, ..., 8, 10, 12, 14, 16, 20, 24, 28, 32, ...
+    """
+    before = n - 1
+    if before < 8:
+        return max(before, 0)
+    shift = before.bit_length() - 3
+    return before >> shift << shift
+
+
+@dataclass(slots=True)
+class _Followed:
+    """A run of the state folder, and what was made of it."""
+
+    run_id: str
+    folder: Path  # of the run
+    run: Run | None = None  # made when it is needed
+    used_ns: int = 0  # when it was needed last
+    chunks: dict[str, ClosedChunk] = field(default_factory=dict)  # by file
+    broken: dict[str, str] = field(default_factory=dict)  # file, why it cannot be read
+    refused: dict[str, str] = field(default_factory=dict)  # file, why the run does not take it
+    answered: Key | None = None  # chunks of the newest answer
+    published: Key | None = None  # chunks of what this process published last
+    looks: dict[Key, Estimate] = field(default_factory=dict)  # to begin the next ones at
+    met: dict[Key, bool] = field(default_factory=dict)  # targets met and trusted
+    history: dict[str, dict[str, Any]] = field(default_factory=dict)  # by newest chunk
+    result: dict[str, Any] | None = None
+    snapshot: RunSnapshot | None = None
+    failure: str | None = None  # why there is no estimate of the newest chunks
+
+    @property
+    def error(self) -> str | None:
+        """All that is wrong with the run."""
+        return "; ".join([*self.broken.values(), *([self.failure] if self.failure else [])]) or None
+
+
+class ModelService:
+    """Posterior, trust and advice of every run of a state folder.
+
+    Writes ``result.json``, ``snapshot.npz`` and ``folded.npz`` into ``RUN/estimate``; the first
+    has ``state_generation``, that of the manifest, and is written last. Only one service may work
+    on a state folder at a time.
+
+    Parameters
+    ----------
+    state : Path
+        The state folder.
+    measurement : Measurement
+        The experiment made concrete.
+    publisher : Publisher, optional
+        Gets folded spectra after every commit, and estimates with advice.
+    store : RunStore, optional
+        Gets every snapshot, where the page is served by the same process.
+    timings : Timings, optional
+        Gets how long estimates take.
+    publish_folded : bool
+        False where the fold worker publishes folded spectra itself.
+    clock : callable
+        Unix time, ns.
+    """
+
+    def __init__(
+        self,
+        state: Path,
+        measurement: Measurement,
+        *,
+        publisher: Publisher | None = None,
+        store: RunStore | None = None,
+        timings: Timings | None = None,
+        publish_folded: bool = True,
+        clock: Clock = time.time_ns,
+    ) -> None:
+        self.state = state
+        self.measurement = measurement
+        self._publisher, self._store, self._timings = publisher, store, timings
+        self._publish_folded, self._clock = publish_folded, clock
+        self._runs: dict[tuple[str, str], _Followed] = {}  # partition's folder, name
+        self._generation: dict[str, int] = {}  # by partition's folder
+        self._partition: dict[str, int] = {}
+        self._faults: dict[str, str] = {}  # of manifests, by partition's folder
+        self._last_estimate_ns: int | None = None
+        self._last_loop_ns = clock()
+        self._busy_since_ns: int | None = None
+        self._estimates = 0
+        self._experiment = _asked(measurement.experiment.model_dump(mode="json"))
+
+    # -- one look -------------------------------------------------------------------------------
+
+    def step(self) -> bool:
+        """Look at the manifests once and answer what is new; True when an estimate was made."""
+        self._last_loop_ns = self._busy_since_ns = self._clock()
+        before = self._estimates
+        try:
+            for folder in partition_folders(self.state):
+                self._look(folder)
+        finally:
+            self._busy_since_ns = None
+            self._last_loop_ns = self._clock()
+        return self._estimates > before
+
+    def _look(self, folder: Path) -> None:
+        try:
+            manifest = read_manifest(folder)
+        except (OSError, ValueError) as error:
+            if self._faults.get(folder.name) != str(error):
+                log.error("manifest_refused", partition=folder.name, reason=str(error))
+            self._faults[folder.name] = str(error)
+            return
+        self._faults.pop(folder.name, None)
+        if manifest is None or self._generation.get(folder.name) == manifest.generation:
+            return
+        self._partition[folder.name] = manifest.partition
+        for name in manifest.runs:
+            self._answer(folder, name, manifest)
+        self._generation[folder.name] = manifest.generation
+
+    def _answer(self, folder: Path, name: str, manifest: Manifest) -> None:
+        """Bring one run to a manifest; a fault in it is its own."""
+        followed = self._followed(folder, name)
+        try:
+            self._follow(followed, folder, manifest.runs[name], manifest.generation)
+        except Exception as error:
+            if _newer(folder, manifest.generation):
+                return  # files of this manifest may be gone; the next look finds the newer one
+            followed.failure = f"run {name!r} has no estimate of its newest chunks: {error}"
+            log.error("estimate_failed", run=name, fault=traceback.format_exc())
+            try:
+                self._show(followed, manifest.runs[name])
+            except Exception as second:
+                log.error("snapshot_not_written", run=name, fault=repr(second))
+
+    def _followed(self, folder: Path, name: str) -> _Followed:
+        place = (folder.name, name)
+        if place not in self._runs:
+            # Messages without a key may put a run into two partitions: two runs, two names.
+            taken = any(f.run_id == name for f in self._runs.values())
+            run_id = f"{name}@{self._partition[folder.name]}" if taken else name
+            self._runs[place] = _Followed(run_id=run_id, folder=run_folder(folder, name))
+            self._resume(self._runs[place])
+        return self._runs[place]
+
+    def _run(self, followed: _Followed) -> Run:
+        """The run itself; those not needed for longest give their memory back."""
+        followed.used_ns = self._clock()
+        if followed.run is None:
+            followed.run = Run(
+                self.measurement, run_id=followed.run_id, folder=followed.folder / "chunks"
+            )
+            warm = [f for f in self._runs.values() if f.run is not None and f is not followed]
+            for cold in sorted(warm, key=lambda f: f.used_ns)[: max(len(warm) + 1 - WARM_RUNS, 0)]:
+                cold.run = None
+                cold.looks.clear()
+        return followed.run
+
+    def _resume(self, followed: _Followed) -> None:
+        """Take up what an earlier process left."""
+        result = load_result(followed.folder / ESTIMATE / "result.json")
+        path = followed.folder / ESTIMATE / "snapshot.npz"
+        if result is None or not path.is_file():
+            return
+        try:
+            snapshot = load_snapshot(path)
+        except (OSError, ValueError) as error:
+            log.warning("snapshot_refused", run=followed.run_id, reason=str(error))
+            return
+        followed.history = {entry.chunk: entry.document() for entry in snapshot.history}
+        if _asked(snapshot.experiment) == self._experiment and result.chunk_keys is not None:
+            followed.result, followed.snapshot = result.document(), snapshot
+            followed.answered = result.chunk_keys
+            if self._store is not None:
+                self._store.publish(snapshot)
+
+    def _follow(
+        self, followed: _Followed, folder: Path, record: RunRecord, generation: int
+    ) -> None:
+        closed = self._read(followed, folder, record)
+        followed.failure = None
+        if _key(closed) != followed.answered:
+            closed = self._admit(followed, closed, folder)
+        key = _key(closed)
+        if closed and key != followed.published and self._publisher is not None:
+            if self._publish_folded:
+                self._hold(followed, closed)
+                self._publisher.folded(folded_spectrum(self._run(followed), generation))
+        if key == followed.answered and followed.result is not None:
+            self._mark(followed, record, generation)
+        elif closed:
+            if followed.result is None:
+                self._show(followed, record)  # the map is there before the first estimate is
+            self._answer_anew(followed, closed, record, generation)
+        else:
+            self._withdraw_answer(followed, record, generation)
+        if key != followed.published and self._publisher is not None and followed.result:
+            result = result_document(followed.result)
+            self._publisher.result(followed.run_id, result, generation=generation)
+        followed.published = key
+
+    def _answer_anew(
+        self, followed: _Followed, closed: list[ClosedChunk], record: RunRecord, generation: int
+    ) -> None:
+        began = time.perf_counter()
+        result, snapshot = self._estimate(followed, closed, record, generation)
+        seconds = time.perf_counter() - began
+        if self._timings is not None:
+            self._timings.observe("estimate", seconds)
+        newest = max(c.stop_time_ns for c in record.chunks if c.status == "folded")
+        now = self._clock()
+        followed.answered, followed.result = _key(closed), result
+        followed.snapshot = replace(
+            snapshot,
+            estimate_seconds=seconds,
+            lag_seconds=max((now - newest) / 1e9, 0.0),
+            updated_ns=now,
+        )
+        self._save(followed)
+        self._estimates += 1
+        self._last_estimate_ns = now
+        log.info(
+            "estimate_made",
+            run=followed.run_id,
+            chunks=len(closed),
+            state_generation=generation,
+            trusted=result["trusted"],
+            seconds=round(seconds, 3),
+        )
+
+    # -- chunks ---------------------------------------------------------------------------------
+
+    def _read(self, followed: _Followed, folder: Path, record: RunRecord) -> list[ClosedChunk]:
+        """Folded chunks of the manifest in canonical order; those that cannot be used are noted."""
+        chunks: dict[str, ClosedChunk] = {}
+        broken: dict[str, str] = {}
+        for told in record.chunks:
+            if told.status != "folded" or told.file is None:
+                continue
+            if told.file in followed.refused:
+                broken[told.file] = followed.refused[told.file]
+                continue
+            try:
+                closed = followed.chunks.get(told.file) or read_chunk(folder / told.file)
+                if closed.chunk != told.chunk:
+                    raise InputError(f"it holds chunk {closed.chunk!r}; expected {told.chunk!r}")
+                chunks[told.file] = closed
+            except (OSError, ValueError) as error:
+                broken[told.file] = _refusal(told.file, error)
+                if told.file not in followed.broken:
+                    log.error("chunk_refused", run=followed.run_id, reason=broken[told.file])
+        followed.chunks, followed.broken = chunks, broken
+        return sorted(chunks.values(), key=lambda c: c.start_time_ns)  # else as in the manifest
+
+    def _admit(
+        self, followed: _Followed, closed: list[ClosedChunk], folder: Path
+    ) -> list[ClosedChunk]:
+        """Let the run judge new chunks; those it refuses are noted and left out from now on."""
+        run = self._run(followed)
+        self._hold(followed, [c for c in closed if c.key in {k.key for k in run.chunks}])
+        for chunk in [c for c in closed if c not in run.chunks]:
+            try:
+                run.adopt(chunk)
+            except (ValueError, OSError) as error:
+                file = chunk.path.relative_to(folder).as_posix()
+                followed.refused[file] = followed.broken[file] = _refusal(file, error)
+                followed.chunks.pop(file)
+                log.error("chunk_refused", run=followed.run_id, reason=followed.refused[file])
+        return [c for c in closed if c in run.chunks]
+
+    def _hold(self, followed: _Followed, closed: list[ClosedChunk]) -> None:
+        """Let the run hold exactly these chunks."""
+        run = self._run(followed)
+        wanted = {c.key for c in closed}
+        for chunk in [c for c in run.chunks if c.key not in wanted]:
+            run.reopen(chunk.chunk)
+        held = {c.key for c in run.chunks}
+        for chunk in closed:
+            if chunk.key not in held:
+                run.adopt(chunk)
+
+    # -- estimates ------------------------------------------------------------------------------
+
+    def _estimate(
+        self, followed: _Followed, closed: list[ClosedChunk], record: RunRecord, generation: int
+    ) -> tuple[dict[str, Any], RunSnapshot]:
+        self._look_at(followed, closed)
+        run = self._run(followed)
+        folder = followed.folder / ESTIMATE
+        folder.mkdir(parents=True, exist_ok=True)
+        # numpy appends its own ending to names without it
+        partial = folder / ".folded.partial.npz"
+        run.write_folded(partial)
+        partial.replace(folder / "folded.npz")
+        result, snapshot = run.result(), run.snapshot()
+        estimate = followed.looks[_key(closed)]
+        below = self._looks_below_target(followed, closed)
+        result["stop"] = asdict(stop_of(estimate, below))
+        result = self._told(followed, result, record, generation, _key(closed))
+        kept = {_key(closed[: base_of(n)]) for n in range(len(closed) - 2, len(closed) + 2)}
+        followed.looks = {key: look for key, look in followed.looks.items() if key in kept}
+        recent = len(closed) - LOOKS_BELOW_TARGET
+        followed.met = {key: met for key, met in followed.met.items() if len(key) > recent}
+        known = {c.chunk for c in closed}
+        followed.history = {k: v for k, v in followed.history.items() if k in known}
+        snapshot = replace(
+            snapshot,
+            status="finished" if record.closed else "running",
+            error=followed.error,
+            result=result_document(result),
+            chunks=chunk_results(result["chunks"]),
+            history=history_entries(
+                followed.history[c.chunk] for c in closed if c.chunk in followed.history
+            ),
+        )
+        return result, snapshot
+
+    def _look_at(self, followed: _Followed, closed: list[ClosedChunk]) -> None:
+        """Estimate from exactly these chunks, beginning at the answer of their base."""
+        base, key = base_of(len(closed)), _key(closed)
+        if base and _key(closed[:base]) not in followed.looks:
+            self._look_at(followed, closed[:base])
+        self._hold(followed, closed)
+        look = followed.looks.get(_key(closed[:base])) if base else None
+        estimate = self._run(followed).look(look)
+        followed.looks[key] = estimate
+        followed.met[key] = estimate.met
+        followed.history[closed[-1].chunk] = estimate.told()
+
+    def _looks_below_target(self, followed: _Followed, closed: list[ClosedChunk]) -> int:
+        """How many of the last looks, one per chunk, met every target and were trusted."""
+        for back in range(LOOKS_BELOW_TARGET):
+            seen = closed[: len(closed) - back]
+            if not seen:
+                return back
+            if _key(seen) not in followed.met:
+                self._look_at(followed, seen)
+            if not followed.met[_key(seen)]:
+                return back
+        return LOOKS_BELOW_TARGET
+
+    # -- what is told ---------------------------------------------------------------------------
+
+    def _told(
+        self,
+        followed: _Followed,
+        result: dict[str, Any],
+        record: RunRecord,
+        generation: int,
+        key: Key,
+    ) -> dict[str, Any]:
+        return result | {
+            "chunks": _records(record, followed),
+            "chunk_keys": list(key),
+            "state_generation": generation,
+        }
+
+    def _mark(self, followed: _Followed, record: RunRecord, generation: int) -> None:
+        """Bring an answer that still holds to a newer manifest."""
+        result, snapshot = followed.result, followed.snapshot
+        if result is None or snapshot is None or followed.answered is None:
+            return
+        told = self._told(followed, result, record, generation, followed.answered)
+        if told == result and snapshot.error == followed.error:
+            return
+        status = "finished" if record.closed else "running"
+        shown = told["chunks"] != result["chunks"] or snapshot.status != status
+        shown |= snapshot.error != followed.error
+        followed.result = told
+        if shown:
+            followed.snapshot = replace(
+                snapshot,
+                status=status,
+                error=followed.error,
+                result=result_document(told),
+                chunks=chunk_results(told["chunks"]),
+                updated_ns=self._clock(),
+            )
+        self._save(followed, snapshot=shown)
+
+    def _withdraw_answer(self, followed: _Followed, record: RunRecord, generation: int) -> None:
+        """No chunk is folded (any more): say so instead of an old answer."""
+        empty = Run(self.measurement, run_id=followed.run_id, folder=followed.folder / "chunks")
+        followed.run, followed.looks = empty, {}
+        followed.history.clear()
+        followed.answered = ()
+        followed.result = self._told(followed, empty.result(), record, generation, ())
+        followed.snapshot = replace(
+            empty.snapshot("finished" if record.closed else "running", followed.error),
+            chunks=chunk_results(followed.result["chunks"]),
+        )
+        self._save(followed)
+
+    def _show(self, followed: _Followed, record: RunRecord) -> None:
+        """Show a run as it is without an estimate of its newest chunks."""
+        chunks = chunk_results(_records(record, followed))
+        shown = followed.snapshot
+        if shown is None or shown.result is None:
+            self._hold(followed, sorted(followed.chunks.values(), key=lambda c: c.start_time_ns))
+            run = self._run(followed)
+            run.drop_estimate()
+            shown = run.snapshot()
+        followed.snapshot = replace(
+            shown, chunks=chunks, error=followed.error, updated_ns=self._clock()
+        )
+        self._save(followed, result=False)
+
+    def _save(self, followed: _Followed, *, snapshot: bool = True, result: bool = True) -> None:
+        folder = followed.folder / ESTIMATE
+        folder.mkdir(parents=True, exist_ok=True)
+        if snapshot and followed.snapshot is not None:
+            save_snapshot(followed.snapshot, folder / "snapshot.npz")
+            if self._store is not None:
+                self._store.publish(followed.snapshot)
+        if result and followed.result is not None:
+            save_result(result_document(followed.result), folder / "result.json")
+
+    def status(self) -> WorkerStatus:
+        """One moment of this service, for health, readiness and metrics."""
+        runs = tuple(self._runs.values())
+        errors = [*self._faults.values(), *(f.failure for f in runs if f.failure)]
+        counters = {} if self._publisher is None else self._publisher.counters
+        return WorkerStatus(
+            service="model-server",
+            last_loop_ns=self._last_loop_ns,
+            busy_since_ns=self._busy_since_ns,
+            partitions=tuple(sorted(self._partition.values())),
+            last_commit_ns=self._last_estimate_ns,
+            generation={self._partition[name]: g for name, g in tuple(self._generation.items())},
+            chunks={f.run_id: len(f.answered or ()) for f in runs},
+            counters=counters,
+            error="; ".join(errors) or None,
+            state=self.state,
+        )
+
+    def results(self) -> dict[str, dict[str, Any] | None]:
+        """Newest result of every run."""
+        return {f.run_id: f.result for f in self._runs.values()}
+
+
+def folded_spectrum(run: Run, generation: int) -> FoldedSpectrum:
+    """What is published of a run's fold.
+
+    Parameters
+    ----------
+    run : Run
+        With at least one chunk.
+    generation : int
+        Of the manifest that names its chunks.
+    """
+    measurement = run.measurement
+    reciprocal = measurement.crystal.conventional_reciprocal
+    return FoldedSpectrum(
+        run=run.run_id,
+        state_generation=generation,
+        sums=run.sums,
+        path_position=measurement.path.position(reciprocal)[0],
+        path_hkl=measurement.path.centres_hkl(),
+        energy_edges_meV=measurement.energy.edges_meV,
+        chunks=len(run.chunks),
+    )
+
+
+def serve_estimates(
+    service: ModelService, stop: threading.Event | None = None, *, every_s: float = POLL_SECONDS
+) -> None:
+    """Let a service look again and again until told to stop; for a thread or a process."""
+    stop = stop or threading.Event()
+    while not stop.is_set():
+        if not service.step():
+            stop.wait(every_s)
+
+
+def follow(
+    store: RunStore, folder: Path, stop: threading.Event, *, every_s: float = POLL_SECONDS
+) -> None:
+    """Publish what a model service of another process leaves in a state folder, as it comes.
+
+    Parameters
+    ----------
+    store : RunStore
+        Gets every new snapshot, of runs that appear later too.
+    folder : Path
+        The state folder, or any folder of replayed runs.
+    stop : threading.Event
+        Ends it.
+    every_s : float
+        Time between looks.
+    """
+    stored = SnapshotFolders((folder,))
+    while not stop.is_set():
+        for fault in stored.publish_new(store):
+            log.warning("snapshot_refused", reason=fault)
+        stop.wait(every_s)
+
+
+def _key(closed: list[ClosedChunk]) -> Key:
+    return tuple(c.key for c in closed)
+
+
+def _asked(experiment: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of an experiment that an answer depends on."""
+    aside = ("title", "source", "virtual")
+    return {name: value for name, value in experiment.items() if name not in aside}
+
+
+def _refusal(file: str, error: Exception) -> str:
+    return f"{file} cannot be used: {str(error).rstrip('.')}. Restore the file, or fold it anew."
+
+
+def _newer(folder: Path, generation: int) -> bool:
+    try:
+        manifest = read_manifest(folder)
+    except (OSError, ValueError):
+        return False
+    return manifest is not None and manifest.generation != generation
+
+
+def _records(record: RunRecord, followed: _Followed) -> list[dict[str, Any]]:
+    """All chunks of a run as ``result.json`` tells them, in the order of the manifest."""
+    return [_record(told, followed) for told in record.chunks]
+
+
+def _record(told: ChunkRecord, followed: _Followed) -> dict[str, Any]:
+    closed = followed.chunks.get(told.file or "") if told.status == "folded" else None
+    if closed is not None:
+        return {
+            "chunk": closed.chunk,
+            "psi_deg": closed.psi_deg,
+            "minutes": closed.minutes,
+            "events": asdict(closed.account),
+            "status": "folded",
+            "reason": None,
+        }
+    folded = told.status == "folded"
+    return {
+        "chunk": told.chunk,
+        "psi_deg": None,
+        "minutes": 0.0,
+        "events": {},
+        "status": "set aside" if folded else told.status,
+        "reason": followed.broken.get(told.file or "") if folded else told.reason,
+    }

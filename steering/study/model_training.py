@@ -1,0 +1,163 @@
+"""Training the model bundle of an experiment: exposures, simulated spectra, networks, files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from model_server.networks import CoarseGrid, Domain
+from model_server.training import (
+    Recipe,
+    TrainingSpectra,
+    joined_spectra,
+    simulate_spectra,
+    train_bundle,
+)
+from simulations.errors import InputError
+from steering.experiment import Experiment, Measurement, build_measurement
+
+ORIENTATIONS = 40
+SPECTRA_PER_SET = 4
+WIDER_TUBE = 2.0
+MOST_PIXELS = 40_000  # exposures of training runs are computed from merged pixels
+
+
+def encoder_grid(measurement: Measurement) -> CoarseGrid:
+    """Cells that an encoder sees: without the elastic line and energies out of reach.
+
+    Two path bins and two energy bins are joined where their numbers allow.
+    """
+    edges = measurement.energy.edges_meV
+    first = int(np.searchsorted(edges, measurement.elastic_cut_meV))
+    last = measurement.energy.reachable_bins(measurement.ei_meV)
+    bins = (last - first) // 2 * 2
+    if bins < 2:
+        raise InputError(
+            f"path.energy leaves {last - first} bins between the elastic line and what "
+            f"{measurement.ei_meV:g} meV reaches; expected at least 2. Widen the energy axis."
+        )
+    return CoarseGrid(
+        path_bins=measurement.path.n_bins,
+        first_energy=first,
+        energy_bins=bins,
+        path_group=2 if measurement.path.n_bins % 2 == 0 else 1,
+        energy_group=2,
+    )
+
+
+def train(
+    experiment: Experiment,
+    *,
+    experiment_dir: Path,
+    output: Path,
+    spectra: int = 10_000,
+    epochs: int = 100,
+    seed: int = 0,
+    progress: Callable[[str, float], None] | None = None,
+) -> dict[str, Any]:
+    """Train a bundle for an experiment and write it.
+
+    Half of the spectra come from tubes of the half-width asked for, half from twice that, because
+    single orientations are folded into wider tubes than full scans.
+
+    Parameters
+    ----------
+    experiment : Experiment
+        What the bundle is for; its path, energy axis and parameter names are hashed into it.
+    experiment_dir : Path
+        Folder that relative paths in the experiment start from.
+    output : Path
+        Folder of the bundle.
+    spectra : int
+        Simulated spectra, test spectra included.
+    epochs : int
+        Passes over them.
+    seed : int
+        The same seed gives the same weights on the same machine and number of threads.
+    progress : callable, optional
+        Called with a label and the share finished.
+
+    Returns
+    -------
+    dict
+        The card of the bundle.
+    """
+    rng = np.random.default_rng(seed)
+    section = experiment.path
+    parts: list[TrainingSpectra] = []
+    measurement = build_measurement(experiment, experiment_dir)
+    grid = encoder_grid(measurement)
+    limits = experiment.motion.limits_deg
+    angles = np.linspace(limits[0], limits[1], ORIENTATIONS)
+    sets = max(2, spectra // (2 * SPECTRA_PER_SET))
+    for k, factor in enumerate((1.0, WIDER_TUBE)):
+        width = experiment.path.half_width_rlu * factor
+        wider = experiment.model_copy(
+            update={
+                "path": section.model_copy(
+                    update={"half_width_rlu": width, "voxel_rlu": section.voxel_rlu * factor}
+                ),
+                "instrument": _merged(experiment, measurement),
+            }
+        )
+        this = build_measurement(wider, experiment_dir)
+        exposures = []
+        for n, psi in enumerate(angles):
+            exposures.append(this.exposure(float(psi)))
+            if progress is not None:
+                progress("exposures", 0.5 * k + 0.1 * (n + 1) / len(angles))
+        q = this.voxels.centre_cartesian[:: max(1, this.voxels.n_voxels // 150)]
+        drawn = this.box.sample(sets, rng, this.model, q)
+        parts.append(
+            simulate_spectra(
+                this.forward,
+                exposures,
+                drawn.values,
+                grid,
+                rng,
+                per_set=SPECTRA_PER_SET,
+                progress=None
+                if progress is None
+                else lambda label, share, k=k: progress(label, 0.5 * k + 0.1 + 0.4 * share),
+            )
+        )
+    bundle = train_bundle(
+        joined_spectra(parts),
+        domain=Domain(
+            parameter_names=measurement.model.names,
+            path_hkl=measurement.path.centres_hkl(),
+            energy_edges_meV=measurement.energy.edges_meV,
+        ),
+        grid=grid,
+        prior=measurement.box,
+        title=f"Model bundle for {experiment.title}",
+        experiment={
+            "title": experiment.title,
+            "structure": experiment.sample.structure,
+            "instrument": experiment.instrument.name,
+            "incident energy (meV)": experiment.instrument.ei_meV,
+            "temperature (K)": experiment.sample.temperature_K,
+            "half-widths of the tubes (r.l.u.)": [
+                section.half_width_rlu,
+                section.half_width_rlu * WIDER_TUBE,
+            ],
+            "psi (degrees)": f"{limits[0]:g} to {limits[1]:g}, single orientations to full scans",
+        },
+        seed=seed,
+        recipe=Recipe(epochs=epochs),
+        progress=progress,
+    )
+    bundle.save(output)
+    return dict(bundle.card)
+
+
+def _merged(experiment: Experiment, measurement: Measurement) -> Any:
+    """Instrument section with enough pixels merged to keep exposures quick."""
+    section = experiment.instrument
+    merge = 1
+    while measurement.instrument.n_pixels / merge > MOST_PIXELS and merge < 4:
+        merge *= 2
+    return section.model_copy(update={"coarsen": section.coarsen * merge})

@@ -1,0 +1,232 @@
+"""What the status API answers, as models: the answers are made of them and the schema is theirs.
+
+A figure that is not finite is null; so is a cell without exposure.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+from steering.run import (
+    AdviceResult,
+    ChunkResult,
+    DerivedResult,
+    Figure,
+    HistoryEntry,
+    ParameterResult,
+    RunResult,
+    RunSnapshot,
+    SpectrumView,
+    StopResult,
+)
+
+Matrix = list[list[float | None]]
+
+
+class Answer(BaseModel):
+    """An answer: immutable, and without unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Health(Answer):
+    """The process answers."""
+
+    status: Literal["ok"]
+
+
+class Readiness(Answer):
+    """The store answers."""
+
+    status: Literal["ready"]
+    runs: int = Field(description="runs known")
+
+
+class Problem(Answer):
+    """Why there is no answer, and what was expected."""
+
+    detail: str
+
+
+class _Run(Answer):
+    run_id: str
+    title: str
+    status: Literal["running", "finished", "failed"]
+    error: str | None = Field(description="what is wrong; the run may go on")
+    updated_ns: int = Field(description="since the Unix epoch")
+    version: int = Field(description="grows with every publication of any run")
+    trusted: bool | None
+    minutes_used: float | None
+
+
+class RunSummary(_Run):
+    """A run in a line."""
+
+    chunks: int = Field(description="how many, those set aside included")
+
+
+class RunList(Answer):
+    """Every run, last updated first."""
+
+    runs: list[RunSummary]
+
+
+class RunDetails(_Run):
+    """A run without its spectrum."""
+
+    experiment: dict[str, Any] = Field(description="in the layout of `experiment.yaml`")
+    chunks: list[ChunkResult]
+    result: RunResult | None
+    history: list[HistoryEntry]
+    has_spectrum: bool
+    estimate_seconds: float | None = Field(description="computing time of the newest estimate")
+    lag_seconds: float | None = Field(
+        description="age of the newest chunk when its estimate was ready"
+    )
+
+
+class SpectrumAnswer(Answer):
+    """The folded spectrum along the path, in five significant digits.
+
+    Matrices have a row for every path bin.
+    """
+
+    version: int = Field(description="of the run's snapshot")
+    path_position: list[float | None] = Field(description="centres of the path bins")
+    segment_breaks: list[int] = Field(description="first bins after gaps of the path")
+    tick_positions: list[float]
+    tick_labels: list[str]
+    energy_edges_meV: list[float | None] = Field(description="one more than energy bins")
+    intensity: Matrix = Field(description="null where D = 0: unknown, not empty")
+    sigma: Matrix = Field(description="standard deviation of the intensity")
+    model_intensity: Matrix = Field(description="of the newest estimate")
+    residual_sigma: Matrix = Field(description="(measured - model) / sigma")
+    branches: Matrix = Field(description="estimated mode energies, meV; a column per mode")
+    unit: Literal["barn/meV/sr per primitive cell"]
+
+
+class EstimateAnswer(Answer):
+    """Parameters with errors, derived constants, trust with its reasons."""
+
+    parameters: list[ParameterResult]
+    derived: list[DerivedResult]
+    covariance: list[list[Figure]] | None = Field(
+        default=None, description="of the parameters, in their order"
+    )
+    trusted: bool
+    reasons: list[str]
+    minutes_used: Figure
+
+
+class HistoryAnswer(Answer):
+    """Estimate after every chunk."""
+
+    history: list[HistoryEntry]
+
+
+class AdviceAnswer(Answer):
+    """Next orientations, best first, and whether to stop."""
+
+    advice: list[AdviceResult]
+    stop: StopResult
+    trusted: bool
+
+
+def _head(run: RunSnapshot) -> dict[str, Any]:
+    return {
+        "run_id": run.run_id,
+        "title": run.title,
+        "status": run.status,
+        "error": run.error,
+        "updated_ns": run.updated_ns,
+        "version": run.version,
+        "trusted": None if run.result is None else run.result.trusted,
+        "minutes_used": None if run.result is None else run.result.minutes_used,
+    }
+
+
+def summary(run: RunSnapshot) -> RunSummary:
+    """A run in a line."""
+    return RunSummary(**_head(run), chunks=len(run.chunks))
+
+
+def details(run: RunSnapshot) -> RunDetails:
+    """A run without its spectrum."""
+    return RunDetails(
+        **_head(run),
+        experiment=run.experiment,
+        chunks=list(run.chunks),
+        result=run.result,
+        history=list(run.history),
+        has_spectrum=run.spectrum is not None,
+        estimate_seconds=run.estimate_seconds,
+        lag_seconds=run.lag_seconds,
+    )
+
+
+def spectrum_answer(view: SpectrumView, *, version: int) -> SpectrumAnswer:
+    """A spectrum as lists, rows by path bin, five significant digits, None where unknown."""
+    return SpectrumAnswer(
+        version=version,
+        path_position=rounded(view.path_position),
+        segment_breaks=list(view.segment_breaks),
+        tick_positions=list(view.tick_positions),
+        tick_labels=list(view.tick_labels),
+        energy_edges_meV=rounded(view.energy_edges_meV),
+        intensity=rounded(view.intensity),
+        sigma=rounded(view.sigma),
+        model_intensity=rounded(view.model_intensity),
+        residual_sigma=rounded(view.residual_sigma),
+        branches=rounded(view.branches),
+        unit="barn/meV/sr per primitive cell",
+    )
+
+
+def estimate_answer(result: RunResult) -> EstimateAnswer:
+    """The estimate alone."""
+    return EstimateAnswer(
+        **{
+            name: getattr(result, name)
+            for name in EstimateAnswer.model_fields
+            if name in result.model_fields_set
+        }
+    )
+
+
+def advice_answer(result: RunResult) -> AdviceAnswer:
+    """The advice alone."""
+    return AdviceAnswer(advice=list(result.advice), stop=result.stop, trusted=result.trusted)
+
+
+def rounded(array: np.ndarray, digits: int = 5) -> list[Any]:
+    """Nested lists in ``digits`` significant digits; NaN and infinity become None."""
+    known = np.isfinite(array)
+    values = np.where(known, array, 0.0).astype(float)
+    with np.errstate(divide="ignore"):
+        size = np.where(values == 0, 0, np.floor(np.log10(np.abs(values))))
+    scale = 10.0 ** (digits - 1 - np.clip(size, -290, 290))
+    plain = (np.round(values * scale) / scale).astype(object)
+    plain[~known] = None
+    return plain.tolist()
+
+
+def clean(value: Any) -> Any:
+    """Return dicts, lists, text and finite numbers; NaN and infinity become None."""
+    if isinstance(value, BaseModel):
+        return clean(value.model_dump(mode="json", exclude_unset=True))
+    if isinstance(value, dict):
+        return {str(key): clean(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [clean(item) for item in value]
+    if isinstance(value, np.ndarray | np.generic):
+        return clean(value.tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Path):
+        return str(value)
+    return value

@@ -1,0 +1,110 @@
+/* The folded map: measured, model or residual, with the estimated branches. */
+
+import { AXIS, CONFIG, LAYOUT, Plotly } from "../charts.js";
+import { $, text } from "../dom.js";
+import { digits, known, pretty } from "../format.js";
+
+let layer = "intensity";
+let lines = true;
+let drawn = { view: null, runId: null };
+
+/** Let the buttons choose what the map shows. */
+export function wireMap() {
+  const buttons = [...document.querySelectorAll("[data-layer]")];
+  for (const button of buttons) {
+    button.addEventListener("click", () => {
+      layer = button.dataset.layer;
+      for (const other of buttons) other.setAttribute("aria-pressed", String(other === button));
+      redrawMap();
+    });
+  }
+  $("branches").addEventListener("click", () => {
+    lines = !lines;
+    $("branches").setAttribute("aria-pressed", String(lines));
+    redrawMap();
+  });
+}
+
+export function redrawMap() { drawMap(drawn.view, drawn.runId); }
+
+export function drawMap(view, runId) {
+  drawn = { view, runId };
+  $("map").classList.toggle("waiting", !view);
+  if (!view) {
+    Plotly.purge("map");
+    text("map-note", "No spectrum yet: the first chunk is still being folded.");
+    return;
+  }
+  const residual = layer === "residual_sigma";
+  const x = edges(view.path_position);
+  const traces = [residual ? residualHeat(view, x) : intensityHeat(view, x), ...(lines ? branches(view, residual) : [])];
+  const layout = Object.assign({}, LAYOUT, {
+    plot_bgcolor: "#3c4653", margin: { l: 56, r: 8, t: 8, b: 30 }, uirevision: runId,
+    xaxis: Object.assign({}, AXIS, { tickvals: view.tick_positions, ticktext: view.tick_labels.map(pretty), tickangle: 0, tickfont: { size: $("map").clientWidth < 500 ? 12 : 15, color: "#e8edf2" }, range: [x[0], x[x.length - 1]], showgrid: false }),
+    yaxis: Object.assign({}, AXIS, { title: { text: "energy transfer (meV)" }, range: energyRange(view), showgrid: false }),
+    shapes: view.tick_positions.map((position) => ({ type: "line", x0: position, x1: position, yref: "paper", y0: 0, y1: 1, line: { color: "#e8edf2", width: 0.8 } })),
+  });
+  Plotly.react("map", traces, layout, CONFIG);
+  text("map-note", (residual ? "(measured − model) / σ: blue below, amber above the model." : "Colour grows with the square root of the intensity.") + " Grey cells have no exposure: unknown, not empty. Lines: estimated branches.");
+}
+
+function edges(x) {
+  if (x.length === 1) return [x[0] - 0.5, x[0] + 0.5];
+  const middle = x.slice(1).map((value, i) => (value + x[i]) / 2);
+  return [1.5 * x[0] - 0.5 * x[1], ...middle, 1.5 * x[x.length - 1] - 0.5 * x[x.length - 2]];
+}
+
+const transposed = (m) => m[0].map((_, j) => m.map((row) => row[j]));
+
+function heat(view, x, how, title) {
+  return Object.assign({ type: "heatmap", name: "map", x, y: view.energy_edges_meV, hoverongaps: false }, how, {
+    colorbar: Object.assign({ thickness: 12, outlinewidth: 0, title: { text: title, side: "right", font: { size: 12 } }, tickfont: { size: 11 } }, how.colorbar),
+  });
+}
+
+function residualHeat(view, x) {
+  const z = transposed(view.residual_sigma);
+  return heat(view, x, {
+    z, customdata: z, zmin: -5, zmax: 5, colorscale: [[0, "#2f8fd8"], [0.5, "#10161d"], [1, "#f5b942"]],
+    hovertemplate: "E %{y:.2f} meV<br>%{customdata:.2f} σ<extra></extra>",
+  }, "σ");
+}
+
+// Square root stretches what is faint; the hover text and the colour bar carry true values.
+function intensityHeat(view, x) {
+  const z = transposed(view[layer]);
+  const flat = [...view.intensity.flat(), ...view.model_intensity.flat()].filter((v) => v > 0).sort((a, b) => a - b);
+  const top = flat.length ? flat[Math.floor(0.96 * (flat.length - 1))] : 1;
+  const marks = [0, 0.1, 0.25, 0.5, 0.75, 1].map((share) => share * top);
+  return heat(view, x, {
+    z: z.map((row) => row.map((v) => (v === null ? null : Math.sqrt(Math.max(v, 0))))),
+    customdata: z, zmin: 0, zmax: Math.sqrt(top), colorscale: "Cividis",
+    colorbar: { tickvals: marks.map(Math.sqrt), ticktext: marks.map((mark) => digits(mark, 2)) },
+    hovertemplate: "E %{y:.2f} meV<br>%{customdata:.4g} barn/meV/sr<extra></extra>",
+  }, "barn/meV/sr");
+}
+
+function branches(view, residual) {
+  const starts = new Set(view.segment_breaks);
+  return (view.branches[0] ?? []).map((_, mode) => {
+    const x = [], y = [];
+    view.branches.forEach((energy, bin) => {
+      if (starts.has(bin)) { x.push(null); y.push(null); }
+      x.push(view.path_position[bin]);
+      y.push(known(energy[mode]) && energy[mode] > 0 ? energy[mode] : null);
+    });
+    return { type: "scatter", mode: "lines", name: `branch ${mode + 1}`, x, y, line: { color: residual ? "#ffffff" : "#ff9d5c", width: 1.3 }, opacity: 0.95, hovertemplate: `branch ${mode + 1}: %{y:.2f} meV<extra></extra>` };
+  });
+}
+
+// Energies that any cell reaches, with room for the highest branch.
+function energyRange(view) {
+  const energies = view.energy_edges_meV, last = energies.length - 1;
+  let reach = 0, first = last;
+  view.intensity.forEach((row) => row.forEach((v, j) => {
+    if (v !== null) { reach = Math.max(reach, j + 1); first = Math.min(first, j); }
+  }));
+  if (!reach) return [energies[0], energies[last]];
+  const highest = Math.max(...view.branches.flat().filter(known), 0);
+  return [energies[first], Math.min(energies[last], Math.max(energies[reach], 1.04 * highest))];
+}

@@ -1,0 +1,190 @@
+"""Run the status API on an address: bound to loopback unless a token guards it."""
+
+from __future__ import annotations
+
+import ipaddress
+import secrets
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import uvicorn
+from starlette.requests import Request
+from starlette.responses import JSONResponse, RedirectResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from simulations.errors import InputError
+
+START_SECONDS = 20.0
+COOKIE = "beamsteer_token"
+OPEN_PATHS = ("/health", "/ready")
+
+
+def check_binding(host: str, token: str | None) -> None:
+    """Refuse an address that others can reach, unless readers must present a token.
+
+    Raises
+    ------
+    ValueError
+        If ``host`` is not loopback and there is no token, or the token is short.
+    """
+    if token is not None and len(token) < 16:
+        raise InputError(
+            f"token has {len(token)} characters; expected 16 or more. "
+            "Make one: python3 -c 'import secrets; print(secrets.token_urlsafe())'"
+        )
+    if token is None and not is_loopback(host):
+        raise InputError(
+            f"host is {host}, which others can reach; expected loopback, or a token. "
+            "Set BEAMSTEER_TOKEN, or leave --host away."
+        )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches ``host``."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+class TokenGuard:
+    """Demand a token of readers, as a bearer header or as the cookie that ``/?token=`` sets.
+
+    Parameters
+    ----------
+    app : ASGI application
+        What is guarded, but for ``OPEN_PATHS``, which supervisors ask.
+    token : str
+    """
+
+    def __init__(self, app: ASGIApp, token: str) -> None:
+        self._app, self._token = app, token
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass on what may pass; answer the rest with 401."""
+        if scope["type"] != "http" or scope["path"] in OPEN_PATHS:
+            await self._app(scope, receive, send)
+            return
+        request = Request(scope)
+        offered = request.query_params.get("token")
+        if scope["path"] == "/" and offered is not None and self._matches(offered):
+            moved = RedirectResponse("/", 303)
+            moved.set_cookie(COOKIE, self._token, httponly=True, samesite="strict")
+            await moved(scope, receive, send)
+            return
+        scheme, _, bearer = request.headers.get("authorization", "").partition(" ")
+        if (scheme.lower() == "bearer" and self._matches(bearer)) or self._matches(
+            request.cookies.get(COOKIE, "")
+        ):
+            await self._app(scope, receive, send)
+            return
+        text = "token is missing or wrong; send Authorization: Bearer, or open /?token=... once."
+        answer = JSONResponse({"detail": text}, 401, headers={"WWW-Authenticate": "Bearer"})
+        await answer(scope, receive, send)
+
+    def _matches(self, offered: str) -> bool:
+        return secrets.compare_digest(offered.encode(), self._token.encode())
+
+
+@contextmanager
+def serving(app: Any, *, host: str = "127.0.0.1", port: int = 0) -> Iterator[str]:
+    """Serve an ASGI app in a thread; yields its URL and stops it at the end.
+
+    Parameters
+    ----------
+    app : ASGI application
+    host, port
+        Address; port 0 takes a free one.
+
+    Raises
+    ------
+    ValueError
+        If the address cannot be taken.
+    """
+    bound = _bind(host, port)
+    config = uvicorn.Config(
+        app, log_level="warning", access_log=False, timeout_graceful_shutdown=2, lifespan="on"
+    )
+    server = uvicorn.Server(config)
+    thread = threading.Thread(
+        target=server.run, kwargs={"sockets": [bound]}, name="beamsteer-api", daemon=True
+    )
+    thread.start()
+    waited = threading.Event()
+    for _ in range(int(START_SECONDS / 0.02)):
+        if server.started or not thread.is_alive():
+            break
+        waited.wait(0.02)
+    try:
+        if not server.started:
+            raise RuntimeError(f"the API did not start within {START_SECONDS:.0f} s")
+        shown = f"[{host}]" if ":" in host else host
+        yield f"http://{shown}:{bound.getsockname()[1]}/"
+    finally:
+        close_streams = getattr(getattr(app, "state", None), "close_streams", None)
+        if close_streams is not None:
+            close_streams()
+        server.should_exit = True
+        thread.join(10)
+        bound.close()
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    bound = socket.socket(family, socket.SOCK_STREAM)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        bound.bind((host, port))
+    except OSError as error:
+        bound.close()
+        raise InputError(
+            f"port is {port} on {host}, which cannot be taken ({error.strerror}); expected a free "
+            "one. Choose another with --port, or --port 0 for any."
+        ) from error
+    return bound
+
+
+class AskedToStopError(BaseException):
+    """The process got SIGTERM or SIGINT; passes handlers of ordinary errors."""
+
+
+@contextmanager
+def stopped_by_signals() -> Iterator[None]:
+    """Let SIGINT and SIGTERM end a block at once, also in the middle of a long computation.
+
+    What the block writes must be written in one step, since it may be left anywhere.
+    """
+
+    def ask(*_: object) -> None:
+        raise AskedToStopError
+
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    previous = {number: signal.signal(number, ask) for number in numbers}
+    try:
+        yield
+    except AskedToStopError:
+        pass
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def wait_for_signal(meanwhile: Callable[[], None] = lambda: None, every_s: float = 2.0) -> None:
+    """Wait until the process is asked to stop (SIGINT or SIGTERM), calling ``meanwhile``."""
+    asked = threading.Event()
+    previous = {
+        number: signal.signal(number, lambda *_: asked.set())
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        while not asked.wait(every_s):
+            meanwhile()
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

@@ -1,0 +1,300 @@
+"""Rates along trajectories against the brute-force quadrature of the virtual experiment."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from simulations.likelihood import TrajectoryPhonons, build_zone_map
+from simulations.reciprocal import EnergySection
+from simulations.virtual import VirtualExperiment, lattice_of
+from simulations.virtual.sampling import expected_phonon_rate
+from steering.experiment import Measurement, build_measurement, load_experiment
+from tests.conftest import ROOT
+from tests.simulations.trajectory_quadrature import quadrature
+
+PSI_DEG = 30.0
+
+
+def measured(example: str, pixels: int, temperature_K: float = 5.0):
+    """Measurement of an example with few live pixels, and the quadrature folded by the same map."""
+    experiment = load_experiment(ROOT / "examples" / example)
+    experiment = experiment.model_copy(
+        update={"sample": experiment.sample.model_copy(update={"temperature_K": temperature_K})}
+    )
+    measurement = build_measurement(experiment, ROOT / "examples")
+    whole = measurement.instrument
+    rng = np.random.default_rng(1)
+    chosen = np.sort(rng.choice(np.flatnonzero(~whole.masked), pixels, replace=False))
+    masked = np.ones(whole.n_pixels, dtype=bool)
+    masked[chosen] = False
+    instrument = replace(whole, masked=masked)
+    sample = experiment.sample
+    virtual = VirtualExperiment(
+        model=measurement.model,
+        phi=measurement.model.values,
+        instrument=whole,
+        u=sample.u,
+        v=sample.v,
+        ei_meV=measurement.ei_meV,
+        temperature_K=temperature_K,
+        flux=1.0,
+    )
+    trajectories = measurement.trajectories(PSI_DEG, instrument)
+    by_pixel = expected_phonon_rate(
+        virtual,
+        PSI_DEG,
+        trajectories.step_edges_meV,
+        pixels=chosen,
+        lattice=lattice_of(virtual),
+    )
+    view = measurement.geometry.view(PSI_DEG, instrument)
+    row_of = {tuple(view.direction[p]): i for i, p in enumerate(chosen)}
+    rows = [row_of[tuple(d)] for d in trajectories.direction]
+    cells = np.zeros(measurement.path.n_bins * measurement.energy.n_bins)
+    for k, pixel in enumerate(trajectories.pixel):
+        cell = trajectories.cell[trajectories.start[k] : trajectories.start[k + 1]]
+        first = trajectories.first_step[k]
+        counts = by_pixel[rows[pixel], first : first + len(cell)]
+        np.add.at(cells, cell[cell >= 0], counts[cell >= 0])
+    return measurement, instrument, trajectories, cells.reshape(measurement.path.n_bins, -1)
+
+
+@pytest.fixture(scope="module")
+def germanium():
+    return measured("ge-arcs.yaml", 100)
+
+
+def off(ours, reference, from_bin):
+    """Summed absolute difference as a share of the reference, above the elastic line."""
+    part = slice(from_bin, None)
+    return np.abs(ours - reference)[:, part].sum() / reference[:, part].sum()
+
+
+def test_rates_are_those_of_the_quadrature_where_the_folded_model_is_not(germanium):
+    measurement, instrument, trajectories, reference = germanium
+    exact = measurement.exact
+    ours, _ = exact.rates(trajectories, exact.prepare(measurement.model.values), gradient=False)
+    folded, _ = measurement.forward.rates(
+        measurement.exposure(PSI_DEG, instrument),
+        measurement.forward.prepare(measurement.model.values),
+        gradient=False,
+    )
+    assert ours[:, 7:].sum() == pytest.approx(reference[:, 7:].sum(), rel=0.02)
+    assert off(ours, reference, 7) < 0.05
+    assert off(folded, reference, 7) > 3 * off(ours, reference, 7)
+
+
+def test_steep_branches_of_the_narrow_instrument_come_out_right():
+    measurement, _, trajectories, reference = measured("mno-hyspec.yaml", 80)
+    exact = measurement.exact
+    ours, _ = exact.rates(trajectories, exact.prepare(measurement.model.values), gradient=False)
+    assert off(ours, reference, 12) < 0.06
+
+
+def test_warm_crystals_too():
+    measurement, _, trajectories, reference = measured("ge-arcs.yaml", 40, temperature_K=300.0)
+    exact = measurement.exact
+    ours, _ = exact.rates(trajectories, exact.prepare(measurement.model.values), gradient=False)
+    assert off(ours, reference, 12) < 0.05
+
+
+def test_derivatives_are_those_of_the_rate(germanium):
+    measurement, _, trajectories, _ = germanium
+    exact, values = measurement.exact, measurement.model.values
+    _, slope = exact.rates(trajectories, exact.prepare(values))
+    for k in range(len(values)):
+        step = 1e-4 * np.max(np.abs(values)) * np.eye(len(values))[k]
+        up, down = (
+            exact.rates(trajectories, exact.prepare(values + sign * step), gradient=False)[0]
+            for sign in (1, -1)
+        )
+        difference = ((up - down) / (2 * step[k]))[:, 7:].ravel()
+        ours = slope[:, 7:, k].ravel()
+        # Off only by the couplings of a grid point, which stand for those of its surroundings.
+        assert np.linalg.norm(ours - difference) < 0.15 * np.linalg.norm(difference)
+        assert ours @ difference == pytest.approx(difference @ difference, rel=0.04)
+
+
+def test_a_finer_walk_changes_little(germanium, monkeypatch):
+    measurement, _, trajectories, _ = germanium
+    exact = measurement.exact
+    state = exact.prepare(measurement.model.values)
+    ours, _ = exact.rates(trajectories, state, gradient=False)
+    monkeypatch.setattr("simulations.likelihood.trajectories.STEP_SIGMAS", 0.2)
+    assert off(exact.rates(trajectories, state)[0], ours, 7) < 0.04
+
+
+def manganese_oxide_walk(step_rlu: float) -> TrajectoryPhonons:
+    measurement = build_measurement(
+        load_experiment(ROOT / "examples" / "mno-hyspec.yaml"), ROOT / "examples"
+    )
+    return TrajectoryPhonons(
+        model=measurement.model,
+        crystal=measurement.crystal,
+        zone=build_zone_map(measurement.crystal, step_rlu=step_rlu),
+        energy=measurement.energy,
+        n_path_bins=measurement.path.n_bins,
+        ei_meV=measurement.ei_meV,
+        temperature_K=5,
+        resolution=measurement.instrument.resolution,
+    )
+
+
+def test_modes_continued_to_second_order_are_those_of_the_matrix():
+    exact = manganese_oxide_walk(0.05)
+    model, zone = exact.model, exact.zone
+    state = exact.prepare(model.values)
+    rng = np.random.default_rng(4)
+    points = rng.choice(zone.n_points, 60, replace=False)
+    step = 0.25 * zone.reach * rng.normal(size=(60, 3)) / np.sqrt(3)
+    curvature = np.empty((60, state.square.shape[1], 3, 3))
+    for i, (a, b) in enumerate(((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))):
+        curvature[:, :, a, b] = curvature[:, :, b, a] = state.curvature[points, :, i]
+    first = np.einsum("psa,pa->ps", state.slope[points], step)
+    second = 0.5 * np.einsum("psab,pa,pb->ps", curvature, step, step)
+    q = exact.points_inverse_A[points] + step
+    true = np.linalg.eigvalsh(model.dynamical_matrices(q, model.values))
+    flat = np.abs(np.sort(state.square[points] + first, axis=1) - true)
+    bent = np.abs(np.sort(state.square[points] + first + second, axis=1) - true)
+    assert np.median(bent) < 0.1 * np.median(flat)
+    assert bent.mean() < 0.5 * flat.mean()
+    # a block keeps the sum over its modes
+    np.testing.assert_allclose(
+        (state.square[points] + first + second).sum(1), true.sum(1), rtol=1e-3
+    )
+
+
+def test_modes_that_cross_are_those_of_the_matrix_once_their_block_is_diagonalised():
+    exact = manganese_oxide_walk(0.04)
+    model = exact.model
+    state = exact.prepare(model.values)
+    sizes = (state.block[:, :, None] == state.block[:, None, :]).sum(axis=2).max(axis=1)
+    points = np.flatnonzero((sizes > 1) & (state.square[:, 0] > 9.0))
+    assert len(points) > 50
+    rng = np.random.default_rng(5)
+    points = rng.choice(points, 200)
+    step = 0.5 * exact.zone.reach * rng.normal(size=(200, 3)) / np.sqrt(3)
+    true = np.linalg.eigvalsh(
+        model.dynamical_matrices(exact.points_inverse_A[points] + step, model.values)
+    )
+    bent = np.stack(
+        [
+            (2.0 - (a == b)) * 0.5 * step[:, a] * step[:, b]
+            for a, b in ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))
+        ],
+        axis=1,
+    )
+    alone = state.square[points] + np.einsum("psa,pa->ps", state.slope[points], step)
+    alone += np.einsum("psi,pi->ps", state.curvature[points], bent)
+    together = np.empty_like(alone)
+    for row, (point, move) in enumerate(zip(points, step, strict=True)):
+        same = state.block[point][:, None] == state.block[point][None, :]
+        matrix = np.where(same, state.mixing[point] @ move, 0)
+        matrix[np.diag_indices_from(matrix)] = alone[row]
+        together[row] = np.linalg.eigvalsh(matrix)
+    off_alone = np.abs(np.sqrt(np.sort(alone, axis=1)) - np.sqrt(true))
+    off_together = np.abs(np.sqrt(together) - np.sqrt(true))
+    assert off_together.mean() < 0.3 * off_alone.mean()
+    assert np.quantile(off_together, 0.99) < 0.3 * np.quantile(off_alone, 0.99)
+
+
+def test_charge_scales_rates_and_reduced_input_has_no_kf_over_ki(germanium):
+    measurement, instrument, trajectories, _ = germanium
+    exact = measurement.exact
+    state = exact.prepare(measurement.model.values)
+    ours, _ = exact.rates(trajectories, state, gradient=False)
+    np.testing.assert_allclose(
+        exact.rates(trajectories.scaled(2.5), state)[0], 2.5 * ours, rtol=1e-12
+    )
+    reduced, _ = exact.rates(
+        measurement.trajectories(PSI_DEG, instrument, reduced=True), state, gradient=False
+    )
+    total, undivided = ours.sum(0), reduced.sum(0)
+    seen = undivided > 1e-3 * undivided.sum()
+    kf_over_ki = np.sqrt(1 - measurement.energy.centres_meV[seen] / measurement.ei_meV)
+    np.testing.assert_allclose(total[seen] / undivided[seen], kf_over_ki, rtol=0.03)
+
+
+def test_threads_do_not_change_the_sum(germanium):
+    import numba
+
+    measurement, _, trajectories, _ = germanium
+    exact = measurement.exact
+    state = exact.prepare(measurement.model.values)
+    before = numba.get_num_threads()
+    first = exact.rates(trajectories, state)[1]
+    numba.set_num_threads(1)
+    try:
+        alone = exact.rates(trajectories, state)[1]
+    finally:
+        numba.set_num_threads(before)
+    assert np.array_equal(first, alone)
+
+
+def other_crystal(structure: str, ei_meV: float) -> Measurement:
+    """The reference run with a hexagonal crystal at 5 K on its standard path."""
+    experiment = load_experiment(ROOT / "examples" / "ge-arcs.yaml")
+    sample = {"structure": structure, "u": (1.0, 0.0, 0.0), "v": (0.0, 0.0, 1.0)}
+    axis = EnergySection(min_meV=0, max_meV=0.98 * ei_meV, bins=98, substeps=4)
+    path = {"points": "seekpath", "bins": None, "step_rlu": 0.05, "energy": axis}
+    changed = {
+        "model": None,
+        "sample": experiment.sample.model_copy(update=sample),
+        "instrument": experiment.instrument.model_copy(update={"ei_meV": ei_meV}),
+        "path": experiment.path.model_copy(update=path),
+        "parameters": experiment.parameters.model_copy(
+            update={"cutoff_A": 3.4, "free": 4, "prior": None}
+        ),
+    }
+    return build_measurement(experiment.model_copy(update=changed), ROOT / "examples")
+
+
+MINUTE = 3000.0  # one-phonon counts in the tubes, and as many of a flat background
+
+
+@pytest.mark.slow
+@pytest.mark.shared_data
+@pytest.mark.parametrize(
+    ("name", "ei_meV", "n_pixels", "largest"),
+    # Of zinc oxide five cells next to Gamma, where a polar branch turns fast, exceed 0.3; the
+    # worst is 0.93, and 0.36 with half the steps in true energy.
+    [("MgB2", 120.0, 1500, 0.3), ("ZnO", 90.0, 520, 1.0)],
+)
+def test_cells_of_many_pixels_are_those_of_a_quadrature_that_shares_nothing(
+    name, ei_meV, n_pixels, largest, shared_data, capsys
+):
+    structure = shared_data / "phonopy-test" / name / "phonopy_disp.yaml"
+    measurement = other_crystal(str(structure), ei_meV)
+    assert (measurement.model.reference.dipole is not None) == (name == "ZnO")
+    whole, psi = measurement.instrument, 37.3
+    live = np.flatnonzero(~whole.masked)
+    pixels = np.sort(np.random.default_rng(1).choice(live, n_pixels, replace=False))
+    reference, crossing = quadrature(measurement, psi, pixels)
+    assert crossing >= 500
+    instrument = whole.with_mask(~np.isin(np.arange(whole.n_pixels), pixels))
+    exact = measurement.exact
+    state = exact.prepare(measurement.model.values)
+    ours, _ = exact.rates(measurement.trajectories(psi, instrument), state, gradient=False)
+    _, flat = measurement.geometry.path_sums(measurement.exposure(psi, instrument))
+    use = measurement.energy.centres_meV > measurement.elastic_cut_meV
+    ours, reference, flat = ours[:, use], reference[:, use], flat[:, use]
+    scale = MINUTE / reference.sum()
+    expected, off_by = scale * reference, scale * (ours - reference)
+    background = MINUTE * flat / flat.sum()
+    seen = flat > 0
+    pull = off_by[seen] / np.sqrt(expected + background)[seen]
+    bare = np.abs(off_by / np.sqrt(np.maximum(expected, 1e-9)))[expected >= 1]
+    with capsys.disabled():
+        print(  # noqa: T201
+            f"\n{name}: {crossing} pixels, {seen.sum()} cells, "
+            f"sum {ours.sum() / reference.sum():.4f}, "
+            f"{100 * np.abs(off_by).sum() / MINUTE:.2f} % off, "
+            f"largest pull {np.abs(pull).max():.3f} "
+            f"(without background, from one count on, {bare.max():.3f}), rms {pull.std():.4f}",
+            end="",
+        )
+    assert ours.sum() == pytest.approx(reference.sum(), rel=0.005)
+    assert np.abs(pull).max() < largest
+    assert np.mean(np.abs(pull) > 0.3) < 0.002
+    assert not ours[~seen].any()

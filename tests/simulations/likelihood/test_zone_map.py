@@ -1,0 +1,66 @@
+"""The zone grid: every point finds a representative next to its image, with the same modes."""
+
+import numpy as np
+import pytest
+
+from simulations.crystal import laue_rotations
+from simulations.dynamics import force_constant_model
+from simulations.fold import grid_index
+from simulations.likelihood import ZoneMap, build_zone_map
+from tests.simulations.fold.test_voxel_map import CRYSTALS
+
+
+def looked_up(zone: ZoneMap, f) -> tuple[int, np.ndarray]:
+    """Representative of a point and the image of the point, in primitive coordinates."""
+    where = tuple(int(grid_index(x, n)) for x, n in zip(f, zone.divisions, strict=True))
+    r, o = zone.index[where], zone.operation[where]
+    image = f @ zone.operation_fractional[o]
+    return int(r), image - np.floor(image - zone.fractional[r] + 0.5)
+
+
+@pytest.mark.parametrize("name", CRYSTALS)
+def test_the_image_of_a_point_lies_in_the_cell_of_its_representative(name):
+    crystal = CRYSTALS[name]()
+    zone = build_zone_map(crystal, step_rlu=0.1)
+    assert np.all(zone.index >= 0)
+    for f in np.random.default_rng(2).uniform(-1.5, 1.5, (200, 3)):
+        r, image = looked_up(zone, f)
+        distance = np.linalg.norm((image - zone.fractional[r]) @ crystal.reciprocal)
+        assert distance <= zone.reach * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("name", CRYSTALS)
+def test_a_point_and_its_image_have_the_same_energies(name):
+    crystal = CRYSTALS[name]()
+    model = force_constant_model(crystal, None, 3.4)
+    phi = np.random.default_rng(5).normal(size=len(model.names))
+    zone = build_zone_map(crystal, step_rlu=0.1)
+    for f in np.random.default_rng(3).uniform(-1, 1, (20, 3)):
+        _, image = looked_up(zone, f)
+        q = np.stack([f, image]) @ crystal.reciprocal
+        here, there = np.linalg.eigvalsh(model.dynamical_matrices(q, phi))
+        np.testing.assert_allclose(here, there, rtol=1e-9, atol=1e-9 * np.abs(here).max())
+
+
+@pytest.mark.parametrize("name", CRYSTALS)
+def test_representatives_are_few_and_the_fine_grid_covers_its_sphere(name):
+    crystal = CRYSTALS[name]()
+    zone = build_zone_map(crystal, step_rlu=0.1)
+    coarse = int(zone.index.max()) + 1
+    operations = len(laue_rotations(crystal)[0])
+    assert zone.index.size / operations <= coarse < 4 * zone.index.size / operations + 40
+    assert zone.n_points == int(zone.fine_index.max()) + 1
+    m = np.array(zone.fine_index.shape) // 2
+    grid = np.stack(np.meshgrid(*[np.arange(-k, k + 1) for k in m], indexing="ij"), axis=-1)
+    q = (grid / zone.fine_divisions) @ crystal.reciprocal
+    inside = np.linalg.norm(q, axis=-1) <= zone.fine_radius
+    assert np.all(zone.fine_index[inside] >= coarse)
+
+
+def test_warm_crystals_get_the_finer_grid_farther_out():
+    crystal = CRYSTALS["germanium"]()
+    cold = build_zone_map(crystal, step_rlu=0.1, temperature_K=5.0)
+    warm = build_zone_map(crystal, step_rlu=0.1, temperature_K=300.0)
+    assert warm.fine_radius == pytest.approx(2 * cold.fine_radius)
+    assert np.array_equal(warm.divisions, cold.divisions)
+    assert warm.n_points > cold.n_points

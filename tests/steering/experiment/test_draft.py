@@ -1,0 +1,185 @@
+"""A drafted experiment folds the file it was drafted from, whatever instrument wrote that."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+
+from consumers.recorded.nxspe_file import read_nxspe
+from consumers.recorded.spe_file import write_detectors, write_spe
+from steering import cli
+from steering.experiment import build_measurement, dump_experiment, load_experiment
+from tests.consumers.hostile_files import good_nxspe
+from tests.steering.virtual_scan import VirtualScan, virtual_scan
+
+__all__ = ["virtual_scan"]
+
+# What stands for the instrument in every file, and whether its psi is NaN.
+NXSPE = {
+    "CNCS_7860_coarse": ("CNCS", False),
+    "bi2fe4o9_Ei62_5K": ("MERLIN", True),
+    "er2ir2o7_Ei30_5K": ("MARI", True),
+    "fm_simple_cubic_a": ("unknown", False),
+    "fm_simple_cubic_b": ("unknown", False),
+    "gen_sqw_96dets": ("Horace", False),
+    "inst_let_ei3p7_240_120": ("LET", True),
+    "nxspe_version1_0": ("MAPS", False),
+}
+
+
+def drafted(file: Path, folder: Path, capsys: Any, *options: str) -> tuple[Path, dict[str, str]]:
+    """Experiment file written by ``init``, and what it says it does not know."""
+    path = folder / "drafted.yaml"
+    arguments = ["init", str(file), "-s", "niobium", "-o", str(path), "--force", "--json"]
+    assert cli.run([*arguments, *options]) == 0, capsys.readouterr().err
+    return path, json.loads(capsys.readouterr().out)["unknown"]
+
+
+def folded(file: Path, experiment: Path, capsys: Any, *options: str) -> dict[str, Any]:
+    """Summary of ``fold``; every cell with signal has exposure."""
+    output = experiment.with_suffix(".npz")
+    command = ["fold", str(file), "-e", str(experiment), "-o", str(output), "--json", *options]
+    assert cli.run(command) == 0, capsys.readouterr().err
+    told = json.loads(capsys.readouterr().out)
+    with np.load(output) as arrays:
+        assert arrays["D"].any()
+        assert not arrays["S"][arrays["D"] == 0].any()
+    events = told["events"]
+    assert events.pop("read") == sum(events.values()) > events["folded"] - 1 >= 0
+    assert [chunk["status"] for chunk in told["chunks"]] == ["folded"]
+    return told
+
+
+def refused(arguments: list[str], capsys: Any) -> str:
+    """What a command says that ends with 2."""
+    assert cli.run(arguments) == cli.BAD_INPUT
+    return capsys.readouterr().err
+
+
+@pytest.mark.shared_data
+@pytest.mark.parametrize("name", NXSPE)
+def test_every_nxspe_folds_from_its_own_draft(name, shared_data, tmp_path, capsys):
+    file = shared_data / "nxspe" / f"{name}.nxspe"
+    instrument, no_psi = NXSPE[name]
+    experiment, unknown = drafted(file, tmp_path, capsys)
+    assert load_experiment(experiment).instrument.name == instrument
+    foreign = instrument != "CNCS"
+    assert ("instrument.name" in unknown) == ("instrument.resolution" in unknown) == foreign
+    if no_psi:
+        told = refused(["fold", str(file), "-e", str(experiment), "-o", str(tmp_path)], capsys)
+        assert "psi is NaN; expected degrees. Give --psi" in told
+        assert told.count(str(file)) == 1
+    told = folded(file, experiment, capsys, *(["--psi", "10"] if no_psi else []))
+    assert told["events"]["folded"] > 0
+    assert [("is unknown: a typical one" in note) for note in told["notes"]] == [True] * foreign
+
+
+@pytest.mark.shared_data
+def test_files_of_another_instrument_are_refused_by_both_folds(shared_data, tmp_path, capsys):
+    mari = shared_data / "nxspe" / "er2ir2o7_Ei30_5K.nxspe"
+    path, _ = drafted(mari, tmp_path, capsys)
+    fold = ["fold", str(mari), "-e", str(path), "-o", str(tmp_path / "o"), "--psi", "0"]
+    text = path.read_text()
+    for name, words in (
+        ("ARCS", "instrument is 'MARI'; expected 'ARCS'"),
+        ("LET", "instrument.name is 'LET', which no file here brings pixels for"),
+    ):
+        path.write_text(text.replace("name: MARI", f"name: {name}"))
+        for options in ([], ["--powder"]):
+            told = refused([*fold, *options], capsys)
+            assert words in told
+            assert "instrument is 'MARI'" in told
+    path.write_text(text)
+    assert cli.run([*fold, "--powder"]) == 0
+
+
+@pytest.mark.shared_data
+@pytest.mark.parametrize(
+    ("name", "same"),
+    [("fm_simple_cubic_a", "fm_simple_cubic_a"), ("spe_with_NANs", "nxspe_version1_0")],
+)
+def test_an_spe_folds_from_its_own_draft(name, same, shared_data, tmp_path, capsys):
+    reduced = read_nxspe(shared_data / "nxspe" / f"{same}.nxspe")
+    file = tmp_path / f"{name}.spe"
+    shutil.copyfile(shared_data / "spe-par" / f"{name}.spe", file)
+    init = ["init", str(file), "-o", str(tmp_path / "e.yaml")]
+    assert "no incident energy; expected Ei above 0. Give --ei" in refused(init, capsys)
+    write_detectors(tmp_path / f"{name}.par", reduced.instrument)
+    ei = ["--ei", f"{reduced.ei_meV:g}"]
+    experiment, unknown = drafted(file, tmp_path, capsys, *ei)
+    assert load_experiment(experiment).instrument.name == "unknown"
+    assert {"psi", "instrument.name", "instrument.resolution"} <= set(unknown)
+    fold = ["fold", str(file), "-e", str(experiment), "-o", str(tmp_path)]
+    assert "psi is not in an SPE file; expected degrees. Give --psi" in refused(fold, capsys)
+    assert "psi is nan; expected degrees" in refused([*fold, "--psi", "nan"], capsys)
+    told = folded(file, experiment, capsys, "--psi", f"{reduced.psi_deg:g}")
+    assert told["events"]["folded"] > 0
+    par = tmp_path / f"{name}.par"
+    told = refused(["fold", str(par), "-e", str(experiment), "-o", str(tmp_path)], capsys)
+    assert "only tells where the detectors of an SPE file are" in told
+
+
+def test_pixels_of_a_file_serve_as_those_of_its_instrument(
+    virtual_scan: VirtualScan, tmp_path, capsys
+):
+    file = tmp_path / "a.nxspe"
+    shutil.copyfile(virtual_scan.histograms[0], file)
+    arrays, notes = {}, {}
+    for name in ("ARCS", "NOWHERE", "unnamed", "without resolution"):
+        with h5py.File(file, "r+") as changed:
+            (entry,) = changed.values()
+            del entry["instrument/name"]
+            entry["instrument/name"] = np.array([b"" if name == "unnamed" else name.encode()])
+            if name == "without resolution":
+                del entry["beamsteer/resolution"]
+        experiment = virtual_scan.experiment
+        section = experiment.instrument.model_copy(update={"name": name})
+        path = tmp_path / "e.yaml"
+        dump_experiment(experiment.model_copy(update={"instrument": section}), path)
+        notes[name] = folded(file, path, capsys)["notes"]
+        with np.load(tmp_path / "e.npz") as found:
+            arrays[name] = {key: found[key] for key in ("S", "N", "D", "flat_exposure")}
+    for name, found in arrays.items():
+        for key, values in found.items():
+            assert np.array_equal(values, arrays["ARCS"][key]), (name, key)
+    assert [len(told) for told in notes.values()] == [0, 0, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("only words\n", "starts with 'only words'; expected two whole numbers"),
+        ("   2   3\n### Phi Grid\n 0.1 0.2\n", "line 3 is the last"),
+    ],
+)
+def test_a_broken_spe_gives_no_draft_but_the_cause(text, words, tmp_path, capsys):
+    file = tmp_path / "x.spe"
+    file.write_text(text)
+    told = refused(["init", str(file), "-o", str(tmp_path / "e.yaml"), "--ei", "30"], capsys)
+    assert words in told
+    assert not (tmp_path / "e.yaml").exists()
+
+
+def test_an_spe_without_detectors_says_so_in_its_draft(tmp_path, capsys):
+    good_nxspe(tmp_path / "a.nxspe")
+    run = read_nxspe(tmp_path / "a.nxspe")
+    file = tmp_path / "b.spe"
+    write_spe(file, energy_edges_meV=run.energy_edges_meV, intensity=run.intensity, error=run.error)
+    _, unknown = drafted(file, tmp_path, capsys, "--ei", "25")
+    assert any("expected one PAR or PHX file" in words for words in unknown.values())
+
+
+@pytest.mark.parametrize("structure", ["aluminium", "MnO"])
+def test_a_crystal_without_force_constants_folds_with_its_stored_prior(structure, tmp_path, capsys):
+    file = tmp_path / "counts.nxspe"
+    good_nxspe(file)
+    path, unknown = drafted(file, tmp_path, capsys, "-s", structure)
+    assert load_experiment(path).parameters.prior == structure
+    assert f"stored prior {structure}" in unknown["parameters"]
+    assert build_measurement(load_experiment(path), tmp_path).model.values.any()

@@ -1,0 +1,146 @@
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+from simulations.dynamics import PhononDos
+from simulations.errors import InputError
+from simulations.prior import load_prior_record
+from steering.predict import (
+    Vibrations,
+    force_field_route,
+    formula,
+    indirect_spectrum,
+    optics,
+    phonons,
+    powder_map,
+    stable,
+    vibrations_of,
+)
+from steering.predict.route import Route, RouteUnavailableError, Structure
+from steering.predict.routes import ROUTES, FirstPossible, route_named
+from steering.predict.vibrations import Uncertainty
+
+
+@pytest.mark.parametrize("name", ["germanium", "niobium", "aluminium", "MnO"])
+def test_every_builtin_crystal_has_stable_force_constants_without_a_force_field(name, monkeypatch):
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("a force field was run")
+
+    monkeypatch.setattr(force_field_route, "force_field_phonons", never)
+    found = vibrations_of(name)
+    q = np.array([[0.3, 0.1, 0.2], [0.5, 0.4, 0.0]])
+    assert np.linalg.eigvalsh(found.model.dynamical_matrices(q)).min() > 0
+
+
+def test_of_stored_force_fields_the_stiffest_stable_one_is_taken():
+    record = load_prior_record("aluminium")
+    found = vibrations_of("aluminium")
+    stiffest = max(record.stable_members, key=lambda m: m.highest_meV)
+    assert found.route == {"kind": "force_field", "source": f"{stiffest.force_field}, stored"}
+    assert any("stiffest of 4 stable" in note for note in found.approximations)
+
+
+def test_a_structure_without_force_constants_says_so_before_a_force_field_is_missed(
+    tmp_path, monkeypatch
+):
+    path = tmp_path / "POSCAR"
+    path.write_text("Al\n1\n0 2.02 2.02\n2.02 0 2.02\n2.02 2.02 0\nAl\n1\nDirect\n0 0 0\n")
+
+    def missing(*_: object, **__: object) -> None:
+        raise force_field_route.ForceFieldUnavailableError("pip install 'beamsteer[forcefields]'")
+
+    monkeypatch.setattr(force_field_route, "force_field_phonons", missing)
+    with pytest.raises(ValueError, match="no usable force constants.*pip install"):
+        vibrations_of(path)
+    with pytest.raises(ValueError, match="route is 'given' but"):
+        vibrations_of(path, "given")
+    with pytest.raises(ValueError, match="route is 'guess'; expected one of auto, given"):
+        vibrations_of(path, "guess")
+
+
+def test_a_supercell_that_no_file_states_can_be_given(shared_data):
+    path = shared_data / "ge" / "POSCAR"
+    guessed = vibrations_of(path, "given")
+    given = vibrations_of(path, "given", supercell=(4, 4, 4))
+    q = np.array([[0.3, 0.1, 0.2]])
+    np.testing.assert_allclose(
+        given.model.dynamical_matrices(q), guessed.model.dynamical_matrices(q), atol=1e-9
+    )
+    with pytest.raises(ValueError, match="no usable force constants"):
+        vibrations_of(path, "given", supercell=(3, 3, 3))
+
+
+def test_a_formula_counts_atoms_in_their_order():
+    assert formula(vibrations_of("germanium").crystal) == "Ge2"
+    assert formula(vibrations_of("MnO").crystal) == "MnO"
+
+
+def test_names_that_people_type_stay_what_they_are():
+    assert ROUTES[:4] == ("auto", "given", "force_constants", "force_field")
+    assert {"chgnet-0.3.0", "sevennet-0-22May2024"} <= set(ROUTES)
+    for name in (*ROUTES, "mace:weights.model"):
+        route = route_named(name)
+        assert route.name == name
+        assert route.needs
+        assert route.approximation
+
+
+def test_an_answer_carries_the_uncertainty_of_its_route():
+    soft = vibrations_of("aluminium").uncertainty
+    assert soft == route_named("force_field").uncertainty
+    assert soft is not None
+    assert soft.energies == (-0.5, -0.1)
+    assert soft.words in " ".join(vibrations_of("aluminium").approximations)
+    assert vibrations_of("germanium").uncertainty is None
+
+
+@dataclass(frozen=True)
+class Einstein:
+    """A route of one frequency: a density of states and nothing else, as a learned one gives."""
+
+    name: str = "einstein"
+    needs: str = "the structure alone"
+    approximation: str = "every atom vibrates by itself"
+    uncertainty: Uncertainty | None = None
+    fails: bool = False
+
+    def vibrations(self, structure: Structure) -> Vibrations:
+        if self.fails:
+            raise RouteUnavailableError("route: no spring", why="no spring")
+        edges = np.linspace(0.0, 20.0, 101)
+        density = np.where(np.abs(edges[1:] - 15.0) < 2.0, 1.0, 0.0)
+        density *= 3 / np.sum(density * np.diff(edges))
+        return Vibrations(
+            crystal=structure.crystal,
+            dos=PhononDos(
+                energy_edges_meV=edges,
+                partial=np.repeat(density[None], structure.crystal.n_atoms, axis=0),
+                imaginary_share=0.0,
+            ),
+            model=None,
+            route={"kind": "einstein", "source": "one spring"},
+            approximations=(self.approximation,),
+        )
+
+
+def test_a_route_with_a_density_of_states_alone_gives_what_that_gives_and_says_what_it_lacks():
+    route: Route = Einstein()
+    found = stable(vibrations_of("germanium", route))
+    spectrum = indirect_spectrum(found).spectrum
+    energy = 0.5 * (spectrum.energy_edges_meV[1:] + spectrum.energy_edges_meV[:-1])
+    assert energy[np.argmax(spectrum.orders[0, 1])] == pytest.approx(15, abs=2)
+    for compute in (phonons, lambda v: powder_map(v, optics(20.0))):
+        with pytest.raises(InputError, match="einstein.*without force constants; expected some"):
+            compute(found)
+
+
+def test_the_first_possible_route_is_taken_and_says_why_the_others_were_not():
+    either = FirstPossible(name="either", routes=(Einstein(fails=True), Einstein()))
+    found = vibrations_of("germanium", either)
+    assert found.approximations == ("every atom vibrates by itself", "no spring")
+    neither = FirstPossible(name="neither", routes=(Einstein(fails=True), Einstein(fails=True)))
+    with pytest.raises(RouteUnavailableError, match="route: no spring; no spring"):
+        vibrations_of("germanium", neither)

@@ -1,0 +1,349 @@
+import itertools
+import os
+from dataclasses import fields, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from consumers.recorded import recorded_source
+from consumers.recorded.stream import stream_of_files
+from consumers.state import read_manifest
+from consumers.transport import DeadLetters
+from consumers.wire import RawMessage
+from steering.experiment import build_measurement, load_experiment
+from steering.run import Run
+from steering.service.fold_worker import FoldWorker, Patience, consume
+from tests.consumers.disturbed_stream import disturb
+from tests.consumers.hostile_messages import mutants
+from tests.steering.live_stream import (
+    PSI,
+    ListSource,
+    as_raw,
+    contents,
+    live_measurement,
+    live_scan,
+)
+from tests.steering.virtual_scan import EXAMPLES
+
+
+@pytest.fixture(scope="module")
+def measurement():
+    return live_measurement()
+
+
+@pytest.fixture(scope="module")
+def messages():
+    return live_scan()
+
+
+PATIENCE = Patience(settle_s=2.0, lateness_s=300.0, turn_s=0.0, commit_s=0.0)
+
+
+class Letters:
+    """A sink that keeps what it gets, or fails."""
+
+    def __init__(self):
+        self.got, self.broken = [], False
+
+    def send(self, topic, value, *, key=None, headers=()):
+        self.got.append((topic, value, key, dict(headers)))
+
+    def flush(self, timeout_s=30.0):
+        if self.broken:
+            self.got.clear()
+            raise ConnectionError("no broker answers")
+
+    def close(self):
+        pass
+
+
+def worker_of(measurement, state, **more):
+    options = {"default_run": "unnamed", "patience": PATIENCE} | more
+    return FoldWorker(measurement, state=state, **options)
+
+
+def fold(measurement, state, raws, **more):
+    """Everything to its end by one worker; returns it."""
+    worker = worker_of(measurement, state, **more)
+    source = ListSource(raws, worker)
+    consume(source, worker, stop=lambda: False, until_idle_s=0.0)
+    worker.close()
+    return worker, source
+
+
+@pytest.fixture(scope="module")
+def undisturbed(measurement, messages, tmp_path_factory):
+    state = tmp_path_factory.mktemp("plain")
+    fold(measurement, state, as_raw(messages))
+    return contents(state)
+
+
+def test_a_live_scan_becomes_one_chunk_for_every_dwell(measurement, messages, tmp_path):
+    worker, source = fold(measurement, tmp_path, as_raw(messages))
+    manifest = read_manifest(tmp_path / "partition-0")
+    chunks = manifest.runs["night"].chunks
+    assert [c.chunk for c in chunks] == [f"night-{100 + k}" for k in range(len(PSI))]
+    assert all(c.status == "folded" and c.generation == 0 for c in chunks)
+    counts: dict[str, int] = {}
+    for topic, _, _ in messages:
+        counts[topic] = counts.get(topic, 0) + 1
+    assert {t: p.next for t, p in manifest.positions.items()} == counts
+    assert source.acknowledged == {(t, 0): n for t, n in counts.items()}
+    assert sum(v for k, v in manifest.counters.items() if k.startswith("messages.")) == len(
+        messages
+    )
+    found = contents(tmp_path)
+    assert len(found) == len(PSI)
+    del worker
+
+
+def test_every_event_is_accounted_for(measurement, messages, tmp_path):
+    worker = worker_of(measurement, tmp_path)
+    source = ListSource(as_raw(messages), worker)
+    consume(source, worker, stop=lambda: False, until_idle_s=0.0)
+    counters = worker.status().counters
+    sent = 3 * 120 * 24 * len(PSI)
+    assert sum(v for k, v in counters.items() if k.startswith("events.")) == sent
+    assert counters["events.folded"] > 0
+    assert counters["events.between_chunks"] == 3 * 120 * 4 * len(PSI)
+    chunk = worker.runs[(0, "night")].chunks[2]
+    assert chunk.psi_deg == PSI[2]
+    assert chunk.proton_charge == pytest.approx(40 * 1.002e9 * 1e-12)
+    assert chunk.minutes == pytest.approx(20 / 60)
+    worker.close()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_duplicates_and_order_change_nothing(seed, measurement, messages, undisturbed, tmp_path):
+    fold(measurement, tmp_path, as_raw(disturb(messages, seed=seed)))
+    assert contents(tmp_path) == undisturbed
+
+
+class Killed(BaseException):
+    """The process ends here."""
+
+
+@pytest.mark.parametrize("step", [1, 6, 23])
+def test_a_crash_at_any_step_of_writing_changes_nothing(
+    step, measurement, messages, undisturbed, tmp_path, monkeypatch
+):
+    """Before and after every flush and every rename, a crash and a new worker."""
+    calls = {"n": 0, "at": step}
+    replace, fsync = Path.replace, os.fsync
+
+    def count():
+        calls["n"] += 1
+        if calls["n"] == calls["at"]:
+            raise Killed
+
+    def dying_replace(self, target):
+        count()
+        done = replace(self, target)
+        count()
+        return done
+
+    def dying_fsync(handle):
+        count()
+        fsync(handle)
+
+    monkeypatch.setattr(Path, "replace", dying_replace)
+    monkeypatch.setattr(os, "fsync", dying_fsync)
+    raws = as_raw(disturb(messages, seed=11))
+    crashes = 0
+    for _ in range(30):
+        worker = worker_of(measurement, tmp_path)
+        try:
+            source = ListSource(raws, worker)
+            consume(source, worker, stop=lambda: False, until_idle_s=0.0)
+            worker.close()
+            break
+        except Killed:
+            crashes += 1
+            worker.abandon()
+            calls["n"] = 0
+            calls["at"] = step + 5 * crashes  # a later life dies elsewhere
+    assert crashes >= 1 or step == 0
+    assert contents(tmp_path) == undisturbed
+    left = sorted(p.name for p in tmp_path.rglob("*") if p.is_file())
+    assert not [name for name in left if name.endswith(".partial") and "manifest" not in name]
+
+
+def test_a_second_worker_cannot_take_a_partition_and_gets_it_after_release(
+    measurement, messages, undisturbed, tmp_path
+):
+    raws = as_raw(messages)
+    first, second = worker_of(measurement, tmp_path), worker_of(measurement, tmp_path)
+    source = ListSource(raws, first)
+    for raw in source.poll(0) + source.poll(0) + source.poll(0):
+        first.accept(raw)
+    first.turn()
+    with pytest.raises(BlockingIOError, match="another process owns this partition"):
+        second.take(0)
+    first.release(0)
+    consume(ListSource(raws, second), second, stop=lambda: False, until_idle_s=0.0)
+    second.close()
+    assert contents(tmp_path) == undisturbed
+
+
+def test_a_worker_that_lost_its_partition_cannot_commit(measurement, messages, tmp_path):
+    raws = as_raw(messages)
+    first = worker_of(measurement, tmp_path)
+    source = ListSource(raws, first)
+    for raw in source.poll(0):
+        first.accept(raw)
+    first.turn()
+    first._partitions[0].lock.release()  # as if its lease had ended
+    second = worker_of(measurement, tmp_path)
+    consume(ListSource(raws, second), second, stop=lambda: False, until_idle_s=0.0)
+    for raw in source.rest:
+        first.accept(raw)
+    with pytest.raises(RuntimeError, match="Another process owns this partition"):
+        first.turn(finish=True)
+    first.abandon()
+    second.close()
+
+
+def test_dead_letters_arrive_before_anything_is_committed(measurement, messages, tmp_path):
+    letters = Letters()
+    bad = [("detector", b"night", b"rubbish"), ("runInfo", b"night", b"....abcd")]
+    raws = as_raw([*messages[:50], *bad, *messages[50:]])
+    worker = worker_of(measurement, tmp_path, dead_letters=DeadLetters(letters, "dead"))
+    letters.broken = True
+    source = ListSource(raws, worker, batch=52)
+    for raw in source.poll(0):
+        worker.accept(raw)
+    assert not worker.turn()
+    assert read_manifest(tmp_path / "partition-0") is None
+    assert "dead letters could not be sent" in worker.status().error
+    letters.broken = False
+    assert worker.turn()
+    assert worker.status().error is None
+    assert [(t, v, k) for t, v, k, _ in letters.got] == [
+        ("dead", b"rubbish", b"night"),
+        ("dead", b"....abcd", b"night"),
+    ]
+    assert b"abcd" in letters.got[1][3]["reason"]
+    assert letters.got[1][3]["topic"] == b"runInfo"
+    worker.close()
+
+
+def test_a_dwell_without_psi_is_set_aside_with_its_reason_and_a_late_psi_mends_it(
+    measurement, messages, undisturbed, tmp_path
+):
+    first = next(m for m in messages if m[0] == "motion")
+    rest = [m for m in messages if m is not first]
+    worker, _ = fold(measurement, tmp_path / "a", as_raw(rest))
+    chunks = read_manifest(tmp_path / "a" / "partition-0").runs["night"].chunks
+    assert [c.status for c in chunks] == ["set aside"] + ["folded"] * (len(PSI) - 1)
+    assert "psi" in chunks[0].reason
+    fold(measurement, tmp_path / "b", as_raw([*rest, first]))
+    assert contents(tmp_path / "b") == undisturbed
+    del worker
+
+
+def test_a_message_of_a_foreign_partition_is_refused(measurement, tmp_path):
+    worker = worker_of(measurement, tmp_path)
+    with pytest.raises(ValueError, match="partition 3, which was not taken"):
+        worker.accept(RawMessage(topic="t", partition=3, offset=0, value=b""))
+
+
+def test_runs_with_the_names_of_folders_stay_inside_the_state(measurement, messages, tmp_path):
+    state = tmp_path / "deep" / "state"
+    hostile = [(topic, b"../../escape", value) for topic, _, value in messages[:400]]
+    fold(measurement, state, as_raw(hostile))
+    outside = [p for p in tmp_path.rglob("*") if p.is_file() and not p.is_relative_to(state)]
+    assert not outside
+    assert "../../escape" in read_manifest(state / "partition-0").runs
+
+
+def test_a_damaged_manifest_is_refused_with_what_to_do(measurement, messages, tmp_path):
+    fold(measurement, tmp_path, as_raw(messages[:400]))
+    path = tmp_path / "partition-0" / "manifest.json"
+    text = path.read_text()
+    path.write_text(text.replace('"generation": ', '"generation": 1', 1))
+    with pytest.raises(ValueError, match="checksum"):
+        worker_of(measurement, tmp_path).take(0)
+    path.write_text(text.replace('"schema_version": 1', '"schema_version": 9'))
+    with pytest.raises(ValueError, match="schema_version is 9; expected 1"):
+        worker_of(measurement, tmp_path).take(0)
+    path.write_text(text)
+    worker = worker_of(measurement, tmp_path)
+    assert worker.take(0)
+    worker.close()
+
+
+def test_a_full_disk_commits_nothing_and_says_so(measurement, messages, tmp_path, monkeypatch):
+    worker = worker_of(measurement, tmp_path)
+    source = ListSource(as_raw(messages[:60]), worker)
+    for raw in source.poll(0):
+        worker.accept(raw)
+
+    def full(folder, manifest):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("steering.service.fold_worker.write_manifest", full)
+        assert not worker.turn()
+        assert "No space left" in worker.status().error
+    assert worker.turn() or worker.status().error is None
+    worker.close()
+    assert np.all([p.next >= 0 for p in read_manifest(tmp_path / "partition-0").positions.values()])
+
+
+@pytest.mark.shared_data
+def test_a_real_run_as_a_stream_folds_to_the_arrays_of_its_file(shared_data, tmp_path):
+    """One HYSPEC orientation as pl72, f144, ev44 and 6s4t: the same bits as read from the file."""
+    file = shared_data / "hyspec-mno" / "HYS_178921.nxs.h5"
+    experiment = load_experiment(EXAMPLES / "mno-hyspec.yaml")
+    measurement = build_measurement(experiment, EXAMPLES)
+    stream = list(stream_of_files([file], run="mno", prefix="hyspec", pulses_per_message=600))
+    worker = worker_of(measurement, tmp_path / "state")
+    source = ListSource(as_raw(stream), worker, batch=5000)
+    consume(source, worker, stop=lambda: False, until_idle_s=0.0)
+    (live,) = worker.runs[(0, "mno")].chunks
+    recorded = Run(measurement, run_id="file", folder=tmp_path, estimate=False)
+    for message in recorded_source([file], run="file", psi_log="s1").messages():
+        recorded.accept(message)
+    (still,) = recorded.chunks
+    assert live.account == still.account
+    assert live.account.folded > 5000
+    assert (live.psi_deg, live.proton_charge) == (still.psi_deg, still.proton_charge)
+    assert live.minutes == pytest.approx(still.minutes, rel=1e-12)
+    for name in ("signal", "variance", "counts", "exposure", "flat"):
+        assert np.array_equal(getattr(live.sums, name), getattr(still.sums, name)), name
+    for part in ("exposure", "trajectories"):
+        one, two = getattr(live, part)(), getattr(still, part)()
+        for field in fields(one):
+            assert np.array_equal(getattr(one, field.name), getattr(two, field.name)), field.name
+    worker.close()
+
+
+def test_mutated_messages_are_all_settled_and_the_run_goes_on(
+    measurement, messages, undisturbed, tmp_path
+):
+    """Rubbish beside a scan: every message is counted once, and the scan folds as without it."""
+    letters = Letters()
+    rubbish = [m for _, m in itertools.islice(mutants(5), 1500)]
+    rng = np.random.default_rng(5)
+    places = sorted(rng.integers(0, len(messages), len(rubbish)).tolist(), reverse=True)
+    mixed: list[RawMessage | tuple] = list(messages)
+    for place, raw in zip(places, rubbish, strict=True):
+        mixed.insert(place, raw)
+    raws = [
+        replace(m, topic="all", partition=0, offset=n, key=b"rubbish")
+        if isinstance(m, RawMessage)
+        else RawMessage(topic="all", partition=0, offset=n, key=m[1], value=m[2])
+        for n, m in enumerate(mixed)
+    ]
+    worker = worker_of(measurement, tmp_path, dead_letters=DeadLetters(letters, "d"))
+    source = ListSource(raws, worker)
+    consume(source, worker, stop=lambda: False, until_idle_s=0.0)
+    counters = worker.status().counters
+    assert counters["messages.all"] == len(raws)
+    assert worker.settled() == {("all", 0): len(raws)}
+    assert counters["dead_letters.message"] > 1000
+    assert len(letters.got) >= counters["dead_letters.message"]
+    worker.close()
+    night = {k: v for k, v in contents(tmp_path, whole=False).items() if k[0] == "night"}
+    assert night == undisturbed

@@ -1,0 +1,313 @@
+"""A live experiment against a real Kafka: killed, restarted and rebalanced, to the same bits."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from consumers.state import partition_folders, read_manifest
+from consumers.transport import KafkaSection, KafkaSink, KafkaTopics
+from steering.experiment import load_experiment
+from steering.service import LiveOptions, open_live
+from steering.service.fold_worker import FoldWorker, consume
+from tests.consumers.disturbed_stream import disturb
+from tests.kafka_broker import Topics
+from tests.steering.live_stream import (
+    ListSource,
+    as_raw,
+    contents,
+    live_experiment,
+    live_measurement,
+    live_scan,
+)
+from tests.steering.virtual_scan import EXAMPLES
+
+ROOT = Path(__file__).resolve().parents[3]
+TOPICS = ("detector", "runInfo", "motion", "sampleEnv")
+
+
+class Host:
+    """The process whose forks are the workers."""
+
+    def __init__(self, log: Path):
+        self._log = log.open("wb")
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.steering.forked_worker"],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, cwd=ROOT, text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"},
+        )  # fmt: skip
+        assert self._process.stdout.readline() == "ready\n", log.read_text()
+
+    def _ask(self, line):
+        self._process.stdin.write(line + "\n")
+        self._process.stdin.flush()
+        return int(self._process.stdout.readline())
+
+    def start(self, state, **control):
+        return self._ask(f"start {state} {json.dumps(control)}")
+
+    def wait(self, pid):
+        return self._ask(f"wait {pid}")
+
+    def kill(self, pid):
+        os.kill(pid, signal.SIGKILL)
+        assert self.wait(pid) == -signal.SIGKILL
+
+    def close(self):
+        self._process.kill()
+        self._process.wait()
+        self._process.stdin.close()
+        self._process.stdout.close()
+        self._log.close()
+
+
+@pytest.fixture(scope="module")
+def host(tmp_path_factory):
+    found = Host(tmp_path_factory.mktemp("host") / "log.txt")
+    yield found
+    found.close()
+
+
+@pytest.fixture(scope="module")
+def scan():
+    return live_scan()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(scan, tmp_path_factory):
+    return folded_alone(scan, tmp_path_factory.mktemp("plain"))
+
+
+def folded_alone(messages, state):
+    """The same messages in order, folded by one worker without a broker."""
+    worker = FoldWorker(live_measurement(), state=state, default_run="unnamed")
+    consume(ListSource(as_raw(messages), worker), worker, stop=lambda: False, until_idle_s=0.0)
+    worker.close()
+    return contents(state)
+
+
+@contextmanager
+def sending(bootstrap, prefix):
+    """A function that sends messages of a scan and waits until they have arrived."""
+    section = KafkaSection(bootstrap_servers=bootstrap, topics=KafkaTopics(prefix=prefix))
+    sink = KafkaSink(section)
+
+    def send(messages):
+        for topic, key, value in messages:
+            sink.send(f"{prefix}_{topic}", value, key=key)
+        sink.flush()
+
+    yield send
+    sink.close()
+
+
+def topics_of(broker, partitions=1):
+    topics = Topics(broker=broker)
+    ours = ("folded", "estimates", "advice", "heartbeat", "dead_letters")
+    topics(*TOPICS, *(f"beamsteer_{name}" for name in ours), partitions=partitions)
+    return topics
+
+
+def portions(messages, n):
+    bounds = np.linspace(0, len(messages), n + 1).astype(int)
+    return [messages[a:b] for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
+
+
+def kill_many(host, broker, scan, state, *, kills, seed, partitions=1):
+    """Send a disturbed scan piece by piece; kill the worker once in every piece.
+
+    A third of the kills strikes at once when a file is half written, the others at random instants.
+    Returns where the kills struck.
+    """
+    rng = np.random.default_rng(seed)
+    topics = topics_of(broker, partitions)
+    control = {"bootstrap": broker.bootstrap, "prefix": topics.prefix, "group": topics.prefix}
+    messages = disturb(scan, seed=seed)
+    struck = {"writing": 0, "random": 0, "beginning": 0}
+    with sending(broker.bootstrap, topics.prefix) as send:
+        for n, piece in enumerate(portions(messages, kills)):
+            pid = host.start(state, idle_s=None, **control)
+            send(piece)
+            if n % 10 == 9:  # joining the group, finding its state
+                time.sleep(rng.uniform(0.0, 2.0))
+                where = "beginning"
+            else:
+                assert _owned(state, seconds=60.0)
+                if n % 3 == 0 and _half_written(state, seconds=3.0):
+                    where = "writing"
+                else:
+                    time.sleep(rng.uniform(0.0, 2.0))
+                    where = "random"
+            struck[where] += 1
+            host.kill(pid)
+        last = host.start(state, idle_s=4.0, **control)
+        assert host.wait(last) == 0
+    topics.remove()
+    return struck
+
+
+def _owned(state, seconds):
+    """Wait until a worker has a partition's lock."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        inodes = {f":{p.stat().st_ino} " for p in state.glob("partition-*/lock")}
+        if any(i in line for line in Path("/proc/locks").read_text().splitlines() for i in inodes):
+            return True
+        time.sleep(0.02)
+    return False
+
+
+def _half_written(state, seconds):
+    """Wait until some file is being written; False when none was for so long."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        for folder in (state, *partition_folders(state)):
+            if any(folder.rglob("*.partial")):
+                return True
+    return False
+
+
+@pytest.mark.kafka
+def test_a_killed_worker_leaves_the_same_bits(host, kafka, scan, undisturbed, tmp_path):
+    struck = kill_many(host, kafka, scan, tmp_path, kills=4, seed=5)
+    assert sum(struck.values()) == 4
+    assert contents(tmp_path) == undisturbed
+
+
+@pytest.mark.slow
+@pytest.mark.kafka
+@pytest.mark.timeout(3000)
+@pytest.mark.parametrize("seed", [20261121])
+def test_a_hundred_kills_leave_the_same_bits(host, kafka, tmp_path, seed):
+    scan = live_scan(psis=tuple(np.arange(5.0, 65.0, 3.0)))
+    alone = folded_alone(scan, tmp_path / "plain")
+    began = time.monotonic()
+    struck = kill_many(host, kafka, scan, tmp_path / "state", kills=100, seed=seed)
+    found = contents(tmp_path / "state")
+    (folder,) = partition_folders(tmp_path / "state")
+    manifest = read_manifest(folder)
+    sys.stdout.write(
+        f"\nseed {seed}: {sum(struck.values())} SIGKILLs ({struck}), "
+        f"{sum(v for k, v in manifest.counters.items() if k.startswith('messages.'))} messages, "
+        f"{manifest.counters.get('duplicates', 0)} duplicates, "
+        f"{manifest.counters.get('reopened', 0)} reopenings, {manifest.generation} manifests, "
+        f"{len(found)} chunks, {time.monotonic() - began:.0f} s; equal to the undisturbed run: "
+        f"{found == alone}\n"
+    )
+    assert found == alone
+
+
+@pytest.mark.slow
+@pytest.mark.kafka
+@pytest.mark.timeout(1200)
+def test_a_broker_that_dies_and_comes_back_changes_nothing(
+    host, own_kafka, scan, undisturbed, tmp_path
+):
+    topics = topics_of(own_kafka.broker)
+    control = {
+        "bootstrap": own_kafka.bootstrap,
+        "prefix": topics.prefix,
+        "group": topics.prefix,
+        "session_s": 3.0,
+    }
+    pieces = portions(disturb(scan, seed=8), 4)
+    pid = host.start(tmp_path, idle_s=None, **control)
+    for n, piece in enumerate(pieces):
+        with sending(own_kafka.bootstrap, topics.prefix) as send:
+            send(piece)
+        time.sleep(2.0)
+        if n < 3:
+            own_kafka.kill()
+            time.sleep(1.0)
+            own_kafka.start()
+    time.sleep(10.0)
+    host.kill(pid)
+    assert host.wait(host.start(tmp_path, idle_s=5.0, **control)) == 0
+    assert contents(tmp_path) == undisturbed
+
+
+@pytest.mark.slow
+@pytest.mark.kafka
+@pytest.mark.timeout(1200)
+def test_two_workers_that_share_runs_and_are_killed_leave_the_same_bits(host, kafka, tmp_path):
+    topics = topics_of(kafka, partitions=2)
+    runs = [live_scan(run=name, seed=n) for n, name in enumerate(("one", "four", "seven", "ten"))]
+    alone = {}
+    for n, run in enumerate(runs):
+        alone |= folded_alone(run, tmp_path / f"plain{n}")
+    mixed = [m for group in zip(*runs, strict=True) for m in group]
+    state = tmp_path / "state"
+    control = {"bootstrap": kafka.bootstrap, "prefix": topics.prefix, "group": topics.prefix}
+    rng = np.random.default_rng(17)
+    workers = [host.start(state, idle_s=None, **control) for _ in range(2)]
+    owners = set()
+    with sending(kafka.bootstrap, topics.prefix) as send:
+        for n, piece in enumerate(portions(disturb(mixed, seed=4), 8)):
+            send(piece)
+            time.sleep(rng.uniform(0.5, 3.0))
+            host.kill(workers[n % 2])
+            owners.add(n % 2)
+            workers[n % 2] = host.start(state, idle_s=None, **control)
+    time.sleep(5.0)
+    for pid in workers:
+        host.kill(pid)
+    assert host.wait(host.start(state, idle_s=5.0, **control)) == 0
+    assert {f.name for f in partition_folders(state)} == {"partition-0", "partition-1"}
+    assert contents(state) == alone
+    assert owners == {0, 1}
+
+
+def test_a_folder_of_another_experiment_is_refused(tmp_path):
+    options = LiveOptions(run="r", tape=tmp_path / "none")
+    experiment = live_experiment()
+    with (
+        pytest.raises(ValueError, match=r"none"),
+        open_live(
+            experiment,
+            experiment_dir=EXAMPLES,
+            state=tmp_path / "state",
+            options=options,
+            measurement=live_measurement(),
+        ),
+    ):
+        pass
+    kept = load_experiment(tmp_path / "state" / "experiment.yaml")
+    assert kept.path == experiment.path
+    other = experiment.model_copy(
+        update={"sample": experiment.sample.model_copy(update={"psi_offset_deg": 3.0})}
+    )
+    with (
+        pytest.raises(ValueError, match="sample differ from the experiment given"),
+        open_live(
+            other,
+            experiment_dir=EXAMPLES,
+            state=tmp_path / "state",
+            options=options,
+            measurement=live_measurement(),
+        ),
+    ):
+        pass
+
+
+def test_an_experiment_without_a_live_source_says_how_to_name_one(tmp_path):
+    with (
+        pytest.raises(ValueError, match="Give --kafka HOST:PORT"),
+        open_live(
+            live_experiment(),
+            experiment_dir=EXAMPLES,
+            state=tmp_path,
+            options=LiveOptions(run=str(uuid.uuid4())),
+            measurement=live_measurement(),
+        ),
+    ):
+        pass

@@ -1,0 +1,428 @@
+"""A service beside a fold worker: answers depend on the manifest alone; nothing stops it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+
+from consumers.fold import ChunkStart
+from consumers.recorded import recorded_source
+from consumers.state import (
+    ChunkRecord,
+    ClosedChunk,
+    Manifest,
+    RunRecord,
+    partition_folder,
+    read_manifest,
+    run_folder,
+    write_manifest,
+)
+from consumers.transport import KafkaTopics
+from consumers.wire.flatbuffers_codec import decode_data_array
+from steering.experiment import dump_experiment
+from steering.run import Run, RunStore, load_snapshot, save_snapshot
+from steering.service import ModelService, OutputTopics, Publisher, service_registry
+from steering.service.health import judge_health, judge_readiness
+from steering.service.model_service import base_of, follow
+from steering.web import create_app, serving
+from tests.steering.fabricated import snapshot
+from tests.steering.service.test_publishing import Wire
+from tests.steering.virtual_scan import (
+    VirtualScan,
+    small_experiment,
+    small_measurement,
+    virtual_scan,
+)
+
+__all__ = ["virtual_scan"]
+ROOT = Path(__file__).resolve().parents[3]
+TOPICS = OutputTopics.of(KafkaTopics(prefix="arcs"))
+
+
+@pytest.fixture(scope="module")
+def folded(virtual_scan: VirtualScan, tmp_path_factory) -> tuple[ClosedChunk, ...]:
+    """Five closed chunks: four orientations, and the first again as if the crystal had turned."""
+    run = Run(
+        small_measurement(), run_id="ge", folder=tmp_path_factory.mktemp("folded"), estimate=False
+    )
+    for message in recorded_source(virtual_scan.events, run="ge").messages():
+        run.accept(message)
+    for message in recorded_source(virtual_scan.events[:1], run="ge").messages():
+        payload = replace(message.payload, chunk="5")  # type: ignore[call-arg]
+        if isinstance(payload, ChunkStart):
+            later = run.chunks[-1].start_time_ns + 10**11
+            payload = replace(payload, start_time_ns=later, psi_deg=payload.psi_deg + 17.0)
+        run.accept(replace(message, source="again", payload=payload))
+    assert len(run.chunks) == 5
+    return tuple(run.chunks)
+
+
+@dataclass(frozen=True)
+class State:
+    """A state folder as a fold worker leaves it."""
+
+    folder: Path
+    partition: int = 0
+
+    @property
+    def inside(self) -> Path:
+        return partition_folder(self.folder, self.partition)
+
+    def commit(self, closed: Sequence[ClosedChunk], run: str = "ge", **changes) -> Manifest:
+        """Bring the manifest to exactly these chunks of a run; fields of records by chunk name."""
+        chunks = run_folder(self.inside, run) / "chunks"
+        chunks.mkdir(parents=True, exist_ok=True)
+        records = []
+        for chunk in closed:
+            if not (chunks / chunk.path.name).exists():
+                shutil.copy(chunk.path, chunks)
+            record = ChunkRecord(
+                chunk=chunk.chunk,
+                job=f"job-{chunk.chunk}",
+                generation=chunk.generation,
+                start_time_ns=chunk.start_time_ns,
+                stop_time_ns=chunk.start_time_ns + 10**11,
+                status="folded",
+                file=(chunks / chunk.path.name).relative_to(self.inside).as_posix(),
+            )
+            records.append(replace(record, **changes.get(f"chunk_{chunk.chunk}", {})))
+        before = read_manifest(self.inside) or Manifest(partition=self.partition)
+        runs = dict(before.runs) | {run: RunRecord(chunks=tuple(records))}
+        return write_manifest(self.inside, replace(before, runs=runs))
+
+    def answer(self, name: str = "result.json", run: str = "ge") -> Path:
+        return run_folder(self.inside, run) / "estimate" / name
+
+    def result(self, run: str = "ge") -> dict:
+        return json.loads(self.answer(run=run).read_text())
+
+
+def service_of(state: State, **how) -> ModelService:
+    return ModelService(state.folder, small_measurement(), **how)
+
+
+@dataclass(frozen=True)
+class Answered:
+    """A state folder that a service followed commit by commit."""
+
+    state: State
+    wire: Wire
+    service: ModelService
+    looks: tuple[bool, ...]
+
+
+@pytest.fixture(scope="module")
+def answered(folded, tmp_path_factory) -> Answered:
+    """Followed from two chunks to five at once."""
+    state, wire = State(tmp_path_factory.mktemp("state")), Wire()
+    publisher = Publisher(wire, topics=TOPICS, service_id="model-server")
+    service = service_of(state, publisher=publisher)
+    looks = [service.step()]
+    for number in (2, 5):
+        state.commit(folded[:number])
+        looks.append(service.step())
+        publisher.pump()
+    looks.append(service.step())
+    return Answered(state, wire, service, tuple(looks))
+
+
+def test_bases_are_few_and_never_far():
+    assert [base_of(n) for n in range(1, 10)] == list(range(9))
+    assert [base_of(n) for n in range(10, 18)] == [8, 10, 10, 12, 12, 14, 14, 16]
+    for n in range(9, 3000):
+        assert 0.79 * n <= base_of(n) < n
+        assert base_of(base_of(n) + 1) == base_of(n)  # a base is one for all that follow it
+    chain, n = 0, 2000
+    while n:
+        chain, n = chain + 1, base_of(n)
+    assert chain <= 40
+
+
+def test_every_commit_is_answered_and_none_twice(answered: Answered):
+    assert answered.looks == (False, True, True, False)
+    result = answered.state.result()
+    assert [c["chunk"] for c in result["chunks"]] == ["1", "2", "3", "4", "5"]
+    assert result["state_generation"] == 2
+    assert len(result["parameters"]) == 3
+    assert result["advice"]
+    # The first orientation's counts came again under another psi: no crystal scatters so.
+    assert not result["trusted"]
+
+
+def test_the_same_manifest_gives_the_same_result_however_it_was_reached(
+    answered: Answered, tmp_path
+):
+    fresh = State(tmp_path / "state")
+    shutil.copytree(answered.state.folder, fresh.folder, ignore=shutil.ignore_patterns("estimate"))
+    assert service_of(fresh).step()
+    assert fresh.answer().read_bytes() == answered.state.answer().read_bytes()
+    with (
+        np.load(fresh.answer("folded.npz")) as ours,
+        np.load(answered.state.answer("folded.npz")) as theirs,
+    ):
+        for name in theirs.files:
+            np.testing.assert_array_equal(ours[name], theirs[name])
+
+
+def test_a_restarted_service_takes_up_the_answer_and_computes_nothing(answered: Answered):
+    before = answered.state.answer().read_bytes()
+    told = answered.state.answer().stat().st_mtime_ns
+    store, wire = RunStore(), Wire()
+    publisher = Publisher(wire, topics=TOPICS, service_id="model-server")
+    service = service_of(answered.state, store=store, publisher=publisher)
+    assert not service.step()
+    publisher.pump()
+    assert answered.state.answer().read_bytes() == before
+    assert answered.state.answer().stat().st_mtime_ns == told
+    shown = store.get("ge")
+    assert shown is not None
+    assert len(shown.history) == 5  # of 2 commits, and of 3 looks that they depend on
+    # Its predecessor may have ended before it published.
+    assert {topic for topic, _, _ in wire.sent} == {
+        TOPICS.folded,
+        TOPICS.estimates,
+        TOPICS.advice,
+    }
+
+
+def test_what_is_published_carries_its_generation_and_the_sums_of_the_fold(
+    answered: Answered, folded
+):
+    spectra = [decode_data_array(v) for topic, v, _ in answered.wire.sent if topic == TOPICS.folded]
+    assert [int(s.variables["state_generation"].values) for s in spectra] == [1, 2]
+    total = sum(chunk.sums.signal for chunk in folded)
+    np.testing.assert_array_equal(spectra[-1].variables["signal"].values, total)
+    for topic in (TOPICS.estimates, TOPICS.advice):
+        messages = [json.loads(v) for t, v, _ in answered.wire.sent if t == topic]
+        assert [m["state_generation"] for m in messages] == [1, 2]
+        assert {m["run"] for m in messages} == {"ge"}
+    assert {key for _, _, key in answered.wire.sent} == {b"ge"}
+    estimates = [json.loads(v) for t, v, _ in answered.wire.sent if t == TOPICS.estimates]
+    assert estimates[-1]["parameters"] == answered.state.result()["parameters"]
+
+
+def test_the_service_says_what_it_did(answered: Answered):
+    status = answered.service.status()
+    assert status.chunks == {"ge": 5}
+    assert status.generation == {0: 2}
+    assert status.error is None
+    assert status.counters[f"published.{TOPICS.estimates}"] == 2
+    health = judge_health(status, status.last_loop_ns)
+    assert judge_readiness(status, health).ok
+
+
+def test_a_commit_that_changes_no_chunk_moves_the_marker_only(answered: Answered, tmp_path):
+    state = State(tmp_path / "state")
+    shutil.copytree(answered.state.folder, state.folder)
+    service = service_of(state)
+    assert not service.step()
+    manifest = read_manifest(state.inside)
+    assert manifest is not None
+    write_manifest(state.inside, replace(manifest, counters={"duplicates": 1}))
+    before = state.answer("snapshot.npz").stat().st_mtime_ns
+    assert not service.step()
+    assert state.result()["state_generation"] == 3
+    assert state.result() | {"state_generation": 2} == answered.state.result()
+    assert state.answer("snapshot.npz").stat().st_mtime_ns == before
+
+
+def test_a_withdrawn_chunk_leaves_the_answer_and_says_why(folded, tmp_path):
+    state = State(tmp_path)
+    state.commit(folded[:2])
+    service = service_of(state)
+    assert service.step()
+    both = state.result()
+    away = {"status": "withdrawn", "reason": "the shutter was closed", "file": None}
+    state.commit(folded[:2], chunk_2=away)
+    assert service.step()
+    one = state.result()
+    assert one["minutes_used"] == both["minutes_used"] / 2
+    assert one["chunks"][1]["status"] == "withdrawn"
+    assert one["chunks"][1]["reason"] == "the shutter was closed"
+    assert _with_targets(state, relative_sigma=1e-4).step()  # another question, another answer
+    assert state.result()["targets"] != one["targets"]
+    state.commit(folded[:2], chunk_1=away, chunk_2=away)
+    assert not service.step()
+    none = state.result()
+    assert none["parameters"] == none["advice"] == []
+    assert none["stop"] == {
+        "stop": False,
+        "reason": "nothing measured yet",
+        "minutes_to_target": None,
+    }
+    assert service.status().error is None
+    shown = load_snapshot(state.answer("snapshot.npz"))
+    assert [c.status for c in shown.chunks] == ["withdrawn", "withdrawn"]
+
+
+def _with_targets(state: State, **targets) -> ModelService:
+    """A service of which somebody has changed the targets in the experiment file."""
+    measurement = small_measurement()
+    experiment = measurement.experiment
+    wanted = experiment.targets.model_copy(update=targets)
+    changed = experiment.model_copy(update={"targets": wanted})
+    return ModelService(state.folder, replace(measurement, experiment=changed))
+
+
+def test_a_broken_chunk_file_is_the_runs_own_fault_and_the_rest_is_answered(folded, tmp_path):
+    state, other = State(tmp_path), State(tmp_path, partition=1)
+    state.commit(folded[:2])
+    (run_folder(state.inside, "ge") / "chunks" / folded[0].path.name).write_bytes(b"half a ch")
+    other.commit(folded[2:3], run="other")
+    (other.folder / "partition-2").mkdir()
+    (other.folder / "partition-2" / "manifest.json").write_text('{"schema_version": 1')
+    service = service_of(State(tmp_path))
+    assert service.step()
+    assert [c["status"] for c in state.result()["chunks"]] == ["set aside", "folded"]
+    assert "cannot be used" in state.result()["chunks"][0]["reason"]
+    shown = load_snapshot(state.answer("snapshot.npz"))
+    assert "Restore the file, or fold it anew." in str(shown.error)
+    assert other.result(run="other")["parameters"]
+    # A manifest that nobody can read is the service's business.
+    assert "not a manifest" in str(service.status().error)
+
+
+def test_a_run_of_which_no_chunk_can_be_used_is_shown_with_its_error(folded, tmp_path):
+    state, store = State(tmp_path), RunStore()
+    state.commit(folded[:1])
+    (run_folder(state.inside, "ge") / "chunks" / folded[0].path.name).unlink()
+    service = service_of(state, store=store)
+    assert not service.step()
+    assert not service.step()
+    shown = store.get("ge")
+    assert shown is not None
+    assert folded[0].path.name in str(shown.error)
+
+
+def test_runs_of_the_same_name_in_two_partitions_stay_apart(folded, tmp_path):
+    first, second = State(tmp_path), State(tmp_path, partition=1)
+    away = {"status": "set aside", "reason": "no psi", "file": None}
+    first.commit(folded[:1], chunk_1=away)
+    second.commit(folded[:2], chunk_1=away, chunk_2=away)
+    store = RunStore()
+    service = service_of(State(tmp_path), store=store)
+    service.step()
+    assert {run.run_id: len(run.chunks) for run in store.list()} == {"ge": 1, "ge@1": 2}
+
+
+def sse_lines(url: str) -> Iterator[str]:
+    with httpx.stream("GET", url, timeout=60) as answer:
+        yield from answer.iter_lines()
+
+
+def test_the_page_follows_a_state_folder_with_runs_that_appear_later(tmp_path):
+    store, stop = RunStore(), threading.Event()
+    follower = threading.Thread(
+        target=follow, args=(store, tmp_path, stop), kwargs={"every_s": 0.05}
+    )
+    follower.start()
+    try:
+        with serving(create_app(store)) as url:
+            assert httpx.get(f"{url}runs").json() == {"runs": []}
+            lines = sse_lines(f"{url}events")
+            threading.Timer(0.1, lambda: _leave(tmp_path, "first", 0)).start()
+            told = next(line for line in lines if line.startswith("data:"))
+            assert json.loads(told[5:])["run_id"] == "first"
+            _leave(tmp_path, "second", 3)
+            told = next(line for line in lines if line.startswith("data:"))
+            assert json.loads(told[5:])["run_id"] == "second"
+            runs = httpx.get(f"{url}runs").json()["runs"]
+            assert {run["run_id"] for run in runs} == {"first", "second"}
+    finally:
+        stop.set()
+        follower.join(20)
+    assert not follower.is_alive()
+
+
+def _leave(state: Path, run: str, partition: int) -> None:
+    folder = partition_folder(state, partition) / run / "estimate"
+    folder.mkdir(parents=True)
+    save_snapshot(snapshot(run), folder / "snapshot.npz")
+
+
+def test_the_verb_answers_once_and_says_what_is_wrong(folded, tmp_path, capsys):
+    from steering import cli
+
+    assert cli.run(["model-server", str(tmp_path / "none")]) == 2
+    assert "is not there" in capsys.readouterr().err
+    state = State(tmp_path)
+    state.commit(folded[:1], chunk_1={"status": "set aside", "reason": "no psi", "file": None})
+    assert cli.run(["model-server", str(tmp_path), "--once"]) == 2
+    assert "experiment.yaml" in capsys.readouterr().err
+    dump_experiment(small_experiment(), tmp_path / "experiment.yaml")
+    assert cli.run(["model-server", str(tmp_path), "--once", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["runs"]["ge"]["chunks"][0]["reason"] == "no psi"
+    assert cli.run(["model-server", "--schema"]) == 0
+    schemas = json.loads(capsys.readouterr().out)
+    assert set(schemas) == {"beamsteer.estimate", "beamsteer.advice", "beamsteer.folded"}
+
+
+def test_the_process_serves_its_health_and_ends_cleanly_amid_an_estimate(folded, tmp_path):
+    state = State(tmp_path)
+    away = {"status": "set aside", "reason": "no psi", "file": None}
+    state.commit(folded[:1], chunk_1=away)
+    dump_experiment(small_experiment(), tmp_path / "experiment.yaml")
+    command = ["model-server", str(tmp_path), "--port", "0", "--log", "json", "--every", "0.05"]
+    process = subprocess.Popen(
+        [sys.executable, "-u", "-m", "steering.cli", *command, "--json"],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONUNBUFFERED": "1"},
+    )
+    assert process.stdout is not None
+    try:
+        head = ""
+        while "}" not in head:
+            line = process.stdout.readline()
+            assert line, process.communicate()[1]
+            head += line
+        url = json.loads(head)["url"]
+        assert httpx.get(f"{url}health").status_code == 200
+        assert httpx.get(f"{url}ready").status_code == 200
+        assert "beamsteer_state_generation" in httpx.get(f"{url}metrics").text
+        state.commit(folded[:1])
+        while not httpx.get(f"{url}status").json()["generation"]:
+            time.sleep(0.05)
+        while not _estimating(httpx.get(f"{url}metrics").text, state):
+            time.sleep(0.05)
+        process.send_signal(signal.SIGTERM)
+        _, log = process.communicate(timeout=60)
+        assert process.returncode == 0, log
+        for line in log.splitlines():
+            assert json.loads(line)["event"]
+    finally:
+        process.kill()
+        process.communicate()
+    assert not list(tmp_path.rglob("*.partial"))
+
+
+def _estimating(text: str, state: State) -> bool:
+    """Whether the first estimate is under way, or made."""
+    return state.answer("snapshot.npz").exists() and "beamsteer_failing 0.0" in text
+
+
+def test_figures_of_a_service_are_those_of_its_status(answered: Answered):
+    registry, _ = service_registry(answered.service.status)
+    samples = {
+        (sample.name, *sample.labels.values()): sample.value
+        for family in registry.collect()
+        for sample in family.samples
+    }
+    assert samples["beamsteer_stream_chunks", "ge"] == 5
+    assert samples["beamsteer_state_generation", "0"] == 2

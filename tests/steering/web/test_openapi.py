@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+from fastapi.testclient import TestClient
+
+from steering.run import RunSnapshot, result_document
+from steering.web import create_app
+from steering.web.openapi import openapi_text
+from tests.steering.fabricated import snapshot, store
+
+COMMITTED = Path(__file__).resolve().parents[3] / "docs" / "openapi.json"
+
+
+def schema() -> dict[str, Any]:
+    return json.loads(openapi_text())
+
+
+def test_the_committed_schema_is_that_of_the_app():
+    assert COMMITTED.read_text(encoding="utf-8") == openapi_text(), "run: make contracts"
+
+
+def test_every_get_says_what_it_answers():
+    for path, methods in schema()["paths"].items():
+        if "get" not in methods:
+            continue
+        content = methods["get"]["responses"]["200"]["content"]
+        for kind, answer in content.items():
+            told = answer.get("schema")
+            assert told, f"{path}: {kind}"
+            assert kind != "application/json" or "$ref" in told, path
+        assert methods["get"]["tags"], path
+        assert methods["get"]["summary"], path
+
+
+def unknown_figures() -> RunSnapshot:
+    """A run whose estimate went wrong: figures that are not finite."""
+    before = snapshot()
+    assert before.result is not None
+    document = before.result.document()
+    document["parameters"][0]["sigma"] = float("nan")
+    document["covariance"][0][0] = float("inf")
+    document["goodness_of_fit"]["p_value"] = float("nan")
+    return snapshot(result=result_document(document))
+
+
+@pytest.mark.parametrize(
+    "shown",
+    [snapshot(), snapshot(result=None, spectrum=None, history=(), chunks=()), unknown_figures()],
+    ids=["whole", "begun", "not finite"],
+)
+def test_answers_are_as_the_schema_says(shown):
+    told = schema()
+    client = TestClient(create_app(store(shown)))
+    for path, methods in told["paths"].items():
+        if "get" not in methods or path.endswith("/events"):
+            continue
+        answer = client.get(path.replace("{run_id}", shown.run_id))
+        content = methods["get"]["responses"][str(answer.status_code)]["content"]
+        assert answer.headers["content-type"].partition(";")[0] in content, path
+        if answer.headers["content-type"] == "application/json":
+            expected = content["application/json"]["schema"] | {"components": told["components"]}
+            jsonschema.validate(answer.json(), expected)
+
+
+def test_streams_pictures_and_arrays_declare_what_they_are():
+    paths = schema()["paths"]
+    for path in ("/events", "/runs/{run_id}/events"):
+        assert set(paths[path]["get"]["responses"]["200"]["content"]) == {"text/event-stream"}
+    content = paths["/runs/{run_id}/spectrum"]["get"]["responses"]["200"]["content"]
+    assert set(content) == {"application/json", "image/png", "application/octet-stream"}
