@@ -6,7 +6,7 @@ import torch
 
 from simulations.dynamics import mode_kernels as dynamics_kernel
 from simulations.reciprocal import EnergyAxis
-from simulations.scattering.path_spectra import path_spectra
+from simulations.scattering import path_spectra
 from tests.simulations import torch_dynamics
 from tests.simulations.phonon_oracles import aluminium, germanium, zone_vectors
 

@@ -40,7 +40,7 @@ def theta() -> np.ndarray:
     rate, _ = measurement.forward.rates(
         exposure(20.0), measurement.forward.prepare(measurement.model.values), gradient=False
     )
-    weight, flat = measurement.path_sums(exposure(20.0))
+    weight, flat = measurement.geometry.path_sums(exposure(20.0))
     logs = np.log([1000 / rate.sum(), 500 / flat.sum(), 500 / weight.sum()])
     return np.concatenate([measurement.model.values, logs, [0.0]])
 
@@ -51,7 +51,7 @@ def candidate(psi_deg: float, minutes: float = 1.0) -> Candidate:
     return information_per_minute(
         psi_deg,
         lambda: one,
-        small_measurement().path_sums(one),
+        small_measurement().geometry.path_sums(one),
         ei_meV=EI,
         refinement=refinement(),
         theta=theta(),

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
-from consumers.message import ChunkStart, ChunkStop, EventBlock, Message
-from steering.runs import Run
+from consumers.fold import ChunkStart, ChunkStop, EventBlock, Message
+from steering.run import Run
 from tests.steering.virtual_scan import small_measurement
 
 

@@ -123,7 +123,7 @@ def test_libraries_that_replace_msgpack_by_one_with_pickle_change_nothing():
 import pickle, sys
 import bluesky_kafka, msgpack, msgpack_numpy
 assert msgpack.unpackb is msgpack_numpy.unpackb
-from consumers.msgpack_codec import pack, unpack
+from consumers.wire.msgpack_codec import pack, unpack
 from consumers.wire import WireError
 class Trap:
     def __reduce__(self):
