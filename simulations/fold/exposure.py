@@ -276,16 +276,68 @@ def unpack_tensor(packed: FloatArray, n_atoms: int) -> NDArray[np.complex128]:
     return out
 
 
+class _Rays(NamedTuple):
+    """Where the pixels look, as the kernel reads it."""
+
+    direction: FloatArray  # (pixels, 3)
+    fractional: FloatArray  # (pixels, 3), directions in units of the reciprocal lattice
+    beam: FloatArray  # (3,)
+    beam_fractional: FloatArray  # (3,)
+    masked: NDArray[np.bool_]  # (pixels,)
+    distance: FloatArray  # (pixels,) metres
+    solid_angle: FloatArray  # (pixels,) sr
+
+
+class _Steps(NamedTuple):
+    """Sub-steps of energy transfer, each of shape (steps,)."""
+
+    kf: FloatArray
+    bin_of_step: NDArray[np.int64]
+    trajectory_slope: FloatArray
+    weight_step: FloatArray
+    time_step: FloatArray
+    offset_energy: FloatArray
+
+
+class _Passed(NamedTuple):
+    """Pairs of pixel and step that are passed over."""
+
+    skip: NDArray[np.bool_]  # (pixels, steps), or empty
+    groups: NDArray[np.uint64]  # of ``Crossings``, or empty
+    shift: int
+
+
+class _Tubes(NamedTuple):
+    """The voxel map."""
+
+    divisions: NDArray[np.int64]
+    voxel: NDArray[np.int32]
+    operation: NDArray[np.int16]
+    operation_fractional: FloatArray
+    operation_cartesian: FloatArray
+    centre: FloatArray
+    reciprocal: FloatArray
+
+
+class _Atoms(NamedTuple):
+    """What scatters."""
+
+    positions: FloatArray  # (atoms, 3) fractional
+    amplitude: FloatArray  # (atoms,) b / sqrt(m)
+    displacement: FloatArray  # (atoms, 6) packed as ``PAIRS``
+
+
 @njit(cache=True, nogil=True)
-def _accumulate(
-    direction, fractional, beam, beam_fractional, masked, kf, bin_of_step,
-    skip, groups, shift, distance, solid_angle, reciprocal,
-    trajectory_slope, weight_step, time_step, offset_energy,
-    divisions, voxel, operation, op_fractional, op_cartesian, centre,
-    positions, amplitude, displacement,
-    out_weight, out_flat, out_q2, out_tensor, out_first, out_second, out_slope, out_slope_second,
-):  # fmt: skip
+def _accumulate(rays, steps, passed, tubes, atoms, sums):
     """Add all (pixel, sub-step) pairs of a pixel range; see ``expose``."""
+    direction, fractional, beam, beam_fractional, masked, distance, solid_angle = rays
+    kf, bin_of_step, trajectory_slope, weight_step, time_step, offset_energy = steps
+    skip, groups, shift = passed
+    divisions, voxel, operation, op_fractional, op_cartesian, centre, reciprocal = tubes
+    positions, amplitude, displacement = atoms
+    out_weight, out_flat, out_q2, out_tensor, out_first, out_second, out_slope, out_slope_second = (
+        sums
+    )
     n_atoms = len(amplitude)
     n0, n1, n2 = divisions
     use_skip, use_groups = skip.shape[0] > 0, len(groups) > 0
@@ -470,39 +522,42 @@ def expose(
         [U[:, 0, 0], U[:, 1, 1], U[:, 2, 2], U[:, 1, 2], U[:, 0, 2], U[:, 0, 1]], axis=1
     )
     _accumulate(
-        view.direction,
-        view.fractional,
-        view.beam,
-        view.beam_fractional,
-        view.masked,
-        view.kf,
-        view.bin_of_step,
-        np.zeros((0, 0), dtype=np.bool_) if skip is None else skip,
-        np.zeros(0, dtype=np.uint64) if crossings is None else crossings.groups,
-        0 if crossings is None else crossings.shift,
-        instrument.distance_m,
-        instrument.solid_angle_sr,
-        np.ascontiguousarray(crystal.reciprocal),
-        1 / (2 * MEV_PER_K2 * view.kf),
-        weight_step,
-        time_step,
-        0.5 * (edges[1:] + edges[:-1]) - energy.centres_meV[view.bin_of_step],
-        voxels.divisions,
-        voxels.voxel,
-        voxels.operation,
-        voxels.operation_fractional.astype(np.float64),
-        voxels.operation_cartesian,
-        voxels.centre_fractional,
-        np.ascontiguousarray(crystal.positions),
-        crystal.scattering_length / np.sqrt(crystal.masses_u),
-        packed,
-        out.weight,
-        out.flat,
-        out.q_squared,
-        out.tensor,
-        out.first,
-        out.second,
-        out.slope,
-        out.slope_second,
+        _Rays(
+            direction=view.direction,
+            fractional=view.fractional,
+            beam=view.beam,
+            beam_fractional=view.beam_fractional,
+            masked=view.masked,
+            distance=instrument.distance_m,
+            solid_angle=instrument.solid_angle_sr,
+        ),
+        _Steps(
+            kf=view.kf,
+            bin_of_step=view.bin_of_step,
+            trajectory_slope=1 / (2 * MEV_PER_K2 * view.kf),
+            weight_step=weight_step,
+            time_step=time_step,
+            offset_energy=0.5 * (edges[1:] + edges[:-1]) - energy.centres_meV[view.bin_of_step],
+        ),
+        _Passed(
+            skip=np.zeros((0, 0), dtype=np.bool_) if skip is None else skip,
+            groups=np.zeros(0, dtype=np.uint64) if crossings is None else crossings.groups,
+            shift=0 if crossings is None else crossings.shift,
+        ),
+        _Tubes(
+            divisions=voxels.divisions,
+            voxel=voxels.voxel,
+            operation=voxels.operation,
+            operation_fractional=voxels.operation_fractional.astype(np.float64),
+            operation_cartesian=voxels.operation_cartesian,
+            centre=voxels.centre_fractional,
+            reciprocal=np.ascontiguousarray(crystal.reciprocal),
+        ),
+        _Atoms(
+            positions=np.ascontiguousarray(crystal.positions),
+            amplitude=crystal.scattering_length / np.sqrt(crystal.masses_u),
+            displacement=packed,
+        ),
+        tuple(getattr(out, f.name) for f in fields(out)),
     )
     return out

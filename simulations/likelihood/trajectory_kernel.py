@@ -1,16 +1,17 @@
 """Compiled walk along trajectories: modes that it meets, what they scatter, where that is counted.
 
-All compiled code of ``trajectories`` but the search for stretches is in this one module: a cached
-kernel is renewed when its own file changes, not when a file that it imports does.
+All compiled code of ``trajectories`` but the search for stretches is in this one module.
 """
 
 from __future__ import annotations
 
 from math import cos, erf, exp, pi, sin, sqrt
+from typing import NamedTuple
 
 import numpy as np
 from numba import prange
 
+from simulations.arrays import ComplexArray, FloatArray, IntArray
 from simulations.constants import HBAR2_OVER_U
 from simulations.fold import grid_index
 from simulations.kernels import njit
@@ -264,26 +265,105 @@ def _differentiate(
                     )
 
 
+class Stretches(NamedTuple):
+    """Stretches of trajectories inside one cell column, as ``Trajectories`` has them."""
+
+    pixel: IntArray
+    first_step: IntArray
+    start: IntArray
+    cell: IntArray
+
+
+class Rays(NamedTuple):
+    """Where the pixels look and with what weight."""
+
+    direction: FloatArray  # (pixels, 3)
+    fractional: FloatArray  # (pixels, 3), directions in units of the reciprocal lattice
+    beam: FloatArray  # (3,)
+    beam_fractional: FloatArray  # (3,)
+    exposure: FloatArray  # (pixels,)
+
+
+class TrueAxis(NamedTuple):
+    """Steps of true energy, and what of each is counted in which measured step."""
+
+    measured_edges: FloatArray  # (steps + 1,)
+    true: FloatArray  # (true steps,) as all below
+    kf: FloatArray
+    weight: FloatArray
+    found: FloatArray  # standard deviation that the walk itself gives a line, meV
+    slope_of_step: FloatArray
+    spread_first: IntArray
+    spread_last: IntArray
+    spread: FloatArray  # (true steps, most measured steps)
+    reach: float  # meV
+
+
+class Grid(NamedTuple):
+    """Which reference point is nearest, as ``ZoneMap`` has it."""
+
+    divisions: IntArray
+    index: IntArray
+    operation: IntArray
+    fine_divisions: IntArray
+    fine_radius: float
+    fine_index: IntArray
+    fine_operation: IntArray
+    operation_fractional: FloatArray
+    operation_cartesian: FloatArray
+    point: FloatArray
+    reciprocal: FloatArray
+
+
+class Continued(NamedTuple):
+    """Modes at the reference points and how they are continued, as ``ZoneState`` has them."""
+
+    off_axis: float  # 1/angstrom
+    square: FloatArray
+    gradient: FloatArray
+    curvature: FloatArray
+    bend: FloatArray
+    vectors: ComplexArray
+    block_of: IntArray
+    mixing: ComplexArray
+    coupling: ComplexArray
+
+
+class Scatterers(NamedTuple):
+    """The atoms."""
+
+    positions: FloatArray  # (atoms, 3) fractional
+    amplitude: FloatArray  # (atoms,) b / sqrt(m)
+    displacement: FloatArray  # (atoms, 3, 3) angstrom^2
+
+
+class Line(NamedTuple):
+    """Occupation and form of a line, all in meV."""
+
+    thermal: float  # k_B T
+    own_width: float
+    lowest: float
+
+
 @njit(
     cache=True, parallel=True, error_model="numpy", fastmath={"contract", "reassoc", "nsz", "arcp"}
 )
-def walk(
-    pixel, first_step, start, cell,
-    direction, fractional, beam, beam_fractional, exposure,
-    measured_edges, true, kf, weight, found, slope_of_step, spread_first, spread_last, spread,
-    reach,
-    divisions, index, operation, fine_divisions, fine_radius, fine_index, fine_operation,
-    op_fractional, op_cartesian, point, reciprocal,
-    off_axis, square, gradient, curvature, bend, vectors, block_of, mixing, coupling,
-    positions, amplitude, displacement, thermal, own_width, lowest,
-    out, out_slope,
-):  # fmt: skip
+def walk(stretches, rays, axis, grid, zone, scatterers, line, out, out_slope):
     """Walk every stretch in true energy and spread what is found over its cells.
 
-    Arguments are the fields of ``Trajectories``, ``ZoneMap`` and ``ZoneState`` and what
-    ``TrajectoryPhonons.rates`` makes of them; adds to ``out`` (blocks, cells) and ``out_slope``
-    (blocks, cells, K), K = 0 for no derivatives.
+    Arguments are the groups above; adds to ``out`` (blocks, cells) and ``out_slope`` (blocks,
+    cells, K), K = 0 for no derivatives.
     """
+    pixel, first_step, start, cell = stretches
+    direction, fractional, beam, beam_fractional, exposure = rays
+    measured_edges, true, kf, weight, found, slope_of_step = axis[:6]
+    spread_first, spread_last, spread, reach = axis[6:]
+    divisions, index, operation = grid[:3]
+    fine_divisions, fine_radius, fine_index, fine_operation = grid[3:7]
+    op_fractional, op_cartesian, point, reciprocal = grid[7:]
+    off_axis, square, gradient, curvature, bend, vectors, block_of, mixing, coupling = zone
+    positions, amplitude, displacement = scatterers
+    thermal, own_width, lowest = line
     n_blocks = out.shape[0]
     n = square.shape[1]
     n_atoms = n // 3

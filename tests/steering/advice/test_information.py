@@ -55,13 +55,13 @@ def test_a_model_without_phonons_is_advised_upon_alike():
         elastic_cut_meV=measurement.elastic_cut_meV,
     )
     one, other = exposure(20.0), exposure(71.0)
-    D, flat = measurement.path_sums(one)
+    D, flat = measurement.geometry.path_sums(one)
     theta = np.array([15.0, 1.0, *np.log([1e3, 100 / flat.sum(), 100 / D.sum()]), 0.0])
     candidates = [
         information_per_minute(
             psi,
             lambda seen=seen: seen,
-            measurement.path_sums(seen),
+            measurement.geometry.path_sums(seen),
             ei_meV=EI,
             refinement=fit,
             theta=theta,
