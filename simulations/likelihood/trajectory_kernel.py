@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numba import prange
+from numpy.typing import NDArray
 
 from simulations.arrays import ComplexArray, FloatArray, IntArray
 from simulations.constants import HBAR2_OVER_U
@@ -268,10 +269,10 @@ def _differentiate(
 class Stretches(NamedTuple):
     """Stretches of trajectories inside one cell column, as ``Trajectories`` has them."""
 
-    pixel: IntArray
-    first_step: IntArray
+    pixel: NDArray[np.int32]
+    first_step: NDArray[np.int32]
     start: IntArray
-    cell: IntArray
+    cell: NDArray[np.int32]
 
 
 class Rays(NamedTuple):
@@ -303,12 +304,12 @@ class Grid(NamedTuple):
     """Which reference point is nearest, as ``ZoneMap`` has it."""
 
     divisions: IntArray
-    index: IntArray
-    operation: IntArray
+    index: NDArray[np.int32]
+    operation: NDArray[np.int16]
     fine_divisions: IntArray
     fine_radius: float
-    fine_index: IntArray
-    fine_operation: IntArray
+    fine_index: NDArray[np.int32]
+    fine_operation: NDArray[np.int16]
     operation_fractional: FloatArray
     operation_cartesian: FloatArray
     point: FloatArray
@@ -318,15 +319,15 @@ class Grid(NamedTuple):
 class Continued(NamedTuple):
     """Modes at the reference points and how they are continued, as ``ZoneState`` has them."""
 
-    off_axis: float  # 1/angstrom
+    off_axis: FloatArray  # (3,) 1/angstrom
     square: FloatArray
     gradient: FloatArray
     curvature: FloatArray
     bend: FloatArray
     vectors: ComplexArray
-    block_of: IntArray
-    mixing: ComplexArray
-    coupling: ComplexArray
+    block_of: NDArray[np.int8]
+    mixing: NDArray[np.complex64]
+    coupling: NDArray[np.complex64]
 
 
 class Scatterers(NamedTuple):
@@ -334,7 +335,7 @@ class Scatterers(NamedTuple):
 
     positions: FloatArray  # (atoms, 3) fractional
     amplitude: FloatArray  # (atoms,) b / sqrt(m)
-    displacement: FloatArray  # (atoms, 3, 3) angstrom^2
+    displacement: FloatArray  # (atoms, 6) angstrom^2, packed xx yy zz yz xz xy
 
 
 class Line(NamedTuple):
