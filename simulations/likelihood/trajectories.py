@@ -424,24 +424,8 @@ class TrajectoryPhonons:
             edges.append(edges[-1] + step * (WARM_STEP + (1 - WARM_STEP) * cold))
         return np.minimum(np.array(edges), 0.998 * self.ei_meV)
 
-    def rates(
-        self,
-        trajectories: Trajectories,
-        state: ZoneState,
-        *,
-        log_width: float = 0.0,
-        gradient: bool = True,
-    ) -> tuple[FloatArray, FloatArray]:
-        """Phonon rate of every path cell with scale 1.
-
-        Returns
-        -------
-        rate : (path_bins, energy_bins) float64
-            barn/meV/sr x exposure, as ``FoldedPhonons.rates``.
-        jacobian : (path_bins, energy_bins, K) float64
-            Derivatives by the parameters, with divided differences between branches; K is 0 when
-            ``gradient`` is False.
-        """
+    def _true_axis(self, trajectories: Trajectories, log_width: float) -> TrueAxis:
+        """Steps in true energy and what of each is counted in which measured step."""
         edges = self.true_edges_meV()
         true = 0.5 * (edges[1:] + edges[:-1])
         width = np.diff(edges)
@@ -461,6 +445,37 @@ class TrajectoryPhonons:
             spread *= kf[:, None] / measured_kf[at]
         else:
             factor = kf / float(wave_vector(self.ei_meV))
+        return TrueAxis(
+            measured_edges=low,
+            true=true,
+            kf=kf,
+            weight=width * factor,
+            found=found,
+            slope_of_step=1 / (2 * MEV_PER_K2 * kf),
+            spread_first=first,
+            spread_last=last,
+            spread=spread,
+            reach=REACH_SIGMAS * float(np.max(rest)),
+        )
+
+    def rates(
+        self,
+        trajectories: Trajectories,
+        state: ZoneState,
+        *,
+        log_width: float = 0.0,
+        gradient: bool = True,
+    ) -> tuple[FloatArray, FloatArray]:
+        """Phonon rate of every path cell with scale 1.
+
+        Returns
+        -------
+        rate : (path_bins, energy_bins) float64
+            barn/meV/sr x exposure, as ``FoldedPhonons.rates``.
+        jacobian : (path_bins, energy_bins, K) float64
+            Derivatives by the parameters, with divided differences between branches; K is 0 when
+            ``gradient`` is False.
+        """
         cells = self.n_path_bins * self.energy.n_bins
         if trajectories.cell.max(initial=-1) >= cells or len(trajectories.displacement) != (
             self.crystal.n_atoms
@@ -490,18 +505,7 @@ class TrajectoryPhonons:
                 beam_fractional=trajectories.beam @ to_fractional,
                 exposure=trajectories.weight,
             ),
-            TrueAxis(
-                measured_edges=low,
-                true=true,
-                kf=kf,
-                weight=width * factor,
-                found=found,
-                slope_of_step=1 / (2 * MEV_PER_K2 * kf),
-                spread_first=first,
-                spread_last=last,
-                spread=spread,
-                reach=REACH_SIGMAS * float(np.max(rest)),
-            ),
+            self._true_axis(trajectories, log_width),
             Grid(
                 divisions=zone.divisions,
                 index=zone.index,

@@ -122,11 +122,6 @@ class ForceFieldPhonons:
         """Whether no mode on the mesh lies below ``STABLE_ABOVE_meV``."""
         return self.lowest_meV >= STABLE_ABOVE_meV
 
-    @property
-    def atomic_volume(self) -> float:
-        """Volume of the relaxed cell over its atoms, angstrom^3."""
-        return float(abs(np.linalg.det(self.cell.cell)) / len(self.cell))
-
 
 @contextlib.contextmanager
 def _expected_noise() -> Iterator[None]:
