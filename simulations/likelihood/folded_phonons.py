@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import erf, exp, sqrt
+from typing import NamedTuple
 
 import numpy as np
 from numba import prange
@@ -171,24 +172,31 @@ class FoldedPhonons:
         _rates(
             self._voxel_order,
             self._bin_start,
-            moments.weight,
-            *exposure.coverage(self.model.crystal),
-            moments.first,
-            moments.second,
-            moments.slope,
-            moments.slope_second,
-            state.energy,
-            state.vectors,
-            state.coupling,
-            state.velocity,
-            moments.q_squared,
-            *self._q_squared_slope,
-            self.energy.centres_meV[: self.n_energy],
-            self.energy.step_meV,
-            self.sigma_meV * np.exp(log_width),
-            self._sigma_slope * np.exp(log_width),
-            self._ei,
-            self.temperature_K * BOLTZMANN_MEV_PER_K,
+            _Moments(
+                weight=moments.weight,
+                first=moments.first,
+                second=moments.second,
+                slope=moments.slope,
+                slope_second=moments.slope_second,
+                q_squared=moments.q_squared,
+            ),
+            exposure.coverage(self.model.crystal),
+            _Modes(
+                energy=state.energy,
+                vectors=state.vectors,
+                coupling=state.coupling,
+                velocity=state.velocity,
+            ),
+            _Lines(
+                centres=self.energy.centres_meV[: self.n_energy],
+                step=self.energy.step_meV,
+                sigma=self.sigma_meV * np.exp(log_width),
+                sigma_slope=self._sigma_slope * np.exp(log_width),
+                ei=self._ei,
+                thermal=self.temperature_K * BOLTZMANN_MEV_PER_K,
+                q_slope_base=self._q_squared_slope[0],
+                q_slope_rate=self._q_squared_slope[1],
+            ),
             gradient,
             rate,
             jacobian,
@@ -237,17 +245,48 @@ def _bin_average(u, half, sigma):
     return value, by_u, by_sigma
 
 
+class _Moments(NamedTuple):
+    """Exposure of every (voxel, energy bin) without T, as in ``Exposure``."""
+
+    weight: FloatArray
+    first: FloatArray
+    second: FloatArray
+    slope: FloatArray
+    slope_second: FloatArray
+    q_squared: FloatArray
+
+
+class _Modes(NamedTuple):
+    """Modes of every voxel, as in ``ModeState``."""
+
+    energy: FloatArray
+    vectors: ComplexArray
+    coupling: ComplexArray
+    velocity: FloatArray
+
+
+class _Lines(NamedTuple):
+    """How a line spreads over the energy axis, meV."""
+
+    centres: FloatArray  # (bins,)
+    step: float
+    sigma: FloatArray  # (bins,) of the resolution
+    sigma_slope: FloatArray  # (bins,) d sigma / d energy
+    ei: float
+    thermal: float  # k_B T
+    q_slope_base: FloatArray  # (bins,) dQ^2/dE = base + rate Q^2 along a trajectory
+    q_slope_rate: FloatArray  # (bins,)
+
+
 @njit(cache=True, parallel=True)
 def _rates(
-    voxel_order, bin_start,
-    weight, tensor, image_start, image, image_sums, image_phase, displacement,
-    first, second, slope, slope_second,
-    energy, vectors, coupling, velocity,
-    q_squared, q_slope_base, q_slope_rate,
-    centres, step, sigma, sigma_slope, ei, thermal, gradient,
-    out_rate, out_jacobian,
-):  # fmt: skip
+    voxel_order, bin_start, moments, coverage, modes, lines, gradient, out_rate, out_jacobian
+):
     """Fill rate (path_bins, bins) and jacobian (..., K + 1); see ``FoldedPhonons.rates``."""
+    weight, first, second, slope, slope_second, q_squared = moments
+    tensor, image_start, image, image_sums, image_phase, displacement = coverage
+    energy, vectors, coupling, velocity = modes
+    centres, step, sigma, sigma_slope, ei, thermal, q_slope_base, q_slope_rate = lines
     n_e = weight.shape[1]
     n = energy.shape[1]
     n_atoms = n // 3
