@@ -38,7 +38,8 @@ def by_hand(ids, tof, first, index, state, machine):
         pixel = known.get(identifier, -1)
         with np.errstate(divide="ignore", invalid="ignore"):
             v = machine.distance_m[pixel] / np.float64(after * 1e-6)
-            energy = EI - (v / METRE_PER_SECOND_PER_SQRT_MEV) ** 2
+            root = v / METRE_PER_SECOND_PER_SQRT_MEV
+            energy = EI - root * root  # numpy's power of a scalar may round otherwise
         checks = (
             identifier & ERROR_BIT,
             pixel < 0,
