@@ -5,6 +5,7 @@ from consumers.state.assembly import Assembler
 from consumers.state.chunk_recording_file import read_recording, write_recording
 from consumers.state.chunk_store import ClosedChunk, close_chunk, read_chunk
 from consumers.state.manifest_store import (
+    MANIFEST,
     ChunkRecord,
     Manifest,
     PartitionLock,
@@ -26,6 +27,7 @@ __all__ = [
     "ChunkRecord",
     "ClosedChunk",
     "DeadLetter",
+    "MANIFEST",
     "Manifest",
     "PartitionLock",
     "RunRecord",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
-import os
+import re
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -17,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file  # pyright: ignore[reportUnknownVariableType]
 
 from consumers.fold import EventAccount
+from consumers.state.saved_file import in_one_step
 from simulations.errors import InputError
 from simulations.fold import (
     CellSums,
@@ -108,6 +110,11 @@ def close_chunk(
 
     A file is never changed: a chunk that is folded anew gets the next ``generation``, whose number
     is in the file's name.
+
+    Raises
+    ------
+    StorageError
+        If it cannot be written; nothing is left behind.
     """
     suffix = f".g{generation}" if generation else ""
     path = folder / f"chunk_{_file_name(chunk)}{suffix}.safetensors"
@@ -131,11 +138,8 @@ def close_chunk(
         "generation": generation,
         "exposure": exposure.form,
     }
-    temporary = path.with_suffix(".partial")
-    save_file(tensors, str(temporary), metadata={"beamsteer": json.dumps(header)})
-    with temporary.open("rb") as file:
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    with in_one_step(path) as temporary:
+        _save(tensors, temporary, header)
     return ClosedChunk(
         chunk=chunk,
         psi_deg=psi_deg,
@@ -149,6 +153,16 @@ def close_chunk(
         generation=generation,
         form=exposure.form,
     )
+
+
+def _save(tensors: dict[str, NDArray[Any]], path: Path, header: dict[str, Any]) -> None:
+    try:
+        save_file(tensors, str(path), metadata={"beamsteer": json.dumps(header)})
+    except SafetensorError as error:
+        if "I/O error" not in str(error):
+            raise
+        number = re.search(r"os error (\d+)", str(error))  # the serialiser tells it in words only
+        raise OSError(int(number[1]) if number else errno.EIO, str(error)) from error
 
 
 def _file_name(chunk: str) -> str:

@@ -103,6 +103,7 @@ def model_server(
             build_measurement(described, path.parent),
             publisher=publisher,
             timings=timings,
+            patience_s=0.0 if once else described.source.storage_s,
             publish_folded=described.source.kind != "kafka",  # else the fold worker does
         )
         if once:

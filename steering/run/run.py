@@ -198,6 +198,10 @@ class Run:
         """Forget a folded or withdrawn chunk, so that its name may start again."""
         self._forget(self.ledger.reopen(chunk))
 
+    def drop_open(self, chunk: str) -> None:
+        """Forget a chunk that started and did not stop, so that its name may start again."""
+        self._open.pop(chunk, None)
+
     def _forget(self, closed: ClosedChunk | None) -> None:
         if closed is not None and self._base is not None:
             self._base = self._base.without(closed.key)

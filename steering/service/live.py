@@ -89,6 +89,7 @@ class Live:
         error = status.error
         if self.model is not None and error is None:
             error = self.model.status().error
+        error = error or getattr(self.source, "trouble", None)
         joined = getattr(self.source, "joined", True)
         return replace(status, counters=counters, error=error, joined=joined)
 
@@ -173,14 +174,16 @@ def open_live(
                 settle_s=source_section.settle_s,
                 lateness_s=source_section.lateness_s,
                 timeout_s=source_section.timeout_s,
+                storage_s=source_section.storage_s,
             ),
             dead_letters=DeadLetters(sink, topic),
             on_commit=publish,
             timings=timings,
         )
         source = _source(
-            kafka, zmq, options.tape, worker, state, environment, options.create_topics
-        )
+            kafka, zmq, options.tape, worker, state, environment, options.create_topics,
+            source_section.storage_s,
+        )  # fmt: skip
         store = RunStore()
         model = None
         if options.estimate:
@@ -283,6 +286,7 @@ def _source(
     state: Path,
     environment: Mapping[str, str],
     partitions: int | None,
+    storage_s: float,
 ) -> RawSource:
     if kafka is not None:
         from consumers.transport import KafkaSource, consumer_arguments, create_topics
@@ -296,7 +300,8 @@ def _source(
         from consumers.transport import Taped, zmq_source
 
         # what ZMQ delivers once is on the tape first, so that a restart can read it again
-        return Taped(zmq_source(zmq, environment=environment), state / "tape", owner)
+        source = zmq_source(zmq, environment=environment)
+        return Taped(source, state / "tape", owner, patience_s=storage_s)
     from consumers.transport import TapeSource
 
     if tape is None:

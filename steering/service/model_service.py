@@ -8,6 +8,7 @@ the stop rule wants to know about earlier looks is computed where it was not see
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 import traceback
@@ -28,7 +29,7 @@ from consumers.state import (
     read_manifest,
     run_folder,
 )
-from simulations.errors import InputError
+from simulations.errors import InputError, StorageError, storing
 from steering.advice import LOOKS_BELOW_TARGET
 from steering.experiment import Measurement
 from steering.run import (
@@ -49,6 +50,7 @@ from steering.run import (
 from steering.service.health import Clock, WorkerStatus
 from steering.service.metrics import Timings
 from steering.service.publishing import FoldedSpectrum, Publisher
+from steering.service.storage import DiskWatch, WriteTrouble
 
 log = structlog.get_logger()
 
@@ -92,6 +94,7 @@ class _Followed:
     result: dict[str, Any] | None = None
     snapshot: RunSnapshot | None = None
     failure: str | None = None  # why there is no estimate of the newest chunks
+    unsaved: bool = False  # the newest answer is not on disk
 
     @property
     def error(self) -> str | None:
@@ -120,6 +123,8 @@ class ModelService:
         Gets how long estimates take.
     publish_folded : bool
         False where the fold worker publishes folded spectra itself.
+    patience_s : float
+        How long answers may not be written before ``step`` raises ``StorageError``.
     clock : callable
         Unix time, ns.
     """
@@ -133,6 +138,7 @@ class ModelService:
         store: RunStore | None = None,
         timings: Timings | None = None,
         publish_folded: bool = True,
+        patience_s: float = math.inf,
         clock: Clock = time.time_ns,
     ) -> None:
         self.state = state
@@ -147,6 +153,8 @@ class ModelService:
         self._last_loop_ns = clock()
         self._busy_since_ns: int | None = None
         self._estimates = 0
+        self._trouble = WriteTrouble("the model service", patience_s=patience_s)
+        self.disk = DiskWatch(state)
         self._experiment = _asked(measurement.experiment.model_dump(mode="json"))
 
     # -- one look -------------------------------------------------------------------------------
@@ -154,10 +162,15 @@ class ModelService:
     def step(self) -> bool:
         """Look at the manifests once and answer what is new; True when an estimate was made."""
         self._last_loop_ns = self._busy_since_ns = self._clock()
+        self.disk.look()
         before = self._estimates
         try:
-            for folder in partition_folders(self.state):
-                self._look(folder)
+            if not self._trouble.waits:
+                for folder in partition_folders(self.state):
+                    self._look(folder)
+                self._trouble.over()
+        except StorageError as error:
+            self._trouble.failed(error)
         finally:
             self._busy_since_ns = None
             self._last_loop_ns = self._clock()
@@ -184,6 +197,8 @@ class ModelService:
         followed = self._followed(folder, name)
         try:
             self._follow(followed, folder, manifest.runs[name], manifest.generation)
+        except StorageError:
+            raise  # of the disk, not of the run: all of this manifest is looked at again
         except Exception as error:
             if _newer(folder, manifest.generation):
                 return  # files of this manifest may be gone; the next look finds the newer one
@@ -191,6 +206,8 @@ class ModelService:
             log.error("estimate_failed", run=name, fault=traceback.format_exc())
             try:
                 self._show(followed, manifest.runs[name])
+            except StorageError:
+                raise
             except Exception as second:
                 log.error("snapshot_not_written", run=name, fault=repr(second))
 
@@ -249,6 +266,8 @@ class ModelService:
                 self._publisher.folded(folded_spectrum(self._run(followed), generation))
         if key == followed.answered and followed.result is not None:
             self._mark(followed, record, generation)
+            if followed.unsaved:
+                self._save(followed)
         elif closed:
             if followed.result is None:
                 self._show(followed, record)  # the map is there before the first estimate is
@@ -348,11 +367,17 @@ class ModelService:
         self._look_at(followed, closed)
         run = self._run(followed)
         folder = followed.folder / ESTIMATE
-        folder.mkdir(parents=True, exist_ok=True)
+        with storing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
         # numpy appends its own ending to names without it
         partial = folder / ".folded.partial.npz"
-        run.write_folded(partial)
-        partial.replace(folder / "folded.npz")
+        try:
+            with storing(folder / "folded.npz"):
+                run.write_folded(partial)
+                partial.replace(folder / "folded.npz")
+        finally:
+            partial.unlink(missing_ok=True)
+        self.disk.wrote(folder / "folded.npz")
         result, snapshot = run.result(), run.snapshot()
         estimate = followed.looks[_key(closed)]
         below = self._looks_below_target(followed, closed)
@@ -468,13 +493,16 @@ class ModelService:
 
     def _save(self, followed: _Followed, *, snapshot: bool = True, result: bool = True) -> None:
         folder = followed.folder / ESTIMATE
-        folder.mkdir(parents=True, exist_ok=True)
-        if snapshot and followed.snapshot is not None:
-            save_snapshot(followed.snapshot, folder / "snapshot.npz")
-            if self._store is not None:
-                self._store.publish(followed.snapshot)
-        if result and followed.result is not None:
-            save_result(result_document(followed.result), folder / "result.json")
+        followed.unsaved = True
+        with storing(folder / "result.json"):
+            folder.mkdir(parents=True, exist_ok=True)
+            if snapshot and followed.snapshot is not None:
+                save_snapshot(followed.snapshot, folder / "snapshot.npz")
+                if self._store is not None:
+                    self._store.publish(followed.snapshot)
+            if result and followed.result is not None:
+                save_result(result_document(followed.result), folder / "result.json")
+        followed.unsaved = False
 
     def status(self) -> WorkerStatus:
         """One moment of this service, for health, readiness and metrics."""
@@ -490,8 +518,10 @@ class ModelService:
             generation={self._partition[name]: g for name, g in tuple(self._generation.items())},
             chunks={f.run_id: len(f.answered or ()) for f in runs},
             counters=counters,
-            error="; ".join(errors) or None,
+            error="; ".join(errors) or self._trouble.reason,
             state=self.state,
+            free_bytes=self.disk.free_bytes,
+            reserve_bytes=self.disk.reserve_bytes,
         )
 
     def results(self) -> dict[str, dict[str, Any] | None]:

@@ -32,6 +32,7 @@ from consumers.state import (
 )
 from consumers.transport import KafkaTopics
 from consumers.wire.flatbuffers_codec import decode_data_array
+from simulations.errors import StorageError
 from steering.experiment import dump_experiment
 from steering.run import Run, RunStore, load_snapshot, save_snapshot
 from steering.service import ModelService, OutputTopics, Publisher, service_registry
@@ -426,3 +427,35 @@ def test_figures_of_a_service_are_those_of_its_status(answered: Answered):
     }
     assert samples["beamsteer_stream_chunks", "ge"] == 5
     assert samples["beamsteer_state_generation", "0"] == 2
+
+
+def test_answers_that_find_no_room_are_written_once_there_is_some(folded, small_disk, tmp_path):
+    states = State(tmp_path / "roomy"), State(small_disk.folder / "full")
+    services = []
+    for state in states:
+        state.commit(folded[:1])
+        services.append(service_of(state))
+    roomy, full = services
+    assert roomy.step()
+    small_disk.fill(8_000)
+    full.step()
+    assert "cannot be written (No space left on device)" in (full.status().error or "")
+    assert not states[1].answer().exists()
+    assert not judge_readiness(full.status(), judge_health(full.status(), time.time_ns())).ok
+    small_disk.make_room()
+    end = time.monotonic() + 30
+    while not states[1].answer().exists() and time.monotonic() < end:
+        full.step()
+        time.sleep(0.05)
+    assert full.status().error is None
+    assert states[1].result() == states[0].result()
+    assert load_snapshot(states[1].answer("snapshot.npz")).result is not None
+    assert not [p for p in states[1].folder.rglob("*partial*") if p.is_file()]
+
+
+def test_answers_that_cannot_be_written_for_long_end_the_service(folded, small_disk):
+    state = State(small_disk.folder / "state")
+    state.commit(folded[:1])
+    small_disk.fill()
+    with pytest.raises(StorageError, match="nothing could be written"):
+        service_of(state, patience_s=0.0).step()
