@@ -52,6 +52,10 @@ class SmallDisk:
         """Let nobody write; fails while a file is open for writing."""
         self._mount("-o", f"remount,{'ro' if yes else 'rw'}", str(self.folder))
 
+    def grow(self, size_bytes: int) -> None:
+        """Be larger, for a test whose files are."""
+        self._mount("-o", f"remount,size={size_bytes}", str(self.folder))
+
     def close(self) -> None:
         """Unmount it, with everything on it."""
         subprocess.run(["umount", "--lazy", str(self.folder)], check=True, capture_output=True)

@@ -457,7 +457,9 @@ class TapeWriter:
                 _write_all(handle, buffers[i : i + 512])
         except OSError:
             whole = int(np.searchsorted(ends, os.fstat(handle).st_size, side="right"))
-            os.ftruncate(handle, int(ends[whole - 1]) if whole else start)
+            end = int(ends[whole - 1]) if whole else start
+            os.ftruncate(handle, end)
+            os.lseek(handle, end, os.SEEK_SET)  # else the next record would follow a hole
             records = records[:whole]
             raise
         finally:

@@ -18,7 +18,7 @@ from simulations.errors import StorageError
 
 log = structlog.get_logger()
 
-FIRST_RETRY_S, LONGEST_RETRY_S = 0.5, 15.0
+FIRST_RETRY_S, LONGEST_RETRY_S = 0.5, 5.0
 LOOK_S = 5.0  # between two looks at the free space
 RESERVE_COMMITS = 4  # commits of the largest kind so far that should find room
 LEAST_RESERVE_BYTES = 64 * 2**20

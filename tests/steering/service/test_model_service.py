@@ -430,6 +430,7 @@ def test_figures_of_a_service_are_those_of_its_status(answered: Answered):
 
 
 def test_answers_that_find_no_room_are_written_once_there_is_some(folded, small_disk, tmp_path):
+    small_disk.grow(160 * 2**20)
     states = State(tmp_path / "roomy"), State(small_disk.folder / "full")
     services = []
     for state in states:
