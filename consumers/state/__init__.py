@@ -19,6 +19,12 @@ from consumers.state.manifest_store import (
     write_manifest,
 )
 from consumers.state.offset_ledger import DeadLetter
+from consumers.state.state_store import (
+    check_fingerprint,
+    claim_state,
+    only_model_server,
+    read_state,
+)
 from consumers.state.stream_clock import SECOND
 
 __all__ = [
@@ -32,13 +38,17 @@ __all__ = [
     "PartitionLock",
     "RunRecord",
     "SECOND",
+    "check_fingerprint",
+    "claim_state",
     "close_chunk",
     "file_name",
+    "only_model_server",
     "partition_folder",
     "partition_folders",
     "read_chunk",
     "read_manifest",
     "read_recording",
+    "read_state",
     "remove_unnamed",
     "run_folder",
     "write_manifest",

@@ -5,9 +5,9 @@ from __future__ import annotations
 import errno
 import json
 import re
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,7 @@ class ClosedChunk:
     start_time_ns: int = 0  # since the Unix epoch; 0 when the source has none
     generation: int = 0  # how often the chunk was folded anew after it had closed
     form: Form = "tensor"  # in which the exposure is kept
+    fingerprint: Mapping[str, str] = field(default_factory=dict[str, str])  # of its fold, if known
 
     @property
     def key(self) -> str:
@@ -105,6 +106,7 @@ def close_chunk(
     can: CellSums | None = None,
     start_time_ns: int = 0,
     generation: int = 0,
+    fingerprint: Mapping[str, str] | None = None,
 ) -> ClosedChunk:
     """Write a chunk's file in one step (temporary name, flush, rename) and return its handle.
 
@@ -137,6 +139,7 @@ def close_chunk(
         "start_time_ns": start_time_ns,
         "generation": generation,
         "exposure": exposure.form,
+        "fingerprint": dict(fingerprint or {}),
     }
     with in_one_step(path) as temporary:
         _save(tensors, temporary, header)
@@ -152,6 +155,7 @@ def close_chunk(
         start_time_ns=start_time_ns,
         generation=generation,
         form=exposure.form,
+        fingerprint=dict(fingerprint or {}),
     )
 
 
@@ -192,6 +196,7 @@ def read_chunk(path: Path) -> ClosedChunk:
             start_time_ns=header["start_time_ns"],
             generation=header["generation"],
             form=header["exposure"],
+            fingerprint=header.get("fingerprint", {}),
         )
 
 

@@ -70,6 +70,8 @@ class Manifest:
 
     partition: int
     generation: int = 0  # grows by one with every commit
+    state_id: str = ""  # of the state folder; empty: not known
+    fingerprint: Mapping[str, str] = field(default_factory=dict[str, str])  # of its folds
     positions: Mapping[str, Position] = field(default_factory=dict[str, Position])  # by topic
     counters: Mapping[str, int] = field(default_factory=dict[str, int])
     runs: Mapping[str, RunRecord] = field(default_factory=dict[str, RunRecord])
@@ -137,6 +139,8 @@ def read_manifest(folder: Path) -> Manifest | None:
     return Manifest(
         partition=body["partition"],
         generation=body["generation"],
+        state_id=body.get("state_id", ""),
+        fingerprint=body.get("fingerprint", {}),
         positions={
             topic: Position(next=p["next"], done=tuple((a, b) for a, b in p["done"]))
             for topic, p in body["positions"].items()

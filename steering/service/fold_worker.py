@@ -7,11 +7,12 @@ successor reads the source again from the oldest message that this manifest stil
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -39,7 +40,6 @@ from consumers.state import (
     file_name,
     partition_folder,
     read_chunk,
-    read_manifest,
     read_recording,
     remove_unnamed,
     run_folder,
@@ -54,7 +54,14 @@ from steering.run import Run
 from steering.service.health import WorkerStatus
 from steering.service.metrics import Timings
 from steering.service.reduced_dwell import reduced_payloads
-from steering.service.storage import HELD_EVENT_BYTES, DiskWatch, WriteTrouble
+from steering.service.storage import (
+    HELD_EVENT_BYTES,
+    DiskWatch,
+    WriteTrouble,
+    claimed_manifest,
+    pause_stuck,
+    poll_unless_stuck,
+)
 
 log = structlog.get_logger()
 
@@ -93,6 +100,8 @@ class FoldWorker:
         Called with (folder of the partition, manifest, runs) after every commit.
     timings : Timings, optional
         Gets how long folds and commits take.
+    on_take : callable, optional
+        Called when a partition's lock is held and the state is known to be this experiment's.
     clock : callable
         Unix time in ns.
     """
@@ -108,6 +117,7 @@ class FoldWorker:
         dead_letters: DeadLetters | None = None,
         on_commit: Callable[[Path, Manifest, Mapping[str, Run]], None] | None = None,
         timings: Timings | None = None,
+        on_take: Callable[[], None] | None = None,
         clock: Callable[[], int] = time.time_ns,
     ) -> None:
         self.measurement = measurement
@@ -117,7 +127,7 @@ class FoldWorker:
         self.patience = patience or Patience()
         self._dead_letters = dead_letters
         self._on_commit = on_commit
-        self._timings = timings
+        self._timings, self._on_take = timings, on_take
         self._clock = clock
         self._partitions: dict[int, _Partition] = {}
         self._taken = 0
@@ -272,6 +282,12 @@ class FoldWorker:
         )
 
     @property
+    def fingerprint(self) -> dict[str, str]:
+        """All that changes what this worker folds."""
+        more = {"psi_deg": json.dumps(self.psi_deg), "run": json.dumps(self.default_run)}
+        return {**self.measurement.fingerprint, **more}
+
+    @property
     def runs(self) -> dict[tuple[int, str], Run]:
         """Folded runs by partition and name."""
         return {(n, k): run for n, m in self._partitions.items() for k, run in m.runs.items()}
@@ -346,7 +362,9 @@ class _Partition:
             timeout_ns=round(patience.timeout_s * SECOND),
         )
         try:
-            self.manifest = read_manifest(self.folder) or Manifest(partition=number)
+            self.manifest = claimed_manifest(worker.state, number, worker.fingerprint)
+            if worker._on_take is not None:
+                worker._on_take()
             self._recover()
         except BaseException:
             self.lock.release()
@@ -633,7 +651,7 @@ def consume(
     with ThreadPoolExecutor(1, thread_name_prefix="fold") as beside:
         turn: Future[bool] | None = None
         while not stop():
-            batch = _polled(source, poll_s, stuck)
+            batch = poll_unless_stuck(source, poll_s, stuck)
             waiting += ((worker.owned_since(raw.partition), raw) for raw in batch)
             size += sum(len(raw.value) for raw in batch)
             if batch:
@@ -644,7 +662,7 @@ def consume(
                 if turn.result():
                     source.acknowledge(worker.settled())
                 turn = None
-            stuck = _pause(source, worker.stuck(), stuck)
+            stuck = pause_stuck(source, worker.stuck(), stuck)
             kept: list[tuple[int, RawMessage]] = []
             for since, raw in waiting:
                 if since != worker.owned_since(raw.partition):
@@ -668,21 +686,3 @@ def consume(
                 each()
         if turn is not None and turn.result():
             source.acknowledge(worker.settled())
-
-
-def _polled(source: RawSource, poll_s: float, stuck: frozenset[int]) -> Sequence[RawMessage]:
-    """Messages that came; none while a source that cannot pause one partition must wait."""
-    if stuck and not hasattr(source, "pause"):
-        time.sleep(poll_s)
-        return ()
-    return source.poll(poll_s)
-
-
-def _pause(source: Any, now: frozenset[int], before: frozenset[int]) -> frozenset[int]:
-    """Let a source leave out the partitions that are stuck now; returns them."""
-    if hasattr(source, "pause"):
-        for partition in now - before:
-            source.pause(partition)
-        for partition in before - now:
-            source.resume(partition)
-    return now

@@ -8,11 +8,14 @@ the stop rule wants to know about earlier looks is computed where it was not see
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 import threading
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +27,8 @@ from consumers.state import (
     ClosedChunk,
     Manifest,
     RunRecord,
+    check_fingerprint,
+    only_model_server,
     partition_folders,
     read_chunk,
     read_manifest,
@@ -49,7 +54,7 @@ from steering.run import (
 )
 from steering.service.health import Clock, WorkerStatus
 from steering.service.metrics import Timings
-from steering.service.publishing import FoldedSpectrum, Publisher
+from steering.service.publishing import Publisher, folded_spectrum
 from steering.service.storage import DiskWatch, WriteTrouble
 
 log = structlog.get_logger()
@@ -81,6 +86,7 @@ class _Followed:
 
     run_id: str
     folder: Path  # of the run
+    state_id: str = ""
     run: Run | None = None  # made when it is needed
     used_ns: int = 0  # when it was needed last
     chunks: dict[str, ClosedChunk] = field(default_factory=dict)  # by file
@@ -148,6 +154,8 @@ class ModelService:
         self._runs: dict[tuple[str, str], _Followed] = {}  # partition's folder, name
         self._generation: dict[str, int] = {}  # by partition's folder
         self._partition: dict[str, int] = {}
+        self._state_id: dict[str, str] = {}
+        self._waiting: str | None = None
         self._faults: dict[str, str] = {}  # of manifests, by partition's folder
         self._last_estimate_ns: int | None = None
         self._last_loop_ns = clock()
@@ -179,6 +187,8 @@ class ModelService:
     def _look(self, folder: Path) -> None:
         try:
             manifest = read_manifest(folder)
+            if manifest is not None:
+                self._check(folder, manifest)
         except (OSError, ValueError) as error:
             if self._faults.get(folder.name) != str(error):
                 log.error("manifest_refused", partition=folder.name, reason=str(error))
@@ -187,10 +197,17 @@ class ModelService:
         self._faults.pop(folder.name, None)
         if manifest is None or self._generation.get(folder.name) == manifest.generation:
             return
+        self._state_id[folder.name] = manifest.state_id
         self._partition[folder.name] = manifest.partition
         for name in manifest.runs:
             self._answer(folder, name, manifest)
         self._generation[folder.name] = manifest.generation
+
+    def _check(self, folder: Path, manifest: Manifest) -> None:
+        """Refuse what was folded with another experiment than this one."""
+        ours = self.measurement.fingerprint
+        theirs = {key: value for key, value in manifest.fingerprint.items() if key in ours}
+        check_fingerprint(folder.name, theirs, ours)
 
     def _answer(self, folder: Path, name: str, manifest: Manifest) -> None:
         """Bring one run to a manifest; a fault in it is its own."""
@@ -217,7 +234,11 @@ class ModelService:
             # Messages without a key may put a run into two partitions: two runs, two names.
             taken = any(f.run_id == name for f in self._runs.values())
             run_id = f"{name}@{self._partition[folder.name]}" if taken else name
-            self._runs[place] = _Followed(run_id=run_id, folder=run_folder(folder, name))
+            self._runs[place] = _Followed(
+                run_id=run_id,
+                folder=run_folder(folder, name),
+                state_id=self._state_id[folder.name],
+            )
             self._resume(self._runs[place])
         return self._runs[place]
 
@@ -239,6 +260,9 @@ class ModelService:
         result = load_result(followed.folder / ESTIMATE / "result.json")
         path = followed.folder / ESTIMATE / "snapshot.npz"
         if result is None or not path.is_file():
+            return
+        if (result.state_id or "") != followed.state_id:
+            log.warning("answer_of_another_state", run=followed.run_id, state_id=result.state_id)
             return
         try:
             snapshot = load_snapshot(path)
@@ -263,7 +287,9 @@ class ModelService:
         if closed and key != followed.published and self._publisher is not None:
             if self._publish_folded:
                 self._hold(followed, closed)
-                self._publisher.folded(folded_spectrum(self._run(followed), generation))
+                self._publisher.folded(
+                    folded_spectrum(self._run(followed), generation, state_id=followed.state_id)
+                )
         if key == followed.answered and followed.result is not None:
             self._mark(followed, record, generation)
             if followed.unsaved:
@@ -439,6 +465,8 @@ class ModelService:
             "chunks": _records(record, followed),
             "chunk_keys": list(key),
             "state_generation": generation,
+            "state_id": followed.state_id,
+            "fingerprint": _digest(self.measurement.fingerprint),
         }
 
     def _mark(self, followed: _Followed, record: RunRecord, generation: int) -> None:
@@ -518,38 +546,49 @@ class ModelService:
             generation={self._partition[name]: g for name, g in tuple(self._generation.items())},
             chunks={f.run_id: len(f.answered or ()) for f in runs},
             counters=counters,
-            error="; ".join(errors) or self._trouble.reason,
+            error="; ".join(errors) or self._trouble.reason or self._waiting,
             state=self.state,
             free_bytes=self.disk.free_bytes,
             reserve_bytes=self.disk.reserve_bytes,
         )
 
+    @contextmanager
+    def alone(
+        self, stop: threading.Event | None, *, every_s: float = POLL_SECONDS
+    ) -> Iterator[None]:
+        """Wait until no other service writes estimates of this folder; none does in the block.
+
+        Parameters
+        ----------
+        stop : threading.Event, optional
+            Ends the waiting; absent: do not wait.
+        every_s : float
+            Time between two attempts.
+
+        Raises
+        ------
+        BlockingIOError
+            If another one does, and this one is not to wait, or is told to stop.
+        """
+        while True:
+            with only_model_server(self.state) as ours:
+                if ours:
+                    self._waiting = None
+                    yield
+                    return
+            if self._waiting is None:
+                self._waiting = (
+                    f"another model server works on state folder {self.state.name}; expected one. "
+                    "This one waits until that one ends: stop one of them."
+                )
+                log.warning("waiting_for_another_model_server", state=self.state.name)
+            self._last_loop_ns = self._clock()
+            if stop is None or stop.wait(every_s):
+                raise BlockingIOError(self._waiting)
+
     def results(self) -> dict[str, dict[str, Any] | None]:
         """Newest result of every run."""
         return {f.run_id: f.result for f in self._runs.values()}
-
-
-def folded_spectrum(run: Run, generation: int) -> FoldedSpectrum:
-    """What is published of a run's fold.
-
-    Parameters
-    ----------
-    run : Run
-        With at least one chunk.
-    generation : int
-        Of the manifest that names its chunks.
-    """
-    measurement = run.measurement
-    reciprocal = measurement.crystal.conventional_reciprocal
-    return FoldedSpectrum(
-        run=run.run_id,
-        state_generation=generation,
-        sums=run.sums,
-        path_position=measurement.path.position(reciprocal)[0],
-        path_hkl=measurement.path.centres_hkl(),
-        energy_edges_meV=measurement.energy.edges_meV,
-        chunks=len(run.chunks),
-    )
 
 
 def serve_estimates(
@@ -557,9 +596,10 @@ def serve_estimates(
 ) -> None:
     """Let a service look again and again until told to stop; for a thread or a process."""
     stop = stop or threading.Event()
-    while not stop.is_set():
-        if not service.step():
-            stop.wait(every_s)
+    with suppress(BlockingIOError), service.alone(stop, every_s=every_s):
+        while not stop.is_set():
+            if not service.step():
+                stop.wait(every_s)
 
 
 def follow(
@@ -583,6 +623,10 @@ def follow(
         for fault in stored.publish_new(store):
             log.warning("snapshot_refused", reason=fault)
         stop.wait(every_s)
+
+
+def _digest(fingerprint: Mapping[str, str]) -> str:
+    return hashlib.sha256(json.dumps(dict(fingerprint), sort_keys=True).encode()).hexdigest()
 
 
 def _key(closed: list[ClosedChunk]) -> Key:

@@ -8,13 +8,24 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import structlog
 
-from simulations.errors import StorageError
+from consumers.state import (
+    MANIFEST,
+    Manifest,
+    check_fingerprint,
+    claim_state,
+    partition_folder,
+    read_manifest,
+)
+from consumers.wire import RawMessage, RawSource
+from simulations.errors import InputError, StorageError
 
 log = structlog.get_logger()
 
@@ -140,3 +151,44 @@ class DiskWatch:
         if low and not self._told:
             log.warning("disk_nearly_full", free_bytes=free, reserve_bytes=self.reserve_bytes)
         self._told = low
+
+
+def claimed_manifest(state: Path, partition: int, fingerprint: Mapping[str, str]) -> Manifest:
+    """Manifest of a partition whose lock is held, of a state that is known to be this experiment's.
+
+    Raises
+    ------
+    InputError
+        If the state is of something else, or the manifest of another state; nothing is written.
+    """
+    identity = claim_state(state, fingerprint)
+    folder = partition_folder(state, partition)
+    manifest = read_manifest(folder) or Manifest(partition=partition)
+    where = f"{folder.name}/{MANIFEST}"
+    check_fingerprint(where, manifest.fingerprint, fingerprint)
+    if manifest.state_id not in ("", identity.state_id):
+        raise InputError(
+            f"{where}: state_id is {manifest.state_id}; expected {identity.state_id}, that of "
+            "state.json beside it. The folder comes from another state: put it back there."
+        )
+    return replace(manifest, state_id=identity.state_id, fingerprint=fingerprint)
+
+
+def poll_unless_stuck(
+    source: RawSource, poll_s: float, stuck: frozenset[int]
+) -> Sequence[RawMessage]:
+    """Messages that came; none while a source that cannot pause one partition must wait."""
+    if stuck and not hasattr(source, "pause"):
+        time.sleep(poll_s)
+        return ()
+    return source.poll(poll_s)
+
+
+def pause_stuck(source: Any, now: frozenset[int], before: frozenset[int]) -> frozenset[int]:
+    """Let a source leave out the partitions that are stuck now; returns them."""
+    if hasattr(source, "pause"):
+        for partition in now - before:
+            source.pause(partition)
+        for partition in before - now:
+            source.resume(partition)
+    return now
