@@ -5,6 +5,7 @@ from consumers.state.assembly import Assembler
 from consumers.state.chunk_recording_file import read_recording, write_recording
 from consumers.state.chunk_store import ClosedChunk, close_chunk, read_chunk
 from consumers.state.manifest_store import (
+    MANIFEST,
     ChunkRecord,
     Manifest,
     PartitionLock,
@@ -18,6 +19,12 @@ from consumers.state.manifest_store import (
     write_manifest,
 )
 from consumers.state.offset_ledger import DeadLetter
+from consumers.state.state_store import (
+    check_fingerprint,
+    claim_state,
+    only_model_server,
+    read_state,
+)
 from consumers.state.stream_clock import SECOND
 
 __all__ = [
@@ -26,17 +33,22 @@ __all__ = [
     "ChunkRecord",
     "ClosedChunk",
     "DeadLetter",
+    "MANIFEST",
     "Manifest",
     "PartitionLock",
     "RunRecord",
     "SECOND",
+    "check_fingerprint",
+    "claim_state",
     "close_chunk",
     "file_name",
+    "only_model_server",
     "partition_folder",
     "partition_folders",
     "read_chunk",
     "read_manifest",
     "read_recording",
+    "read_state",
     "remove_unnamed",
     "run_folder",
     "write_manifest",

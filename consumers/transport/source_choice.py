@@ -40,6 +40,10 @@ class SourceSection(Section):
     timeout_s: Positive = Field(
         default=600.0, description="a dwell without a stop closes after so much silence"
     )
+    storage_s: Positive = Field(
+        default=600.0,
+        description="how long nothing can be written (a full disk) before the worker ends with 75",
+    )
 
     @model_validator(mode="after")
     def _connected(self) -> SourceSection:

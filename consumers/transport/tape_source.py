@@ -17,6 +17,7 @@ from simulations.errors import InputError
 log = structlog.get_logger()
 
 BATCH_MESSAGES, BATCH_BYTES = 1000, 64 * 2**20  # of one poll
+RETRY_S = 0.5  # between two attempts to write a tape
 FOLLOW_S = 0.05  # between two looks at a tape that is still being written
 
 
@@ -168,6 +169,14 @@ class Taped:
         Where to write; a path is opened with a writer's defaults.
     owner : PartitionOwner, optional
         Asked for partition 0 before anything is delivered.
+    patience_s : float
+        How long a tape that cannot be written is tried again; meanwhile nothing is taken from the
+        source, and its own buffers hold what they can.
+
+    Attributes
+    ----------
+    trouble : str or None
+        Why the tape cannot be written now.
     """
 
     def __init__(
@@ -175,8 +184,11 @@ class Taped:
         source: RawSource,
         tape: Path | str | TapeWriter,
         owner: PartitionOwner | None = None,
+        *,
+        patience_s: float = 600.0,
     ) -> None:
-        self._source = source
+        self._source, self._patience_s = source, patience_s
+        self.trouble: str | None = None
         self._writer = tape if isinstance(tape, TapeWriter) else TapeWriter(tape)
         self._positions = _Positions(owner, None)
         self._reader = TapeReader(self._writer.folder)
@@ -249,7 +261,7 @@ class Taped:
                     next_offset[message.topic] = offset + 1
                     messages.append(replace(message, partition=0, offset=offset))
                 if messages:
-                    self._writer.append(messages)
+                    self._append(messages)
                     with self._came:
                         self._appended += 1
                         self._came.notify_all()
@@ -258,6 +270,25 @@ class Taped:
             with self._came:
                 self._failure = error
                 self._came.notify_all()
+
+    def _append(self, messages: list[RawMessage]) -> None:
+        """Bring messages onto the tape, again and again while the disk does not take them."""
+        since = time.monotonic()
+        while True:
+            try:
+                self._writer.append(messages)
+            except OSError as error:
+                ends = self._writer.positions
+                messages = [m for m in messages if m.offset >= ends.get((m.topic, 0), 0)]
+                if self._leave.is_set() or time.monotonic() - since >= self._patience_s:
+                    raise
+                if self.trouble is None:
+                    log.error("tape_not_written", reason=str(error), messages=len(messages))
+                self.trouble = f"the tape cannot be written ({error.strerror}); it is tried again."
+                self._leave.wait(RETRY_S)
+            else:
+                self.trouble = None
+                return
 
     def acknowledge(self, positions: Mapping[tuple[str, int], int]) -> None:
         """Nothing to do: a tape keeps everything."""
