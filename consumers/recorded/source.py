@@ -35,6 +35,8 @@ from consumers.recorded.spe_file import (
     read_spe_block,
     spe_fault,
 )
+from consumers.recorded.sqw_file import looks_like_sqw, read_sqw, runs_of_sqw
+from consumers.recorded.sqw_inspection import inspect_sqw
 from simulations.errors import InputError
 from simulations.instrument import NAMELESS, Instrument
 
@@ -53,13 +55,14 @@ def recorded_source(
     instrument: Instrument | None = None,
     blocks: int = 1_000_000,
 ) -> RecordedSource:
-    """Replay SNS event files, NXSPE and SPE files as the messages a live run would send.
+    """Replay SNS event files, NXSPE, SPE and SQW files as the messages a live run would send.
 
     Parameters
     ----------
     files : sequence of Path
-        One orientation per file. They are read in the order of run number, then psi, then name;
-        which of the given files comes first does not matter.
+        One orientation per file, but for SQW files, whose runs become a chunk each. They are read
+        in the order of run number, then psi, then name; which of the given files comes first does
+        not matter.
     run : str
         Name of the run in every message.
     psi_log : str
@@ -155,8 +158,7 @@ class RecordedSource:
                     )
                     sequence += 1
             except UnreadableError as error:
-                reason = str(error).removeprefix(f"{plan.path}: ")
-                aside = SetAside(origin=str(plan.path), reason=reason)
+                aside = _set_aside(plan.path, error)
                 yield Message(run=self.run, source="recorded", sequence=sequence, payload=aside)
                 sequence += 1
 
@@ -176,6 +178,9 @@ class RecordedSource:
         kind = kind_of_file(plan.path)
         if kind == "sns-events":
             yield from self._events(plan, seen)
+            return
+        if kind == "sqw":
+            yield from self._scan(plan, seen)
             return
         ei = self.nominal_ei_meV if self.ei_meV is None else self.ei_meV
         read = read_nxspe if kind == "nxspe" else read_spe
@@ -221,6 +226,24 @@ class RecordedSource:
             filtered=filtered,
         )
 
+    def _scan(self, plan: _Plan, seen: set[str]) -> Iterator[Payload]:
+        """Every run of a pixel file as a chunk of its own."""
+        ei = self.nominal_ei_meV if self.ei_meV is None else self.ei_meV
+        psi = self.psi_fallback_deg
+        pixels = read_sqw(plan.path)
+        if plan.psi_deg is not None:
+            raise UnreadableError(
+                f"{plan.path}: psi_deg is {plan.psi_deg:g} for a file of "
+                f"{len(pixels.content.runs)} runs, which have one each; expected none for it"
+            )
+        for run in runs_of_sqw(pixels, psi_deg=psi, ei_meV=ei):
+            try:
+                if isinstance(run, UnreadableError):
+                    raise run
+                yield from self._reduced(plan, run, seen)
+            except UnreadableError as error:
+                yield _set_aside(plan.path, error)
+
     def _reduced(self, plan: _Plan, run: ReducedRun, seen: set[str]) -> Iterator[Payload]:
         chunk = _new_chunk(plan.path, run.run_number or plan.path.stem, seen)
         yield ChunkStart(
@@ -238,14 +261,19 @@ class RecordedSource:
             intensity=run.intensity,
             error=run.error,
             counts=run.counts,
+            absent=run.absent,
         )
         yield ChunkStop(
             chunk=chunk,
             proton_charge=run.proton_charge,
             minutes=run.minutes,
-            read=0 if run.counts is None else int(run.counts.sum()),
-            filtered=0,
+            read=run.recorded if run.counts is None else int(run.counts.sum()),
+            filtered=run.left_out,
         )
+
+
+def _set_aside(path: Path, error: UnreadableError) -> SetAside:
+    return SetAside(origin=str(path), reason=str(error).removeprefix(f"{path}: "))
 
 
 def _new_chunk(path: Path, name: str, seen: set[str]) -> str:
@@ -259,7 +287,7 @@ def _new_chunk(path: Path, name: str, seen: set[str]) -> str:
 
 
 def kind_of_file(path: Path | str) -> str:
-    """``"nxspe"``, ``"spe"`` or ``"sns-events"``, by content.
+    """``"nxspe"``, ``"spe"``, ``"sqw"`` or ``"sns-events"``, by content.
 
     Raises
     ------
@@ -269,6 +297,8 @@ def kind_of_file(path: Path | str) -> str:
     path = Path(path)
     if looks_like_spe(path):
         return "spe"
+    if looks_like_sqw(path):
+        return "sqw"
     suffix = path.suffix.lower()
     if path.is_file() and suffix in (".spe", *DETECTOR_SUFFIXES) and not h5py.is_hdf5(path):
         if suffix == ".spe":
@@ -341,6 +371,12 @@ _REPORTED = (
     "angle_logs",
     "t0_us",
     "orientation",
+    "runs",
+    "psi_range_deg",
+    "sqw_pixels",
+    "mount",
+    "lattice",
+    "residual",
 )
 
 
@@ -367,15 +403,15 @@ def inspect_file(
     Returns
     -------
     dict
-        ``file, kind`` ("sns-events", "nxspe", "spe" or "unreadable", where nothing but the kind
-        could be told), ``instrument, ei_meV,
+        ``file, kind`` ("sns-events", "nxspe", "spe", "sqw" or "unreadable", where nothing but the
+        kind could be told), ``instrument, ei_meV,
         psi_deg, temperature_K, title, run_number, start_time_ns, minutes, proton_charge, events,
         filtered`` (reason to events), ``pixels, masked_pixels, two_theta_deg`` (of live pixels),
         ``solid_angle_sr`` (of live pixels), ``bins`` and ``masked_bins`` (of live pixels, reduced
         files), ``energy_meV`` (lowest, highest; of events above -Ei), ``angle_logs, t0_us,
-        orientation`` (UB, rows first), ``problems`` (list of str) and ``unknown`` (list of str:
-        what the file cannot tell an experiment). Values that are not there are None. Events are
-        read to the last one.
+        orientation`` (UB, rows first), what ``inspect_sqw`` tells of such a file, ``problems``
+        (list of str) and ``unknown`` (list of str: what the file cannot tell an experiment).
+        Values that are not there are None. Events are read to the last one.
     """
     path = Path(path)
     report: dict[str, object] = {"file": str(path), "kind": "unreadable"}
@@ -388,6 +424,13 @@ def inspect_file(
             _inspect_nxspe(path, psi_deg, ei_meV, report, problems, unknown)
         elif report["kind"] == "spe":
             _inspect_spe(path, psi_deg, ei_meV, report, problems, unknown)
+        elif report["kind"] == "sqw":
+            pixels, values, notes = inspect_sqw(path, psi_deg=psi_deg, ei_meV=ei_meV)
+            report |= _pixels(pixels.instrument) | values
+            problems += notes
+            if report["mount"] is not None:
+                unknown.remove("u and v")
+            unknown += ["raw counts", "proton charge", "minutes"]
         else:
             found, notes = inspect_events(path, psi_log=psi_log, psi_deg=psi_deg)
             geometry = found.pop("geometry")

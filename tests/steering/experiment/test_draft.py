@@ -183,3 +183,25 @@ def test_a_crystal_without_force_constants_folds_with_its_stored_prior(structure
     assert load_experiment(path).parameters.prior == structure
     assert f"stored prior {structure}" in unknown["parameters"]
     assert build_measurement(load_experiment(path), tmp_path).model.values.any()
+
+
+@pytest.mark.shared_data
+@pytest.mark.parametrize("verb", ["fold", pytest.param("replay", marks=pytest.mark.slow)])
+def test_a_real_sqw_file_drafts_its_mount_and_folds_run_by_run(verb, shared_data, tmp_path, capsys):
+    """Every pixel of its 24 runs is accounted for."""
+    file = shared_data / "sqw" / "rbmnf3_maps_ei35.sqw"
+    path, unknown = drafted(file, tmp_path, capsys)
+    assert "sample.u, sample.v" not in unknown
+    assert "psi" not in unknown
+    experiment = load_experiment(path)
+    assert (experiment.sample.u, experiment.sample.v) == ((1, 1, 0), (0, 0, 1))
+    assert experiment.instrument.ei_meV == pytest.approx(34.96)
+    energy = experiment.path.energy.model_copy(update={"min_meV": -0.5, "max_meV": 1.0, "bins": 6})
+    wide = experiment.path.model_copy(update={"energy": energy})
+    dump_experiment(experiment.model_copy(update={"path": wide}), path)
+    output = tmp_path / verb
+    assert cli.run([verb, str(file), "-e", str(path), "-o", str(output), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    events = told["events"]
+    assert events["read"] == sum(n for name, n in events.items() if name != "read") == 24_689
+    assert [chunk["status"] for chunk in told["chunks"]] == ["folded"] * 24
