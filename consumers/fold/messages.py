@@ -23,6 +23,7 @@ class ChunkStart:
     start_time_ns: int  # since the Unix epoch
     temperature_K: float | None = None
     geometry: Instrument | None = None  # pixels as recorded; None: the experiment's instrument
+    clean_meV: tuple[float, float] | None = None  # where no other incident energy mixes in
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

@@ -20,9 +20,18 @@ from consumers.fold import (
     Payload,
     SetAside,
 )
+from consumers.recorded.event_reduction import EventSlice
 from consumers.recorded.hdf5_file import UnreadableError, child_text, group_of_class, open_hdf5
+from consumers.recorded.isis_event_file import (
+    check_isis_events,
+    inspect_isis,
+    iterate_isis_events,
+    read_isis_run,
+)
+from consumers.recorded.isis_event_layout import is_isis
 from consumers.recorded.nxspe_file import ReducedRun, read_nxspe
 from consumers.recorded.sns_event_file import (
+    EventRun,
     check_events,
     inspect_events,
     iterate_events,
@@ -52,6 +61,7 @@ def recorded_source(
     ei_meV: float | None = None,
     nominal_ei_meV: float | None = None,
     t0_us: float | None = None,
+    period: int | None = None,
     instrument: Instrument | None = None,
     blocks: int = 1_000_000,
 ) -> RecordedSource:
@@ -73,9 +83,12 @@ def recorded_source(
     ei_meV : float, optional
         Operator's incident energy; event files that record another one (5 %) are set aside.
     nominal_ei_meV : float, optional
-        Incident energy of reduced files that record none (SPE always), where ``ei_meV`` is None.
+        Incident energy of reduced files that record none (SPE always), where ``ei_meV`` is None,
+        and the one that is chosen of the several in an ISIS event file.
     t0_us : float, optional
         Operator's emission time for event files.
+    period : int, optional
+        Period of ISIS event files that counts, where they hold several.
     instrument : Instrument, optional
         Geometry of event files that hold none and name no instrument known here.
     blocks : int
@@ -115,6 +128,7 @@ def recorded_source(
         ei_meV=ei_meV,
         nominal_ei_meV=nominal_ei_meV,
         t0_us=t0_us,
+        period=period,
         instrument=instrument,
         blocks=blocks,
     )
@@ -138,6 +152,7 @@ class RecordedSource:
     ei_meV: float | None
     nominal_ei_meV: float | None
     t0_us: float | None
+    period: int | None
     instrument: Instrument | None
     blocks: int
 
@@ -179,6 +194,9 @@ class RecordedSource:
         if kind == "sns-events":
             yield from self._events(plan, seen)
             return
+        if kind == "isis-events":
+            yield from self._isis(plan, seen)
+            return
         if kind == "sqw":
             yield from self._scan(plan, seen)
             return
@@ -200,6 +218,27 @@ class RecordedSource:
             ),
         )
         check_events(run)
+        yield from self._counted(plan, run, iterate_events(run, block=self.blocks), seen)
+
+    def _isis(self, plan: _Plan, seen: set[str]) -> Iterator[Payload]:
+        run = self._with_psi(
+            plan,
+            lambda psi: read_isis_run(
+                plan.path,
+                psi_log=self.psi_log,
+                psi_deg=psi,
+                ei_meV=self.nominal_ei_meV if self.ei_meV is None else self.ei_meV,
+                t0_us=self.t0_us,
+                period=self.period,
+            ),
+        )
+        check_isis_events(run)
+        yield from self._counted(plan, run, iterate_isis_events(run, block=self.blocks), seen)
+
+    def _counted(
+        self, plan: _Plan, run: EventRun, parts: Iterator[EventSlice], seen: set[str]
+    ) -> Iterator[Payload]:
+        """Start, blocks and stop of a file of events."""
         chunk = _new_chunk(plan.path, run.run_number, seen)
         yield ChunkStart(
             chunk=chunk,
@@ -209,9 +248,10 @@ class RecordedSource:
             start_time_ns=run.start_time_ns,
             temperature_K=run.temperature_K,
             geometry=run.instrument,
+            clean_meV=run.clean_meV,
         )
         read = filtered = 0
-        for part in iterate_events(run, block=self.blocks):
+        for part in parts:
             read += part.read
             filtered += sum(part.filtered.values())
             if len(part.pixel):
@@ -287,7 +327,7 @@ def _new_chunk(path: Path, name: str, seen: set[str]) -> str:
 
 
 def kind_of_file(path: Path | str) -> str:
-    """``"nxspe"``, ``"spe"``, ``"sqw"`` or ``"sns-events"``, by content.
+    """``"nxspe"``, ``"spe"``, ``"sqw"``, ``"isis-events"`` or ``"sns-events"``, by content.
 
     Raises
     ------
@@ -311,11 +351,8 @@ def kind_of_file(path: Path | str) -> str:
         entries = group_of_class(file, "NXentry")
         if any("NXSPE_info" in entry for entry in entries):
             return "nxspe"
-        if any("detector_1_events" in entry for entry in entries):
-            raise UnreadableError(
-                f"{path}: an ISIS event file (detector_1_events), which is not read yet; expected "
-                "an SNS event file or an .nxspe. Reduce it to NXSPE first"
-            )
+        if any(is_isis(entry) for entry in entries):
+            return "isis-events"
         if any(group_of_class(entry, "NXevent_data") for entry in entries):
             return "sns-events"
         raise UnreadableError(
@@ -371,6 +408,8 @@ _REPORTED = (
     "angle_logs",
     "t0_us",
     "orientation",
+    "incident_energies",
+    "clean_meV",
     "runs",
     "psi_range_deg",
     "sqw_pixels",
@@ -403,13 +442,13 @@ def inspect_file(
     Returns
     -------
     dict
-        ``file, kind`` ("sns-events", "nxspe", "spe", "sqw" or "unreadable", where nothing but the
-        kind could be told), ``instrument, ei_meV,
+        ``file, kind`` ("sns-events", "isis-events", "nxspe", "spe", "sqw" or "unreadable", where
+        nothing but the kind could be told), ``instrument, ei_meV,
         psi_deg, temperature_K, title, run_number, start_time_ns, minutes, proton_charge, events,
         filtered`` (reason to events), ``pixels, masked_pixels, two_theta_deg`` (of live pixels),
         ``solid_angle_sr`` (of live pixels), ``bins`` and ``masked_bins`` (of live pixels, reduced
         files), ``energy_meV`` (lowest, highest; of events above -Ei), ``angle_logs, t0_us,
-        orientation`` (UB, rows first), what ``inspect_sqw`` tells of such a file, ``problems``
+        orientation`` (UB, rows first), what ``inspect_sqw`` and ``inspect_isis`` tell, ``problems``
         (list of str) and ``unknown`` (list of str: what the file cannot tell an experiment).
         Values that are not there are None. Events are read to the last one.
     """
@@ -424,6 +463,13 @@ def inspect_file(
             _inspect_nxspe(path, psi_deg, ei_meV, report, problems, unknown)
         elif report["kind"] == "spe":
             _inspect_spe(path, psi_deg, ei_meV, report, problems, unknown)
+        elif report["kind"] == "isis-events":
+            found, notes = inspect_isis(path, psi_log=psi_log, psi_deg=psi_deg, ei_meV=ei_meV)
+            geometry = found.pop("geometry")
+            report |= found
+            problems += notes
+            if isinstance(geometry, Instrument):
+                report |= _pixels(geometry)
         elif report["kind"] == "sqw":
             pixels, values, notes = inspect_sqw(path, psi_deg=psi_deg, ei_meV=ei_meV)
             report |= _pixels(pixels.instrument) | values

@@ -182,10 +182,10 @@ def timed_stream_of_files(
         with ExitStack() as stack:
             dwell: _Recorded | _Reduced
             kind = kind_of_file(path)
-            if kind == "sqw":
+            if kind in ("sqw", "isis-events"):
                 raise UnreadableError(
-                    f"{path}: an SQW file, which tells what was cut away and cannot on the wire; "
-                    "expected event files or reduced ones. Replay it in process"
+                    f"{path}: a file of the kind {kind}, which is not sent; expected SNS event "
+                    "files or reduced ones. Replay it in process"
                 )
             if kind == "sns-events":
                 recording = stack.enter_context(open_event_recording(path, psi_log=psi_log))

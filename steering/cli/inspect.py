@@ -37,6 +37,8 @@ _WORDS = {
     "t0_us": "T0, microseconds",
     "angle_logs": "logs in degrees",
     "orientation": "orientation",
+    "incident_energies": "incident energies",
+    "clean_meV": "transfers of one Ei alone, meV",
     "runs": "runs with pixels",
     "psi_range_deg": "psi of the runs, degrees",
     "sqw_pixels": "pixels of the scan",
@@ -124,6 +126,7 @@ def _shown(key: str, value: Any) -> str:
     if key in (
         "two_theta_deg",
         "psi_range_deg",
+        "clean_meV",
         "energy_meV",
         "momentum_inverse_angstrom",
         "psi_limits_deg",

@@ -14,6 +14,7 @@ from steering.report.tables_file import read_arrays
 
 KINDS = {
     "sns-events": "SNS raw events",
+    "isis-events": "ISIS raw events",
     "nxspe": "NXSPE, reduced on detectors x energy",
     "spe": "SPE, reduced on detectors x energy, with a PAR or PHX file",
     "sqw": "SQW, pixels of many runs",
@@ -26,7 +27,7 @@ KINDS = {
     "experiment": "experiment file",
     "unreadable": "nothing that Beamsteer reads",
 }
-_NEED_ORIENTATION = ("sns-events", "nxspe", "spe", "sqw")
+_NEED_ORIENTATION = ("sns-events", "isis-events", "nxspe", "spe", "sqw")
 
 
 def inspect(path: Path | str, *, psi_log: str = "s1", psi_deg: float | None = None) -> dict:
