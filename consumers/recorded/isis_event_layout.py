@@ -105,7 +105,7 @@ def isis_logs(entry: h5py.Group) -> Mapping[str, h5py.Group]:
             inner = group.get("value_log") if isinstance(group, h5py.Group) else None
             log = inner if isinstance(inner, h5py.Group) else group
             if isinstance(log, h5py.Group) and isinstance(log.get("value"), h5py.Dataset):
-                found[name] = log
+                found[str(name)] = log
     return found
 
 
@@ -257,7 +257,7 @@ def _grouped(
     return Instrument(
         name=instrument.name,
         position_m=position / members[:, None],
-        solid_angle_sr=solid,
+        solid_angle_sr=np.asarray(solid, np.float64),
         detector_id=instrument.detector_id[pixel[first]],
         masked=masked,
         source_to_sample_m=instrument.source_to_sample_m,

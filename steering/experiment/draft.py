@@ -56,7 +56,7 @@ def draft_experiment(
     if report.get("kind") == "unreadable":
         raise InputError(
             f"{name}: is no recorded file ({'; '.join(problems) or 'of no known kind'}); expected "
-            "NXSPE, SQW, SNS raw events or SPE. Give another file."
+            "NXSPE, SQW, SNS or ISIS raw events, or SPE. Give another file."
         )
     ei = report.get("ei_meV")
     if not isinstance(ei, int | float) or not math.isfinite(ei) or ei <= 0:
