@@ -36,7 +36,7 @@ from simulations.instrument import (
 )
 
 PIXELS_PER_READ = 1 << 18  # 9 MiB
-PIXELS_HELD = 1 << 24  # of runs that one pass over the file takes apart, 270 MB
+PIXELS_HELD = 1 << 23  # of runs that one pass over the file takes apart, 0.8 GB
 LARGEST_HISTOGRAM = 1 << 28  # detectors x energy bins of a run, 4 GiB of signal and error
 U4, RUN, DETECTOR, ENERGY, SIGNAL, VARIANCE = 3, 4, 5, 6, 7, 8  # columns
 RESIDUAL_RLU = 1e-4  # beyond rounding: pixels and headers tell of different geometries
@@ -265,8 +265,11 @@ def runs_of_sqw(
     where = _Places(content)
     with _open(content.path) as (file, _):
         for low, high in _passes(pixels.pixels_of_run):
+            numbers = [run.number for run in content.runs[low:high]]
             parts: list[tuple[NDArray, ...]] = []
-            for first, block in _pixel_blocks(content, file):
+            for first, whole in _pixel_blocks(content, file):
+                named = whole[:, RUN]  # most pixels of a pass belong to others: look no further
+                block = whole[(named >= min(numbers)) & (named <= max(numbers))]
                 run, detector, energy = where.of(block, first)
                 detector = pixels.place[detector]
                 mine = (run >= low) & (run < high)
