@@ -27,11 +27,15 @@ class HistogramInput:
     weight: FloatArray  # (pixels, steps) those that make D
     unknown: BoolArray  # (pixels, steps) pairs of which it says nothing
     counted: bool  # raw counts; else reduced intensity
+    steps: slice  # bins inside the energy axis
+    absent: BoolArray | None  # (pixels, bins) pairs that nobody recorded
 
     def account(
         self, folded: EventAccount, signal: FloatArray, skip: BoolArray, masked: BoolArray
     ) -> EventAccount:
         """Where its counts went, or its (pixel, bin) pairs where it is reduced.
+
+        Pairs that are absent are unknown, so they are skipped, and they count nowhere.
 
         Parameters
         ----------
@@ -44,8 +48,16 @@ class HistogramInput:
         masked : (pixels,) bool
         """
         if not self.counted:
-            size = self.values.size
-            return replace(folded, read=size, outside_energy=size - skip.size)
+            read, within = self.values.size, skip.size
+            if self.absent is not None:
+                read -= int(self.absent.sum())
+                within -= int(self.absent[:, self.steps].sum())
+            return replace(
+                folded,
+                read=read,
+                outside_energy=read - within,
+                masked=folded.masked - (skip.size - within),
+            )
         total, inside = int(self.values.sum()), int(self.inside.sum())
         kept = int(signal.sum())
         blocked = int(self.inside[skip | masked[:, None]].sum())
@@ -84,7 +96,8 @@ def histogram_input(
         weight = np.ones((values.shape[0], steps.stop - steps.start))
     else:
         values, errors = block.intensity, block.error
-        known &= np.isfinite(errors) & (errors > 0)
+        # who tells what is absent has measured the rest, an error of 0 included
+        known &= np.isfinite(errors) & ((errors > 0) | (block.absent is not None))
         edges = block.energy_edges_meV if edges_meV is None else edges_meV
         weight = instrument.solid_angle_sr[:, None] * np.diff(np.asarray(edges, dtype=float))[steps]
     return HistogramInput(
@@ -94,6 +107,8 @@ def histogram_input(
         weight=weight,
         unknown=~known[:, steps],
         counted=counted,
+        steps=steps,
+        absent=block.absent,
     )
 
 

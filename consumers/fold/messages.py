@@ -23,6 +23,7 @@ class ChunkStart:
     start_time_ns: int  # since the Unix epoch
     temperature_K: float | None = None
     geometry: Instrument | None = None  # pixels as recorded; None: the experiment's instrument
+    clean_meV: tuple[float, float] | None = None  # where no other incident energy mixes in
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -36,13 +37,14 @@ class EventBlock:
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class HistogramBlock:
-    """Reduced intensity of one chunk on pixels x energy bins (NXSPE, SPE)."""
+    """Reduced intensity of one chunk on pixels x energy bins (NXSPE, SPE, a run of SQW)."""
 
     chunk: str
     energy_edges_meV: NDArray[np.float64]  # (bins + 1,)
     intensity: NDArray[np.float64]  # (pixels, bins); NaN where masked
-    error: NDArray[np.float64]  # (pixels, bins); 0 or NaN where unknown
+    error: NDArray[np.float64]  # (pixels, bins); NaN where unknown, and 0 unless absent is given
     counts: NDArray[np.int64] | None = None  # (pixels, bins) raw counts when the file carries them
+    absent: NDArray[np.bool_] | None = None  # (pixels, bins) cut away before: unknown, not read
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

@@ -41,7 +41,7 @@ MASKED_BELOW = -1e29  # NXSPE 1.0 writes -1e30 where there is no data
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class ReducedRun:
-    """Content of one NXSPE file."""
+    """Content of one NXSPE or SPE file, or of one run in an SQW file."""
 
     path: Path
     title: str  # name of the entry
@@ -59,6 +59,9 @@ class ReducedRun:
     run_number: str  # empty when the file has none
     start_time_ns: int  # since the Unix epoch; 0 when the file has none
     problems: tuple[str, ...] = ()
+    absent: NDArray[np.bool_] | None = None  # (pixels, bins) pairs that the file does not hold
+    recorded: int = 0  # pixels of an SQW file that belong to the run
+    left_out: int = 0  # of them, those that are not in intensity: repeated, or above Ei
 
 
 def read_nxspe(

@@ -8,7 +8,7 @@ times count from 1990-01-01 UTC.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -31,6 +31,8 @@ from consumers.recorded.sns_event_layout import (
     EI_LOGS,
     EMISSION_LOG,
     TEMPERATURE_LOGS,
+    Bank,
+    PulseStates,
     angle_logs,
     event_banks,
     event_entry,
@@ -70,6 +72,8 @@ class EventRun:
     temperature_K: float | None
     total_events: int  # in all banks
     problems: tuple[str, ...] = ()
+    clean_meV: tuple[float, float] | None = None  # where no other incident energy mixes in
+    period: int | None = None  # of an ISIS file: the one that counts
 
 
 def read_event_run(
@@ -114,7 +118,7 @@ def read_event_run(
         problems: list[str] = []
         logs = log_groups(entry)
         energy = _incident_energy(path, logs, ei_meV)
-        psi = _psi(path, logs, psi_log, psi_deg)
+        psi = psi_of_logs(path, logs, psi_log, psi_deg)
         geometry = _geometry(path, entry, logs, instrument)
         pulses = pulses_of(path, entry)
         problems += pulses.problems
@@ -185,28 +189,37 @@ def iterate_events(run: EventRun, *, block: int = 1_000_000) -> Iterator[EventSl
     with open_hdf5(run.path) as file:
         entry = event_entry(run.path, file)
         pulses = pulses_of(run.path, entry)
-        held: list[EventSlice] = []
-        for bank in event_banks(run.path, entry):
-            states = pulse_states(run.path, bank, pulses)
-            for start in range(0, bank.events, block):
-                stop = min(start + block, bank.events)
-                if held and sum(part.read for part in held) + stop - start > block:
-                    yield _join(held)
-                    held = []
-                ids, tof = bank.load(start, stop)
-                part = reduce_events(
-                    ids,
-                    tof,
-                    first=start,
-                    pulse_index=states.index,
-                    pulse_state=states.state,
-                    instrument=run.instrument,
-                    ei_meV=run.ei_meV,
-                    t0_us=run.t0_us,
-                )
-                held.append(part)
-        if held:
-            yield _join(held)
+        banks = event_banks(run.path, entry)
+        yield from reduce_banks(
+            run, ((bank, pulse_states(run.path, bank, pulses)) for bank in banks), block
+        )
+
+
+def reduce_banks(
+    run: EventRun, banks: Iterable[tuple[Bank, PulseStates]], block: int
+) -> Iterator[EventSlice]:
+    """Events of open banks in slices of at most ``block``, every pulse judged already."""
+    held: list[EventSlice] = []
+    for bank, states in banks:
+        for start in range(0, bank.events, block):
+            stop = min(start + block, bank.events)
+            if held and sum(part.read for part in held) + stop - start > block:
+                yield _join(held)
+                held = []
+            ids, tof = bank.load(start, stop)
+            part = reduce_events(
+                ids,
+                tof,
+                first=start,
+                pulse_index=states.index,
+                pulse_state=states.state,
+                instrument=run.instrument,
+                ei_meV=run.ei_meV,
+                t0_us=run.t0_us,
+            )
+            held.append(part)
+    if held:
+        yield _join(held)
 
 
 def check_events(run: EventRun, *, block: int = 1_000_000) -> None:
@@ -281,7 +294,7 @@ def inspect_events(
         }
         steps = (
             ("ei_meV", lambda: _incident_energy(path, logs, None)),
-            ("psi_deg", lambda: _psi(path, logs, psi_log, psi_deg)),
+            ("psi_deg", lambda: psi_of_logs(path, logs, psi_log, psi_deg)),
             ("geometry", lambda: _geometry(path, entry, logs)),
             ("pulses", lambda: pulses_of(path, entry)),
             ("banks", lambda: event_banks(path, entry)),
@@ -357,7 +370,10 @@ def _incident_energy(path: Path, logs: Mapping[str, h5py.Group], given: float | 
     return float(recorded)
 
 
-def _psi(path: Path, logs: Mapping[str, h5py.Group], psi_log: str, given: float | None) -> float:
+def psi_of_logs(
+    path: Path, logs: Mapping[str, h5py.Group], psi_log: str, given: float | None
+) -> float:
+    """Given psi, else the mean of its log, which must not have moved."""
     if given is not None:
         if not np.isfinite(given):
             raise UnreadableError(f"{path}: psi_deg is {given}; expected a finite angle")

@@ -20,9 +20,18 @@ from consumers.fold import (
     Payload,
     SetAside,
 )
+from consumers.recorded.event_reduction import EventSlice
 from consumers.recorded.hdf5_file import UnreadableError, child_text, group_of_class, open_hdf5
+from consumers.recorded.isis_event_file import (
+    check_isis_events,
+    inspect_isis,
+    iterate_isis_events,
+    read_isis_run,
+)
+from consumers.recorded.isis_event_layout import is_isis
 from consumers.recorded.nxspe_file import ReducedRun, read_nxspe
 from consumers.recorded.sns_event_file import (
+    EventRun,
     check_events,
     inspect_events,
     iterate_events,
@@ -35,6 +44,8 @@ from consumers.recorded.spe_file import (
     read_spe_block,
     spe_fault,
 )
+from consumers.recorded.sqw_file import looks_like_sqw, read_sqw, runs_of_sqw
+from consumers.recorded.sqw_inspection import inspect_sqw
 from simulations.errors import InputError
 from simulations.instrument import NAMELESS, Instrument
 
@@ -50,16 +61,18 @@ def recorded_source(
     ei_meV: float | None = None,
     nominal_ei_meV: float | None = None,
     t0_us: float | None = None,
+    period: int | None = None,
     instrument: Instrument | None = None,
     blocks: int = 1_000_000,
 ) -> RecordedSource:
-    """Replay SNS event files, NXSPE and SPE files as the messages a live run would send.
+    """Replay SNS event files, NXSPE, SPE and SQW files as the messages a live run would send.
 
     Parameters
     ----------
     files : sequence of Path
-        One orientation per file. They are read in the order of run number, then psi, then name;
-        which of the given files comes first does not matter.
+        One orientation per file, but for SQW files, whose runs become a chunk each. They are read
+        in the order of run number, then psi, then name; which of the given files comes first does
+        not matter.
     run : str
         Name of the run in every message.
     psi_log : str
@@ -70,9 +83,12 @@ def recorded_source(
     ei_meV : float, optional
         Operator's incident energy; event files that record another one (5 %) are set aside.
     nominal_ei_meV : float, optional
-        Incident energy of reduced files that record none (SPE always), where ``ei_meV`` is None.
+        Incident energy of reduced files that record none (SPE always), where ``ei_meV`` is None,
+        and the one that is chosen of the several in an ISIS event file.
     t0_us : float, optional
         Operator's emission time for event files.
+    period : int, optional
+        Period of ISIS event files that counts, where they hold several.
     instrument : Instrument, optional
         Geometry of event files that hold none and name no instrument known here.
     blocks : int
@@ -112,6 +128,7 @@ def recorded_source(
         ei_meV=ei_meV,
         nominal_ei_meV=nominal_ei_meV,
         t0_us=t0_us,
+        period=period,
         instrument=instrument,
         blocks=blocks,
     )
@@ -135,6 +152,7 @@ class RecordedSource:
     ei_meV: float | None
     nominal_ei_meV: float | None
     t0_us: float | None
+    period: int | None
     instrument: Instrument | None
     blocks: int
 
@@ -155,8 +173,7 @@ class RecordedSource:
                     )
                     sequence += 1
             except UnreadableError as error:
-                reason = str(error).removeprefix(f"{plan.path}: ")
-                aside = SetAside(origin=str(plan.path), reason=reason)
+                aside = _set_aside(plan.path, error)
                 yield Message(run=self.run, source="recorded", sequence=sequence, payload=aside)
                 sequence += 1
 
@@ -177,6 +194,12 @@ class RecordedSource:
         if kind == "sns-events":
             yield from self._events(plan, seen)
             return
+        if kind == "isis-events":
+            yield from self._isis(plan, seen)
+            return
+        if kind == "sqw":
+            yield from self._scan(plan, seen)
+            return
         ei = self.nominal_ei_meV if self.ei_meV is None else self.ei_meV
         read = read_nxspe if kind == "nxspe" else read_spe
         run = self._with_psi(plan, lambda psi: read(plan.path, psi_deg=psi, ei_meV=ei))
@@ -195,6 +218,27 @@ class RecordedSource:
             ),
         )
         check_events(run)
+        yield from self._counted(plan, run, iterate_events(run, block=self.blocks), seen)
+
+    def _isis(self, plan: _Plan, seen: set[str]) -> Iterator[Payload]:
+        run = self._with_psi(
+            plan,
+            lambda psi: read_isis_run(
+                plan.path,
+                psi_log=self.psi_log,
+                psi_deg=psi,
+                ei_meV=self.nominal_ei_meV if self.ei_meV is None else self.ei_meV,
+                t0_us=self.t0_us,
+                period=self.period,
+            ),
+        )
+        check_isis_events(run)
+        yield from self._counted(plan, run, iterate_isis_events(run, block=self.blocks), seen)
+
+    def _counted(
+        self, plan: _Plan, run: EventRun, parts: Iterator[EventSlice], seen: set[str]
+    ) -> Iterator[Payload]:
+        """Start, blocks and stop of a file of events."""
         chunk = _new_chunk(plan.path, run.run_number, seen)
         yield ChunkStart(
             chunk=chunk,
@@ -204,9 +248,10 @@ class RecordedSource:
             start_time_ns=run.start_time_ns,
             temperature_K=run.temperature_K,
             geometry=run.instrument,
+            clean_meV=run.clean_meV,
         )
         read = filtered = 0
-        for part in iterate_events(run, block=self.blocks):
+        for part in parts:
             read += part.read
             filtered += sum(part.filtered.values())
             if len(part.pixel):
@@ -220,6 +265,24 @@ class RecordedSource:
             read=read,
             filtered=filtered,
         )
+
+    def _scan(self, plan: _Plan, seen: set[str]) -> Iterator[Payload]:
+        """Every run of a pixel file as a chunk of its own."""
+        ei = self.nominal_ei_meV if self.ei_meV is None else self.ei_meV
+        psi = self.psi_fallback_deg
+        pixels = read_sqw(plan.path)
+        if plan.psi_deg is not None:
+            raise UnreadableError(
+                f"{plan.path}: psi_deg is {plan.psi_deg:g} for a file of "
+                f"{len(pixels.content.runs)} runs, which have one each; expected none for it"
+            )
+        for run in runs_of_sqw(pixels, psi_deg=psi, ei_meV=ei):
+            try:
+                if isinstance(run, UnreadableError):
+                    raise run
+                yield from self._reduced(plan, run, seen)
+            except UnreadableError as error:
+                yield _set_aside(plan.path, error)
 
     def _reduced(self, plan: _Plan, run: ReducedRun, seen: set[str]) -> Iterator[Payload]:
         chunk = _new_chunk(plan.path, run.run_number or plan.path.stem, seen)
@@ -238,14 +301,19 @@ class RecordedSource:
             intensity=run.intensity,
             error=run.error,
             counts=run.counts,
+            absent=run.absent,
         )
         yield ChunkStop(
             chunk=chunk,
             proton_charge=run.proton_charge,
             minutes=run.minutes,
-            read=0 if run.counts is None else int(run.counts.sum()),
-            filtered=0,
+            read=run.recorded if run.counts is None else int(run.counts.sum()),
+            filtered=run.left_out,
         )
+
+
+def _set_aside(path: Path, error: UnreadableError) -> SetAside:
+    return SetAside(origin=str(path), reason=str(error).removeprefix(f"{path}: "))
 
 
 def _new_chunk(path: Path, name: str, seen: set[str]) -> str:
@@ -259,7 +327,7 @@ def _new_chunk(path: Path, name: str, seen: set[str]) -> str:
 
 
 def kind_of_file(path: Path | str) -> str:
-    """``"nxspe"``, ``"spe"`` or ``"sns-events"``, by content.
+    """``"nxspe"``, ``"spe"``, ``"sqw"``, ``"isis-events"`` or ``"sns-events"``, by content.
 
     Raises
     ------
@@ -269,6 +337,8 @@ def kind_of_file(path: Path | str) -> str:
     path = Path(path)
     if looks_like_spe(path):
         return "spe"
+    if looks_like_sqw(path):
+        return "sqw"
     suffix = path.suffix.lower()
     if path.is_file() and suffix in (".spe", *DETECTOR_SUFFIXES) and not h5py.is_hdf5(path):
         if suffix == ".spe":
@@ -281,11 +351,8 @@ def kind_of_file(path: Path | str) -> str:
         entries = group_of_class(file, "NXentry")
         if any("NXSPE_info" in entry for entry in entries):
             return "nxspe"
-        if any("detector_1_events" in entry for entry in entries):
-            raise UnreadableError(
-                f"{path}: an ISIS event file (detector_1_events), which is not read yet; expected "
-                "an SNS event file or an .nxspe. Reduce it to NXSPE first"
-            )
+        if any(is_isis(entry) for entry in entries):
+            return "isis-events"
         if any(group_of_class(entry, "NXevent_data") for entry in entries):
             return "sns-events"
         raise UnreadableError(
@@ -341,6 +408,14 @@ _REPORTED = (
     "angle_logs",
     "t0_us",
     "orientation",
+    "incident_energies",
+    "clean_meV",
+    "runs",
+    "psi_range_deg",
+    "sqw_pixels",
+    "mount",
+    "lattice",
+    "residual",
 )
 
 
@@ -367,15 +442,15 @@ def inspect_file(
     Returns
     -------
     dict
-        ``file, kind`` ("sns-events", "nxspe", "spe" or "unreadable", where nothing but the kind
-        could be told), ``instrument, ei_meV,
+        ``file, kind`` ("sns-events", "isis-events", "nxspe", "spe", "sqw" or "unreadable", where
+        nothing but the kind could be told), ``instrument, ei_meV,
         psi_deg, temperature_K, title, run_number, start_time_ns, minutes, proton_charge, events,
         filtered`` (reason to events), ``pixels, masked_pixels, two_theta_deg`` (of live pixels),
         ``solid_angle_sr`` (of live pixels), ``bins`` and ``masked_bins`` (of live pixels, reduced
         files), ``energy_meV`` (lowest, highest; of events above -Ei), ``angle_logs, t0_us,
-        orientation`` (UB, rows first), ``problems`` (list of str) and ``unknown`` (list of str:
-        what the file cannot tell an experiment). Values that are not there are None. Events are
-        read to the last one.
+        orientation`` (UB, rows first), what ``inspect_sqw`` and ``inspect_isis`` tell, ``problems``
+        (list of str) and ``unknown`` (list of str: what the file cannot tell an experiment).
+        Values that are not there are None. Events are read to the last one.
     """
     path = Path(path)
     report: dict[str, object] = {"file": str(path), "kind": "unreadable"}
@@ -388,6 +463,20 @@ def inspect_file(
             _inspect_nxspe(path, psi_deg, ei_meV, report, problems, unknown)
         elif report["kind"] == "spe":
             _inspect_spe(path, psi_deg, ei_meV, report, problems, unknown)
+        elif report["kind"] == "isis-events":
+            found, notes = inspect_isis(path, psi_log=psi_log, psi_deg=psi_deg, ei_meV=ei_meV)
+            geometry = found.pop("geometry")
+            report |= found
+            problems += notes
+            if isinstance(geometry, Instrument):
+                report |= _pixels(geometry)
+        elif report["kind"] == "sqw":
+            pixels, values, notes = inspect_sqw(path, psi_deg=psi_deg, ei_meV=ei_meV)
+            report |= _pixels(pixels.instrument) | values
+            problems += notes
+            if report["mount"] is not None:
+                unknown.remove("u and v")
+            unknown += ["raw counts", "proton charge", "minutes"]
         else:
             found, notes = inspect_events(path, psi_log=psi_log, psi_deg=psi_deg)
             geometry = found.pop("geometry")

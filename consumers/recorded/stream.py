@@ -181,7 +181,13 @@ def timed_stream_of_files(
     for path in recorded_source(list(paths), run=run, psi_log=psi_log).files:
         with ExitStack() as stack:
             dwell: _Recorded | _Reduced
-            if kind_of_file(path) == "sns-events":
+            kind = kind_of_file(path)
+            if kind in ("sqw", "isis-events"):
+                raise UnreadableError(
+                    f"{path}: a file of the kind {kind}, which is not sent; expected SNS event "
+                    "files or reduced ones. Replay it in process"
+                )
+            if kind == "sns-events":
                 recording = stack.enter_context(open_event_recording(path, psi_log=psi_log))
                 dwell = _recorded(recording, psi_log, psi_deg, topics, pulses_per_message)
             else:

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from consumers.transport.kafka_settings import KafkaSection
 from consumers.transport.zmq_settings import ZmqSection
-from simulations.section import Number, Positive, Section, Text, expected
+from simulations.section import Count, Number, Positive, Section, Text, expected
 
 
 class SourceSection(Section):
@@ -28,6 +28,9 @@ class SourceSection(Section):
     t0_us: Number | None = Field(
         default=None,
         description="emission time of event data in microseconds, or null: the instrument's own",
+    )
+    period: Count | None = Field(
+        default=None, description="period of ISIS event files that counts, where they hold several"
     )
     kafka: KafkaSection | None = Field(default=None, description="connection of kind kafka")
     zmq: ZmqSection | None = Field(default=None, description="connection of kind zmq")

@@ -19,7 +19,7 @@ def register(app: typer.Typer) -> None:
 
 
 def init(
-    file: Annotated[Path, typer.Argument(help="An NXSPE, SNS raw event or SPE file.")],
+    file: Annotated[Path, typer.Argument(help="An NXSPE, SQW, SPE, SNS or ISIS raw event file.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Where to write it.")] = Path(
         "experiment.yaml"
     ),
@@ -31,7 +31,10 @@ def init(
     ] = None,
     ei: Annotated[
         float | None,
-        typer.Option(min=1e-6, help="Incident energy, meV, for files that record none (SPE)."),
+        typer.Option(
+            min=1e-6,
+            help="Incident energy, meV, for files that record none (SPE) or several (ISIS).",
+        ),
     ] = None,
     psi_log: Annotated[str, typer.Option(help="Log of event files that holds psi.")] = "s1",
     force: Annotated[bool, typer.Option("--force", help="Overwrite the output.")] = False,

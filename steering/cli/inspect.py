@@ -37,6 +37,14 @@ _WORDS = {
     "t0_us": "T0, microseconds",
     "angle_logs": "logs in degrees",
     "orientation": "orientation",
+    "incident_energies": "incident energies",
+    "clean_meV": "transfers of one Ei alone, meV",
+    "runs": "runs with pixels",
+    "psi_range_deg": "psi of the runs, degrees",
+    "sqw_pixels": "pixels of the scan",
+    "mount": "mount",
+    "lattice": "lattice, angstrom and degrees",
+    "residual": "pixels against headers",
     "path": "path",
     "components": "packs masked",
     "arrays": "arrays",
@@ -115,7 +123,14 @@ def _shown(key: str, value: Any) -> str:
         return f"{datetime.fromtimestamp(value / 1e9, UTC):%Y-%m-%d %H:%M:%S} UTC"
     if isinstance(value, dict):
         return ", ".join(f"{name} {_shown(name, item)}" for name, item in value.items())
-    if key in ("two_theta_deg", "energy_meV", "momentum_inverse_angstrom", "psi_limits_deg"):
+    if key in (
+        "two_theta_deg",
+        "psi_range_deg",
+        "clean_meV",
+        "energy_meV",
+        "momentum_inverse_angstrom",
+        "psi_limits_deg",
+    ):
         return " to ".join(terminal.number(item) for item in value)
     if isinstance(value, list | tuple):
         inner = ", ".join(_shown("", item) for item in value)

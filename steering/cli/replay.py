@@ -30,7 +30,7 @@ USUAL_ADDRESS = {Target.KAFKA: "127.0.0.1:9092", Target.ZMQ: "tcp://127.0.0.1:55
 
 Files = Annotated[
     list[Path],
-    typer.Argument(help="NXSPE or SNS raw event files, one per orientation; or one tape."),
+    typer.Argument(help="NXSPE, SQW, SNS or ISIS raw event files; or one tape."),
 ]
 Psi = Annotated[
     float | None,

@@ -56,7 +56,7 @@ def draft_experiment(
     if report.get("kind") == "unreadable":
         raise InputError(
             f"{name}: is no recorded file ({'; '.join(problems) or 'of no known kind'}); expected "
-            "NXSPE, SNS raw events or SPE. Give another file."
+            "NXSPE, SQW, SNS or ISIS raw events, or SPE. Give another file."
         )
     ei = report.get("ei_meV")
     if not isinstance(ei, int | float) or not math.isfinite(ei) or ei <= 0:
@@ -67,7 +67,16 @@ def draft_experiment(
     unknown: dict[str, str] = {}
     if structure is None:
         unknown["sample.structure"] = "germanium stands there; name yours or give a structure file"
-    unknown["sample.u, sample.v"] = "[1, 1, 0] and [0, 0, 1] stand there; files do not record them"
+        lattice = report.get("lattice")
+        if lattice is not None:
+            told = ", ".join(f"{float(x):.5g}" for x in lattice)
+            unknown["sample.structure"] += f" with the recorded lattice (a, b, c, angles: {told})"
+    mount = report.get("mount")
+    if not isinstance(mount, Mapping):
+        mount = {"u": (1.0, 1.0, 0.0), "v": (0.0, 0.0, 1.0)}
+        unknown["sample.u, sample.v"] = (
+            "[1, 1, 0] and [0, 0, 1] stand there; the file does not record them"
+        )
     unknown["sample.psi_offset_deg"] = "0 stands there; check it on the elastic peaks"
     temperature = _number(report.get("temperature_K"))
     if temperature is None or temperature < 0:
@@ -108,9 +117,13 @@ def draft_experiment(
         title=_title(report, str(instrument), name),
         sample=SampleSection(
             structure=structure or "germanium",
-            u=(1.0, 1.0, 0.0),
-            v=(0.0, 0.0, 1.0),
+            u=_vector(mount["u"]),
+            v=_vector(mount["v"]),
             temperature_K=temperature if temperature is not None and temperature >= 0 else 300.0,
+            omega_deg=_number(mount.get("omega_deg")) or 0.0,
+            dpsi_deg=_number(mount.get("dpsi_deg")) or 0.0,
+            gl_deg=_number(mount.get("gl_deg")) or 0.0,
+            gs_deg=_number(mount.get("gs_deg")) or 0.0,
         ),
         instrument=InstrumentSection(name=str(instrument), ei_meV=ei),
         path=PathSection(
@@ -134,6 +147,12 @@ def _parameters(structure: str) -> ParametersSection:
             record = load_prior_record(structure)
             return ParametersSection(cutoff_A=min(5.0, record.cutoff_A), free=6, prior=structure)
     return ParametersSection(cutoff_A=5.0, free=6)
+
+
+def _vector(recorded: Any) -> tuple[float, float, float]:
+    """Three numbers without the rounding of float32."""
+    x, y, z = (round(float(number), 6) + 0.0 for number in recorded)
+    return x, y, z
 
 
 def _number(value: Any) -> float | None:

@@ -353,6 +353,7 @@ def recorded_instrument(files: Sequence[FilePath], experiment: Experiment) -> In
         psi_deg=0.0,  # pixels do not turn
         ei_meV=experiment.source.ei_meV,
         t0_us=experiment.source.t0_us,
+        period=experiment.source.period,
         nominal_ei_meV=section.ei_meV,
     )
     faults = []
@@ -389,6 +390,15 @@ def foreign(start: ChunkStart, experiment: Experiment, instrument_name: str) -> 
             f"Ei is {start.ei_meV:g} meV in the file; expected {expected:g} meV within "
             f"{EI_TOLERANCE:.0%}, the experiment's instrument.ei_meV. Correct one of them."
         )
+    axis = experiment.path.energy
+    if start.clean_meV is not None:
+        low, high = start.clean_meV
+        if axis.min_meV < low or min(axis.max_meV, expected) > high + 1e-9:
+            return (
+                f"path.energy spans {axis.min_meV:g} to {axis.max_meV:g} meV, but neutrons of "
+                f"other incident energies of the pulse mix in outside {low:.4g} to {high:.4g} "
+                "meV; expected an axis within. Narrow it."
+            )
     return None
 
 

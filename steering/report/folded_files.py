@@ -53,6 +53,7 @@ def fold(
             psi_deg=psi_deg,
             ei_meV=experiment.source.ei_meV,
             t0_us=experiment.source.t0_us,
+            period=experiment.source.period,
             nominal_ei_meV=experiment.instrument.ei_meV,
         )
         geometry: dict[str, Instrument | None] = {}

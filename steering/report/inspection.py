@@ -14,8 +14,10 @@ from steering.report.tables_file import read_arrays
 
 KINDS = {
     "sns-events": "SNS raw events",
+    "isis-events": "ISIS raw events",
     "nxspe": "NXSPE, reduced on detectors x energy",
     "spe": "SPE, reduced on detectors x energy, with a PAR or PHX file",
+    "sqw": "SQW, pixels of many runs",
     "detectors": "PAR or PHX, where the detectors of an SPE file are",
     "instrument": "pixels of a spectrometer",
     "mask": "detector mask",
@@ -25,7 +27,7 @@ KINDS = {
     "experiment": "experiment file",
     "unreadable": "nothing that Beamsteer reads",
 }
-_NEED_ORIENTATION = ("sns-events", "nxspe", "spe")
+_NEED_ORIENTATION = ("sns-events", "isis-events", "nxspe", "spe", "sqw")
 
 
 def inspect(path: Path | str, *, psi_log: str = "s1", psi_deg: float | None = None) -> dict:

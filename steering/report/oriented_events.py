@@ -36,6 +36,7 @@ def read_oriented_events(
         ei_meV=None if experiment is None else experiment.source.ei_meV,
         nominal_ei_meV=None if experiment is None else experiment.instrument.ei_meV,
         t0_us=None if experiment is None else experiment.source.t0_us,
+        period=None if experiment is None else experiment.source.period,
     )
     runs: list[OrientedEvents] = []
     hours: list[float] = []

@@ -55,6 +55,7 @@ def _read(measurement: Measurement, file: Path) -> CanRun:
         psi_deg=0.0,  # of a file that has none; the can's own psi is not used
         ei_meV=experiment.source.ei_meV,
         t0_us=experiment.source.t0_us,
+        period=experiment.source.period,
         nominal_ei_meV=experiment.instrument.ei_meV,
     )
     start, stop, histogram = None, None, None

@@ -329,6 +329,7 @@ def fold_powder(
         psi_deg=0.0 if psi_deg is None else psi_deg,
         ei_meV=experiment.source.ei_meV,
         t0_us=experiment.source.t0_us,
+        period=experiment.source.period,
         nominal_ei_meV=experiment.instrument.ei_meV,
     )
     for message in source.messages():

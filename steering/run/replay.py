@@ -86,6 +86,7 @@ def replay(
             psi_deg=psi_deg,
             ei_meV=experiment.source.ei_meV,
             t0_us=experiment.source.t0_us,
+            period=experiment.source.period,
             nominal_ei_meV=experiment.instrument.ei_meV,
         )
         try:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -112,3 +114,23 @@ def test_a_can_is_weighed_with_the_bins_of_its_sample(setting):
     given = histogram_input(block_of(instrument, counted=False), steps, instrument, near)
     expected = instrument.solid_angle_sr[:, None] * np.diff(near)[steps]
     np.testing.assert_array_equal(given.weight, expected)
+
+
+def test_what_is_absent_counts_nowhere_and_the_rest_is_measured_even_at_zero(setting):
+    instrument, geometry, steps = setting
+    block = replace(block_of(instrument, counted=False), counts=None)
+    absent = np.random.default_rng(8).random(block.intensity.shape) < 0.6
+    intensity, error = (np.where(absent, np.nan, x) for x in (block.intensity, block.error))
+    block = replace(block, intensity=intensity, error=error, absent=absent)
+    given = histogram_input(block, steps, instrument)
+    np.testing.assert_array_equal(given.unknown, ~np.isfinite(intensity)[:, steps])
+    assert ((error[:, steps] == 0) & ~given.unknown).any()
+    signal, variance = np.zeros((2, geometry.voxels.n_path_bins, ENERGY.n_bins))
+    sight = geometry.sight(33.0, instrument, histogram_edges_meV=EDGES, unknown=given.unknown)
+    folded = fold_histogram_block(given, sight, signal=signal, variance=variance)
+    account = given.account(folded, signal, given.unknown, instrument.masked)
+    assert account.complete
+    assert account.read == (~absent).sum()
+    assert account.outside_energy == account.read - (~absent)[:, steps].sum()
+    blocked = np.isnan(intensity)[:, steps] | instrument.masked[:, None]
+    assert account.masked == (blocked & ~absent[:, steps]).sum()

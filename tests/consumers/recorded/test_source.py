@@ -228,7 +228,7 @@ def test_inspection_tells_what_is_masked_and_dropped(tmp_path: Path) -> None:
     assert (reduced["bins"], reduced["masked_bins"]) == (25, 0)
 
 
-def test_an_isis_event_file_is_named_as_one(tmp_path: Path) -> None:
+def test_an_isis_event_file_without_its_parts_is_set_aside(tmp_path: Path) -> None:
     path = tmp_path / "MAR1.nxs"
     with h5py.File(path, "w") as file:
         entry = file.create_group("raw_data_1")
@@ -236,7 +236,8 @@ def test_an_isis_event_file_is_named_as_one(tmp_path: Path) -> None:
         entry.create_group("detector_1_events").attrs["NX_class"] = np.bytes_("NXevent_data")
     (aside,) = payloads(path)
     assert isinstance(aside, SetAside)
-    assert "an ISIS event file (detector_1_events), which is not read yet" in aside.reason
+    assert kind_of_file(path) == "isis-events"
+    assert "no log 's1' for psi" in aside.reason
 
 
 def test_a_recorded_ub_matrix_is_told_and_a_placeholder_is_not(tmp_path: Path) -> None:

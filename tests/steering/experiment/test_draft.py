@@ -11,11 +11,14 @@ import h5py
 import numpy as np
 import pytest
 
+from consumers.recorded.incident_energies import energies_of_chopper
+from consumers.recorded.isis_event_layout import Chopper
 from consumers.recorded.nxspe_file import read_nxspe
 from consumers.recorded.spe_file import write_detectors, write_spe
 from steering import cli
 from steering.experiment import build_measurement, dump_experiment, load_experiment
-from tests.consumers.hostile_files import good_nxspe
+from tests.consumers.hostile_files import good_nxspe, toy_instrument
+from tests.consumers.isis_files import two_energies, write_isis
 from tests.steering.virtual_scan import VirtualScan, virtual_scan
 
 __all__ = ["virtual_scan"]
@@ -183,3 +186,50 @@ def test_a_crystal_without_force_constants_folds_with_its_stored_prior(structure
     assert load_experiment(path).parameters.prior == structure
     assert f"stored prior {structure}" in unknown["parameters"]
     assert build_measurement(load_experiment(path), tmp_path).model.values.any()
+
+
+@pytest.mark.shared_data
+@pytest.mark.parametrize("verb", ["fold", pytest.param("replay", marks=pytest.mark.slow)])
+def test_a_real_sqw_file_drafts_its_mount_and_folds_run_by_run(verb, shared_data, tmp_path, capsys):
+    """Every pixel of its 24 runs is accounted for."""
+    file = shared_data / "sqw" / "rbmnf3_maps_ei35.sqw"
+    path, unknown = drafted(file, tmp_path, capsys)
+    assert "sample.u, sample.v" not in unknown
+    assert "psi" not in unknown
+    experiment = load_experiment(path)
+    assert (experiment.sample.u, experiment.sample.v) == ((1, 1, 0), (0, 0, 1))
+    assert experiment.instrument.ei_meV == pytest.approx(34.96)
+    energy = experiment.path.energy.model_copy(update={"min_meV": -0.5, "max_meV": 1.0, "bins": 6})
+    wide = experiment.path.model_copy(update={"energy": energy})
+    dump_experiment(experiment.model_copy(update={"path": wide}), path)
+    output = tmp_path / verb
+    assert cli.run([verb, str(file), "-e", str(path), "-o", str(output), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    events = told["events"]
+    assert events["read"] == sum(n for name, n in events.items() if name != "read") == 24_689
+    assert [chunk["status"] for chunk in told["chunks"]] == ["folded"] * 24
+
+
+def test_an_isis_file_of_two_energies_drafts_and_folds_the_one_that_is_chosen(tmp_path, capsys):
+    """The drafted axis ends where the other energy begins; a wider one is set aside."""
+    chopper = Chopper(frequency_Hz=150.0, distance_m=toy_instrument().source_to_sample_m - 2.0)
+    low = dict(energies_of_chopper(chopper, 80.0, 50.0))[1]
+    pixel, tof, which = two_energies(80.0, low)
+    file = tmp_path / "a.nxs"
+    write_isis(file, pixel, tof, chopper_Hz=150.0)
+    arguments = ["init", str(file), "-o", str(tmp_path / "none.yaml")]
+    assert "expected one to be chosen" in refused(arguments, capsys)
+    path, unknown = drafted(file, tmp_path, capsys, "--ei", "80")
+    assert any("other incident energies too" in told for told in unknown.values())
+    both = folded(file, path, capsys)["events"]
+    write_isis(file, pixel[which == 0], tof[which == 0], ei_log=80.0)
+    alone = folded(file, path, capsys)["events"]
+    assert both["folded"] == alone["folded"]
+    assert sum(both.values()) - sum(alone.values()) == (which == 1).sum()  # outside, or no pixel
+    write_isis(file, pixel, tof, chopper_Hz=150.0)
+    experiment = load_experiment(path)
+    energy = experiment.path.energy.model_copy(update={"max_meV": 79.9})
+    wide = experiment.path.model_copy(update={"energy": energy})
+    dump_experiment(experiment.model_copy(update={"path": wide}), path)
+    said = refused(["fold", str(file), "-e", str(path), "-o", str(tmp_path / "b.npz")], capsys)
+    assert "neutrons of other incident energies of the pulse mix in outside" in said
