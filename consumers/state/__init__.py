@@ -17,6 +17,7 @@ from consumers.state.manifest_store import (
     run_folder,
     write_manifest,
 )
+from consumers.state.nexus_template import instrument_xml, log_names
 from consumers.state.offset_ledger import DeadLetter
 from consumers.state.stream_clock import SECOND
 
@@ -32,6 +33,8 @@ __all__ = [
     "SECOND",
     "close_chunk",
     "file_name",
+    "instrument_xml",
+    "log_names",
     "partition_folder",
     "partition_folders",
     "read_chunk",
