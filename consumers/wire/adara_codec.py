@@ -283,11 +283,10 @@ def read_run_status(packet: AdaraPacket) -> RunStatus:
         status = AdaraStatus(word >> 24)
     except ValueError:
         raise WireError(
-            f"{packet.label}: status is {word >> 24}; expected one of {[int(s) for s in AdaraStatus]}"
+            f"{packet.label}: status is {word >> 24}; expected one of "
+            f"{[int(s) for s in AdaraStatus]}"
         ) from None
-    return RunStatus(
-        status=status, run=run, start_s=start_s + _EPOCH_1990_S, file=word & 0xFFFFFF
-    )
+    return RunStatus(status=status, run=run, start_s=start_s + _EPOCH_1990_S, file=word & 0xFFFFFF)
 
 
 def read_annotation(packet: AdaraPacket) -> Annotation:
@@ -495,9 +494,7 @@ def _pulse(packet: AdaraPacket, headers: Mapping[str, bytes]) -> WireValue:
     time_ns, words = packet.time_ns, packet.words
     head = 3 if packet.kind is AdaraKind.BANKED_EVENTS_WITH_STATES else 2
     banks = list(_banks(packet, words, head))
-    charge = LogSample(
-        source=CHARGE_LOG, time_ns=time_ns, value=np.array([10.0 * float(words[0])])
-    )
+    charge = LogSample(source=CHARGE_LOG, time_ns=time_ns, value=np.array([10.0 * float(words[0])]))
     found = np.concatenate(banks) if banks else np.empty((0, 2), np.uint32)
     if not len(found):
         return charge
@@ -755,7 +752,9 @@ def encode_run_status(time_ns: int, status: AdaraStatus, *, run: int, start_s: i
     return encode_packet(AdaraKind.RUN_STATUS, 1, time_ns, body)
 
 
-def encode_annotation(time_ns: int, marker: AdaraMarker, *, scan: int = 0, comment: str = "") -> bytes:
+def encode_annotation(
+    time_ns: int, marker: AdaraMarker, *, scan: int = 0, comment: str = ""
+) -> bytes:
     """A mark in the stream."""
     text = comment.encode()[:0xFFFF]
     body = struct.pack("<II", marker << 16 | len(text), scan) + text
@@ -803,7 +802,7 @@ def encode_heartbeat_packet(time_ns: int) -> bytes:
 
 def encode_pulse(
     time_ns: int,
-    charge_10pC: int,
+    charge: int,
     banks: Mapping[int, tuple[NDArray[np.uint32], NDArray[np.uint32]]],
 ) -> bytes:
     """Neutrons of one pulse.
@@ -812,12 +811,12 @@ def encode_pulse(
     ----------
     time_ns : int
         Of the pulse.
-    charge_10pC : int
-        Proton charge.
+    charge : int
+        Proton charge in 10 pC.
     banks : mapping
         By number of the bank: times of flight in 0.1 us and identifiers, (events,) each.
     """
-    parts = [struct.pack("<IIII", charge_10pC, 0, 0, 0x200)]
+    parts = [struct.pack("<IIII", charge, 0, 0, 0x200)]
     if banks:
         parts.append(struct.pack("<IIII", 0, 0, 1 << 31, len(banks)))
         for bank, (tof, pixel) in banks.items():

@@ -45,7 +45,7 @@ class AdaraSender:
 
     def __init__(self) -> None:
         self._numbers: dict[str, int] = {}  # of variables, by source
-        self._charges: dict[int, int] = {}  # by time of the pulse, 10 pC
+        self._charges: dict[int, int] = {}  # by time of the pulse, in 10 pC
         self._banks: dict[int, Banks] = {}  # by time of the pulse
         self._have_events = False
         self._run, self._start_s = 0, 0

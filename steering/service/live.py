@@ -229,9 +229,9 @@ def _connection(experiment: Experiment, options: LiveOptions) -> Connection | No
         raise InputError(f"--{' and --'.join(named)} are given; expected one source")
     if not named and section.kind == "files":
         raise InputError(
-            "source.kind is 'files'; expected a live source. Give --kafka HOST:PORT, --zmq ADDRESS, "
-            "--adara HOST:PORT or --tape FOLDER, or name one in the experiment's source section; "
-            "recorded files are for `beamsteer replay`."
+            "source.kind is 'files'; expected a live source. Give --kafka HOST:PORT, --zmq "
+            "ADDRESS, --adara HOST:PORT or --tape FOLDER, or name one in the experiment's source "
+            "section; recorded files are for `beamsteer replay`."
         )
     kind = named[0] if named else section.kind
     if kind == "tape":

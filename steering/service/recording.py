@@ -120,10 +120,8 @@ class AlongTape:
 
 def live_source(
     tape: TapeWriter,
+    chosen: KafkaSection | ZmqSection | AdaraSection,
     *,
-    kafka: KafkaSection | None = None,
-    zmq: ZmqSection | None = None,
-    adara: AdaraSection | None = None,
     environment: Mapping[str, str] = os.environ,
 ) -> RawSource:
     """Source to be recorded, from where the tape ends.
@@ -132,40 +130,33 @@ def live_source(
     ----------
     tape : TapeWriter
         Says where to go on.
-    kafka : KafkaSection, optional
-        Read from there, in a consumer group of its own: what others read stays theirs.
-    zmq : ZmqSection, optional
-        Read from there.
-    adara : AdaraSection, optional
-        Read from there; what is missing behind the tape is asked for.
+    chosen : KafkaSection, ZmqSection or AdaraSection
+        Read from there: from Kafka in a consumer group of its own, so that what others read stays
+        theirs; from ADARA with what is missing behind the tape, as far as its server has it.
     environment : mapping
         Where secrets are.
 
     Raises
     ------
     ValueError, ConnectionError
-        If not exactly one of them is given, or it cannot be read from.
+        If it cannot be read from.
     """
-    if sum(section is not None for section in (kafka, zmq, adara)) > 1:
-        raise InputError("several sources are given; expected one. Record the others apart")
-    if kafka is not None:
+    if isinstance(chosen, KafkaSection):
         from consumers.transport import KafkaSource
 
         group = f"beamsteer-record-{uuid.uuid4().hex[:12]}"
-        alone = kafka.model_copy(update={"group": group})
+        alone = chosen.model_copy(update={"group": group})
         return KafkaSource(alone, AlongTape(tape), environment=environment)
-    if adara is not None:
+    if isinstance(chosen, AdaraSection):
         from consumers.transport import AdaraSource
 
-        source = AdaraSource(adara, AlongTape(tape))
+        source = AdaraSource(chosen, AlongTape(tape))
         if tape.newest is not None:
             source.resume(tape.newest)
         return source
-    if zmq is None:
-        raise InputError("no source is given; expected Kafka, ZMQ or ADARA")
     from consumers.transport import zmq_source
 
-    return zmq_source(zmq, AlongTape(tape), environment=environment)
+    return zmq_source(chosen, AlongTape(tape), environment=environment)
 
 
 def kafka_section(
