@@ -5,12 +5,14 @@ from consumers.wire.adara_codec import (
     AdaraPacket,
     AdaraStatus,
     Variable,
-    encode_hello,
     packet_bytes,
     read_hello,
     read_packet,
     read_run_status,
     variable_of,
+)
+from consumers.wire.adara_encoding import (
+    encode_hello,
 )
 from consumers.wire.adara_sending import AdaraSender
 from consumers.wire.adara_stream import AdaraStream

@@ -24,11 +24,8 @@ a packet what it knew, as headers: ``adara`` (with every packet), ``log`` (name 
 describe the instrument, so that every message can be understood alone, also after a crash.
 
 Times of flight are passed on as the facility writes them into files: its correction for the
-electronics' offset is in them or not, and T0 refers to that.
-
-References
-----------
-Layouts: github.com/ADARA-Neutrons/adara (ADARA.h, ADARAPackets.h), protocol version 1.10.
+electronics' offset is in them or not, and T0 refers to that. The layouts are those of
+github.com/ADARA-Neutrons/adara (ADARA.h, ADARAPackets.h), protocol version 1.10.
 """
 
 from __future__ import annotations
@@ -56,7 +53,6 @@ from consumers.wire.values import (
     WireError,
     WireValue,
 )
-from simulations.errors import InputError
 
 ADARA_HEADER, LOG_HEADER, BEGINS_HEADER, ENDS_HEADER = "adara", "log", "begins", "ends"
 HEAD_BYTES = 16
@@ -67,10 +63,9 @@ JOB = "adara-run-"  # begins the job of every dwell
 DETECTOR = "detector"  # source of all events
 CHARGE_LOG, CHARGE_UNIT = "proton_charge", "picoCoulombs"
 
-_EPOCH_1990_S = 631_152_000
+EPOCH_1990_S = 631_152_000
 _SECOND = 1_000_000_000
 _HEAD = struct.Struct("<IIII")
-_WORD = struct.Struct("<I")
 _DOUBLE = struct.Struct("<d")
 _LONGEST_TOF = (2**31 - 1) // 100  # 0.1 us that int32 ns can say
 _LONGEST_NAME = 1024
@@ -179,7 +174,7 @@ class AdaraPacket:
         WireError
             If it lies outside 2000 to 2100.
         """
-        time_ns = (self.seconds + _EPOCH_1990_S) * _SECOND + self.nanoseconds
+        time_ns = (self.seconds + EPOCH_1990_S) * _SECOND + self.nanoseconds
         return plausible_ns(time_ns, f"{self.label}: time")
 
     @property
@@ -195,7 +190,6 @@ class RunStatus:
     status: AdaraStatus
     run: int
     start_s: int  # of the run, since the Unix epoch
-    file: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -215,7 +209,7 @@ class Variable:
     unit: str
 
 
-# -- reading: packets ---------------------------------------------------------------------------
+# -- packets ---------------------------------------------------------------------------
 
 
 def packet_bytes(head: bytes | bytearray | memoryview) -> int:
@@ -226,7 +220,7 @@ def packet_bytes(head: bytes | bytearray | memoryview) -> int:
     WireError
         If no packet of ours begins so: what comes next on a connection cannot be told then.
     """
-    length = _WORD.unpack_from(head)[0]
+    length = int.from_bytes(head[:4], "little")
     if length % 4 or length + HEAD_BYTES > MAX_PACKET_BYTES:
         raise WireError(
             f"ADARA: a packet announces {length} bytes; expected a multiple of 4 up to "
@@ -286,7 +280,7 @@ def read_run_status(packet: AdaraPacket) -> RunStatus:
             f"{packet.label}: status is {word >> 24}; expected one of "
             f"{[int(s) for s in AdaraStatus]}"
         ) from None
-    return RunStatus(status=status, run=run, start_s=start_s + _EPOCH_1990_S, file=word & 0xFFFFFF)
+    return RunStatus(status=status, run=run, start_s=start_s + EPOCH_1990_S)
 
 
 def read_annotation(packet: AdaraPacket) -> Annotation:
@@ -335,9 +329,8 @@ def read_beamline(packet: AdaraPacket) -> str:
     sizes = int(packet.words[0])
     identifier, short, long = (sizes >> 16) & 0xFF, (sizes >> 8) & 0xFF, sizes & 0xFF
     text = _raw(packet, 4, identifier + short + long)
-    names = (text[identifier + short :], text[identifier : identifier + short])
-    found = [_utf8(packet, name) for name in names]
-    return next((name for name in found if name), "")
+    brief = _utf8(packet, text[identifier : identifier + short])
+    return _utf8(packet, text[identifier + short :]) or brief
 
 
 def read_descriptor(packet: AdaraPacket) -> tuple[int, dict[int, Variable]]:
@@ -375,7 +368,22 @@ def variable_of(packet: AdaraPacket) -> tuple[int, int]:
     return device, variable
 
 
-# -- reading: values ----------------------------------------------------------------------------
+def read_hello(packet: AdaraPacket) -> int:
+    """Since when a client wants the stream, ns since the Unix epoch; 0: from now on.
+
+    Raises
+    ------
+    WireError
+        If it is no hello.
+    """
+    if packet.kind is not AdaraKind.CLIENT_HELLO:
+        raise WireError(f"{packet.label}: came from a client; expected its hello")
+    _known(packet, 8 if packet.version else 4)
+    since_s = int(packet.words[0])
+    return (since_s + EPOCH_1990_S) * _SECOND if since_s else 0
+
+
+# -- values ----------------------------------------------------------------------------
 
 
 def decode_adara(value: bytes, headers: Mapping[str, bytes]) -> WireValue:
@@ -555,7 +563,7 @@ def _value(packet: AdaraPacket, headers: Mapping[str, bytes]) -> WireValue:
     value = _DOUBLE.unpack_from(packet.body, 12)[0] if double else float(packet.words[3])
     if severity == _INVALID_SEVERITY or status == _DISCONNECTED:
         return Several()
-    time_ns = (packet.seconds + _EPOCH_1990_S) * _SECOND + packet.nanoseconds
+    time_ns = (packet.seconds + EPOCH_1990_S) * _SECOND + packet.nanoseconds
     return LogSample(
         source=_utf8(packet, headers[LOG_HEADER]),
         # a clock that was never set says 1990; the value holds all the same
@@ -635,7 +643,7 @@ _READERS: dict[AdaraKind, Callable[[AdaraPacket, Mapping[str, bytes]], WireValue
 }
 
 
-# -- reading: parts -----------------------------------------------------------------------------
+# -- parts -----------------------------------------------------------------------------
 
 
 def _known(packet: AdaraPacket, size: int, *, exact: bool = True) -> None:
@@ -689,137 +697,3 @@ def _tree(packet: AdaraPacket, text: str) -> ET.Element:
 def _plain(tag: object) -> str:
     """Name of an element without its namespace."""
     return tag.rpartition("}")[2] if isinstance(tag, str) else ""
-
-
-# -- writing ------------------------------------------------------------------------------------
-
-
-def encode_packet(kind: AdaraKind, version: int, time_ns: int, body: bytes = b"") -> bytes:
-    """A packet; the body is filled up to whole words.
-
-    Raises
-    ------
-    InputError
-        If the time lies before 1990, or the packet is larger than a receiver takes.
-    """
-    seconds, nanoseconds = divmod(time_ns - _EPOCH_1990_S * _SECOND, _SECOND)
-    if not 0 <= seconds < 2**32:
-        raise InputError(f"time is {time_ns} ns; expected one between 1990 and 2126")
-    body += bytes(-len(body) % 4)
-    if len(body) + HEAD_BYTES > MAX_PACKET_BYTES:
-        raise InputError(
-            f"an ADARA packet has {len(body)} bytes; expected at most "
-            f"{MAX_PACKET_BYTES - HEAD_BYTES}"
-        )
-    return _HEAD.pack(len(body), kind << 8 | version, seconds, nanoseconds) + body
-
-
-def encode_hello(time_ns: int, *, since_ns: int, send_paused: bool) -> bytes:
-    """What a client says first.
-
-    Parameters
-    ----------
-    time_ns : int
-        Now, ns since the Unix epoch.
-    since_ns : int
-        Where the stream shall begin, as far back as the server keeps it; 0: now.
-    send_paused : bool
-        Whether what comes during a pause shall be sent too.
-    """
-    since_s = max(since_ns // _SECOND - _EPOCH_1990_S, 1) if since_ns else 0
-    flags = 2 if send_paused else 1
-    return encode_packet(AdaraKind.CLIENT_HELLO, 1, time_ns, struct.pack("<II", since_s, flags))
-
-
-def read_hello(packet: AdaraPacket) -> int:
-    """Since when a client wants the stream, ns since the Unix epoch; 0: from now on.
-
-    Raises
-    ------
-    WireError
-        If it is no hello.
-    """
-    if packet.kind is not AdaraKind.CLIENT_HELLO:
-        raise WireError(f"{packet.label}: came from a client; expected its hello")
-    _known(packet, 8 if packet.version else 4)
-    since_s = int(packet.words[0])
-    return (since_s + _EPOCH_1990_S) * _SECOND if since_s else 0
-
-
-def encode_run_status(time_ns: int, status: AdaraStatus, *, run: int, start_s: int) -> bytes:
-    """A run begins, ends, or goes on; ``start_s`` since the Unix epoch."""
-    body = struct.pack("<IIIII", run, max(start_s - _EPOCH_1990_S, 0), status << 24, 0, 0)
-    return encode_packet(AdaraKind.RUN_STATUS, 1, time_ns, body)
-
-
-def encode_annotation(
-    time_ns: int, marker: AdaraMarker, *, scan: int = 0, comment: str = ""
-) -> bytes:
-    """A mark in the stream."""
-    text = comment.encode()[:0xFFFF]
-    body = struct.pack("<II", marker << 16 | len(text), scan) + text
-    return encode_packet(AdaraKind.ANNOTATION, 0, time_ns, body)
-
-
-def encode_geometry(time_ns: int, xml: str) -> bytes:
-    """The instrument definition."""
-    text = xml.encode()
-    return encode_packet(AdaraKind.GEOMETRY, 0, time_ns, _WORD.pack(len(text)) + text)
-
-
-def encode_beamline(time_ns: int, name: str) -> bytes:
-    """Name of the instrument, which is identifier, short and long name at once."""
-    text = name.encode()[:255]
-    sizes = 1 << 24 | len(text) << 16 | len(text) << 8 | len(text)
-    return encode_packet(AdaraKind.BEAMLINE_INFO, 1, time_ns, _WORD.pack(sizes) + 3 * text)
-
-
-def encode_descriptor(time_ns: int, device: int, variables: Sequence[Variable]) -> bytes:
-    """A device, its variables counted from 1, all doubles."""
-    root = ET.Element("device")
-    ET.SubElement(root, "device_name").text = f"device{device}"
-    parent = ET.SubElement(root, "process_variables")
-    for number, variable in enumerate(variables, 1):
-        node = ET.SubElement(parent, "process_variable")
-        texts = {"name": variable.name, "id": str(number), "type": "double", "units": variable.unit}
-        for key, text in texts.items():
-            ET.SubElement(node, f"pv_{key}").text = text
-    text = ET.tostring(root, encoding="utf-8")
-    body = struct.pack("<II", device, len(text)) + text
-    return encode_packet(AdaraKind.DEVICE_DESCRIPTOR, 0, time_ns, body)
-
-
-def encode_double(time_ns: int, device: int, variable: int, value: float) -> bytes:
-    """A value of a variable."""
-    body = struct.pack("<IIId", device, variable, 0, value)
-    return encode_packet(AdaraKind.VARIABLE_DOUBLE, 0, time_ns, body)
-
-
-def encode_heartbeat_packet(time_ns: int) -> bytes:
-    """Nothing happened, and the sender is alive."""
-    return encode_packet(AdaraKind.HEARTBEAT, 0, time_ns)
-
-
-def encode_pulse(
-    time_ns: int,
-    charge: int,
-    banks: Mapping[int, tuple[NDArray[np.uint32], NDArray[np.uint32]]],
-) -> bytes:
-    """Neutrons of one pulse.
-
-    Parameters
-    ----------
-    time_ns : int
-        Of the pulse.
-    charge : int
-        Proton charge in 10 pC.
-    banks : mapping
-        By number of the bank: times of flight in 0.1 us and identifiers, (events,) each.
-    """
-    parts = [struct.pack("<IIII", charge, 0, 0, 0x200)]
-    if banks:
-        parts.append(struct.pack("<IIII", 0, 0, 1 << 31, len(banks)))
-        for bank, (tof, pixel) in banks.items():
-            parts.append(struct.pack("<II", bank, len(tof)))
-            parts.append(np.column_stack([tof, pixel]).astype("<u4").tobytes())
-    return encode_packet(AdaraKind.BANKED_EVENTS, 1, time_ns, b"".join(parts))

@@ -14,6 +14,8 @@ from consumers.wire.adara_codec import (
     AdaraMarker,
     AdaraStatus,
     Variable,
+)
+from consumers.wire.adara_encoding import (
     encode_annotation,
     encode_beamline,
     encode_descriptor,

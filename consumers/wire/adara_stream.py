@@ -39,6 +39,7 @@ Headers = tuple[tuple[str, bytes], ...]
 DwellBy = Literal["run", "scan"]
 
 MAX_DEVICES = 20_000
+MAX_DEVICE_BYTES = 64 * 2**20  # of all descriptors together
 MAX_DESCRIPTION_BYTES = 12 * 2**20  # of what follows a begin
 _VALUES = frozenset({AdaraKind.VARIABLE_U32, AdaraKind.VARIABLE_DOUBLE})
 _DESCRIBING = frozenset(  # what may come between the begin of a run and its first data
@@ -93,6 +94,7 @@ class AdaraStream:
         self._pending: tuple[bytes, str] | None = None  # the packet, and its job
         self._geometry = self._beamline = b""
         self._descriptors: dict[int, bytes] = {}
+        self._described_bytes = 0
         self._variables: dict[tuple[int, int], Variable] = {}
         self.time_ns = 0
         self.pulses = 0
@@ -154,8 +156,14 @@ class AdaraStream:
 
     def _describe(self, packet: AdaraPacket, content: bytes) -> None:
         device, variables = read_descriptor(packet)
-        if device not in self._descriptors and len(self._descriptors) >= MAX_DEVICES:
-            raise WireError(f"{packet.label}: device {device} is one more than {MAX_DEVICES}")
+        size = self._described_bytes + len(content) - len(self._descriptors.get(device, b""))
+        many = device not in self._descriptors and len(self._descriptors) >= MAX_DEVICES
+        if many or size > MAX_DEVICE_BYTES:
+            raise WireError(
+                f"{packet.label}: device {device} is beyond {MAX_DEVICES} devices, or "
+                f"{MAX_DEVICE_BYTES} bytes, that are kept"
+            )
+        self._described_bytes = size
         self._descriptors[device] = content
         for number, variable in variables.items():
             self._variables[device, number] = variable

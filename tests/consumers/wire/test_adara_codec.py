@@ -27,11 +27,13 @@ from consumers.wire import (
 from consumers.wire.adara_codec import (
     MAX_PACKET_BYTES,
     Variable,
+    read_descriptor,
+)
+from consumers.wire.adara_encoding import (
     encode_beamline,
     encode_descriptor,
     encode_geometry,
     encode_pulse,
-    read_descriptor,
 )
 from simulations.errors import InputError
 from tests.consumers.hostile_packets import (

@@ -140,3 +140,14 @@ def test_a_damaged_packet_is_passed_on_and_changes_nothing() -> None:
 def test_a_value_before_its_descriptor_is_refused_and_one_after_it_is_named() -> None:
     said = told(AdaraStream(), [double(1.0), descriptor(), double(2.0)])
     assert [s[0] for s in said] == ["refused", "log"]
+
+
+def test_descriptors_without_end_are_not_kept_without_end() -> None:
+    stream = AdaraStream()
+    large = descriptor("<device>" + " " * 2**20 + "</device>")
+    for device in range(80):
+        content = large[:16] + device.to_bytes(4, "little") + large[20:]
+        assert len(list(stream.take(content))) == 1
+    assert sum(map(len, stream._descriptors.values())) <= 64 * 2**20
+    said = told(stream, [descriptor(device=3), double(1.0, device=3)])  # a smaller one in its place
+    assert [s[0] for s in said] == ["log"]

@@ -317,7 +317,7 @@ def test_a_tape_of_adara_packets_plays_the_beamline_again(
     recorded = stream_of_recorded([tmp_path / "a.nxs.h5"], run="r", prefix="p")
     with structlog.testing.capture_logs() as logs:
         stream = list(adara_of_stream(recorded))
-    assert [log["what"] for log in logs] == ["proton_charge"]  # which is told once
+    assert [log["what"] for log in logs] == ["proton_charge", "times of flight"]  # told once
     assert [m.offset for m in stream] == list(range(len(stream)))
     with TapeWriter(tmp_path / "first") as tape:
         tape.append(stream)
