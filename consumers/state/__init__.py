@@ -18,6 +18,7 @@ from consumers.state.manifest_store import (
     run_folder,
     write_manifest,
 )
+from consumers.state.nexus_template import instrument_xml, log_names
 from consumers.state.offset_ledger import DeadLetter
 from consumers.state.state_store import (
     check_fingerprint,
@@ -43,6 +44,8 @@ __all__ = [
     "close_chunk",
     "file_name",
     "only_model_server",
+    "instrument_xml",
+    "log_names",
     "partition_folder",
     "partition_folders",
     "read_chunk",

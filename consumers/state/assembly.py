@@ -30,6 +30,7 @@ from consumers.wire import (
     ReducedHistogram,
     RunBegins,
     RunEnds,
+    Several,
     WireError,
     WireValue,
 )
@@ -165,6 +166,8 @@ class Assembler:
             self._describe(raw, value, now_ns)
         elif isinstance(value, Described):
             self._take_described(raw, value, now_ns)
+        elif isinstance(value, Several):
+            self._take_several(raw, value, now_ns)
         else:
             self._take_data(raw, value, now_ns)
 
@@ -177,6 +180,14 @@ class Assembler:
             self._ledger.need(raw)
         for part in value.values:
             self._take(raw, replace(part, job=job), now_ns)
+        if not value.values:
+            self._ledger.settle(place_of(raw), "logs")
+
+    def _take_several(self, raw: RawMessage, value: Several, now_ns: int) -> None:
+        for _ in value.values[1:]:
+            self._ledger.need(raw)
+        for part in value.values:
+            self._take_data(raw, part, now_ns)
         if not value.values:
             self._ledger.settle(place_of(raw), "logs")
 

@@ -26,9 +26,18 @@ class Held:
     since_ns: int  # by the clock here
     used: bool = False  # some of it is in a chunk
     first_ns: int = 0
+    last_ns: int = 0
 
     def __post_init__(self) -> None:
-        self.first_ns = int(self.times.min())
+        self.first_ns, self.last_ns = int(self.times.min()), int(self.times.max())
+
+    def inside(self, start_ns: int, end_ns: int | None) -> bool:
+        """Whether all of it lies in a stretch of time, by which it finds its dwell."""
+        return (
+            self.value.job is None
+            and start_ns <= self.first_ns
+            and (end_ns is None or self.last_ns < end_ns)
+        )
 
     def pulses_of(self, dwell: Dwell, end_ns: int | None) -> BoolArray:
         """Which pulses belong to a dwell; (pulses,).
@@ -120,9 +129,9 @@ class HeldData:
         """Newest time that a dwell without end would hold; None without data."""
         return max(
             (
-                int(h.times[h.times >= dwell.start_ns].max())
+                h.last_ns
                 for h in self._held
-                if h.value.job in (None, dwell.job) and np.any(h.times >= dwell.start_ns)
+                if h.value.job in (None, dwell.job) and h.last_ns >= dwell.start_ns
             ),
             default=None,
         )

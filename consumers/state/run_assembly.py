@@ -371,9 +371,13 @@ class RunAssembly:
         for suspect in self.clock.without_witness(None if finish else since_ns):
             self._drop_suspect(suspect)
         limit = self.clock.newest_ns - self._patience.lateness_ns
+        waiting = [(d.start_ns, self.dwells.end_of(d)) for d in self.dwells if d.waiting]
+        dropped = False
         for held in self.held:
             if not finish and (held.first_ns >= limit or held.since_ns > since_ns):
                 continue
+            if any(held.inside(start_ns, end_ns) for start_ns, end_ns in waiting):
+                continue  # thousands of pulses of a dwell that goes on
             old = held.left & (finish | (held.times < limit))
             for dwell in self.dwells:
                 if dwell.waiting:
@@ -383,7 +387,9 @@ class RunAssembly:
                     lost = select_pulses(held.value, old)
                     self._ledger.counters["events_between_chunks"] += len(lost.time_of_flight_ns)
                 held.left = held.left & ~old
-        self._settle_used_up()
+                dropped = True
+        if dropped:
+            self._settle_used_up()
         self._settle_samples()
 
     def _drop_suspect(self, suspect: Suspect) -> None:

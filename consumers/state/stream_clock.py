@@ -36,7 +36,7 @@ class StreamClock:
         """Move the stream's time on; a jump ahead, or the first time, wants a second witness."""
         if self.newest_ns and time_ns <= self.newest_ns + JUMP_NS:
             self.newest_ns = max(self.newest_ns, time_ns)
-        elif any(abs(time_ns - s.time_ns) <= JUMP_NS for s in self.suspects):
+        elif any(s.raw is not raw and abs(time_ns - s.time_ns) <= JUMP_NS for s in self.suspects):
             self.suspects = [s for s in self.suspects if abs(time_ns - s.time_ns) > JUMP_NS]
             self.newest_ns = time_ns
         else:
@@ -47,6 +47,8 @@ class StreamClock:
         overdue: list[Suspect] = []
         waiting: list[Suspect] = []
         for suspect in self.suspects:
+            if self.newest_ns and suspect.time_ns <= self.newest_ns + JUMP_NS:
+                continue  # the stream has come that far: what came first was only old
             late = before_ns is None or suspect.since_ns <= before_ns
             (overdue if late else waiting).append(suspect)
         self.suspects = waiting

@@ -1,5 +1,8 @@
-"""How bytes come and go: Kafka, ZMQ, tape files, dead letters."""
+"""How bytes come and go: Kafka, ZMQ, ADARA, tape files, dead letters."""
 
+from consumers.transport.adara_settings import AdaraSection
+from consumers.transport.adara_sink import AdaraSink
+from consumers.transport.adara_source import AdaraSource
 from consumers.transport.dead_letters import DeadLetters
 from consumers.transport.kafka_connection import create_topics
 from consumers.transport.kafka_settings import KafkaSection, KafkaTopics, consumer_arguments
@@ -14,6 +17,9 @@ from consumers.transport.zmq_sink import zmq_sink
 from consumers.transport.zmq_source import zmq_source
 
 __all__ = [
+    "AdaraSection",
+    "AdaraSink",
+    "AdaraSource",
     "DeadLetters",
     "KafkaSection",
     "KafkaSink",

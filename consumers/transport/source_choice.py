@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from consumers.transport.adara_settings import AdaraSection
 from consumers.transport.kafka_settings import KafkaSection
 from consumers.transport.zmq_settings import ZmqSection
 from simulations.section import Count, Number, Positive, Section, Text, expected
@@ -14,8 +15,8 @@ from simulations.section import Count, Number, Positive, Section, Text, expected
 class SourceSection(Section):
     """Where chunks come from, and how long a worker waits for what is late."""
 
-    kind: Literal["files", "kafka", "zmq"] = Field(
-        default="files", description="`files` (recorded), `kafka` or `zmq` (live)"
+    kind: Literal["files", "kafka", "zmq", "adara"] = Field(
+        default="files", description="`files` (recorded), `kafka`, `zmq` or `adara` (live)"
     )
     run: Text | None = Field(
         default=None, description="run of live messages without a key; the file's name by default"
@@ -34,6 +35,7 @@ class SourceSection(Section):
     )
     kafka: KafkaSection | None = Field(default=None, description="connection of kind kafka")
     zmq: ZmqSection | None = Field(default=None, description="connection of kind zmq")
+    adara: AdaraSection | None = Field(default=None, description="connection of kind adara")
     settle_s: Positive = Field(
         default=2.0, description="a dwell closes this long after its stop; what is late reopens it"
     )

@@ -277,6 +277,8 @@ class TapeWriter:
         Next offset by (topic, partition).
     note : str or None
         What was cut off a torn tail, if anything.
+    newest : RawMessage or None
+        The last message on the tape.
 
     Raises
     ------
@@ -301,6 +303,7 @@ class TapeWriter:
         self.sync_s = sync_s
         self.positions: dict[tuple[str, int], int] = {}
         self.note: str | None = None
+        self.newest: RawMessage | None = None
         self._monotonic = monotonic
         self._synced = monotonic()
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -339,22 +342,28 @@ class TapeWriter:
         self.positions = dict(opening.positions)
         end = self._scan(TapePlace(segment=self._segment, byte=opening.first_byte))
         self._cut(path, end)
+        if self.newest is None and self._segment:  # a crash came when this segment was begun
+            self._scan_before()
         self._file = path.open("ab", buffering=0)
 
     def _continue_without_opening(self, path: Path) -> None:
         """The crash came while the last segment was begun: begin it again."""
         if self._segment:
-            before = segment_path(self.folder, self._segment - 1)
-            with before.open("rb") as file:
-                opening = read_opening(before, file, self._segment - 1)
-            if opening is None:
-                raise TapeError(f"{before}: byte 0, the header is cut. Restore it from a copy")
-            self._tape = opening.tape
-            self.positions = dict(opening.positions)
-            self._scan(TapePlace(segment=self._segment - 1, byte=opening.first_byte))
+            self._scan_before()
         self._say(f"{path.name} was begun and not finished; it is begun again")
         path.unlink()
         self._begin_segment(self._segment)
+
+    def _scan_before(self) -> None:
+        """Learn what the segment before the last one holds."""
+        before = segment_path(self.folder, self._segment - 1)
+        with before.open("rb") as file:
+            opening = read_opening(before, file, self._segment - 1)
+        if opening is None:
+            raise TapeError(f"{before}: byte 0, the header is cut. Restore it from a copy")
+        self._tape = opening.tape
+        self.positions = dict(opening.positions)
+        self._scan(TapePlace(segment=self._segment - 1, byte=opening.first_byte))
 
     def _scan(self, place: TapePlace) -> int:
         """Learn the offsets of a segment; returns the byte behind its last whole record."""
@@ -387,6 +396,7 @@ class TapeWriter:
     def _count(self, message: RawMessage) -> None:
         place = (message.topic, message.partition)
         self.positions[place] = max(self.positions.get(place, 0), message.offset + 1)
+        self.newest = message
 
     def _begin_segment(self, number: int) -> None:
         """Go on in a new segment; one that cannot be written leaves everything as it was."""

@@ -164,7 +164,8 @@ class Taped:
     Parameters
     ----------
     source : RawSource
-        Without an owner: its offsets are not used.
+        Without an owner: its offsets are not used. One that can go on behind a message
+        (``resume``) is given the last one of the tape.
     tape : Path or TapeWriter
         Where to write; a path is opened with a writer's defaults.
     owner : PartitionOwner, optional
@@ -190,6 +191,9 @@ class Taped:
         self._source, self._patience_s = source, patience_s
         self.trouble: str | None = None
         self._writer = tape if isinstance(tape, TapeWriter) else TapeWriter(tape)
+        resume = getattr(source, "resume", None)
+        if resume is not None and self._writer.newest is not None:
+            resume(self._writer.newest)
         self._positions = _Positions(owner, None)
         self._reader = TapeReader(self._writer.folder)
         self._came = threading.Condition()
@@ -197,6 +201,11 @@ class Taped:
         self._failure: BaseException | None = None
         self._leave = threading.Event()
         self._thread: threading.Thread | None = None
+
+    @property
+    def connected(self) -> bool:
+        """Whether the source hears its sender, as far as it can tell."""
+        return bool(getattr(self._source, "connected", True))
 
     def poll(self, timeout_s: float) -> Sequence[RawMessage]:
         """Messages from the tape, in its order; none after the time-out.

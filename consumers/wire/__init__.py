@@ -1,5 +1,21 @@
 """What travels on the wire: values, codecs and their hostile-input checks."""
 
+from consumers.wire.adara_codec import (
+    AdaraKind,
+    AdaraPacket,
+    AdaraStatus,
+    Variable,
+    packet_bytes,
+    read_hello,
+    read_packet,
+    read_run_status,
+    variable_of,
+)
+from consumers.wire.adara_encoding import (
+    encode_hello,
+)
+from consumers.wire.adara_sending import AdaraSender
+from consumers.wire.adara_stream import AdaraStream
 from consumers.wire.decoding import DOCUMENT_HEADER, decode
 from consumers.wire.flatbuffers_codec import (
     EARLIEST_NS,
@@ -26,12 +42,18 @@ from consumers.wire.values import (
     ReducedHistogram,
     RunBegins,
     RunEnds,
+    Several,
     Sink,
     WireError,
     WireValue,
 )
 
 __all__ = [
+    "AdaraKind",
+    "AdaraPacket",
+    "AdaraSender",
+    "AdaraStatus",
+    "AdaraStream",
     "DOCUMENT_HEADER",
     "DataVariable",
     "Described",
@@ -48,17 +70,25 @@ __all__ = [
     "ReducedHistogram",
     "RunBegins",
     "RunEnds",
+    "Several",
     "Sink",
+    "Variable",
     "WireError",
     "WireValue",
     "decode",
     "encode_data_array",
     "encode_events",
     "encode_heartbeat",
+    "encode_hello",
     "encode_log",
     "encode_reduced",
     "encode_run_begins",
     "encode_run_ends",
     "pack",
+    "packet_bytes",
+    "read_hello",
+    "read_packet",
+    "read_run_status",
     "refuse_pickle",
+    "variable_of",
 ]

@@ -2,6 +2,7 @@
 
 What a `RawMessage` may hold, in the order in which it is looked for:
 
+0. **An ADARA packet**: the message has the header ``adara`` (`consumers.wire.adara_codec`).
 1. **A bluesky document with its name beside it** (ZMQ, and tapes of it): the message has the
    header ``("document", name)``, name being ``b"start"``, ``b"descriptor"``, ``b"event"``,
    ``b"event_page"`` or ``b"stop"``, and ``value`` is the msgpack of the document alone. A ZMQ
@@ -19,6 +20,7 @@ schema or document, field, value and expectation, and is what a dead letter carr
 
 from __future__ import annotations
 
+from consumers.wire.adara_codec import ADARA_HEADER, decode_adara
 from consumers.wire.bluesky_documents import value_of_document
 from consumers.wire.flatbuffers_codec import SCHEMAS, decode_flatbuffer
 from consumers.wire.msgpack_codec import MAX_MESSAGE_BYTES, refuse_pickle, unpack
@@ -33,7 +35,8 @@ def decode(raw: RawMessage) -> WireValue:
     Parameters
     ----------
     raw : RawMessage
-        Only ``value`` and the headers ``document`` and ``FAULT_HEADER`` are looked at.
+        Only ``value`` and the headers ``document``, ``FAULT_HEADER`` and those of ADARA are looked
+        at.
 
     Returns
     -------
@@ -56,6 +59,8 @@ def decode(raw: RawMessage) -> WireValue:
             "Split it at the sender."
         )
     try:
+        if any(name == ADARA_HEADER for name, _ in raw.headers):
+            return decode_adara(value, dict(raw.headers))
         for name, content in raw.headers:
             if name == DOCUMENT_HEADER:
                 return value_of_document(_document_name(content), unpack(value))

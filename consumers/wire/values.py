@@ -127,6 +127,13 @@ class Described:
     values: tuple[LogSample | Events | ReducedHistogram, ...]  # their job is None
 
 
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Several:
+    """All that one message says, e.g. neutrons and charge of an ADARA pulse; perhaps nothing."""
+
+    values: tuple[LogSample | Events, ...] = ()
+
+
 WireValue = (
     RunBegins
     | RunEnds
@@ -136,6 +143,7 @@ WireValue = (
     | Heartbeat
     | Description
     | Described
+    | Several
 )
 
 

@@ -33,6 +33,10 @@ def consume(
     zmq: Annotated[
         str | None, typer.Option(help="Read from a ZMQ publisher, e.g. tcp://127.0.0.1:5578.")
     ] = None,
+    adara: Annotated[
+        str | None,
+        typer.Option(help="Read from an SNS beamline's live stream, e.g. 127.0.0.1:31415."),
+    ] = None,
     tape: Annotated[
         Path | None, typer.Option(help="Read a tape that `beamsteer record` wrote.")
     ] = None,
@@ -94,6 +98,7 @@ def consume(
     options = LiveOptions(
         kafka=kafka,
         zmq=zmq,
+        adara=adara,
         tape=tape,
         prefix=prefix,
         run=run or described.source.run or experiment.stem,

@@ -11,7 +11,7 @@ from simulations.errors import InputError
 from steering.cli import _terminal as terminal
 
 if TYPE_CHECKING:
-    from consumers.transport import KafkaSection, ZmqSection
+    from consumers.transport import AdaraSection, KafkaSection, ZmqSection
     from steering.service import StreamCount
 
 
@@ -33,6 +33,10 @@ def record(
     zmq: Annotated[
         str | None, typer.Option(help="Record from a ZMQ publisher, e.g. tcp://127.0.0.1:5578.")
     ] = None,
+    adara: Annotated[
+        str | None,
+        typer.Option(help="Record from an SNS beamline's live stream, e.g. 127.0.0.1:31415."),
+    ] = None,
     experiment: Annotated[
         Path | None,
         typer.Option("--experiment", "-e", help="Take source and credentials from this file."),
@@ -49,20 +53,20 @@ def record(
 ) -> None:
     """Record every message as it comes, until Ctrl-C: bytes, keys, headers, times and offsets.
 
-    Of ZMQ only what arrives while this runs is recorded. Of Kafka, a second recording to the same
-    tape goes on behind the first one. A tape that a crash left torn is cut after its last whole
-    message.
+    Of ZMQ only what arrives while this runs is recorded; of ADARA also what its server still has
+    of a run. Of Kafka, a second recording to the same tape goes on behind the first one. A tape
+    that a crash left torn is cut after its last whole message.
     """
     from consumers.transport import TapeWriter
     from steering.cli._interruption import asked_to_stop
     from steering.service import live_source
     from steering.service import record as put_on_tape
 
-    kafka_section, zmq_section = sections(kafka, zmq, experiment, prefix, topics)
+    chosen = sections(kafka, zmq, adara, experiment, prefix, topics)
     with TapeWriter(output) as tape:
         if tape.note is not None:
             terminal.say(f"{output}: {tape.note}")
-        source = live_source(tape, kafka=kafka_section, zmq=zmq_section)
+        source = live_source(tape, chosen)
         try:
             with asked_to_stop() as stop, terminal.progress("record", quiet=json) as show:
                 if seconds is None and messages is None:
@@ -91,7 +95,7 @@ def record(
         terminal.out.print(
             f"[yellow]Sequence numbers lack {count.gaps:,} messages[/]; connections lost: {lost}"
         )
-    terminal.out.print(f"Replay it: beamsteer replay {output} --to kafka|zmq|inprocess")
+    terminal.out.print(f"Replay it: beamsteer replay {output} --to kafka|zmq|adara|inprocess")
 
 
 def told(count: StreamCount) -> str:
@@ -105,10 +109,11 @@ def told(count: StreamCount) -> str:
 def sections(
     kafka: str | None,
     zmq: str | None,
+    adara: str | None,
     experiment: Path | None,
     prefix: str | None,
     topics: str | None,
-) -> tuple[KafkaSection | None, ZmqSection | None]:
+) -> KafkaSection | ZmqSection | AdaraSection:
     """Connection of the options, else of the experiment's source section.
 
     Raises
@@ -116,36 +121,41 @@ def sections(
     ValueError
         If there is none, or more than one.
     """
-    from consumers.transport import ZmqSection
+    from consumers.transport import AdaraSection, ZmqSection
     from steering.service import kafka_section
 
-    if kafka is not None and zmq is not None:
-        raise InputError("--kafka and --zmq are given; expected one of them")
+    given = {"kafka": kafka, "zmq": zmq, "adara": adara}
+    named = [name for name, address in given.items() if address is not None]
+    if len(named) > 1:
+        raise InputError(f"--{' and --'.join(named)} are given; expected one of them")
     described = None
     if experiment is not None:
         from steering.experiment import load_experiment
 
         described = load_experiment(experiment).source
+    kind = named[0] if named else "kafka" if described is None else described.kind
     names = [name.strip() for name in (topics or "").split(",") if name.strip()]
-    if zmq is not None or (kafka is None and described is not None and described.kind == "zmq"):
-        base = described.zmq if described is not None else None
+    if kind in ("zmq", "adara"):
+        base = None if described is None else getattr(described, kind)
         fields = {} if base is None else base.model_dump()
-        if zmq is not None:
-            fields["address"] = zmq
+        if given[kind] is not None:
+            fields["address"] = given[kind]
+        if kind == "adara":
+            return AdaraSection.model_validate(fields)
         if prefix is not None:
             fields["prefix"] = prefix
-        return None, ZmqSection.model_validate(fields)
+        return ZmqSection.model_validate(fields)
     if kafka is None and (described is None or described.kafka is None):
         raise InputError(
-            "no live source is given; expected --kafka HOST:PORT, --zmq ADDRESS, or --experiment "
-            "with a live source"
+            "no live source is given; expected --kafka HOST:PORT, --zmq ADDRESS, --adara "
+            "HOST:PORT, or --experiment with a live source"
         )
     base = described.kafka if described is not None else None
     if base is None:
-        return kafka_section(str(kafka), prefix=prefix, topics=names), None
+        return kafka_section(str(kafka), prefix=prefix, topics=names)
     plain = kafka_section("127.0.0.1:1", prefix=prefix or base.topics.prefix, topics=names)
     fields = base.model_dump() | {"topics": plain.topics if names or prefix else base.topics}
     fields["topics"] = fields["topics"].model_dump()
     if kafka is not None:
         fields["bootstrap_servers"] = kafka
-    return type(base).model_validate(fields), None
+    return type(base).model_validate(fields)

@@ -24,9 +24,14 @@ class Target(StrEnum):
     INPROCESS = "inprocess"
     KAFKA = "kafka"
     ZMQ = "zmq"
+    ADARA = "adara"
 
 
-USUAL_ADDRESS = {Target.KAFKA: "127.0.0.1:9092", Target.ZMQ: "tcp://127.0.0.1:5577"}
+USUAL_ADDRESS = {
+    Target.KAFKA: "127.0.0.1:9092",
+    Target.ZMQ: "tcp://127.0.0.1:5577",
+    Target.ADARA: "127.0.0.1:31415",
+}
 
 Files = Annotated[
     list[Path],
@@ -59,7 +64,7 @@ def replay(
         ),
     ] = None,
     to: Annotated[
-        Target, typer.Option(help="Fold in this process, or send to a broker or over ZMQ.")
+        Target, typer.Option(help="Fold in this process, or send to a broker, over ZMQ or ADARA.")
     ] = Target.INPROCESS,
     address: Annotated[
         str | None,
@@ -67,6 +72,10 @@ def replay(
             help="Of the broker (HOST:PORT, usually 127.0.0.1:9092) or of ZMQ (usually "
             "tcp://127.0.0.1:5577, the input of a bluesky proxy)."
         ),
+    ] = None,
+    listen: Annotated[
+        str | None,
+        typer.Option(help="Over ADARA: wait for clients at HOST:PORT (usually 127.0.0.1:31415)."),
     ] = None,
     bind: Annotated[
         bool, typer.Option("--bind", help="Over ZMQ: wait for subscribers at the address.")
@@ -91,15 +100,19 @@ def replay(
 
     Writes result.json, folded.npz, folded.png and snapshot.npz (which `beamsteer serve` shows
     again) into the output folder. A tape is folded as `beamsteer consume` would, into a state
-    folder. With --to kafka or zmq nothing is folded here: the messages of a tape, or those that a
-    facility would have sent while the files were recorded, go out at the pace of --speed.
+    folder. With --to kafka, zmq or adara nothing is folded here: the messages of a tape, or those
+    that a facility would have sent while the files were recorded, go out at the pace of --speed.
     """
     from steering.experiment import load_experiment
 
+    if listen is not None and to is not Target.ADARA:
+        raise InputError("--listen is given; expected it with --to adara alone. Leave it out")
+    if to is Target.ADARA and address is not None:
+        raise InputError("--address is given; ADARA waits for its clients. Give --listen HOST:PORT")
     if to is not Target.INPROCESS:
         described = None if experiment is None else load_experiment(experiment)
         name = run_id or ("replay" if experiment is None else experiment.stem)
-        send(files, described, to, address, bind, prefix, name, psi, speed, json)
+        send(files, described, to, address or listen, bind, prefix, name, psi, speed, json)
         return
     if experiment is None:
         raise InputError("--experiment is missing; expected the experiment file. Give -e FILE")
@@ -177,10 +190,10 @@ def send(
     speed: float | None,
     json: bool,
 ) -> None:
-    """Send files or a tape to a broker or over ZMQ."""
+    """Send files or a tape to a broker, over ZMQ or over ADARA."""
     from steering.cli._interruption import asked_to_stop
     from steering.cli.record import told
-    from steering.service import publish, stream_of_recorded
+    from steering.service import adara_of_stream, publish, stream_of_recorded
 
     stream: Iterator[RawMessage]
     if is_tape(files):
@@ -192,6 +205,8 @@ def send(
         check_files(files)
         if prefix is None and described is not None:
             prefix = described.instrument.name.partition("/")[0].lower()
+        if prefix is None and to is Target.ADARA:
+            prefix = "adara"  # which has no topics
         if prefix is None:
             raise InputError("the topics are unknown; give --prefix, e.g. hyspec, or --experiment")
         stream = stream_of_recorded(
@@ -202,6 +217,8 @@ def send(
             psi_deg=psi,
             ei_meV=None if described is None else described.instrument.ei_meV,
         )
+    if to is Target.ADARA:
+        stream = adara_of_stream(stream)
     sink = open_sink(described, to, address or USUAL_ADDRESS[to], bind, prefix)
     try:
         with asked_to_stop() as stop, terminal.progress("replay", quiet=json) as show:
@@ -223,7 +240,7 @@ def send(
 def open_sink(
     described: Experiment | None, to: Target, address: str, bind: bool, prefix: str | None
 ) -> Sink:
-    """Broker or ZMQ socket, with the credentials of the experiment where it has some.
+    """Broker, ZMQ socket or ADARA server, with the credentials of the experiment where it has some.
 
     Raises
     ------
@@ -240,6 +257,15 @@ def open_sink(
             fields = source.kafka.model_dump() | {"bootstrap_servers": address}
             section = KafkaSection.model_validate(fields)
         return KafkaSink(section)
+    if to is Target.ADARA:
+        from consumers.transport import AdaraSink
+
+        section = None if source is None else source.adara
+        server = AdaraSink(
+            address, allow_unencrypted=section is not None and section.allow_unencrypted
+        )
+        terminal.say(f"Waiting for clients at {server.address}")
+        return server
     from consumers.transport import ZmqSection, zmq_sink
 
     sink = zmq_sink(ZmqSection(address=address, bind=bind))

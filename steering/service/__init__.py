@@ -7,6 +7,7 @@ from steering.service.model_service import ModelService, serve_estimates
 from steering.service.publishing import LateSink, OutputTopics, Publisher, message_schemas
 from steering.service.recording import (
     StreamCount,
+    adara_of_stream,
     fold_to_the_end,
     kafka_section,
     live_source,
@@ -22,6 +23,7 @@ __all__ = [
     "OutputTopics",
     "Publisher",
     "StreamCount",
+    "adara_of_stream",
     "fold_to_the_end",
     "kafka_section",
     "live_source",

@@ -12,7 +12,14 @@ from typing import Any
 import structlog
 
 from consumers.state import Manifest, check_fingerprint, read_state
-from consumers.transport import DeadLetters, KafkaSection, KafkaTopics, TapeSink, ZmqSection
+from consumers.transport import (
+    AdaraSection,
+    DeadLetters,
+    KafkaSection,
+    KafkaTopics,
+    TapeSink,
+    ZmqSection,
+)
 from consumers.wire import PartitionOwner, RawSource, Sink
 from simulations.errors import InputError, storing
 from steering.experiment import (
@@ -33,6 +40,8 @@ log = structlog.get_logger()
 
 EXPERIMENT = "experiment.yaml"  # in a state folder: what it was folded with
 DEAD_LETTERS = "dead_letters"
+Connection = KafkaSection | ZmqSection | AdaraSection
+_KINDS = {KafkaSection: "kafka", ZmqSection: "zmq", AdaraSection: "adara"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,6 +51,7 @@ class LiveOptions:
     run: str  # of messages without a key
     kafka: str | None = None  # HOST:PORT
     zmq: str | None = None  # address
+    adara: str | None = None  # HOST:PORT
     tape: Path | None = None
     prefix: str | None = None  # of topics
     psi_deg: float | None = None
@@ -129,9 +139,11 @@ def open_live(
     ConnectionError, ValueError
         If source or experiment cannot be used, or the state folder is of another experiment.
     """
-    kafka, zmq = _connections(experiment, options)
-    connection = {"kafka": kafka, "zmq": zmq, "run": options.run}
-    kind = "kafka" if kafka is not None else "zmq" if zmq is not None else "files"
+    chosen = _connection(experiment, options)
+    kafka = chosen if isinstance(chosen, KafkaSection) else None
+    connection: dict[str, Any] = {"kafka": None, "zmq": None, "adara": None, "run": options.run}
+    kind = "files" if chosen is None else _KINDS[type(chosen)]
+    connection |= {} if chosen is None else {kind: chosen}
     described = experiment.source.model_copy(update=connection | {"kind": kind})
     described = experiment.model_copy(update={"source": described})
     if measurement is None:
@@ -183,7 +195,7 @@ def open_live(
         )
         _refuse_another(worker)
         source = _source(
-            kafka, zmq, options.tape, worker, state, environment, options.create_topics,
+            chosen, options.tape, worker, state, environment, options.create_topics,
             source_section.storage_s,
         )  # fmt: skip
         store = RunStore()
@@ -216,28 +228,28 @@ def open_live(
             source.close()
 
 
-def _connections(
-    experiment: Experiment, options: LiveOptions
-) -> tuple[KafkaSection | None, ZmqSection | None]:
-    """Where to read from: what the command says, else the experiment's source section."""
+def _connection(experiment: Experiment, options: LiveOptions) -> Connection | None:
+    """Where to read from: what the command says, else the experiment's source; None: a tape."""
     section = experiment.source
-    named = [n for n in ("kafka", "zmq", "tape") if getattr(options, n) is not None]
+    named = [n for n in ("kafka", "zmq", "adara", "tape") if getattr(options, n) is not None]
     if len(named) > 1:
         raise InputError(f"--{' and --'.join(named)} are given; expected one source")
     if not named and section.kind == "files":
         raise InputError(
-            "source.kind is 'files'; expected a live source. Give --kafka HOST:PORT, --zmq ADDRESS "
-            "or --tape FOLDER, or name one in the experiment's source section; recorded files are "
-            "for `beamsteer replay`."
+            "source.kind is 'files'; expected a live source. Give --kafka HOST:PORT, --zmq "
+            "ADDRESS, --adara HOST:PORT or --tape FOLDER, or name one in the experiment's source "
+            "section; recorded files are for `beamsteer replay`."
         )
     kind = named[0] if named else section.kind
     if kind == "tape":
-        return None, None
-    if kind == "zmq":
-        if options.zmq is None:
-            return None, section.zmq
-        base = {} if section.zmq is None else section.zmq.model_dump()
-        return None, ZmqSection.model_validate(base | {"address": options.zmq})
+        return None
+    if kind in ("zmq", "adara"):
+        described, address = getattr(section, kind), getattr(options, kind)
+        if address is None:
+            return described
+        base = {} if described is None else described.model_dump()
+        model = ZmqSection if kind == "zmq" else AdaraSection
+        return model.model_validate(base | {"address": address})
     kafka = section.kafka
     if kafka is None:
         prefix = options.prefix or experiment.instrument.name.partition("/")[0].lower()
@@ -247,7 +259,7 @@ def _connections(
         changed["bootstrap_servers"] = options.kafka
     if options.prefix is not None:
         changed["topics"]["prefix"] = options.prefix
-    return KafkaSection.model_validate(changed), None
+    return KafkaSection.model_validate(changed)
 
 
 def _refuse_another(worker: FoldWorker) -> None:
@@ -279,8 +291,7 @@ def _kafka_sink(section: KafkaSection, environment: Mapping[str, str]) -> Sink:
 
 
 def _source(
-    kafka: KafkaSection | None,
-    zmq: ZmqSection | None,
+    chosen: Connection | None,
     tape: Path | None,
     owner: PartitionOwner,
     state: Path,
@@ -288,22 +299,26 @@ def _source(
     partitions: int | None,
     storage_s: float,
 ) -> RawSource:
-    if kafka is not None:
+    if isinstance(chosen, KafkaSection):
         from consumers.transport import KafkaSource, consumer_arguments, create_topics
 
         if partitions is not None:
-            made = create_topics(kafka, consumer_arguments(kafka, environment), partitions)
+            made = create_topics(chosen, consumer_arguments(chosen, environment), partitions)
             log.info("topics_created", topics=made, partitions=partitions)
 
-        return KafkaSource(kafka, owner, environment=environment)
-    if zmq is not None:
+        return KafkaSource(chosen, owner, environment=environment)
+    if isinstance(chosen, ZmqSection):
         from consumers.transport import Taped, zmq_source
 
         # what ZMQ delivers once is on the tape first, so that a restart can read it again
-        source = zmq_source(zmq, environment=environment)
+        source = zmq_source(chosen, environment=environment)
         return Taped(source, state / "tape", owner, patience_s=storage_s)
+    if isinstance(chosen, AdaraSection):
+        from consumers.transport import AdaraSource, Taped
+
+        return Taped(AdaraSource(chosen), state / "tape", owner, patience_s=storage_s)
     from consumers.transport import TapeSource
 
     if tape is None:
-        raise InputError("no source is given; expected Kafka, ZMQ or a tape")
+        raise InputError("no source is given; expected Kafka, ZMQ, ADARA or a tape")
     return TapeSource(tape, owner)

@@ -7,18 +7,26 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from consumers.transport import KafkaSection, KafkaTopics, TapeWriter, ZmqSection
+from consumers.state import instrument_xml, log_names
+from consumers.transport import AdaraSection, KafkaSection, KafkaTopics, TapeWriter, ZmqSection
 from consumers.wire import (
+    AdaraSender,
+    AdaraStream,
     Described,
     Events,
+    LogSample,
     RawMessage,
     RawSource,
     ReducedHistogram,
+    RunBegins,
+    RunEnds,
+    Several,
     Sink,
+    Variable,
     WireError,
     WireValue,
     decode,
@@ -56,6 +64,11 @@ class StreamCount:
             value = decode(raw)
         except WireError:
             self.unreadable += 1
+            return
+        if isinstance(value, Several):  # its packets have no numbers that count
+            self.events += sum(
+                len(one.time_of_flight_ns) for one in value.values if isinstance(one, Events)
+            )
             return
         for name, one in _numbered(value):
             if isinstance(one, Events):
@@ -107,9 +120,8 @@ class AlongTape:
 
 def live_source(
     tape: TapeWriter,
+    chosen: KafkaSection | ZmqSection | AdaraSection,
     *,
-    kafka: KafkaSection | None = None,
-    zmq: ZmqSection | None = None,
     environment: Mapping[str, str] = os.environ,
 ) -> RawSource:
     """Source to be recorded, from where the tape ends.
@@ -118,31 +130,33 @@ def live_source(
     ----------
     tape : TapeWriter
         Says where to go on.
-    kafka : KafkaSection, optional
-        Read from there, in a consumer group of its own: what others read stays theirs.
-    zmq : ZmqSection, optional
-        Read from there.
+    chosen : KafkaSection, ZmqSection or AdaraSection
+        Read from there: from Kafka in a consumer group of its own, so that what others read stays
+        theirs; from ADARA with what is missing behind the tape, as far as its server has it.
     environment : mapping
         Where secrets are.
 
     Raises
     ------
     ValueError, ConnectionError
-        If not exactly one of them is given, or it cannot be read from.
+        If it cannot be read from.
     """
-    if kafka is not None and zmq is not None:
-        raise InputError("Kafka and ZMQ are given; expected one source. Record the other apart")
-    if kafka is not None:
+    if isinstance(chosen, KafkaSection):
         from consumers.transport import KafkaSource
 
         group = f"beamsteer-record-{uuid.uuid4().hex[:12]}"
-        alone = kafka.model_copy(update={"group": group})
+        alone = chosen.model_copy(update={"group": group})
         return KafkaSource(alone, AlongTape(tape), environment=environment)
-    if zmq is None:
-        raise InputError("no source is given; expected Kafka or ZMQ")
+    if isinstance(chosen, AdaraSection):
+        from consumers.transport import AdaraSource
+
+        source = AdaraSource(chosen, AlongTape(tape))
+        if tape.newest is not None:
+            source.resume(tape.newest)
+        return source
     from consumers.transport import zmq_source
 
-    return zmq_source(zmq, AlongTape(tape), environment=environment)
+    return zmq_source(chosen, AlongTape(tape), environment=environment)
 
 
 def kafka_section(
@@ -251,6 +265,60 @@ def stream_of_recorded(
             timestamp_ns=time_ns,
         )
         offsets[topic] += 1
+
+
+def adara_of_stream(stream: Iterable[RawMessage]) -> Iterator[RawMessage]:
+    """Dwells of events as the ADARA packets that a beamline of the SNS would have sent.
+
+    ADARA packets among the messages go through as they are.
+
+    Parameters
+    ----------
+    stream : iterable of RawMessage
+        Starts, stops, logs and events; keys are left out, for ADARA knows one run after the other.
+
+    Yields
+    ------
+    RawMessage
+        Of the topic ``adara``, with the headers that a receiver would put beside it.
+
+    Raises
+    ------
+    InputError
+        If a message is none of these, or a pulse has no charge.
+    """
+    sender, follower, offset = AdaraSender(), AdaraStream(), 0
+    for raw in stream:
+        if any(name == "adara" for name, _ in raw.headers):
+            yield replace(raw, topic="adara", partition=0, offset=offset)
+            offset += 1
+            continue
+        value = decode(raw)
+        if isinstance(value, RunBegins):
+            names = log_names(value.structure)
+            packets = sender.begin(
+                value,
+                geometry=instrument_xml(value.structure) or "",
+                logs={k: Variable(name=log.name, unit=log.unit) for k, log in names.items()},
+            )
+        elif isinstance(value, LogSample | Events | RunEnds):
+            packets = sender.take(value)
+        else:
+            raise InputError(
+                f"{raw.topic}: holds a {type(value).__name__}, which ADARA cannot carry; expected "
+                "raw events. Send it over Kafka or ZMQ"
+            )
+        for packet in packets:
+            for content, headers in follower.take(packet):
+                yield RawMessage(
+                    topic="adara",
+                    partition=0,
+                    offset=offset,
+                    value=content,
+                    timestamp_ns=follower.time_ns or raw.timestamp_ns,
+                    headers=headers,
+                )
+                offset += 1
 
 
 def publish(

@@ -14,6 +14,7 @@ from consumers.wire import (
     ReducedHistogram,
     RunBegins,
     RunEnds,
+    Several,
     WireError,
 )
 
@@ -367,6 +368,48 @@ def test_a_clock_that_jumps_ahead_alone_is_refused_and_the_stream_goes_on():
     (letter,) = disk.dead
     assert "ahead of the stream" in letter.reason
     assert facts(disk) == facts(play(scan())[0])
+
+
+def together(value):
+    """Neutrons with the charge of their first pulse, as one message of an ADARA stream says it."""
+    t = int(value.reference_time_ns[0])
+    return Several(values=(sample("proton_charge", t, 2.0), value))
+
+
+def test_a_message_that_says_several_things_is_settled_once_and_counts_twice_never():
+    pulses = [("all", together(v)) for t, v in scan(1) if t == "events"]
+    bounds = [("all", v) for t, v in scan(1) if t == "bounds"]
+    messages = [bounds[0], *pulses, *pulses[:7], ("all", Several()), bounds[1]]
+    disk, _ = play(messages)
+    assert not disk.dead
+    assert disk.manifest.positions["all"].next == len(messages)
+    assert disk.manifest.counters["messages.all"] == len(messages)
+    (chunk,) = disk.final().values()
+    inside = [v.values[1] for _, v in pulses if v.values[1].reference_time_ns[0] < BEGIN + DWELL]
+    assert len(chunk.events) == len(inside)
+    assert len(chunk.logs["proton_charge"].value) == DWELL // SECOND
+
+
+def test_a_message_of_several_values_is_no_witness_of_itself():
+    jump = ("events", together(events("bank0", 9_999, [BEGIN + 10 * 86_400 * SECOND])))
+    messages = scan()
+    messages.insert(60, jump)
+    disk, _ = play(messages)
+    assert {"ahead of the stream" in letter.reason for letter in disk.dead} == {True}
+    assert facts(disk) == facts(play(scan())[0])
+
+
+def test_a_value_from_long_ago_that_comes_first_still_holds():
+    """A beamline tells first what was set days ago; nothing then agrees with its time."""
+    old = [
+        ("log", sample("s2", BEGIN - 9 * 86_400 * SECOND, -33.0)),
+        ("log", sample("s3", BEGIN - 5 * 86_400 * SECOND, 1.5)),
+    ]
+    disk, _ = play([*old, *scan()])
+    assert not disk.dead
+    for chunk in disk.final().values():
+        assert chunk.logs["s2"].value.tolist() == [-33.0]
+        assert chunk.logs["s3"].value.tolist() == [1.5]
 
 
 def test_hours_without_beam_are_no_clock_jump():

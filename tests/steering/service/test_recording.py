@@ -1,24 +1,36 @@
 from __future__ import annotations
 
 import json
+import random
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pytest
+import structlog
 
-from consumers.transport import TapeWriter, read_tape
+from consumers.recorded import recorded_source
+from consumers.state import ClosedChunk, partition_folders, read_chunk, read_manifest
+from consumers.transport import AdaraSink, TapeWriter, read_tape
 from consumers.transport.zmq_source import ZmqSource
-from consumers.wire import Events, RawMessage, encode_events
+from consumers.wire import Events, Heartbeat, RawMessage, encode_events, encode_heartbeat
+from simulations.errors import InputError
 from steering import cli
+from steering.experiment import Measurement, build_measurement, load_experiment
+from steering.run import Run
 from steering.service import (
+    LiveOptions,
     StreamCount,
+    adara_of_stream,
     fold_to_the_end,
     kafka_section,
-    live_source,
+    open_live,
     publish,
     record,
     stream_of_recorded,
@@ -28,6 +40,7 @@ from steering.service.recording import AlongTape
 from tests.consumers.hostile_files import good_events
 from tests.kafka_broker import Broker, Topics
 from tests.steering.live_stream import ListSource, as_raw, contents, live_measurement, live_scan
+from tests.steering.virtual_scan import EXAMPLES
 
 SECOND = 10**9
 
@@ -195,10 +208,140 @@ def test_topics_are_those_of_a_prefix_or_those_named() -> None:
         kafka_section("h:1", topics=list("abcdefg"))
 
 
-def test_a_recording_needs_one_source(tmp_path: Path) -> None:
-    with TapeWriter(tmp_path) as tape:
-        with pytest.raises(ValueError, match="expected Kafka or ZMQ"):
-            live_source(tape)
+# -- ADARA ----------------------------------------------------------------------------------------
+
+SUMS = ("signal", "variance", "counts", "exposure", "flat")
+
+
+def folded_from_files(files: Sequence[Path], folder: Path) -> list[tuple]:
+    """Account, charge and sums of every file, by the route of recorded files."""
+    run = Run(hyspec(), run_id="file", folder=folder, estimate=False)
+    for message in recorded_source(list(files), run="file", psi_log="s1").messages():
+        run.accept(message)
+    return [what_counts(chunk) for chunk in run.chunks]
+
+
+@cache
+def hyspec() -> Measurement:
+    return build_measurement(load_experiment(EXAMPLES / "mno-hyspec.yaml"), EXAMPLES)
+
+
+def what_counts(chunk: ClosedChunk) -> tuple:
+    sums = tuple(getattr(chunk.sums, name).tobytes() for name in SUMS)
+    return (chunk.chunk, chunk.psi_deg, chunk.proton_charge, chunk.account, sums)
+
+
+@pytest.mark.shared_data
+@pytest.mark.parametrize(
+    "first", [pytest.param(1, id="one"), pytest.param(3, id="three", marks=pytest.mark.slow)]
+)
+def test_files_as_adara_over_tcp_fold_to_the_bits_of_the_files(
+    first: int, shared_data: Path, tmp_path: Path
+) -> None:
+    files = sorted((shared_data / "hyspec-mno").glob("*.nxs.h5"))[:first]
+    experiment = load_experiment(EXAMPLES / "mno-hyspec.yaml")
+    with closing(AdaraSink("127.0.0.1:0")) as beamline:
+        stream = adara_of_stream(stream_of_recorded(files, run="mno", prefix="hyspec"))
+        sender = threading.Thread(target=publish, args=(stream, beamline), daemon=True)
+        options = LiveOptions(run="mno", adara=beamline.address)
+        with open_live(
+            experiment,
+            experiment_dir=EXAMPLES,
+            state=tmp_path / "state",
+            options=options,
+            measurement=hyspec(),
+        ) as live:
+            sender.start()
+            live.consume(lambda: False, until_idle_s=3.0)
+            assert not sender.is_alive()
+            status = live.worker_status()
+            assert status.counters["dead_letters.message"] == 0
+            assert status.counters["events.between_chunks"] == 0
+            found = [what_counts(c) for c in live.worker.runs[(0, "mno")].chunks]
+    assert found == folded_from_files(files, tmp_path)
+    assert len(found) == first
+    assert all(account.folded > 5000 for *_, account, _ in found)
+
+
+@pytest.mark.slow
+@pytest.mark.shared_data
+@pytest.mark.timeout(900)
+def test_a_killed_consumer_of_adara_leaves_the_same_bits(shared_data: Path, tmp_path: Path) -> None:
+    """SIGKILL again and again while a beamline sends: the tape and what is asked for again."""
+    files = sorted((shared_data / "hyspec-mno").glob("*.nxs.h5"))
+    state, kills = tmp_path / "state", 6
+    with closing(AdaraSink("127.0.0.1:0", patience_s=120.0)) as beamline:
+        stream = adara_of_stream(stream_of_recorded(files, run="mno", prefix="hyspec"))
+        sender = threading.Thread(
+            target=publish, args=(stream, beamline), kwargs={"speed": 15.0}, daemon=True
+        )
+        sender.start()
+        command = [sys.executable, "-m", "steering.cli", "consume", "-o", str(state), "--json"]
+        command += [str(EXAMPLES / "mno-hyspec.yaml"), "--adara", beamline.address]
+        command += ["--health-port", "0", "--until-idle", "8"]
+        chance = random.Random(12)  # noqa: S311
+        struck = 0
+        while struck < kills and sender.is_alive():
+            with subprocess.Popen(command, stdout=subprocess.DEVNULL) as worker:
+                tape = state / "tape" / "00000000.tape"
+                size = tape.stat().st_size if tape.exists() else 0
+                while not (tape.exists() and tape.stat().st_size > size + 50_000):
+                    if not sender.is_alive():
+                        break
+                    time.sleep(0.05)
+                time.sleep(chance.uniform(0.0, 2.0))
+                worker.kill()
+                struck += 1
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
+        sender.join(60.0)
+    assert not sender.is_alive()
+    assert '"mno-hyspec": 3' in done.stdout
+    (folder,) = partition_folders(state)
+    manifest = read_manifest(folder)
+    assert manifest is not None
+    records = manifest.runs["mno-hyspec"].chunks
+    found = [what_counts(read_chunk(folder / str(record.file))) for record in records]
+    assert found == folded_from_files(files, tmp_path)
+    sys.stdout.write(
+        f"\n{struck} SIGKILLs, {manifest.counters.get('duplicates', 0)} duplicates, "
+        f"{manifest.counters.get('dead_letters', 0)} dead letters, "
+        f"{manifest.generation} manifests\n"
+    )
+    assert manifest.counters.get("dead_letters", 0) == 0
+
+
+def test_a_tape_of_adara_packets_plays_the_beamline_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good_events(tmp_path / "a.nxs.h5", n=500)
+    recorded = stream_of_recorded([tmp_path / "a.nxs.h5"], run="r", prefix="p")
+    with structlog.testing.capture_logs() as logs:
+        stream = list(adara_of_stream(recorded))
+    assert [log["what"] for log in logs] == ["proton_charge", "times of flight"]  # told once
+    assert [m.offset for m in stream] == list(range(len(stream)))
+    with TapeWriter(tmp_path / "first") as tape:
+        tape.append(stream)
+    address = f"127.0.0.1:{free_port()}"
+    replay = ["replay", str(tmp_path / "first"), "--to", "adara", "--listen", address]
+    sending = subprocess.Popen([sys.executable, "-m", "steering.cli", *replay])
+    with sending as sender, structlog.testing.capture_logs():
+        try:
+            told = run_json(
+                capsys,
+                *("record", "--adara", address, "-o", str(tmp_path / "second")),
+                *("--messages", str(len(stream)), "--seconds", "60"),
+            )
+            assert sender.wait(60) == 0
+        finally:
+            sender.kill()
+    assert (told["messages"], told["events"], told["unreadable"]) == (len(stream), 500, 0)
+    again = list(read_tape(tmp_path / "second"))
+    assert [(m.value, m.headers) for m in again] == [(m.value, m.headers) for m in stream]
+
+
+def test_what_is_not_raw_events_cannot_go_as_adara() -> None:
+    with pytest.raises(InputError, match="holds a Heartbeat, which ADARA cannot carry"):
+        list(adara_of_stream(raws([encode_heartbeat(Heartbeat(service="a", status={}))])))
 
 
 # -- the commands ---------------------------------------------------------------------------------
@@ -298,6 +441,12 @@ def test_a_tape_folds_as_the_stream_it_recorded(tmp_path: Path) -> None:
     [
         (["record", "-o", "t"], "no live source is given"),
         (["record", "-o", "t", "--kafka", "h:1", "--zmq", "h:1"], "--kafka and --zmq are given"),
+        (["record", "-o", "t", "--adara", "h:1", "--zmq", "h:1"], "--zmq and --adara are given"),
+        (["record", "-o", "t", "--adara", "bl17:31415"], "allow_unencrypted: true"),
+        (["consume", str(EXAMPLES / "mno-hyspec.yaml"), "-o", "s", "--adara", "::"], "HOST:PORT"),
+        (["replay", "none.nxs.h5", "--to", "adara", "--address", "h:1"], "Give --listen"),
+        (["replay", "none.nxs.h5", "--to", "zmq", "--listen", "h:1"], "with --to adara alone"),
+        (["replay", "none.nxs.h5", "--to", "adara"], "none.nxs.h5: is no file"),
         (["record", "-o", "t", "--kafka", "h:1"], "the topics are unknown"),
         (["record", "-o", "t", "--zmq", "10.0.0.1:5577"], "leaves this machine"),
         (["replay", "none.nxs.h5", "--to", "zmq", "--prefix", "p"], "none.nxs.h5: is no file"),
