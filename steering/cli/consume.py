@@ -111,9 +111,9 @@ def consume(
         )
         told: dict[str, Any] = {"state": str(output), "health": health, "pid": os.getpid()}
         if serve:
-            from steering.web import LazyPredictor, create_app
+            from steering.web import BoundedPredictor, create_app
 
-            app = create_app(live.store, LazyPredictor(), token=token)
+            app = create_app(live.store, BoundedPredictor(), token=token)
             told["page"] = stack.enter_context(serving(app, host=host, port=port))
         if json:
             terminal.print_json(told)

@@ -56,7 +56,7 @@ def serve(
             )
 
     from steering.run import RunStore, SnapshotFolders
-    from steering.web import LazyPredictor, create_app
+    from steering.web import BoundedPredictor, create_app
 
     store = RunStore()
     stored = SnapshotFolders(looked)
@@ -66,7 +66,7 @@ def serve(
             terminal.complain(fault)
 
     publish_new()
-    app = create_app(store, LazyPredictor(), token=token)
+    app = create_app(store, BoundedPredictor(), token=token)
     with serving(app, host=host, port=port) as url:
         runs = [run.run_id for run in store.list()]
         if json:

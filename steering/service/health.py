@@ -14,7 +14,7 @@ from fastapi.responses import JSONResponse, Response
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
-from steering.web import TokenGuard
+from steering.web import add_guards
 
 LOOP_SECONDS = 30.0
 BUSY_SECONDS = 1800.0
@@ -161,8 +161,7 @@ def operations_app(
         Unix time, ns.
     """
     app = FastAPI(title="Beamsteer service", version="0.1.0", docs_url=None, redoc_url=None)
-    if token is not None:
-        app.add_middleware(TokenGuard, token=token)
+    add_guards(app, token=token, max_body_bytes=0)
 
     def healthy(now: WorkerStatus) -> Verdict:
         return judge_health(now, clock(), loop_seconds=loop_seconds, busy_seconds=busy_seconds)

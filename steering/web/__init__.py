@@ -1,9 +1,10 @@
 """Status API, live page and the server they run in."""
 
-from steering.web.api import LazyPredictor, create_app
+from steering.web.api import create_app
+from steering.web.guards import add_guards
 from steering.web.metrics import STORE_METRICS, MetricName
+from steering.web.prediction_process import BoundedPredictor
 from steering.web.serving import (
-    TokenGuard,
     check_binding,
     serving,
     stopped_by_signals,
@@ -11,10 +12,10 @@ from steering.web.serving import (
 )
 
 __all__ = [
-    "LazyPredictor",
+    "BoundedPredictor",
     "MetricName",
     "STORE_METRICS",
-    "TokenGuard",
+    "add_guards",
     "check_binding",
     "create_app",
     "serving",
