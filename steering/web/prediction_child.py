@@ -17,6 +17,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from simulations.errors import InputError
+from steering.predict import PredictionRequest, predict
 from steering.web.answers import clean
 from steering.web.prediction_process import MAX_ASKED_BYTES, Limits, kept_within
 from steering.web.proc_file import address_space_bytes, be_killed_first
@@ -42,8 +43,6 @@ def allow_processor_time(seconds: float) -> None:
 
 def answer(asked: bytes, limits: Limits) -> tuple[int, bytes, bool]:
     """Status, JSON, and whether this process is still fit for another request."""
-    from steering.predict import PredictionRequest, predict
-
     try:
         request = PredictionRequest.model_validate(json.loads(asked))
         return 200, json.dumps(clean(predict(request))).encode(), True
@@ -72,8 +71,6 @@ def _problem(text: str) -> bytes:
 
 def main(arguments: list[str]) -> None:
     """Answer until the other end closes."""
-    import steering.predict  # noqa: F401  what it takes for itself is not the request's
-
     told: dict[str, Any] = json.loads(arguments[1])
     limits = Limits(**told)
     confine(limits)
