@@ -81,6 +81,7 @@ def model_server(
         OutputTopics,
         Publisher,
         operations_app,
+        pulse,
         serve_estimates,
         service_registry,
     )
@@ -119,7 +120,8 @@ def model_server(
                 terminal.print_json(told)
             else:
                 terminal.out.print(f"Estimating beside {state}; see {url}ready. Stop with Ctrl-C.")
-            serve_estimates(service, every_s=every)
+            with pulse(service.status):
+                serve_estimates(service, every_s=every)
     if once:
         _tell(service.results(), service.status().error, json=json)
 

@@ -2,22 +2,29 @@
 
 from steering.web.api import create_app
 from steering.web.guards import add_guards
+from steering.web.heartbeat_file import HeartbeatFile, read_heartbeats
 from steering.web.metrics import STORE_METRICS, MetricName
 from steering.web.prediction_process import BoundedPredictor
 from steering.web.serving import (
+    answers,
     check_binding,
     serving,
     stopped_by_signals,
     wait_for_signal,
 )
+from steering.web.supervisor import notify
 
 __all__ = [
     "BoundedPredictor",
+    "HeartbeatFile",
     "MetricName",
     "STORE_METRICS",
     "add_guards",
+    "answers",
     "check_binding",
     "create_app",
+    "notify",
+    "read_heartbeats",
     "serving",
     "stopped_by_signals",
     "wait_for_signal",

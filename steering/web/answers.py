@@ -40,11 +40,28 @@ class Health(Answer):
     status: Literal["ok"]
 
 
-class Readiness(Answer):
-    """The store answers."""
+class WorkerAnswer(Answer):
+    """A worker of a live stream, as its last sign of life tells."""
 
-    status: Literal["ready"]
+    service: str = Field(description="`consume`, `model-server`")
+    partitions: list[int] = Field(description="those it owns; none: it stands by, or has none")
+    state: Literal["ready", "not ready", "stopped", "dead"]
+    reasons: list[str] = Field(description="why it does not do its work now")
+    heard_ns: int = Field(description="when it was heard last, since the Unix epoch")
+
+
+class WorkerList(Answer):
+    """Every worker of the live streams that are shown."""
+
+    workers: list[WorkerAnswer]
+
+
+class Readiness(Answer):
+    """The store answers, and no worker of a live stream is dead."""
+
+    status: Literal["ready", "not ready"]
     runs: int = Field(description="runs known")
+    reasons: list[str] = Field(default=[], description="which workers are dead, since when")
 
 
 class Problem(Answer):

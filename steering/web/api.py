@@ -36,6 +36,8 @@ from steering.web.answers import (
     RunDetails,
     RunList,
     SpectrumAnswer,
+    WorkerAnswer,
+    WorkerList,
     advice_answer,
     clean,
     details,
@@ -74,7 +76,11 @@ class Predictor(Protocol):
 
 
 def create_app(
-    store: RunStore, predictor: Predictor | None = None, *, token: str | None = None
+    store: RunStore,
+    predictor: Predictor | None = None,
+    *,
+    token: str | None = None,
+    workers: Callable[[], list[WorkerAnswer]] = list,
 ) -> FastAPI:
     """Build the application.
 
@@ -89,6 +95,9 @@ def create_app(
         opening ``/?token=...`` once, which sets a cookie. Without it the app must be bound to
         loopback (see :func:`steering.web.serving.check_binding`), and answers to names of this
         machine alone.
+    workers : callable, optional
+        Who works on the live streams that are shown; see
+        :func:`steering.web.heartbeat_file.read_heartbeats`.
     """
 
     @contextlib.asynccontextmanager
@@ -111,7 +120,7 @@ def create_app(
     registry = CollectorRegistry(auto_describe=False)
     registry.register(StoreCollector(store))
     app.state.registry = registry
-    _add_operations(app, store, registry)
+    _add_operations(app, store, registry, workers)
     streams = _Streams()
     app.state.close_streams = streams.close
     _add_runs(app, store, streams)
@@ -123,16 +132,41 @@ def create_app(
 # --- what is served ----------------------------------------------------------------------------
 
 
-def _add_operations(app: FastAPI, store: RunStore, registry: CollectorRegistry) -> None:
+def _add_operations(
+    app: FastAPI,
+    store: RunStore,
+    registry: CollectorRegistry,
+    workers: Callable[[], list[WorkerAnswer]],
+) -> None:
     @app.get("/health", tags=["operations"], summary="Whether the process answers")
     def health() -> Health:
         """The process answers; needs no token."""
         return Health(status="ok")
 
-    @app.get("/ready", tags=["operations"], summary="Whether the store answers")
-    def ready() -> Readiness:
-        """The store answers; needs no token."""
-        return Readiness(status="ready", runs=len(store.list()))
+    @app.get(
+        "/ready",
+        tags=["operations"],
+        summary="Whether what is shown is being measured",
+        response_model=Readiness,
+        responses={503: {"model": Readiness, "description": "A worker is dead"}},
+    )
+    def ready() -> JSONResponse:
+        """The store answers, and no worker of a live stream is dead; needs no token."""
+        dead = [reason for one in workers() if one.state == "dead" for reason in one.reasons]
+        status = "not ready" if dead else "ready"
+        answer = _answer(Readiness(status=status, runs=len(store.list()), reasons=dead))
+        answer.status_code = 503 if dead else 200
+        return answer
+
+    @app.get(
+        "/workers",
+        tags=["operations"],
+        summary="Who works on the live streams",
+        response_model=WorkerList,
+    )
+    def all_workers() -> JSONResponse:
+        """Workers of the live streams that are shown, dead ones included."""
+        return _answer(WorkerList(workers=workers()))
 
     @app.get(
         "/metrics",
