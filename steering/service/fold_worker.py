@@ -287,6 +287,11 @@ class FoldWorker:
         """Measure a "fold" or a "commit"."""
         return nullcontext() if self._timings is None else self._timings.timed(kind)
 
+    def observe_closing(self, chunk: AssembledChunk, now_ns: int) -> None:
+        """Note how long after its stop a dwell is closed."""
+        if self._timings is not None and chunk.explicit_stop:
+            self._timings.observe("close", max((now_ns - chunk.stop_time_ns) / 1e9, 0.0))
+
     def announce(self, folder: Path, manifest: Manifest, runs: Mapping[str, Run]) -> None:
         """Tell whoever wants to know that a manifest is new."""
         self.committed(self._clock())
@@ -365,6 +370,7 @@ class _Partition:
     def turn(self, now_ns: int, finish: bool) -> bool:
         chunks = self.assembler.due(now_ns, finish=finish)
         for chunk in chunks:
+            self.worker.observe_closing(chunk, now_ns)
             self.assembler.closed(chunk, self._close(chunk))
         waited = now_ns - self._last_commit_ns >= self.worker.patience.commit_s * SECOND
         if chunks or finish or ((self._dirty or self.assembler.dead or self._letters) and waited):

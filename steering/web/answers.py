@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
@@ -26,6 +26,8 @@ from steering.run import (
 )
 
 Matrix = list[list[float | None]]
+WorkerState = Literal["ready", "not ready", "stopped", "dead"]
+WORKER_STATES: tuple[WorkerState, ...] = get_args(WorkerState)
 
 
 class Answer(BaseModel):
@@ -45,7 +47,7 @@ class WorkerAnswer(Answer):
 
     service: str = Field(description="`consume`, `model-server`")
     partitions: list[int] = Field(description="those it owns; none: it stands by, or has none")
-    state: Literal["ready", "not ready", "stopped", "dead"]
+    state: WorkerState
     reasons: list[str] = Field(description="why it does not do its work now")
     heard_ns: int = Field(description="when it was heard last, since the Unix epoch")
 

@@ -118,7 +118,7 @@ def create_app(
     )
     add_guards(app, token=token, max_body_bytes=MAX_BODY_BYTES)
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(StoreCollector(store))
+    registry.register(StoreCollector(store, workers))
     app.state.registry = registry
     _add_operations(app, store, registry, workers)
     streams = _Streams()

@@ -21,7 +21,7 @@ from steering.web.answers import WorkerAnswer
 log = structlog.get_logger()
 
 FOLDER = "heartbeats"
-DEAD_SECONDS = 8.0  # of silence; workers write every two
+DEAD_SECONDS = 7.0  # of silence; workers write every two
 LARGEST_BYTES = 100_000
 FILES = 200  # that are looked at in one state folder
 

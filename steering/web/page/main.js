@@ -81,7 +81,7 @@ addEventListener("resize", () => {
 async function lookAtWorkers() {
   try { drawWorkers((await get("/workers")).workers); } catch (error) { console.warn(error); }
 }
-setInterval(lookAtWorkers, 3000);
+setInterval(lookAtWorkers, 2000);
 lookAtWorkers();
 setInterval(tick, 1000);
 follow(refresh, () => drawLink(false));
