@@ -215,7 +215,7 @@ class Assembler:
                 for r in self._runs.values()
                 for d in r.dwells
             ):
-                self._ledger.settle(place_of(raw), "duplicates")
+                self._ledger.settle(place_of(raw), "duplicates", again="bounds")
             else:
                 self._ledger.bury(
                     raw,
@@ -230,7 +230,7 @@ class Assembler:
         known = self._job_of_descriptor.get(value.descriptor)
         if known is not None:
             if known == value.job:
-                self._ledger.settle(place_of(raw), "duplicates")
+                self._ledger.settle(place_of(raw), "duplicates", again="bounds")
             else:
                 self._ledger.bury(
                     raw,

@@ -29,6 +29,7 @@ class Position:
 
     next: int  # offset of the first message still needed
     done: tuple[tuple[int, int], ...] = ()  # settled [first, last] beyond it, rising
+    seen: int = field(default=0, compare=False)  # offset beyond all that were read
 
     def has(self, offset: int) -> bool:
         """Whether a message at this offset is settled."""
@@ -142,7 +143,11 @@ def read_manifest(folder: Path) -> Manifest | None:
         state_id=body.get("state_id", ""),
         fingerprint=body.get("fingerprint", {}),
         positions={
-            topic: Position(next=p["next"], done=tuple((a, b) for a, b in p["done"]))
+            topic: Position(
+                next=p["next"],
+                done=tuple((a, b) for a, b in p["done"]),
+                seen=p.get("seen", 0),
+            )
             for topic, p in body["positions"].items()
         },
         counters=body["counters"],

@@ -49,11 +49,13 @@ class OffsetLedger:
         self._newest: dict[str, int] = {}  # topic -> largest offset
         self._restored: dict[str, Position] = {}
         self._settled: dict[str, set[int]] = {}  # topic -> settled since ``_restored``
+        self._seen: dict[str, int] = {}  # topic -> offset beyond all that a process before us read
 
     def restore(self, positions: Mapping[str, Position], counters: Mapping[str, int]) -> None:
         """Begin where a manifest ended."""
         self.counters = Counter(counters)
         self._restored = dict(positions)
+        self._seen = {topic: position.seen for topic, position in positions.items()}
 
     def admit(self, raw: RawMessage) -> bool:
         """Whether a message is new, and needed from now on; not so if settled or still held."""
@@ -72,9 +74,20 @@ class OffsetLedger:
         """One part of a message more is needed."""
         self._needed.setdefault(raw.topic, Counter())[raw.offset] += 1
 
-    def settle(self, place: Place, outcome: str) -> None:
-        """One part of the message there is done with; its last part counts as ``outcome``."""
+    def settle(self, place: Place, outcome: str, *, again: str | None = None) -> None:
+        """One part of the message there is done with; its last part counts as ``outcome``.
+
+        Parameters
+        ----------
+        place : Place
+        outcome : str
+        again : str, optional
+            Counts instead where a process before this one read the message already: what it says
+            is known from itself then, which makes it no duplicate.
+        """
         topic, offset = place
+        if again is not None and offset < self._seen.get(topic, 0):
+            outcome = again
         needed = self._needed.get(topic)
         if needed is None or offset not in needed:
             return  # data given back by a recording: counted when they first came
@@ -104,7 +117,11 @@ class OffsetLedger:
             for a, b in () if needed else done:
                 if a <= first <= b:
                     first = b + 1
-            found[topic] = Position(next=first, done=tuple(r for r in done if r[0] > first))
+            found[topic] = Position(
+                next=first,
+                done=tuple(r for r in done if r[0] > first),
+                seen=max(newest + 1, before.seen),
+            )
             self._settled[topic] = set()
             self._restored[topic] = found[topic]
         return found

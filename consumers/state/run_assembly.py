@@ -105,7 +105,7 @@ class RunAssembly:
             known = dwell.record.stop_time_ns
         if known is not None:
             if known == ends.stop_time_ns:
-                self._settle(raw, "duplicates")
+                self._settle(raw, "duplicates", again="bounds")
             else:
                 self._ledger.bury(
                     raw,
@@ -138,7 +138,7 @@ class RunAssembly:
         known = self.logs.at(sample.source, t)
         if known is not None:
             if known.value == value or (np.isnan(value) and np.isnan(known.value)):
-                self._settle(raw, "duplicates")
+                self._settle(raw, "duplicates", again="logs")
             else:
                 self._ledger.bury(
                     raw,
@@ -149,7 +149,8 @@ class RunAssembly:
         self.clock.advance(raw, t, now_ns)
         changed = self._changed_by_sample(sample.source, t)
         if changed is None:
-            self._settle(raw, "duplicates")  # the next dwell may begin with it all the same
+            # the next dwell may begin with it all the same
+            self._settle(raw, "duplicates", again="logs")
             self.logs.add(sample.source, Sample(t, value, NOWHERE, now_ns))
             return
         self.logs.add(sample.source, Sample(t, value, place_of(raw), now_ns))
@@ -179,7 +180,7 @@ class RunAssembly:
         same = self.held.known(own)
         if same is not None:
             if same_data(same.value, value):
-                self._settle(raw, "duplicates")
+                self._settle(raw, "duplicates", again="data")
             else:
                 self._ledger.bury(
                     raw,
@@ -208,7 +209,7 @@ class RunAssembly:
             else:
                 dwell.changed_ns = now_ns
         if not held.left.any():
-            self._settle(raw, "duplicates")
+            self._settle(raw, "duplicates", again="data")
             return
         self.held.add(held)
 
@@ -414,8 +415,8 @@ class RunAssembly:
 
     # -- accounts -------------------------------------------------------------------------------
 
-    def _settle(self, raw: RawMessage, outcome: str) -> None:
-        self._ledger.settle(place_of(raw), outcome)
+    def _settle(self, raw: RawMessage, outcome: str, *, again: str | None = None) -> None:
+        self._ledger.settle(place_of(raw), outcome, again=again)
 
     def _settle_bounds(self, dwell: Dwell) -> None:
         """Start, stop and descriptors are in the chunk; nothing late is left."""

@@ -229,6 +229,11 @@ class Taped:
             raise self._failure
         return batch
 
+    @property
+    def connected(self) -> bool:
+        """Whether the stream comes: its source is connected, and the tape can be written."""
+        return self._failure is None and bool(getattr(self._source, "connected", True))
+
     def _batch(self) -> list[RawMessage]:
         batch: list[RawMessage] = []
         size = 0

@@ -18,6 +18,12 @@ class ZmqSection(Section):
     )
     bind: bool = Field(default=False, description="true: wait for senders at the address")
     prefix: str = Field(default="", description="take only messages with bluesky's prefix")
+    silence_s: float | None = Field(
+        default=None,
+        gt=0,
+        description="without a message for so long the sender counts as lost (not ready): behind "
+        "a proxy nothing else tells; absent: only a lost connection does",
+    )
     allow_pickle: bool = Field(
         default=False,
         description="true: whoever can send to the address can run any code here; bluesky's "

@@ -39,6 +39,12 @@ log = structlog.get_logger()
 
 BATCH_MESSAGES, BATCH_BYTES = 1000, 64 * 2**20  # of one poll
 HIGH_WATER = 10_000  # messages that wait in memory before a sender is held up
+GONE_S = 6.0  # without a sign of life of the other end
+_HANDSHAKE_FAILED = (
+    zmq.EVENT_HANDSHAKE_FAILED_AUTH
+    | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+    | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+)
 # A connection that sends more is cut by ZMQ; what is between this and the codecs' limit is set
 # aside message by message.
 MAX_FRAME_BYTES = 8 * MAX_MESSAGE_BYTES
@@ -70,10 +76,14 @@ class ZmqSource:
         Leave this machine without keys.
     high_water : int
         Messages that may wait in memory.
+    silence_s : float, optional
+        Without a message for so long the sender counts as lost: behind a proxy nothing else tells.
     owner : PartitionOwner, optional
         Asked for partition 0 before the first message.
     clock_ns : callable
         Wall clock, ns since the Unix epoch.
+    monotonic : callable
+        Clock in seconds.
 
     Attributes
     ----------
@@ -81,6 +91,9 @@ class ZmqSource:
         As bound or connected.
     disconnections : int
         Connections lost so far; with PUB, messages may have been lost with each.
+    connected : bool
+        Whether a sender, or a proxy before it, is there; one whose machine or cable is gone is
+        missed after ``GONE_S``.
 
     Raises
     ------
@@ -102,8 +115,10 @@ class ZmqSource:
         curve: Curve | None = None,
         allow_unencrypted: bool = False,
         high_water: int = HIGH_WATER,
+        silence_s: float | None = None,
         owner: PartitionOwner | None = None,
         clock_ns: Callable[[], int] = time.time_ns,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         if pattern not in ("sub", "pull"):
             raise InputError(f"pattern is {pattern!r}; expected 'sub' or 'pull'")
@@ -116,6 +131,8 @@ class ZmqSource:
         self._allow_pickle, self._owner, self._clock_ns = allow_pickle, owner, clock_ns
         self._next: dict[str, int] | None = None  # offsets; None: the owner was not asked yet
         self.disconnections = 0
+        self._silence_s, self._monotonic, self._heard_s = silence_s, monotonic, monotonic()
+        self._senders = self._failing = 0  # connections that stand, and that failed to come about
         if allow_pickle:
             log.warning(
                 "zmq_pickle_allowed",
@@ -129,11 +146,19 @@ class ZmqSource:
         socket.setsockopt(zmq.MAXMSGSIZE, MAX_FRAME_BYTES)
         if pattern == "sub":
             socket.setsockopt(zmq.SUBSCRIBE, prefix + b" " if prefix else b"")
+        socket.setsockopt(zmq.HEARTBEAT_IVL, round(1000 * GONE_S / 3))
+        socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, round(1000 * GONE_S))
         self._monitor = socket.get_monitor_socket(
-            zmq.EVENT_DISCONNECTED | zmq.EVENT_HANDSHAKE_FAILED_AUTH
+            zmq.EVENT_DISCONNECTED | zmq.EVENT_HANDSHAKE_SUCCEEDED | _HANDSHAKE_FAILED
         )
         self.address = self._connection.open()
         self._socket = socket
+
+    @property
+    def connected(self) -> bool:
+        """Whether a sender is there and not silent for too long, as far as ``poll`` has seen."""
+        silent = self._monotonic() - self._heard_s
+        return self._senders > 0 and (self._silence_s is None or silent <= self._silence_s)
 
     def poll(self, timeout_s: float) -> Sequence[RawMessage]:
         """Messages that came; none after the time-out."""
@@ -151,6 +176,7 @@ class ZmqSource:
                 parts = self._socket.recv_multipart(zmq.NOBLOCK)
             except zmq.Again:
                 break
+            self._heard_s = self._monotonic()
             message = self._message(parts[0] if len(parts) == 1 else b"".join(parts), self._next)
             if message is not None:
                 batch.append(message)
@@ -199,15 +225,23 @@ class ZmqSource:
         return payload
 
     def _watch(self) -> None:
-        """Count lost connections and refused keys, and say so."""
+        """Count senders, lost connections and refused keys, and say so."""
         while self._monitor.poll(0):
             event = recv_monitor_message(self._monitor)
             address = event["endpoint"].decode("utf-8", "replace")
-            if event["event"] == zmq.EVENT_DISCONNECTED:
+            if event["event"] == zmq.EVENT_HANDSHAKE_SUCCEEDED:
+                self._senders += 1
+                log.info("zmq_connected", address=address)
+            elif event["event"] & _HANDSHAKE_FAILED:
+                self._failing += 1  # its end is told too
+                refused = event["event"] == zmq.EVENT_HANDSHAKE_FAILED_AUTH
+                log.error("zmq_keys_refused" if refused else "zmq_no_handshake", address=address)
+            elif self._failing:
+                self._failing -= 1
+            else:
+                self._senders = max(self._senders - 1, 0)
                 self.disconnections += 1
                 log.warning("zmq_disconnected", address=address, lost="perhaps some messages")
-            else:
-                log.error("zmq_keys_refused", address=address)
 
     def acknowledge(self, positions: Mapping[tuple[str, int], int]) -> None:
         """Nothing to do: ZMQ keeps nothing."""
@@ -246,6 +280,7 @@ def zmq_source(
         prefix=section.prefix.encode(),
         allow_pickle=section.allow_pickle,
         allow_unencrypted=section.allow_unencrypted,
+        silence_s=section.silence_s,
         curve=curve_of(section, environment),
         owner=owner,
     )

@@ -1,6 +1,7 @@
 """Crystals: unit cell, symmetry, neutron data, structure files and how a sample is mounted."""
 
 from simulations.crystal.cell import Crystal
+from simulations.crystal.first_look import refuse_announced_atoms
 from simulations.crystal.neutron_data import neutron_data
 from simulations.crystal.placement import FILE_SYMPREC_A, Placement, place_structure
 from simulations.crystal.sample import SampleSection
@@ -38,6 +39,7 @@ __all__ = [
     "quiet_spglib",
     "read_crystal",
     "read_structure_text",
+    "refuse_announced_atoms",
     "refuse_tags",
     "space_group_operations",
 ]

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 from simulations.arrays import FloatArray
 from simulations.crystal.cell import Crystal
 from simulations.crystal.neutron_data import neutron_data
-from simulations.crystal.symmetry import symmetry_dataset
+from simulations.crystal.symmetry import refuse_unreal, symmetry_dataset
 from simulations.errors import InputError
 
 FILE_SYMPREC_A = 1e-4
@@ -126,6 +126,10 @@ def place_structure(
     ValueError
         As `read_crystal`.
     """
+    try:
+        refuse_unreal(lattice, positions)
+    except InputError as error:
+        raise InputError(f"structure: {error}") from error
     _check_distances(lattice, positions, symbols)
     neutron_data(tuple(dict.fromkeys(symbols)))
     if np.linalg.det(lattice) < 0:  # spglib expects a right-handed basis

@@ -8,6 +8,7 @@ setting, for example Pbnm, is then kept), else spglib's.
 from __future__ import annotations
 
 import gzip
+import io
 import warnings
 from importlib import resources
 from pathlib import Path
@@ -18,7 +19,9 @@ import yaml
 
 from simulations.arrays import FloatArray
 from simulations.crystal.cell import Crystal
+from simulations.crystal.first_look import MAX_BYTES, refuse_announced_atoms
 from simulations.crystal.placement import FILE_SYMPREC_A, crystal_from_cells, place_structure
+from simulations.crystal.symmetry import refuse_unreal
 from simulations.errors import InputError
 
 
@@ -47,9 +50,12 @@ def read_structure_text(path: Path) -> str:
             f"structure: {path} is no file and no built-in crystal; expected a POSCAR, CIF or "
             f"phonopy.yaml, or one of {', '.join(builtin_crystals())}"
         )
-    data = path.read_bytes()
+    with path.open("rb") as file:
+        data = file.read(MAX_BYTES + 1)
     if data[:2] == b"\x1f\x8b":
-        data = gzip.decompress(data)
+        data = _unpacked(data, path)
+    if len(data) > MAX_BYTES:
+        raise InputError(f"structure: {path} is too large; expected at most {MAX_BYTES:,} bytes")
     if not data.strip():
         raise InputError(f"structure: {path} is empty; expected a POSCAR, CIF or phonopy.yaml")
     if _looks_binary(data):
@@ -58,6 +64,17 @@ def read_structure_text(path: Path) -> str:
         return data.decode()
     except UnicodeDecodeError:
         return data.decode("latin-1")
+
+
+def _unpacked(data: bytes, path: Path) -> bytes:
+    """Content of a gzip file, up to one byte more than is taken."""
+    try:
+        with gzip.GzipFile(fileobj=io.BytesIO(data)) as packed:
+            return packed.read(MAX_BYTES + 1)
+    except (OSError, EOFError) as error:
+        raise InputError(
+            f"structure: {path} cannot be unpacked ({error}); fetch it anew"
+        ) from error
 
 
 def is_phonopy_file(text: str) -> bool:
@@ -90,6 +107,7 @@ def parse_structure(path: Path) -> tuple[FloatArray, FloatArray, tuple[str, ...]
     try:
         if is_phonopy_file(text):
             refuse_tags(text)
+            refuse_announced_atoms(text, "phonopy")
             from phonopy.interface.phonopy_yaml import PhonopyYaml
 
             reader = PhonopyYaml()
@@ -97,10 +115,10 @@ def parse_structure(path: Path) -> tuple[FloatArray, FloatArray, tuple[str, ...]
             cell = reader.unitcell
             if cell is None:
                 raise InputError("no unit_cell section")
-            _refuse_unreal(cell.cell, cell.scaled_positions)
+            refuse_unreal(cell.cell, cell.scaled_positions)
             return cell.cell, cell.scaled_positions, tuple(cell.symbols)
         structure = _pymatgen_structure(path, text)
-        _refuse_unreal(structure.lattice.matrix, structure.frac_coords)
+        refuse_unreal(structure.lattice.matrix, structure.frac_coords)
     except ValueError as error:
         if str(error).startswith("structure:"):
             raise
@@ -128,17 +146,11 @@ def parse_structure(path: Path) -> tuple[FloatArray, FloatArray, tuple[str, ...]
     return structure.lattice.matrix, structure.frac_coords, symbols
 
 
-def _refuse_unreal(lattice: FloatArray, positions: FloatArray) -> None:
-    """Raise for numbers that no program after this one could use."""
-    for name, values in (("cell", lattice), ("positions", positions)):
-        if not np.all(np.abs(values) < 1e6):
-            raise InputError(f"{name} {np.asarray(values).tolist()!r:.80}; expected finite numbers")
-
-
 def _pymatgen_structure(path: Path, text: str) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         if path.suffix.lower() == ".cif" or text.lstrip().startswith("data_") or "_cell_" in text:
+            refuse_announced_atoms(text, "cif")
             from pymatgen.io.cif import CifParser
 
             parser = CifParser.from_str(text, occupancy_tolerance=1.0)
@@ -146,7 +158,9 @@ def _pymatgen_structure(path: Path, text: str) -> Any:
             return found[0]
         from pymatgen.io.vasp import Poscar
 
-        poscar = Poscar.from_str(_with_species_line(text), read_velocities=False)
+        text = _with_species_line(text)
+        refuse_announced_atoms(text, "poscar")
+        poscar = Poscar.from_str(text, read_velocities=False)
         if not poscar.true_names:  # the parser would go on with H, He, Li, ...
             raise InputError(
                 f"structure: {path} names no species; expected a line of chemical symbols above "

@@ -63,10 +63,27 @@ def quiet_spglib() -> Iterator[None]:
         yield
 
 
+def refuse_unreal(lattice: FloatArray, positions: FloatArray) -> None:
+    """Raise for numbers that no program after this one could use."""
+    for name, values in (("cell", lattice), ("positions", positions)):
+        if not np.all(np.abs(values) < 1e6):
+            raise InputError(f"{name} {np.asarray(values).tolist()!r:.80}; expected finite numbers")
+    volume = abs(float(np.linalg.det(lattice)))
+    if volume < 1e-3:
+        raise InputError(f"cell of {volume:.3g} cubic angstrom; expected three directions")
+
+
 def symmetry_dataset(
     lattice: FloatArray, positions: FloatArray, symbols: tuple[str, ...], symprec_A: float
 ) -> Any:
-    """Return spglib's dataset of a structure, or None where it finds no space group."""
+    """Return spglib's dataset of a structure, or None where it finds no space group.
+
+    Raises
+    ------
+    InputError
+        If lattice or positions are not finite, or the cell is flat: spglib would not come back.
+    """
+    refuse_unreal(lattice, positions)
     cell: Any = (lattice, positions, species_numbers(symbols))
     with quiet_spglib():
         return spglib.get_symmetry_dataset(cell, symprec=symprec_A)

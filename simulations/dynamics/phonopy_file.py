@@ -23,6 +23,7 @@ from simulations.crystal import (
     place_structure,
     quiet_spglib,
     read_structure_text,
+    refuse_announced_atoms,
     refuse_tags,
 )
 from simulations.dynamics.bonds import PairForceConstants, supercell_cells
@@ -101,6 +102,7 @@ def load_phonopy(path: Path, *, supercell_matrix: ArrayLike | None = None) -> An
     text = read_structure_text(yaml_file)
     if is_phonopy_file(text):
         refuse_tags(text)
+        refuse_announced_atoms(text, "phonopy")
     beside = {n: folder / n for n in ("FORCE_CONSTANTS", "FORCE_SETS", "BORN")}
     beside["force_constants.hdf5"] = folder / "force_constants.hdf5"
     there = {n: str(f) for n, f in beside.items() if f.is_file()}

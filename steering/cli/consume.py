@@ -93,7 +93,7 @@ def consume(
     described = load_experiment(experiment)
     terminal.log_to_stderr(log)
 
-    from steering.service import LiveOptions, open_live, serve_estimates
+    from steering.service import LiveOptions, open_live, pulse, serve_estimates
 
     options = LiveOptions(
         kafka=kafka,
@@ -116,9 +116,14 @@ def consume(
         )
         told: dict[str, Any] = {"state": str(output), "health": health, "pid": os.getpid()}
         if serve:
-            from steering.web import LazyPredictor, create_app
+            from steering.web import BoundedPredictor, create_app, read_heartbeats
 
-            app = create_app(live.store, LazyPredictor(), token=token)
+            app = create_app(
+                live.store,
+                BoundedPredictor(),
+                token=token,
+                workers=lambda: read_heartbeats([output]),
+            )
             told["page"] = stack.enter_context(serving(app, host=host, port=port))
         if json:
             terminal.print_json(told)
@@ -131,7 +136,8 @@ def consume(
                 target=serve_estimates, args=(live.model, stop), name="estimates", daemon=True
             )
             thread.start()
-        live.consume(stop.is_set, until_idle_s=until_idle)
+        with pulse(live.worker_status):
+            live.consume(stop.is_set, until_idle_s=until_idle)
         stop.set()
         if live.model is not None:
             thread.join()

@@ -86,6 +86,7 @@ def model_server(
         OutputTopics,
         Publisher,
         operations_app,
+        pulse,
         serve_estimates,
         service_registry,
     )
@@ -128,7 +129,8 @@ def model_server(
                 terminal.print_json(told)
             else:
                 terminal.out.print(f"Estimating beside {state}; see {url}ready. Stop with Ctrl-C.")
-            serve_estimates(service, every_s=every)
+            with pulse(service.status):
+                serve_estimates(service, every_s=every)
     if once:
         _tell(service.results(), service.status().error, json=json)
 

@@ -56,7 +56,7 @@ def serve(
             )
 
     from steering.run import RunStore, SnapshotFolders
-    from steering.web import LazyPredictor, create_app
+    from steering.web import BoundedPredictor, answers, create_app, notify, read_heartbeats
 
     store = RunStore()
     stored = SnapshotFolders(looked)
@@ -66,7 +66,9 @@ def serve(
             terminal.complain(fault)
 
     publish_new()
-    app = create_app(store, LazyPredictor(), token=token)
+    app = create_app(
+        store, BoundedPredictor(), token=token, workers=lambda: read_heartbeats(looked)
+    )
     with serving(app, host=host, port=port) as url:
         runs = [run.run_id for run in store.list()]
         if json:
@@ -79,4 +81,11 @@ def serve(
         if not check:
             from steering.web import wait_for_signal
 
-            wait_for_signal(meanwhile=publish_new, every_s=1.0)
+            def look() -> None:
+                publish_new()
+                if answers(url):
+                    notify("READY=1", "WATCHDOG=1")
+
+            look()
+            wait_for_signal(meanwhile=look, every_s=1.0)
+            notify("STOPPING=1")

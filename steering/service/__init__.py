@@ -5,6 +5,7 @@ from steering.service.live import LiveOptions, open_live
 from steering.service.metrics import service_registry
 from steering.service.model_service import ModelService, serve_estimates
 from steering.service.publishing import LateSink, OutputTopics, Publisher, message_schemas
+from steering.service.pulse import pulse
 from steering.service.recording import (
     StreamCount,
     adara_of_stream,
@@ -31,6 +32,7 @@ __all__ = [
     "open_live",
     "operations_app",
     "publish",
+    "pulse",
     "record",
     "serve_estimates",
     "service_registry",

@@ -324,6 +324,11 @@ class FoldWorker:
         """Measure a "fold" or a "commit"."""
         return nullcontext() if self._timings is None else self._timings.timed(kind)
 
+    def observe_closing(self, chunk: AssembledChunk, now_ns: int) -> None:
+        """Note how long after its stop a dwell is closed."""
+        if self._timings is not None and chunk.explicit_stop:
+            self._timings.observe("close", max((now_ns - chunk.stop_time_ns) / 1e9, 0.0))
+
     def announce(self, folder: Path, manifest: Manifest, runs: Mapping[str, Run]) -> None:
         """Tell whoever wants to know that a manifest is new."""
         self.committed(self._clock())
@@ -435,6 +440,8 @@ class _Partition:
     def _turn(self, now_ns: int, finish: bool) -> bool:
         if not self._pending:
             self._pending = self._due(now_ns, finish)
+            for chunk in self._pending:
+                self.worker.observe_closing(chunk, now_ns)
         self._close_pending()
         waited = now_ns - self._last_commit_ns >= self.worker.patience.commit_s * SECOND
         waiting = self._dirty or self.assembler.dead or self._letters

@@ -14,7 +14,7 @@ from fastapi.responses import JSONResponse, Response
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
-from steering.web import TokenGuard
+from steering.web import add_guards
 
 LOOP_SECONDS = 30.0
 BUSY_SECONDS = 1800.0
@@ -106,7 +106,9 @@ def judge_readiness(status: WorkerStatus, health: Verdict) -> Verdict:
     """Whether the service does its work now; while it does not, the reasons say what is missing."""
     reasons = list(health.reasons)
     if status.connected is False:
-        reasons.append("the source is not connected; expected a broker that answers.")
+        reasons.append(
+            "the source is not connected; expected a broker, or a publisher, that answers."
+        )
     if not status.joined:
         reasons.append("no partitions are assigned yet; expected an answer of the group.")
     if status.state is not None and not _writable(status.state):
@@ -133,10 +135,20 @@ def _writable(folder: Path) -> bool:
     return folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)
 
 
-def status_json(status: WorkerStatus) -> dict[str, Any]:
-    """The status as plain values, for heartbeats and readers; no paths, no host."""
+def status_json(status: WorkerStatus, *, now_ns: int | None = None) -> dict[str, Any]:
+    """The status as plain values, for heartbeats and readers; no paths, no host.
+
+    Parameters
+    ----------
+    status : WorkerStatus
+    now_ns : int, optional
+        Unix time, ns; the clock's by default. Whether the service is alive hangs on it.
+    """
+    health = judge_health(status, time.time_ns() if now_ns is None else now_ns)
     return {
         "service": status.service,
+        "healthy": health.ok,
+        "reasons": list(judge_readiness(status, health).reasons),
         "connected": status.connected,
         "partitions": list(status.partitions),
         "last_commit_ns": status.last_commit_ns,
@@ -178,8 +190,7 @@ def operations_app(
         Unix time, ns.
     """
     app = FastAPI(title="Beamsteer service", version="0.1.0", docs_url=None, redoc_url=None)
-    if token is not None:
-        app.add_middleware(TokenGuard, token=token)
+    add_guards(app, token=token, max_body_bytes=0)
 
     def healthy(now: WorkerStatus) -> Verdict:
         return judge_health(now, clock(), loop_seconds=loop_seconds, busy_seconds=busy_seconds)
@@ -198,7 +209,8 @@ def operations_app(
     @app.get("/status")
     def told() -> JSONResponse:
         """All that the service says of itself."""
-        return JSONResponse(status_json(status()), headers={"Cache-Control": "no-store"})
+        told = status_json(status(), now_ns=clock())
+        return JSONResponse(told, headers={"Cache-Control": "no-store"})
 
     @app.get("/metrics")
     def metrics() -> Response:

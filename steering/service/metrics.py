@@ -40,10 +40,12 @@ GAUGES = {  # name: text, labels
     "state_free_bytes": ("Free space on the disk of the state folder", ()),
     "state_reserve_bytes": ("Free space that the next commits may need", ()),
 }
-TIMINGS = {
+TIMINGS = {  # of a dwell, from its last message to the advice
+    "close": "Time from the stop of a dwell to its closing",
     "fold": "Time to fold a closed chunk",
     "commit": "Time to write chunk files and manifest",
     "estimate": "Time of an estimate with trust and advice",
+    "advice": "Time from the stop of the newest dwell to its estimate and advice",
 }
 SERVICE_METRICS = {
     metric.name: metric
@@ -54,7 +56,7 @@ SERVICE_METRICS = {
             )
             for name, text, label in FAMILIES.values()
         ),
-        MetricName(name="stream_counter", kind="counter", text="Other counts", labels=("name",)),
+        MetricName(name="stream_other", kind="counter", text="Other counts", labels=("name",)),
         *(
             MetricName(name=name, kind="gauge", text=text, labels=labels)
             for name, (text, labels) in GAUGES.items()
@@ -129,7 +131,7 @@ def _counters(counters: Mapping[str, int]) -> Iterable[Metric]:
     for family, (metric, _, label) in FAMILIES.items():
         told = {(): of[family].get("", 0)} if label is None else _labelled(of[family])
         yield SERVICE_METRICS[metric].filled(told)
-    yield SERVICE_METRICS["stream_counter"].filled(_labelled(others))
+    yield SERVICE_METRICS["stream_other"].filled(_labelled(others))
 
 
 def _labelled(counts: Mapping[str, int]) -> dict[tuple[str, ...], float]:
@@ -166,7 +168,7 @@ class Timings:
         }
 
     def observe(self, kind: str, seconds: float) -> None:
-        """Add one duration of a "fold", "commit" or "estimate"."""
+        """Add one duration of a stage, a key of ``TIMINGS``."""
         self._of[kind].observe(seconds)
 
     @contextmanager

@@ -315,6 +315,8 @@ class ModelService:
             self._timings.observe("estimate", seconds)
         newest = max(c.stop_time_ns for c in record.chunks if c.status == "folded")
         now = self._clock()
+        if self._timings is not None:
+            self._timings.observe("advice", max((now - newest) / 1e9, 0.0))
         followed.answered, followed.result = _key(closed), result
         followed.snapshot = replace(
             snapshot,

@@ -379,7 +379,7 @@ class Publisher:
         status = self._heartbeat
 
         def encode() -> bytes:
-            told = status_json(status())
+            told = status_json(status(), now_ns=self._clock())
             return heartbeat_message(self._service_id, told, interval_s=self._interval_s)
 
         self._offer(self.topics.heartbeat, self._service_id, encode)

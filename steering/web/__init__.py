@@ -1,22 +1,30 @@
 """Status API, live page and the server they run in."""
 
-from steering.web.api import LazyPredictor, create_app
+from steering.web.api import create_app
+from steering.web.guards import add_guards
+from steering.web.heartbeat_file import HeartbeatFile, read_heartbeats
 from steering.web.metrics import STORE_METRICS, MetricName
+from steering.web.prediction_process import BoundedPredictor
 from steering.web.serving import (
-    TokenGuard,
+    answers,
     check_binding,
     serving,
     stopped_by_signals,
     wait_for_signal,
 )
+from steering.web.supervisor import notify
 
 __all__ = [
-    "LazyPredictor",
+    "BoundedPredictor",
+    "HeartbeatFile",
     "MetricName",
     "STORE_METRICS",
-    "TokenGuard",
+    "add_guards",
+    "answers",
     "check_binding",
     "create_app",
+    "notify",
+    "read_heartbeats",
     "serving",
     "stopped_by_signals",
     "wait_for_signal",

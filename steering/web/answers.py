@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
@@ -26,6 +26,8 @@ from steering.run import (
 )
 
 Matrix = list[list[float | None]]
+WorkerState = Literal["ready", "not ready", "stopped", "dead"]
+WORKER_STATES: tuple[WorkerState, ...] = get_args(WorkerState)
 
 
 class Answer(BaseModel):
@@ -40,11 +42,28 @@ class Health(Answer):
     status: Literal["ok"]
 
 
-class Readiness(Answer):
-    """The store answers."""
+class WorkerAnswer(Answer):
+    """A worker of a live stream, as its last sign of life tells."""
 
-    status: Literal["ready"]
+    service: str = Field(description="`consume`, `model-server`")
+    partitions: list[int] = Field(description="those it owns; none: it stands by, or has none")
+    state: WorkerState
+    reasons: list[str] = Field(description="why it does not do its work now")
+    heard_ns: int = Field(description="when it was heard last, since the Unix epoch")
+
+
+class WorkerList(Answer):
+    """Every worker of the live streams that are shown."""
+
+    workers: list[WorkerAnswer]
+
+
+class Readiness(Answer):
+    """The store answers, and no worker of a live stream is dead."""
+
+    status: Literal["ready", "not ready"]
     runs: int = Field(description="runs known")
+    reasons: list[str] = Field(default=[], description="which workers are dead, since when")
 
 
 class Problem(Answer):

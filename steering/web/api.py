@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import json
 import math
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol
@@ -20,13 +20,10 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import FileResponse, JSONResponse, Response
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
-from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json
 from sse_starlette import EventSourceResponse
 from starlette.datastructures import UploadFile
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from simulations.errors import InputError
 from steering.report import folded_map_png, spectrum_npz
 from steering.run import RunResult, RunSnapshot, RunStore
 from steering.web.answers import (
@@ -39,6 +36,8 @@ from steering.web.answers import (
     RunDetails,
     RunList,
     SpectrumAnswer,
+    WorkerAnswer,
+    WorkerList,
     advice_answer,
     clean,
     details,
@@ -46,11 +45,14 @@ from steering.web.answers import (
     spectrum_answer,
     summary,
 )
+from steering.web.guards import add_guards
 from steering.web.metrics import StoreCollector
-from steering.web.serving import TokenGuard
+from steering.web.prediction_process import Prediction
+from steering.web.turns import QueueFullError, Turns, UserGoneError
 
 MAX_BODY_BYTES = 2_000_000
 KEEP_ALIVE_SECONDS = 15
+MAX_STREAMS = 100
 MEDIA_TYPES = {
     ".html": "text/html; charset=utf-8",
     ".css": "text/css; charset=utf-8",
@@ -64,35 +66,21 @@ log = structlog.get_logger()
 class Predictor(Protocol):
     """What ``POST /predict`` asks."""
 
-    @property
-    def request_model(self) -> type[BaseModel]:
-        """Model that a request body must satisfy."""
+    def predict(self, asked: Mapping[str, Any]) -> Prediction:
+        """Answer one request, whatever is wrong with it; called from threads."""
         ...
 
-    def predict(self, request: Any) -> dict[str, Any]:
-        """Answer one request; ValueError says what is wrong with it."""
+    def close(self) -> None:
+        """End, also while an answer is computed."""
         ...
-
-
-class LazyPredictor:
-    """Predictions of this installation; their engine is imported at the first request."""
-
-    @property
-    def request_model(self) -> type[BaseModel]:
-        """Model of :mod:`steering.predict.predictions`."""
-        from steering.predict import PredictionRequest
-
-        return PredictionRequest
-
-    def predict(self, request: Any) -> dict[str, Any]:
-        """Answer with :func:`steering.predict.predictions.predict`."""
-        from steering.predict import predict
-
-        return predict(request)
 
 
 def create_app(
-    store: RunStore, predictor: Predictor | None = None, *, token: str | None = None
+    store: RunStore,
+    predictor: Predictor | None = None,
+    *,
+    token: str | None = None,
+    workers: Callable[[], list[WorkerAnswer]] = list,
 ) -> FastAPI:
     """Build the application.
 
@@ -105,8 +93,19 @@ def create_app(
     token : str, optional
         Secret that every path but /health and /ready demands: as ``Authorization: Bearer``, or by
         opening ``/?token=...`` once, which sets a cookie. Without it the app must be bound to
-        loopback (see :func:`steering.web.serving.check_binding`).
+        loopback (see :func:`steering.web.serving.check_binding`), and answers to names of this
+        machine alone.
+    workers : callable, optional
+        Who works on the live streams that are shown; see
+        :func:`steering.web.heartbeat_file.read_heartbeats`.
     """
+
+    @contextlib.asynccontextmanager
+    async def until_the_end(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        if predictor is not None:
+            predictor.close()
+
     app = FastAPI(
         title="Beamsteer",
         description="A running inelastic-neutron-scattering experiment, read-only. "
@@ -115,15 +114,13 @@ def create_app(
         docs_url=None,  # their pages load scripts from elsewhere
         redoc_url=None,
         generate_unique_id_function=lambda route: route.name,
+        lifespan=until_the_end,
     )
-    app.add_middleware(_BodyLimit, limit=MAX_BODY_BYTES)
-    if token is not None:
-        app.add_middleware(TokenGuard, token=token)
-    app.add_middleware(_Headers)
+    add_guards(app, token=token, max_body_bytes=MAX_BODY_BYTES)
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(StoreCollector(store))
+    registry.register(StoreCollector(store, workers))
     app.state.registry = registry
-    _add_operations(app, store, registry)
+    _add_operations(app, store, registry, workers)
     streams = _Streams()
     app.state.close_streams = streams.close
     _add_runs(app, store, streams)
@@ -135,16 +132,41 @@ def create_app(
 # --- what is served ----------------------------------------------------------------------------
 
 
-def _add_operations(app: FastAPI, store: RunStore, registry: CollectorRegistry) -> None:
+def _add_operations(
+    app: FastAPI,
+    store: RunStore,
+    registry: CollectorRegistry,
+    workers: Callable[[], list[WorkerAnswer]],
+) -> None:
     @app.get("/health", tags=["operations"], summary="Whether the process answers")
     def health() -> Health:
         """The process answers; needs no token."""
         return Health(status="ok")
 
-    @app.get("/ready", tags=["operations"], summary="Whether the store answers")
-    def ready() -> Readiness:
-        """The store answers; needs no token."""
-        return Readiness(status="ready", runs=len(store.list()))
+    @app.get(
+        "/ready",
+        tags=["operations"],
+        summary="Whether what is shown is being measured",
+        response_model=Readiness,
+        responses={503: {"model": Readiness, "description": "A worker is dead"}},
+    )
+    def ready() -> JSONResponse:
+        """The store answers, and no worker of a live stream is dead; needs no token."""
+        dead = [reason for one in workers() if one.state == "dead" for reason in one.reasons]
+        status = "not ready" if dead else "ready"
+        answer = _answer(Readiness(status=status, runs=len(store.list()), reasons=dead))
+        answer.status_code = 503 if dead else 200
+        return answer
+
+    @app.get(
+        "/workers",
+        tags=["operations"],
+        summary="Who works on the live streams",
+        response_model=WorkerList,
+    )
+    def all_workers() -> JSONResponse:
+        """Workers of the live streams that are shown, dead ones included."""
+        return _answer(WorkerList(workers=workers()))
 
     @app.get(
         "/metrics",
@@ -258,6 +280,7 @@ def _add_runs(app: FastAPI, store: RunStore, streams: _Streams) -> None:
     async def events(run_id: str) -> EventSourceResponse:
         """Server-sent events: one per new snapshot, naming its version; readers then fetch."""
         found(run_id)
+        streams.refuse_too_many()
         return EventSourceResponse(_updates(store, run_id, streams), ping=KEEP_ALIVE_SECONDS)
 
     @app.get(
@@ -269,13 +292,22 @@ def _add_runs(app: FastAPI, store: RunStore, streams: _Streams) -> None:
     )
     async def all_events() -> EventSourceResponse:
         """Server-sent events of every run; the data of an `update` is its summary."""
+        streams.refuse_too_many()
         return EventSourceResponse(_updates(store, None, streams), ping=KEEP_ALIVE_SECONDS)
 
 
 def _add_predictions(app: FastAPI, predictor: Predictor | None) -> None:
-    one_at_a_time = asyncio.Semaphore(1)
-
-    faults = {415: "no content type that is known", 422: "a bad field", 503: "none are made here"}
+    turns = Turns()
+    faults = {
+        403: "a page of another site asks",
+        408: "the body came too slowly",
+        413: "the body is too large",
+        415: "no content type that is known",
+        421: "asked for by a foreign name",
+        422: "a bad field, or more time or memory needed than one prediction gets",
+        429: "too many wait already; Retry-After says when to ask again",
+        503: "none are made here, or not now",
+    }
 
     @app.post(
         "/predict",
@@ -301,22 +333,18 @@ def _add_predictions(app: FastAPI, predictor: Predictor | None) -> None:
         if predictor is None:
             raise HTTPException(503, "This server makes no predictions; use `beamsteer predict`.")
         body = await _body(request)
-        known = predictor  # a name that the thread below sees as not None
-        model = await run_in_threadpool(lambda: known.request_model)  # imports its engine
+        user = request.client.host if request.client is not None else "unknown"
         try:
-            asked = model.model_validate(body)
-        except ValidationError as error:
-            faults = [
-                f"{'.'.join(map(str, fault['loc'])) or 'body'}: {fault['msg']}"
-                for fault in error.errors(include_url=False, include_input=False)
-            ]
-            raise HTTPException(422, "; ".join(faults)) from error
-        async with one_at_a_time:
-            try:
-                answer = await run_in_threadpool(predictor.predict, asked)
-            except InputError as error:
-                raise HTTPException(422, str(error)) from error
-        return _answer(answer)
+            async with turns.turn(user, request.is_disconnected):
+                told = await run_in_threadpool(predictor.predict, body)
+        except QueueFullError as full:
+            retry = {"Retry-After": str(full.retry_after_s)}
+            raise HTTPException(429, str(full), headers=retry) from full
+        except UserGoneError:
+            return Response(status_code=499)  # to nobody
+        return Response(
+            told.content, told.status, {"Cache-Control": "no-store"}, "application/json"
+        )
 
 
 async def _body(request: Request) -> dict[str, Any]:
@@ -416,6 +444,15 @@ class _Streams:
     def discard(self, wake: Callable[[], object]) -> None:
         self._wakes.discard(wake)
 
+    def refuse_too_many(self) -> None:
+        """Keep places for readers who ask once."""
+        if len(self._wakes) >= MAX_STREAMS:
+            raise HTTPException(
+                503,
+                f"{len(self._wakes)} readers follow already; expected fewer. Close a page.",
+                headers={"Retry-After": "30"},
+            )
+
     def close(self) -> None:
         """End all streams; safe from any thread."""
         self.closed = True
@@ -448,76 +485,3 @@ async def _updates(
     finally:
         streams.discard(wake)
         subscription.close()
-
-
-# --- guards ------------------------------------------------------------------------------------
-
-
-class _TooLargeError(Exception):
-    """The body passed the limit while it was read."""
-
-
-class _BodyLimit:
-    """Answer 413 to bodies beyond the limit, whatever their headers say."""
-
-    def __init__(self, app: ASGIApp, limit: int) -> None:
-        self._app, self._limit = app, limit
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        declared = dict(scope["headers"]).get(b"content-length", b"0")
-        if not declared.isdigit() or int(declared) > self._limit:
-            await self._refuse(scope, receive, send)
-            return
-        taken = 0
-        answered = False
-
-        async def counted() -> Message:
-            nonlocal taken
-            message = await receive()
-            taken += len(message.get("body", b""))
-            if taken > self._limit:
-                raise _TooLargeError
-            return message
-
-        async def noted(message: Message) -> None:
-            nonlocal answered
-            answered = True
-            await send(message)
-
-        try:
-            await self._app(scope, counted, noted)
-        except _TooLargeError:
-            if answered:
-                raise
-            await self._refuse(scope, receive, send)
-
-    async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
-        text = f"body is too large; expected at most {self._limit} bytes. Send a smaller file."
-        await JSONResponse({"detail": text}, 413)(scope, receive, send)
-
-
-class _Headers:
-    """Keep the page to its own scripts, and out of other pages."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def with_headers(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                message["headers"] = [
-                    *message["headers"],
-                    (b"x-content-type-options", b"nosniff"),
-                    (b"referrer-policy", b"no-referrer"),
-                    (
-                        b"content-security-policy",
-                        b"default-src 'self'; style-src 'self' 'unsafe-inline'; "
-                        b"img-src 'self' data: blob:; frame-ancestors 'none'",
-                    ),
-                ]
-            await send(message)
-
-        await self._app(scope, receive, with_headers)

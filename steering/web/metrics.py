@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 from prometheus_client.core import Metric
 
 from steering.run import RunSnapshot, RunStore, now_ns
+from steering.web.answers import WORKER_STATES, WorkerAnswer
 
 PREFIX = "beamsteer_"
 
@@ -50,13 +51,16 @@ def _of_run(name: str, text: str, *labels: str) -> MetricName:
 
 STORE_METRICS = (
     MetricName(name="runs", kind="gauge", text="Runs known, by status", labels=("status",)),
+    MetricName(
+        name="workers", kind="gauge", text="Workers of live streams, by state", labels=("state",)
+    ),
     _of_run("chunks", "Chunks of a run, by status", "status"),
     _of_run("events", "Events of a run, by what became of them", "kind"),
     _of_run("estimate_seconds", "Computing time of the newest estimate"),
     _of_run("lag_seconds", "Age of the newest chunk when its estimate was ready"),
-    _of_run("updated_seconds_ago", "Time since the run's last update"),
-    _of_run("minutes_used", "Beam minutes of the folded chunks"),
-    _of_run("minutes_to_target", "Forecast minutes until every target is met"),
+    _of_run("update_age_seconds", "Time since the run's last update"),
+    _of_run("beam_time_used_seconds", "Beam time of the folded chunks"),
+    _of_run("beam_time_to_target_seconds", "Forecast beam time until every target is met"),
     _of_run("coverage_fraction", "Share of path cells with exposure"),
     _of_run("trusted", "1 if the model explains the data"),
     _of_run("stop", "1 if the advice is to stop"),
@@ -67,8 +71,8 @@ STORE_METRICS = (
 class StoreCollector:
     """Reads the store at every scrape, so that figures never lag behind what the page shows."""
 
-    def __init__(self, store: RunStore) -> None:
-        self._store = store
+    def __init__(self, store: RunStore, workers: Callable[[], list[WorkerAnswer]] = list) -> None:
+        self._store, self._workers = store, workers
 
     def collect(self) -> Iterable[Metric]:
         """Yield the metrics; labels are bounded by the runs that the store keeps."""
@@ -76,6 +80,9 @@ class StoreCollector:
         told: dict[str, dict[tuple[str, ...], float]] = {m.name: {} for m in STORE_METRICS}
         for status in ("running", "finished", "failed"):
             told["runs"][status,] = sum(run.status == status for run in runs)
+        states = [one.state for one in self._workers()]
+        for state in WORKER_STATES:
+            told["workers"][state.replace(" ", "_"),] = states.count(state)
         for run in runs:
             for status in ("folded", "set aside", "withdrawn"):
                 number = sum(chunk.status == status for chunk in run.chunks)
@@ -100,14 +107,18 @@ def _figures(run: RunSnapshot) -> dict[str, float | None]:
     figures: dict[str, float | None] = {
         "estimate_seconds": run.estimate_seconds,
         "lag_seconds": run.lag_seconds,
-        "updated_seconds_ago": (now_ns() - run.updated_ns) / 1e9,
+        "update_age_seconds": (now_ns() - run.updated_ns) / 1e9,
     }
     if run.result is not None:
         figures |= {
-            "minutes_used": run.result.minutes_used,
-            "minutes_to_target": run.result.stop.minutes_to_target,
+            "beam_time_used_seconds": _seconds(run.result.minutes_used),
+            "beam_time_to_target_seconds": _seconds(run.result.stop.minutes_to_target),
             "coverage_fraction": run.result.coverage_fraction,
             "trusted": run.result.trusted,
             "stop": run.result.stop.stop,
         }
     return figures
+
+
+def _seconds(minutes: float | None) -> float | None:
+    return None if minutes is None else 60.0 * minutes

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
+import http.client
 import ipaddress
-import secrets
 import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
+from urllib.parse import urlsplit
 
 import uvicorn
-from starlette.requests import Request
-from starlette.responses import JSONResponse, RedirectResponse
-from starlette.types import ASGIApp, Receive, Scope, Send
 
 from simulations.errors import InputError
+from steering.web.bounded_http import BACKLOG, HEADER_BYTES, BoundedProtocol
 
 START_SECONDS = 20.0
-COOKIE = "beamsteer_token"
-OPEN_PATHS = ("/health", "/ready")
 
 
 def check_binding(host: str, token: str | None) -> None:
@@ -53,45 +50,6 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-class TokenGuard:
-    """Demand a token of readers, as a bearer header or as the cookie that ``/?token=`` sets.
-
-    Parameters
-    ----------
-    app : ASGI application
-        What is guarded, but for ``OPEN_PATHS``, which supervisors ask.
-    token : str
-    """
-
-    def __init__(self, app: ASGIApp, token: str) -> None:
-        self._app, self._token = app, token
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass on what may pass; answer the rest with 401."""
-        if scope["type"] != "http" or scope["path"] in OPEN_PATHS:
-            await self._app(scope, receive, send)
-            return
-        request = Request(scope)
-        offered = request.query_params.get("token")
-        if scope["path"] == "/" and offered is not None and self._matches(offered):
-            moved = RedirectResponse("/", 303)
-            moved.set_cookie(COOKIE, self._token, httponly=True, samesite="strict")
-            await moved(scope, receive, send)
-            return
-        scheme, _, bearer = request.headers.get("authorization", "").partition(" ")
-        if (scheme.lower() == "bearer" and self._matches(bearer)) or self._matches(
-            request.cookies.get(COOKIE, "")
-        ):
-            await self._app(scope, receive, send)
-            return
-        text = "token is missing or wrong; send Authorization: Bearer, or open /?token=... once."
-        answer = JSONResponse({"detail": text}, 401, headers={"WWW-Authenticate": "Bearer"})
-        await answer(scope, receive, send)
-
-    def _matches(self, offered: str) -> bool:
-        return secrets.compare_digest(offered.encode(), self._token.encode())
-
-
 @contextmanager
 def serving(app: Any, *, host: str = "127.0.0.1", port: int = 0) -> Iterator[str]:
     """Serve an ASGI app in a thread; yields its URL and stops it at the end.
@@ -109,7 +67,16 @@ def serving(app: Any, *, host: str = "127.0.0.1", port: int = 0) -> Iterator[str
     """
     bound = _bind(host, port)
     config = uvicorn.Config(
-        app, log_level="warning", access_log=False, timeout_graceful_shutdown=2, lifespan="on"
+        app,
+        log_level="warning",
+        access_log=False,
+        timeout_graceful_shutdown=2,
+        lifespan="on",
+        http=BoundedProtocol,
+        ws="none",
+        backlog=BACKLOG,
+        h11_max_incomplete_event_size=HEADER_BYTES,
+        server_header=False,
     )
     server = uvicorn.Server(config)
     thread = threading.Thread(
@@ -133,6 +100,20 @@ def serving(app: Any, *, host: str = "127.0.0.1", port: int = 0) -> Iterator[str
         server.should_exit = True
         thread.join(10)
         bound.close()
+
+
+def answers(url: str, timeout_s: float = 5.0) -> bool:
+    """Whether a server of this process answers at ``/health``."""
+    parts = urlsplit(url)
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(parts.hostname or "", parts.hostname or "")  # noqa: S104
+    connection = http.client.HTTPConnection(host, parts.port, timeout=timeout_s)
+    try:
+        connection.request("GET", "/health")
+        return connection.getresponse().status == 200
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
 
 
 def _bind(host: str, port: int) -> socket.socket:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
+from prometheus_client.exposition import generate_latest
 
 from consumers.transport import KafkaSection, KafkaTopics
 from consumers.transport.kafka_settings import FRAME_BYTES
@@ -51,10 +52,10 @@ def dockerfile() -> list[tuple[str, str]]:
     ]
 
 
-def published() -> dict[str, str]:
-    """Samples that page and services expose where everything is known, with their metrics."""
+def everything() -> WorkerStatus:
+    """A status in which all is known."""
     counters = {f"{name}.x" if label else name: 1 for name, (_, _, label) in FAMILIES.items()}
-    known = WorkerStatus(
+    return WorkerStatus(
         service="consume",
         last_loop_ns=0,
         connected=True,
@@ -64,9 +65,13 @@ def published() -> dict[str, str]:
         chunks={"run": 1},
         counters={**counters, "clock_jumps": 1},
     )
+
+
+def published() -> dict[str, str]:
+    """Samples that page and services expose where everything is known, with their metrics."""
     told = [
         *create_app(store()).state.registry.collect(),
-        *service_registry(lambda: known)[0].collect(),
+        *service_registry(everything)[0].collect(),
     ]
     return {sample.name: family.name for family in told for sample in family.samples}
 
@@ -306,8 +311,10 @@ def test_the_units_serve_on_loopback_and_do_not_retry_bad_input(name, capsys):
 
 def test_the_units_of_live_streams_are_confined_like_the_page_and_come_back():
     page = unit("beamsteer")["Service"]
-    confining = [key for key in page if key.startswith(("Protect", "Private", "NoNew", "Restrict"))]
-    assert len(confining) >= 7
+    prefixes = ("Protect", "Private", "NoNew", "Restrict", "SystemCall", "Capab", "Type", "Watch")
+    confining = [key for key in page if key.startswith(prefixes)]
+    assert len(confining) >= 20
+    assert (page["Type"], page["NotifyAccess"]) == ("notify", "main")
     states = set()
     for name in UNITS[1:]:
         service = unit(name)["Service"]
@@ -338,6 +345,48 @@ def test_a_broker_that_is_away_is_not_told_as_bad_input(tmp_path, capsys):
     status = cli.run(["consume", str(file), "-o", str(tmp_path / "state"), "--health-port", "0"])
     assert "127.0.0.1:1" in capsys.readouterr().err
     assert status == cli.AWAY != cli.BAD_INPUT
+
+
+@pytest.mark.parametrize("name", UNITS)
+def test_systemd_finds_the_unit_well_confined(name):
+    program = shutil.which("systemd-analyze")
+    if program is None:
+        pytest.skip("No systemd-analyze here to judge the unit.")
+    path = DEPLOY / f"{name}.service"
+    done = subprocess.run(
+        [program, "security", "--offline=true", "--no-pager", str(path)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if "unrecognized option" in done.stderr:
+        pytest.skip("This systemd-analyze judges only units that run.")
+    found = re.search(r"exposure level for \S+: ([\d.]+)", done.stdout)
+    assert found, done.stderr
+    assert float(found[1]) < 3
+
+
+@pytest.mark.parametrize("name", UNITS)
+def test_the_units_leave_numerical_libraries_what_they_need(name):
+    """Memory that is written and then executed, and a say in which processors are used."""
+    service = unit(name)["Service"]
+    assert service.get("MemoryDenyWriteExecute", "no") == "no"
+    allowed, refused = service["SystemCallFilter"].splitlines()
+    assert allowed == "@system-service"
+    assert refused.startswith("~")
+    assert "@resources" not in refused.split()
+
+
+def test_prometheus_finds_nothing_to_mend_in_the_names_of_metrics():
+    program = shutil.which("promtool")
+    if program is None:
+        pytest.skip("No promtool here to judge metrics; apt-get install prometheus has it.")
+    registries = (create_app(store()).state.registry, service_registry(everything)[0])
+    told = b"".join(generate_latest(registry) for registry in registries)
+    done = subprocess.run(
+        [program, "check", "metrics"], input=told, capture_output=True, check=False
+    )
+    assert (done.returncode, done.stdout.decode(), done.stderr.decode()) == (0, "", "")
 
 
 @pytest.mark.parametrize("name", UNITS)

@@ -120,7 +120,9 @@ def check_reported(run: Run, folder: Path) -> None:
             assert np.array_equal(np.isfinite(file[name]), seen), name
     store = RunStore()
     store.publish(run.snapshot())
-    answer = TestClient(create_app(store)).get("/runs/r/spectrum").json()
+    answer = (
+        TestClient(create_app(store), base_url="http://127.0.0.1").get("/runs/r/spectrum").json()
+    )
     for name in ("intensity", "sigma"):
         told = np.array([[value is not None for value in row] for row in answer[name]])
         assert np.array_equal(told, seen), name

@@ -10,6 +10,7 @@ import { drawOrientations } from "./panels/orientations.js";
 import { drawParameters } from "./panels/parameters.js";
 import { drawTrust } from "./panels/trust.js";
 import { drawVerdicts } from "./panels/verdicts.js";
+import { drawWorkers } from "./panels/workers.js";
 import { follow, get } from "./source.js";
 
 let details = null;
@@ -77,6 +78,11 @@ addEventListener("resize", () => {
   clearTimeout(resized);
   resized = setTimeout(() => { if (details) { redrawMap(); drawHistory(details); } }, 150);
 });
+async function lookAtWorkers() {
+  try { drawWorkers((await get("/workers")).workers); } catch (error) { console.warn(error); }
+}
+setInterval(lookAtWorkers, 2000);
+lookAtWorkers();
 setInterval(tick, 1000);
 follow(refresh, () => drawLink(false));
 refresh();

@@ -2,6 +2,9 @@ from __future__ import annotations
 
 import os
 import pickle
+import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -298,7 +301,53 @@ def test_a_lost_connection_is_told(tmp_path: Path) -> None:
             while not source.disconnections and time.monotonic() < until:
                 source.poll(0.05)
         assert source.disconnections == 1
-        assert logs[0]["event"] == "zmq_disconnected"
+        assert "zmq_disconnected" in [line["event"] for line in logs]
+
+
+FROZEN = """
+import sys
+from consumers.transport.zmq_sink import ZmqSink
+sink = ZmqSink(sys.argv[1], bind=True)
+sink.wait_for_receiver(60.0)
+sink.send("t", b"hello")
+sys.stdin.read()
+"""
+
+
+def watch(source: ZmqSource, connected: bool, patience_s: float = 30.0) -> float:
+    """Poll until the source says so; seconds that it took."""
+    began = time.monotonic()
+    while source.connected is not connected and time.monotonic() - began < patience_s:
+        source.poll(0.05)
+    assert source.connected is connected
+    return time.monotonic() - began
+
+
+def test_a_publisher_that_dies_or_freezes_is_missed_within_ten_seconds(tmp_path: Path) -> None:
+    address = f"ipc://{tmp_path}/socket"
+    command = [sys.executable, "-c", FROZEN, address]
+    with closing(ZmqSource(address)) as source:
+        assert not source.connected
+        for end in (signal.SIGSTOP, signal.SIGKILL):  # the first as a cable that is pulled
+            with subprocess.Popen(command, stdin=subprocess.PIPE) as publisher:
+                watch(source, True)
+                publisher.send_signal(end)
+                assert watch(source, False) < 10
+                publisher.kill()
+        assert source.disconnections == 2
+
+
+def test_a_silent_sender_counts_as_lost_where_a_time_is_stated(tmp_path: Path) -> None:
+    address, clock = f"ipc://{tmp_path}/socket", [0.0]
+    sink = ZmqSink(address, bind=True)
+    with closing(sink), closing(ZmqSource(address, silence_s=60, monotonic=lambda: clock[0])) as it:
+        sink.wait_for_receiver(30.0)
+        watch(it, True)
+        clock[0] = 61.0
+        assert not it.connected
+        sink.send("t", b"hello")
+        take(it, 1)
+        assert it.connected
 
 
 # -- keys -----------------------------------------------------------------------------------------
@@ -355,12 +404,14 @@ def test_only_known_clients_get_through(keys: Path, who: str) -> None:
             if who == "client":
                 sink.send("t", b"hello")
                 assert [m.value for m in take(source, 1)] == [b"hello"]
+                watch(source, True)
             else:
                 try:
                     sink.send("t", b"hello")
                 except ConnectionError as error:
                     assert "no receiver took a message" in str(error)  # noqa: PT017
                 assert take(source, 1, patience_s=1.0) == []
+                assert not source.connected
                 sink._connection.close(0)
                 sink._closed = True
 

@@ -183,7 +183,7 @@ def test_the_api_shows_the_finished_run(replayed: Replayed):
     assert snapshot.status == "finished"
     assert [h.minutes_used for h in snapshot.history] == [2.0, 4.0, 6.0, 8.0]
     assert len(snapshot.chunks) == len(PSI_DEG)
-    client = TestClient(create_app(replayed.store))
+    client = TestClient(create_app(replayed.store), base_url="http://127.0.0.1")
     assert client.get("/runs/good").json()["status"] == "finished"
     spectrum = client.get("/runs/good/spectrum").json()
     assert len(spectrum["branches"]) == small_measurement().path.n_bins

@@ -242,6 +242,40 @@ def test_a_dwell_without_psi_is_set_aside_with_its_reason_and_a_late_psi_mends_i
     del worker
 
 
+@pytest.mark.parametrize("doubled", [0, 3])
+def test_restarts_make_no_duplicates_of_what_is_read_again(
+    measurement, messages, tmp_path, doubled
+):
+    """Messages count as what became of them, however often a worker dies."""
+    raws = as_raw([*messages[:400], *messages[100 : 100 + doubled], *messages[400:]])
+
+    def counted(state: Path, deaths: tuple[int, ...]) -> dict[str, int]:
+        clock, left = [1_800_000_000 * 10**9], list(deaths)
+        patience = Patience(commit_s=0.0, turn_s=0.0)
+        options = {"patience": patience, "clock": lambda: clock[0]}
+        worker = worker_of(measurement, state, **options)
+        wanted, i = worker.take(0), 0
+        while i < len(raws):
+            if raws[i].offset >= wanted.get(raws[i].topic, 0):
+                worker.accept(raws[i])
+            i += 1
+            clock[0] += 10**9 // 20
+            if i % 7 == 0:
+                worker.turn()
+            if left and i == left[0]:
+                left.pop(0)
+                worker.abandon()
+                worker = worker_of(measurement, state, **options)
+                wanted, i = worker.take(0), 0
+        worker.turn(finish=True)
+        worker.close()
+        return read_manifest(state / "partition-0").counters
+
+    undisturbed = counted(tmp_path / "plain", ())
+    assert undisturbed.get("duplicates", 0) == doubled
+    assert counted(tmp_path / "killed", (150, 260, 390, 470)) == undisturbed
+
+
 def test_a_message_of_a_foreign_partition_is_refused(measurement, tmp_path):
     worker = worker_of(measurement, tmp_path)
     with pytest.raises(ValueError, match="partition 3, which was not taken"):

@@ -67,7 +67,7 @@ def test_every_figure_of_a_stream_is_told():
         ("beamsteer_stream_duplicates_total",): 5,
         ("beamsteer_stream_late_total",): 1,
         ("beamsteer_published_total", "ge_beamsteer_folded"): 4,
-        ("beamsteer_stream_counter_total", "clock_jumps"): 3,
+        ("beamsteer_stream_other_total", "clock_jumps"): 3,
         ("beamsteer_stream_lag_messages", "0", "ge_detector"): 12,
         ("beamsteer_stream_lag_messages", "1", "ge_detector"): 0,
         ("beamsteer_state_generation", "0"): 5,

@@ -55,7 +55,7 @@ def unknown_figures() -> RunSnapshot:
 )
 def test_answers_are_as_the_schema_says(shown):
     told = schema()
-    client = TestClient(create_app(store(shown)))
+    client = TestClient(create_app(store(shown)), base_url="http://127.0.0.1")
     for path, methods in told["paths"].items():
         if "get" not in methods or path.endswith("/events"):
             continue

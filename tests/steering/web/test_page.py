@@ -9,6 +9,7 @@ from playwright.sync_api import expect
 
 from steering.run import RunStore, now_ns, result_document
 from steering.web import create_app, serving
+from steering.web.answers import WorkerAnswer
 from tests.steering.fabricated import NAMES, snapshot, store
 
 pytestmark = pytest.mark.browser
@@ -201,3 +202,23 @@ def test_a_target_is_met_where_the_run_says_so_and_only_there(page):
                 return (y1 - y0) / 2 }"""
         )
         assert half == pytest.approx(1.6449 * document["targets"][0]["sigma"])
+
+
+def test_a_dead_worker_is_told_above_all_and_forgotten_when_it_is_back(page):
+    heard = now_ns()
+    worker = WorkerAnswer(
+        service="consume",
+        partitions=[0],
+        state="dead",
+        reasons=["consume of partition 0 has been silent for 9 s. <b>Look</b>"],
+        heard_ns=heard,
+    )
+    workers = [worker]
+    with serving(create_app(store(snapshot()), workers=lambda: workers)) as url:
+        page.goto(url)
+        told = page.locator("#workers")
+        expect(told).to_contain_text("Dead since")
+        expect(told).to_contain_text("silent for 9 s. <b>Look</b>")
+        keep(page, "dead-worker")
+        workers[0] = worker.model_copy(update={"state": "ready", "reasons": []})
+        expect(told).to_be_hidden(timeout=20_000)

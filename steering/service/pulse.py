@@ -1,0 +1,86 @@
+"""The pulse of a service: as long as its loop turns, supervisor and readers are told that it lives.
+
+A thread of its own looks at what the loop left behind, so a long fold or estimate does not look
+like death, and a loop that stands still is not made to look alive.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+
+import structlog
+
+from steering.service.health import Clock, WorkerStatus, judge_health, judge_readiness
+from steering.web import HeartbeatFile, notify
+
+log = structlog.get_logger()
+
+PULSE_SECONDS = 2.0
+
+
+@contextmanager
+def pulse(
+    status: Callable[[], WorkerStatus],
+    *,
+    every_s: float = PULSE_SECONDS,
+    environment: Mapping[str, str] = os.environ,
+    clock: Clock = time.time_ns,
+) -> Iterator[None]:
+    """Tell that a service lives, for as long as a block runs and its loop turns.
+
+    systemd is told ``READY=1`` and then ``WATCHDOG=1`` while the service is healthy (see
+    :func:`steering.service.health.judge_health`), and what keeps it from its work as its status;
+    the state folder gets a heartbeat, which `beamsteer serve` reads.
+
+    Parameters
+    ----------
+    status : callable
+        Newest status; its ``state`` is the folder that gets the heartbeat.
+    every_s : float
+        Time between two looks.
+    environment : mapping
+        ``NOTIFY_SOCKET`` says where the supervisor listens.
+    clock : callable
+        Unix time, ns.
+    """
+    end = threading.Event()
+    first = status()
+    file = None if first.state is None else HeartbeatFile(first.state, first.service, clock=clock)
+
+    def look() -> None:
+        now = status()
+        health = judge_health(now, clock())
+        reasons = judge_readiness(now, health).reasons
+        told = "; ".join(reasons) or "working"
+        words = ["READY=1", "WATCHDOG=1"] if health.ok else []
+        notify(*words, f"STATUS={told[:500]}", environment=environment)
+        if file is not None and health.ok:
+            file.write(partitions=now.partitions, reasons=reasons)
+
+    def beat() -> None:
+        while True:
+            try:
+                look()
+            except Exception as error:  # a fault here must not look like death
+                log.error("pulse_failed", reason=repr(error))
+            if end.wait(every_s):
+                return
+
+    thread = threading.Thread(target=beat, name="pulse", daemon=True)
+    thread.start()
+    peace = True  # being asked to stop is no fault
+    try:
+        yield
+    except Exception:
+        peace = False  # the heartbeat grows old
+        raise
+    finally:
+        end.set()
+        thread.join()
+        notify("STOPPING=1", environment=environment)
+        if file is not None and peace:
+            file.write(partitions=status().partitions, reasons=(), stopped=True)
