@@ -54,6 +54,7 @@ from consumers.wire import RawMessage, RawSource, WireError, decode
 from simulations.errors import InputError
 from steering.experiment import Measurement
 from steering.run import Run
+from steering.service.clocks import Clock, ClockWatch, steady_ns
 from steering.service.health import WorkerStatus
 from steering.service.metrics import Timings
 
@@ -94,7 +95,9 @@ class FoldWorker:
     timings : Timings, optional
         Gets how long folds and commits take.
     clock : callable
-        Unix time in ns.
+        Time in ns that never steps; it turns the loop.
+    watch : ClockWatch, optional
+        Looks at the wall clock.
     """
 
     def __init__(
@@ -108,7 +111,8 @@ class FoldWorker:
         dead_letters: DeadLetters | None = None,
         on_commit: Callable[[Path, Manifest, Mapping[str, Run]], None] | None = None,
         timings: Timings | None = None,
-        clock: Callable[[], int] = time.time_ns,
+        clock: Clock = steady_ns,
+        watch: ClockWatch | None = None,
     ) -> None:
         self.measurement = measurement
         self.state = state
@@ -119,6 +123,7 @@ class FoldWorker:
         self._on_commit = on_commit
         self._timings = timings
         self._clock = clock
+        self._watch = watch or ClockWatch()
         self._partitions: dict[int, _Partition] = {}
         self._taken = 0
         self._busy = threading.RLock()  # a partition neither comes nor goes during a turn
@@ -206,6 +211,7 @@ class FoldWorker:
             The source has ended: close every open dwell.
         """
         now = self._last_loop_ns = self._clock()
+        self._look_at_the_clock()
         if not finish and now - self._last_turn_ns < self.patience.turn_s * SECOND:
             return False
         self._last_turn_ns = now
@@ -217,6 +223,16 @@ class FoldWorker:
             finally:
                 self._busy_since_ns = None
                 self._last_loop_ns = self._clock()
+
+    def _look_at_the_clock(self) -> None:
+        step_s = self._watch.look()
+        if step_s is not None:
+            log.warning(
+                "wall_clock_stepped",
+                seconds=round(step_s, 3),
+                reason="the clock was set, or the machine slept; nothing here waits for it, but "
+                "check the times of those who send",
+            )
 
     def settled(self) -> dict[tuple[str, int], int]:
         """Next offset still needed by (topic, partition), as in the newest manifests."""
@@ -237,6 +253,7 @@ class FoldWorker:
     def status(self, *, connected: bool | None = None, lag: Any = None) -> WorkerStatus:
         """One moment of this worker, for health, readiness and metrics."""
         counters: Counter[str] = Counter(self._received)
+        counters.update({f"clock_steps.{way}": n for way, n in self._watch.steps.items()})
         chunks: Counter[str] = Counter()
         owned = dict(self._partitions)  # the loop goes on meanwhile
         for mine in owned.values():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,17 +13,16 @@ from fastapi.responses import JSONResponse, Response
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
+from steering.service.clocks import Clock, steady_ns
 from steering.web import TokenGuard
 
 LOOP_SECONDS = 30.0
 BUSY_SECONDS = 1800.0
 
-Clock = Callable[[], int]
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WorkerStatus:
-    """One moment of a service that follows a stream or a state folder; times in Unix ns.
+    """One moment of a service that follows a stream or a state folder; times in ns, as ``steady_ns`` tells.
 
     ``counters`` are named ``family`` or ``family.label``: ``messages.TOPIC``, ``bytes.TOPIC``,
     ``events.OUTCOME``, ``dead_letters.REASON``, ``duplicates``, ``late`` (see
@@ -72,7 +70,7 @@ def judge_health(
     ----------
     status : WorkerStatus
     now_ns : int
-        Unix time, ns.
+        By the clock of the status.
     loop_seconds : float
         Longest time between two turns.
     busy_seconds : float
@@ -142,7 +140,7 @@ def operations_app(
     token: str | None = None,
     loop_seconds: float = LOOP_SECONDS,
     busy_seconds: float = BUSY_SECONDS,
-    clock: Clock = time.time_ns,
+    clock: Clock = steady_ns,
 ) -> FastAPI:
     """Build ``/health``, ``/ready``, ``/status`` and ``/metrics`` of a service without a page.
 
@@ -158,7 +156,7 @@ def operations_app(
     loop_seconds, busy_seconds : float
         As in :func:`judge_health`.
     clock : callable
-        Unix time, ns.
+        That of the status, ns.
     """
     app = FastAPI(title="Beamsteer service", version="0.1.0", docs_url=None, redoc_url=None)
     if token is not None:

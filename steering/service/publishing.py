@@ -23,7 +23,8 @@ from consumers.wire import DataVariable, Heartbeat, Sink, encode_data_array, enc
 from simulations.arrays import FloatArray
 from simulations.fold import CellSums
 from steering.run import AdviceResult, ParameterResult, RunResult, StopResult
-from steering.service.health import Clock, WorkerStatus, status_json
+from steering.service.clocks import Clock
+from steering.service.health import WorkerStatus, status_json
 
 log = structlog.get_logger()
 
