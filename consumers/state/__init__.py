@@ -4,6 +4,7 @@ from consumers.state.assembled_chunk import AssembledChunk
 from consumers.state.assembly import Assembler
 from consumers.state.chunk_recording_file import read_recording, write_recording
 from consumers.state.chunk_store import ClosedChunk, close_chunk, read_chunk
+from consumers.state.event_spill_file import EventSpill, HeldBound
 from consumers.state.manifest_store import (
     ChunkRecord,
     Manifest,
@@ -26,6 +27,8 @@ __all__ = [
     "ChunkRecord",
     "ClosedChunk",
     "DeadLetter",
+    "EventSpill",
+    "HeldBound",
     "Manifest",
     "PartitionLock",
     "RunRecord",

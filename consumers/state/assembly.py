@@ -15,6 +15,7 @@ from dataclasses import replace
 
 from consumers.state.assembled_chunk import AssembledChunk
 from consumers.state.closing import Patience
+from consumers.state.event_spill_file import EventSpill
 from consumers.state.manifest_store import ChunkRecord, Manifest, Position
 from consumers.state.offset_ledger import DeadLetter, OffsetLedger, place_of
 from consumers.state.run_assembly import Outline, RunAssembly
@@ -42,8 +43,7 @@ class Assembler:
     default_run : str
         Run of messages without a key.
     outline : callable
-        (run, record) to the chunk as it was recorded; its event arrays may be empty, its
-        ``identities`` and logs may not.
+        (run, record) to the chunk as it was recorded.
     settle_ns : int
         A dwell closes when the stream, or the clock here, is this far beyond its stop.
     lateness_ns : int
@@ -51,6 +51,8 @@ class Assembler:
         much time has passed here since they came.
     timeout_ns : int
         A dwell without a stop closes after this much silence.
+    spill : EventSpill, optional
+        Where events wait that are too many for memory; absent: all wait in memory.
     """
 
     def __init__(
@@ -61,9 +63,10 @@ class Assembler:
         settle_ns: int = 2 * SECOND,
         lateness_ns: int = 60 * SECOND,
         timeout_ns: int = 600 * SECOND,
+        spill: EventSpill | None = None,
     ) -> None:
         self.default_run = default_run
-        self._outline = outline
+        self._outline, self._spill = outline, spill
         self._patience = Patience(
             settle_ns=settle_ns, lateness_ns=lateness_ns, timeout_ns=timeout_ns
         )
@@ -110,7 +113,7 @@ class Assembler:
 
     @property
     def held_events(self) -> int:
-        """Events in memory, waiting for their dwell to close."""
+        """Events that wait for their dwell to close."""
         return sum(
             len(h.value.time_of_flight_ns)
             for run in self._runs.values()
@@ -245,7 +248,14 @@ class Assembler:
             Clock here.
         finish : bool
             The stream has ended: close what is open and settle what is left.
+
+        Raises
+        ------
+        OSError
+            If events that are too many for memory cannot be written; nothing has changed then.
         """
+        for run in self._runs.values():
+            run.held.relieve()
         chunks = [c for run in self._runs.values() for c in run.due(now_ns, finish=finish)]
         self._drop_strays(now_ns, finish)
         return chunks
@@ -269,7 +279,11 @@ class Assembler:
     def _run(self, name: str) -> RunAssembly:
         if name not in self._runs:
             self._runs[name] = RunAssembly(
-                name, ledger=self._ledger, outline=self._outline, patience=self._patience
+                name,
+                ledger=self._ledger,
+                outline=self._outline,
+                patience=self._patience,
+                spill=self._spill,
             )
         return self._runs[name]
 

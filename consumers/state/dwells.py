@@ -5,7 +5,7 @@ Time decides: a dwell goes on until its stop or the next start, whichever is fir
 
 from __future__ import annotations
 
-from bisect import bisect_right, insort
+from bisect import bisect_left, bisect_right, insort
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -28,6 +28,8 @@ class Dwell:
     record: ChunkRecord | None = None  # once it was closed
     descriptors: tuple[str, ...] = ()
     changed_ns: int | None = None  # a late message changes what was closed
+    late: bool = False  # something came late, and whether it changes anything is not known yet
+    heard_ns: int = 0  # when data of it came last, by the clock here; 0: none did
 
     @property
     def stop_ns(self) -> int | None:
@@ -41,7 +43,7 @@ class Dwell:
     @property
     def waiting(self) -> bool:
         """Whether it will be assembled, for the first time or again."""
-        return self.record is None or self.changed_ns is not None
+        return self.record is None or self.changed_ns is not None or self.late
 
 
 def dwell_that_begins(begins: RunBegins, place: Place, now_ns: int) -> Dwell:
@@ -64,6 +66,7 @@ class Dwells:
 
     def __init__(self) -> None:
         self._row: list[Dwell] = []
+        self._of_job: dict[str, Dwell] = {}
 
     def __iter__(self) -> Iterator[Dwell]:
         return iter(tuple(self._row))  # other threads count while a dwell begins
@@ -71,19 +74,25 @@ class Dwells:
     def add(self, dwell: Dwell) -> None:
         """Put a dwell in its place."""
         insort(self._row, dwell, key=_start)
+        self._of_job[dwell.job] = dwell
 
     def of_job(self, job: str) -> Dwell:
         """The dwell of a job that began."""
-        return next(d for d in self._row if d.job == job)
+        return self._of_job[job]
+
+    def at(self, start_ns: int) -> Dwell | None:
+        """The dwell that starts at exactly this time."""
+        i = bisect_left(self._row, start_ns, key=_start)
+        return self._row[i] if i < len(self._row) and self._row[i].start_ns == start_ns else None
 
     def before(self, dwell: Dwell) -> Dwell | None:
         """The one before; None for the first."""
-        i = self._row.index(dwell)
+        i = bisect_left(self._row, dwell.start_ns, key=_start)
         return self._row[i - 1] if i else None
 
     def after(self, dwell: Dwell) -> Dwell | None:
         """The one after; None for the last."""
-        i = self._row.index(dwell)
+        i = bisect_left(self._row, dwell.start_ns, key=_start)
         return self._row[i + 1] if i + 1 < len(self._row) else None
 
     def ran_on_into(self, dwell: Dwell) -> Dwell | None:

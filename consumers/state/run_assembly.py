@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 
 from consumers.state.assembled_chunk import AssembledChunk
 from consumers.state.closing import Closing, Patience, closing_of
 from consumers.state.dwells import Dwell, Dwells, dwell_that_begins
+from consumers.state.event_spill_file import EventSpill
 from consumers.state.held_data import (
     Held,
     HeldData,
@@ -20,8 +23,9 @@ from consumers.state.late_data import effect_of_sample, log_name, reopened
 from consumers.state.log_series import CHARGE_LOG, LogBook, LogSeries, Sample, joined
 from consumers.state.manifest_store import ChunkRecord, RunRecord
 from consumers.state.nexus_template import log_names
-from consumers.state.offset_ledger import NOWHERE, OffsetLedger, place_of
+from consumers.state.offset_ledger import OffsetLedger, Place, place_of
 from consumers.state.pulses import (
+    Identity,
     identity,
     in_order,
     reduced_in_order,
@@ -35,6 +39,14 @@ from simulations.arrays import BoolArray
 Outline = Callable[[str, ChunkRecord], AssembledChunk]
 
 
+class LateSample(NamedTuple):
+    """A sample of a time at which a closed dwell may have one already."""
+
+    source: str
+    time_ns: int
+    place: Place
+
+
 class RunAssembly:
     """Holds what came of one run and says which of its chunks are complete.
 
@@ -45,19 +57,29 @@ class RunAssembly:
     ledger : OffsetLedger
         Of the partition.
     outline : callable
-        (run, record) to the chunk as it was recorded; its event arrays may be empty, its
-        ``identities`` and logs may not.
+        (run, record) to the chunk as it was recorded. It is asked for when something came late,
+        once for all that came within the settle time.
     patience : Patience
+    spill : EventSpill, optional
+        Where events wait that are too many for memory.
     """
 
     def __init__(
-        self, name: str, *, ledger: OffsetLedger, outline: Outline, patience: Patience
+        self,
+        name: str,
+        *,
+        ledger: OffsetLedger,
+        outline: Outline,
+        patience: Patience,
+        spill: EventSpill | None = None,
     ) -> None:
         self.name = name
-        self.dwells, self.held = Dwells(), HeldData()
+        self.dwells, self.held = Dwells(), HeldData(spill)
         self.logs, self.clock = LogBook(), StreamClock()
         self._ledger, self._outline, self._patience = ledger, outline, patience
         self._now_ns, self._finishing = 0, False  # of the last turn
+        self._late_samples: list[LateSample] = []
+        self._late_since_ns: int | None = None  # when the first came that is not judged yet
 
     def restore(self, record: RunRecord) -> None:
         """Begin where a manifest ended."""
@@ -78,7 +100,7 @@ class RunAssembly:
 
     def begin(self, raw: RawMessage, begins: RunBegins, now_ns: int) -> bool:
         """A dwell begins; False if another one began at that time."""
-        if any(d.start_ns == begins.start_time_ns for d in self.dwells):
+        if self.dwells.at(begins.start_time_ns) is not None:
             self._ledger.bury(
                 raw,
                 f"start_time is {begins.start_time_ns}, that of another job of run {self.name!r}; "
@@ -147,30 +169,31 @@ class RunAssembly:
                 )
             return
         self.clock.advance(raw, t, now_ns)
-        changed = self._changed_by_sample(sample.source, t)
-        if changed is None:
-            self._settle(raw, "duplicates")  # the next dwell may begin with it all the same
-            self.logs.add(sample.source, Sample(t, value, NOWHERE, now_ns))
-            return
         self.logs.add(sample.source, Sample(t, value, place_of(raw), now_ns))
-        for dwell in changed:
-            dwell.changed_ns = now_ns
+        for dwell in self.dwells.around(t):
+            if dwell.start_ns <= t:
+                dwell.heard_ns = now_ns
+        late = self._closed_at(t)
+        if late:
+            self._late_samples.append(LateSample(sample.source, t, place_of(raw)))
+            self._judge_later(late, now_ns)
 
-    def _changed_by_sample(self, source: str, time_ns: int) -> list[Dwell] | None:
-        """Closed dwells that a sample changes; None when one of them has it already."""
-        changed: list[Dwell] = []
+    def _closed_at(self, time_ns: int) -> list[Dwell]:
+        """Recorded dwells that a sample of this time may belong to, or come before."""
+        found: list[Dwell] = []
         for dwell in self.dwells.around(time_ns):
             if dwell.record is None or dwell.record.recording is None:
                 continue
             stop = self.dwells.end_of(dwell)
-            if stop is not None and time_ns >= stop:
-                continue
-            effect = effect_of_sample(self._outline(self.name, dwell.record), source, time_ns)
-            if effect == "known":
-                return None
-            if effect == "changes":
-                changed.append(dwell)
-        return changed
+            if stop is None or time_ns < stop:
+                found.append(dwell)
+        return found
+
+    def _judge_later(self, dwells: list[Dwell], now_ns: int) -> None:
+        for dwell in dwells:
+            dwell.late = True
+        if self._late_since_ns is None:
+            self._late_since_ns = now_ns
 
     def hold(self, raw: RawMessage, value: Events | ReducedHistogram, now_ns: int) -> None:
         """Data came; what is not known waits for its dwell to close."""
@@ -194,23 +217,25 @@ class RunAssembly:
         if value.job is None:
             self.clock.advance(raw, int(times.max()), now_ns)
         held = held_data(value, raw, now_ns)
+        late: list[Dwell] = []
         for dwell in self._near(held):
-            if dwell.record is None:
-                continue
             mine = self._pulses_of(dwell, held)
             if not mine.any():
                 continue
-            part = select_pulses(value, mine) if isinstance(value, Events) else value
-            if dwell.record.recording is None or identity(part) in (
-                self._outline(self.name, dwell.record).identities
-            ):
+            dwell.heard_ns = now_ns
+            if dwell.record is None:
+                continue
+            if dwell.record.recording is None:
                 held.left = held.left & ~mine
             else:
-                dwell.changed_ns = now_ns
+                late.append(dwell)
         if not held.left.any():
             self._settle(raw, "duplicates")
             return
         self.held.add(held)
+        if late:
+            held.late = True
+            self._judge_later(late, now_ns)
 
     def _near(self, held: Held) -> list[Dwell]:
         """Dwells that data may belong to."""
@@ -234,6 +259,13 @@ class RunAssembly:
             The stream has ended: close what is open and settle what is left.
         """
         self._now_ns, self._finishing = now_ns, finish
+        since_ns = self._late_since_ns
+        if since_ns is not None and (
+            finish
+            or now_ns - since_ns >= self._patience.settle_ns
+            or any(d.changed_ns is not None for d in self.dwells)
+        ):
+            self._judge_late()
         chunks: list[AssembledChunk] = []
         for dwell in self.dwells:
             if dwell.record is None:
@@ -242,7 +274,7 @@ class RunAssembly:
                     dwell,
                     end_ns=end_ns,
                     after=self.dwells.after(dwell),
-                    newest_ns=self.held.newest_of(dwell) if end_ns is None else None,
+                    newest_ns=partial(self.held.newest_of, dwell),
                     clock=self.clock,
                     patience=self._patience,
                     now_ns=now_ns,
@@ -303,10 +335,9 @@ class RunAssembly:
 
     def _assemble_again(self, dwell: Dwell) -> AssembledChunk:
         """The chunk as recorded together with what came late."""
-        record = dwell.record
-        if record is None or record.recording is None:
+        known, record = self._recorded(dwell), dwell.record
+        if record is None:
             raise RuntimeError(f"job {dwell.job!r} was not recorded; this is a fault of Beamsteer")
-        known = self._outline(self.name, record)
         explicit = record.explicit_stop or dwell.ends is not None
         end = self.dwells.end_of(dwell)
         if end is None:
@@ -363,6 +394,55 @@ class RunAssembly:
         self._settle_used_up()
         return events, reduced
 
+    # -- what came late ------------------------------------------------------------------------
+
+    def _judge_late(self) -> None:
+        """Tell what closed dwells have already from what changes them, and mark these.
+
+        Every recording is read once, however much came late.
+        """
+        changed: list[Dwell] = []
+        for sample in sorted(self._late_samples, key=_time):
+            effects = [
+                (dwell, effect_of_sample(self._recorded(dwell), sample.source, sample.time_ns))
+                for dwell in self._closed_at(sample.time_ns)
+            ]
+            if any(effect == "known" for _, effect in effects):
+                self.logs.disown(sample.source, sample.time_ns)
+                self._ledger.settle(sample.place, "duplicates")
+            else:
+                changed += [dwell for dwell, effect in effects if effect == "changes"]
+        known: dict[str, frozenset[Identity]] = {}
+        for held in sorted((h for h in self.held if h.late), key=_first):
+            held.late = False
+            for dwell in self._near(held):
+                if dwell.record is None or dwell.record.recording is None:
+                    continue
+                mine = self._pulses_of(dwell, held)
+                if not mine.any():
+                    continue
+                if dwell.job not in known:
+                    known[dwell.job] = self._recorded(dwell).identities
+                    for job in list(known)[:-2]:
+                        del known[job]
+                if held.identity_of(mine) in known[dwell.job]:
+                    held.left = held.left & ~mine
+                else:
+                    changed.append(dwell)
+        for held in self.held.used_up():
+            self._ledger.settle(held.place, "data" if held.used else "duplicates")
+        self._late_samples.clear()
+        self._late_since_ns = None
+        for dwell in self.dwells:
+            dwell.late = False
+        for dwell in changed:
+            dwell.changed_ns = self._now_ns - self._patience.settle_ns
+
+    def _recorded(self, dwell: Dwell) -> AssembledChunk:
+        if dwell.record is None or dwell.record.recording is None:
+            raise RuntimeError(f"job {dwell.job!r} was not recorded; this is a fault of Beamsteer")
+        return self._outline(self.name, dwell.record)
+
     # -- what belongs nowhere -------------------------------------------------------------------
 
     def _drop_between(self) -> None:
@@ -371,19 +451,27 @@ class RunAssembly:
         for suspect in self.clock.without_witness(None if finish else since_ns):
             self._drop_suspect(suspect)
         limit = self.clock.newest_ns - self._patience.lateness_ns
+        waiting = [(d, d.start_ns, self.dwells.end_of(d)) for d in self.dwells if d.waiting]
+        dropped = False
         for held in self.held:
-            if not finish and (held.first_ns >= limit or held.since_ns > since_ns):
+            if held.late or not finish and (held.first_ns >= limit or held.since_ns > since_ns):
+                continue
+            if held.value.job is None and any(
+                start <= held.first_ns and (end is None or held.last_ns < end)
+                for _, start, end in waiting
+            ):
                 continue
             old = held.left & (finish | (held.times < limit))
-            for dwell in self.dwells:
-                if dwell.waiting:
-                    old &= ~self._pulses_of(dwell, held)
+            for dwell, _, end in waiting:
+                old &= ~held.pulses_of(dwell, end)
             if old.any():
+                dropped = True
                 if isinstance(held.value, Events):
                     lost = select_pulses(held.value, old)
                     self._ledger.counters["events_between_chunks"] += len(lost.time_of_flight_ns)
                 held.left = held.left & ~old
-        self._settle_used_up()
+        if dropped:
+            self._settle_used_up()
         self._settle_samples()
 
     def _drop_suspect(self, suspect: Suspect) -> None:
@@ -420,7 +508,7 @@ class RunAssembly:
 
     def _settle_used_up(self) -> None:
         for held in self.held.used_up():
-            self._settle(held.raw, "data" if held.used else "between_chunks")
+            self._ledger.settle(held.place, "data" if held.used else "between_chunks")
 
     def _settle_samples(self) -> None:
         """Samples that no open dwell needs: the newest is carried, the others are done with."""
@@ -433,3 +521,11 @@ class RunAssembly:
         since_ns = None if self._finishing else self._now_ns - self._patience.lateness_ns
         for place in self.logs.settle(limit, since_ns):
             self._ledger.settle(place, "logs")
+
+
+def _time(sample: LateSample) -> int:
+    return sample.time_ns
+
+
+def _first(held: Held) -> int:
+    return held.first_ns

@@ -41,6 +41,12 @@ class SourceSection(Section):
         default=600.0, description="a dwell without a stop closes after so much silence"
     )
 
+    memory_bytes: int = Field(
+        default=64 * 2**20,
+        ge=0,
+        description="events of open dwells that a worker keeps in memory; more wait on disk",
+    )
+
     @model_validator(mode="after")
     def _connected(self) -> SourceSection:
         if self.kind != "files" and getattr(self, self.kind) is None:

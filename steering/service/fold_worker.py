@@ -36,6 +36,8 @@ from consumers.state import (
     Assembler,
     ChunkRecord,
     DeadLetter,
+    EventSpill,
+    HeldBound,
     Manifest,
     PartitionLock,
     RunRecord,
@@ -94,6 +96,8 @@ class FoldWorker:
         Called with (folder of the partition, manifest, runs) after every commit.
     timings : Timings, optional
         Gets how long folds and commits take.
+    held : HeldBound, optional
+        Memory for events of open dwells; what is beyond it waits on disk.
     clock : callable
         Time in ns that never steps; it turns the loop.
     watch : ClockWatch, optional
@@ -111,6 +115,7 @@ class FoldWorker:
         dead_letters: DeadLetters | None = None,
         on_commit: Callable[[Path, Manifest, Mapping[str, Run]], None] | None = None,
         timings: Timings | None = None,
+        held: HeldBound | None = None,
         clock: Clock = steady_ns,
         watch: ClockWatch | None = None,
     ) -> None:
@@ -119,6 +124,7 @@ class FoldWorker:
         self.default_run = default_run
         self.psi_deg = psi_deg
         self.patience = patience or Patience()
+        self.held = held or HeldBound()
         self._dead_letters = dead_letters
         self._on_commit = on_commit
         self._timings = timings
@@ -157,7 +163,7 @@ class FoldWorker:
             try:
                 mine.commit()
             finally:
-                mine.lock.release()
+                mine.leave()
         log.info("partition_released", partition=partition, generation=mine.manifest.generation)
 
     def forget(self, partition: int) -> None:
@@ -165,7 +171,7 @@ class FoldWorker:
         with self._busy:
             mine = self._partitions.pop(partition, None)
             if mine is not None:
-                mine.lock.release()
+                mine.leave()
                 log.warning("partition_forgotten", partition=partition)
 
     def owned_since(self, partition: int) -> int:
@@ -267,6 +273,10 @@ class FoldWorker:
             connected=connected,
             partitions=tuple(sorted(owned)),
             last_commit_ns=self._last_commit_ns,
+            held_bytes={
+                "memory": sum(m.spill.memory_bytes for m in owned.values()),
+                "disk": sum(m.spill.disk_bytes for m in owned.values()),
+            },
             open_chunks=sum(m.assembler.open_chunks for m in owned.values()),
             lag=dict(lag or {}),
             generation={n: m.manifest.generation for n, m in owned.items()},
@@ -326,19 +336,26 @@ class _Partition:
         self._dirty = False
         self._outline = lru_cache(maxsize=3)(self._read_outline)
         patience = worker.patience
+        self.spill = EventSpill(self.folder, worker.held)
         self.assembler = Assembler(
             default_run=worker.default_run,
             outline=lambda run, record: self._outline(str(record.recording)),
             settle_ns=round(patience.settle_s * SECOND),
             lateness_ns=round(patience.lateness_s * SECOND),
             timeout_ns=round(patience.timeout_s * SECOND),
+            spill=self.spill,
         )
         try:
             self.manifest = read_manifest(self.folder) or Manifest(partition=number)
             self._recover()
         except BaseException:
-            self.lock.release()
+            self.leave()
             raise
+
+    def leave(self) -> None:
+        """Let others have the partition."""
+        self.spill.close()
+        self.lock.release()
 
     def _recover(self) -> None:
         self.assembler.restore(self.manifest)

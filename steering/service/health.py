@@ -22,7 +22,7 @@ BUSY_SECONDS = 1800.0
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WorkerStatus:
-    """One moment of a service that follows a stream or a state folder; times in ns, as ``steady_ns`` tells.
+    """One moment of a service that follows a stream or a state folder; times by ``steady_ns``.
 
     ``counters`` are named ``family`` or ``family.label``: ``messages.TOPIC``, ``bytes.TOPIC``,
     ``events.OUTCOME``, ``dead_letters.REASON``, ``duplicates``, ``late`` (see
@@ -37,6 +37,7 @@ class WorkerStatus:
     partitions: tuple[int, ...] = ()  # those it owns; none: it stands by
     last_commit_ns: int | None = None  # newest manifest written, or estimate made
     open_chunks: int = 0
+    held_bytes: Mapping[str, int] = field(default_factory=dict)  # of open dwells, by where
     lag: Mapping[tuple[str, int], int] = field(default_factory=dict)  # messages by topic, partition
     generation: Mapping[int, int] = field(default_factory=dict)  # of the manifest, by partition
     chunks: Mapping[str, int] = field(default_factory=dict)  # closed ones by run
@@ -125,6 +126,7 @@ def status_json(status: WorkerStatus) -> dict[str, Any]:
         "partitions": list(status.partitions),
         "last_commit_ns": status.last_commit_ns,
         "open_chunks": status.open_chunks,
+        "held_bytes": dict(status.held_bytes),
         "lag": {f"{topic}/{partition}": n for (topic, partition), n in status.lag.items()},
         "generation": {str(partition): n for partition, n in status.generation.items()},
         "runs": dict(status.chunks),

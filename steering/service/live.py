@@ -11,7 +11,7 @@ from typing import Any
 
 import structlog
 
-from consumers.state import Manifest
+from consumers.state import HeldBound, Manifest
 from consumers.transport import DeadLetters, KafkaSection, KafkaTopics, TapeSink, ZmqSection
 from consumers.wire import PartitionOwner, RawSource, Sink
 from simulations.errors import InputError
@@ -177,6 +177,7 @@ def open_live(
             dead_letters=DeadLetters(sink, topic),
             on_commit=publish,
             timings=timings,
+            held=HeldBound(limit_bytes=source_section.memory_bytes),
         )
         source = _source(
             kafka, zmq, options.tape, worker, state, environment, options.create_topics

@@ -3,7 +3,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from consumers.state import SECOND, Assembler, ChunkRecord, Manifest, RunRecord
+from consumers.state import (
+    SECOND,
+    Assembler,
+    ChunkRecord,
+    EventSpill,
+    HeldBound,
+    Manifest,
+    RunRecord,
+)
 from consumers.wire import (
     Described,
     Description,
@@ -75,12 +83,15 @@ class Disk:
         self.manifest = Manifest(partition=0)
         self.chunks = {}
         self.dead = []
+        self.read = 0  # recordings
+
+    def outline(self, run, record):
+        self.read += 1
+        return self.chunks[(record.job, record.generation)]
 
     def assembler(self, **more):
         options = {"settle_ns": 2 * SECOND, "lateness_ns": 60 * SECOND} | more
-        assembler = Assembler(
-            default_run="run", outline=lambda run, r: self.chunks[(r.job, r.generation)], **options
-        )
+        assembler = Assembler(default_run="run", outline=self.outline, **options)
         assembler.restore(self.manifest)
         return assembler
 
@@ -264,6 +275,16 @@ def test_order_duplicates_and_crashes_change_nothing(seed):
     assert total == len(messages)  # every message settled, and counted once
 
 
+@pytest.mark.parametrize("limit", [0, 5_000])
+def test_events_that_wait_on_disk_change_nothing(limit, tmp_path):
+    spill = EventSpill(tmp_path, HeldBound(limit_bytes=limit), segment_bytes=1 << 16)
+    rng = np.random.default_rng(3)
+    disk, assembler = play(disturbed(scan(), rng), spill=spill, turn_every=5)
+    assert facts(disk) == facts(play(scan())[0])
+    assert not disk.dead
+    assert spill.memory_bytes == 0
+
+
 @pytest.mark.parametrize("order", [("events", "log", "bounds"), ("log", "bounds", "events")])
 def test_topics_that_are_read_one_after_the_other_change_nothing(order):
     """After a pause a broker hands over hours of one topic before the next."""
@@ -284,6 +305,74 @@ def test_a_late_message_reopens_its_chunk_and_a_duplicate_does_not():
     again, assembler = play([*messages, late])
     assert facts(again) == facts(plain)
     assert (assembler.counters["reopened"], assembler.counters["duplicates"]) == (0, 1)
+
+
+def closed_scan(disk, dwells=4, **more):
+    """An assembler whose dwells were all closed and committed by their stops."""
+    assembler = disk.assembler(**more)
+    for raw, value in broker(scan(dwells)):
+        assembler.accept(raw, value, BEGIN)
+    disk.turn(assembler, BEGIN + SECOND)
+    disk.turn(assembler, BEGIN + 10 * SECOND)
+    assert len(disk.final()) == dwells
+    return assembler
+
+
+def test_late_samples_read_a_recording_once_however_many_they_are():
+    disk = Disk()
+    assembler = closed_scan(disk)
+    now, known = BEGIN + 11 * SECOND, BEGIN + 1
+    before = disk.read
+    for k in range(500):
+        late = sample("temperature", BEGIN + SECOND + k * SECOND // 100, 4.0 + k)
+        raw = RawMessage(topic="late", partition=0, offset=2 * k, value=b"")
+        assembler.accept(raw, late, now)
+        again = RawMessage(topic="late", partition=0, offset=2 * k + 1, value=b"")
+        assembler.accept(again, sample("proton_charge", known + (k % 20) * SECOND, 2.0), now)
+    assert disk.read == before  # nothing is read while messages are taken
+    disk.turn(assembler, now + SECOND)
+    assert disk.read == before
+    assert disk.manifest.positions["late"].next == 0  # all are needed until they are judged
+    disk.turn(assembler, now + 2 * SECOND)
+    assert disk.final()["job0"].generation == 1
+    assert len(disk.final()["job0"].logs["temperature"].value) == 500
+    # the next dwell begins with the newest of them
+    assert [disk.final()[f"job{k}"].generation for k in (1, 2, 3)] == [1, 0, 0]
+    assert assembler.counters["duplicates"] == 500
+    disk.turn(assembler, now + 200 * SECOND)
+    assert disk.manifest.positions["late"].next == 1000
+
+
+def test_late_events_are_told_from_repeated_ones_by_one_look_at_each_recording():
+    disk = Disk()
+    assembler = closed_scan(disk)
+    now = BEGIN + 11 * SECOND
+    before = disk.read
+    repeated = [m for m in scan() if isinstance(m[1], Events)]
+    new = [("events", events("bank7", k, [BEGIN + 5 * SECOND + k])) for k in range(50)]
+    for offset, (_, value) in enumerate([*repeated, *new]):
+        raw = RawMessage(topic="again", partition=0, offset=offset, value=b"")
+        assembler.accept(raw, value, now)
+    assert disk.read == before
+    disk.turn(assembler, now + 2 * SECOND)
+    assert disk.read - before <= 4 + 1  # once for each dwell, and to add what is new to one
+    assert [disk.final()[f"job{k}"].generation for k in range(4)] == [1, 0, 0, 0]
+    assert len(disk.final()["job0"].events) == 40 + 50
+    assert assembler.counters["duplicates"] == len(repeated)
+
+
+def test_a_dwell_whose_sender_set_its_clock_back_closes_while_the_run_goes_on():
+    disk = Disk()
+    assembler = disk.assembler(timeout_ns=10 * SECOND)
+    kept = broker([m for m in scan(1) if not isinstance(m[1], RunEnds)][:30])
+    for raw, value in kept:
+        assembler.accept(raw, value, BEGIN)
+    for k in range(12):  # the sender goes on, an hour back
+        raw = RawMessage(topic="back", partition=0, offset=k, value=b"")
+        value = events("bank0", 5000 + k, [BEGIN - (3600 - k) * SECOND])
+        assembler.accept(raw, value, BEGIN + k * SECOND)
+        disk.turn(assembler, BEGIN + k * SECOND)
+    assert "no stop came in time" in disk.final()["job0"].note
 
 
 def test_a_late_angle_reopens_the_chunk_that_it_describes():

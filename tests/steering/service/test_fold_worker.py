@@ -8,7 +8,7 @@ import pytest
 
 from consumers.recorded import recorded_source
 from consumers.recorded.stream import stream_of_files
-from consumers.state import read_manifest
+from consumers.state import HeldBound, read_manifest
 from consumers.transport import DeadLetters
 from consumers.wire import RawMessage
 from steering.experiment import build_measurement, load_experiment
@@ -118,6 +118,16 @@ def test_every_event_is_accounted_for(measurement, messages, tmp_path):
 def test_duplicates_and_order_change_nothing(seed, measurement, messages, undisturbed, tmp_path):
     fold(measurement, tmp_path, as_raw(disturb(messages, seed=seed)))
     assert contents(tmp_path) == undisturbed
+
+
+def test_events_that_wait_on_disk_fold_to_the_same_bits(
+    measurement, messages, undisturbed, tmp_path
+):
+    worker, _ = fold(
+        measurement, tmp_path, as_raw(disturb(messages, seed=9)), held=HeldBound(limit_bytes=0)
+    )
+    assert contents(tmp_path) == undisturbed
+    assert worker.status().held_bytes == {"memory": 0, "disk": 0}
 
 
 class Killed(BaseException):
