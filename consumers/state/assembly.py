@@ -53,6 +53,9 @@ class Assembler:
         A dwell without a stop closes after this much silence.
     spill : EventSpill, optional
         Where events wait that are too many for memory; absent: all wait in memory.
+    instrument : str
+        Name of the instrument that is folded, by which starts of others are told; empty where it
+        is not known.
     """
 
     def __init__(
@@ -64,9 +67,10 @@ class Assembler:
         lateness_ns: int = 60 * SECOND,
         timeout_ns: int = 600 * SECOND,
         spill: EventSpill | None = None,
+        instrument: str = "",
     ) -> None:
         self.default_run = default_run
-        self._outline, self._spill = outline, spill
+        self._outline, self._spill, self._instrument = outline, spill, instrument
         self._patience = Patience(
             settle_ns=settle_ns, lateness_ns=lateness_ns, timeout_ns=timeout_ns
         )
@@ -190,11 +194,8 @@ class Assembler:
         run = self._run(name if isinstance(name, str) and name else raw.run or self.default_run)
         run.clock.heard_ns = now_ns
         if begins.job in self._run_of_job:
-            if any(
-                d.job == begins.job and d.start_ns == begins.start_time_ns
-                for r in self._runs.values()
-                for d in r.dwells
-            ):
+            first = self._run(self._run_of_job[begins.job])
+            if first.knows(begins.job, begins.start_time_ns):
                 self._ledger.settle(place_of(raw), "duplicates")
             else:
                 self._ledger.bury(
@@ -284,6 +285,7 @@ class Assembler:
                 outline=self._outline,
                 patience=self._patience,
                 spill=self._spill,
+                instrument=self._instrument,
             )
         return self._runs[name]
 

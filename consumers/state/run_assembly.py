@@ -10,8 +10,9 @@ import numpy as np
 
 from consumers.state.assembled_chunk import AssembledChunk
 from consumers.state.closing import Closing, Patience, closing_of
-from consumers.state.dwells import Dwell, Dwells, dwell_that_begins
+from consumers.state.dwells import Dwell, Dwells, Origin, dwell_that_begins
 from consumers.state.event_spill_file import EventSpill
+from consumers.state.foreign_starts import judge_start
 from consumers.state.held_data import (
     Held,
     HeldData,
@@ -62,6 +63,8 @@ class RunAssembly:
     patience : Patience
     spill : EventSpill, optional
         Where events wait that are too many for memory.
+    instrument : str
+        Name of the instrument that is folded; empty where it is not known.
     """
 
     def __init__(
@@ -72,12 +75,15 @@ class RunAssembly:
         outline: Outline,
         patience: Patience,
         spill: EventSpill | None = None,
+        instrument: str = "",
     ) -> None:
         self.name = name
         self.dwells, self.held = Dwells(), HeldData(spill)
         self.logs, self.clock = LogBook(), StreamClock()
         self._ledger, self._outline, self._patience = ledger, outline, patience
         self._now_ns, self._finishing = 0, False  # of the last turn
+        self._instrument, self._established = instrument, set[Origin]()
+        self._questioned: list[Dwell] = []  # starts inside a dwell of another origin
         self._late_samples: list[LateSample] = []
         self._late_since_ns: int | None = None  # when the first came that is not judged yet
 
@@ -99,7 +105,10 @@ class RunAssembly:
     # -- messages in ----------------------------------------------------------------------------
 
     def begin(self, raw: RawMessage, begins: RunBegins, now_ns: int) -> bool:
-        """A dwell begins; False if another one began at that time."""
+        """A dwell begins; False if another one began at that time, or it is somebody else's.
+
+        One inside a dwell of another origin waits until it is known to which of the two it is true.
+        """
         if self.dwells.at(begins.start_time_ns) is not None:
             self._ledger.bury(
                 raw,
@@ -107,14 +116,78 @@ class RunAssembly:
                 "expected one dwell at a time. The first start counts",
             )
             return False
-        self.dwells.add(dwell_that_begins(begins, place_of(raw), now_ns))
-        self.clock.bound(begins.start_time_ns)
+        dwell = dwell_that_begins(begins, raw, now_ns)
+        if not self._admit(dwell):
+            return False
+        after = self.dwells.after(dwell) if dwell not in self._questioned else None
+        if after is not None and after.record is None:  # it may be inside this one
+            self.dwells.remove(after)
+            self._admit(after)
         return True
+
+    def _admit(self, dwell: Dwell) -> bool:
+        """Let a dwell begin, or wait; False if it is foreign."""
+        rival = self.dwells.before_time(dwell.start_ns)
+        verdict = (
+            "begins"
+            if rival is None
+            else judge_start(
+                rival, dwell, instrument=self._instrument, established=self._established
+            )
+        )
+        if verdict == "foreign" and rival is not None:
+            self._refuse(dwell, rival)
+            return False
+        if verdict == "open":
+            self._questioned.append(dwell)
+        else:
+            self.dwells.add(dwell)
+            self.clock.bound(dwell.start_ns)
+        return True
+
+    def _refuse(self, dwell: Dwell, rival: Dwell) -> None:
+        """A start that is somebody else's, with all that was said of its job."""
+        if dwell.raw is not None:
+            self._ledger.bury(
+                dwell.raw,
+                f"job {dwell.job!r} of {dwell.origin} starts inside job {rival.job!r} of "
+                f"{rival.origin}, which goes on; expected starts of one source. It cuts nothing. "
+                "Give the other source a topic or a key of its own",
+            )
+        for place in dwell.places:
+            self._ledger.settle(place, "bounds")
+        self._ledger.counters["foreign_starts"] += 1
+
+    def _judge_starts(self) -> None:
+        """Look again at starts inside a dwell of another origin; most wait for its stop.
+
+        A dwell whose stop never comes must not hold them for ever.
+        """
+        waiting, self._questioned = self._questioned, []
+        for dwell in sorted(waiting, key=_start):
+            self._admit(dwell)
+            waited = self._now_ns - dwell.since_ns >= self._patience.timeout_ns
+            if dwell in self._questioned and (waited or self._finishing):
+                self._questioned.remove(dwell)
+                self.dwells.add(dwell)
+                self.clock.bound(dwell.start_ns)
+
+    def knows(self, job: str, start_ns: int) -> bool:
+        """Whether a job began, or asked to, at exactly this time."""
+        dwell = self._dwell_of(job)
+        return dwell is not None and dwell.start_ns == start_ns
+
+    def _dwell_of(self, job: str) -> Dwell | None:
+        """The dwell of a job, also if it is not certain that it begins; None if it was refused."""
+        return self.dwells.of_job(job) or next((d for d in self._questioned if d.job == job), None)
 
     def end(self, raw: RawMessage, ends: RunEnds, now_ns: int) -> None:
         """A dwell that began ends."""
         self.clock.heard_ns = now_ns
-        dwell = self.dwells.of_job(ends.job)
+        dwell = self._dwell_of(ends.job)
+        if dwell is None:
+            self._ledger.bury(raw, f"stop of job {ends.job!r}, whose start was refused")
+            return
         if ends.stop_time_ns <= dwell.start_ns:
             self._ledger.bury(
                 raw,
@@ -143,7 +216,10 @@ class RunAssembly:
 
     def describe(self, raw: RawMessage, job: str, descriptor: str) -> None:
         """A dwell that began gets a descriptor, by which later documents name it."""
-        dwell = self.dwells.of_job(job)
+        dwell = self._dwell_of(job)
+        if dwell is None:
+            self._ledger.bury(raw, f"descriptor of job {job!r}, whose start was refused")
+            return
         dwell.descriptors = tuple(sorted({*dwell.descriptors, descriptor}))
         if dwell.record is None:
             dwell.places.append(place_of(raw))
@@ -266,6 +342,7 @@ class RunAssembly:
             or any(d.changed_ns is not None for d in self.dwells)
         ):
             self._judge_late()
+        self._judge_starts()
         chunks: list[AssembledChunk] = []
         for dwell in self.dwells:
             if dwell.record is None:
@@ -294,7 +371,12 @@ class RunAssembly:
 
     def closed(self, job: str, record: ChunkRecord) -> None:
         """The chunk of a job is on disk."""
-        self.dwells.of_job(job).record = record
+        dwell = self.dwells.of_job(job)
+        if dwell is None:
+            raise RuntimeError(f"job {job!r} never began; this is a fault of Beamsteer")
+        dwell.record, dwell.raw = record, None
+        if record.explicit_stop and dwell.origin is not None:
+            self._established.add(dwell.origin)
         self._settle_samples()
 
     def _assemble(self, dwell: Dwell, end: Closing) -> AssembledChunk:
@@ -452,9 +534,12 @@ class RunAssembly:
             self._drop_suspect(suspect)
         limit = self.clock.newest_ns - self._patience.lateness_ns
         waiting = [(d, d.start_ns, self.dwells.end_of(d)) for d in self.dwells if d.waiting]
+        questioned = {d.job for d in self._questioned}
         dropped = False
         for held in self.held:
-            if held.late or not finish and (held.first_ns >= limit or held.since_ns > since_ns):
+            if held.late or held.value.job in questioned:
+                continue
+            if not finish and (held.first_ns >= limit or held.since_ns > since_ns):
                 continue
             if held.value.job is None and any(
                 start <= held.first_ns and (end is None or held.last_ns < end)
@@ -513,7 +598,7 @@ class RunAssembly:
     def _settle_samples(self) -> None:
         """Samples that no open dwell needs: the newest is carried, the others are done with."""
         limit = self.clock.newest_ns - self._patience.lateness_ns
-        waiting = [d.start_ns for d in self.dwells if d.waiting]
+        waiting = [d.start_ns for d in (*self.dwells, *self._questioned) if d.waiting]
         limit = min([limit, *waiting])
         if self._finishing and not waiting:
             limit = max(limit, self.logs.beyond_ns)
@@ -521,6 +606,10 @@ class RunAssembly:
         since_ns = None if self._finishing else self._now_ns - self._patience.lateness_ns
         for place in self.logs.settle(limit, since_ns):
             self._ledger.settle(place, "logs")
+
+
+def _start(dwell: Dwell) -> int:
+    return dwell.start_ns
 
 
 def _time(sample: LateSample) -> int:

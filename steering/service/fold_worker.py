@@ -344,6 +344,7 @@ class _Partition:
             lateness_ns=round(patience.lateness_s * SECOND),
             timeout_ns=round(patience.timeout_s * SECOND),
             spill=self.spill,
+            instrument=worker.measurement.instrument.name,
         )
         try:
             self.manifest = read_manifest(self.folder) or Manifest(partition=number)

@@ -185,7 +185,14 @@ worker = FoldWorker(
 )
 source = Made(worker)
 began = time.perf_counter()
-consume(source, worker, stop=lambda: False, until_idle_s=3.0)
+def folded():
+    chunks = [c for run in worker.runs.values() for c in run.chunks]
+    if not chunks or chunks[-1].generation != int(late):
+        return False
+    return worker.settled()["events", 0] == n
+
+
+consume(source, worker, stop=folded)
 seconds = time.perf_counter() - began
 worker.close()
 (chunk,) = read_manifest(state / "partition-0").runs["big"].chunks

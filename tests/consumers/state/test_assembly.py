@@ -458,6 +458,71 @@ def test_a_clock_that_jumps_ahead_alone_is_refused_and_the_stream_goes_on():
     assert facts(disk) == facts(play(scan())[0])
 
 
+FOREIGN = RunBegins(
+    job="theirs", chunk="theirs", source="other", start_time_ns=BEGIN + 7 * SECOND,
+    instrument_name="ARCS",
+)  # fmt: skip
+THEIR_STOP = RunEnds(job="theirs", source="other", stop_time_ns=BEGIN + 12 * SECOND)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_start_of_another_source_inside_a_dwell_cuts_nothing_whatever_the_order(seed):
+    rng = np.random.default_rng(seed)
+    messages = [m for m in scan() if not isinstance(m[1], RunEnds | RunBegins)]
+    # both on one topic, in any order of the two dwells that the foreign one meets
+    mixed = [m for m in scan() if isinstance(m[1], RunEnds | RunBegins)]
+    foreign = [("bounds", FOREIGN), ("bounds", THEIR_STOP)]
+    head = [mixed[0], *foreign, mixed[1]] if seed % 2 else [mixed[0], mixed[1], *foreign]
+    place = int(rng.integers(1, 150))
+    stream = [head[0], *messages[:place], *head[1:], *mixed[2:], *messages[place:]]
+    disk, assembler = play(stream, turn_every=int(rng.integers(1, 30)))
+    assert facts(disk) == facts(play(scan())[0])
+    reasons = [letter.reason for letter in disk.dead]
+    assert any("starts inside job 'job0'" in r and "cuts nothing" in r for r in reasons)
+    assert len(reasons) <= 2  # its stop came without a start
+    assert assembler.counters["foreign_starts"] == 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"instrument_name": "CNCS", "source": "s"}, {"instrument_name": "CNCS", "source": "other"}],
+)
+def test_a_start_of_another_instrument_is_refused_at_once(change):
+    """Also if the stop of the dwell that it would cut never comes."""
+    stream = [m for m in scan() if not (isinstance(m[1], RunEnds) and m[1].job == "job0")]
+    plain, _ = play(stream)
+    messages = [*stream[:60], ("bounds", replace(FOREIGN, **change)), *stream[60:]]
+    disk, _ = play(messages, instrument="ARCS/16")
+    assert facts(disk) == facts(plain)
+    assert "instrument 'CNCS'" in disk.dead[0].reason
+
+
+def test_the_own_start_inside_a_foreign_dwell_begins():
+    theirs = replace(FOREIGN, instrument_name="CNCS", start_time_ns=BEGIN - 10 * SECOND)
+    stop = replace(THEIR_STOP, stop_time_ns=BEGIN + 15 * SECOND)
+    disk, _ = play([("bounds", theirs), *scan(), ("bounds", stop)], instrument="ARCS")
+    ours = {job: what for job, what in facts(disk).items() if job != "theirs"}
+    assert ours == facts(play(scan())[0])
+    assert disk.final()["theirs"].stop_time_ns == BEGIN
+
+
+def test_another_source_takes_over_where_the_stop_of_the_first_never_comes():
+    messages = [m for m in scan(1) if not isinstance(m[1], RunEnds)]
+    disk = Disk()
+    assembler = disk.assembler(timeout_ns=100 * SECOND, lateness_ns=10 * SECOND)
+    kept = broker([*messages, ("bounds", FOREIGN)])
+    for raw, value in kept:
+        assembler.accept(raw, value, BEGIN)
+    for k in range(13):
+        raw = RawMessage(topic="more", partition=0, offset=k, value=b"")
+        later = [BEGIN + DWELL + PAUSE + k * 10 * SECOND]
+        assembler.accept(raw, events("bank0", 800 + k, later), BEGIN + k * 10 * SECOND)
+        disk.turn(assembler, BEGIN + k * 10 * SECOND)
+        assert bool(disk.final()) == (k >= 10)
+    assert disk.final()["job0"].stop_time_ns == FOREIGN.start_time_ns
+    assert not disk.dead
+
+
 def test_hours_without_beam_are_no_clock_jump():
     late = scan(2)
     hours = 8 * 3600 * SECOND
