@@ -19,11 +19,13 @@ from consumers.state.manifest_store import (
     write_manifest,
 )
 from consumers.state.offset_ledger import DeadLetter
+from consumers.state.retention import Bounds, recordings_to_remove, runs_to_remove
 from consumers.state.stream_clock import SECOND
 
 __all__ = [
     "AssembledChunk",
     "Assembler",
+    "Bounds",
     "ChunkRecord",
     "ClosedChunk",
     "DeadLetter",
@@ -40,8 +42,10 @@ __all__ = [
     "read_chunk",
     "read_manifest",
     "read_recording",
+    "recordings_to_remove",
     "remove_unnamed",
     "run_folder",
+    "runs_to_remove",
     "write_manifest",
     "write_recording",
 ]

@@ -259,11 +259,30 @@ class Assembler:
             run.held.relieve()
         chunks = [c for run in self._runs.values() for c in run.due(now_ns, finish=finish)]
         self._drop_strays(now_ns, finish)
+        for name in [name for name, run in self._runs.items() if run.idle]:
+            del self._runs[name]  # keys name runs, and anybody may send a key
         return chunks
 
     def closed(self, chunk: AssembledChunk, record: ChunkRecord) -> None:
         """The chunk is on disk; its record goes into the next manifest."""
         self._run(chunk.run).closed(chunk.job, record)
+
+    def needed(self) -> set[tuple[str, str]]:
+        """Run and job of dwells of which something is open, or waits."""
+        return {(name, job) for name, run in self._runs.items() for job in run.needed()}
+
+    def without_recording(self, run: str, job: str) -> None:
+        """The recording of a closed dwell is not kept: nothing late can change it any more."""
+        self._run(run).without_recording(job)
+
+    def forget_run(self, name: str) -> None:
+        """A run is not kept."""
+        self._runs.pop(name, None)
+        gone = {job for job, run in self._run_of_job.items() if run == name}
+        for job in gone:
+            del self._run_of_job[job]
+        for descriptor in [d for d, job in self._job_of_descriptor.items() if job in gone]:
+            del self._job_of_descriptor[descriptor]
 
     def _drop_strays(self, now_ns: int, finish: bool) -> None:
         """Messages whose start or descriptor never came."""

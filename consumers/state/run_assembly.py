@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
@@ -188,6 +189,10 @@ class RunAssembly:
         if dwell is None:
             self._ledger.bury(raw, f"stop of job {ends.job!r}, whose start was refused")
             return
+        record = dwell.record
+        if record is not None and record.recording is None and not record.explicit_stop:
+            self._ledger.bury(raw, _why_final(record))
+            return
         if ends.stop_time_ns <= dwell.start_ns:
             self._ledger.bury(
                 raw,
@@ -294,6 +299,7 @@ class RunAssembly:
             self.clock.advance(raw, int(times.max()), now_ns)
         held = held_data(value, raw, now_ns)
         late: list[Dwell] = []
+        final: ChunkRecord | None = None
         for dwell in self._near(held):
             mine = self._pulses_of(dwell, held)
             if not mine.any():
@@ -303,10 +309,14 @@ class RunAssembly:
                 continue
             if dwell.record.recording is None:
                 held.left = held.left & ~mine
+                final = dwell.record
             else:
                 late.append(dwell)
         if not held.left.any():
-            self._settle(raw, "duplicates")
+            if final is not None and final.status == "folded":
+                self._ledger.bury(raw, _why_final(final))
+            else:
+                self._settle(raw, "duplicates")
             return
         self.held.add(held)
         if late:
@@ -378,6 +388,30 @@ class RunAssembly:
         if record.explicit_stop and dwell.origin is not None:
             self._established.add(dwell.origin)
         self._settle_samples()
+
+    def needed(self) -> list[str]:
+        """Jobs of which something is open, or waits."""
+        jobs = [d.job for d in (*self.dwells, *self._questioned) if d.waiting]
+        for held in self.held:
+            jobs += [d.job for d in self._near(held)]
+        return jobs
+
+    @property
+    def idle(self) -> bool:
+        """Whether it holds nothing that a successor would need."""
+        return not (
+            any(True for _ in self.dwells)
+            or any(True for _ in self.held)
+            or self._questioned
+            or self.logs.sources
+            or self.clock.suspects
+        )
+
+    def without_recording(self, job: str) -> None:
+        """The recording of a closed dwell is not kept: it stays as it is."""
+        dwell = self.dwells.of_job(job)
+        if dwell is not None and dwell.record is not None:
+            dwell.record = replace(dwell.record, recording=None)
 
     def _assemble(self, dwell: Dwell, end: Closing) -> AssembledChunk:
         begins = dwell.begins
@@ -606,6 +640,13 @@ class RunAssembly:
         since_ns = None if self._finishing else self._now_ns - self._patience.lateness_ns
         for place in self.logs.settle(limit, since_ns):
             self._ledger.settle(place, "logs")
+
+
+def _why_final(record: ChunkRecord) -> str:
+    return (
+        f"it belongs to chunk {record.chunk!r}, which is closed and whose recording was removed; "
+        "expected it before. Keep recordings longer (source.retention.recordings)"
+    )
 
 
 def _start(dwell: Dwell) -> int:

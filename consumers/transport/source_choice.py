@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from consumers.transport.kafka_settings import KafkaSection
+from consumers.transport.retention_settings import RetentionSection
 from consumers.transport.zmq_settings import ZmqSection
 from simulations.section import Number, Positive, Section, Text, expected
 
@@ -40,11 +41,13 @@ class SourceSection(Section):
     timeout_s: Positive = Field(
         default=600.0, description="a dwell without a stop closes after so much silence"
     )
-
     memory_bytes: int = Field(
         default=64 * 2**20,
         ge=0,
         description="events of open dwells that a worker keeps in memory; more wait on disk",
+    )
+    retention: RetentionSection = Field(
+        default=RetentionSection(), description="what is removed once nobody needs it; nothing"
     )
 
     @model_validator(mode="after")
