@@ -98,7 +98,7 @@ class Assembler:
 
     def logs(self) -> dict[str, dict[str, tuple[int, tuple[float, ...]]]]:
         """By run and log: the newest settled sample, which a later dwell may begin with."""
-        return {name: dict(run.logs.carried) for name, run in self._runs.items()}
+        return {n: dict(run.logs.carried) for n, run in self._runs.items() if run.logs.carried}
 
     @property
     def counters(self) -> Counter[str]:
@@ -259,7 +259,7 @@ class Assembler:
             run.held.relieve()
         chunks = [c for run in self._runs.values() for c in run.due(now_ns, finish=finish)]
         self._drop_strays(now_ns, finish)
-        for name in [name for name, run in self._runs.items() if run.idle]:
+        for name in [name for name, run in self._runs.items() if run.is_idle(now_ns)]:
             del self._runs[name]  # keys name runs, and anybody may send a key
         return chunks
 

@@ -38,6 +38,10 @@ from consumers.state.stream_clock import JUMP_NS, SECOND, StreamClock, Suspect
 from consumers.wire import Events, LogSample, RawMessage, ReducedHistogram, RunBegins, RunEnds
 from simulations.arrays import BoolArray
 
+MAX_LOGS = 10_000  # of a run: what a sender invents must not grow the manifest without end
+MAX_DESCRIPTORS = 1_000  # of a dwell
+IDLE_NS = 86_400 * SECOND
+
 Outline = Callable[[str, ChunkRecord], AssembledChunk]
 
 
@@ -225,6 +229,13 @@ class RunAssembly:
         if dwell is None:
             self._ledger.bury(raw, f"descriptor of job {job!r}, whose start was refused")
             return
+        if len(dwell.descriptors) >= MAX_DESCRIPTORS and descriptor not in dwell.descriptors:
+            self._ledger.bury(
+                raw,
+                f"descriptor {descriptor!r} is one more than the {MAX_DESCRIPTORS} of job {job!r}; "
+                "expected fewer. Check the sender",
+            )
+            return
         dwell.descriptors = tuple(sorted({*dwell.descriptors, descriptor}))
         if dwell.record is None:
             dwell.places.append(place_of(raw))
@@ -236,6 +247,13 @@ class RunAssembly:
         self.clock.heard_ns = now_ns
         if len(sample.value) != 1:
             self._settle(raw, "logs")  # no dwell is described by a vector
+            return
+        if sample.source not in self.logs.samples and len(self.logs.samples) >= MAX_LOGS:
+            self._ledger.bury(
+                raw,
+                f"log {sample.source!r} is one more than the {MAX_LOGS} of run {self.name!r}; "
+                "expected fixed names. Check the sender",
+            )
             return
         value, t = float(sample.value[0]), sample.time_ns
         known = self.logs.at(sample.source, t)
@@ -396,16 +414,13 @@ class RunAssembly:
             jobs += [d.job for d in self._near(held)]
         return jobs
 
-    @property
-    def idle(self) -> bool:
-        """Whether it holds nothing that a successor would need."""
-        return not (
-            any(True for _ in self.dwells)
-            or any(True for _ in self.held)
-            or self._questioned
-            or self.logs.sources
-            or self.clock.suspects
-        )
+    def is_idle(self, now_ns: int) -> bool:
+        """Whether it holds nothing that a successor would need; logs alone are kept for a day."""
+        if any(True for _ in self.dwells) or any(True for _ in self.held):
+            return False
+        if self._questioned or self.clock.suspects or any(self.logs.samples.values()):
+            return False
+        return not self.logs.carried or now_ns - self.clock.heard_ns >= IDLE_NS
 
     def without_recording(self, job: str) -> None:
         """The recording of a closed dwell is not kept: it stays as it is."""

@@ -10,7 +10,10 @@ from pathlib import Path
 
 import structlog
 
+from consumers.transport.retention_settings import Keep
 from consumers.transport.tape_file import TapeReader, TapeWriter
+from consumers.transport.tape_record import TapeError
+from consumers.transport.tape_retention_file import first_offsets, remove_segments
 from consumers.wire import PartitionOwner, RawMessage, RawSource
 from simulations.errors import InputError
 
@@ -23,8 +26,10 @@ FOLLOW_S = 0.05  # between two looks at a tape that is still being written
 class _Positions:
     """Where the owner of partitions wants to go on, asked once per partition."""
 
-    def __init__(self, owner: PartitionOwner | None, topics: Collection[str] | None) -> None:
-        self._owner = owner
+    def __init__(
+        self, folder: Path, owner: PartitionOwner | None, topics: Collection[str] | None
+    ) -> None:
+        self._owner, self._folder = owner, folder
         self._topics = None if topics is None else frozenset(topics)
         self._next: dict[int, Mapping[str, int]] = {}
 
@@ -35,7 +40,24 @@ class _Positions:
 
     def of(self, partition: int) -> Mapping[str, int]:
         if partition not in self._next:
-            self._next[partition] = {} if self._owner is None else self._owner.take(partition)
+            first = first_offsets(self._folder)
+            if self._owner is None:
+                if first:
+                    log.warning(
+                        "tape_begins_late", tape=str(self._folder), lacks=sum(first.values())
+                    )
+                self._next[partition] = {}
+                return self._next[partition]
+            wanted = self._owner.take(partition)
+            for (topic, number), offset in first.items():
+                if number == partition and wanted.get(topic, 0) < offset:
+                    raise TapeError(
+                        f"{self._folder}: begins at offset {offset} of {topic!r}; expected "
+                        f"{wanted.get(topic, 0)}, which the state still needs. Its first segments "
+                        "were removed: put them back, or begin a new state, which will lack "
+                        f"{offset - wanted.get(topic, 0)} messages"
+                    )
+            self._next[partition] = wanted
         return self._next[partition]
 
 
@@ -83,7 +105,7 @@ class TapeSource:
         if speed is not None and not speed > 0:
             raise InputError(f"speed is {speed}; expected a positive number, or none for no pause")
         self._reader = TapeReader(folder)
-        self._positions = _Positions(owner, topics)
+        self._positions = _Positions(Path(folder), owner, topics)
         self._speed, self._follow = speed, follow
         self._monotonic, self._sleep = monotonic, sleep
         self._held: RawMessage | None = None  # read, and not yet due
@@ -168,6 +190,13 @@ class Taped:
         Where to write; a path is opened with a writer's defaults.
     owner : PartitionOwner, optional
         Asked for partition 0 before anything is delivered.
+    keep : Keep, optional
+        Segments beyond these bounds are removed once all in them is acknowledged; absent: none is.
+
+    Attributes
+    ----------
+    removed_segments : int
+        So far.
     """
 
     def __init__(
@@ -175,10 +204,14 @@ class Taped:
         source: RawSource,
         tape: Path | str | TapeWriter,
         owner: PartitionOwner | None = None,
+        *,
+        keep: Keep | None = None,
     ) -> None:
         self._source = source
         self._writer = tape if isinstance(tape, TapeWriter) else TapeWriter(tape)
-        self._positions = _Positions(owner, None)
+        self._positions = _Positions(self._writer.folder, owner, None)
+        self._keep = keep or Keep()
+        self.removed_segments = 0
         self._reader = TapeReader(self._writer.folder)
         self._came = threading.Condition()
         self._appended = 0  # calls of append that are done
@@ -260,7 +293,14 @@ class Taped:
                 self._came.notify_all()
 
     def acknowledge(self, positions: Mapping[tuple[str, int], int]) -> None:
-        """Nothing to do: a tape keeps everything."""
+        """What is in a saved manifest may go, as far as the bounds say."""
+        if not self._keep.everything:
+            self.removed_segments += remove_segments(
+                self._writer.folder,
+                acknowledged=positions,
+                before=self._reader.place.segment,
+                keep=self._keep,
+            )
 
     def close(self) -> None:
         """Stop taking messages, close the source and the tape."""

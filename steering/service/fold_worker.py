@@ -34,6 +34,7 @@ from consumers.state import (
     SECOND,
     AssembledChunk,
     Assembler,
+    Bounds,
     ChunkRecord,
     DeadLetter,
     EventSpill,
@@ -46,8 +47,10 @@ from consumers.state import (
     read_chunk,
     read_manifest,
     read_recording,
+    recordings_to_remove,
     remove_unnamed,
     run_folder,
+    runs_to_remove,
     write_manifest,
     write_recording,
 )
@@ -98,6 +101,8 @@ class FoldWorker:
         Gets how long folds and commits take.
     held : HeldBound, optional
         Memory for events of open dwells; what is beyond it waits on disk.
+    recordings, runs : Bounds, optional
+        What is kept of each; what is still needed is kept in any case.
     clock : callable
         Time in ns that never steps; it turns the loop.
     watch : ClockWatch, optional
@@ -116,6 +121,8 @@ class FoldWorker:
         on_commit: Callable[[Path, Manifest, Mapping[str, Run]], None] | None = None,
         timings: Timings | None = None,
         held: HeldBound | None = None,
+        recordings: Bounds | None = None,
+        runs: Bounds | None = None,
         clock: Clock = steady_ns,
         watch: ClockWatch | None = None,
     ) -> None:
@@ -125,6 +132,7 @@ class FoldWorker:
         self.psi_deg = psi_deg
         self.patience = patience or Patience()
         self.held = held or HeldBound()
+        self.kept_recordings, self.kept_runs = recordings or Bounds(), runs or Bounds()
         self._dead_letters = dead_letters
         self._on_commit = on_commit
         self._timings = timings
@@ -426,21 +434,14 @@ class _Partition:
         if not self.worker.bury(self._letters):
             return False
         self._letters.clear()
+        self._retain()
         logs = self.assembler.logs()
         manifest = replace(
             self.manifest,
             positions=self.assembler.positions(),
             counters=dict(self.assembler.counters),
             runs={
-                name: RunRecord(
-                    chunks=tuple(
-                        sorted(
-                            self._records.get(name, {}).values(),
-                            key=lambda c: (c.start_time_ns, c.job),
-                        )
-                    ),
-                    logs=logs.get(name, {}),
-                )
+                name: RunRecord(chunks=self._chunks_of(name), logs=logs.get(name, {}))
                 for name in sorted({*self._records, *logs})
             },
         )
@@ -457,6 +458,43 @@ class _Partition:
         remove_unnamed(self.folder, self.manifest)
         self.worker.announce(self.folder, self.manifest, self.runs)
         return True
+
+    def _chunks_of(self, run: str) -> tuple[ChunkRecord, ...]:
+        """Records of a run in order of their start."""
+        records = self._records.get(run, {}).values()
+        return tuple(sorted(records, key=lambda c: (c.start_time_ns, c.job)))
+
+    def _retain(self) -> None:
+        """Name no longer what the bounds leave out; files go once the manifest is written."""
+        worker = self.worker
+        if worker.kept_recordings.everything and worker.kept_runs.everything:
+            return
+        needed = self.assembler.needed()
+        known = {name: RunRecord(chunks=self._chunks_of(name)) for name in self._records}
+        gone = runs_to_remove(known, bounds=worker.kept_runs, needed=needed, size_of=self._size_of)
+        for name in gone:
+            self.assembler.forget_run(name)
+            del self._records[name], self.runs[name], known[name]
+            log.info("run_removed", run=name, reason="source.retention.runs")
+        stripped = recordings_to_remove(
+            known,
+            bounds=worker.kept_recordings,
+            needed=needed,
+            lateness_ns=round(worker.patience.lateness_s * SECOND),
+            size_of=self._size_of,
+        )
+        for name, job in stripped:
+            self.assembler.without_recording(name, job)
+            self._records[name][job] = replace(self._records[name][job], recording=None)
+            log.info("recording_removed", run=name, job=job, reason="source.retention.recordings")
+        self.assembler.counters["removed.runs"] += len(gone)
+        self.assembler.counters["removed.recordings"] += len(stripped)
+
+    def _size_of(self, name: str) -> int:
+        try:
+            return (self.folder / name).stat().st_size
+        except OSError:
+            return 0
 
     # -- one chunk --------------------------------------------------------------------------------
 

@@ -11,8 +11,15 @@ from typing import Any
 
 import structlog
 
-from consumers.state import HeldBound, Manifest
-from consumers.transport import DeadLetters, KafkaSection, KafkaTopics, TapeSink, ZmqSection
+from consumers.state import Bounds, HeldBound, Manifest
+from consumers.transport import (
+    DeadLetters,
+    KafkaSection,
+    KafkaTopics,
+    Keep,
+    TapeSink,
+    ZmqSection,
+)
 from consumers.wire import PartitionOwner, RawSource, Sink
 from simulations.errors import InputError
 from steering.experiment import (
@@ -86,6 +93,9 @@ class Live:
         counters = dict(status.counters)
         if self._publisher is not None:
             counters |= self._publisher.counters
+        removed = getattr(self.source, "removed_segments", 0)
+        if removed:
+            counters["removed.tape_segments"] = removed
         error = status.error
         if self.model is not None and error is None:
             error = self.model.status().error
@@ -178,9 +188,18 @@ def open_live(
             on_commit=publish,
             timings=timings,
             held=HeldBound(limit_bytes=source_section.memory_bytes),
+            recordings=_bounds(source_section.retention.recordings),
+            runs=_bounds(source_section.retention.runs),
         )
         source = _source(
-            kafka, zmq, options.tape, worker, state, environment, options.create_topics
+            kafka,
+            zmq,
+            options.tape,
+            worker,
+            state,
+            environment,
+            options.create_topics,
+            source_section.retention.tape,
         )
         store = RunStore()
         model = None
@@ -264,6 +283,10 @@ def _remember(experiment: Experiment, experiment_dir: Path, state: Path) -> None
     temporary.replace(path)
 
 
+def _bounds(keep: Keep) -> Bounds:
+    return Bounds(days=keep.days, size_bytes=keep.bytes)
+
+
 def _close_outputs(sink: Sink, publisher: Publisher) -> None:
     """A broker that is gone must not hold the process up."""
     if publisher.close():
@@ -284,6 +307,7 @@ def _source(
     state: Path,
     environment: Mapping[str, str],
     partitions: int | None,
+    keep: Keep,
 ) -> RawSource:
     if kafka is not None:
         from consumers.transport import KafkaSource, consumer_arguments, create_topics
@@ -297,7 +321,7 @@ def _source(
         from consumers.transport import Taped, zmq_source
 
         # what ZMQ delivers once is on the tape first, so that a restart can read it again
-        return Taped(zmq_source(zmq, environment=environment), state / "tape", owner)
+        return Taped(zmq_source(zmq, environment=environment), state / "tape", owner, keep=keep)
     from consumers.transport import TapeSource
 
     if tape is None:

@@ -23,6 +23,7 @@ FAMILIES = {  # first part of a counter's name: metric, text, label of its secon
     "dead_letters": ("stream_dead_letters", "Messages that cannot be used", "reason"),
     "duplicates": ("stream_duplicates", "Messages that had come before", None),
     "clock_steps": ("clock_steps", "Steps of the wall clock of this machine", "direction"),
+    "removed": ("retention_removed", "What source.retention let go", "kind"),
     "late": ("stream_late", "Messages that came after their chunk had closed", None),
     "published": ("published", "Messages sent out", "topic"),
     "publish_failures": ("publish_failures", "Messages that could not be sent out", "topic"),

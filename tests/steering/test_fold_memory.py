@@ -86,7 +86,7 @@ def test_forty_chunks_need_no_more_memory_than_ten(tmp_path: Path) -> None:
 
 
 FOLD_ONE_DWELL = """
-import json, sys, threading, time
+import itertools, json, sys, threading, time
 from pathlib import Path
 
 import numpy as np
@@ -142,16 +142,16 @@ class Made:
             rng = np.random.default_rng(k)
             t = BEGIN + k * SECOND // 10
             yield log("proton_charge", t, 1e9)
-            one = raw("events", encode_events(Events(
+            one = encode_events(Events(
                 source="bank", sequence=k, reference_time_ns=np.array([t], np.int64),
                 reference_index=np.array([0], np.int64),
                 time_of_flight_ns=rng.integers(5_000_000, 16_000_000, per_message, np.int32),
                 pixel_id=rng.choice(ids, per_message).astype(np.int32),
-            )))
+            ))
             if late and k == n // 2:
                 held = one
             else:
-                yield one
+                yield raw("events", one)
         stop = BEGIN + n * SECOND // 10
         ends = RunEnds(job="big", source="t", stop_time_ns=stop)
         yield raw("bounds", encode_run_ends(ends))
@@ -159,14 +159,14 @@ class Made:
         yield log("s1", stop + 6 * SECOND, 5.0)
         if held is not None:
             yield "wait"
-            yield held
+            yield raw("events", held)
 
     def poll(self, timeout_s):
         batch = []
         for one in self.todo:
             if one == "wait":
-                if not worker.runs or not any(run.chunks for run in worker.runs.values()):
-                    self.todo = iter([one, *self.todo])
+                if not any(run.chunks for run in worker.runs.values()):
+                    self.todo = itertools.chain([one], self.todo)
                 break
             batch.append(one)
             if len(batch) == 20:
@@ -184,6 +184,7 @@ worker = FoldWorker(
     measurement, state=state, default_run="x", patience=Patience(settle_s=0.5, turn_s=0.05)
 )
 source = Made(worker)
+peak[0] = 0.0
 began = time.perf_counter()
 def folded():
     chunks = [c for run in worker.runs.values() for c in run.chunks]
@@ -198,7 +199,6 @@ worker.close()
 (chunk,) = read_manifest(state / "partition-0").runs["big"].chunks
 assert chunk.status == "folded", chunk.reason
 assert chunk.generation == int(late)
-(folded,) = worker.runs.values() if worker.runs else [None]
 import safetensors
 with safetensors.safe_open(str(state / "partition-0" / chunk.file), framework="numpy") as file:
     events = json.loads(file.metadata()["beamsteer"])["events"]

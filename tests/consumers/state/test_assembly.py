@@ -523,6 +523,48 @@ def test_another_source_takes_over_where_the_stop_of_the_first_never_comes():
     assert not disk.dead
 
 
+def test_what_comes_for_a_dwell_without_recording_is_a_dead_letter_and_ends_nothing():
+    disk = Disk()
+    messages = [m for m in scan(2) if not (isinstance(m[1], RunEnds) and m[1].job == "job0")]
+    assembler = disk.assembler(lateness_ns=5 * SECOND)
+    for raw, value in broker(messages):
+        assembler.accept(raw, value, BEGIN)
+    disk.turn(assembler, BEGIN + 100 * SECOND)
+    assert len(disk.final()) == 2
+    assert ("run", "job0") not in assembler.needed()
+    assembler.without_recording("run", "job0")
+    late = [ends("job0", BEGIN + DWELL), events("bank9", 77, [BEGIN + SECOND])]
+    for offset, value in enumerate(late):
+        raw = RawMessage(topic="late", partition=0, offset=offset, value=b"")
+        assembler.accept(raw, value, BEGIN + 101 * SECOND)
+    disk.turn(assembler, BEGIN + 110 * SECOND)
+    assert [c.generation for c in disk.final().values()] == [0, 0]
+    assert len(disk.dead) == 2
+    assert all("whose recording was removed" in letter.reason for letter in disk.dead)
+
+
+def test_keys_log_names_and_descriptors_that_a_sender_invents_do_not_stay(monkeypatch):
+    monkeypatch.setattr("consumers.state.run_assembly.MAX_LOGS", 50)
+    monkeypatch.setattr("consumers.state.run_assembly.MAX_DESCRIPTORS", 20)
+    disk = Disk()
+    assembler = disk.assembler()
+    invented = [
+        *((b"run", sample(f"log{k}", BEGIN + k, 1.0)) for k in range(80)),
+        *((b"run", Description(descriptor=f"d{k}", job="job0")) for k in range(30)),
+        *((f"key{k}".encode(), events("b", 0, [BEGIN])) for k in range(40)),
+    ]
+    values = [(b"run", begins("job0", BEGIN)), *invented]
+    for offset, (key, value) in enumerate(values):
+        raw = RawMessage(topic="all", partition=0, offset=offset, key=key, value=b"")
+        assembler.accept(raw, value, BEGIN)
+    assert len(assembler.dead) == 30 + 10
+    for passed_s in (1, 200, 400):
+        disk.turn(assembler, BEGIN + passed_s * SECOND, finish=passed_s == 400)
+    assert set(disk.manifest.runs) == {"run"}
+    assert len(disk.manifest.runs["run"].logs) == 50
+    assert disk.manifest.positions["all"].next == len(values)
+
+
 def test_hours_without_beam_are_no_clock_jump():
     late = scan(2)
     hours = 8 * 3600 * SECOND

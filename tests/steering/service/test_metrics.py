@@ -37,6 +37,7 @@ STATUS = WorkerStatus(
         "duplicates": 5,
         "late": 1,
         "clock_steps.back": 2,
+        "removed.recordings": 3,
         "published.ge_beamsteer_folded": 4,
         "clock_jumps": 3,
     },
