@@ -165,7 +165,7 @@ def _padded(n_bytes: int) -> int:
 
 
 def _write_at(handle: int, array: NDArray[Any], place: int) -> None:
-    left = memoryview(array).cast("B") if len(array) else memoryview(b"")
+    left = memoryview(array.tobytes())
     while left:
         done = os.pwrite(handle, left, place)
         place += done

@@ -41,6 +41,7 @@ from simulations.arrays import BoolArray
 MAX_LOGS = 10_000  # of a run: what a sender invents must not grow the manifest without end
 MAX_DESCRIPTORS = 1_000  # of a dwell
 IDLE_NS = 86_400 * SECOND
+REOPENED_AT_ONCE = 8  # dwells: whoever waits for the turn must not wait for a whole night
 
 Outline = Callable[[str, ChunkRecord], AssembledChunk]
 
@@ -371,6 +372,7 @@ class RunAssembly:
         ):
             self._judge_late()
         self._judge_starts()
+        reopened_now = 0
         chunks: list[AssembledChunk] = []
         for dwell in self.dwells:
             if dwell.record is None:
@@ -391,9 +393,12 @@ class RunAssembly:
                         chunks.append(self._assemble_again(before))
                     chunks.append(self._assemble(dwell, end))
             elif dwell.changed_ns is not None and (
-                finish or now_ns - dwell.changed_ns >= self._patience.settle_ns
+                finish
+                or now_ns - dwell.changed_ns >= self._patience.settle_ns
+                and reopened_now < REOPENED_AT_ONCE
             ):
                 chunks.append(self._assemble_again(dwell))
+                reopened_now += 1
         self._drop_between()
         return chunks
 

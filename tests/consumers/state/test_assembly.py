@@ -343,6 +343,25 @@ def test_late_samples_read_a_recording_once_however_many_they_are():
     assert disk.manifest.positions["late"].next == 1000
 
 
+def test_a_night_of_late_samples_is_taken_in_a_few_dwells_at_a_time():
+    disk = Disk()
+    assembler = closed_scan(disk, dwells=12)
+    now = BEGIN + 11 * SECOND
+    for k in range(12):
+        late = sample("temperature", BEGIN + k * (DWELL + PAUSE) + SECOND, 4.0 + k)
+        raw = RawMessage(topic="late", partition=0, offset=k, value=b"")
+        assembler.accept(raw, late, now)
+    reopened = []
+    for step in range(2, 5):
+        disk.turn(assembler, now + step * SECOND)
+        reopened.append(assembler.counters["reopened"])
+    assert reopened == [8, 12, 12]
+    starts = [BEGIN + k * (DWELL + PAUSE) for k in range(12)]
+    extra = [("log", sample("temperature", t + SECOND, 4.0 + k)) for k, t in enumerate(starts)]
+    ordered = [*scan(12), *extra]
+    assert facts(disk) == facts(play(ordered)[0])
+
+
 def test_late_events_are_told_from_repeated_ones_by_one_look_at_each_recording():
     disk = Disk()
     assembler = closed_scan(disk)
