@@ -36,6 +36,7 @@ from steering.service.health import WorkerStatus, operations_app
 from steering.service.metrics import service_registry
 from steering.service.model_service import ModelService, folded_spectrum
 from steering.service.publishing import LateSink, OutputTopics, Publisher
+from steering.service.retaining import Kept
 
 log = structlog.get_logger()
 
@@ -188,8 +189,10 @@ def open_live(
             on_commit=publish,
             timings=timings,
             held=HeldBound(limit_bytes=source_section.memory_bytes),
-            recordings=_bounds(source_section.retention.recordings),
-            runs=_bounds(source_section.retention.runs),
+            kept=Kept(
+                recordings=_bounds(source_section.retention.recordings),
+                runs=_bounds(source_section.retention.runs),
+            ),
         )
         source = _source(
             kafka,
