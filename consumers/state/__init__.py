@@ -4,6 +4,7 @@ from consumers.state.assembled_chunk import AssembledChunk
 from consumers.state.assembly import Assembler
 from consumers.state.chunk_recording_file import read_recording, write_recording
 from consumers.state.chunk_store import ClosedChunk, close_chunk, read_chunk
+from consumers.state.event_spill_file import EventSpill, HeldBound
 from consumers.state.manifest_store import (
     MANIFEST,
     ChunkRecord,
@@ -20,6 +21,7 @@ from consumers.state.manifest_store import (
 )
 from consumers.state.nexus_template import instrument_xml, log_names
 from consumers.state.offset_ledger import DeadLetter
+from consumers.state.retention import Bounds, recordings_to_remove, runs_to_remove
 from consumers.state.state_store import (
     check_fingerprint,
     claim_state,
@@ -31,10 +33,13 @@ from consumers.state.stream_clock import SECOND
 __all__ = [
     "AssembledChunk",
     "Assembler",
+    "Bounds",
     "ChunkRecord",
     "ClosedChunk",
     "DeadLetter",
     "MANIFEST",
+    "EventSpill",
+    "HeldBound",
     "Manifest",
     "PartitionLock",
     "RunRecord",
@@ -52,8 +57,10 @@ __all__ = [
     "read_manifest",
     "read_recording",
     "read_state",
+    "recordings_to_remove",
     "remove_unnamed",
     "run_folder",
+    "runs_to_remove",
     "write_manifest",
     "write_recording",
 ]

@@ -32,5 +32,5 @@ class AssembledChunk:
 
     @property
     def identities(self) -> frozenset[Identity]:
-        """What tells its event messages apart."""
-        return frozenset(identity(e) for e in self.events)
+        """What tells its messages of data apart."""
+        return frozenset(identity(e) for e in (*self.events, *self.reduced))

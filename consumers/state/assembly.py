@@ -16,6 +16,7 @@ from dataclasses import replace
 from consumers.recorded import UnreadableError
 from consumers.state.assembled_chunk import AssembledChunk
 from consumers.state.closing import Patience
+from consumers.state.event_spill_file import EventSpill
 from consumers.state.manifest_store import ChunkRecord, Manifest, Position
 from consumers.state.offset_ledger import DeadLetter, OffsetLedger, place_of
 from consumers.state.run_assembly import Outline, RunAssembly
@@ -44,8 +45,7 @@ class Assembler:
     default_run : str
         Run of messages without a key.
     outline : callable
-        (run, record) to the chunk as it was recorded; its event arrays may be empty, its
-        ``identities`` and logs may not.
+        (run, record) to the chunk as it was recorded.
     settle_ns : int
         A dwell closes when the stream, or the clock here, is this far beyond its stop.
     lateness_ns : int
@@ -53,6 +53,11 @@ class Assembler:
         much time has passed here since they came.
     timeout_ns : int
         A dwell without a stop closes after this much silence.
+    spill : EventSpill, optional
+        Where events wait that are too many for memory; absent: all wait in memory.
+    instrument : str
+        Name of the instrument that is folded, by which starts of others are told; empty where it
+        is not known.
     """
 
     def __init__(
@@ -63,9 +68,11 @@ class Assembler:
         settle_ns: int = 2 * SECOND,
         lateness_ns: int = 60 * SECOND,
         timeout_ns: int = 600 * SECOND,
+        spill: EventSpill | None = None,
+        instrument: str = "",
     ) -> None:
         self.default_run = default_run
-        self._outline = outline
+        self._outline, self._spill, self._instrument = outline, spill, instrument
         self._patience = Patience(
             settle_ns=settle_ns, lateness_ns=lateness_ns, timeout_ns=timeout_ns
         )
@@ -93,7 +100,7 @@ class Assembler:
 
     def logs(self) -> dict[str, dict[str, tuple[int, tuple[float, ...]]]]:
         """By run and log: the newest settled sample, which a later dwell may begin with."""
-        return {name: dict(run.logs.carried) for name, run in self._runs.items()}
+        return {n: dict(run.logs.carried) for n, run in self._runs.items() if run.logs.carried}
 
     @property
     def counters(self) -> Counter[str]:
@@ -112,7 +119,7 @@ class Assembler:
 
     @property
     def held_events(self) -> int:
-        """Events in memory, waiting for their dwell to close."""
+        """Events that wait for their dwell to close."""
         return sum(
             len(h.value.time_of_flight_ns)
             for run in self._runs.values()
@@ -210,11 +217,8 @@ class Assembler:
         run = self._run(name if isinstance(name, str) and name else raw.run or self.default_run)
         run.clock.heard_ns = now_ns
         if begins.job in self._run_of_job:
-            if any(
-                d.job == begins.job and d.start_ns == begins.start_time_ns
-                for r in self._runs.values()
-                for d in r.dwells
-            ):
+            first = self._run(self._run_of_job[begins.job])
+            if first.knows(begins.job, begins.start_time_ns):
                 self._ledger.settle(place_of(raw), "duplicates", again="bounds")
             else:
                 self._ledger.bury(
@@ -268,14 +272,40 @@ class Assembler:
             Clock here.
         finish : bool
             The stream has ended: close what is open and settle what is left.
+
+        Raises
+        ------
+        OSError
+            If events that are too many for memory cannot be written; nothing has changed then.
         """
+        for run in self._runs.values():
+            run.held.relieve()
         chunks = [c for run in self._runs.values() for c in run.due(now_ns, finish=finish)]
         self._drop_strays(now_ns, finish)
+        for name in [name for name, run in self._runs.items() if run.is_idle(now_ns)]:
+            del self._runs[name]  # keys name runs, and anybody may send a key
         return chunks
 
     def closed(self, chunk: AssembledChunk, record: ChunkRecord) -> None:
         """The chunk is on disk; its record goes into the next manifest."""
         self._run(chunk.run).closed(chunk.job, record)
+
+    def needed(self) -> set[tuple[str, str]]:
+        """Run and job of dwells of which something is open, or waits."""
+        return {(name, job) for name, run in self._runs.items() for job in run.needed()}
+
+    def without_recording(self, run: str, job: str) -> None:
+        """The recording of a closed dwell is not kept: nothing late can change it any more."""
+        self._run(run).without_recording(job)
+
+    def forget_run(self, name: str) -> None:
+        """A run is not kept."""
+        self._runs.pop(name, None)
+        gone = {job for job, run in self._run_of_job.items() if run == name}
+        for job in gone:
+            del self._run_of_job[job]
+        for descriptor in [d for d, job in self._job_of_descriptor.items() if job in gone]:
+            del self._job_of_descriptor[descriptor]
 
     def _drop_strays(self, now_ns: int, finish: bool) -> None:
         """Messages whose start or descriptor never came."""
@@ -292,7 +322,12 @@ class Assembler:
     def _run(self, name: str) -> RunAssembly:
         if name not in self._runs:
             self._runs[name] = RunAssembly(
-                name, ledger=self._ledger, outline=self._outline, patience=self._patience
+                name,
+                ledger=self._ledger,
+                outline=self._outline,
+                patience=self._patience,
+                spill=self._spill,
+                instrument=self._instrument,
             )
         return self._runs[name]
 

@@ -9,7 +9,8 @@ that a late message can be added.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import mmap
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from consumers.recorded import (
     text_of,
 )
 from consumers.state.assembled_chunk import AssembledChunk
+from consumers.state.event_spill_file import forget_pages
 from consumers.state.log_series import LogSeries
 from consumers.state.nexus_template import entry_value, instrument_xml
 from consumers.state.pulses import in_order, reduced_in_order
@@ -35,6 +37,7 @@ from simulations.errors import InputError
 
 VERSION = 1
 GROUP = "beamsteer"
+BLOCK_EVENTS = 1_000_000  # that are in memory at once while a dwell is written
 _HEADER = (
     "run", "job", "chunk", "generation", "instrument_name", "structure", "start_time_ns",
     "stop_time_ns", "explicit_stop", "note", "descriptors",
@@ -117,6 +120,8 @@ def write_recording(path: Path, chunk: AssembledChunk) -> None:
 def read_recording(path: Path) -> AssembledChunk:
     """The dwell that ``write_recording`` wrote.
 
+    Its events are views of the file: they take memory while they are looked at.
+
     Raises
     ------
     UnreadableError
@@ -152,11 +157,13 @@ def _read(path: Path) -> AssembledChunk:
                 value=np.asarray(log["value"][()], float),
                 unit=text_of(log["value"].attrs["units"]),
             )
+        with path.open("rb") as plain:
+            mapped = mmap.mmap(plain.fileno(), 0, access=mmap.ACCESS_READ)
         events: list[Events] = []
         reduced: list[ReducedHistogram] = []
         for name, group in ours.items():
             if name.startswith("bank_"):
-                events.extend(_messages(file, group))
+                events.extend(_messages(file, group, mapped))
             elif name.startswith("reduced_"):
                 reduced.append(
                     ReducedHistogram(
@@ -199,16 +206,14 @@ def _bank(
     group = _group(entry, name, "NXevent_data")
     first = np.cumsum([0, *(len(e.time_of_flight_ns) for e in events)])
     index = [e.reference_index + n for e, n in zip(events, first, strict=False)]
-    tof = _joined([e.time_of_flight_ns for e in events], np.int32)
-    group.create_dataset(
-        "event_id", data=_joined([e.pixel_id for e in events], np.int32).view(np.uint32)
-    )
-    offset = group.create_dataset("event_time_offset", data=(tof / 1000.0).astype(np.float32))
+    total = int(first[-1])
+    ids = group.create_dataset("event_id", shape=(total,), dtype=np.uint32)
+    offset = group.create_dataset("event_time_offset", shape=(total,), dtype=np.float32)
     offset.attrs["units"] = "microsecond"
     group.create_dataset("event_index", data=_joined(index, np.int64).astype(np.uint64))
     times = _joined([e.reference_time_ns for e in events], np.int64)
     _times(group, "event_time_zero", times, start_ns)
-    group.create_dataset("total_counts", data=np.array([len(tof)], np.uint64))
+    group.create_dataset("total_counts", data=np.array([total], np.uint64))
     kept = ours.create_group(f"bank_{number}")
     kept.attrs["source"] = source
     kept.attrs["bank"] = name
@@ -217,15 +222,39 @@ def _bank(
         "pulses", data=np.array([len(e.reference_time_ns) for e in events], np.int64)
     )
     kept.create_dataset("reference_time_ns", data=times)
-    kept.create_dataset("time_of_flight_ns", data=tof)
+    exact = kept.create_dataset("time_of_flight_ns", shape=(total,), dtype=np.int32)
+    start = 0
+    for block in _blocks(events):
+        tof = _joined([e.time_of_flight_ns for e in block], np.int32)
+        part = slice(start, start + len(tof))
+        ids[part] = _joined([e.pixel_id for e in block], np.int32).view(np.uint32)
+        offset[part] = (tof / 1000.0).astype(np.float32)
+        exact[part] = tof
+        start = part.stop
+        forget_pages(e.time_of_flight_ns for e in block)
+        forget_pages(e.pixel_id for e in block)
 
 
-def _messages(file: Any, kept: Any) -> list[Events]:
+def _blocks(events: list[Events]) -> Iterator[list[Events]]:
+    """Messages in order, so many at a time that their events fill a block."""
+    block: list[Events] = []
+    size = 0
+    for one in events:
+        block.append(one)
+        size += len(one.time_of_flight_ns)
+        if size >= BLOCK_EVENTS:
+            yield block
+            block, size = [], 0
+    if block:
+        yield block
+
+
+def _messages(file: Any, kept: Any, mapped: mmap.mmap) -> list[Events]:
     bank = file[f"entry/{text_of(kept.attrs['bank'])}"]
     source = text_of(kept.attrs["source"])
-    ids = np.asarray(bank["event_id"][()]).view(np.int32)
+    ids = _view(bank["event_id"], mapped).view(np.int32)
     index = np.asarray(bank["event_index"][()]).astype(np.int64)
-    tof = np.asarray(kept["time_of_flight_ns"][()])
+    tof = _view(kept["time_of_flight_ns"], mapped)
     times = np.asarray(kept["reference_time_ns"][()])
     ends = np.append(index, len(tof))
     found: list[Events] = []
@@ -246,6 +275,14 @@ def _messages(file: Any, kept: Any) -> list[Events]:
         )
         pulse = last
     return found
+
+
+def _view(dataset: Any, mapped: mmap.mmap) -> NDArray[Any]:
+    """A dataset as it lies in its file; read into memory where it lies in pieces."""
+    place = dataset.id.get_offset()
+    if place is None:
+        return np.asarray(dataset[()])
+    return np.frombuffer(mapped, dataset.dtype, dataset.size, place)
 
 
 def _joined(parts: Sequence[NDArray[Any]], kind: type[np.generic]) -> NDArray[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from consumers.state.dwells import Dwell
@@ -31,7 +32,7 @@ def closing_of(
     *,
     end_ns: int | None,
     after: Dwell | None,
-    newest_ns: int | None,
+    newest_ns: Callable[[], int | None],
     clock: StreamClock,
     patience: Patience,
     now_ns: int,
@@ -46,8 +47,8 @@ def closing_of(
         Where it ends as far as is known; None while it may go on.
     after : Dwell, optional
         The next one.
-    newest_ns : int, optional
-        Time of the newest data that it would hold if it had no end.
+    newest_ns : callable
+        Time of the newest data that it would hold if it had no end; None without any.
     clock : StreamClock
         Of its run.
     patience : Patience
@@ -57,11 +58,14 @@ def closing_of(
         The stream has ended.
     """
     if end_ns is None:
-        if not (finish or now_ns - clock.heard_ns >= patience.timeout_ns):
+        # a sender whose clock was set back goes on, but not in this dwell
+        heard_ns = dwell.heard_ns or clock.heard_ns
+        if not (finish or now_ns - heard_ns >= patience.timeout_ns):
             return None
+        newest = newest_ns()
         why = "the stream ended" if finish else "no stop came in time"
         return Closing(
-            stop_ns=(dwell.start_ns if newest_ns is None else newest_ns) + 1,
+            stop_ns=(dwell.start_ns if newest is None else newest) + 1,
             explicit=False,
             note=f"{why}; closed after the last event",
         )

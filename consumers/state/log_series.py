@@ -108,6 +108,13 @@ class LogBook:
         series = self.samples.setdefault(source, [])
         series.insert(bisect_right(series, sample.time_ns, key=_time), sample)
 
+    def disown(self, source: str, time_ns: int) -> None:
+        """A dwell has the sample of this time already; the next may begin with it all the same."""
+        series = self.samples.get(source, [])
+        i = bisect_right(series, time_ns, key=_time) - 1
+        if i >= 0 and series[i].time_ns == time_ns:
+            series[i] = series[i]._replace(place=NOWHERE)
+
     def remove(self, source: str, place: Place) -> None:
         """Forget the sample that came there."""
         self.samples[source] = [s for s in self.samples[source] if s.place != place]

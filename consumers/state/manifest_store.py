@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -33,7 +34,10 @@ class Position:
 
     def has(self, offset: int) -> bool:
         """Whether a message at this offset is settled."""
-        return offset < self.next or any(a <= offset <= b for a, b in self.done)
+        if offset < self.next:
+            return True
+        i = bisect_right(self.done, offset, key=_first)
+        return i > 0 and offset <= self.done[i - 1][1]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -81,6 +85,10 @@ class Manifest:
         """Names of all files that exist, relative to the partition's folder."""
         chunks = [c for run in self.runs.values() for c in run.chunks]
         return frozenset(n for c in chunks for n in (c.file, c.recording) if n is not None)
+
+
+def _first(offsets: tuple[int, int]) -> int:
+    return offsets[0]
 
 
 def partition_folder(state: Path, partition: int) -> Path:

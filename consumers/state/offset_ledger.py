@@ -100,7 +100,7 @@ class OffsetLedger:
 
     def bury(self, raw: RawMessage, reason: str) -> None:
         """A message, or one part of it, can be used nowhere."""
-        if not any(d.raw is raw for d in self.dead):
+        if not any(d.raw is raw for d in self.dead[-64:]):  # its parts come one after the other
             self.dead.append(DeadLetter(raw=raw, reason=reason))
         self.settle(place_of(raw), "dead_letters")
 

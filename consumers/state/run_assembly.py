@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 
 from consumers.state.assembled_chunk import AssembledChunk
 from consumers.state.closing import Closing, Patience, closing_of
-from consumers.state.dwells import Dwell, Dwells, dwell_that_begins
+from consumers.state.dwells import Dwell, Dwells, Origin, dwell_that_begins
+from consumers.state.event_spill_file import EventSpill
+from consumers.state.foreign_starts import judge_start
 from consumers.state.held_data import (
     Held,
     HeldData,
@@ -20,8 +25,9 @@ from consumers.state.late_data import effect_of_sample, log_name, reopened
 from consumers.state.log_series import CHARGE_LOG, LogBook, LogSeries, Sample, joined
 from consumers.state.manifest_store import ChunkRecord, RunRecord
 from consumers.state.nexus_template import log_names
-from consumers.state.offset_ledger import NOWHERE, OffsetLedger, place_of
+from consumers.state.offset_ledger import OffsetLedger, Place, place_of
 from consumers.state.pulses import (
+    Identity,
     identity,
     in_order,
     reduced_in_order,
@@ -32,7 +38,20 @@ from consumers.state.stream_clock import JUMP_NS, SECOND, StreamClock, Suspect
 from consumers.wire import Events, LogSample, RawMessage, ReducedHistogram, RunBegins, RunEnds
 from simulations.arrays import BoolArray
 
+MAX_LOGS = 10_000  # of a run: what a sender invents must not grow the manifest without end
+MAX_DESCRIPTORS = 1_000  # of a dwell
+IDLE_NS = 86_400 * SECOND
+REOPENED_AT_ONCE = 8  # dwells: whoever waits for the turn must not wait for a whole night
+
 Outline = Callable[[str, ChunkRecord], AssembledChunk]
+
+
+class LateSample(NamedTuple):
+    """A sample of a time at which a closed dwell may have one already."""
+
+    source: str
+    time_ns: int
+    place: Place
 
 
 class RunAssembly:
@@ -45,19 +64,34 @@ class RunAssembly:
     ledger : OffsetLedger
         Of the partition.
     outline : callable
-        (run, record) to the chunk as it was recorded; its event arrays may be empty, its
-        ``identities`` and logs may not.
+        (run, record) to the chunk as it was recorded. It is asked for when something came late,
+        once for all that came within the settle time.
     patience : Patience
+    spill : EventSpill, optional
+        Where events wait that are too many for memory.
+    instrument : str
+        Name of the instrument that is folded; empty where it is not known.
     """
 
     def __init__(
-        self, name: str, *, ledger: OffsetLedger, outline: Outline, patience: Patience
+        self,
+        name: str,
+        *,
+        ledger: OffsetLedger,
+        outline: Outline,
+        patience: Patience,
+        spill: EventSpill | None = None,
+        instrument: str = "",
     ) -> None:
         self.name = name
-        self.dwells, self.held = Dwells(), HeldData()
+        self.dwells, self.held = Dwells(), HeldData(spill)
         self.logs, self.clock = LogBook(), StreamClock()
         self._ledger, self._outline, self._patience = ledger, outline, patience
         self._now_ns, self._finishing = 0, False  # of the last turn
+        self._instrument, self._established = instrument, set[Origin]()
+        self._questioned: list[Dwell] = []  # starts inside a dwell of another origin
+        self._late_samples: list[LateSample] = []
+        self._late_since_ns: int | None = None  # when the first came that is not judged yet
 
     def restore(self, record: RunRecord) -> None:
         """Begin where a manifest ended."""
@@ -77,22 +111,93 @@ class RunAssembly:
     # -- messages in ----------------------------------------------------------------------------
 
     def begin(self, raw: RawMessage, begins: RunBegins, now_ns: int) -> bool:
-        """A dwell begins; False if another one began at that time."""
-        if any(d.start_ns == begins.start_time_ns for d in self.dwells):
+        """A dwell begins; False if another one began at that time, or it is somebody else's.
+
+        One inside a dwell of another origin waits until it is known to which of the two it is true.
+        """
+        if self.dwells.at(begins.start_time_ns) is not None:
             self._ledger.bury(
                 raw,
                 f"start_time is {begins.start_time_ns}, that of another job of run {self.name!r}; "
                 "expected one dwell at a time. The first start counts",
             )
             return False
-        self.dwells.add(dwell_that_begins(begins, place_of(raw), now_ns))
-        self.clock.bound(begins.start_time_ns)
+        dwell = dwell_that_begins(begins, raw, now_ns)
+        if not self._admit(dwell):
+            return False
+        after = self.dwells.after(dwell) if dwell not in self._questioned else None
+        if after is not None and after.record is None:  # it may be inside this one
+            self.dwells.remove(after)
+            self._admit(after)
         return True
+
+    def _admit(self, dwell: Dwell) -> bool:
+        """Let a dwell begin, or wait; False if it is foreign."""
+        rival = self.dwells.before_time(dwell.start_ns)
+        verdict = (
+            "begins"
+            if rival is None
+            else judge_start(
+                rival, dwell, instrument=self._instrument, established=self._established
+            )
+        )
+        if verdict == "foreign" and rival is not None:
+            self._refuse(dwell, rival)
+            return False
+        if verdict == "open":
+            self._questioned.append(dwell)
+        else:
+            self.dwells.add(dwell)
+            self.clock.bound(dwell.start_ns)
+        return True
+
+    def _refuse(self, dwell: Dwell, rival: Dwell) -> None:
+        """A start that is somebody else's, with all that was said of its job."""
+        if dwell.raw is not None:
+            self._ledger.bury(
+                dwell.raw,
+                f"job {dwell.job!r} of {dwell.origin} starts inside job {rival.job!r} of "
+                f"{rival.origin}, which goes on; expected starts of one source. It cuts nothing. "
+                "Give the other source a topic or a key of its own",
+            )
+        for place in dwell.places:
+            self._ledger.settle(place, "bounds")
+        self._ledger.counters["foreign_starts"] += 1
+
+    def _judge_starts(self) -> None:
+        """Look again at starts inside a dwell of another origin; most wait for its stop.
+
+        A dwell whose stop never comes must not hold them for ever.
+        """
+        waiting, self._questioned = self._questioned, []
+        for dwell in sorted(waiting, key=_start):
+            self._admit(dwell)
+            waited = self._now_ns - dwell.since_ns >= self._patience.timeout_ns
+            if dwell in self._questioned and (waited or self._finishing):
+                self._questioned.remove(dwell)
+                self.dwells.add(dwell)
+                self.clock.bound(dwell.start_ns)
+
+    def knows(self, job: str, start_ns: int) -> bool:
+        """Whether a job began, or asked to, at exactly this time."""
+        dwell = self._dwell_of(job)
+        return dwell is not None and dwell.start_ns == start_ns
+
+    def _dwell_of(self, job: str) -> Dwell | None:
+        """The dwell of a job, also if it is not certain that it begins; None if it was refused."""
+        return self.dwells.of_job(job) or next((d for d in self._questioned if d.job == job), None)
 
     def end(self, raw: RawMessage, ends: RunEnds, now_ns: int) -> None:
         """A dwell that began ends."""
         self.clock.heard_ns = now_ns
-        dwell = self.dwells.of_job(ends.job)
+        dwell = self._dwell_of(ends.job)
+        if dwell is None:
+            self._ledger.bury(raw, f"stop of job {ends.job!r}, whose start was refused")
+            return
+        record = dwell.record
+        if record is not None and record.recording is None and not record.explicit_stop:
+            self._ledger.bury(raw, _why_final(record))
+            return
         if ends.stop_time_ns <= dwell.start_ns:
             self._ledger.bury(
                 raw,
@@ -121,7 +226,17 @@ class RunAssembly:
 
     def describe(self, raw: RawMessage, job: str, descriptor: str) -> None:
         """A dwell that began gets a descriptor, by which later documents name it."""
-        dwell = self.dwells.of_job(job)
+        dwell = self._dwell_of(job)
+        if dwell is None:
+            self._ledger.bury(raw, f"descriptor of job {job!r}, whose start was refused")
+            return
+        if len(dwell.descriptors) >= MAX_DESCRIPTORS and descriptor not in dwell.descriptors:
+            self._ledger.bury(
+                raw,
+                f"descriptor {descriptor!r} is one more than the {MAX_DESCRIPTORS} of job {job!r}; "
+                "expected fewer. Check the sender",
+            )
+            return
         dwell.descriptors = tuple(sorted({*dwell.descriptors, descriptor}))
         if dwell.record is None:
             dwell.places.append(place_of(raw))
@@ -133,6 +248,13 @@ class RunAssembly:
         self.clock.heard_ns = now_ns
         if len(sample.value) != 1:
             self._settle(raw, "logs")  # no dwell is described by a vector
+            return
+        if sample.source not in self.logs.samples and len(self.logs.samples) >= MAX_LOGS:
+            self._ledger.bury(
+                raw,
+                f"log {sample.source!r} is one more than the {MAX_LOGS} of run {self.name!r}; "
+                "expected fixed names. Check the sender",
+            )
             return
         value, t = float(sample.value[0]), sample.time_ns
         known = self.logs.at(sample.source, t)
@@ -147,31 +269,31 @@ class RunAssembly:
                 )
             return
         self.clock.advance(raw, t, now_ns)
-        changed = self._changed_by_sample(sample.source, t)
-        if changed is None:
-            # the next dwell may begin with it all the same
-            self._settle(raw, "duplicates", again="logs")
-            self.logs.add(sample.source, Sample(t, value, NOWHERE, now_ns))
-            return
         self.logs.add(sample.source, Sample(t, value, place_of(raw), now_ns))
-        for dwell in changed:
-            dwell.changed_ns = now_ns
+        for dwell in self.dwells.around(t):
+            if dwell.start_ns <= t:
+                dwell.heard_ns = now_ns
+        late = self._closed_at(t)
+        if late:
+            self._late_samples.append(LateSample(sample.source, t, place_of(raw)))
+            self._judge_later(late, now_ns)
 
-    def _changed_by_sample(self, source: str, time_ns: int) -> list[Dwell] | None:
-        """Closed dwells that a sample changes; None when one of them has it already."""
-        changed: list[Dwell] = []
+    def _closed_at(self, time_ns: int) -> list[Dwell]:
+        """Recorded dwells that a sample of this time may belong to, or come before."""
+        found: list[Dwell] = []
         for dwell in self.dwells.around(time_ns):
             if dwell.record is None or dwell.record.recording is None:
                 continue
             stop = self.dwells.end_of(dwell)
-            if stop is not None and time_ns >= stop:
-                continue
-            effect = effect_of_sample(self._outline(self.name, dwell.record), source, time_ns)
-            if effect == "known":
-                return None
-            if effect == "changes":
-                changed.append(dwell)
-        return changed
+            if stop is None or time_ns < stop:
+                found.append(dwell)
+        return found
+
+    def _judge_later(self, dwells: list[Dwell], now_ns: int) -> None:
+        for dwell in dwells:
+            dwell.late = True
+        if self._late_since_ns is None:
+            self._late_since_ns = now_ns
 
     def hold(self, raw: RawMessage, value: Events | ReducedHistogram, now_ns: int) -> None:
         """Data came; what is not known waits for its dwell to close."""
@@ -195,23 +317,30 @@ class RunAssembly:
         if value.job is None:
             self.clock.advance(raw, int(times.max()), now_ns)
         held = held_data(value, raw, now_ns)
+        late: list[Dwell] = []
+        final: ChunkRecord | None = None
         for dwell in self._near(held):
-            if dwell.record is None:
-                continue
             mine = self._pulses_of(dwell, held)
             if not mine.any():
                 continue
-            part = select_pulses(value, mine) if isinstance(value, Events) else value
-            if dwell.record.recording is None or identity(part) in (
-                self._outline(self.name, dwell.record).identities
-            ):
+            dwell.heard_ns = now_ns
+            if dwell.record is None:
+                continue
+            if dwell.record.recording is None:
                 held.left = held.left & ~mine
+                final = dwell.record
             else:
-                dwell.changed_ns = now_ns
+                late.append(dwell)
         if not held.left.any():
-            self._settle(raw, "duplicates", again="data")
+            if final is not None and final.status == "folded":
+                self._ledger.bury(raw, _why_final(final))
+            else:
+                self._settle(raw, "duplicates", again="data")
             return
         self.held.add(held)
+        if late:
+            held.late = True
+            self._judge_later(late, now_ns)
 
     def _near(self, held: Held) -> list[Dwell]:
         """Dwells that data may belong to."""
@@ -235,6 +364,15 @@ class RunAssembly:
             The stream has ended: close what is open and settle what is left.
         """
         self._now_ns, self._finishing = now_ns, finish
+        since_ns = self._late_since_ns
+        if since_ns is not None and (
+            finish
+            or now_ns - since_ns >= self._patience.settle_ns
+            or any(d.changed_ns is not None for d in self.dwells)
+        ):
+            self._judge_late()
+        self._judge_starts()
+        reopened_now = 0
         chunks: list[AssembledChunk] = []
         for dwell in self.dwells:
             if dwell.record is None:
@@ -243,7 +381,7 @@ class RunAssembly:
                     dwell,
                     end_ns=end_ns,
                     after=self.dwells.after(dwell),
-                    newest_ns=self.held.newest_of(dwell) if end_ns is None else None,
+                    newest_ns=partial(self.held.newest_of, dwell),
                     clock=self.clock,
                     patience=self._patience,
                     now_ns=now_ns,
@@ -255,16 +393,45 @@ class RunAssembly:
                         chunks.append(self._assemble_again(before))
                     chunks.append(self._assemble(dwell, end))
             elif dwell.changed_ns is not None and (
-                finish or now_ns - dwell.changed_ns >= self._patience.settle_ns
+                finish
+                or now_ns - dwell.changed_ns >= self._patience.settle_ns
+                and reopened_now < REOPENED_AT_ONCE
             ):
                 chunks.append(self._assemble_again(dwell))
+                reopened_now += 1
         self._drop_between()
         return chunks
 
     def closed(self, job: str, record: ChunkRecord) -> None:
         """The chunk of a job is on disk."""
-        self.dwells.of_job(job).record = record
+        dwell = self.dwells.of_job(job)
+        if dwell is None:
+            raise RuntimeError(f"job {job!r} never began; this is a fault of Beamsteer")
+        dwell.record, dwell.raw = record, None
+        if record.explicit_stop and dwell.origin is not None:
+            self._established.add(dwell.origin)
         self._settle_samples()
+
+    def needed(self) -> list[str]:
+        """Jobs of which something is open, or waits."""
+        jobs = [d.job for d in (*self.dwells, *self._questioned) if d.waiting]
+        for held in self.held:
+            jobs += [d.job for d in self._near(held)]
+        return jobs
+
+    def is_idle(self, now_ns: int) -> bool:
+        """Whether it holds nothing that a successor would need; logs alone are kept for a day."""
+        if any(True for _ in self.dwells) or any(True for _ in self.held):
+            return False
+        if self._questioned or self.clock.suspects or any(self.logs.samples.values()):
+            return False
+        return not self.logs.carried or now_ns - self.clock.heard_ns >= IDLE_NS
+
+    def without_recording(self, job: str) -> None:
+        """The recording of a closed dwell is not kept: it stays as it is."""
+        dwell = self.dwells.of_job(job)
+        if dwell is not None and dwell.record is not None:
+            dwell.record = replace(dwell.record, recording=None)
 
     def _assemble(self, dwell: Dwell, end: Closing) -> AssembledChunk:
         begins = dwell.begins
@@ -304,10 +471,9 @@ class RunAssembly:
 
     def _assemble_again(self, dwell: Dwell) -> AssembledChunk:
         """The chunk as recorded together with what came late."""
-        record = dwell.record
-        if record is None or record.recording is None:
+        known, record = self._recorded(dwell), dwell.record
+        if record is None:
             raise RuntimeError(f"job {dwell.job!r} was not recorded; this is a fault of Beamsteer")
-        known = self._outline(self.name, record)
         explicit = record.explicit_stop or dwell.ends is not None
         end = self.dwells.end_of(dwell)
         if end is None:
@@ -364,6 +530,55 @@ class RunAssembly:
         self._settle_used_up()
         return events, reduced
 
+    # -- what came late ------------------------------------------------------------------------
+
+    def _judge_late(self) -> None:
+        """Tell what closed dwells have already from what changes them, and mark these.
+
+        Every recording is read once, however much came late.
+        """
+        changed: list[Dwell] = []
+        for sample in sorted(self._late_samples, key=_time):
+            effects = [
+                (dwell, effect_of_sample(self._recorded(dwell), sample.source, sample.time_ns))
+                for dwell in self._closed_at(sample.time_ns)
+            ]
+            if any(effect == "known" for _, effect in effects):
+                self.logs.disown(sample.source, sample.time_ns)
+                self._ledger.settle(sample.place, "duplicates", again="logs")
+            else:
+                changed += [dwell for dwell, effect in effects if effect == "changes"]
+        known: dict[str, frozenset[Identity]] = {}
+        for held in sorted((h for h in self.held if h.late), key=_first):
+            held.late = False
+            for dwell in self._near(held):
+                if dwell.record is None or dwell.record.recording is None:
+                    continue
+                mine = self._pulses_of(dwell, held)
+                if not mine.any():
+                    continue
+                if dwell.job not in known:
+                    known[dwell.job] = self._recorded(dwell).identities
+                    for job in list(known)[:-2]:
+                        del known[job]
+                if held.identity_of(mine) in known[dwell.job]:
+                    held.left = held.left & ~mine
+                else:
+                    changed.append(dwell)
+        for held in self.held.used_up():
+            self._ledger.settle(held.place, "data" if held.used else "duplicates", again="data")
+        self._late_samples.clear()
+        self._late_since_ns = None
+        for dwell in self.dwells:
+            dwell.late = False
+        for dwell in changed:
+            dwell.changed_ns = self._now_ns - self._patience.settle_ns
+
+    def _recorded(self, dwell: Dwell) -> AssembledChunk:
+        if dwell.record is None or dwell.record.recording is None:
+            raise RuntimeError(f"job {dwell.job!r} was not recorded; this is a fault of Beamsteer")
+        return self._outline(self.name, dwell.record)
+
     # -- what belongs nowhere -------------------------------------------------------------------
 
     def _drop_between(self) -> None:
@@ -372,23 +587,25 @@ class RunAssembly:
         for suspect in self.clock.without_witness(None if finish else since_ns):
             self._drop_suspect(suspect)
         limit = self.clock.newest_ns - self._patience.lateness_ns
-        waiting = [(d.start_ns, self.dwells.end_of(d)) for d in self.dwells if d.waiting]
+        waiting = [(d, d.start_ns, self.dwells.end_of(d)) for d in self.dwells if d.waiting]
+        questioned = {d.job for d in self._questioned}
         dropped = False
         for held in self.held:
+            if held.late or held.value.job in questioned:
+                continue
             if not finish and (held.first_ns >= limit or held.since_ns > since_ns):
                 continue
-            if any(held.inside(start_ns, end_ns) for start_ns, end_ns in waiting):
+            if any(held.inside(start, end) for _, start, end in waiting):
                 continue  # thousands of pulses of a dwell that goes on
             old = held.left & (finish | (held.times < limit))
-            for dwell in self.dwells:
-                if dwell.waiting:
-                    old &= ~self._pulses_of(dwell, held)
+            for dwell, _, end in waiting:
+                old &= ~held.pulses_of(dwell, end)
             if old.any():
+                dropped = True
                 if isinstance(held.value, Events):
                     lost = select_pulses(held.value, old)
                     self._ledger.counters["events_between_chunks"] += len(lost.time_of_flight_ns)
                 held.left = held.left & ~old
-                dropped = True
         if dropped:
             self._settle_used_up()
         self._settle_samples()
@@ -427,12 +644,12 @@ class RunAssembly:
 
     def _settle_used_up(self) -> None:
         for held in self.held.used_up():
-            self._settle(held.raw, "data" if held.used else "between_chunks")
+            self._ledger.settle(held.place, "data" if held.used else "between_chunks")
 
     def _settle_samples(self) -> None:
         """Samples that no open dwell needs: the newest is carried, the others are done with."""
         limit = self.clock.newest_ns - self._patience.lateness_ns
-        waiting = [d.start_ns for d in self.dwells if d.waiting]
+        waiting = [d.start_ns for d in (*self.dwells, *self._questioned) if d.waiting]
         limit = min([limit, *waiting])
         if self._finishing and not waiting:
             limit = max(limit, self.logs.beyond_ns)
@@ -440,3 +657,22 @@ class RunAssembly:
         since_ns = None if self._finishing else self._now_ns - self._patience.lateness_ns
         for place in self.logs.settle(limit, since_ns):
             self._ledger.settle(place, "logs")
+
+
+def _why_final(record: ChunkRecord) -> str:
+    return (
+        f"it belongs to chunk {record.chunk!r}, which is closed and whose recording was removed; "
+        "expected it before. Keep recordings longer (source.retention.recordings)"
+    )
+
+
+def _start(dwell: Dwell) -> int:
+    return dwell.start_ns
+
+
+def _time(sample: LateSample) -> int:
+    return sample.time_ns
+
+
+def _first(held: Held) -> int:
+    return held.first_ns

@@ -8,6 +8,7 @@ from consumers.transport.kafka_connection import create_topics
 from consumers.transport.kafka_settings import KafkaSection, KafkaTopics, consumer_arguments
 from consumers.transport.kafka_sink import KafkaSink
 from consumers.transport.kafka_source import KafkaSource
+from consumers.transport.retention_settings import Keep
 from consumers.transport.source_choice import SourceSection
 from consumers.transport.tape_file import TapeReader, TapeWriter, read_tape
 from consumers.transport.tape_sink import TapeSink
@@ -25,6 +26,7 @@ __all__ = [
     "KafkaSink",
     "KafkaSource",
     "KafkaTopics",
+    "Keep",
     "SourceSection",
     "TapeReader",
     "TapeSink",

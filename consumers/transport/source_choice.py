@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from consumers.transport.adara_settings import AdaraSection
 from consumers.transport.kafka_settings import KafkaSection
+from consumers.transport.retention_settings import RetentionSection
 from consumers.transport.zmq_settings import ZmqSection
 from simulations.section import Count, Number, Positive, Section, Text, expected
 
@@ -48,6 +49,14 @@ class SourceSection(Section):
     storage_s: Positive = Field(
         default=600.0,
         description="how long nothing can be written (a full disk) before the worker ends with 75",
+    )
+    memory_bytes: int = Field(
+        default=64 * 2**20,
+        ge=0,
+        description="events of open dwells that a worker keeps in memory; more wait on disk",
+    )
+    retention: RetentionSection = Field(
+        default=RetentionSection(), description="what is removed once nobody needs it; nothing"
     )
 
     @model_validator(mode="after")

@@ -74,10 +74,11 @@ class TapeReader:
 
     def __init__(self, folder: Path | str) -> None:
         self.folder = Path(folder)
-        if not segments_of(self.folder):
+        numbers = segments_of(self.folder)
+        if not numbers:
             raise TapeError(f"{self.folder}: holds no .tape file; expected a tape. Check the path")
         self.torn_bytes = 0
-        self.place = TapePlace(segment=0, byte=0)  # of the next record
+        self.place = TapePlace(segment=numbers[0], byte=0)  # of the next record
         self._tape: str | None = None
         self._file: BinaryIO | None = None
         self._end = 0  # bytes of the segment when last looked at

@@ -204,7 +204,7 @@ def segment_path(folder: Path, number: int) -> Path:
 
 
 def segments_of(folder: Path) -> list[int]:
-    """Numbers of the segments of a tape, 0 upwards without a gap.
+    """Numbers of the segments of a tape, without a gap; the first may have been let go.
 
     Raises
     ------
@@ -214,7 +214,7 @@ def segments_of(folder: Path) -> list[int]:
     if not folder.is_dir():
         raise TapeError(f"{folder}: no such tape; expected a folder of .tape files. Check the path")
     numbers = sorted(int(p.stem) for p in folder.glob("*.tape") if p.stem.isdigit())
-    for expected, number in enumerate(numbers):
+    for expected, number in enumerate(numbers, start=numbers[0] if numbers else 0):
         if number != expected:
             raise TapeError(
                 f"{segment_path(folder, expected)}: this segment is missing, {number:08d}.tape is "

@@ -10,7 +10,10 @@ from pathlib import Path
 
 import structlog
 
+from consumers.transport.retention_settings import Keep
 from consumers.transport.tape_file import TapeReader, TapeWriter
+from consumers.transport.tape_record import TapeError
+from consumers.transport.tape_retention_file import first_offsets, remove_segments
 from consumers.wire import PartitionOwner, RawMessage, RawSource
 from simulations.errors import InputError
 
@@ -24,8 +27,10 @@ FOLLOW_S = 0.05  # between two looks at a tape that is still being written
 class _Positions:
     """Where the owner of partitions wants to go on, asked once per partition."""
 
-    def __init__(self, owner: PartitionOwner | None, topics: Collection[str] | None) -> None:
-        self._owner = owner
+    def __init__(
+        self, folder: Path, owner: PartitionOwner | None, topics: Collection[str] | None
+    ) -> None:
+        self._owner, self._folder = owner, folder
         self._topics = None if topics is None else frozenset(topics)
         self._next: dict[int, Mapping[str, int]] = {}
 
@@ -36,7 +41,24 @@ class _Positions:
 
     def of(self, partition: int) -> Mapping[str, int]:
         if partition not in self._next:
-            self._next[partition] = {} if self._owner is None else self._owner.take(partition)
+            first = first_offsets(self._folder)
+            if self._owner is None:
+                if first:
+                    log.warning(
+                        "tape_begins_late", tape=str(self._folder), lacks=sum(first.values())
+                    )
+                self._next[partition] = {}
+                return self._next[partition]
+            wanted = self._owner.take(partition)
+            for (topic, number), offset in first.items():
+                if number == partition and wanted.get(topic, 0) < offset:
+                    raise TapeError(
+                        f"{self._folder}: begins at offset {offset} of {topic!r}; expected "
+                        f"{wanted.get(topic, 0)}, which the state still needs. Its first segments "
+                        "were removed: put them back, or begin a new state, which will lack "
+                        f"{offset - wanted.get(topic, 0)} messages"
+                    )
+            self._next[partition] = wanted
         return self._next[partition]
 
 
@@ -84,7 +106,7 @@ class TapeSource:
         if speed is not None and not speed > 0:
             raise InputError(f"speed is {speed}; expected a positive number, or none for no pause")
         self._reader = TapeReader(folder)
-        self._positions = _Positions(owner, topics)
+        self._positions = _Positions(Path(folder), owner, topics)
         self._speed, self._follow = speed, follow
         self._monotonic, self._sleep = monotonic, sleep
         self._held: RawMessage | None = None  # read, and not yet due
@@ -173,11 +195,15 @@ class Taped:
     patience_s : float
         How long a tape that cannot be written is tried again; meanwhile nothing is taken from the
         source, and its own buffers hold what they can.
+    keep : Keep, optional
+        Segments beyond these bounds are removed once all in them is acknowledged; absent: none is.
 
     Attributes
     ----------
     trouble : str or None
         Why the tape cannot be written now.
+    removed_segments : int
+        So far.
     """
 
     def __init__(
@@ -187,6 +213,7 @@ class Taped:
         owner: PartitionOwner | None = None,
         *,
         patience_s: float = 600.0,
+        keep: Keep | None = None,
     ) -> None:
         self._source, self._patience_s = source, patience_s
         self.trouble: str | None = None
@@ -194,18 +221,15 @@ class Taped:
         resume = getattr(source, "resume", None)
         if resume is not None and self._writer.newest is not None:
             resume(self._writer.newest)
-        self._positions = _Positions(owner, None)
+        self._positions = _Positions(self._writer.folder, owner, None)
+        self._keep = keep or Keep()
+        self.removed_segments = 0
         self._reader = TapeReader(self._writer.folder)
         self._came = threading.Condition()
         self._appended = 0  # calls of append that are done
         self._failure: BaseException | None = None
         self._leave = threading.Event()
         self._thread: threading.Thread | None = None
-
-    @property
-    def connected(self) -> bool:
-        """Whether the source hears its sender, as far as it can tell."""
-        return bool(getattr(self._source, "connected", True))
 
     def poll(self, timeout_s: float) -> Sequence[RawMessage]:
         """Messages from the tape, in its order; none after the time-out.
@@ -305,7 +329,14 @@ class Taped:
                 return
 
     def acknowledge(self, positions: Mapping[tuple[str, int], int]) -> None:
-        """Nothing to do: a tape keeps everything."""
+        """What is in a saved manifest may go, as far as the bounds say."""
+        if not self._keep.everything:
+            self.removed_segments += remove_segments(
+                self._writer.folder,
+                acknowledged=positions,
+                before=self._reader.place.segment,
+                keep=self._keep,
+            )
 
     def close(self) -> None:
         """Stop taking messages, close the source and the tape."""

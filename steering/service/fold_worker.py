@@ -31,6 +31,8 @@ from consumers.state import (
     Assembler,
     ChunkRecord,
     DeadLetter,
+    EventSpill,
+    HeldBound,
     Manifest,
     PartitionLock,
     RunRecord,
@@ -48,9 +50,11 @@ from consumers.wire import RawMessage, RawSource, WireError, decode
 from simulations.errors import InputError, StorageError, storing
 from steering.experiment import Measurement
 from steering.run import Run
+from steering.service.clocks import Clock, ClockWatch, steady_ns
 from steering.service.health import WorkerStatus
 from steering.service.metrics import Timings
 from steering.service.reduced_dwell import reduced_payloads
+from steering.service.retaining import Kept, chunks_of, retain
 from steering.service.storage import (
     HELD_EVENT_BYTES,
     DiskWatch,
@@ -99,8 +103,14 @@ class FoldWorker:
         Gets how long folds and commits take.
     on_take : callable, optional
         Called when a partition's lock is held and the state is known to be this experiment's.
+    held : HeldBound, optional
+        Memory for events of open dwells; what is beyond it waits on disk.
+    kept : Kept, optional
+        Bounds of recordings and runs; absent: all stay.
     clock : callable
-        Unix time in ns.
+        Time in ns that never steps; it turns the loop.
+    watch : ClockWatch, optional
+        Looks at the wall clock.
     """
 
     def __init__(
@@ -115,17 +125,23 @@ class FoldWorker:
         on_commit: Callable[[Path, Manifest, Mapping[str, Run]], None] | None = None,
         timings: Timings | None = None,
         on_take: Callable[[], None] | None = None,
-        clock: Callable[[], int] = time.time_ns,
+        held: HeldBound | None = None,
+        kept: Kept | None = None,
+        clock: Clock = steady_ns,
+        watch: ClockWatch | None = None,
     ) -> None:
         self.measurement = measurement
         self.state = state
         self.default_run = default_run
         self.psi_deg = psi_deg
         self.patience = patience or Patience()
+        self.held = held or HeldBound()
+        self.kept = kept or Kept()
         self._dead_letters = dead_letters
         self._on_commit = on_commit
         self._timings, self._on_take = timings, on_take
         self._clock = clock
+        self._watch = watch or ClockWatch()
         self._partitions: dict[int, _Partition] = {}
         self._taken = 0
         self._busy = threading.RLock()  # a partition neither comes nor goes during a turn
@@ -163,7 +179,7 @@ class FoldWorker:
                 self.failed(str(error))
                 log.error("not_committed", partition=partition, reason=str(error))
             finally:
-                mine.lock.release()
+                mine.leave()
         log.info("partition_released", partition=partition, generation=mine.manifest.generation)
 
     def forget(self, partition: int) -> None:
@@ -171,7 +187,7 @@ class FoldWorker:
         with self._busy:
             mine = self._partitions.pop(partition, None)
             if mine is not None:
-                mine.lock.release()
+                mine.leave()
                 log.warning("partition_forgotten", partition=partition)
 
     def owned_since(self, partition: int) -> int:
@@ -221,6 +237,7 @@ class FoldWorker:
             The source has ended: close every open dwell.
         """
         now = self._last_loop_ns = self._clock()
+        self._watch.look()
         if not finish and now - self._last_turn_ns < self.patience.turn_s * SECOND:
             return False
         self._last_turn_ns = now
@@ -253,6 +270,7 @@ class FoldWorker:
     def status(self, *, connected: bool | None = None, lag: Any = None) -> WorkerStatus:
         """One moment of this worker, for health, readiness and metrics."""
         counters: Counter[str] = Counter(self._received)
+        counters.update({f"clock_steps.{way}": n for way, n in self._watch.steps.items()})
         chunks: Counter[str] = Counter()
         owned = dict(self._partitions)  # the loop goes on meanwhile
         for mine in owned.values():
@@ -266,6 +284,10 @@ class FoldWorker:
             connected=connected,
             partitions=tuple(sorted(owned)),
             last_commit_ns=self._last_commit_ns,
+            held_bytes={
+                "memory": sum(m.spill.memory_bytes for m in owned.values()),
+                "disk": sum(m.spill.disk_bytes for m in owned.values()),
+            },
             open_chunks=sum(m.assembler.open_chunks for m in owned.values()),
             lag=dict(lag or {}),
             generation={n: m.manifest.generation for n, m in owned.items()},
@@ -356,12 +378,15 @@ class _Partition:
         self.trouble = WriteTrouble(f"partition {number}", patience_s=worker.patience.storage_s)
         self._outline = lru_cache(maxsize=3)(self._read_outline)
         patience = worker.patience
+        self.spill = EventSpill(self.folder, worker.held)
         self.assembler = Assembler(
             default_run=worker.default_run,
             outline=lambda run, record: self._outline(str(record.recording)),
             settle_ns=round(patience.settle_s * SECOND),
             lateness_ns=round(patience.lateness_s * SECOND),
             timeout_ns=round(patience.timeout_s * SECOND),
+            spill=self.spill,
+            instrument=worker.measurement.instrument.name,
         )
         try:
             self.manifest = claimed_manifest(worker.state, number, worker.fingerprint)
@@ -369,8 +394,13 @@ class _Partition:
                 worker._on_take()
             self._recover()
         except BaseException:
-            self.lock.release()
+            self.leave()
             raise
+
+    def leave(self) -> None:
+        """Let others have the partition."""
+        self.spill.close()
+        self.lock.release()
 
     def _recover(self) -> None:
         self.assembler.restore(self.manifest)
@@ -504,6 +534,14 @@ class _Partition:
         if not self.worker.bury(self._letters):
             return False
         self._letters.clear()
+        retain(
+            self.worker.kept,
+            self._records,
+            self.assembler,
+            folder=self.folder,
+            lateness_ns=round(self.worker.patience.lateness_s * SECOND),
+            forget=self.runs.pop,
+        )
         logs = self.assembler.logs()
         manifest = replace(
             self.manifest,
@@ -511,13 +549,7 @@ class _Partition:
             counters=dict(self.assembler.counters),
             runs={
                 name: RunRecord(
-                    chunks=tuple(
-                        sorted(
-                            self._records.get(name, {}).values(),
-                            key=lambda c: (c.start_time_ns, c.job),
-                        )
-                    ),
-                    logs=logs.get(name, {}),
+                    chunks=chunks_of(self._records.get(name, {})), logs=logs.get(name, {})
                 )
                 for name in sorted({*self._records, *logs})
             },

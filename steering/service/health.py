@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,17 +13,16 @@ from fastapi.responses import JSONResponse, Response
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
+from steering.service.clocks import Clock, steady_ns
 from steering.web import add_guards
 
 LOOP_SECONDS = 30.0
 BUSY_SECONDS = 1800.0
 
-Clock = Callable[[], int]
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WorkerStatus:
-    """One moment of a service that follows a stream or a state folder; times in Unix ns.
+    """One moment of a service that follows a stream or a state folder; times by ``steady_ns``.
 
     ``counters`` are named ``family`` or ``family.label``: ``messages.TOPIC``, ``bytes.TOPIC``,
     ``events.OUTCOME``, ``dead_letters.REASON``, ``duplicates``, ``late`` (see
@@ -39,6 +37,7 @@ class WorkerStatus:
     partitions: tuple[int, ...] = ()  # those it owns; none: it stands by
     last_commit_ns: int | None = None  # newest manifest written, or estimate made
     open_chunks: int = 0
+    held_bytes: Mapping[str, int] = field(default_factory=dict)  # of open dwells, by where
     lag: Mapping[tuple[str, int], int] = field(default_factory=dict)  # messages by topic, partition
     generation: Mapping[int, int] = field(default_factory=dict)  # of the manifest, by partition
     chunks: Mapping[str, int] = field(default_factory=dict)  # closed ones by run
@@ -75,7 +74,7 @@ def judge_health(
     ----------
     status : WorkerStatus
     now_ns : int
-        Unix time, ns.
+        By the clock of the status.
     loop_seconds : float
         Longest time between two turns.
     busy_seconds : float
@@ -142,9 +141,9 @@ def status_json(status: WorkerStatus, *, now_ns: int | None = None) -> dict[str,
     ----------
     status : WorkerStatus
     now_ns : int, optional
-        Unix time, ns; the clock's by default. Whether the service is alive hangs on it.
+        That of the status, ns; the clock's by default. Whether the service is alive hangs on it.
     """
-    health = judge_health(status, time.time_ns() if now_ns is None else now_ns)
+    health = judge_health(status, steady_ns() if now_ns is None else now_ns)
     return {
         "service": status.service,
         "healthy": health.ok,
@@ -153,6 +152,7 @@ def status_json(status: WorkerStatus, *, now_ns: int | None = None) -> dict[str,
         "partitions": list(status.partitions),
         "last_commit_ns": status.last_commit_ns,
         "open_chunks": status.open_chunks,
+        "held_bytes": dict(status.held_bytes),
         "lag": {f"{topic}/{partition}": n for (topic, partition), n in status.lag.items()},
         "generation": {str(partition): n for partition, n in status.generation.items()},
         "runs": dict(status.chunks),
@@ -171,7 +171,7 @@ def operations_app(
     token: str | None = None,
     loop_seconds: float = LOOP_SECONDS,
     busy_seconds: float = BUSY_SECONDS,
-    clock: Clock = time.time_ns,
+    clock: Clock = steady_ns,
 ) -> FastAPI:
     """Build ``/health``, ``/ready``, ``/status`` and ``/metrics`` of a service without a page.
 
@@ -187,7 +187,7 @@ def operations_app(
     loop_seconds, busy_seconds : float
         As in :func:`judge_health`.
     clock : callable
-        Unix time, ns.
+        That of the status, ns.
     """
     app = FastAPI(title="Beamsteer service", version="0.1.0", docs_url=None, redoc_url=None)
     add_guards(app, token=token, max_body_bytes=0)

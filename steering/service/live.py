@@ -11,12 +11,15 @@ from typing import Any
 
 import structlog
 
-from consumers.state import Manifest, check_fingerprint, read_state
+from consumers.state import Bounds, HeldBound, Manifest, check_fingerprint, read_state
 from consumers.transport import (
     AdaraSection,
     DeadLetters,
     KafkaSection,
     KafkaTopics,
+    Keep,
+    SourceSection,
+    Taped,
     TapeSink,
     ZmqSection,
 )
@@ -35,6 +38,7 @@ from steering.service.health import WorkerStatus, operations_app
 from steering.service.metrics import service_registry
 from steering.service.model_service import ModelService
 from steering.service.publishing import LateSink, OutputTopics, Publisher, folded_spectrum
+from steering.service.retaining import Kept
 
 log = structlog.get_logger()
 
@@ -94,6 +98,9 @@ class Live:
         counters = dict(status.counters)
         if self._publisher is not None:
             counters |= self._publisher.counters
+        removed = getattr(self.source, "removed_segments", 0)
+        if removed:
+            counters["removed.tape_segments"] = removed
         error = status.error
         if self.model is not None and error is None:
             error = self.model.status().error
@@ -192,12 +199,16 @@ def open_live(
             on_commit=publish,
             timings=timings,
             on_take=lambda: _remember(described, experiment_dir, state),
+            held=HeldBound(limit_bytes=source_section.memory_bytes),
+            kept=Kept(
+                recordings=_bounds(source_section.retention.recordings),
+                runs=_bounds(source_section.retention.runs),
+            ),
         )
         _refuse_another(worker)
         source = _source(
-            chosen, options.tape, worker, state, environment, options.create_topics,
-            source_section.storage_s,
-        )  # fmt: skip
+            chosen, options.tape, worker, state, environment, options.create_topics, source_section
+        )
         store = RunStore()
         model = None
         if options.estimate:
@@ -278,6 +289,10 @@ def _remember(experiment: Experiment, experiment_dir: Path, state: Path) -> None
         temporary.replace(path)
 
 
+def _bounds(keep: Keep) -> Bounds:
+    return Bounds(days=keep.days, size_bytes=keep.bytes)
+
+
 def _close_outputs(sink: Sink, publisher: Publisher) -> None:
     """A broker that is gone must not hold the process up."""
     if publisher.close():
@@ -297,7 +312,7 @@ def _source(
     state: Path,
     environment: Mapping[str, str],
     partitions: int | None,
-    storage_s: float,
+    section: SourceSection,
 ) -> RawSource:
     if isinstance(chosen, KafkaSection):
         from consumers.transport import KafkaSource, consumer_arguments, create_topics
@@ -308,17 +323,28 @@ def _source(
 
         return KafkaSource(chosen, owner, environment=environment)
     if isinstance(chosen, ZmqSection):
-        from consumers.transport import Taped, zmq_source
+        from consumers.transport import zmq_source
 
         # what ZMQ delivers once is on the tape first, so that a restart can read it again
         source = zmq_source(chosen, environment=environment)
-        return Taped(source, state / "tape", owner, patience_s=storage_s)
+        return _taped(source, state, owner, section)
     if isinstance(chosen, AdaraSection):
-        from consumers.transport import AdaraSource, Taped
+        from consumers.transport import AdaraSource
 
-        return Taped(AdaraSource(chosen), state / "tape", owner, patience_s=storage_s)
+        return _taped(AdaraSource(chosen), state, owner, section)
     from consumers.transport import TapeSource
 
     if tape is None:
         raise InputError("no source is given; expected Kafka, ZMQ, ADARA or a tape")
     return TapeSource(tape, owner)
+
+
+def _taped(source: RawSource, state: Path, owner: PartitionOwner, section: SourceSection) -> Taped:
+    """On a tape first, for sources that cannot repeat."""
+    return Taped(
+        source,
+        state / "tape",
+        owner,
+        patience_s=section.storage_s,
+        keep=section.retention.tape,
+    )

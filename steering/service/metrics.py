@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from prometheus_client import CollectorRegistry, Histogram
 from prometheus_client.core import Metric
 
-from steering.service.health import Clock, WorkerStatus
+from steering.service.clocks import Clock, steady_ns
+from steering.service.health import WorkerStatus
 from steering.web import MetricName
 
 SECONDS = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000)
@@ -21,6 +22,8 @@ FAMILIES = {  # first part of a counter's name: metric, text, label of its secon
     "events": ("stream_events", "Events of closed chunks, by what became of them", "outcome"),
     "dead_letters": ("stream_dead_letters", "Messages that cannot be used", "reason"),
     "duplicates": ("stream_duplicates", "Messages that had come before", None),
+    "clock_steps": ("clock_steps", "Steps of the wall clock of this machine", "direction"),
+    "removed": ("retention_removed", "What source.retention let go", "kind"),
     "late": ("stream_late", "Messages that came after their chunk had closed", None),
     "published": ("published", "Messages sent out", "topic"),
     "publish_failures": ("publish_failures", "Messages that could not be sent out", "topic"),
@@ -32,6 +35,7 @@ GAUGES = {  # name: text, labels
     "state_generation": ("Commits of a partition's state", ("partition",)),
     "stream_chunks": ("Closed chunks", ("run",)),
     "stream_open_chunks": ("Chunks between their start and their stop", ()),
+    "stream_held_bytes": ("Events that wait for their dwell to close", ("place",)),
     "stream_partitions": ("Partitions owned", ()),
     "loop_age_seconds": ("Time since the loop turned", ()),
     "failing": ("1 if the last commit or estimate failed", ()),
@@ -77,10 +81,10 @@ class StatusCollector:
     status : callable
         Newest status.
     clock : callable
-        Unix time, ns.
+        That of the status, ns.
     """
 
-    def __init__(self, status: Callable[[], WorkerStatus], *, clock: Clock = time.time_ns) -> None:
+    def __init__(self, status: Callable[[], WorkerStatus], *, clock: Clock = steady_ns) -> None:
         self._status, self._clock = status, clock
 
     def collect(self) -> Iterable[Metric]:
@@ -97,6 +101,7 @@ class StatusCollector:
             },
             "stream_chunks": _labelled(status.chunks),
             "stream_open_chunks": {(): status.open_chunks},
+            "stream_held_bytes": _labelled(status.held_bytes),
             "stream_partitions": {(): len(status.partitions)},
             "loop_age_seconds": {(): _age(status.last_loop_ns, now)},
             "failing": {(): float(status.error is not None)},
@@ -182,7 +187,7 @@ class Timings:
 
 
 def service_registry(
-    status: Callable[[], WorkerStatus], *, clock: Clock = time.time_ns
+    status: Callable[[], WorkerStatus], *, clock: Clock = steady_ns
 ) -> tuple[CollectorRegistry, Timings]:
     """Make a registry of its own for one service, and its timings."""
     registry = CollectorRegistry(auto_describe=False)

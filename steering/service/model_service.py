@@ -52,7 +52,8 @@ from steering.run import (
     save_snapshot,
     stop_of,
 )
-from steering.service.health import Clock, WorkerStatus
+from steering.service.clocks import Clock, steady_ns
+from steering.service.health import WorkerStatus
 from steering.service.metrics import Timings
 from steering.service.publishing import Publisher, folded_spectrum
 from steering.service.storage import DiskWatch, WriteTrouble
@@ -132,7 +133,9 @@ class ModelService:
     patience_s : float
         How long answers may not be written before ``step`` raises ``StorageError``.
     clock : callable
-        Unix time, ns.
+        Time in ns that never steps; it turns the loop.
+    unix : callable
+        The wall clock, ns: of what people read.
     """
 
     def __init__(
@@ -145,12 +148,13 @@ class ModelService:
         timings: Timings | None = None,
         publish_folded: bool = True,
         patience_s: float = math.inf,
-        clock: Clock = time.time_ns,
+        clock: Clock = steady_ns,
+        unix: Clock = time.time_ns,
     ) -> None:
         self.state = state
         self.measurement = measurement
         self._publisher, self._store, self._timings = publisher, store, timings
-        self._publish_folded, self._clock = publish_folded, clock
+        self._publish_folded, self._clock, self._unix = publish_folded, clock, unix
         self._runs: dict[tuple[str, str], _Followed] = {}  # partition's folder, name
         self._generation: dict[str, int] = {}  # by partition's folder
         self._partition: dict[str, int] = {}
@@ -314,7 +318,7 @@ class ModelService:
         if self._timings is not None:
             self._timings.observe("estimate", seconds)
         newest = max(c.stop_time_ns for c in record.chunks if c.status == "folded")
-        now = self._clock()
+        now = self._unix()
         if self._timings is not None:
             self._timings.observe("advice", max((now - newest) / 1e9, 0.0))
         followed.answered, followed.result = _key(closed), result
@@ -326,7 +330,7 @@ class ModelService:
         )
         self._save(followed)
         self._estimates += 1
-        self._last_estimate_ns = now
+        self._last_estimate_ns = self._clock()
         log.info(
             "estimate_made",
             run=followed.run_id,
@@ -490,7 +494,7 @@ class ModelService:
                 error=followed.error,
                 result=result_document(told),
                 chunks=chunk_results(told["chunks"]),
-                updated_ns=self._clock(),
+                updated_ns=self._unix(),
             )
         self._save(followed, snapshot=shown)
 
@@ -517,7 +521,7 @@ class ModelService:
             run.drop_estimate()
             shown = run.snapshot()
         followed.snapshot = replace(
-            shown, chunks=chunks, error=followed.error, updated_ns=self._clock()
+            shown, chunks=chunks, error=followed.error, updated_ns=self._unix()
         )
         self._save(followed, result=False)
 

@@ -23,7 +23,8 @@ from consumers.wire import DataVariable, Heartbeat, Sink, encode_data_array, enc
 from simulations.arrays import FloatArray
 from simulations.fold import CellSums
 from steering.run import AdviceResult, ParameterResult, Run, RunResult, StopResult
-from steering.service.health import Clock, WorkerStatus, status_json
+from steering.service.clocks import Clock
+from steering.service.health import WorkerStatus, status_json
 
 log = structlog.get_logger()
 
@@ -379,7 +380,7 @@ class Publisher:
         status = self._heartbeat
 
         def encode() -> bytes:
-            told = status_json(status(), now_ns=self._clock())
+            told = status_json(status())
             return heartbeat_message(self._service_id, told, interval_s=self._interval_s)
 
         self._offer(self.topics.heartbeat, self._service_id, encode)

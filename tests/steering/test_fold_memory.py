@@ -83,3 +83,160 @@ def test_forty_chunks_need_no_more_memory_than_ten(tmp_path: Path) -> None:
     )
     assert told["stored"] * 30 / 40 > 3 * MORE_MB  # or nothing would be shown
     assert grown < MORE_MB
+
+
+FOLD_ONE_DWELL = """
+import itertools, json, sys, threading, time
+from pathlib import Path
+
+import numpy as np
+
+from consumers.state import read_manifest
+from consumers.wire import (
+    Events, LogSample, RawMessage, RunBegins, RunEnds,
+    encode_events, encode_log, encode_run_begins, encode_run_ends,
+)
+from steering.service.fold_worker import FoldWorker, Patience, consume
+from tests.steering.live_stream import BEGIN, SECOND, live_measurement
+
+state, megabytes, late = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3] == "late"
+measurement = live_measurement()
+per_message = 50_000
+n = megabytes * 1_000_000 // (8 * per_message)
+ids = measurement.instrument.detector_id
+peak = [0.0]
+
+
+def watch():
+    while True:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        peak[0] = max(peak[0], pages * 4096 / 1e6)
+        time.sleep(0.005)
+
+
+class Made:
+    '''A dwell whose messages are made when they are asked for.'''
+
+    def __init__(self, owner):
+        owner.take(0)
+        self.todo = self.messages()
+
+    def messages(self):
+        counts = {}
+
+        def raw(topic, value):
+            counts[topic] = counts.get(topic, 0) + 1
+            return RawMessage(
+                topic=topic, partition=0, offset=counts[topic] - 1, key=b"big", value=value
+            )
+
+        def log(source, t, value):
+            sample = LogSample(source=source, time_ns=t, value=np.array([float(value)]))
+            return raw("log", encode_log(sample))
+
+        begins = RunBegins(job="big", chunk="big", source="t", start_time_ns=BEGIN)
+        yield raw("bounds", encode_run_begins(begins))
+        yield log("s1", BEGIN - SECOND, 5.0)
+        held = None
+        for k in range(n):
+            rng = np.random.default_rng(k)
+            t = BEGIN + k * SECOND // 10
+            yield log("proton_charge", t, 1e9)
+            one = encode_events(Events(
+                source="bank", sequence=k, reference_time_ns=np.array([t], np.int64),
+                reference_index=np.array([0], np.int64),
+                time_of_flight_ns=rng.integers(5_000_000, 16_000_000, per_message, np.int32),
+                pixel_id=rng.choice(ids, per_message).astype(np.int32),
+            ))
+            if late and k == n // 2:
+                held = one
+            else:
+                yield raw("events", one)
+        stop = BEGIN + n * SECOND // 10
+        ends = RunEnds(job="big", source="t", stop_time_ns=stop)
+        yield raw("bounds", encode_run_ends(ends))
+        yield log("s1", stop + 5 * SECOND, 5.0)
+        yield log("s1", stop + 6 * SECOND, 5.0)
+        if held is not None:
+            yield "wait"
+            yield raw("events", held)
+
+    def poll(self, timeout_s):
+        batch = []
+        for one in self.todo:
+            if one == "wait":
+                if not any(run.chunks for run in worker.runs.values()):
+                    self.todo = itertools.chain([one], self.todo)
+                break
+            batch.append(one)
+            if len(batch) == 20:
+                break
+        if not batch:
+            time.sleep(timeout_s)
+        return batch
+
+    def acknowledge(self, positions):
+        pass
+
+
+threading.Thread(target=watch, daemon=True).start()
+worker = FoldWorker(
+    measurement, state=state, default_run="x", patience=Patience(settle_s=0.5, turn_s=0.05)
+)
+source = Made(worker)
+peak[0] = 0.0
+began = time.perf_counter()
+def folded():
+    chunks = [c for run in worker.runs.values() for c in run.chunks]
+    if not chunks or chunks[-1].generation != int(late):
+        return False
+    return worker.settled()["events", 0] == n
+
+
+consume(source, worker, stop=folded)
+seconds = time.perf_counter() - began
+worker.close()
+(chunk,) = read_manifest(state / "partition-0").runs["big"].chunks
+assert chunk.status == "folded", chunk.reason
+assert chunk.generation == int(late)
+import safetensors
+with safetensors.safe_open(str(state / "partition-0" / chunk.file), framework="numpy") as file:
+    events = json.loads(file.metadata()["beamsteer"])["events"]
+print(json.dumps({
+    "peak": peak[0], "seconds": seconds, "messages": n, "events": n * per_message,
+    "accounted": events,
+}))
+"""
+
+
+def fold_one_dwell(folder: Path, megabytes: int, *, late: bool = False) -> dict[str, float]:
+    folder.mkdir()
+    done = subprocess.run(
+        [sys.executable, "-c", FOLD_ONE_DWELL, str(folder), str(megabytes), "late" * late or "no"],
+        cwd=Path(__file__).resolve().parents[2],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads memory as Linux tells it")
+def test_a_dwell_of_a_gigabyte_needs_no_more_memory_than_one_of_a_tenth(tmp_path: Path) -> None:
+    """Held on disk, recorded and folded in blocks; a late message does not bring it back."""
+    small = fold_one_dwell(tmp_path / "small", 100)
+    large = fold_one_dwell(tmp_path / "large", 1000)
+    late = fold_one_dwell(tmp_path / "late", 1000, late=True)
+    for name, told in (("100 MB", small), ("1 GB", large), ("1 GB, reopened", late)):
+        sys.stdout.write(
+            f"\ndwell of {name}: resident at most {told['peak']:.0f} MB, {told['events']:,} events "
+            f"in {told['messages']} messages, {told['seconds']:.0f} s"
+        )
+        accounted = told["accounted"]
+        assert sum(n for n in accounted.values() if isinstance(n, int)) >= told["events"]
+    sys.stdout.write("\n")
+    assert late["accounted"] == large["accounted"]
+    assert max(large["peak"], late["peak"]) < small["peak"] + 150

@@ -3,7 +3,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from consumers.state import SECOND, Assembler, ChunkRecord, Manifest, RunRecord
+from consumers.state import (
+    SECOND,
+    Assembler,
+    ChunkRecord,
+    EventSpill,
+    HeldBound,
+    Manifest,
+    RunRecord,
+)
 from consumers.wire import (
     Described,
     Description,
@@ -76,12 +84,15 @@ class Disk:
         self.manifest = Manifest(partition=0)
         self.chunks = {}
         self.dead = []
+        self.read = 0  # recordings
+
+    def outline(self, run, record):
+        self.read += 1
+        return self.chunks[(record.job, record.generation)]
 
     def assembler(self, **more):
         options = {"settle_ns": 2 * SECOND, "lateness_ns": 60 * SECOND} | more
-        assembler = Assembler(
-            default_run="run", outline=lambda run, r: self.chunks[(r.job, r.generation)], **options
-        )
+        assembler = Assembler(default_run="run", outline=self.outline, **options)
         assembler.restore(self.manifest)
         return assembler
 
@@ -265,6 +276,16 @@ def test_order_duplicates_and_crashes_change_nothing(seed):
     assert total == len(messages)  # every message settled, and counted once
 
 
+@pytest.mark.parametrize("limit", [0, 5_000])
+def test_events_that_wait_on_disk_change_nothing(limit, tmp_path):
+    spill = EventSpill(tmp_path, HeldBound(limit_bytes=limit), segment_bytes=1 << 16)
+    rng = np.random.default_rng(3)
+    disk, assembler = play(disturbed(scan(), rng), spill=spill, turn_every=5)
+    assert facts(disk) == facts(play(scan())[0])
+    assert not disk.dead
+    assert spill.memory_bytes == 0
+
+
 @pytest.mark.parametrize("order", [("events", "log", "bounds"), ("log", "bounds", "events")])
 def test_topics_that_are_read_one_after_the_other_change_nothing(order):
     """After a pause a broker hands over hours of one topic before the next."""
@@ -285,6 +306,93 @@ def test_a_late_message_reopens_its_chunk_and_a_duplicate_does_not():
     again, assembler = play([*messages, late])
     assert facts(again) == facts(plain)
     assert (assembler.counters["reopened"], assembler.counters["duplicates"]) == (0, 1)
+
+
+def closed_scan(disk, dwells=4, **more):
+    """An assembler whose dwells were all closed and committed by their stops."""
+    assembler = disk.assembler(**more)
+    for raw, value in broker(scan(dwells)):
+        assembler.accept(raw, value, BEGIN)
+    disk.turn(assembler, BEGIN + SECOND)
+    disk.turn(assembler, BEGIN + 10 * SECOND)
+    assert len(disk.final()) == dwells
+    return assembler
+
+
+def test_late_samples_read_a_recording_once_however_many_they_are():
+    disk = Disk()
+    assembler = closed_scan(disk)
+    now, known = BEGIN + 11 * SECOND, BEGIN + 1
+    before = disk.read
+    for k in range(500):
+        late = sample("temperature", BEGIN + SECOND + k * SECOND // 100, 4.0 + k)
+        raw = RawMessage(topic="late", partition=0, offset=2 * k, value=b"")
+        assembler.accept(raw, late, now)
+        again = RawMessage(topic="late", partition=0, offset=2 * k + 1, value=b"")
+        assembler.accept(again, sample("proton_charge", known + (k % 20) * SECOND, 2.0), now)
+    assert disk.read == before  # nothing is read while messages are taken
+    disk.turn(assembler, now + SECOND)
+    assert disk.read == before
+    assert disk.manifest.positions["late"].next == 0  # all are needed until they are judged
+    disk.turn(assembler, now + 2 * SECOND)
+    assert disk.final()["job0"].generation == 1
+    assert len(disk.final()["job0"].logs["temperature"].value) == 500
+    # the next dwell begins with the newest of them
+    assert [disk.final()[f"job{k}"].generation for k in (1, 2, 3)] == [1, 0, 0]
+    assert assembler.counters["duplicates"] == 500
+    disk.turn(assembler, now + 200 * SECOND)
+    assert disk.manifest.positions["late"].next == 1000
+
+
+def test_a_night_of_late_samples_is_taken_in_a_few_dwells_at_a_time():
+    disk = Disk()
+    assembler = closed_scan(disk, dwells=12)
+    now = BEGIN + 11 * SECOND
+    for k in range(12):
+        late = sample("temperature", BEGIN + k * (DWELL + PAUSE) + SECOND, 4.0 + k)
+        raw = RawMessage(topic="late", partition=0, offset=k, value=b"")
+        assembler.accept(raw, late, now)
+    reopened = []
+    for step in range(2, 5):
+        disk.turn(assembler, now + step * SECOND)
+        reopened.append(assembler.counters["reopened"])
+    assert reopened == [8, 12, 12]
+    starts = [BEGIN + k * (DWELL + PAUSE) for k in range(12)]
+    extra = [("log", sample("temperature", t + SECOND, 4.0 + k)) for k, t in enumerate(starts)]
+    ordered = [*scan(12), *extra]
+    assert facts(disk) == facts(play(ordered)[0])
+
+
+def test_late_events_are_told_from_repeated_ones_by_one_look_at_each_recording():
+    disk = Disk()
+    assembler = closed_scan(disk)
+    now = BEGIN + 11 * SECOND
+    before = disk.read
+    repeated = [m for m in scan() if isinstance(m[1], Events)]
+    new = [("events", events("bank7", k, [BEGIN + 5 * SECOND + k])) for k in range(50)]
+    for offset, (_, value) in enumerate([*repeated, *new]):
+        raw = RawMessage(topic="again", partition=0, offset=offset, value=b"")
+        assembler.accept(raw, value, now)
+    assert disk.read == before
+    disk.turn(assembler, now + 2 * SECOND)
+    assert disk.read - before <= 4 + 1  # once for each dwell, and to add what is new to one
+    assert [disk.final()[f"job{k}"].generation for k in range(4)] == [1, 0, 0, 0]
+    assert len(disk.final()["job0"].events) == 40 + 50
+    assert assembler.counters["duplicates"] == len(repeated)
+
+
+def test_a_dwell_whose_sender_set_its_clock_back_closes_while_the_run_goes_on():
+    disk = Disk()
+    assembler = disk.assembler(timeout_ns=10 * SECOND)
+    kept = broker([m for m in scan(1) if not isinstance(m[1], RunEnds)][:30])
+    for raw, value in kept:
+        assembler.accept(raw, value, BEGIN)
+    for k in range(12):  # the sender goes on, an hour back
+        raw = RawMessage(topic="back", partition=0, offset=k, value=b"")
+        value = events("bank0", 5000 + k, [BEGIN - (3600 - k) * SECOND])
+        assembler.accept(raw, value, BEGIN + k * SECOND)
+        disk.turn(assembler, BEGIN + k * SECOND)
+    assert "no stop came in time" in disk.final()["job0"].note
 
 
 def test_a_late_angle_reopens_the_chunk_that_it_describes():
@@ -410,6 +518,113 @@ def test_a_value_from_long_ago_that_comes_first_still_holds():
     for chunk in disk.final().values():
         assert chunk.logs["s2"].value.tolist() == [-33.0]
         assert chunk.logs["s3"].value.tolist() == [1.5]
+
+
+FOREIGN = RunBegins(
+    job="theirs", chunk="theirs", source="other", start_time_ns=BEGIN + 7 * SECOND,
+    instrument_name="ARCS",
+)  # fmt: skip
+THEIR_STOP = RunEnds(job="theirs", source="other", stop_time_ns=BEGIN + 12 * SECOND)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_start_of_another_source_inside_a_dwell_cuts_nothing_whatever_the_order(seed):
+    rng = np.random.default_rng(seed)
+    messages = [m for m in scan() if not isinstance(m[1], RunEnds | RunBegins)]
+    # both on one topic, in any order of the two dwells that the foreign one meets
+    mixed = [m for m in scan() if isinstance(m[1], RunEnds | RunBegins)]
+    foreign = [("bounds", FOREIGN), ("bounds", THEIR_STOP)]
+    head = [mixed[0], *foreign, mixed[1]] if seed % 2 else [mixed[0], mixed[1], *foreign]
+    place = int(rng.integers(1, 150))
+    stream = [head[0], *messages[:place], *head[1:], *mixed[2:], *messages[place:]]
+    disk, assembler = play(stream, turn_every=int(rng.integers(1, 30)))
+    assert facts(disk) == facts(play(scan())[0])
+    reasons = [letter.reason for letter in disk.dead]
+    assert any("starts inside job 'job0'" in r and "cuts nothing" in r for r in reasons)
+    assert len(reasons) <= 2  # its stop came without a start
+    assert assembler.counters["foreign_starts"] == 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"instrument_name": "CNCS", "source": "s"}, {"instrument_name": "CNCS", "source": "other"}],
+)
+def test_a_start_of_another_instrument_is_refused_at_once(change):
+    """Also if the stop of the dwell that it would cut never comes."""
+    stream = [m for m in scan() if not (isinstance(m[1], RunEnds) and m[1].job == "job0")]
+    plain, _ = play(stream)
+    messages = [*stream[:60], ("bounds", replace(FOREIGN, **change)), *stream[60:]]
+    disk, _ = play(messages, instrument="ARCS/16")
+    assert facts(disk) == facts(plain)
+    assert "instrument 'CNCS'" in disk.dead[0].reason
+
+
+def test_the_own_start_inside_a_foreign_dwell_begins():
+    theirs = replace(FOREIGN, instrument_name="CNCS", start_time_ns=BEGIN - 10 * SECOND)
+    stop = replace(THEIR_STOP, stop_time_ns=BEGIN + 15 * SECOND)
+    disk, _ = play([("bounds", theirs), *scan(), ("bounds", stop)], instrument="ARCS")
+    ours = {job: what for job, what in facts(disk).items() if job != "theirs"}
+    assert ours == facts(play(scan())[0])
+    assert disk.final()["theirs"].stop_time_ns == BEGIN
+
+
+def test_another_source_takes_over_where_the_stop_of_the_first_never_comes():
+    messages = [m for m in scan(1) if not isinstance(m[1], RunEnds)]
+    disk = Disk()
+    assembler = disk.assembler(timeout_ns=100 * SECOND, lateness_ns=10 * SECOND)
+    kept = broker([*messages, ("bounds", FOREIGN)])
+    for raw, value in kept:
+        assembler.accept(raw, value, BEGIN)
+    for k in range(13):
+        raw = RawMessage(topic="more", partition=0, offset=k, value=b"")
+        later = [BEGIN + DWELL + PAUSE + k * 10 * SECOND]
+        assembler.accept(raw, events("bank0", 800 + k, later), BEGIN + k * 10 * SECOND)
+        disk.turn(assembler, BEGIN + k * 10 * SECOND)
+        assert bool(disk.final()) == (k >= 10)
+    assert disk.final()["job0"].stop_time_ns == FOREIGN.start_time_ns
+    assert not disk.dead
+
+
+def test_what_comes_for_a_dwell_without_recording_is_a_dead_letter_and_ends_nothing():
+    disk = Disk()
+    messages = [m for m in scan(2) if not (isinstance(m[1], RunEnds) and m[1].job == "job0")]
+    assembler = disk.assembler(lateness_ns=5 * SECOND)
+    for raw, value in broker(messages):
+        assembler.accept(raw, value, BEGIN)
+    disk.turn(assembler, BEGIN + 100 * SECOND)
+    assert len(disk.final()) == 2
+    assert ("run", "job0") not in assembler.needed()
+    assembler.without_recording("run", "job0")
+    late = [ends("job0", BEGIN + DWELL), events("bank9", 77, [BEGIN + SECOND])]
+    for offset, value in enumerate(late):
+        raw = RawMessage(topic="late", partition=0, offset=offset, value=b"")
+        assembler.accept(raw, value, BEGIN + 101 * SECOND)
+    disk.turn(assembler, BEGIN + 110 * SECOND)
+    assert [c.generation for c in disk.final().values()] == [0, 0]
+    assert len(disk.dead) == 2
+    assert all("whose recording was removed" in letter.reason for letter in disk.dead)
+
+
+def test_keys_log_names_and_descriptors_that_a_sender_invents_do_not_stay(monkeypatch):
+    monkeypatch.setattr("consumers.state.run_assembly.MAX_LOGS", 50)
+    monkeypatch.setattr("consumers.state.run_assembly.MAX_DESCRIPTORS", 20)
+    disk = Disk()
+    assembler = disk.assembler()
+    invented = [
+        *((b"run", sample(f"log{k}", BEGIN + k, 1.0)) for k in range(80)),
+        *((b"run", Description(descriptor=f"d{k}", job="job0")) for k in range(30)),
+        *((f"key{k}".encode(), events("b", 0, [BEGIN])) for k in range(40)),
+    ]
+    values = [(b"run", begins("job0", BEGIN)), *invented]
+    for offset, (key, value) in enumerate(values):
+        raw = RawMessage(topic="all", partition=0, offset=offset, key=key, value=b"")
+        assembler.accept(raw, value, BEGIN)
+    assert len(assembler.dead) == 30 + 10
+    for passed_s in (1, 200, 400):
+        disk.turn(assembler, BEGIN + passed_s * SECOND, finish=passed_s == 400)
+    assert set(disk.manifest.runs) == {"run"}
+    assert len(disk.manifest.runs["run"].logs) == 50
+    assert disk.manifest.positions["all"].next == len(values)
 
 
 def test_hours_without_beam_are_no_clock_jump():

@@ -1,3 +1,6 @@
+from hypothesis import given
+from hypothesis import strategies as st
+
 from consumers.state.manifest_store import Position
 from consumers.state.offset_ledger import OffsetLedger
 from consumers.wire import RawMessage
@@ -42,3 +45,16 @@ def test_what_is_held_or_settled_is_not_admitted_again_not_even_by_a_successor()
     successor.restore(ledger.positions(), ledger.counters)
     assert not successor.admit(raw(0))
     assert successor.admit(raw(1))
+
+
+@given(st.sets(st.integers(0, 60)), st.integers(0, 20))
+def test_a_position_has_what_is_before_it_and_in_its_ranges(offsets, needed):
+    ledger = OffsetLedger()
+    ledger.restore({"t": Position(next=needed)}, {})
+    ledger.admit(raw(needed))
+    for offset in offsets:
+        if ledger.admit(raw(offset)):
+            ledger.settle(("t", offset), "data")
+    position = ledger.positions()["t"]
+    settled = {o for o in range(62) if o < needed or (o in offsets and o != needed)}
+    assert {o for o in range(62) if position.has(o)} == settled

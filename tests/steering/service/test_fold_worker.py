@@ -8,12 +8,23 @@ import pytest
 
 from consumers.recorded import recorded_source
 from consumers.recorded.stream import stream_of_files
-from consumers.state import read_manifest
+from consumers.state import Bounds, HeldBound, read_manifest
 from consumers.transport import DeadLetters
-from consumers.wire import RawMessage
+from consumers.wire import (
+    Events,
+    RawMessage,
+    RunBegins,
+    RunEnds,
+    decode,
+    encode_events,
+    encode_log,
+    encode_run_begins,
+    encode_run_ends,
+)
 from steering.experiment import build_measurement, load_experiment
 from steering.run import Run
 from steering.service.fold_worker import FoldWorker, Patience, consume
+from steering.service.retaining import Kept
 from tests.consumers.disturbed_stream import disturb
 from tests.consumers.hostile_messages import mutants
 from tests.steering.live_stream import (
@@ -118,6 +129,58 @@ def test_every_event_is_accounted_for(measurement, messages, tmp_path):
 def test_duplicates_and_order_change_nothing(seed, measurement, messages, undisturbed, tmp_path):
     fold(measurement, tmp_path, as_raw(disturb(messages, seed=seed)))
     assert contents(tmp_path) == undisturbed
+
+
+def test_events_that_wait_on_disk_fold_to_the_same_bits(
+    measurement, messages, undisturbed, tmp_path
+):
+    worker, _ = fold(
+        measurement, tmp_path, as_raw(disturb(messages, seed=9)), held=HeldBound(limit_bytes=0)
+    )
+    assert contents(tmp_path) == undisturbed
+    assert worker.status().held_bytes == {"memory": 0, "disk": 0}
+
+
+def test_recordings_and_runs_beyond_their_bounds_go_and_the_sums_stay(
+    measurement, messages, undisturbed, tmp_path
+):
+    patience = replace(PATIENCE, lateness_s=5.0)
+    kept = Kept(recordings=Bounds(size_bytes=1))
+    fold(measurement, tmp_path, as_raw(messages), kept=kept, patience=patience)
+    assert contents(tmp_path) == undisturbed
+    manifest = read_manifest(tmp_path / "partition-0")
+    chunks = manifest.runs["night"].chunks
+    assert [c.recording is not None for c in chunks] == [False, False, True, True]
+    recorded = {str(p.relative_to(tmp_path / "partition-0")) for p in tmp_path.rglob("*.nxs.h5")}
+    assert recorded == {c.recording for c in chunks if c.recording is not None}
+    assert manifest.counters["removed.recordings"] == 2
+    # a second run makes the first one a thing of the past
+    later = as_raw(shifted(live_scan(run="day", psis=PSI[:2]), 10 * 3600 * 10**9))
+    later = [replace(raw, offset=raw.offset + 10_000) for raw in later]
+    fold(measurement, tmp_path, later, kept=Kept(runs=Bounds(days=0.1)), patience=patience)
+    manifest = read_manifest(tmp_path / "partition-0")
+    assert set(manifest.runs) == {"day"}
+    assert manifest.counters["removed.runs"] == 1
+    assert not list((tmp_path / "partition-0" / "night").rglob("*.safetensors"))
+    assert len(contents(tmp_path)) == 2
+
+
+def shifted(messages, by_ns):
+    """The same messages, so much later."""
+    found = []
+    for raw in as_raw(messages):
+        value = decode(raw)
+        if isinstance(value, RunBegins):
+            data = encode_run_begins(replace(value, start_time_ns=value.start_time_ns + by_ns))
+        elif isinstance(value, RunEnds):
+            data = encode_run_ends(replace(value, stop_time_ns=value.stop_time_ns + by_ns))
+        elif isinstance(value, Events):
+            moved = replace(value, reference_time_ns=value.reference_time_ns + by_ns)
+            data = encode_events(moved)
+        else:
+            data = encode_log(replace(value, time_ns=value.time_ns + by_ns))
+        found.append((raw.topic, raw.key, data))
+    return found
 
 
 class Killed(BaseException):
