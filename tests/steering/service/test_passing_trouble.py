@@ -97,7 +97,8 @@ def trouble():
         reasons.append(worker.status().error)
         open_again()
     elif not reasons and resource.getrlimit(resource.RLIMIT_NOFILE) == limit:
-        shut()
+        with worker._busy:  # between two turns, when none of their handles is open
+            shut()
 
 
 consume(source, worker, stop=lambda: False, until_idle_s=0.1, each=trouble)
