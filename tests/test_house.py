@@ -69,6 +69,7 @@ ACROSS_ROOMS = {
     "tests/steering/test_fold_exactness.py",
     "tests/steering/test_fold_memory.py",
     "tests/steering/test_mno_virtual.py",
+    "tests/steering/test_passing_trouble.py",
     "tests/steering/test_stations.py",
     "tests/steering/test_supports.py",
     "tests/steering/test_tube_bias.py",

@@ -28,7 +28,7 @@ from tests.steering.service.test_fold_worker import Letters
 from tests.steering.service.test_live import sending, topics_of
 from tests.steering.virtual_scan import EXAMPLES
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[2]
 PATIENCE = Patience(settle_s=2.0, lateness_s=300.0, turn_s=0.0, commit_s=0.0)
 PSI = (5.0, 17.0, 29.0)
 
@@ -66,7 +66,7 @@ from consumers.state import read_recording
 from simulations.errors import StorageError
 from steering.service.fold_worker import FoldWorker, consume
 from tests.steering.live_stream import ListSource, as_raw, live_measurement, live_scan
-from tests.steering.service.test_passing_trouble import PATIENCE, PSI, fold
+from tests.steering.test_passing_trouble import PATIENCE, PSI, fold
 
 state = Path(sys.argv[1])
 raws = as_raw(live_scan(psis=PSI))
@@ -97,7 +97,8 @@ def trouble():
         reasons.append(worker.status().error)
         open_again()
     elif not reasons and resource.getrlimit(resource.RLIMIT_NOFILE) == limit:
-        shut()
+        with worker._busy:  # between two turns, when none of their handles is open
+            shut()
 
 
 consume(source, worker, stop=lambda: False, until_idle_s=0.1, each=trouble)
