@@ -28,6 +28,7 @@ from consumers.recorded.sqw_layout import (
     read_content,
 )
 from simulations.arrays import FloatArray
+from simulations.errors import InputError
 from simulations.instrument import (
     UNKNOWN_RESOLUTION,
     Instrument,
@@ -39,6 +40,8 @@ PIXELS_PER_READ = 1 << 18  # 9 MiB
 PIXELS_HELD = 1 << 23  # of runs that one pass over the file takes apart, 0.8 GB
 LARGEST_HISTOGRAM = 1 << 28  # detectors x energy bins of a run, 4 GiB of signal and error
 U4, RUN, DETECTOR, ENERGY, SIGNAL, VARIANCE = 3, 4, 5, 6, 7, 8  # columns
+FURTHEST_M = 1e3  # of a detector; more is no distance
+_QUIET = np.errstate(all="ignore")  # numbers of a damaged file may be any
 RESIDUAL_RLU = 1e-4  # beyond rounding: pixels and headers tell of different geometries
 
 
@@ -74,6 +77,7 @@ def _open(path: Path) -> Generator[tuple[BinaryIO, int]]:
         raise UnreadableError(f"{path}: cannot be read ({error.strerror})") from error
 
 
+@_QUIET
 def read_sqw(path: Path | str) -> SqwPixels:
     """Read headers and look at every pixel once, block by block.
 
@@ -212,7 +216,7 @@ def _instrument(content: SqwContent, seen: NDArray[np.bool_], problems: list[str
     if lost.all():
         raise UnreadableError(f"{content.path}: no detector has finite angles (phi, azim)")
     distance = detectors.distance_m[seen]
-    no_distance = ~(np.isfinite(distance) & (distance > 0))
+    no_distance = ~((distance > 0) & (distance < FURTHEST_M))
     if no_distance.any():
         problems.append(f"{int(no_distance.sum())} detectors have no distance; taken as 1 m")
     distance = np.where(no_distance, 1.0, distance)
@@ -318,6 +322,7 @@ def name_of_run(content: SqwContent, k: int) -> str:
     return stem if stems.count(stems[k]) == 1 and stems[k] else f"{stem}-{content.runs[k].number}"
 
 
+@_QUIET
 def _reduced(
     pixels: SqwPixels,
     k: int,
@@ -424,6 +429,7 @@ class SqwResidual:
     scale: float  # of all hkl; old versions of Horace took E = 2.07 k^2, which is 1.00052
 
 
+@_QUIET
 def residual_of_sqw(pixels: SqwPixels, *, most_blocks: int = 4) -> SqwResidual | None:
     """Projected coordinates against the geometry of the headers, with kinematics of our own.
 
@@ -485,12 +491,17 @@ def _projection(run: SqwRun) -> tuple[FloatArray, FloatArray] | None:
     """(projected coordinates to hkl, laboratory to hkl); None where the header does not say."""
     if run.lattice is None or run.emode != DIRECT or not np.isfinite(run.psi_deg):
         return None
-    reciprocal = reciprocal_of(run.lattice)
-    if reciprocal is None:
+    try:
+        reciprocal = reciprocal_of(run.lattice)
+        if reciprocal is None:
+            return None
+        rotation = crystal_to_lab(run.mount, reciprocal, run.psi_deg)
+        lab_to_hkl = np.linalg.inv(rotation @ reciprocal.T)
+        to_hkl = np.linalg.inv(reciprocal.T) if run.to_rlu is None else run.to_rlu
+    except (InputError, np.linalg.LinAlgError):  # u and v are parallel, or the cell is none
         return None
-    rotation = crystal_to_lab(run.mount, reciprocal, run.psi_deg)
-    lab_to_hkl = np.linalg.inv(rotation @ reciprocal.T)
-    to_hkl = np.linalg.inv(reciprocal.T) if run.to_rlu is None else run.to_rlu
+    if not (np.isfinite(lab_to_hkl).all() and np.isfinite(to_hkl).all()):
+        return None
     return np.asarray(to_hkl, np.float64), np.asarray(lab_to_hkl, np.float64)
 
 

@@ -8,16 +8,18 @@ from pathlib import Path
 import numpy as np
 
 from consumers.recorded.hdf5_file import UnreadableError
-from consumers.recorded.nxspe_file import ReducedRun
 from consumers.recorded.sqw_file import (
+    PIXELS_HELD,
     RESIDUAL_RLU,
     SqwPixels,
     read_sqw,
     residual_of_sqw,
     runs_of_sqw,
 )
+from simulations.instrument import Orientation
 
 
+@np.errstate(all="ignore")  # numbers of a damaged file may be any
 def inspect_sqw(
     path: Path, *, psi_deg: float | None = None, ei_meV: float | None = None
 ) -> tuple[SqwPixels, dict[str, object], list[str]]:
@@ -47,21 +49,23 @@ def inspect_sqw(
     pixels = read_sqw(path)
     content = pixels.content
     problems = list(pixels.problems)
-    kept: list[ReducedRun] = []
-    low, high, bins = np.inf, -np.inf, 0
-    psis: list[float] = []
-    for run in runs_of_sqw(pixels, psi_deg=psi_deg, ei_meV=ei_meV):
-        if isinstance(run, UnreadableError):
-            problems.append(str(run))
-            continue
-        kept = kept or [run]
-        psis.append(run.psi_deg)
-        edges = run.energy_edges_meV
-        low, high = min(low, float(edges[0])), max(high, float(edges[-1]))
-        bins = max(bins, len(edges) - 1)
-        if run.left_out:
-            problems.append(f"run {run.run_number}: {run.left_out} pixels repeat or lie above Ei")
     present = [r for r, n in zip(content.runs, pixels.pixels_of_run, strict=True) if n]
+    if content.pixels <= PIXELS_HELD:
+        for run in runs_of_sqw(pixels, psi_deg=psi_deg, ei_meV=ei_meV):
+            if isinstance(run, UnreadableError):
+                problems.append(str(run))
+            elif run.left_out:
+                problems.append(
+                    f"run {run.run_number}: {run.left_out} pixels repeat or lie above Ei"
+                )
+    else:
+        problems.append("too large to be taken apart here; pixels that repeat were not looked for")
+    psis = [run.psi_deg for run in present if np.isfinite(run.psi_deg)]
+    psis = psis or ([] if psi_deg is None else [psi_deg])
+    known = [run.ei_meV for run in present if np.isfinite(run.ei_meV) and run.ei_meV > 0]
+    ei = known[0] if known else ei_meV
+    edges = [run.energy_edges_meV for run in present if np.isfinite(run.energy_edges_meV).all()]
+    edges = [e if ei is None else np.minimum(e, ei) for e in edges if len(e) > 1]
     mounts, lattices = {run.mount for run in present}, {run.lattice for run in present}
     if len(mounts) > 1:
         problems.append(f"{len(mounts)} different mounts (u, v, omega, dpsi, gl, gs) in one file")
@@ -81,19 +85,33 @@ def inspect_sqw(
             "follows the detectors"
         )
     (mount,) = mounts if len(mounts) == 1 else (None,)
+    if mount is not None and not _sensible(mount):
+        problems.append("u, v or the angles of the mount are no mount; they are not taken")
+        mount = None
     (lattice,) = lattices if len(lattices) == 1 else (None,)
     values: dict[str, object] = {
         "instrument": content.instrument_name or None,
-        "ei_meV": kept[0].ei_meV if kept else None,
+        "ei_meV": ei,
         "psi_deg": psis[0] if psis else None,
         "psi_range_deg": (min(psis), max(psis)) if psis else None,
         "runs": len(present),
         "sqw_pixels": content.pixels,
         "title": content.title or None,
-        "bins": bins or None,
-        "energy_meV": (low, high) if low <= high else None,
+        "bins": max((len(e) - 1 for e in edges), default=None),
+        "energy_meV": (
+            (float(min(e[0] for e in edges)), float(max(e[-1] for e in edges))) if edges else None
+        ),
         "mount": None if mount is None else asdict(mount),
         "lattice": lattice,
         "residual": None if residual is None else asdict(residual),
     }
     return pixels, values, problems
+
+
+def _sensible(mount: Orientation) -> bool:
+    """Whether all numbers are finite and u and v span a plane."""
+    numbers = (*mount.u, *mount.v, mount.omega_deg, mount.dpsi_deg, mount.gl_deg, mount.gs_deg)
+    if not np.isfinite(numbers).all():
+        return False
+    u, v = (np.asarray(x) / (np.linalg.norm(x) or 1.0) for x in (mount.u, mount.v))
+    return bool(np.linalg.norm(np.cross(u, v)) > 1e-6)

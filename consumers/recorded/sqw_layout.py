@@ -33,6 +33,7 @@ COLUMNS = 9  # numbers of a pixel: four coordinates, run, detector, energy bin, 
 BYTES_PER_PIXEL = 4 * COLUMNS
 DIRECT = 1  # emode of direct geometry
 _DEEPEST = 40  # values of version 4 inside each other
+_MOST_AXES = 8  # of such a value
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -350,12 +351,14 @@ def _value(at: SqwCursor, what: str, depth: int = 0) -> Any:
     tag = at.number(f"{what}, type", "B")
     if tag == _SELF:
         return _value(at, what, depth + 1)
-    shape = tuple(at.count(f"{what}, shape", "I") for _ in range(at.number(f"{what}, shape", "B")))
+    axes = at.count(f"{what}, number of axes", "B", _MOST_AXES)
+    shape = tuple(at.count(f"{what}, shape", "I") for _ in range(axes))
     count = math.prod(shape) if shape else 0
     if tag == _TEXT:
         return at.text(what, count)
     if tag in _SIMPLE:
-        return at.array(what, _SIMPLE[tag], count).reshape(shape or (0,), order="F")
+        values = at.array(what, _SIMPLE[tag], count)
+        return values.reshape(shape, order="F") if count else values
     if tag == _CELLS:
         if 2 * count > at.end - at.at:  # each takes two bytes or more
             raise at.fault(what, f"announces {count} values", "as many as the block holds")
@@ -390,8 +393,9 @@ def _first(value: Any, *names: str) -> dict[str, Any] | None:
 
 
 def _instrument_name(value: Any) -> str:
-    names = {found["name"] for found in _dicts(value) if "source" in found and "name" in found}
-    return str(names.pop()).strip() if len(names) == 1 else ""
+    told = (found["name"] for found in _dicts(value) if "source" in found and "name" in found)
+    names = {name.strip() for name in told if isinstance(name, str)}
+    return names.pop() if len(names) == 1 else ""
 
 
 def _lattices(value: Any) -> list[tuple[float, ...]]:
@@ -399,14 +403,17 @@ def _lattices(value: Any) -> list[tuple[float, ...]]:
     kept = [
         tuple(float(x) for x in (*np.ravel(found["alatt"]), *np.ravel(found["angdeg"])))
         for found in _dicts(value)
-        if {"alatt", "angdeg"} <= found.keys()
+        if all(_is_array(found.get(name), 3) for name in ("alatt", "angdeg"))
     ]
-    kept = [lattice for lattice in kept if len(lattice) == 6]
     index = _first(value, "idx")
-    if len(kept) < 2 or index is None:
+    if len(kept) < 2 or index is None or not isinstance(index["idx"], np.ndarray):
         return kept[:1]
     places = [_whole(x, 0) - 1 for x in np.ravel(index["idx"])]
     return [kept[place] for place in places if 0 <= place < len(kept)]
+
+
+def _is_array(value: Any, size: int) -> bool:
+    return isinstance(value, np.ndarray) and value.size == size
 
 
 def _whole(value: float, otherwise: int) -> int:
