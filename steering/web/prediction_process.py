@@ -33,9 +33,9 @@ MAX_ANSWER_BYTES = 256 * 2**20
 class Limits:
     """What one prediction may use."""
 
-    memory_bytes: int = 3 * 2**30  # address space beyond that of the libraries
+    memory_bytes: int = 6 * 2**30  # address space beyond that of the libraries
     processor_s: float = 600.0
-    wall_s: float = 300.0
+    wall_s: float = 600.0
     file_bytes: int = 256 * 2**20
 
 
@@ -118,6 +118,11 @@ class BoundedPredictor:
             return 422, f"structure: it takes more than {used}. {smaller}"
         if code == -signal.SIGKILL:
             return 503, f"the prediction was killed, perhaps for want of memory. {smaller}"
+        if code >= 0:
+            return 422, (
+                f"structure: a library gave up ({name}), perhaps since it needs more than "
+                f"{kept_within(self.limits)}"
+            )
         return 422, (
             f"structure: a library that reads or computes it crashed ({name}). Check lattice and "
             "positions; the server goes on."
@@ -191,7 +196,14 @@ class _Child:
 def _environment() -> dict[str, str]:
     """That of the server, without what is secret or what its supervisor told it."""
     aside = re.compile(r"TOKEN|PASSWORD|SECRET|KEY|^NOTIFY_|^WATCHDOG_", re.IGNORECASE)
-    return {name: value for name, value in os.environ.items() if not aside.search(name)}
+    kept = {name: value for name, value in os.environ.items() if not aside.search(name)}
+    # Every thread more takes address space, and processors from the service.
+    threads = str(min(2, os.cpu_count() or 1))
+    return (
+        {"OMP_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": threads}
+        | kept
+        | {"MALLOC_ARENA_MAX": "2"}
+    )
 
 
 def _problem(status: int, text: str) -> Prediction:
