@@ -11,6 +11,7 @@ import pytest
 from hypothesis import settings
 
 from tests.kafka_broker import Broker, NoKafkaError, OwnBroker, SharedBroker, Topics, given_broker
+from tests.small_disk import NoMountError, SmallDisk
 
 # Two cores run two test workers: every worker gets one thread of each numerical library.
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
@@ -30,7 +31,7 @@ settings.load_profile("beamsteer")
 
 ROOT = Path(__file__).resolve().parents[1]
 REQUIRED = {name for name in os.environ.get("BEAMSTEER_REQUIRE", "").split(",") if name}
-KNOWN = {"browser", "kafka", "shared_data"}
+KNOWN = {"browser", "kafka", "mount", "shared_data"}
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -68,6 +69,18 @@ def chromium() -> Path:
             return Path(program)
     _absent("browser", "No Chromium; run `make system`, or set BEAMSTEER_CHROMIUM.")
     raise AssertionError
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[SmallDisk]:
+    """A real file system of 24 MB that this test may fill."""
+    try:
+        disk = SmallDisk(tmp_path / "disk", 24 * 2**20)
+    except NoMountError as reason:
+        _absent("mount", f"No file system of this test's own: {reason}")
+        raise AssertionError from None
+    yield disk
+    disk.close()
 
 
 @pytest.fixture(scope="session")

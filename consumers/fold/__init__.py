@@ -1,7 +1,7 @@
 """Messages into sums: events and histograms added to cells."""
 
 from consumers.fold.can_fold import CanRun, PredictedCan
-from consumers.fold.chunk_fold import Can, ChunkFold, fault_of, trajectories_of
+from consumers.fold.chunk_fold import FOLD_VERSION, Can, ChunkFold, fault_of, trajectories_of
 from consumers.fold.folding import EventAccount
 from consumers.fold.histogram_fold import histogram_input
 from consumers.fold.messages import (
@@ -23,6 +23,7 @@ __all__ = [
     "ChunkStop",
     "EventAccount",
     "EventBlock",
+    "FOLD_VERSION",
     "HistogramBlock",
     "Message",
     "Payload",

@@ -27,6 +27,9 @@ from simulations.likelihood import Trajectories, trace_trajectories
 
 log = structlog.get_logger()
 
+# Grows when the same events, pixels and settings fold to other bits than before.
+FOLD_VERSION = 1
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Can:

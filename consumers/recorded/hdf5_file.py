@@ -5,16 +5,17 @@ h5py says nothing of its types; who writes or reads nodes in bulk takes them as 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from simulations.errors import InputError
+from simulations.errors import SHORTAGES, InputError, StorageError, storing
 
 
 class UnreadableError(InputError):
@@ -34,6 +35,8 @@ def open_hdf5(path: Path) -> Generator[h5py.File]:
     ------
     UnreadableError
         If the file is absent, no HDF5, cut, or a dataset in it cannot be read.
+    StorageError
+        If the system is short of handles or memory: the file may be good.
     """
     if not path.is_file():
         raise UnreadableError(f"{path}: no such file. Check the path")
@@ -43,6 +46,14 @@ def open_hdf5(path: Path) -> Generator[h5py.File]:
     except UnreadableError:
         raise
     except (OSError, RuntimeError, KeyError, TypeError) as error:
+        number = getattr(error, "errno", None)
+        if number in SHORTAGES:
+            raise StorageError(
+                f"{path.name} cannot be read now ({os.strerror(number)}); expected free handles "
+                "and memory. Raise the limit (LimitNOFILE), or close what holds them: it is tried "
+                "again.",
+                number,
+            ) from error
         text = " ".join(str(error).split())
         if "signature not found" in text:
             raise UnreadableError(
@@ -55,9 +66,67 @@ def open_hdf5(path: Path) -> Generator[h5py.File]:
 
 @contextmanager
 def create_hdf5(path: Path) -> Generator[Any]:
-    """A new file to write to, readable by HDF5 1.10 and later; replaced if it exists."""
-    with h5py.File(path, "w", libver=("earliest", "v110")) as file:
-        yield file
+    """A new file to write to, readable by HDF5 1.10 and later; replaced if it exists.
+
+    Raises
+    ------
+    StorageError
+        If it cannot be written, e.g. because the disk is full.
+    """
+    with storing(path), path.open("w+b", buffering=0) as opened:
+        bytes_out = _Unfailing(opened)
+        try:
+            with h5py.File(bytes_out, "w", libver=("earliest", "v110")) as file:
+                yield file
+        except Exception as error:
+            if bytes_out.failure is not None:
+                raise bytes_out.failure from error
+            raise
+        if bytes_out.failure is not None:
+            raise bytes_out.failure
+
+
+class _Unfailing:
+    """A file to HDF5 in which no write fails: the first failure is kept, what follows is dropped.
+
+    HDF5 cannot give up a file that it cannot write: its close fails, and later the process.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.failure: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        left = memoryview(data).cast("B")
+        size = len(left)
+        while len(left) and self.failure is None:
+            try:
+                left = left[self._file.write(left) :]
+            except OSError as error:
+                self.failure = error
+        return size
+
+    def truncate(self, size: int | None = None) -> int:
+        try:
+            return self._file.truncate(size)
+        except OSError as error:
+            self.failure = self.failure or error
+            return size or 0
+
+    def read(self, size: int = -1) -> bytes:
+        return self._file.read(size)
+
+    def readinto(self, buffer: Any) -> int:
+        return self._file.readinto(buffer)  # type: ignore[attr-defined]
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def flush(self) -> None:
+        """Nothing waits here."""
 
 
 def child_group(parent: h5py.Group, path: str) -> Any | None:

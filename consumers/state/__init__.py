@@ -6,6 +6,7 @@ from consumers.state.chunk_recording_file import read_recording, write_recording
 from consumers.state.chunk_store import ClosedChunk, close_chunk, read_chunk
 from consumers.state.event_spill_file import EventSpill, HeldBound
 from consumers.state.manifest_store import (
+    MANIFEST,
     ChunkRecord,
     Manifest,
     PartitionLock,
@@ -20,6 +21,12 @@ from consumers.state.manifest_store import (
 )
 from consumers.state.offset_ledger import DeadLetter
 from consumers.state.retention import Bounds, recordings_to_remove, runs_to_remove
+from consumers.state.state_store import (
+    check_fingerprint,
+    claim_state,
+    only_model_server,
+    read_state,
+)
 from consumers.state.stream_clock import SECOND
 
 __all__ = [
@@ -31,18 +38,23 @@ __all__ = [
     "DeadLetter",
     "EventSpill",
     "HeldBound",
+    "MANIFEST",
     "Manifest",
     "PartitionLock",
     "RunRecord",
     "SECOND",
+    "check_fingerprint",
+    "claim_state",
     "close_chunk",
     "file_name",
+    "only_model_server",
     "partition_folder",
     "partition_folders",
     "read_chunk",
     "read_manifest",
     "read_recording",
     "recordings_to_remove",
+    "read_state",
     "remove_unnamed",
     "run_folder",
     "runs_to_remove",

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import mmap
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,9 +29,9 @@ from consumers.recorded import (
 from consumers.state.assembled_chunk import AssembledChunk
 from consumers.state.event_spill_file import forget_pages
 from consumers.state.log_series import LogSeries
-from consumers.state.manifest_store import sync_folder
 from consumers.state.nexus_template import entry_value, instrument_xml
 from consumers.state.pulses import in_order, reduced_in_order
+from consumers.state.saved_file import in_one_step
 from consumers.wire import Events, ReducedHistogram
 from simulations.errors import InputError
 
@@ -58,14 +57,15 @@ def write_recording(path: Path, chunk: AssembledChunk) -> None:
     ------
     ValueError
         If a time lies before 1990, which the layout cannot say.
+    StorageError
+        If it cannot be written; nothing is left behind.
     """
     if chunk.start_time_ns < EPOCH_1990_S * 1_000_000_000:
         raise InputError(
             f"start_time_ns is {chunk.start_time_ns}; expected a time after 1990. Check the "
             "clock of the sender"
         )
-    temporary = path.with_suffix(".partial")
-    with create_hdf5(temporary) as file:
+    with in_one_step(path) as temporary, create_hdf5(temporary) as file:
         entry = _group(file, "entry", "NXentry")
         for key, text in {
             "definition": "NXsnsevent",
@@ -115,10 +115,6 @@ def write_recording(path: Path, chunk: AssembledChunk) -> None:
             group.attrs["time_ns"] = reduced.time_ns
             for key in ("energy_edges_meV", "intensity", "error"):
                 group.create_dataset(key, data=getattr(reduced, key))
-    with temporary.open("rb") as written:
-        os.fsync(written.fileno())
-    temporary.replace(path)
-    sync_folder(path.parent)
 
 
 def read_recording(path: Path) -> AssembledChunk:
@@ -129,8 +125,21 @@ def read_recording(path: Path) -> AssembledChunk:
     Raises
     ------
     UnreadableError
-        If the file is damaged, foreign or of another version.
+        If the file is absent, damaged, foreign or of another version.
+    StorageError
+        If the system is short of handles or memory.
     """
+    try:
+        return _read(path)
+    except UnreadableError:
+        raise
+    except (ValueError, IndexError, AttributeError) as error:
+        raise UnreadableError(
+            f"{path}: its parts do not fit together ({error}); the file is damaged"
+        ) from error
+
+
+def _read(path: Path) -> AssembledChunk:
     with open_hdf5(path) as opened:
         file: Any = opened
         ours = child_group(opened, GROUP)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
-import os
-from collections.abc import Generator
+import re
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file  # pyright: ignore[reportUnknownVariableType]
 
 from consumers.fold import EventAccount
+from consumers.state.saved_file import in_one_step
 from simulations.errors import InputError
 from simulations.fold import (
     CellSums,
@@ -47,6 +49,7 @@ class ClosedChunk:
     start_time_ns: int = 0  # since the Unix epoch; 0 when the source has none
     generation: int = 0  # how often the chunk was folded anew after it had closed
     form: Form = "tensor"  # in which the exposure is kept
+    fingerprint: Mapping[str, str] = field(default_factory=dict[str, str])  # of its fold, if known
 
     @property
     def key(self) -> str:
@@ -103,11 +106,17 @@ def close_chunk(
     can: CellSums | None = None,
     start_time_ns: int = 0,
     generation: int = 0,
+    fingerprint: Mapping[str, str] | None = None,
 ) -> ClosedChunk:
     """Write a chunk's file in one step (temporary name, flush, rename) and return its handle.
 
     A file is never changed: a chunk that is folded anew gets the next ``generation``, whose number
     is in the file's name.
+
+    Raises
+    ------
+    StorageError
+        If it cannot be written; nothing is left behind.
     """
     suffix = f".g{generation}" if generation else ""
     path = folder / f"chunk_{_file_name(chunk)}{suffix}.safetensors"
@@ -130,12 +139,10 @@ def close_chunk(
         "start_time_ns": start_time_ns,
         "generation": generation,
         "exposure": exposure.form,
+        "fingerprint": dict(fingerprint or {}),
     }
-    temporary = path.with_suffix(".partial")
-    save_file(tensors, str(temporary), metadata={"beamsteer": json.dumps(header)})
-    with temporary.open("rb") as file:
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    with in_one_step(path) as temporary:
+        _save(tensors, temporary, header)
     return ClosedChunk(
         chunk=chunk,
         psi_deg=psi_deg,
@@ -148,7 +155,18 @@ def close_chunk(
         start_time_ns=start_time_ns,
         generation=generation,
         form=exposure.form,
+        fingerprint=dict(fingerprint or {}),
     )
+
+
+def _save(tensors: dict[str, NDArray[Any]], path: Path, header: dict[str, Any]) -> None:
+    try:
+        save_file(tensors, str(path), metadata={"beamsteer": json.dumps(header)})
+    except SafetensorError as error:
+        if "I/O error" not in str(error):
+            raise
+        number = re.search(r"os error (\d+)", str(error))  # the serialiser tells it in words only
+        raise OSError(int(number[1]) if number else errno.EIO, str(error)) from error
 
 
 def _file_name(chunk: str) -> str:
@@ -178,6 +196,7 @@ def read_chunk(path: Path) -> ClosedChunk:
             start_time_ns=header["start_time_ns"],
             generation=header["generation"],
             form=header["exposure"],
+            fingerprint=header.get("fingerprint", {}),
         )
 
 

@@ -10,17 +10,17 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
-import os
 from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from simulations.errors import InputError
+from consumers.state.saved_file import in_one_step
+from simulations.errors import InputError, storing
 
 SCHEMA_VERSION = 1
-NAME = "manifest.json"
+MANIFEST = "manifest.json"
 Status = Literal["folded", "set aside", "withdrawn"]
 
 
@@ -74,6 +74,8 @@ class Manifest:
 
     partition: int
     generation: int = 0  # grows by one with every commit
+    state_id: str = ""  # of the state folder; empty: not known
+    fingerprint: Mapping[str, str] = field(default_factory=dict[str, str])  # of its folds
     positions: Mapping[str, Position] = field(default_factory=dict[str, Position])  # by topic
     counters: Mapping[str, int] = field(default_factory=dict[str, int])
     runs: Mapping[str, RunRecord] = field(default_factory=dict[str, RunRecord])
@@ -108,7 +110,7 @@ def file_name(text: str) -> str:
 
 def partition_folders(state: Path) -> tuple[Path, ...]:
     """Folders of all partitions that have a manifest."""
-    return tuple(sorted(p.parent for p in state.glob(f"partition-*/{NAME}")))
+    return tuple(sorted(p.parent for p in state.glob(f"partition-*/{MANIFEST}")))
 
 
 def read_manifest(folder: Path) -> Manifest | None:
@@ -119,7 +121,7 @@ def read_manifest(folder: Path) -> Manifest | None:
     ValueError
         If it is damaged, or of a version that this software does not know.
     """
-    path = folder / NAME
+    path = folder / MANIFEST
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -145,6 +147,8 @@ def read_manifest(folder: Path) -> Manifest | None:
     return Manifest(
         partition=body["partition"],
         generation=body["generation"],
+        state_id=body.get("state_id", ""),
+        fingerprint=body.get("fingerprint", {}),
         positions={
             topic: Position(next=p["next"], done=tuple((a, b) for a, b in p["done"]))
             for topic, p in body["positions"].items()
@@ -171,34 +175,22 @@ def write_manifest(folder: Path, manifest: Manifest) -> Manifest:
     ------
     RuntimeError
         If somebody else has written a newer one: this process lost the partition.
+    StorageError
+        If it cannot be written; the one before stays.
     """
     found = read_manifest(folder)
     there = 0 if found is None else found.generation
     if there != manifest.generation:
         raise RuntimeError(
-            f"{folder / NAME}: generation is {there}; expected {manifest.generation}, the one "
+            f"{folder / MANIFEST}: generation is {there}; expected {manifest.generation}, the one "
             "written here last. Another process owns this partition; this one must stop."
         )
     manifest = replace(manifest, generation=manifest.generation + 1)
     body = json.loads(json.dumps(asdict(manifest)))
     document = {"schema_version": SCHEMA_VERSION, "sha256": _digest(body), "state": body}
-    temporary = folder / f"{NAME}.partial"
-    with temporary.open("w", encoding="utf-8") as file:
+    with in_one_step(folder / MANIFEST) as temporary, temporary.open("w", encoding="utf-8") as file:
         json.dump(document, file, sort_keys=True)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(folder / NAME)
-    sync_folder(folder)
     return manifest
-
-
-def sync_folder(folder: Path) -> None:
-    """Make renames inside a folder last."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def remove_unnamed(folder: Path, manifest: Manifest) -> int:
@@ -228,11 +220,14 @@ class PartitionLock:
     ------
     BlockingIOError
         If another process holds it.
+    StorageError
+        If the folder cannot be written.
     """
 
     def __init__(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        self._file = (folder / "lock").open("w", encoding="utf-8")
+        with storing(folder / "lock"):
+            folder.mkdir(parents=True, exist_ok=True)
+            self._file = (folder / "lock").open("w", encoding="utf-8")
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

@@ -49,6 +49,10 @@ class SourceSection(Section):
     retention: RetentionSection = Field(
         default=RetentionSection(), description="what is removed once nobody needs it; nothing"
     )
+    storage_s: Positive = Field(
+        default=600.0,
+        description="how long nothing can be written (a full disk) before the worker ends with 75",
+    )
 
     @model_validator(mode="after")
     def _connected(self) -> SourceSection:

@@ -324,8 +324,7 @@ class TapeWriter:
         numbers = segments_of(self.folder)
         self._tape = uuid.uuid4().hex
         if not numbers:
-            self._segment = 0
-            self._begin_segment()
+            self._begin_segment(0)
             return
         self._segment = numbers[-1]
         path = segment_path(self.folder, self._segment)
@@ -354,7 +353,7 @@ class TapeWriter:
             self._scan(TapePlace(segment=self._segment - 1, byte=opening.first_byte))
         self._say(f"{path.name} was begun and not finished; it is begun again")
         path.unlink()
-        self._begin_segment()
+        self._begin_segment(self._segment)
 
     def _scan(self, place: TapePlace) -> int:
         """Learn the offsets of a segment; returns the byte behind its last whole record."""
@@ -388,18 +387,26 @@ class TapeWriter:
         place = (message.topic, message.partition)
         self.positions[place] = max(self.positions.get(place, 0), message.offset + 1)
 
-    def _begin_segment(self) -> None:
-        path = segment_path(self.folder, self._segment)
-        self._file = path.open("xb", buffering=0)
-        opening = opening_of(self._tape, self._segment, self.positions)
-        _write_all(self._file.fileno(), [opening])
-        self._first_byte = len(opening)
-        self._sync()
-        handle = os.open(self.folder, os.O_RDONLY)
+    def _begin_segment(self, number: int) -> None:
+        """Go on in a new segment; one that cannot be written leaves everything as it was."""
+        path = segment_path(self.folder, number)
+        file = path.open("xb", buffering=0)
+        opening = opening_of(self._tape, number, self.positions)
         try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+            _write_all(file.fileno(), [opening])
+            os.fsync(file.fileno())
+            handle = os.open(self.folder, os.O_RDONLY)
+            try:
+                os.fsync(handle)
+            finally:
+                os.close(handle)
+        except OSError:
+            file.close()
+            path.unlink(missing_ok=True)
+            raise
+        if self._file is not None:
+            self._file.close()
+        self._file, self._segment, self._first_byte = file, number, len(opening)
 
     @property
     def end(self) -> TapePlace:
@@ -430,9 +437,7 @@ class TapeWriter:
             if size + length > self.segment_bytes and size > self._first_byte:
                 self._write(waiting)
                 self._sync()
-                self._file.close()
-                self._segment += 1
-                self._begin_segment()
+                self._begin_segment(self._segment + 1)
                 size, waiting = self._first_byte, []
             waiting.append((message, parts))
             size += length
@@ -453,7 +458,9 @@ class TapeWriter:
                 _write_all(handle, buffers[i : i + 512])
         except OSError:
             whole = int(np.searchsorted(ends, os.fstat(handle).st_size, side="right"))
-            os.ftruncate(handle, int(ends[whole - 1]) if whole else start)
+            end = int(ends[whole - 1]) if whole else start
+            os.ftruncate(handle, end)
+            os.lseek(handle, end, os.SEEK_SET)  # else the next record would follow a hole
             records = records[:whole]
             raise
         finally:

@@ -20,6 +20,7 @@ from simulations.errors import InputError
 log = structlog.get_logger()
 
 BATCH_MESSAGES, BATCH_BYTES = 1000, 64 * 2**20  # of one poll
+RETRY_S = 0.5  # between two attempts to write a tape
 FOLLOW_S = 0.05  # between two looks at a tape that is still being written
 
 
@@ -193,8 +194,14 @@ class Taped:
     keep : Keep, optional
         Segments beyond these bounds are removed once all in them is acknowledged; absent: none is.
 
+    patience_s : float
+        How long a tape that cannot be written is tried again; meanwhile nothing is taken from the
+        source, and its own buffers hold what they can.
+
     Attributes
     ----------
+    trouble : str or None
+        Why the tape cannot be written now.
     removed_segments : int
         So far.
     """
@@ -206,8 +213,10 @@ class Taped:
         owner: PartitionOwner | None = None,
         *,
         keep: Keep | None = None,
+        patience_s: float = 600.0,
     ) -> None:
-        self._source = source
+        self._source, self._patience_s = source, patience_s
+        self.trouble: str | None = None
         self._writer = tape if isinstance(tape, TapeWriter) else TapeWriter(tape)
         self._positions = _Positions(self._writer.folder, owner, None)
         self._keep = keep or Keep()
@@ -282,7 +291,7 @@ class Taped:
                     next_offset[message.topic] = offset + 1
                     messages.append(replace(message, partition=0, offset=offset))
                 if messages:
-                    self._writer.append(messages)
+                    self._append(messages)
                     with self._came:
                         self._appended += 1
                         self._came.notify_all()
@@ -291,6 +300,25 @@ class Taped:
             with self._came:
                 self._failure = error
                 self._came.notify_all()
+
+    def _append(self, messages: list[RawMessage]) -> None:
+        """Bring messages onto the tape, again and again while the disk does not take them."""
+        since = time.monotonic()
+        while True:
+            try:
+                self._writer.append(messages)
+            except OSError as error:
+                ends = self._writer.positions
+                messages = [m for m in messages if m.offset >= ends.get((m.topic, 0), 0)]
+                if self._leave.is_set() or time.monotonic() - since >= self._patience_s:
+                    raise
+                if self.trouble is None:
+                    log.error("tape_not_written", reason=str(error), messages=len(messages))
+                self.trouble = f"the tape cannot be written ({error.strerror}); it is tried again."
+                self._leave.wait(RETRY_S)
+            else:
+                self.trouble = None
+                return
 
     def acknowledge(self, positions: Mapping[tuple[str, int], int]) -> None:
         """What is in a saved manifest may go, as far as the bounds say."""

@@ -9,7 +9,7 @@ import traceback
 
 import typer
 
-from simulations.errors import InputError
+from simulations.errors import SHORTAGES, InputError, StorageError
 from steering.cli._terminal import complain
 from steering.cli._verbs import Verbs
 
@@ -50,8 +50,9 @@ AWAY = 75  # EX_TEMPFAIL: a supervisor may try again, which it should not after 
 def main(arguments: list[str] | None = None) -> None:
     """Run one command and exit.
 
-    0: done; 2: bad input; 75: a broker is away or a disk full; 1: a fault of Beamsteer. Bad input
-    is told in one message on stderr, without a traceback; ``BEAMSTEER_DEBUG=1`` adds it.
+    0: done; 2: bad input, which somebody must edit; 75: what may pass, such as a broker that is
+    away or a folder that is full, locked or read-only; 1: a fault of Beamsteer. Bad input is told
+    in one message on stderr, without a traceback; ``BEAMSTEER_DEBUG=1`` adds it.
     """
     sys.exit(run(arguments))
 
@@ -80,10 +81,16 @@ def run(arguments: list[str] | None = None) -> int:
     return OK
 
 
+PASSING = SHORTAGES | {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EBUSY}
+
+
 def _passes(error: Exception) -> bool:
-    """Whether trying again later may help: a broker that is away, a disk that is full."""
-    full = (errno.ENOSPC, errno.EDQUOT)
-    return isinstance(error, ConnectionError) or getattr(error, "errno", None) in full
+    """Whether trying again later may help, without anybody editing what was given.
+
+    A broker that is away, a state folder that is full, locked or read-only, handles that are short.
+    """
+    passing = (ConnectionError, BlockingIOError, StorageError, TimeoutError)
+    return isinstance(error, passing) or getattr(error, "errno", None) in PASSING
 
 
 def _said(error: BaseException) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -130,7 +130,8 @@ def consume(
         stop.set()
         if live.model is not None:
             thread.join()
-            live.model.step()
+            with suppress(BlockingIOError), live.model.alone(None):
+                live.model.step()
         status = live.worker_status()
     _tell(status, json=json)
 

@@ -97,16 +97,20 @@ def model_server(
                 heartbeat=lambda: service.status(),
             )
             stack.callback(_close, publisher, sink)
+        measurement = build_measurement(described, path.parent)
+        _refuse_another(state, measurement)
         registry, timings = service_registry(lambda: service.status())
         service = ModelService(
             state,
-            build_measurement(described, path.parent),
+            measurement,
             publisher=publisher,
             timings=timings,
+            patience_s=0.0 if once else described.source.storage_s,
             publish_folded=described.source.kind != "kafka",  # else the fold worker does
         )
         if once:
-            service.step()
+            with service.alone(None):
+                service.step()
             if publisher is not None:
                 publisher.pump()
         else:
@@ -122,6 +126,17 @@ def model_server(
             serve_estimates(service, every_s=every)
     if once:
         _tell(service.results(), service.status().error, json=json)
+
+
+def _refuse_another(state: Path, measurement: Any) -> None:
+    """Refuse a state that was folded with another experiment."""
+    from consumers.state import check_fingerprint, read_state
+
+    found = read_state(state)
+    if found is not None:
+        ours = measurement.fingerprint
+        theirs = {key: value for key, value in found.fingerprint.items() if key in ours}
+        check_fingerprint(str(state), theirs, ours)
 
 
 def _kafka_sink(described: Any, servers: str) -> tuple[Any, Any]:

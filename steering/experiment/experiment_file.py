@@ -161,6 +161,30 @@ def with_absolute_files(experiment: Experiment, folder: Path) -> Experiment:
     return experiment
 
 
+def files_named(experiment: Experiment, folder: Path) -> dict[tuple[str, str], list[Path]]:
+    """Files that the experiment names and that are there, by section and field, sorted.
+
+    Parameters
+    ----------
+    experiment : Experiment
+    folder : Path
+        Where its relative paths start from.
+    """
+    found: dict[tuple[str, str], list[Path]] = {}
+    for section, field in _FILES:
+        name = getattr(getattr(experiment, section), field)
+        if not isinstance(name, str):
+            continue
+        path = folder / name
+        if any(c in name for c in "*?["):
+            paths = sorted(Path(path.anchor or ".").glob(str(path.relative_to(path.anchor))))
+        else:
+            paths = [path] if path.is_file() else []
+        if paths:
+            found[section, field] = paths
+    return found
+
+
 class _Loader(yaml.SafeLoader):
     """YAML that reads 1e3 as a number and refuses a key that comes twice."""
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path as FilePath
 
@@ -62,6 +62,7 @@ from simulations.prior import BoxPrior, load_prior, load_prior_record, stored_pr
 from simulations.reciprocal import EnergyAxis, Path, PathSection, seekpath_segments
 from simulations.scattering import displacement_tensors
 from steering.experiment.experiment_file import Experiment
+from steering.experiment.fingerprint_file import fingerprint_of
 
 log = structlog.get_logger()
 
@@ -87,6 +88,7 @@ class Measurement:
     orientation: Orientation
     folder: FilePath  # that relative paths of the experiment start from
     form: Form  # of every exposure
+    fingerprint: Mapping[str, str] = field(default_factory=dict)  # all that changes a fold
 
     @property
     def ei_meV(self) -> float:
@@ -270,6 +272,7 @@ def build_measurement(
     sample = experiment.sample
     return Measurement(
         experiment=experiment,
+        fingerprint=fingerprint_of(experiment, experiment_dir),
         folder=experiment_dir,
         form=form_for(crystal),
         crystal=crystal,

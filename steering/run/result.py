@@ -156,7 +156,8 @@ class RunResult(ResultPart):
     """Newest answer of a run, as ``result.json`` holds it.
 
     ``covariance``, ``goodness_of_fit``, ``policy`` and ``targets`` come with the first estimate;
-    ``state_generation`` and ``chunk_keys`` from a model service, which answers a state folder.
+    ``state_generation``, ``state_id``, ``fingerprint`` and ``chunk_keys`` from a model service,
+    which answers a state folder.
     """
 
     schema_version: Literal[1]
@@ -182,6 +183,12 @@ class RunResult(ResultPart):
     notes: tuple[str, ...] = Field(description="what the experiment leaves to be known")
     state_generation: Count | None = Field(
         default=None, description="of the manifest it was made from; grows with the state"
+    )
+    state_id: str | None = Field(
+        default=None, description="of the state folder; generations of two states do not compare"
+    )
+    fingerprint: str | None = Field(
+        default=None, description="SHA-256 of everything that the folds depend on"
     )
     chunk_keys: tuple[str, ...] | None = Field(
         default=None, description="generation and name of the chunks it was made from"

@@ -15,7 +15,7 @@ import numpy as np
 import structlog
 
 from consumers.fold import ChunkFold, ChunkStart, ChunkStop, Message, SetAside
-from consumers.state import ClosedChunk, close_chunk
+from consumers.state import ClosedChunk, check_fingerprint, close_chunk
 from model_server.posterior import Posterior, Trust
 from simulations.errors import InputError
 from simulations.fold import CellSums, VoxelExposure
@@ -159,6 +159,7 @@ class Run:
             can=folded.can,
             start_time_ns=chunk.start.start_time_ns,
             generation=self.ledger.generation_of(stop.chunk),
+            fingerprint=self.measurement.fingerprint,
         )
         self.ledger.add(closed)
         log.info("chunk_folded", run=self.run_id, chunk=closed.chunk, psi_deg=closed.psi_deg)
@@ -174,13 +175,15 @@ class Run:
         Raises
         ------
         InputError
-            As ``ChunkLedger.adopt``, or if a chunk of this name is open.
+            As ``ChunkLedger.adopt``, or if a chunk of this name is open, or it was folded with
+            something else.
         """
         if closed.chunk in self._open:
             raise InputError(
                 f"chunk {closed.chunk!r} is open in the run; expected every chunk once. Wait for "
                 "its stop, and replace it to take a newer generation."
             )
+        check_fingerprint(str(closed.path), closed.fingerprint, self.measurement.fingerprint)
         self.ledger.adopt(closed)
 
     def withdraw(self, chunk: str, reason: str) -> None:
@@ -197,6 +200,10 @@ class Run:
     def reopen(self, chunk: str) -> None:
         """Forget a folded or withdrawn chunk, so that its name may start again."""
         self._forget(self.ledger.reopen(chunk))
+
+    def drop_open(self, chunk: str) -> None:
+        """Forget a chunk that started and did not stop, so that its name may start again."""
+        self._open.pop(chunk, None)
 
     def _forget(self, closed: ClosedChunk | None) -> None:
         if closed is not None and self._base is not None:

@@ -7,6 +7,7 @@ successor reads the source again from the oldest message that this manifest stil
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 import traceback
@@ -19,18 +20,15 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import structlog
 
-from consumers.fold import ChunkStart, ChunkStop, HistogramBlock, Message, Payload, SetAside
+from consumers.fold import Message, Payload, SetAside
 from consumers.recorded import (
     EI_LOGS,
-    PSI_MAY_MOVE_DEG,
-    TEMPERATURE_LOGS,
-    UnreadableError,
     recorded_source,
 )
 from consumers.state import (
+    MANIFEST,
     SECOND,
     AssembledChunk,
     Assembler,
@@ -45,7 +43,6 @@ from consumers.state import (
     file_name,
     partition_folder,
     read_chunk,
-    read_manifest,
     read_recording,
     recordings_to_remove,
     remove_unnamed,
@@ -56,12 +53,21 @@ from consumers.state import (
 )
 from consumers.transport import DeadLetters
 from consumers.wire import RawMessage, RawSource, WireError, decode
-from simulations.errors import InputError
+from simulations.errors import InputError, StorageError, storing
 from steering.experiment import Measurement
 from steering.run import Run
 from steering.service.clocks import Clock, ClockWatch, steady_ns
 from steering.service.health import WorkerStatus
 from steering.service.metrics import Timings
+from steering.service.reduced_dwell import reduced_payloads
+from steering.service.storage import (
+    HELD_EVENT_BYTES,
+    DiskWatch,
+    WriteTrouble,
+    claimed_manifest,
+    pause_stuck,
+    poll_unless_stuck,
+)
 
 log = structlog.get_logger()
 
@@ -77,6 +83,7 @@ class Patience:
     timeout_s: float = 600.0  # before a dwell without a stop closes
     commit_s: float = 10.0  # between manifests when no chunk closes
     turn_s: float = 0.2  # between looks at what is due
+    storage_s: float = 600.0  # while nothing can be written, before the worker ends with 75
 
 
 class FoldWorker:
@@ -103,6 +110,8 @@ class FoldWorker:
         Memory for events of open dwells; what is beyond it waits on disk.
     recordings, runs : Bounds, optional
         What is kept of each; what is still needed is kept in any case.
+    on_take : callable, optional
+        Called when a partition's lock is held and the state is known to be this experiment's.
     clock : callable
         Time in ns that never steps; it turns the loop.
     watch : ClockWatch, optional
@@ -125,6 +134,7 @@ class FoldWorker:
         runs: Bounds | None = None,
         clock: Clock = steady_ns,
         watch: ClockWatch | None = None,
+        on_take: Callable[[], None] | None = None,
     ) -> None:
         self.measurement = measurement
         self.state = state
@@ -135,7 +145,7 @@ class FoldWorker:
         self.kept_recordings, self.kept_runs = recordings or Bounds(), runs or Bounds()
         self._dead_letters = dead_letters
         self._on_commit = on_commit
-        self._timings = timings
+        self._timings, self._on_take = timings, on_take
         self._clock = clock
         self._watch = watch or ClockWatch()
         self._partitions: dict[int, _Partition] = {}
@@ -147,6 +157,7 @@ class FoldWorker:
         self._last_commit_ns: int | None = None
         self._last_turn_ns = 0
         self._busy_since_ns: int | None = None
+        self.disk = DiskWatch(state)
 
     # -- partitions -----------------------------------------------------------------------------
 
@@ -169,7 +180,10 @@ class FoldWorker:
             if mine is None:
                 return
             try:
-                mine.commit()
+                mine.flush()
+            except OSError as error:  # the manifest before stands; the next owner reads again
+                self.failed(str(error))
+                log.error("not_committed", partition=partition, reason=str(error))
             finally:
                 mine.leave()
         log.info("partition_released", partition=partition, generation=mine.manifest.generation)
@@ -186,6 +200,10 @@ class FoldWorker:
         """A number that changes whenever a partition is taken anew; 0 while it is not ours."""
         mine = self._partitions.get(partition)
         return 0 if mine is None else mine.since
+
+    def stuck(self) -> frozenset[int]:
+        """Partitions that take nothing more until what they hold can be written."""
+        return frozenset(n for n, mine in self._partitions.items() if mine.trouble.reason)
 
     def close(self) -> None:
         """Release everything."""
@@ -230,6 +248,7 @@ class FoldWorker:
             return False
         self._last_turn_ns = now
         self._busy_since_ns = now
+        self.disk.look(lambda: sum(m.held_bytes for m in tuple(self._partitions.values())))
         with self._busy:
             try:
                 wrote = [mine.turn(now, finish) for mine in self._partitions.values()]
@@ -290,9 +309,18 @@ class FoldWorker:
             generation={n: m.manifest.generation for n, m in owned.items()},
             chunks=dict(chunks),
             counters=dict(counters),
-            error=self._error,
+            error="; ".join(m.trouble.reason for m in owned.values() if m.trouble.reason)
+            or self._error,
             state=self.state,
+            free_bytes=self.disk.free_bytes,
+            reserve_bytes=self.disk.reserve_bytes,
         )
+
+    @property
+    def fingerprint(self) -> dict[str, str]:
+        """All that changes what this worker folds."""
+        more = {"psi_deg": json.dumps(self.psi_deg), "run": json.dumps(self.default_run)}
+        return {**self.measurement.fingerprint, **more}
 
     @property
     def runs(self) -> dict[tuple[int, str], Run]:
@@ -302,7 +330,13 @@ class FoldWorker:
     # -- for partitions ---------------------------------------------------------------------------
 
     def bury(self, letters: list[DeadLetter]) -> bool:
-        """Send dead letters; False when they have not arrived."""
+        """Send dead letters; False when they have not arrived.
+
+        Raises
+        ------
+        StorageError
+            If the tape that they go to cannot be written.
+        """
         if self._dead_letters is None:
             for letter in letters:
                 log.warning("message_unusable", topic=letter.raw.topic, reason=letter.reason)
@@ -312,10 +346,16 @@ class FoldWorker:
                 self._dead_letters.put(letter.raw, letter.reason)
             if letters:
                 self._dead_letters.sink.flush()
-        except (ConnectionError, OSError, ValueError) as error:
+        except (ConnectionError, ValueError) as error:
             self.failed(f"dead letters could not be sent ({error}); nothing is committed before.")
             log.error("dead_letters_not_sent", reason=str(error), messages=len(letters))
             return False
+        except OSError as error:
+            raise StorageError(
+                f"the tape of dead letters cannot be written ({error.strerror or error}); expected "
+                "room on its disk. Make room: it is tried again.",
+                error.errno,
+            ) from error
         return True
 
     def timed(self, kind: str) -> AbstractContextManager[None]:
@@ -342,6 +382,11 @@ class _Partition:
         self._letters: list[DeadLetter] = []
         self._last_commit_ns = worker._clock()
         self._dirty = False
+        self._pending: list[AssembledChunk] = []  # due, and not on disk
+        self._unsaved = False  # there are chunks that no manifest names
+        self._broken = False  # by a fault: what is in memory must not be committed
+        self._attempts = 0
+        self.trouble = WriteTrouble(f"partition {number}", patience_s=worker.patience.storage_s)
         self._outline = lru_cache(maxsize=3)(self._read_outline)
         patience = worker.patience
         self.spill = EventSpill(self.folder, worker.held)
@@ -355,7 +400,9 @@ class _Partition:
             instrument=worker.measurement.instrument.name,
         )
         try:
-            self.manifest = read_manifest(self.folder) or Manifest(partition=number)
+            self.manifest = claimed_manifest(worker.state, number, worker.fingerprint)
+            if worker._on_take is not None:
+                worker._on_take()
             self._recover()
         except BaseException:
             self.leave()
@@ -372,6 +419,9 @@ class _Partition:
             run = self._run(name)
             for chunk in record.chunks:
                 self._records[name][chunk.job] = chunk
+                for file in (chunk.file, chunk.recording):
+                    if file is not None:
+                        self.worker.disk.wrote(self.folder / file)
                 if chunk.status == "folded" and chunk.file is not None:
                     run.adopt(read_chunk(self.folder / chunk.file))
         removed = remove_unnamed(self.folder, self.manifest)
@@ -390,7 +440,8 @@ class _Partition:
         if name not in self.runs:
             folder = run_folder(self.folder, name)
             for part in ("chunks", "recorded"):
-                (folder / part).mkdir(parents=True, exist_ok=True)
+                with storing(folder / part):
+                    (folder / part).mkdir(parents=True, exist_ok=True)
             self.runs[name] = Run(
                 self.worker.measurement, run_id=name, folder=folder / "chunks", estimate=False
             )
@@ -405,14 +456,54 @@ class _Partition:
         self.assembler.accept(raw, value, self.worker._clock())
         self._dirty = True
 
+    @property
+    def held_bytes(self) -> int:
+        """What of an open dwell will be written."""
+        return HELD_EVENT_BYTES * self.assembler.held_events
+
     def turn(self, now_ns: int, finish: bool) -> bool:
-        chunks = self.assembler.due(now_ns, finish=finish)
-        for chunk in chunks:
-            self.assembler.closed(chunk, self._close(chunk))
+        """Write what is due; what cannot be written is kept and tried again."""
+        if self.trouble.waits:
+            return False
+        try:
+            wrote = self._turn(now_ns, finish)
+        except OSError as error:
+            self.trouble.failed(error)
+            return False
+        except BaseException:
+            self._broken = True
+            raise
+        self.trouble.over()
+        return wrote
+
+    def _turn(self, now_ns: int, finish: bool) -> bool:
+        if not self._pending:
+            self._pending = self.assembler.due(now_ns, finish=finish)
+        self._close_pending()
         waited = now_ns - self._last_commit_ns >= self.worker.patience.commit_s * SECOND
-        if chunks or finish or ((self._dirty or self.assembler.dead or self._letters) and waited):
+        waiting = self._dirty or self.assembler.dead or self._letters
+        if self._unsaved or self.trouble.reason or finish or (waiting and waited):
             return self.commit()
         return False
+
+    def _close_pending(self) -> None:
+        """Bring to disk what the assembler gave away: its messages are settled with it."""
+        while self._pending:
+            self.assembler.closed(self._pending[0], self._close(self._pending[0]))
+            del self._pending[0]
+            self._unsaved = True
+
+    def flush(self) -> None:
+        """Commit what is settled, before the partition goes.
+
+        Raises
+        ------
+        OSError
+            If it cannot be written; nothing is committed then.
+        """
+        if not self._broken:
+            self._close_pending()
+            self.commit()
 
     def counters(self) -> Counter[str]:
         """What became of messages and events."""
@@ -428,7 +519,13 @@ class _Partition:
         return found
 
     def commit(self) -> bool:
-        """Write the manifest; nothing is written before all dead letters have arrived."""
+        """Write the manifest; nothing is written before all dead letters have arrived.
+
+        Raises
+        ------
+        OSError
+            If it, or the dead letters' tape, cannot be written.
+        """
         self._letters += self.assembler.dead
         self.assembler.dead.clear()
         if not self.worker.bury(self._letters):
@@ -446,16 +543,16 @@ class _Partition:
             },
         )
         if manifest == self.manifest:
+            self._unsaved = False
             return False
+        with self.worker.timed("commit"):
+            self.manifest = write_manifest(self.folder, manifest)
+        self._last_commit_ns, self._dirty, self._unsaved = self.worker._clock(), False, False
+        self.worker.disk.wrote(self.folder / MANIFEST)
         try:
-            with self.worker.timed("commit"):
-                self.manifest = write_manifest(self.folder, manifest)
+            remove_unnamed(self.folder, self.manifest)
         except OSError as error:
-            self.worker.failed(f"the manifest could not be written ({error}).")
-            log.error("commit_failed", reason=str(error))
-            return False
-        self._last_commit_ns, self._dirty = self.worker._clock(), False
-        remove_unnamed(self.folder, self.manifest)
+            log.warning("old_files_not_removed", reason=str(error))
         self.worker.announce(self.folder, self.manifest, self.runs)
         return True
 
@@ -522,12 +619,16 @@ class _Partition:
             write_recording(recording, chunk)
             record = replace(record, recording=str(recording.relative_to(self.folder)))
             before = records.get(chunk.job)
-            if before is not None and before.status == "folded":
+            folded = any(c.chunk == chunk.chunk for c in run.chunks)
+            if before is not None and before.status == "folded" and folded:
                 run.reopen(chunk.chunk)
             with self.worker.timed("fold"):
                 records[chunk.job] = self._fold(run, chunk, record, recording)
-        except OSError:
-            raise  # no space, no folder: the operator's to mend; nothing is committed
+            self.worker.disk.wrote(recording)
+        except (OSError, MemoryError):  # of disk or machine, never of the dwell: it comes again
+            self._attempts += 1
+            run.drop_open(chunk.chunk)
+            raise
         except Exception as error:  # a fault in one dwell must never end the night
             log.error("chunk_fault", chunk=chunk.chunk, fault=traceback.format_exc())
             reason = str(error) if isinstance(error, ValueError) else f"fault: {error!r}"
@@ -543,12 +644,13 @@ class _Partition:
             closed |= run.accept(
                 Message(
                     run=chunk.run,
-                    source=f"{chunk.job}.g{chunk.generation}",
+                    source=f"{chunk.job}.g{chunk.generation}.{self._attempts}",
                     sequence=sequence,
                     payload=payload,
                 )
             )
         if closed and run.newest is not None:
+            self.worker.disk.wrote(run.newest.path)
             file = run.newest.path.relative_to(self.folder)
             return replace(record, status="folded", file=str(file))
         reasons = [r["reason"] for r in run.records[noted:] if r["status"] == "set aside"]
@@ -556,7 +658,7 @@ class _Partition:
 
     def _payloads(self, chunk: AssembledChunk, recording: Path) -> Iterator[Payload]:
         if chunk.reduced:
-            yield from self._reduced(chunk)
+            yield from reduced_payloads(chunk, self.worker.measurement, self.worker.psi_deg)
             return
         measurement = self.worker.measurement
         source = recorded_source(
@@ -577,60 +679,6 @@ class _Partition:
                 )
             yield payload
 
-    def _reduced(self, chunk: AssembledChunk) -> Iterator[Payload]:
-        """A histogram that came reduced: no charge, and psi from its log."""
-        measurement = self.worker.measurement
-        name = measurement.experiment.source.psi_log
-        if chunk.events or len(chunk.reduced) > 1:
-            raise UnreadableError(
-                f"chunk {chunk.chunk!r} has {len(chunk.reduced)} histograms and "
-                f"{len(chunk.events)} messages of events; expected one histogram or events"
-            )
-        psi = _mean(chunk, name) if self.worker.psi_deg is None else self.worker.psi_deg
-        if psi is None:
-            raise UnreadableError(
-                f"chunk {chunk.chunk!r} has no log {name!r} of psi; expected degrees. Name the log "
-                "as source.psi_log, or give psi"
-            )
-        series = chunk.logs.get(name)
-        span = 0.0 if series is None else float(np.ptp(series.value))
-        if self.worker.psi_deg is None and span > PSI_MAY_MOVE_DEG:
-            raise UnreadableError(
-                f"psi (log {name!r}) moved by {span:.3f} degrees; a chunk is one orientation, "
-                f"within {PSI_MAY_MOVE_DEG} degrees. Give psi to fold it as one"
-            )
-        ei = next((e for n in EI_LOGS if (e := _mean(chunk, n)) is not None), measurement.ei_meV)
-        temperature = (_mean(chunk, n) for n in TEMPERATURE_LOGS)
-        reduced = next(iter(chunk.reduced))
-        yield ChunkStart(
-            chunk=chunk.chunk,
-            instrument_name=chunk.instrument_name,
-            ei_meV=ei,
-            psi_deg=psi,
-            start_time_ns=chunk.start_time_ns,
-            temperature_K=next((t for t in temperature if t is not None), None),
-        )
-        yield HistogramBlock(
-            chunk=chunk.chunk,
-            energy_edges_meV=reduced.energy_edges_meV,
-            intensity=reduced.intensity,
-            error=reduced.error,
-        )
-        yield ChunkStop(
-            chunk=chunk.chunk,
-            proton_charge=1.0,
-            minutes=(chunk.stop_time_ns - chunk.start_time_ns) / (60 * SECOND),
-            read=0,
-            filtered=0,
-        )
-
-
-def _mean(chunk: AssembledChunk, name: str) -> float | None:
-    series = chunk.logs.get(name)
-    if series is None or not np.isfinite(series.value).all():
-        return None
-    return series.average(chunk.start_time_ns, chunk.stop_time_ns)
-
 
 def _without_path(reason: str, path: Path) -> str:
     return reason.removeprefix(f"{path}: ")
@@ -647,7 +695,8 @@ def consume(
 ) -> None:
     """Feed a worker from a source until told to stop.
 
-    While dwells are folded and committed, the source is read on beside it, up to ``READ_AHEAD``.
+    While dwells are folded and committed, the source is read on beside it, up to ``READ_AHEAD``. A
+    partition that cannot write is paused, and goes on where it was once it can.
 
     Parameters
     ----------
@@ -662,14 +711,20 @@ def consume(
         Longest wait for messages.
     each : callable, optional
         Called once per turn.
+
+    Raises
+    ------
+    StorageError
+        If a partition could write nothing for ``Patience.storage_s``.
     """
     heard = time.monotonic()
+    stuck: frozenset[int] = frozenset()
     waiting: list[tuple[int, RawMessage]] = []  # read while the worker was busy
     size = 0
     with ThreadPoolExecutor(1, thread_name_prefix="fold") as beside:
         turn: Future[bool] | None = None
         while not stop():
-            batch = source.poll(poll_s)
+            batch = poll_unless_stuck(source, poll_s, stuck)
             waiting += ((worker.owned_since(raw.partition), raw) for raw in batch)
             size += sum(len(raw.value) for raw in batch)
             if batch:
@@ -680,16 +735,25 @@ def consume(
                 if turn.result():
                     source.acknowledge(worker.settled())
                 turn = None
+            stuck = pause_stuck(source, worker.stuck(), stuck)
+            kept: list[tuple[int, RawMessage]] = []
             for since, raw in waiting:
-                if since == worker.owned_since(raw.partition):  # else it is read again
+                if since != worker.owned_since(raw.partition):
+                    continue  # it is read again
+                if raw.partition in stuck:
+                    kept.append((since, raw))
+                else:
                     worker.accept(raw)
-            waiting.clear()
-            size = 0
+            waiting = kept
+            size = sum(len(raw.value) for _, raw in waiting)
+            if stuck:
+                heard = time.monotonic()
             idle = time.monotonic() - heard
-            if not batch and until_idle_s is not None and idle >= until_idle_s:
+            if not batch and not stuck and until_idle_s is not None and idle >= until_idle_s:
                 if worker.turn(finish=True):
                     source.acknowledge(worker.settled())
-                return
+                if not worker.stuck():
+                    return
             turn = beside.submit(worker.turn)
             if each is not None:
                 each()

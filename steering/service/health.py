@@ -44,13 +44,16 @@ class WorkerStatus:
     counters: Mapping[str, int] = field(default_factory=dict)
     error: str | None = None  # why the last commit or estimate failed; None once one succeeds
     state: Path | None = None  # folder that it must be able to write
+    free_bytes: int | None = None  # on the disk of that folder
+    reserve_bytes: int | None = None  # what the next commits may need of it
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Verdict:
-    """Yes, or no with the reasons."""
+    """Yes, or no with the reasons; and what will become a reason."""
 
     reasons: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -111,7 +114,18 @@ def judge_readiness(status: WorkerStatus, health: Verdict) -> Verdict:
         )
     if status.error is not None:
         reasons.append(status.error)
-    return Verdict(reasons=tuple(reasons))
+    return Verdict(reasons=tuple(reasons), warnings=warnings_of(status))
+
+
+def warnings_of(status: WorkerStatus) -> tuple[str, ...]:
+    """What will stop the service unless somebody acts."""
+    free, reserve = status.free_bytes, status.reserve_bytes
+    if free is None or reserve is None or free >= reserve:
+        return ()
+    return (
+        f"the disk of the state folder has {free / 1e6:.0f} MB free; expected at least "
+        f"{reserve / 1e6:.0f} MB, what the next commits may need. Make room.",
+    )
 
 
 def _writable(folder: Path) -> bool:
@@ -132,6 +146,9 @@ def status_json(status: WorkerStatus) -> dict[str, Any]:
         "runs": dict(status.chunks),
         "counters": dict(status.counters),
         "error": status.error,
+        "free_bytes": status.free_bytes,
+        "reserve_bytes": status.reserve_bytes,
+        "warnings": list(warnings_of(status)),
     }
 
 
@@ -192,5 +209,10 @@ def operations_app(
 
 
 def _answer(good: str, bad: str, verdict: Verdict) -> JSONResponse:
-    body = {"status": good if verdict.ok else bad, "reasons": list(verdict.reasons)}
+    body: dict[str, Any] = {
+        "status": good if verdict.ok else bad,
+        "reasons": list(verdict.reasons),
+    }
+    if verdict.warnings:
+        body["warnings"] = list(verdict.warnings)
     return JSONResponse(body, 200 if verdict.ok else 503, headers={"Cache-Control": "no-store"})

@@ -11,7 +11,7 @@ from typing import Any
 
 import structlog
 
-from consumers.state import Bounds, HeldBound, Manifest
+from consumers.state import Bounds, HeldBound, Manifest, check_fingerprint, read_state
 from consumers.transport import (
     DeadLetters,
     KafkaSection,
@@ -21,26 +21,24 @@ from consumers.transport import (
     ZmqSection,
 )
 from consumers.wire import PartitionOwner, RawSource, Sink
-from simulations.errors import InputError
+from simulations.errors import InputError, storing
 from steering.experiment import (
     Experiment,
     Measurement,
     build_measurement,
     dump_experiment,
-    load_experiment,
     with_absolute_files,
 )
 from steering.run import Run, RunStore
 from steering.service.fold_worker import FoldWorker, Patience, consume
 from steering.service.health import WorkerStatus, operations_app
 from steering.service.metrics import service_registry
-from steering.service.model_service import ModelService, folded_spectrum
-from steering.service.publishing import LateSink, OutputTopics, Publisher
+from steering.service.model_service import ModelService
+from steering.service.publishing import LateSink, OutputTopics, Publisher, folded_spectrum
 
 log = structlog.get_logger()
 
 EXPERIMENT = "experiment.yaml"  # in a state folder: what it was folded with
-FOLDED_WITH = ("sample", "instrument", "path", "background")  # sections that a fold depends on
 DEAD_LETTERS = "dead_letters"
 
 
@@ -99,6 +97,7 @@ class Live:
         error = status.error
         if self.model is not None and error is None:
             error = self.model.status().error
+        error = error or getattr(self.source, "trouble", None)
         joined = getattr(self.source, "joined", True)
         return replace(status, counters=counters, error=error, joined=joined)
 
@@ -141,13 +140,14 @@ def open_live(
         If source or experiment cannot be used, or the state folder is of another experiment.
     """
     kafka, zmq = _connections(experiment, options)
-    state.mkdir(parents=True, exist_ok=True)
     connection = {"kafka": kafka, "zmq": zmq, "run": options.run}
     kind = "kafka" if kafka is not None else "zmq" if zmq is not None else "files"
     described = experiment.source.model_copy(update=connection | {"kind": kind})
-    _remember(experiment.model_copy(update={"source": described}), experiment_dir, state)
+    described = experiment.model_copy(update={"source": described})
     if measurement is None:
         measurement = build_measurement(experiment, experiment_dir)
+    with storing(state / EXPERIMENT):
+        state.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         status: list[Callable[[], WorkerStatus]] = []
         registry, timings = service_registry(lambda: status[0]())
@@ -171,7 +171,8 @@ def open_live(
         def publish(folder: Path, manifest: Manifest, runs: Mapping[str, Run]) -> None:
             for run in runs.values():
                 if publisher is not None and run.chunks:
-                    publisher.folded(folded_spectrum(run, manifest.generation))
+                    found = folded_spectrum(run, manifest.generation, state_id=manifest.state_id)
+                    publisher.folded(found)
 
         source_section = experiment.source
         worker = FoldWorker(
@@ -183,6 +184,7 @@ def open_live(
                 settle_s=source_section.settle_s,
                 lateness_s=source_section.lateness_s,
                 timeout_s=source_section.timeout_s,
+                storage_s=source_section.storage_s,
             ),
             dead_letters=DeadLetters(sink, topic),
             on_commit=publish,
@@ -190,7 +192,9 @@ def open_live(
             held=HeldBound(limit_bytes=source_section.memory_bytes),
             recordings=_bounds(source_section.retention.recordings),
             runs=_bounds(source_section.retention.runs),
+            on_take=lambda: _remember(described, experiment_dir, state),
         )
+        _refuse_another(worker)
         source = _source(
             kafka,
             zmq,
@@ -200,6 +204,7 @@ def open_live(
             environment,
             options.create_topics,
             source_section.retention.tape,
+            source_section.storage_s,
         )
         store = RunStore()
         model = None
@@ -265,22 +270,20 @@ def _connections(
     return KafkaSection.model_validate(changed), None
 
 
+def _refuse_another(worker: FoldWorker) -> None:
+    """Refuse the state of another experiment before anything is connected or written."""
+    found = read_state(worker.state)
+    if found is not None:
+        check_fingerprint(str(worker.state), found.fingerprint, worker.fingerprint)
+
+
 def _remember(experiment: Experiment, experiment_dir: Path, state: Path) -> None:
-    """Keep the experiment in the state folder; refuse a folder of another one."""
-    here = with_absolute_files(experiment, experiment_dir)
+    """Keep the experiment in the state folder, for model server and page."""
     path = state / EXPERIMENT
-    if path.exists():
-        before = load_experiment(path)
-        changed = [n for n in FOLDED_WITH if getattr(before, n) != getattr(here, n)]
-        if changed:
-            raise InputError(
-                f"{path}: {', '.join(changed)} differ from the experiment given; expected the "
-                "experiment that this state was folded with. Give an empty state folder: the "
-                "source is read again."
-            )
-    temporary = state / f"{EXPERIMENT}.partial"
-    dump_experiment(here, temporary)
-    temporary.replace(path)
+    temporary = state / f".{EXPERIMENT}.{os.getpid()}.partial"
+    with storing(path):
+        dump_experiment(with_absolute_files(experiment, experiment_dir), temporary)
+        temporary.replace(path)
 
 
 def _bounds(keep: Keep) -> Bounds:
@@ -308,6 +311,7 @@ def _source(
     environment: Mapping[str, str],
     partitions: int | None,
     keep: Keep,
+    storage_s: float,
 ) -> RawSource:
     if kafka is not None:
         from consumers.transport import KafkaSource, consumer_arguments, create_topics
@@ -321,7 +325,8 @@ def _source(
         from consumers.transport import Taped, zmq_source
 
         # what ZMQ delivers once is on the tape first, so that a restart can read it again
-        return Taped(zmq_source(zmq, environment=environment), state / "tape", owner, keep=keep)
+        source = zmq_source(zmq, environment=environment)
+        return Taped(source, state / "tape", owner, keep=keep, patience_s=storage_s)
     from consumers.transport import TapeSource
 
     if tape is None:

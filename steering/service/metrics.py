@@ -41,6 +41,8 @@ GAUGES = {  # name: text, labels
     "failing": ("1 if the last commit or estimate failed", ()),
     "stream_connected": ("1 if the source answers", ()),
     "state_age_seconds": ("Time since the last commit or estimate", ()),
+    "state_free_bytes": ("Free space on the disk of the state folder", ()),
+    "state_reserve_bytes": ("Free space that the next commits may need", ()),
 }
 TIMINGS = {
     "fold": "Time to fold a closed chunk",
@@ -106,6 +108,12 @@ class StatusCollector:
             figures["stream_connected"] = {(): float(status.connected)}
         if status.last_commit_ns is not None:
             figures["state_age_seconds"] = {(): _age(status.last_commit_ns, now)}
+        for name, size in (
+            ("state_free_bytes", status.free_bytes),
+            ("state_reserve_bytes", status.reserve_bytes),
+        ):
+            if size is not None:
+                figures[name] = {(): float(size)}
         for name, told in figures.items():
             yield SERVICE_METRICS[name].filled(told)
 

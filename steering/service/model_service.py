@@ -8,10 +8,14 @@ the stop rule wants to know about earlier looks is computed where it was not see
 
 from __future__ import annotations
 
+import hashlib
+import json
+import math
 import threading
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -23,12 +27,14 @@ from consumers.state import (
     ClosedChunk,
     Manifest,
     RunRecord,
+    check_fingerprint,
+    only_model_server,
     partition_folders,
     read_chunk,
     read_manifest,
     run_folder,
 )
-from simulations.errors import InputError
+from simulations.errors import InputError, StorageError, storing
 from steering.advice import LOOKS_BELOW_TARGET
 from steering.experiment import Measurement
 from steering.run import (
@@ -49,7 +55,8 @@ from steering.run import (
 from steering.service.clocks import Clock, steady_ns
 from steering.service.health import WorkerStatus
 from steering.service.metrics import Timings
-from steering.service.publishing import FoldedSpectrum, Publisher
+from steering.service.publishing import Publisher, folded_spectrum
+from steering.service.storage import DiskWatch, WriteTrouble
 
 log = structlog.get_logger()
 
@@ -80,6 +87,7 @@ class _Followed:
 
     run_id: str
     folder: Path  # of the run
+    state_id: str = ""
     run: Run | None = None  # made when it is needed
     used_ns: int = 0  # when it was needed last
     chunks: dict[str, ClosedChunk] = field(default_factory=dict)  # by file
@@ -93,6 +101,7 @@ class _Followed:
     result: dict[str, Any] | None = None
     snapshot: RunSnapshot | None = None
     failure: str | None = None  # why there is no estimate of the newest chunks
+    unsaved: bool = False  # the newest answer is not on disk
 
     @property
     def error(self) -> str | None:
@@ -121,6 +130,8 @@ class ModelService:
         Gets how long estimates take.
     publish_folded : bool
         False where the fold worker publishes folded spectra itself.
+    patience_s : float
+        How long answers may not be written before ``step`` raises ``StorageError``.
     clock : callable
         Time in ns that never steps; it turns the loop.
     unix : callable
@@ -138,6 +149,7 @@ class ModelService:
         publish_folded: bool = True,
         clock: Clock = steady_ns,
         unix: Clock = time.time_ns,
+        patience_s: float = math.inf,
     ) -> None:
         self.state = state
         self.measurement = measurement
@@ -146,11 +158,15 @@ class ModelService:
         self._runs: dict[tuple[str, str], _Followed] = {}  # partition's folder, name
         self._generation: dict[str, int] = {}  # by partition's folder
         self._partition: dict[str, int] = {}
+        self._state_id: dict[str, str] = {}
+        self._waiting: str | None = None
         self._faults: dict[str, str] = {}  # of manifests, by partition's folder
         self._last_estimate_ns: int | None = None
         self._last_loop_ns = clock()
         self._busy_since_ns: int | None = None
         self._estimates = 0
+        self._trouble = WriteTrouble("the model service", patience_s=patience_s)
+        self.disk = DiskWatch(state)
         self._experiment = _asked(measurement.experiment.model_dump(mode="json"))
 
     # -- one look -------------------------------------------------------------------------------
@@ -158,10 +174,15 @@ class ModelService:
     def step(self) -> bool:
         """Look at the manifests once and answer what is new; True when an estimate was made."""
         self._last_loop_ns = self._busy_since_ns = self._clock()
+        self.disk.look()
         before = self._estimates
         try:
-            for folder in partition_folders(self.state):
-                self._look(folder)
+            if not self._trouble.waits:
+                for folder in partition_folders(self.state):
+                    self._look(folder)
+                self._trouble.over()
+        except StorageError as error:
+            self._trouble.failed(error)
         finally:
             self._busy_since_ns = None
             self._last_loop_ns = self._clock()
@@ -170,6 +191,8 @@ class ModelService:
     def _look(self, folder: Path) -> None:
         try:
             manifest = read_manifest(folder)
+            if manifest is not None:
+                self._check(folder, manifest)
         except (OSError, ValueError) as error:
             if self._faults.get(folder.name) != str(error):
                 log.error("manifest_refused", partition=folder.name, reason=str(error))
@@ -178,16 +201,25 @@ class ModelService:
         self._faults.pop(folder.name, None)
         if manifest is None or self._generation.get(folder.name) == manifest.generation:
             return
+        self._state_id[folder.name] = manifest.state_id
         self._partition[folder.name] = manifest.partition
         for name in manifest.runs:
             self._answer(folder, name, manifest)
         self._generation[folder.name] = manifest.generation
+
+    def _check(self, folder: Path, manifest: Manifest) -> None:
+        """Refuse what was folded with another experiment than this one."""
+        ours = self.measurement.fingerprint
+        theirs = {key: value for key, value in manifest.fingerprint.items() if key in ours}
+        check_fingerprint(folder.name, theirs, ours)
 
     def _answer(self, folder: Path, name: str, manifest: Manifest) -> None:
         """Bring one run to a manifest; a fault in it is its own."""
         followed = self._followed(folder, name)
         try:
             self._follow(followed, folder, manifest.runs[name], manifest.generation)
+        except StorageError:
+            raise  # of the disk, not of the run: all of this manifest is looked at again
         except Exception as error:
             if _newer(folder, manifest.generation):
                 return  # files of this manifest may be gone; the next look finds the newer one
@@ -195,6 +227,8 @@ class ModelService:
             log.error("estimate_failed", run=name, fault=traceback.format_exc())
             try:
                 self._show(followed, manifest.runs[name])
+            except StorageError:
+                raise
             except Exception as second:
                 log.error("snapshot_not_written", run=name, fault=repr(second))
 
@@ -204,7 +238,11 @@ class ModelService:
             # Messages without a key may put a run into two partitions: two runs, two names.
             taken = any(f.run_id == name for f in self._runs.values())
             run_id = f"{name}@{self._partition[folder.name]}" if taken else name
-            self._runs[place] = _Followed(run_id=run_id, folder=run_folder(folder, name))
+            self._runs[place] = _Followed(
+                run_id=run_id,
+                folder=run_folder(folder, name),
+                state_id=self._state_id[folder.name],
+            )
             self._resume(self._runs[place])
         return self._runs[place]
 
@@ -226,6 +264,9 @@ class ModelService:
         result = load_result(followed.folder / ESTIMATE / "result.json")
         path = followed.folder / ESTIMATE / "snapshot.npz"
         if result is None or not path.is_file():
+            return
+        if (result.state_id or "") != followed.state_id:
+            log.warning("answer_of_another_state", run=followed.run_id, state_id=result.state_id)
             return
         try:
             snapshot = load_snapshot(path)
@@ -250,9 +291,13 @@ class ModelService:
         if closed and key != followed.published and self._publisher is not None:
             if self._publish_folded:
                 self._hold(followed, closed)
-                self._publisher.folded(folded_spectrum(self._run(followed), generation))
+                self._publisher.folded(
+                    folded_spectrum(self._run(followed), generation, state_id=followed.state_id)
+                )
         if key == followed.answered and followed.result is not None:
             self._mark(followed, record, generation)
+            if followed.unsaved:
+                self._save(followed)
         elif closed:
             if followed.result is None:
                 self._show(followed, record)  # the map is there before the first estimate is
@@ -352,11 +397,17 @@ class ModelService:
         self._look_at(followed, closed)
         run = self._run(followed)
         folder = followed.folder / ESTIMATE
-        folder.mkdir(parents=True, exist_ok=True)
+        with storing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
         # numpy appends its own ending to names without it
         partial = folder / ".folded.partial.npz"
-        run.write_folded(partial)
-        partial.replace(folder / "folded.npz")
+        try:
+            with storing(folder / "folded.npz"):
+                run.write_folded(partial)
+                partial.replace(folder / "folded.npz")
+        finally:
+            partial.unlink(missing_ok=True)
+        self.disk.wrote(folder / "folded.npz")
         result, snapshot = run.result(), run.snapshot()
         estimate = followed.looks[_key(closed)]
         below = self._looks_below_target(followed, closed)
@@ -418,6 +469,8 @@ class ModelService:
             "chunks": _records(record, followed),
             "chunk_keys": list(key),
             "state_generation": generation,
+            "state_id": followed.state_id,
+            "fingerprint": _digest(self.measurement.fingerprint),
         }
 
     def _mark(self, followed: _Followed, record: RunRecord, generation: int) -> None:
@@ -472,13 +525,16 @@ class ModelService:
 
     def _save(self, followed: _Followed, *, snapshot: bool = True, result: bool = True) -> None:
         folder = followed.folder / ESTIMATE
-        folder.mkdir(parents=True, exist_ok=True)
-        if snapshot and followed.snapshot is not None:
-            save_snapshot(followed.snapshot, folder / "snapshot.npz")
-            if self._store is not None:
-                self._store.publish(followed.snapshot)
-        if result and followed.result is not None:
-            save_result(result_document(followed.result), folder / "result.json")
+        followed.unsaved = True
+        with storing(folder / "result.json"):
+            folder.mkdir(parents=True, exist_ok=True)
+            if snapshot and followed.snapshot is not None:
+                save_snapshot(followed.snapshot, folder / "snapshot.npz")
+                if self._store is not None:
+                    self._store.publish(followed.snapshot)
+            if result and followed.result is not None:
+                save_result(result_document(followed.result), folder / "result.json")
+        followed.unsaved = False
 
     def status(self) -> WorkerStatus:
         """One moment of this service, for health, readiness and metrics."""
@@ -494,36 +550,49 @@ class ModelService:
             generation={self._partition[name]: g for name, g in tuple(self._generation.items())},
             chunks={f.run_id: len(f.answered or ()) for f in runs},
             counters=counters,
-            error="; ".join(errors) or None,
+            error="; ".join(errors) or self._trouble.reason or self._waiting,
             state=self.state,
+            free_bytes=self.disk.free_bytes,
+            reserve_bytes=self.disk.reserve_bytes,
         )
+
+    @contextmanager
+    def alone(
+        self, stop: threading.Event | None, *, every_s: float = POLL_SECONDS
+    ) -> Iterator[None]:
+        """Wait until no other service writes estimates of this folder; none does in the block.
+
+        Parameters
+        ----------
+        stop : threading.Event, optional
+            Ends the waiting; absent: do not wait.
+        every_s : float
+            Time between two attempts.
+
+        Raises
+        ------
+        BlockingIOError
+            If another one does, and this one is not to wait, or is told to stop.
+        """
+        while True:
+            with only_model_server(self.state) as ours:
+                if ours:
+                    self._waiting = None
+                    yield
+                    return
+            if self._waiting is None:
+                self._waiting = (
+                    f"another model server works on state folder {self.state.name}; expected one. "
+                    "This one waits until that one ends: stop one of them."
+                )
+                log.warning("waiting_for_another_model_server", state=self.state.name)
+            self._last_loop_ns = self._clock()
+            if stop is None or stop.wait(every_s):
+                raise BlockingIOError(self._waiting)
 
     def results(self) -> dict[str, dict[str, Any] | None]:
         """Newest result of every run."""
         return {f.run_id: f.result for f in self._runs.values()}
-
-
-def folded_spectrum(run: Run, generation: int) -> FoldedSpectrum:
-    """What is published of a run's fold.
-
-    Parameters
-    ----------
-    run : Run
-        With at least one chunk.
-    generation : int
-        Of the manifest that names its chunks.
-    """
-    measurement = run.measurement
-    reciprocal = measurement.crystal.conventional_reciprocal
-    return FoldedSpectrum(
-        run=run.run_id,
-        state_generation=generation,
-        sums=run.sums,
-        path_position=measurement.path.position(reciprocal)[0],
-        path_hkl=measurement.path.centres_hkl(),
-        energy_edges_meV=measurement.energy.edges_meV,
-        chunks=len(run.chunks),
-    )
 
 
 def serve_estimates(
@@ -531,9 +600,10 @@ def serve_estimates(
 ) -> None:
     """Let a service look again and again until told to stop; for a thread or a process."""
     stop = stop or threading.Event()
-    while not stop.is_set():
-        if not service.step():
-            stop.wait(every_s)
+    with suppress(BlockingIOError), service.alone(stop, every_s=every_s):
+        while not stop.is_set():
+            if not service.step():
+                stop.wait(every_s)
 
 
 def follow(
@@ -557,6 +627,10 @@ def follow(
         for fault in stored.publish_new(store):
             log.warning("snapshot_refused", reason=fault)
         stop.wait(every_s)
+
+
+def _digest(fingerprint: Mapping[str, str]) -> str:
+    return hashlib.sha256(json.dumps(dict(fingerprint), sort_keys=True).encode()).hexdigest()
 
 
 def _key(closed: list[ClosedChunk]) -> Key:

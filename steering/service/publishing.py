@@ -22,7 +22,7 @@ from consumers.transport import KafkaTopics
 from consumers.wire import DataVariable, Heartbeat, Sink, encode_data_array, encode_heartbeat
 from simulations.arrays import FloatArray
 from simulations.fold import CellSums
-from steering.run import AdviceResult, ParameterResult, RunResult, StopResult
+from steering.run import AdviceResult, ParameterResult, Run, RunResult, StopResult
 from steering.service.clocks import Clock
 from steering.service.health import WorkerStatus, status_json
 
@@ -57,6 +57,7 @@ class EstimateMessage(_Outgoing):
     schema_version: Literal[1] = SCHEMA_VERSION
     run: str
     state_generation: int = Field(ge=0, description="grows with the state; keep the largest")
+    state_id: str = Field(default="", description="of the state; another one begins anew at 1")
     time_ns: int = Field(description="when it was made, since the Unix epoch")
     parameters: tuple[ParameterEstimate, ...]
     covariance: tuple[tuple[float, ...], ...] = Field(
@@ -88,6 +89,7 @@ class AdviceMessage(_Outgoing):
     schema_version: Literal[1] = SCHEMA_VERSION
     run: str
     state_generation: int = Field(ge=0, description="grows with the state; keep the largest")
+    state_id: str = Field(default="", description="of the state; another one begins anew at 1")
     time_ns: int = Field(description="when it was made, since the Unix epoch")
     trusted: bool
     policy: str | None
@@ -123,6 +125,7 @@ def estimate_message(run: str, result: RunResult, *, generation: int, time_ns: i
     message = EstimateMessage(
         run=run,
         state_generation=generation,
+        state_id=result.state_id or "",
         time_ns=time_ns,
         parameters=tuple(ParameterEstimate(**one.document()) for one in result.parameters),
         covariance=result.covariance or (),
@@ -146,6 +149,7 @@ def advice_message(run: str, result: RunResult, *, generation: int, time_ns: int
     message = AdviceMessage(
         run=run,
         state_generation=generation,
+        state_id=result.state_id or "",
         time_ns=time_ns,
         trusted=result.trusted,
         policy=result.policy,
@@ -166,6 +170,33 @@ class FoldedSpectrum:
     path_hkl: FloatArray  # (path_bins, 3) r.l.u. of the conventional cell
     energy_edges_meV: FloatArray  # (energy_bins + 1,)
     chunks: int = 0
+    state_id: str = ""  # hexadecimal
+
+
+def folded_spectrum(run: Run, generation: int, *, state_id: str = "") -> FoldedSpectrum:
+    """What is published of a run's fold.
+
+    Parameters
+    ----------
+    run : Run
+        With at least one chunk.
+    generation : int
+        Of the manifest that names its chunks.
+    state_id : str
+        Of the state, hexadecimal; empty: not known.
+    """
+    measurement = run.measurement
+    reciprocal = measurement.crystal.conventional_reciprocal
+    return FoldedSpectrum(
+        run=run.run_id,
+        state_generation=generation,
+        state_id=state_id,
+        sums=run.sums,
+        path_position=measurement.path.position(reciprocal)[0],
+        path_hkl=measurement.path.centres_hkl(),
+        energy_edges_meV=measurement.energy.edges_meV,
+        chunks=len(run.chunks),
+    )
 
 
 _CELL = ("path_bin", "energy_transfer")
@@ -180,6 +211,7 @@ _FOLDED = (  # name, axes, unit, text
     ("path_hkl", ("path_bin", "hkl"), "r.l.u.", "centre of a bin in the conventional cell"),
     ("energy_transfer", ("energy_transfer_edge",), "meV", "edges, one more than bins"),
     ("state_generation", (), None, "grows with the state; keep the largest"),
+    ("state_id", (), None, "of the state; another one begins anew at 1; 0 is unknown"),
     ("chunks", (), None, "number of folded chunks"),
     ("schema_version", (), None, "of these variables"),
 )
@@ -199,6 +231,7 @@ def folded_message(folded: FoldedSpectrum, *, time_ns: int) -> bytes:
         "path_hkl": folded.path_hkl,
         "energy_transfer": folded.energy_edges_meV,
         "state_generation": np.int64(folded.state_generation),
+        "state_id": np.int64(int(folded.state_id or "0", 16)),
         "chunks": np.int64(folded.chunks),
         "schema_version": np.int64(SCHEMA_VERSION),
     }

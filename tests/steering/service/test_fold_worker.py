@@ -335,24 +335,6 @@ def test_a_damaged_manifest_is_refused_with_what_to_do(measurement, messages, tm
     worker.close()
 
 
-def test_a_full_disk_commits_nothing_and_says_so(measurement, messages, tmp_path, monkeypatch):
-    worker = worker_of(measurement, tmp_path)
-    source = ListSource(as_raw(messages[:60]), worker)
-    for raw in source.poll(0):
-        worker.accept(raw)
-
-    def full(folder, manifest):
-        raise OSError(28, "No space left on device")
-
-    with monkeypatch.context() as patch:
-        patch.setattr("steering.service.fold_worker.write_manifest", full)
-        assert not worker.turn()
-        assert "No space left" in worker.status().error
-    assert worker.turn() or worker.status().error is None
-    worker.close()
-    assert np.all([p.next >= 0 for p in read_manifest(tmp_path / "partition-0").positions.values()])
-
-
 @pytest.mark.shared_data
 def test_a_real_run_as_a_stream_folds_to_the_arrays_of_its_file(shared_data, tmp_path):
     """One HYSPEC orientation as pl72, f144, ev44 and 6s4t: the same bits as read from the file."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,8 +17,8 @@ import numpy as np
 import pytest
 
 from consumers.state import partition_folders, read_manifest
-from consumers.transport import KafkaSection, KafkaSink, KafkaTopics
-from steering.experiment import load_experiment
+from consumers.transport import KafkaSection, KafkaSink, KafkaTopics, TapeWriter
+from steering.experiment import build_measurement, load_experiment
 from steering.service import LiveOptions, open_live
 from steering.service.fold_worker import FoldWorker, consume
 from tests.consumers.disturbed_stream import disturb
@@ -267,36 +268,105 @@ def test_two_workers_that_share_runs_and_are_killed_leave_the_same_bits(host, ka
     assert owners == {0, 1}
 
 
-def test_a_folder_of_another_experiment_is_refused(tmp_path):
-    options = LiveOptions(run="r", tape=tmp_path / "none")
+@contextmanager
+def folding_a_tape(experiment, tmp_path, scan, **options):
+    """A live experiment on a tape of a scan, which is written where it is not there."""
+    tape = tmp_path / "tape"
+    if not tape.exists():
+        with TapeWriter(tape) as writer:
+            writer.append(as_raw(scan))
+    with open_live(
+        experiment,
+        experiment_dir=EXAMPLES,
+        state=tmp_path / "state",
+        options=LiveOptions(**({"run": "r", "tape": tape} | options)),
+        measurement=build_measurement(experiment, EXAMPLES),
+    ) as live:
+        yield live
+
+
+def everything_in(folder):
+    return {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def other_experiment(section, **changes):
     experiment = live_experiment()
+    changed = getattr(experiment, section).model_copy(update=changes)
+    return experiment.model_copy(update={section: changed})
+
+
+@pytest.mark.parametrize(
+    ("section", "changes", "options", "told"),
+    [
+        ("source", {"t0_us": 12.5}, {}, "source.t0_us was 0.0 and is 12.5"),
+        ("source", {"psi_log": "s2"}, {}, 'source.psi_log was "s1" and is "s2"'),
+        ("sample", {"psi_offset_deg": 3.0}, {}, "sample.psi_offset_deg was 0.0 and is 3.0"),
+        ("parameters", {"cutoff_A": 4.35}, {}, "parameters.cutoff_A was"),
+        ("title", None, {"psi_deg": 4.0}, "psi_deg was null and is 4.0"),
+    ],
+)
+def test_a_state_of_another_experiment_is_refused_and_says_which_key(
+    section, changes, options, told, scan, tmp_path
+):
+    """Also a correction that only the source section has: half a dwell would be folded with it."""
+    with folding_a_tape(live_experiment(), tmp_path, scan[:200]) as live:
+        live.consume(lambda: False, until_idle_s=0.0)
+    assert load_experiment(tmp_path / "state" / "experiment.yaml").path == live_experiment().path
+    before = everything_in(tmp_path / "state")
+    other = live_experiment() if changes is None else other_experiment(section, **changes)
     with (
-        pytest.raises(ValueError, match=r"none"),
-        open_live(
-            experiment,
-            experiment_dir=EXAMPLES,
-            state=tmp_path / "state",
-            options=options,
-            measurement=live_measurement(),
-        ),
+        pytest.raises(ValueError, match="Expected the experiment that it was folded") as refused,
+        folding_a_tape(other, tmp_path, scan, **options),
     ):
         pass
-    kept = load_experiment(tmp_path / "state" / "experiment.yaml")
-    assert kept.path == experiment.path
-    other = experiment.model_copy(
-        update={"sample": experiment.sample.model_copy(update={"psi_offset_deg": 3.0})}
-    )
+    assert told in str(refused.value)
+    assert everything_in(tmp_path / "state") == before
+    with folding_a_tape(other_experiment("source", lateness_s=7.0), tmp_path, scan) as live:
+        live.consume(lambda: False, until_idle_s=0.0)  # it changes no fold
+
+
+def test_a_file_that_changed_is_another_experiment_and_one_that_moved_is_not(scan, tmp_path):
+    masks = [tmp_path / name for name in ("mask.txt", "moved.txt", "changed.txt")]
+    ids = live_measurement().instrument.detector_id[:3]
+    for mask, n in zip(masks, (2, 2, 3), strict=True):
+        mask.write_text(" ".join(str(i) for i in ids[:n]))
+    experiments = [other_experiment("instrument", mask=str(mask)) for mask in masks]
+    for experiment in experiments[:2]:
+        with folding_a_tape(experiment, tmp_path, scan[:200]) as live:
+            live.consume(lambda: False, until_idle_s=0.0)
     with (
-        pytest.raises(ValueError, match="sample differ from the experiment given"),
-        open_live(
-            other,
-            experiment_dir=EXAMPLES,
-            state=tmp_path / "state",
-            options=options,
-            measurement=live_measurement(),
-        ),
+        pytest.raises(ValueError, match=r"instrument.mask was sha256:\w+... and is sha256:"),
+        folding_a_tape(experiments[2], tmp_path, scan),
     ):
         pass
+
+
+def test_nothing_is_written_into_a_folder_that_another_worker_holds(scan, tmp_path):
+    other = other_experiment("source", lateness_s=7.0)
+    with folding_a_tape(live_experiment(), tmp_path, scan) as live:
+        assert live.source.poll(0)
+        before = everything_in(tmp_path / "state")
+        with (
+            pytest.raises(BlockingIOError, match="another process owns this partition"),
+            folding_a_tape(other, tmp_path, scan) as second,
+        ):
+            second.consume(lambda: False, until_idle_s=0.0)
+        assert everything_in(tmp_path / "state") == before
+
+
+def test_a_partition_from_another_state_is_refused(scan, tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        with folding_a_tape(live_experiment(), tmp_path / name, scan[:200]) as live:
+            live.consume(lambda: False, until_idle_s=0.0)
+    ours, theirs = (tmp_path / name / "state" / "partition-0" for name in ("a", "b"))
+    shutil.rmtree(ours)
+    shutil.copytree(theirs, ours)
+    with (
+        pytest.raises(ValueError, match=r"state_id is \w+; expected \w+, that of state.json"),
+        folding_a_tape(live_experiment(), tmp_path / "a", scan) as live,
+    ):
+        live.consume(lambda: False, until_idle_s=0.0)
 
 
 def test_an_experiment_without_a_live_source_says_how_to_name_one(tmp_path):

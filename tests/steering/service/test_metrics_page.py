@@ -20,7 +20,8 @@ def test_the_committed_list_is_that_of_the_code():
 def test_the_list_is_what_a_scrape_gets():
     """Names, kinds, texts and labels, where everything is known."""
     counters = STATUS.counters | {"publish_failures.ge_beamsteer_folded": 1}
-    service, timings = service_registry(lambda: replace(STATUS, counters=counters))
+    disk = {"free_bytes": 10**9, "reserve_bytes": 10**8}
+    service, timings = service_registry(lambda: replace(STATUS, counters=counters, **disk))
     for kind in ("fold", "commit", "estimate"):
         timings.observe(kind, 1.0)
     page = create_app(store()).state.registry

@@ -32,11 +32,12 @@ from consumers.state import (
 )
 from consumers.transport import KafkaTopics
 from consumers.wire.flatbuffers_codec import decode_data_array
+from simulations.errors import StorageError
 from steering.experiment import dump_experiment
 from steering.run import Run, RunStore, load_snapshot, save_snapshot
 from steering.service import ModelService, OutputTopics, Publisher, service_registry
 from steering.service.health import judge_health, judge_readiness
-from steering.service.model_service import base_of, follow
+from steering.service.model_service import base_of, follow, serve_estimates
 from steering.web import create_app, serving
 from tests.steering.fabricated import snapshot
 from tests.steering.service.test_publishing import Wire
@@ -426,3 +427,92 @@ def test_figures_of_a_service_are_those_of_its_status(answered: Answered):
     }
     assert samples["beamsteer_stream_chunks", "ge"] == 5
     assert samples["beamsteer_state_generation", "0"] == 2
+
+
+def test_answers_that_find_no_room_are_written_once_there_is_some(folded, small_disk, tmp_path):
+    small_disk.grow(160 * 2**20)
+    states = State(tmp_path / "roomy"), State(small_disk.folder / "full")
+    services = []
+    for state in states:
+        state.commit(folded[:1])
+        services.append(service_of(state))
+    roomy, full = services
+    assert roomy.step()
+    small_disk.fill(8_000)
+    full.step()
+    assert "cannot be written (No space left on device)" in (full.status().error or "")
+    assert not states[1].answer().exists()
+    assert not judge_readiness(full.status(), judge_health(full.status(), time.time_ns())).ok
+    small_disk.make_room()
+    end = time.monotonic() + 30
+    while not states[1].answer().exists() and time.monotonic() < end:
+        full.step()
+        time.sleep(0.05)
+    assert full.status().error is None
+    assert states[1].result() == states[0].result()
+    assert load_snapshot(states[1].answer("snapshot.npz")).result is not None
+    assert not [p for p in states[1].folder.rglob("*partial*") if p.is_file()]
+
+
+def test_answers_that_cannot_be_written_for_long_end_the_service(folded, small_disk):
+    state = State(small_disk.folder / "state")
+    state.commit(folded[:1])
+    small_disk.fill()
+    with pytest.raises(StorageError, match="nothing could be written"):
+        service_of(state, patience_s=0.0).step()
+
+
+def test_of_two_services_on_a_folder_one_waits_and_says_so(tmp_path):
+    state = State(tmp_path)
+    first, second = service_of(state), service_of(state)
+    stops = threading.Event(), threading.Event()
+    threads = [
+        threading.Thread(target=serve_estimates, args=(service, stop), kwargs={"every_s": 0.05})
+        for service, stop in zip((first, second), stops, strict=True)
+    ]
+
+    def wait_for(found):
+        end = time.monotonic() + 20
+        while not found() and time.monotonic() < end:
+            time.sleep(0.02)
+        assert found()
+
+    threads[0].start()
+    wait_for(lambda: (tmp_path / "model-server.lock").exists())
+    threads[1].start()
+    wait_for(lambda: second.status().error)
+    assert "another model server works on state folder" in (second.status().error or "")
+    now = time.time_ns()
+    assert judge_health(second.status(), now).ok
+    assert not judge_readiness(second.status(), judge_health(second.status(), now)).ok
+    assert first.status().error is None
+    with pytest.raises(BlockingIOError, match="This one waits"), second.alone(None):
+        pass
+    stops[0].set()
+    threads[0].join()
+    wait_for(lambda: second.status().error is None)
+    stops[1].set()
+    threads[1].join()
+
+
+def test_a_state_of_another_experiment_gets_no_estimate(folded, tmp_path):
+    state = State(tmp_path)
+    state.commit(folded[:1])
+    measurement = small_measurement()
+    other = {**measurement.fingerprint, "source.t0_us": "3.0", "psi_deg": "null"}
+    manifest = read_manifest(state.inside)
+    assert manifest is not None
+    write_manifest(state.inside, replace(manifest, fingerprint=other, state_id="0a"))
+    service = service_of(state)
+    assert not service.step()
+    assert "source.t0_us was 3.0 and is" in (service.status().error or "")
+    assert not state.answer().exists()
+
+
+def test_a_chunk_of_another_experiment_is_refused_by_a_run(folded, tmp_path):
+    run = Run(small_measurement(), run_id="ge", folder=tmp_path, estimate=False)
+    assert folded[0].fingerprint == small_measurement().fingerprint
+    other = {**folded[0].fingerprint, "sample.temperature_K": "4.0"}
+    with pytest.raises(ValueError, match="sample.temperature_K was 4.0 and is"):
+        run.adopt(replace(folded[0], fingerprint=other))
+    run.adopt(folded[0])
