@@ -5,6 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+import structlog
+
+log = structlog.get_logger()
+
 STEP_S = 1.0  # between two looks; less is how a clock is kept right
 SECOND_NS = 1_000_000_000
 _ANCHOR_NS = time.time_ns() - time.monotonic_ns()
@@ -37,11 +41,17 @@ class ClockWatch:
         self.steps = {"forward": 0, "back": 0}
 
     def look(self) -> float | None:
-        """Seconds that the wall clock stepped since the last look; None if it did not."""
+        """Seconds that the wall clock stepped since the last look, told; None if it did not."""
         offset_ns = self._unix() - self._steady()
         step_s = (offset_ns - self._offset_ns) / SECOND_NS
         self._offset_ns = offset_ns
         if abs(step_s) < STEP_S:
             return None
         self.steps["forward" if step_s > 0 else "back"] += 1
+        log.warning(
+            "wall_clock_stepped",
+            seconds=round(step_s, 3),
+            reason="the clock was set, or the machine slept; nothing here waits for it, but check "
+            "the times of those who send",
+        )
         return step_s

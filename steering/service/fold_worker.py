@@ -32,7 +32,6 @@ from consumers.state import (
     SECOND,
     AssembledChunk,
     Assembler,
-    Bounds,
     ChunkRecord,
     DeadLetter,
     EventSpill,
@@ -44,10 +43,8 @@ from consumers.state import (
     partition_folder,
     read_chunk,
     read_recording,
-    recordings_to_remove,
     remove_unnamed,
     run_folder,
-    runs_to_remove,
     write_manifest,
     write_recording,
 )
@@ -60,6 +57,7 @@ from steering.service.clocks import Clock, ClockWatch, steady_ns
 from steering.service.health import WorkerStatus
 from steering.service.metrics import Timings
 from steering.service.reduced_dwell import reduced_payloads
+from steering.service.retaining import Kept, chunks_of, retain
 from steering.service.storage import (
     HELD_EVENT_BYTES,
     DiskWatch,
@@ -108,10 +106,10 @@ class FoldWorker:
         Gets how long folds and commits take.
     held : HeldBound, optional
         Memory for events of open dwells; what is beyond it waits on disk.
-    recordings, runs : Bounds, optional
-        What is kept of each; what is still needed is kept in any case.
     on_take : callable, optional
         Called when a partition's lock is held and the state is known to be this experiment's.
+    kept : Kept, optional
+        Bounds of recordings and runs; absent: all stay.
     clock : callable
         Time in ns that never steps; it turns the loop.
     watch : ClockWatch, optional
@@ -130,8 +128,7 @@ class FoldWorker:
         on_commit: Callable[[Path, Manifest, Mapping[str, Run]], None] | None = None,
         timings: Timings | None = None,
         held: HeldBound | None = None,
-        recordings: Bounds | None = None,
-        runs: Bounds | None = None,
+        kept: Kept | None = None,
         clock: Clock = steady_ns,
         watch: ClockWatch | None = None,
         on_take: Callable[[], None] | None = None,
@@ -142,7 +139,7 @@ class FoldWorker:
         self.psi_deg = psi_deg
         self.patience = patience or Patience()
         self.held = held or HeldBound()
-        self.kept_recordings, self.kept_runs = recordings or Bounds(), runs or Bounds()
+        self.kept = kept or Kept()
         self._dead_letters = dead_letters
         self._on_commit = on_commit
         self._timings, self._on_take = timings, on_take
@@ -243,7 +240,7 @@ class FoldWorker:
             The source has ended: close every open dwell.
         """
         now = self._last_loop_ns = self._clock()
-        self._look_at_the_clock()
+        self._watch.look()
         if not finish and now - self._last_turn_ns < self.patience.turn_s * SECOND:
             return False
         self._last_turn_ns = now
@@ -256,16 +253,6 @@ class FoldWorker:
             finally:
                 self._busy_since_ns = None
                 self._last_loop_ns = self._clock()
-
-    def _look_at_the_clock(self) -> None:
-        step_s = self._watch.look()
-        if step_s is not None:
-            log.warning(
-                "wall_clock_stepped",
-                seconds=round(step_s, 3),
-                reason="the clock was set, or the machine slept; nothing here waits for it, but "
-                "check the times of those who send",
-            )
 
     def settled(self) -> dict[tuple[str, int], int]:
         """Next offset still needed by (topic, partition), as in the newest manifests."""
@@ -531,14 +518,23 @@ class _Partition:
         if not self.worker.bury(self._letters):
             return False
         self._letters.clear()
-        self._retain()
+        retain(
+            self.worker.kept,
+            self._records,
+            self.assembler,
+            folder=self.folder,
+            lateness_ns=round(self.worker.patience.lateness_s * SECOND),
+            forget=self.runs.pop,
+        )
         logs = self.assembler.logs()
         manifest = replace(
             self.manifest,
             positions=self.assembler.positions(),
             counters=dict(self.assembler.counters),
             runs={
-                name: RunRecord(chunks=self._chunks_of(name), logs=logs.get(name, {}))
+                name: RunRecord(
+                    chunks=chunks_of(self._records.get(name, {})), logs=logs.get(name, {})
+                )
                 for name in sorted({*self._records, *logs})
             },
         )
@@ -555,43 +551,6 @@ class _Partition:
             log.warning("old_files_not_removed", reason=str(error))
         self.worker.announce(self.folder, self.manifest, self.runs)
         return True
-
-    def _chunks_of(self, run: str) -> tuple[ChunkRecord, ...]:
-        """Records of a run in order of their start."""
-        records = self._records.get(run, {}).values()
-        return tuple(sorted(records, key=lambda c: (c.start_time_ns, c.job)))
-
-    def _retain(self) -> None:
-        """Name no longer what the bounds leave out; files go once the manifest is written."""
-        worker = self.worker
-        if worker.kept_recordings.everything and worker.kept_runs.everything:
-            return
-        needed = self.assembler.needed()
-        known = {name: RunRecord(chunks=self._chunks_of(name)) for name in self._records}
-        gone = runs_to_remove(known, bounds=worker.kept_runs, needed=needed, size_of=self._size_of)
-        for name in gone:
-            self.assembler.forget_run(name)
-            del self._records[name], self.runs[name], known[name]
-            log.info("run_removed", run=name, reason="source.retention.runs")
-        stripped = recordings_to_remove(
-            known,
-            bounds=worker.kept_recordings,
-            needed=needed,
-            lateness_ns=round(worker.patience.lateness_s * SECOND),
-            size_of=self._size_of,
-        )
-        for name, job in stripped:
-            self.assembler.without_recording(name, job)
-            self._records[name][job] = replace(self._records[name][job], recording=None)
-            log.info("recording_removed", run=name, job=job, reason="source.retention.recordings")
-        self.assembler.counters["removed.runs"] += len(gone)
-        self.assembler.counters["removed.recordings"] += len(stripped)
-
-    def _size_of(self, name: str) -> int:
-        try:
-            return (self.folder / name).stat().st_size
-        except OSError:
-            return 0
 
     # -- one chunk --------------------------------------------------------------------------------
 

@@ -33,8 +33,9 @@ from steering.run import Run, RunStore
 from steering.service.fold_worker import FoldWorker, Patience, consume
 from steering.service.health import WorkerStatus, operations_app
 from steering.service.metrics import service_registry
-from steering.service.model_service import ModelService
+from steering.service.model_service import ModelService, folded_spectrum
 from steering.service.publishing import LateSink, OutputTopics, Publisher, folded_spectrum
+from steering.service.retaining import Kept
 
 log = structlog.get_logger()
 
@@ -190,9 +191,11 @@ def open_live(
             on_commit=publish,
             timings=timings,
             held=HeldBound(limit_bytes=source_section.memory_bytes),
-            recordings=_bounds(source_section.retention.recordings),
-            runs=_bounds(source_section.retention.runs),
             on_take=lambda: _remember(described, experiment_dir, state),
+            kept=Kept(
+                recordings=_bounds(source_section.retention.recordings),
+                runs=_bounds(source_section.retention.runs),
+            ),
         )
         _refuse_another(worker)
         source = _source(

@@ -24,6 +24,7 @@ from consumers.wire import (
 from steering.experiment import build_measurement, load_experiment
 from steering.run import Run
 from steering.service.fold_worker import FoldWorker, Patience, consume
+from steering.service.retaining import Kept
 from tests.consumers.disturbed_stream import disturb
 from tests.consumers.hostile_messages import mutants
 from tests.steering.live_stream import (
@@ -144,8 +145,8 @@ def test_recordings_and_runs_beyond_their_bounds_go_and_the_sums_stay(
     measurement, messages, undisturbed, tmp_path
 ):
     patience = replace(PATIENCE, lateness_s=5.0)
-    bounds = {"recordings": Bounds(size_bytes=1), "patience": patience}
-    fold(measurement, tmp_path, as_raw(messages), **bounds)
+    kept = Kept(recordings=Bounds(size_bytes=1))
+    fold(measurement, tmp_path, as_raw(messages), kept=kept, patience=patience)
     assert contents(tmp_path) == undisturbed
     manifest = read_manifest(tmp_path / "partition-0")
     chunks = manifest.runs["night"].chunks
@@ -156,7 +157,7 @@ def test_recordings_and_runs_beyond_their_bounds_go_and_the_sums_stay(
     # a second run makes the first one a thing of the past
     later = as_raw(shifted(live_scan(run="day", psis=PSI[:2]), 10 * 3600 * 10**9))
     later = [replace(raw, offset=raw.offset + 10_000) for raw in later]
-    fold(measurement, tmp_path, later, runs=Bounds(days=0.1), patience=patience)
+    fold(measurement, tmp_path, later, kept=Kept(runs=Bounds(days=0.1)), patience=patience)
     manifest = read_manifest(tmp_path / "partition-0")
     assert set(manifest.runs) == {"day"}
     assert manifest.counters["removed.runs"] == 1

@@ -1,0 +1,92 @@
+"""Bounds of what a partition keeps, applied before every manifest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import structlog
+
+from consumers.state import (
+    Assembler,
+    Bounds,
+    ChunkRecord,
+    RunRecord,
+    recordings_to_remove,
+    runs_to_remove,
+)
+
+log = structlog.get_logger()
+
+Records = dict[str, dict[str, ChunkRecord]]  # run -> job -> record
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Kept:
+    """What is kept of every kind; what is still needed is kept in any case."""
+
+    recordings: Bounds = Bounds()
+    runs: Bounds = Bounds()
+
+    @property
+    def everything(self) -> bool:
+        """Whether nothing is ever removed."""
+        return self.recordings.everything and self.runs.everything
+
+
+def chunks_of(records: Mapping[str, ChunkRecord]) -> tuple[ChunkRecord, ...]:
+    """Records of a run in order of their start."""
+    return tuple(sorted(records.values(), key=lambda c: (c.start_time_ns, c.job)))
+
+
+def retain(
+    kept: Kept,
+    records: Records,
+    assembler: Assembler,
+    *,
+    folder: Path,
+    lateness_ns: int,
+    forget: Callable[[str], object],
+) -> None:
+    """Name no longer what the bounds leave out; files go once the manifest is written.
+
+    Parameters
+    ----------
+    kept : Kept
+    records : dict
+        By run and job; changed here.
+    assembler : Assembler
+        Of the partition; told what it cannot open again.
+    folder : Path
+        Of the partition.
+    lateness_ns : int
+    forget : callable
+        Called with the name of a run that goes.
+    """
+    if kept.everything:
+        return
+
+    def size_of(name: str) -> int:
+        try:
+            return (folder / name).stat().st_size
+        except OSError:
+            return 0
+
+    needed = assembler.needed()
+    known = {name: RunRecord(chunks=chunks_of(of)) for name, of in records.items()}
+    gone = runs_to_remove(known, bounds=kept.runs, needed=needed, size_of=size_of)
+    for name in gone:
+        assembler.forget_run(name)
+        del records[name], known[name]
+        forget(name)
+        log.info("run_removed", run=name, reason="source.retention.runs")
+    stripped = recordings_to_remove(
+        known, bounds=kept.recordings, needed=needed, lateness_ns=lateness_ns, size_of=size_of
+    )
+    for name, job in stripped:
+        assembler.without_recording(name, job)
+        records[name][job] = replace(records[name][job], recording=None)
+        log.info("recording_removed", run=name, job=job, reason="source.retention.recordings")
+    assembler.counters["removed.runs"] += len(gone)
+    assembler.counters["removed.recordings"] += len(stripped)
