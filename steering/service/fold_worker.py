@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,6 @@ from consumers.state import (
     HeldBound,
     Manifest,
     PartitionLock,
-    RunRecord,
     file_name,
     partition_folder,
     read_chunk,
@@ -53,11 +52,11 @@ from consumers.wire import RawMessage, RawSource, WireError, decode
 from simulations.errors import InputError, StorageError, storing
 from steering.experiment import Measurement
 from steering.run import Run
-from steering.service.clocks import Clock, ClockWatch, steady_ns
+from steering.service.clocks import Clock, ClockWatch, Patience, steady_ns
 from steering.service.health import WorkerStatus
 from steering.service.metrics import Timings
 from steering.service.reduced_dwell import reduced_payloads
-from steering.service.retaining import Kept, chunks_of, retain
+from steering.service.retaining import Kept, retain, run_records
 from steering.service.storage import (
     HELD_EVENT_BYTES,
     DiskWatch,
@@ -70,18 +69,6 @@ from steering.service.storage import (
 log = structlog.get_logger()
 
 READ_AHEAD = 256 * 2**20  # bytes that are read while the worker is busy
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Patience:
-    """How long a worker waits, in seconds."""
-
-    settle_s: float = 2.0  # beyond a stop, for messages that come late
-    lateness_s: float = 60.0  # before data of no dwell are dropped
-    timeout_s: float = 600.0  # before a dwell without a stop closes
-    commit_s: float = 10.0  # between manifests when no chunk closes
-    turn_s: float = 0.2  # between looks at what is due
-    storage_s: float = 600.0  # while nothing can be written, before the worker ends with 75
 
 
 class FoldWorker:
@@ -518,25 +505,15 @@ class _Partition:
         if not self.worker.bury(self._letters):
             return False
         self._letters.clear()
-        retain(
-            self.worker.kept,
-            self._records,
-            self.assembler,
-            folder=self.folder,
-            lateness_ns=round(self.worker.patience.lateness_s * SECOND),
-            forget=self.runs.pop,
-        )
-        logs = self.assembler.logs()
+        lateness_ns = round(self.worker.patience.lateness_s * SECOND)
+        gone = retain(self.worker.kept, self._records, self.assembler, self.folder, lateness_ns)
+        for name in gone:
+            del self.runs[name]
         manifest = replace(
             self.manifest,
             positions=self.assembler.positions(),
             counters=dict(self.assembler.counters),
-            runs={
-                name: RunRecord(
-                    chunks=chunks_of(self._records.get(name, {})), logs=logs.get(name, {})
-                )
-                for name in sorted({*self._records, *logs})
-            },
+            runs=run_records(self._records, self.assembler.logs()),
         )
         if manifest == self.manifest:
             self._unsaved = False

@@ -33,7 +33,7 @@ from steering.run import Run, RunStore
 from steering.service.fold_worker import FoldWorker, Patience, consume
 from steering.service.health import WorkerStatus, operations_app
 from steering.service.metrics import service_registry
-from steering.service.model_service import ModelService, folded_spectrum
+from steering.service.model_service import ModelService
 from steering.service.publishing import LateSink, OutputTopics, Publisher, folded_spectrum
 from steering.service.retaining import Kept
 
