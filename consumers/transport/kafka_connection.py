@@ -53,10 +53,10 @@ def explain(error: Exception, section: KafkaSection) -> Exception:
             f"{section.security_protocol}. Correct them."
         )
     if isinstance(error, errors.UnsupportedCodecError):
-        return ValueError(
+        return ConnectionError(
             f"A message is compressed in a way that this installation cannot undo ({error}); "
-            "expected none or gzip. Install the package of that compression (lz4, python-snappy, "
-            "zstandard), or set compression.type of the topic."
+            "expected gzip, lz4, snappy, zstd or none. Install what pyproject.toml lists (lz4, "
+            "python-snappy, zstandard), or set compression.type of the topic."
         )
     if isinstance(error, errors.CorruptRecordError):
         return ConnectionError(

@@ -121,7 +121,8 @@ class KafkaSection(Section):
         default=None, description="environment variable that holds the password of `key_file`"
     )
     max_message_bytes: Annotated[int, Field(strict=True, ge=1024, le=2**30)] = Field(
-        default=32 * MEBIBYTE, description="largest message read or sent"
+        default=32 * MEBIBYTE,
+        description="largest message read or sent; larger ones are dead letters",
     )
     buffer_bytes: Annotated[int, Field(strict=True, ge=MEBIBYTE, le=2**32)] = Field(
         default=128 * MEBIBYTE, description="most bytes that wait in this process, read or unsent"

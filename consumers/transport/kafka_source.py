@@ -25,7 +25,7 @@ from kafka.structs import OffsetAndMetadata, TopicPartition
 from consumers.transport.kafka_connection import describe_topics, explain, open_client
 from consumers.transport.kafka_settings import KafkaSection, consumer_arguments
 from consumers.transport.time_merge import TimeMerge
-from consumers.wire import PartitionOwner, RawMessage
+from consumers.wire import FAULT_HEADER, PartitionOwner, RawMessage
 from simulations.errors import InputError
 
 log = structlog.get_logger()
@@ -144,7 +144,8 @@ class KafkaSource:
 
         Those of a partition come in the order of their time stamps, whatever their topic, as far as
         the broker holds them already. At most about ``buffer_bytes`` wait in the process, those
-        that are returned included.
+        that are returned included. A message larger than ``max_message_bytes`` comes without its
+        value, with a header ``FAULT_HEADER`` that says its offset and size.
 
         Raises
         ------
@@ -153,7 +154,7 @@ class KafkaSource:
             there, or rights are missing.
         ValueError
             If a position is not in its partition any more (messages are gone, or the topic was
-            made anew), or a message is larger than ``max_message_bytes``.
+            made anew).
         """
         if self._failure is not None:
             raise self._failure
@@ -320,13 +321,15 @@ class KafkaSource:
         for place, records in batches.items():
             topic, partition = place
             for record in records:
-                value = record.value or b""
+                value, headers = record.value or b"", tuple(record.headers or ())
                 if len(value) > largest:
-                    raise InputError(
+                    fault = (
                         f"kafka.max_message_bytes is {largest}, and {topic}[{partition}] offset "
                         f"{record.offset} has {len(value)} bytes; expected at most that many. "
-                        "Raise it (and kafka.buffer_bytes), or let the sender split its messages."
+                        "Raise it (and kafka.buffer_bytes), or let the sender split its messages; "
+                        "the broker has this one until its retention ends"
                     )
+                    value, headers = b"", (*headers, (FAULT_HEADER, fault.encode()))
                 messages.append(
                     RawMessage(
                         topic=topic,
@@ -335,7 +338,7 @@ class KafkaSource:
                         value=value,
                         key=record.key,
                         timestamp_ns=max(0, record.timestamp) * 1_000_000,
-                        headers=tuple(record.headers or ()),
+                        headers=headers,
                     )
                 )
             if records:

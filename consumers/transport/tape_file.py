@@ -282,7 +282,9 @@ class TapeWriter:
     Raises
     ------
     TapeError
-        If the tape is damaged, or another writer has it.
+        If the tape is damaged.
+    BlockingIOError
+        If another writer has it.
     """
 
     def __init__(
@@ -309,7 +311,7 @@ class TapeWriter:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             os.close(self._lock)
-            raise TapeError(
+            raise BlockingIOError(
                 f"{self.folder}: another process is writing this tape. Give another folder, or "
                 "stop it"
             ) from None

@@ -14,6 +14,7 @@ from consumers.wire.flatbuffers_codec import (
 )
 from consumers.wire.msgpack_codec import MAX_MESSAGE_BYTES, pack, refuse_pickle
 from consumers.wire.values import (
+    FAULT_HEADER,
     Described,
     Description,
     Events,
@@ -37,6 +38,7 @@ __all__ = [
     "Description",
     "EARLIEST_NS",
     "Events",
+    "FAULT_HEADER",
     "Heartbeat",
     "LogSample",
     "MAX_MESSAGE_BYTES",

@@ -22,7 +22,7 @@ from __future__ import annotations
 from consumers.wire.bluesky_documents import value_of_document
 from consumers.wire.flatbuffers_codec import SCHEMAS, decode_flatbuffer
 from consumers.wire.msgpack_codec import MAX_MESSAGE_BYTES, refuse_pickle, unpack
-from consumers.wire.values import RawMessage, WireError, WireValue
+from consumers.wire.values import FAULT_HEADER, RawMessage, WireError, WireValue
 
 DOCUMENT_HEADER = "document"
 
@@ -33,7 +33,7 @@ def decode(raw: RawMessage) -> WireValue:
     Parameters
     ----------
     raw : RawMessage
-        Only ``value`` and the header ``document`` are looked at.
+        Only ``value`` and the headers ``document`` and ``FAULT_HEADER`` are looked at.
 
     Returns
     -------
@@ -43,9 +43,13 @@ def decode(raw: RawMessage) -> WireValue:
     Raises
     ------
     WireError
-        If the bytes are none of the known kinds, or are damaged, implausible or too large.
+        If the bytes are none of the known kinds, or are damaged, implausible or too large, or the
+        transport left them out.
     """
     value = raw.value
+    for name, content in raw.headers:
+        if name == FAULT_HEADER:
+            raise WireError(content.decode("utf-8", "replace"))
     if len(value) > MAX_MESSAGE_BYTES:
         raise WireError(
             f"message: has {len(value)} bytes; expected at most {MAX_MESSAGE_BYTES}. "

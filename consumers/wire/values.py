@@ -16,6 +16,9 @@ from numpy.typing import NDArray
 
 from simulations.errors import InputError
 
+# Header of a message whose value the transport left out: why, in utf-8. It is a dead letter.
+FAULT_HEADER = "beamsteer.fault"
+
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class RawMessage:

@@ -69,6 +69,11 @@ def model_server(
             "`beamsteer consume` writes. Correct the path, or start `beamsteer consume` first."
         )
     path = experiment or state / "experiment.yaml"
+    if experiment is None and not path.is_file():
+        raise BlockingIOError(
+            f"{path}: is not there yet; expected what `beamsteer consume` writes when it begins. "
+            "Start it, or give --experiment."
+        )
 
     from steering.experiment import load_experiment
 

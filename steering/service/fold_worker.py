@@ -23,10 +23,7 @@ from typing import Any
 import structlog
 
 from consumers.fold import Message, Payload, SetAside
-from consumers.recorded import (
-    EI_LOGS,
-    recorded_source,
-)
+from consumers.recorded import EI_LOGS, UnreadableError, recorded_source
 from consumers.state import (
     MANIFEST,
     SECOND,
@@ -442,6 +439,8 @@ class _Partition:
         try:
             wrote = self._turn(now_ns, finish)
         except OSError as error:
+            if self._broken:
+                raise
             self.trouble.failed(error)
             return False
         except BaseException:
@@ -452,13 +451,23 @@ class _Partition:
 
     def _turn(self, now_ns: int, finish: bool) -> bool:
         if not self._pending:
-            self._pending = self.assembler.due(now_ns, finish=finish)
+            self._pending = self._due(now_ns, finish)
         self._close_pending()
         waited = now_ns - self._last_commit_ns >= self.worker.patience.commit_s * SECOND
         waiting = self._dirty or self.assembler.dead or self._letters
         if self._unsaved or self.trouble.reason or finish or (waiting and waited):
             return self.commit()
         return False
+
+    def _due(self, now_ns: int, finish: bool) -> list[AssembledChunk]:
+        try:
+            return self.assembler.due(now_ns, finish=finish)
+        except (OSError, UnreadableError) as error:  # what it took out of memory is lost here
+            self._broken = True
+            raise StorageError(
+                f"a recording in {self.folder.name} cannot be read ({error}); expected it as it "
+                "was written. Start again: what is not committed is read from the source."
+            ) from error
 
     def _close_pending(self) -> None:
         """Bring to disk what the assembler gave away: its messages are settled with it."""

@@ -6,13 +6,15 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import confluent_kafka
+import numpy as np
 import pytest
 from kafka import KafkaProducer
 from kafka.admin import ACL, ACLOperation, ACLPermissionType, ResourcePattern, ResourceType
 from kafka.structs import TopicPartition
 
 from consumers.transport import KafkaSection, KafkaSink, KafkaSource
-from consumers.wire import RawMessage
+from consumers.wire import RawMessage, WireError, decode
 from tests.kafka_broker import PASSWORDS, Topics, admin
 
 pytestmark = pytest.mark.kafka
@@ -414,12 +416,39 @@ def test_rights_are_asked_for_by_name_and_with_them_messages_come(kafka, kafka_t
     source.close()
 
 
-def test_a_message_above_the_limit_is_named(kafka, kafka_topics):
+def test_a_message_above_the_limit_comes_as_a_fault_and_the_rest_as_it_is(kafka, kafka_topics):
     (topic,) = kafka_topics("detector")
-    send(kafka, [(topic, b"small", None), (topic, bytes(100_000), None)])
+    send(kafka, [(topic, b"small", None), (topic, bytes(100_000), None), (topic, b"next", None)])
     source = KafkaSource(section_of(kafka, [topic], max_message_bytes=50_000), Owner())
-    with pytest.raises(ValueError, match=r"max_message_bytes is 50000, and .*\[0\] offset 1 has 1"):
-        read(source, 2)
+    small, large, after = read(source, 3)
+    assert [m.value for m in (small, large, after)] == [b"small", b"", b"next"]
+    assert [m.offset for m in (small, large, after)] == [0, 1, 2]
+    with pytest.raises(
+        WireError, match=r"max_message_bytes is 50000, and .*\[0\] offset 1 has 100000 bytes"
+    ):
+        decode(large)
+    source.close()
+
+
+@pytest.mark.parametrize("codec", ["none", "gzip", "lz4", "snappy", "zstd"])
+def test_batches_of_every_codec_are_read(codec, kafka, kafka_topics):
+    """Compressed by another client (librdkafka), several megabytes in a batch."""
+    (topic,) = kafka_topics("detector")
+    rng = np.random.default_rng(3)
+    values = [bytes(n) + rng.bytes(3_000) + b"abc" * 3_000 for n in range(300)]
+    producer = confluent_kafka.Producer(
+        {
+            "bootstrap.servers": kafka.bootstrap,
+            "compression.type": codec,
+            "linger.ms": 200,
+            "batch.size": 4_000_000,
+        }
+    )
+    for value in values:
+        producer.produce(topic, value)
+    assert producer.flush(30) == 0
+    source = KafkaSource(section_of(kafka, [topic]), Owner())
+    assert [m.value for m in read(source, len(values))] == values
     source.close()
 
 

@@ -210,7 +210,7 @@ def test_what_is_no_tape_is_refused(tmp_path: Path, content: bytes | None, words
 
 def test_one_tape_has_one_writer(tmp_path: Path) -> None:
     with TapeWriter(tmp_path):
-        with pytest.raises(TapeError, match="another process is writing"):
+        with pytest.raises(BlockingIOError, match="another process is writing"):
             TapeWriter(tmp_path)
     TapeWriter(tmp_path).close()
 

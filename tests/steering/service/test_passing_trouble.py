@@ -1,0 +1,211 @@
+"""What passes by itself, or concerns one message, never ends a worker for good."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from consumers.state import PartitionLock, read_manifest
+from consumers.transport import DeadLetters, KafkaSection, KafkaTopics, TapeWriter
+from steering.cli import run as beamsteer
+from steering.experiment import dump_experiment, with_absolute_files
+from steering.service import LiveOptions, open_live
+from steering.service.fold_worker import FoldWorker, Patience, consume
+from tests.steering.live_stream import (
+    ListSource,
+    as_raw,
+    contents,
+    live_experiment,
+    live_measurement,
+    live_scan,
+)
+from tests.steering.service.test_fold_worker import Letters
+from tests.steering.service.test_live import sending, topics_of
+from tests.steering.virtual_scan import EXAMPLES
+
+ROOT = Path(__file__).resolve().parents[3]
+PATIENCE = Patience(settle_s=2.0, lateness_s=300.0, turn_s=0.0, commit_s=0.0)
+PSI = (5.0, 17.0, 29.0)
+
+
+@pytest.fixture(scope="module")
+def messages():
+    return live_scan(psis=PSI)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(messages, tmp_path_factory):
+    state = tmp_path_factory.mktemp("plain")
+    fold(state, as_raw(messages))
+    return contents(state)
+
+
+def fold(state, raws, letters=None):
+    worker = FoldWorker(
+        live_measurement(),
+        state=state,
+        default_run="unnamed",
+        patience=PATIENCE,
+        dead_letters=None if letters is None else DeadLetters(letters, "dead"),
+    )
+    consume(ListSource(raws, worker), worker, stop=lambda: False, until_idle_s=0.0)
+    worker.close()
+    return worker
+
+
+SHORT_OF_HANDLES = """
+import json, os, resource, sys
+from pathlib import Path
+from consumers.recorded import open_hdf5
+from consumers.state import read_recording
+from simulations.errors import StorageError
+from steering.service.fold_worker import FoldWorker, consume
+from tests.steering.live_stream import ListSource, as_raw, live_measurement, live_scan
+from tests.steering.service.test_passing_trouble import PATIENCE, PSI, fold
+
+state = Path(sys.argv[1])
+raws = as_raw(live_scan(psis=PSI))
+fold(state / "warm", raws)  # everything is compiled and loaded
+recording = next((state / "warm").rglob("*.nxs.h5"))
+limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+reasons, read = [], []
+
+
+def shut():
+    free = os.dup(0)
+    os.close(free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free, limit[1]))
+
+
+def open_again():
+    resource.setrlimit(resource.RLIMIT_NOFILE, limit)
+
+
+worker = FoldWorker(
+    live_measurement(), state=state / "state", default_run="unnamed", patience=PATIENCE
+)
+source = ListSource(raws, worker)
+
+
+def trouble():
+    if worker.stuck():
+        reasons.append(worker.status().error)
+        open_again()
+    elif not reasons and resource.getrlimit(resource.RLIMIT_NOFILE) == limit:
+        with worker._busy:  # between two turns, when none of their handles is open
+            shut()
+
+
+consume(source, worker, stop=lambda: False, until_idle_s=0.1, each=trouble)
+worker.close()
+shut()
+for attempt in (lambda: read_recording(recording), lambda: open_hdf5(recording).__enter__()):
+    try:
+        attempt()
+    except StorageError as error:
+        read.append(str(error))
+open_again()
+print(json.dumps({"reasons": reasons, "read": read}))
+"""
+
+
+def test_too_many_open_files_pause_the_worker_and_set_nothing_aside(
+    messages, undisturbed, tmp_path
+):
+    done = subprocess.run(
+        [sys.executable, "-c", SHORT_OF_HANDLES, str(tmp_path)],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout.splitlines()[-1])
+    assert told["reasons"]
+    assert "Too many open files" in told["reasons"][0]
+    assert len(told["read"]) == 2
+    assert all("cannot be read now (Too many open files)" in text for text in told["read"])
+    assert contents(tmp_path / "state") == undisturbed
+
+
+@pytest.mark.parametrize("fate", ["deleted", "cut", "foreign"])
+def test_a_late_log_to_a_dwell_whose_recording_is_gone_is_a_dead_letter(
+    fate, messages, undisturbed, tmp_path
+):
+    """The recording of the second dwell; its psi comes after it has closed."""
+    late = [m for m in messages if m[0] == "motion"][1]
+    early = [m for m in messages if m is not late]
+    folded_once = tmp_path / "state"
+    fold(folded_once, as_raw(early))
+    folder = folded_once / "partition-0"
+    before = read_manifest(folder)
+    (recording,) = folder.rglob("night-101.*.nxs.h5")
+    if fate == "deleted":
+        recording.unlink()
+    elif fate == "cut":
+        os.truncate(recording, recording.stat().st_size // 2)
+    else:
+        recording.write_bytes(b"not HDF5 at all")
+    more = [(topic, b"day", value) for topic, _, value in live_scan("day", (41.0,), seed=2)]
+    letters = Letters()
+    fold(folded_once, as_raw([*early, late, *more]), letters)
+    ((_, value, _, headers),) = letters.got
+    assert value == late[2]
+    assert "whose recording cannot be read" in headers["reason"].decode()
+    after = read_manifest(folder)
+    assert after.runs["night"] == before.runs["night"]
+    assert [c.status for c in after.runs["day"].chunks] == ["folded"]
+
+
+def test_a_state_folder_that_is_locked_ends_with_75(messages, undisturbed, tmp_path, capsys):
+    file = tmp_path / "experiment.yaml"
+    dump_experiment(with_absolute_files(live_experiment(lateness_s=300.0), EXAMPLES), file)
+    with TapeWriter(tmp_path / "tape") as tape:
+        tape.append(as_raw(messages))
+    state = tmp_path / "state"
+    command = ["consume", str(file), "--tape", str(tmp_path / "tape"), "-o", str(state)]
+    command += ["--until-idle", "0.2", "--health-port", "0"]
+    lock = PartitionLock(state / "partition-0")
+    assert beamsteer(command) == 75
+    assert "another process owns this partition" in " ".join(capsys.readouterr().err.split())
+    lock.release()
+    assert beamsteer(command) == 0
+    assert contents(state) == undisturbed
+    assert beamsteer([*command, "--psi", "3"]) == 2
+    assert "psi_deg was null and is 3.0" in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.kafka
+def test_a_message_larger_than_allowed_is_a_dead_letter_and_the_rest_goes_on(
+    messages, undisturbed, kafka, tmp_path
+):
+    topics = topics_of(kafka)
+    names = KafkaTopics(prefix=topics.prefix, reduced=None, bluesky=None)
+    section = KafkaSection(
+        bootstrap_servers=kafka.bootstrap,
+        topics=names,
+        group=topics.prefix,
+        max_message_bytes=50_000,
+    )
+    experiment = live_experiment(kind="kafka", lateness_s=300.0, settle_s=0.5)
+    source = experiment.source.model_copy(update={"kafka": section})
+    experiment = experiment.model_copy(update={"source": source})
+    with sending(kafka.bootstrap, topics.prefix) as send:
+        send([*messages[:200], ("detector", b"night", bytes(80_000)), *messages[200:]])
+    with open_live(
+        experiment,
+        experiment_dir=EXAMPLES,
+        state=tmp_path,
+        options=LiveOptions(run="unnamed"),
+        measurement=live_measurement(),
+    ) as live:
+        live.consume(lambda: False, until_idle_s=4.0)
+        counters = live.worker_status().counters
+    topics.remove()
+    assert counters["dead_letters.message"] == 1
+    assert contents(tmp_path) == undisturbed
