@@ -53,7 +53,7 @@ from steering.service.clocks import Clock, ClockWatch, Patience, steady_ns
 from steering.service.health import WorkerStatus
 from steering.service.metrics import Timings
 from steering.service.reduced_dwell import reduced_payloads
-from steering.service.retaining import Kept, retain, run_records
+from steering.service.retaining import Kept, held_bytes, retain, run_records
 from steering.service.storage import (
     HELD_EVENT_BYTES,
     DiskWatch,
@@ -271,10 +271,7 @@ class FoldWorker:
             connected=connected,
             partitions=tuple(sorted(owned)),
             last_commit_ns=self._last_commit_ns,
-            held_bytes={
-                "memory": sum(m.spill.memory_bytes for m in owned.values()),
-                "disk": sum(m.spill.disk_bytes for m in owned.values()),
-            },
+            held_bytes=held_bytes([m.spill for m in owned.values()]),
             open_chunks=sum(m.assembler.open_chunks for m in owned.values()),
             lag=dict(lag or {}),
             generation={n: m.manifest.generation for n, m in owned.items()},
@@ -620,13 +617,11 @@ class _Partition:
             payload = message.payload
             if isinstance(payload, SetAside):
                 payload = replace(
-                    payload, origin=chunk.chunk, reason=_without_path(payload.reason, recording)
+                    payload,
+                    origin=chunk.chunk,
+                    reason=payload.reason.removeprefix(f"{recording}: "),
                 )
             yield payload
-
-
-def _without_path(reason: str, path: Path) -> str:
-    return reason.removeprefix(f"{path}: ")
 
 
 def consume(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from consumers.state import (
     Assembler,
     Bounds,
     ChunkRecord,
+    EventSpill,
     RunRecord,
     recordings_to_remove,
     runs_to_remove,
@@ -96,6 +97,14 @@ def retain(
     assembler.counters["removed.runs"] += len(gone)
     assembler.counters["removed.recordings"] += len(stripped)
     return gone
+
+
+def held_bytes(spills: Collection[EventSpill]) -> dict[str, int]:
+    """Events of open dwells by where they wait."""
+    return {
+        "memory": sum(spill.memory_bytes for spill in spills),
+        "disk": sum(spill.disk_bytes for spill in spills),
+    }
 
 
 def _in_order(records: Mapping[str, ChunkRecord]) -> tuple[ChunkRecord, ...]:
