@@ -616,11 +616,8 @@ class _Partition:
         for message in source.messages():
             payload = message.payload
             if isinstance(payload, SetAside):
-                payload = replace(
-                    payload,
-                    origin=chunk.chunk,
-                    reason=payload.reason.removeprefix(f"{recording}: "),
-                )
+                reason = payload.reason.removeprefix(f"{recording}: ")
+                payload = replace(payload, origin=chunk.chunk, reason=reason)
             yield payload
 
 
