@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import structlog
 
@@ -14,6 +15,18 @@ SECOND_NS = 1_000_000_000
 _ANCHOR_NS = time.time_ns() - time.monotonic_ns()
 
 Clock = Callable[[], int]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Patience:
+    """How long a worker waits, in seconds."""
+
+    settle_s: float = 2.0  # beyond a stop, for messages that come late
+    lateness_s: float = 60.0  # before data of no dwell are dropped
+    timeout_s: float = 600.0  # before a dwell without a stop closes
+    commit_s: float = 10.0  # between manifests when no chunk closes
+    turn_s: float = 0.2  # between looks at what is due
+    storage_s: float = 600.0  # while nothing can be written, before the worker ends with 75
 
 
 def steady_ns() -> int:

@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import json
 import threading
-import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -35,7 +33,6 @@ from consumers.state import (
     HeldBound,
     Manifest,
     PartitionLock,
-    RunRecord,
     file_name,
     partition_folder,
     read_chunk,
@@ -46,39 +43,23 @@ from consumers.state import (
     write_recording,
 )
 from consumers.transport import DeadLetters
-from consumers.wire import RawMessage, RawSource, WireError, decode
+from consumers.wire import RawMessage, WireError, decode
 from simulations.errors import InputError, StorageError, storing
 from steering.experiment import Measurement
 from steering.run import Run
-from steering.service.clocks import Clock, ClockWatch, steady_ns
+from steering.service.clocks import Clock, ClockWatch, Patience, steady_ns
 from steering.service.health import WorkerStatus
 from steering.service.metrics import Timings
 from steering.service.reduced_dwell import reduced_payloads
-from steering.service.retaining import Kept, chunks_of, retain
+from steering.service.retaining import Kept, held_bytes, retain, run_records
 from steering.service.storage import (
     HELD_EVENT_BYTES,
     DiskWatch,
     WriteTrouble,
     claimed_manifest,
-    pause_stuck,
-    poll_unless_stuck,
 )
 
 log = structlog.get_logger()
-
-READ_AHEAD = 256 * 2**20  # bytes that are read while the worker is busy
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Patience:
-    """How long a worker waits, in seconds."""
-
-    settle_s: float = 2.0  # beyond a stop, for messages that come late
-    lateness_s: float = 60.0  # before data of no dwell are dropped
-    timeout_s: float = 600.0  # before a dwell without a stop closes
-    commit_s: float = 10.0  # between manifests when no chunk closes
-    turn_s: float = 0.2  # between looks at what is due
-    storage_s: float = 600.0  # while nothing can be written, before the worker ends with 75
 
 
 class FoldWorker:
@@ -284,10 +265,7 @@ class FoldWorker:
             connected=connected,
             partitions=tuple(sorted(owned)),
             last_commit_ns=self._last_commit_ns,
-            held_bytes={
-                "memory": sum(m.spill.memory_bytes for m in owned.values()),
-                "disk": sum(m.spill.disk_bytes for m in owned.values()),
-            },
+            held_bytes=held_bytes([m.spill for m in owned.values()]),
             open_chunks=sum(m.assembler.open_chunks for m in owned.values()),
             lag=dict(lag or {}),
             generation={n: m.manifest.generation for n, m in owned.items()},
@@ -534,25 +512,15 @@ class _Partition:
         if not self.worker.bury(self._letters):
             return False
         self._letters.clear()
-        retain(
-            self.worker.kept,
-            self._records,
-            self.assembler,
-            folder=self.folder,
-            lateness_ns=round(self.worker.patience.lateness_s * SECOND),
-            forget=self.runs.pop,
-        )
-        logs = self.assembler.logs()
+        lateness_ns = round(self.worker.patience.lateness_s * SECOND)
+        gone = retain(self.worker.kept, self._records, self.assembler, self.folder, lateness_ns)
+        for name in gone:
+            del self.runs[name]
         manifest = replace(
             self.manifest,
             positions=self.assembler.positions(),
             counters=dict(self.assembler.counters),
-            runs={
-                name: RunRecord(
-                    chunks=chunks_of(self._records.get(name, {})), logs=logs.get(name, {})
-                )
-                for name in sorted({*self._records, *logs})
-            },
+            runs=run_records(self._records, self.assembler.logs()),
         )
         if manifest == self.manifest:
             self._unsaved = False
@@ -649,88 +617,6 @@ class _Partition:
         for message in source.messages():
             payload = message.payload
             if isinstance(payload, SetAside):
-                payload = replace(
-                    payload, origin=chunk.chunk, reason=_without_path(payload.reason, recording)
-                )
+                reason = payload.reason.removeprefix(f"{recording}: ")
+                payload = replace(payload, origin=chunk.chunk, reason=reason)
             yield payload
-
-
-def _without_path(reason: str, path: Path) -> str:
-    return reason.removeprefix(f"{path}: ")
-
-
-def consume(
-    source: RawSource,
-    worker: FoldWorker,
-    *,
-    stop: Callable[[], bool],
-    until_idle_s: float | None = None,
-    poll_s: float = 0.2,
-    each: Callable[[], None] | None = None,
-) -> None:
-    """Feed a worker from a source until told to stop.
-
-    While dwells are folded and committed, the source is read on beside it, up to ``READ_AHEAD``. A
-    partition that cannot write is paused, and goes on where it was once it can.
-
-    Parameters
-    ----------
-    source : RawSource
-        Asks the worker for positions as its ``PartitionOwner``.
-    worker : FoldWorker
-    stop : callable
-        True ends the loop; what is open then is read again by the next worker.
-    until_idle_s : float, optional
-        Take the stream as ended after this much silence: close every open dwell, commit, return.
-    poll_s : float
-        Longest wait for messages.
-    each : callable, optional
-        Called once per turn.
-
-    Raises
-    ------
-    StorageError
-        If a partition could write nothing for ``Patience.storage_s``.
-    """
-    heard = time.monotonic()
-    stuck: frozenset[int] = frozenset()
-    waiting: list[tuple[int, RawMessage]] = []  # read while the worker was busy
-    size = 0
-    with ThreadPoolExecutor(1, thread_name_prefix="fold") as beside:
-        turn: Future[bool] | None = None
-        while not stop():
-            batch = poll_unless_stuck(source, poll_s, stuck)
-            waiting += ((worker.owned_since(raw.partition), raw) for raw in batch)
-            size += sum(len(raw.value) for raw in batch)
-            if batch:
-                heard = time.monotonic()
-            if turn is not None:
-                if not turn.done() and size < READ_AHEAD:
-                    continue
-                if turn.result():
-                    source.acknowledge(worker.settled())
-                turn = None
-            stuck = pause_stuck(source, worker.stuck(), stuck)
-            kept: list[tuple[int, RawMessage]] = []
-            for since, raw in waiting:
-                if since != worker.owned_since(raw.partition):
-                    continue  # it is read again
-                if raw.partition in stuck:
-                    kept.append((since, raw))
-                else:
-                    worker.accept(raw)
-            waiting = kept
-            size = sum(len(raw.value) for _, raw in waiting)
-            if stuck:
-                heard = time.monotonic()
-            idle = time.monotonic() - heard
-            if not batch and not stuck and until_idle_s is not None and idle >= until_idle_s:
-                if worker.turn(finish=True):
-                    source.acknowledge(worker.settled())
-                if not worker.stuck():
-                    return
-            turn = beside.submit(worker.turn)
-            if each is not None:
-                each()
-        if turn is not None and turn.result():
-            source.acknowledge(worker.settled())

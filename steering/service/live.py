@@ -33,7 +33,8 @@ from steering.experiment import (
     with_absolute_files,
 )
 from steering.run import Run, RunStore
-from steering.service.fold_worker import FoldWorker, Patience, consume
+from steering.service.consuming import consume
+from steering.service.fold_worker import FoldWorker, Patience
 from steering.service.health import WorkerStatus, operations_app
 from steering.service.metrics import service_registry
 from steering.service.model_service import ModelService
@@ -198,8 +199,8 @@ def open_live(
             dead_letters=DeadLetters(sink, topic),
             on_commit=publish,
             timings=timings,
-            on_take=lambda: _remember(described, experiment_dir, state),
             held=HeldBound(limit_bytes=source_section.memory_bytes),
+            on_take=lambda: _remember(described, experiment_dir, state),
             kept=Kept(
                 recordings=_bounds(source_section.retention.recordings),
                 runs=_bounds(source_section.retention.runs),

@@ -398,7 +398,7 @@ def fold_to_the_end(
         If the tape is damaged.
     """
     from consumers.transport import TapeSource
-    from steering.service.fold_worker import consume
+    from steering.service.consuming import consume
 
     source = TapeSource(tape, worker, speed=speed)
     try:

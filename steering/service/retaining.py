@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from consumers.state import (
     Assembler,
     Bounds,
     ChunkRecord,
+    EventSpill,
     RunRecord,
     recordings_to_remove,
     runs_to_remove,
@@ -35,20 +36,23 @@ class Kept:
         return self.recordings.everything and self.runs.everything
 
 
-def chunks_of(records: Mapping[str, ChunkRecord]) -> tuple[ChunkRecord, ...]:
-    """Records of a run in order of their start."""
-    return tuple(sorted(records.values(), key=lambda c: (c.start_time_ns, c.job)))
+def run_records(
+    records: Records, logs: Mapping[str, Mapping[str, tuple[int, tuple[float, ...]]]]
+) -> dict[str, RunRecord]:
+    """Runs as the manifest names them: dwells in order of their start, and what logs carry on."""
+    return {
+        name: RunRecord(chunks=_in_order(records.get(name, {})), logs=logs.get(name, {}))
+        for name in sorted({*records, *logs})
+    }
 
 
 def retain(
     kept: Kept,
     records: Records,
     assembler: Assembler,
-    *,
     folder: Path,
     lateness_ns: int,
-    forget: Callable[[str], object],
-) -> None:
+) -> list[str]:
     """Name no longer what the bounds leave out; files go once the manifest is written.
 
     Parameters
@@ -61,11 +65,14 @@ def retain(
     folder : Path
         Of the partition.
     lateness_ns : int
-    forget : callable
-        Called with the name of a run that goes.
+
+    Returns
+    -------
+    list of str
+        Runs that are gone.
     """
     if kept.everything:
-        return
+        return []
 
     def size_of(name: str) -> int:
         try:
@@ -74,12 +81,11 @@ def retain(
             return 0
 
     needed = assembler.needed()
-    known = {name: RunRecord(chunks=chunks_of(of)) for name, of in records.items()}
+    known = {name: RunRecord(chunks=_in_order(of)) for name, of in records.items()}
     gone = runs_to_remove(known, bounds=kept.runs, needed=needed, size_of=size_of)
     for name in gone:
         assembler.forget_run(name)
         del records[name], known[name]
-        forget(name)
         log.info("run_removed", run=name, reason="source.retention.runs")
     stripped = recordings_to_remove(
         known, bounds=kept.recordings, needed=needed, lateness_ns=lateness_ns, size_of=size_of
@@ -90,3 +96,16 @@ def retain(
         log.info("recording_removed", run=name, job=job, reason="source.retention.recordings")
     assembler.counters["removed.runs"] += len(gone)
     assembler.counters["removed.recordings"] += len(stripped)
+    return gone
+
+
+def held_bytes(spills: Collection[EventSpill]) -> dict[str, int]:
+    """Events of open dwells by where they wait."""
+    return {
+        "memory": sum(spill.memory_bytes for spill in spills),
+        "disk": sum(spill.disk_bytes for spill in spills),
+    }
+
+
+def _in_order(records: Mapping[str, ChunkRecord]) -> tuple[ChunkRecord, ...]:
+    return tuple(sorted(records.values(), key=lambda c: (c.start_time_ns, c.job)))

@@ -53,7 +53,8 @@ def main() -> None:
     )
     import tempfile
 
-    from steering.service.fold_worker import FoldWorker, consume
+    from steering.service.consuming import consume
+    from steering.service.fold_worker import FoldWorker
     from tests.steering.live_stream import ListSource
 
     with tempfile.TemporaryDirectory() as folder:  # compile everything once

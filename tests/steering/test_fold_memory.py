@@ -96,7 +96,8 @@ from consumers.wire import (
     Events, LogSample, RawMessage, RunBegins, RunEnds,
     encode_events, encode_log, encode_run_begins, encode_run_ends,
 )
-from steering.service.fold_worker import FoldWorker, Patience, consume
+from steering.service.consuming import consume
+from steering.service.fold_worker import FoldWorker, Patience
 from tests.steering.live_stream import BEGIN, SECOND, live_measurement
 
 state, megabytes, late = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3] == "late"

@@ -15,7 +15,8 @@ from consumers.transport import DeadLetters, KafkaSection, KafkaTopics, TapeWrit
 from steering.cli import run as beamsteer
 from steering.experiment import dump_experiment, with_absolute_files
 from steering.service import LiveOptions, open_live
-from steering.service.fold_worker import FoldWorker, Patience, consume
+from steering.service.consuming import consume
+from steering.service.fold_worker import FoldWorker, Patience
 from tests.steering.live_stream import (
     ListSource,
     as_raw,
@@ -64,7 +65,8 @@ from pathlib import Path
 from consumers.recorded import open_hdf5
 from consumers.state import read_recording
 from simulations.errors import StorageError
-from steering.service.fold_worker import FoldWorker, consume
+from steering.service.consuming import consume
+from steering.service.fold_worker import FoldWorker
 from tests.steering.live_stream import ListSource, as_raw, live_measurement, live_scan
 from tests.steering.test_passing_trouble import PATIENCE, PSI, fold
 

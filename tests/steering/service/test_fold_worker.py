@@ -23,7 +23,8 @@ from consumers.wire import (
 )
 from steering.experiment import build_measurement, load_experiment
 from steering.run import Run
-from steering.service.fold_worker import FoldWorker, Patience, consume
+from steering.service.consuming import consume
+from steering.service.fold_worker import FoldWorker, Patience
 from steering.service.retaining import Kept
 from tests.consumers.disturbed_stream import disturb
 from tests.consumers.hostile_messages import mutants

@@ -20,7 +20,8 @@ from consumers.state import partition_folders, read_manifest
 from consumers.transport import KafkaSection, KafkaSink, KafkaTopics, TapeWriter
 from steering.experiment import build_measurement, load_experiment
 from steering.service import LiveOptions, open_live
-from steering.service.fold_worker import FoldWorker, consume
+from steering.service.consuming import consume
+from steering.service.fold_worker import FoldWorker
 from tests.consumers.disturbed_stream import disturb
 from tests.kafka_broker import Topics
 from tests.steering.live_stream import (

@@ -35,7 +35,8 @@ from steering.service import (
     record,
     stream_of_recorded,
 )
-from steering.service.fold_worker import FoldWorker, Patience, consume
+from steering.service.consuming import consume
+from steering.service.fold_worker import FoldWorker, Patience
 from steering.service.recording import AlongTape
 from tests.consumers.hostile_files import good_events
 from tests.kafka_broker import Broker, Topics

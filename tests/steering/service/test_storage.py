@@ -24,7 +24,8 @@ from simulations.errors import StorageError
 from steering.cli import run as beamsteer
 from steering.experiment import dump_experiment, with_absolute_files
 from steering.service import LiveOptions, open_live, service_registry
-from steering.service.fold_worker import FoldWorker, Patience, consume
+from steering.service.consuming import consume
+from steering.service.fold_worker import FoldWorker, Patience
 from steering.service.health import Verdict as Health
 from steering.service.health import judge_readiness, status_json
 from steering.service.storage import DiskWatch, WriteTrouble
