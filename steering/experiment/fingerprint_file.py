@@ -16,6 +16,7 @@ FIELDS = (
     ("source", "psi_log"),
     ("source", "ei_meV"),
     ("source", "t0_us"),
+    ("source", "period"),
     ("parameters", "cutoff_A"),
     ("parameters", "prior"),
 )
