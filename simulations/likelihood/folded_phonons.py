@@ -280,12 +280,12 @@ class _Lines(NamedTuple):
 
 @njit(cache=True, parallel=True)
 def _rates(
-    voxel_order, bin_start, moments, coverage, modes, lines, gradient, out_rate, out_jacobian
+    voxel_order, bin_start, moments, coverage, branches, lines, gradient, out_rate, out_jacobian
 ):
     """Fill rate (path_bins, bins) and jacobian (..., K + 1); see ``FoldedPhonons.rates``."""
     weight, first, second, slope, slope_second, q_squared = moments
     tensor, image_start, image, image_sums, image_phase, displacement = coverage
-    energy, vectors, coupling, velocity = modes
+    energy, vectors, coupling, velocity = branches
     centres, step, sigma, sigma_slope, ei, thermal, q_slope_base, q_slope_rate = lines
     n_e = weight.shape[1]
     n = energy.shape[1]
