@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import logging
 import socket
+import ssl
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, TypeVar
 from uuid import UUID
 
 from kafka import KafkaAdminClient, errors
+from kafka.admin import MemberToRemove
 from kafka.net.compat import KafkaNetClient
 
 from consumers.transport.kafka_settings import KafkaSection
@@ -21,6 +24,21 @@ REFUSALS = (
     errors.UnsupportedSaslMechanismError,
     errors.AuthorizationError,
 )
+ALERT_S = 0.3  # that a broker has to refuse a client's certificate
+_ISSUER = (
+    "was signed by nobody known here",
+    "Name the CA of the broker in kafka.ca_file; ask who runs the broker for it",
+)
+_NAME = (
+    "is for another host name",
+    "Take the name that the certificate has for kafka.bootstrap_servers, or ask for another one",
+)
+CERTIFICATE_FAULTS = {  # by OpenSSL's code: what it is, what to do
+    9: ("is not valid yet", "Set the clock of this machine, or ask who runs the broker"),
+    10: ("has expired", "Ask who runs the broker to renew it (and see this machine's clock)"),
+    **dict.fromkeys((2, 18, 19, 20, 21), _ISSUER),
+    **dict.fromkeys((62, 64), _NAME),
+}
 MISSING_TOPIC, FORBIDDEN_TOPIC = 3, 29  # error codes of Kafka's protocol
 
 
@@ -52,6 +70,12 @@ def explain(error: Exception, section: KafkaSection) -> Exception:
             "known name, password and sasl_mechanism, and a listener for "
             f"{section.security_protocol}. Correct them."
         )
+    if isinstance(error, errors.FencedInstanceIdError):
+        return InputError(
+            f"kafka.member is {section.member}, which another worker of kafka.group "
+            f"{section.group} calls itself too; expected a name of its own for each. Change it, "
+            "or remove it."
+        )
     if isinstance(error, errors.UnsupportedCodecError):
         return ConnectionError(
             f"A message is compressed in a way that this installation cannot undo ({error}); "
@@ -73,8 +97,79 @@ def explain(error: Exception, section: KafkaSection) -> Exception:
     return ConnectionError(f"kafka.bootstrap_servers is {servers}, which answers: {error}")
 
 
-def _reach(section: KafkaSection) -> None:
-    """Wait until one of the brokers takes a connection; the library would leave sockets open."""
+def _tls(section: KafkaSection, arguments: Mapping[str, Any]) -> ssl.SSLContext | None:
+    """What the library will demand of a broker; None where nothing is encrypted."""
+    if "SSL" not in section.security_protocol:
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    try:
+        if section.ca_file is None:
+            context.load_default_certs()
+        else:
+            context.load_verify_locations(section.ca_file)
+    except OSError as error:
+        raise InputError(
+            f"kafka.ca_file is {section.ca_file}, which cannot be read as certificates ({error}); "
+            "expected a PEM file. Ask who runs the broker for it."
+        ) from error
+    if section.certificate_file is not None:
+        try:
+            context.load_cert_chain(
+                section.certificate_file, section.key_file, arguments.get("ssl_password", "")
+            )
+        except OSError as error:
+            raise InputError(
+                f"kafka.certificate_file is {section.certificate_file}, kafka.key_file "
+                f"{section.key_file}, which do not go together ({error}); expected PEM files of "
+                "one key, and its password in kafka.key_password_variable. Correct them."
+            ) from error
+    return context
+
+
+def _greet(connection: socket.socket, host: str, context: ssl.SSLContext) -> None:
+    """Shake hands, and wait a moment for what the broker thinks of our certificate."""
+    with context.wrap_socket(connection, server_hostname=host) as secure:
+        secure.settimeout(ALERT_S)
+        with suppress(TimeoutError):
+            secure.recv(1)  # TLS 1.3 refuses a client after the handshake only
+
+
+def explain_tls(error: ssl.SSLError, server: str, section: KafkaSection) -> Exception:
+    """Which certificate is at fault, and what to do about it."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        fault = CERTIFICATE_FAULTS.get(error.verify_code)
+        what, remedy = fault or (error.verify_message, "Ask who runs the broker")
+        return ConnectionError(
+            f"The certificate of {server} {what} ({error.verify_message}); expected one that "
+            f"kafka.ca_file ({section.ca_file or 'the CAs of this machine'}) vouches for, for this "
+            f"host name and this day. {remedy}."
+        )
+    reason = str(error.reason or error)
+    if "ALERT" in reason and ("CERTIFICATE" in reason or "UNKNOWN_CA" in reason):
+        return ConnectionError(
+            f"kafka.certificate_file is {section.certificate_file or 'null'}, which {server} does "
+            f"not take ({reason}); expected a certificate of this client that the broker's CA "
+            "signed and that has not expired. Ask who runs the broker for one."
+        )
+    return ConnectionError(
+        f"kafka.security_protocol is {section.security_protocol}, and {server} does not speak TLS "
+        f"as we do ({reason}); expected a listener for it. Correct the port of "
+        "kafka.bootstrap_servers, or kafka.security_protocol."
+    )
+
+
+def reach(section: KafkaSection, arguments: Mapping[str, Any]) -> None:
+    """Wait until one of the brokers takes a connection; the library would leave sockets open.
+
+    Raises
+    ------
+    ConnectionError
+        If nobody does within ``connect_timeout_s``, or a certificate is at fault.
+    ValueError
+        If files of certificates cannot be read.
+    """
+    tls = _tls(section, arguments)
     servers = [server.strip().rpartition(":") for server in section.bootstrap_servers.split(",")]
     end = time.monotonic() + section.connect_timeout_s
     reason = OSError("no address")
@@ -82,7 +177,14 @@ def _reach(section: KafkaSection) -> None:
         for host, _, port in servers:
             left = max(0.1, end - time.monotonic())
             try:
-                socket.create_connection((host.strip("[]"), int(port)), timeout=left).close()
+                name = host.strip("[]")
+                with socket.create_connection((name, int(port)), timeout=left) as connection:
+                    if tls is not None:
+                        _greet(connection, name, tls)
+            except ssl.SSLEOFError as error:
+                reason = error  # as a broker that starts does
+            except ssl.SSLError as error:
+                raise explain_tls(error, f"{name}:{port}", section) from error
             except OSError as error:
                 reason = error
             else:
@@ -118,7 +220,7 @@ def open_client(
     ConnectionError
         If nobody answers within ``connect_timeout_s``, or the broker lets nobody in.
     """
-    _reach(section)
+    reach(section, arguments)
     made: list[KafkaNetClient] = []
 
     def remember(**configs: Any) -> KafkaNetClient:
@@ -166,10 +268,12 @@ def describe_topics(
     if forbidden := [name for name in topics if codes.get(name) == FORBIDDEN_TOPIC]:
         raise explain(errors.TopicAuthorizationFailedError(forbidden), section)
     if missing := [name for name in topics if codes.get(name, MISSING_TOPIC) != 0]:
+        others = max((len(t["partitions"]) for t in found if t["error_code"] == 0), default=1)
         raise InputError(
             f"kafka.topics names {', '.join(missing)}, which {section.bootstrap_servers} does not "
             "have; expected topics that are there. Correct kafka.topics.prefix or the names, "
-            "create the topics, or set those that this instrument does not have to null."
+            "set those that this instrument does not have to null, or create the topics. "
+            f"{creation(section, missing, others)}"
         )
     partitions = {topic["name"]: len(topic["partitions"]) for topic in found}
     if len(set(partitions.values())) > 1:
@@ -186,6 +290,37 @@ def describe_topics(
         )
         for topic in found
     }
+
+
+def leave_group(section: KafkaSection, arguments: Mapping[str, Any]) -> None:
+    """Let others have the partitions of a member with a name of its own, which has closed.
+
+    The library leaves only groups in which it has no name.
+
+    Raises
+    ------
+    ConnectionError
+        If there is no broker, or it lets nobody in.
+    """
+    known = {key: arguments[key] for key in arguments if key in KafkaAdminClient.DEFAULT_CONFIG}
+    client = open_client(KafkaAdminClient, section, known)
+    try:
+        client.remove_group_members(
+            section.group, [MemberToRemove(group_instance_id=section.member)]
+        )
+    except errors.KafkaError as error:
+        raise explain(error, section) from error
+    finally:
+        client.close()
+
+
+def creation(section: KafkaSection, missing: Sequence[str], partitions: int) -> str:
+    """How topics that are not there can be made."""
+    return (
+        f"`beamsteer consume ... --create-topics {partitions}` makes all that are missing; so does "
+        f"`kafka-topics.sh --bootstrap-server {section.bootstrap_servers} --create --topic NAME "
+        f"--partitions {partitions}` for each of {', '.join(missing)}."
+    )
 
 
 def create_topics(
@@ -206,9 +341,8 @@ def create_topics(
     ConnectionError
         If there is no broker, or it lets nobody in.
     """
-    ours = ("folded", "estimates", "advice", "heartbeat", "dead_letters")
     wanted = dict.fromkeys(section.topics.read, partitions)
-    wanted |= {str(section.topics.name(field)): 1 for field in ours}
+    wanted |= dict.fromkeys(section.topics.ours, 1)
     known = {key: arguments[key] for key in arguments if key in KafkaAdminClient.DEFAULT_CONFIG}
     client = open_client(KafkaAdminClient, section, known)
     try:

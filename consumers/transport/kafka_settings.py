@@ -41,6 +41,7 @@ def _topic(value: str) -> str:
 
 Servers = Annotated[Text, AfterValidator(_servers)]
 Topic = Annotated[Text, AfterValidator(_topic)]
+Member = Annotated[str, Field(strict=True, pattern=r"^[A-Za-z0-9._-]{3,249}$")]
 Variable = Annotated[str, Field(strict=True, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 
 
@@ -82,6 +83,12 @@ class KafkaTopics(Section):
         names = (self.name(field) for field in fields)
         return tuple(name for name in names if name is not None)
 
+    @property
+    def ours(self) -> tuple[str, ...]:
+        """Topics that this package writes."""
+        fields = ("folded", "estimates", "advice", "heartbeat", "dead_letters")
+        return tuple(str(self.name(field)) for field in fields)
+
     @model_validator(mode="after")
     def _distinct(self) -> KafkaTopics:
         names = [self.name(field) for field in type(self).model_fields if field != "prefix"]
@@ -102,6 +109,11 @@ class KafkaSection(Section):
     topics: KafkaTopics = Field(description="names of the topics; needs the instrument's `prefix`")
     group: Text = Field(
         default="beamsteer", description="consumers with the same group share the runs"
+    )
+    member: Member | None = Field(
+        default=None,
+        description="name of one worker in the group, its own, by which a restart is known again; "
+        "null: from host and state folder",
     )
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
         default="PLAINTEXT", description="SASL_* needs `sasl_mechanism`; *SSL encrypts"
@@ -237,6 +249,7 @@ def consumer_arguments(
     fetch = max(section.buffer_bytes // 2, section.max_message_bytes)
     return client_arguments(section, environment) | {
         "group_id": section.group,
+        "group_instance_id": section.member,
         "enable_auto_commit": False,
         "auto_offset_reset": "none",
         "isolation_level": "read_committed",

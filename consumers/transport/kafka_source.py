@@ -22,7 +22,14 @@ from kafka.consumer.subscription_state import (
 from kafka.coordinator.assignors.range import RangePartitionAssignor
 from kafka.structs import OffsetAndMetadata, TopicPartition
 
-from consumers.transport.kafka_connection import describe_topics, explain, open_client
+from consumers.transport.kafka_connection import (
+    describe_topics,
+    explain,
+    leave_group,
+    open_client,
+    reach,
+)
+from consumers.transport.kafka_facts import LOOK_S, BrokerWatch
 from consumers.transport.kafka_settings import KafkaSection, consumer_arguments
 from consumers.transport.time_merge import TimeMerge
 from consumers.wire import FAULT_HEADER, PartitionOwner, RawMessage
@@ -91,13 +98,18 @@ class KafkaSource:
         Where passwords are.
     clock : callable
         Monotonic seconds.
+    needed_s : float
+        How long messages are needed: less retention makes a warning.
+    look_s : float
+        How often the broker is asked for what ``warnings`` tells.
 
     Raises
     ------
     ConnectionError
         If no broker answers within ``connect_timeout_s``, or it lets nobody in.
     ValueError
-        If a topic is not there, the numbers of partitions differ, or a password is missing.
+        If a topic is not there or compacted, the numbers of partitions differ, or a password is
+        missing.
     """
 
     def __init__(
@@ -107,11 +119,21 @@ class KafkaSource:
         *,
         environment: Mapping[str, str] = os.environ,
         clock: Callable[[], float] = time.monotonic,
+        needed_s: float = 0.0,
+        look_s: float = LOOK_S,
     ) -> None:
         self._section, self._owner, self._clock = section, owner, clock
         self._arguments = consumer_arguments(section, environment)
         self._topics = section.topics.read
         self._identities = describe_topics(section, self._arguments, self._topics)
+        self._settled: dict[tuple[str, int], int] = {}  # replaced as a whole: others read it
+        self._broker = BrokerWatch(
+            section,
+            self._arguments,
+            needed_s=needed_s,
+            needed=lambda: self._settled,
+            every_s=look_s,
+        )
         self._consumer: Any = open_client(
             KafkaConsumer,
             section,
@@ -128,11 +150,17 @@ class KafkaSource:
         self._failure: Exception | None = None
         self._closed = False
         self.joined = False  # the group has said which partitions are ours, if any
+        self._broker.start()
 
     @property
     def connected(self) -> bool:
         """Whether the broker has answered lately."""
         return self._clock() - self._heard < 2 * (PROBE_S + PROBE_PATIENCE_S)
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What somebody should change at the broker before messages are lost."""
+        return self._broker.warnings
 
     @property
     def partitions(self) -> tuple[int, ...]:
@@ -173,6 +201,8 @@ class KafkaSource:
             batches = self._poll_library(min(left, 0.5))
             self._finish_joining()
             self._follow_the_group()
+            if self._broker.fault is not None:
+                raise self._broker.fault
             read = self._messages(batches)
             self._watch(came=bool(read))
             self._merge.put(read)
@@ -276,6 +306,7 @@ class KafkaSource:
             for topic in self._topics:
                 begins[TopicPartition(topic, partition)] = wanted.get(topic, -1)
         first, _ = self._check_positions(begins)
+        self._settled = {(p.topic, p.partition): n for p, n in begins.items() if n >= 0}
         for place, position in begins.items():
             position = first[place] if position < 0 else position
             self._consumer.seek(place, position)
@@ -361,6 +392,7 @@ class KafkaSource:
                 log.warning("broker_silent", servers=self._section.bootstrap_servers)
         patience = self._section.patience_s
         if now - self._heard > patience:
+            reach(self._section, self._arguments)  # says it where a certificate is at fault
             raise ConnectionError(
                 f"kafka.bootstrap_servers is {self._section.bootstrap_servers}, which has not "
                 f"answered for kafka.patience_s = {patience:g} s; expected a broker. Start it; "
@@ -444,16 +476,19 @@ class KafkaSource:
             if partition in self._listener.taken
         }
         if ours and not self._closed:
+            self._settled = {(p.topic, p.partition): n.offset for p, n in ours.items()}
             self._consumer.commit_async(ours, callback=_committed)
 
     def close(self) -> None:
         """Release what is ours and leave the group; nothing is acknowledged by it.
 
-        After an error nothing is released: the state on disk is the last that is known good.
+        After an error nothing is released: the state on disk is the last that is known good. A
+        member with a name of its own stays in the group then, for the restart to go on at once.
         """
         if self._closed:
             return
         self._closed = True
+        self._broker.close()
         try:
             if self._failure is None:
                 self._release_all()
@@ -463,7 +498,9 @@ class KafkaSource:
                 self._consumer.close(
                     autocommit=False, timeout_ms=int(1000 * self._section.connect_timeout_s)
                 )
-            except errors.KafkaError as error:
+                if self._failure is None and self.joined and self._section.member is not None:
+                    leave_group(self._section, self._arguments)
+            except (errors.KafkaError, ConnectionError) as error:
                 log.warning("leaving_failed", reason=str(error))
 
 

@@ -46,6 +46,10 @@ class SourceSection(Section):
     timeout_s: Positive = Field(
         default=600.0, description="a dwell without a stop closes after so much silence"
     )
+    longest_dwell_s: Positive = Field(
+        default=3600.0,
+        description="longest dwell; with timeout_s how long Kafka must keep messages at least",
+    )
     storage_s: Positive = Field(
         default=600.0,
         description="how long nothing can be written (a full disk) before the worker ends with 75",

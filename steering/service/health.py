@@ -46,6 +46,7 @@ class WorkerStatus:
     state: Path | None = None  # folder that it must be able to write
     free_bytes: int | None = None  # on the disk of that folder
     reserve_bytes: int | None = None  # what the next commits may need of it
+    warnings: tuple[str, ...] = ()  # what the source tells, e.g. of its broker
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -123,8 +124,9 @@ def warnings_of(status: WorkerStatus) -> tuple[str, ...]:
     """What will stop the service unless somebody acts."""
     free, reserve = status.free_bytes, status.reserve_bytes
     if free is None or reserve is None or free >= reserve:
-        return ()
+        return status.warnings
     return (
+        *status.warnings,
         f"the disk of the state folder has {free / 1e6:.0f} MB free; expected at least "
         f"{reserve / 1e6:.0f} MB, what the next commits may need. Make room.",
     )

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import re
+import socket
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import structlog
 
-from consumers.state import Bounds, HeldBound, Manifest, check_fingerprint, read_state
+from consumers.state import (
+    Bounds,
+    HeldBound,
+    Manifest,
+    PartitionLock,
+    check_fingerprint,
+    read_state,
+)
 from consumers.transport import (
     AdaraSection,
     DeadLetters,
@@ -106,8 +117,13 @@ class Live:
         if self.model is not None and error is None:
             error = self.model.status().error
         error = error or getattr(self.source, "trouble", None)
-        joined = getattr(self.source, "joined", True)
-        return replace(status, counters=counters, error=error, joined=joined)
+        return replace(
+            status,
+            counters=counters,
+            error=error,
+            joined=getattr(self.source, "joined", True),
+            warnings=getattr(self.source, "warnings", ()),
+        )
 
     def operations(self, *, token: str | None = None) -> Any:
         """App with ``/health``, ``/ready``, ``/status`` and ``/metrics``."""
@@ -207,6 +223,8 @@ def open_live(
             ),
         )
         _refuse_another(worker)
+        if kafka is not None and kafka.member is None:
+            chosen = kafka.model_copy(update={"member": stack.enter_context(_member(state))})
         source = _source(
             chosen, options.tape, worker, state, environment, options.create_topics, source_section
         )
@@ -274,6 +292,23 @@ def _connection(experiment: Experiment, options: LiveOptions) -> Connection | No
     return KafkaSection.model_validate(changed)
 
 
+@contextmanager
+def _member(state: Path) -> Iterator[str]:
+    """Name in the group that a restart on this host has again; workers beside it have others."""
+    host = re.sub(r"[^A-Za-z0-9._-]", "-", socket.gethostname())[:200] or "host"
+    digest = hashlib.sha256(str(state.resolve()).encode()).hexdigest()[:12]
+    for number in count():
+        try:
+            lock = PartitionLock(state / "members" / f"{host}-{number}")
+        except BlockingIOError:
+            continue  # its worker lives
+        try:
+            yield f"{host}-{digest}-{number}"
+        finally:
+            lock.release()
+        return
+
+
 def _refuse_another(worker: FoldWorker) -> None:
     """Refuse the state of another experiment before anything is connected or written."""
     found = read_state(worker.state)
@@ -322,7 +357,8 @@ def _source(
             made = create_topics(chosen, consumer_arguments(chosen, environment), partitions)
             log.info("topics_created", topics=made, partitions=partitions)
 
-        return KafkaSource(chosen, owner, environment=environment)
+        needed_s = section.longest_dwell_s + section.timeout_s
+        return KafkaSource(chosen, owner, environment=environment, needed_s=needed_s)
     if isinstance(chosen, ZmqSection):
         from consumers.transport import zmq_source
 

@@ -1,0 +1,116 @@
+"""Faulty certificates at a real TLS listener: each is named as what it is."""
+
+from __future__ import annotations
+
+import functools
+import re
+import socket
+import ssl
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+from consumers.transport import KafkaSection, KafkaSink
+
+
+def certificate(folder: Path, name: str, *, host: str = "127.0.0.1", expired: bool = False) -> Path:
+    """PEM file of a self-signed certificate and its key."""
+    key, asked, cert, whole = (folder / f"{name}.{end}" for end in ("key", "csr", "crt", "pem"))
+    openssl = functools.partial(subprocess.run, check=True, capture_output=True)
+    openssl(
+        ["openssl", "req", "-new", "-newkey", "rsa:2048", "-nodes", "-subj", f"/CN={name}"]
+        + ["-keyout", str(key), "-out", str(asked), "-addext", f"subjectAltName=IP:{host}"]
+    )
+    openssl(
+        ["openssl", "x509", "-req", "-in", str(asked), "-signkey", str(key), "-out", str(cert)]
+        + ["-copy_extensions", "copyall", "-days", "-1" if expired else "2"]
+    )
+    whole.write_text(key.read_text() + cert.read_text())
+    return whole
+
+
+@contextmanager
+def tls_listener(pem: Path, *, demands: Path | None = None) -> Iterator[str]:
+    """Address of a listener that shakes hands with everybody who trusts it."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(pem)
+    if demands is not None:
+        context.load_verify_locations(demands)
+        context.verify_mode = ssl.CERT_REQUIRED
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            while True:
+                try:
+                    caller, _ = listener.accept()
+                except OSError:
+                    return
+                with suppress(OSError), context.wrap_socket(caller, server_side=True) as secure:
+                    secure.recv(1)
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield "{}:{}".format(*listener.getsockname())
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join()
+
+
+def refused(address: str, **files: Path) -> str:
+    """What a client is told there."""
+    section = KafkaSection.model_validate(
+        {
+            "bootstrap_servers": address,
+            "topics": {"prefix": "x"},
+            "security_protocol": "SSL",
+            "connect_timeout_s": 5.0,
+            **{name: str(file) for name, file in files.items()},
+        }
+    )
+    with pytest.raises(ConnectionError) as refusal:
+        KafkaSink(section)
+    return str(refusal.value)
+
+
+def test_every_fault_of_a_certificate_is_named_with_what_to_do(tmp_path):
+    good = certificate(tmp_path, "good")
+    expired = certificate(tmp_path, "expired", expired=True)
+    other = certificate(tmp_path, "other", host="127.0.0.2")
+    with tls_listener(good) as address:
+        said = refused(address, ca_file=other)
+        assert re.search(rf"certificate of {address} was signed by nobody known .*ca_file", said)
+    with tls_listener(expired) as address:
+        assert "has expired" in refused(address, ca_file=expired)
+    with tls_listener(other) as address:
+        said = refused(address, ca_file=other)
+        assert "is for another host name" in said
+        assert "kafka.bootstrap_servers" in said
+    with tls_listener(good, demands=good) as address:
+        said = refused(address, ca_file=good)
+        assert "kafka.certificate_file is null" in said
+        said = refused(address, ca_file=good, certificate_file=other, key_file=other)
+        assert f"kafka.certificate_file is {other}" in said
+
+
+def test_a_listener_without_tls_and_a_file_without_certificates_are_named(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def answer() -> None:
+            with listener.accept()[0] as caller:
+                caller.recv(4096)
+                caller.sendall(b"HTTP/1.1 400 no\r\n\r\n")
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        said = refused("{}:{}".format(*listener.getsockname()))
+        thread.join()
+    assert "does not speak TLS" in said
+    (tmp_path / "empty.pem").write_text("")
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listener,
+        pytest.raises(ValueError, match=r"kafka.ca_file is .*empty.pem"),
+    ):
+        refused("{}:{}".format(*listener.getsockname()), ca_file=tmp_path / "empty.pem")
