@@ -25,6 +25,7 @@ REFUSALS = (
     errors.AuthorizationError,
 )
 ALERT_S = 0.3  # that a broker has to refuse a client's certificate
+PROOFS = {"OAUTHBEARER": "the token or secret"}
 _ISSUER = (
     "was signed by nobody known here",
     "Name the CA of the broker in kafka.ca_file; ask who runs the broker for it",
@@ -66,9 +67,13 @@ def explain(error: Exception, section: KafkaSection) -> Exception:
     ):
         return ConnectionError(
             f"kafka.user is {section.user}, whom {servers} does not let in with "
-            f"{section.sasl_mechanism} and the password of {section.password_variable}; expected a "
-            "known name, password and sasl_mechanism, and a listener for "
-            f"{section.security_protocol}. Correct them."
+            f"{section.sasl_mechanism} and {PROOFS.get(str(section.sasl_mechanism), 'the password')} "
+            f"of {section.password_variable}; expected a known name, password and sasl_mechanism, "
+            f"and a listener for {section.security_protocol}. Correct them."
+            if section.sasl_mechanism != "GSSAPI"
+            else f"kafka.sasl_mechanism is GSSAPI, with which {servers} does not let us in; "
+            "expected a ticket of Kerberos (klist shows it, kinit gets one), a principal that the "
+            f"broker knows and kafka.kerberos_service ({section.kerberos_service}) as its own."
         )
     if isinstance(error, errors.FencedInstanceIdError):
         return InputError(

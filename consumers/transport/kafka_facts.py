@@ -79,7 +79,7 @@ def ask_broker(
         described = {t["name"]: t for t in client.describe_topics(names)}
         # What cannot be described for want of rights is there, and is told elsewhere.
         there = [name for name in names if described[name]["error_code"] == 0]
-        every = dict.fromkeys(CONFIGS, "")  # of which the names are looked at
+        every: dict[str, str] = dict.fromkeys(CONFIGS, "")  # of which the names are looked at
         asked = [ConfigResource(ConfigResourceType.TOPIC, n, every) for n in there]
         found = client.describe_configs(asked, config_filter="all").get("topic", {})
         places = [TopicPartition(*place) for place in needed]

@@ -8,10 +8,13 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
+from importlib.util import find_spec
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, model_validator
 
+from consumers.transport.kafka_tokens import FetchedToken, GivenToken
 from simulations.errors import InputError
 from simulations.section import Count, Positive, Section, Text, expected
 
@@ -36,6 +39,15 @@ def _topic(value: str) -> str:
         raise expected(
             "a topic of letters, digits, . _ and - (and {prefix} where the prefix goes). Rename it."
         )
+    return value
+
+
+def _token_url(value: str) -> str:
+    """Endpoint to which a secret may be sent."""
+    parts = urlsplit(value)
+    near = parts.hostname in ("localhost", "127.0.0.1", "::1")
+    if not parts.hostname or not (parts.scheme == "https" or (near and parts.scheme == "http")):
+        raise expected("https://..., because a secret is sent there. Correct it.")
     return value
 
 
@@ -118,13 +130,27 @@ class KafkaSection(Section):
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
         default="PLAINTEXT", description="SASL_* needs `sasl_mechanism`; *SSL encrypts"
     )
-    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] | None = Field(
-        default=None, description="how user and password are proven"
+    sasl_mechanism: (
+        Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER", "GSSAPI"] | None
+    ) = Field(
+        default=None,
+        description="how somebody proves who they are; GSSAPI is Kerberos, with the ticket that "
+        "`kinit` or KRB5_CLIENT_KTNAME gives",
     )
-    user: Text | None = Field(default=None, description="user name for SASL")
+    user: Text | None = Field(
+        default=None, description="user name for SASL, or client id at `token_url`"
+    )
     password_variable: Variable = Field(
         default="BEAMSTEER_KAFKA_PASSWORD",
-        description="environment variable that holds the password; never the password itself",
+        description="environment variable that holds the password (of OAUTHBEARER the client's "
+        "secret, or the token where there is no `token_url`); never the password itself",
+    )
+    token_url: Annotated[Text, AfterValidator(_token_url)] | None = Field(
+        default=None, description="where OAUTHBEARER fetches tokens (client credentials)"
+    )
+    token_scope: Text | None = Field(default=None, description="scope that is asked for there")
+    kerberos_service: Text = Field(
+        default="kafka", description="service name of the brokers in Kerberos"
     )
     ca_file: Text | None = Field(default=None, description="PEM file of who signed the brokers")
     certificate_file: Text | None = Field(default=None, description="PEM file of this client")
@@ -157,10 +183,15 @@ class KafkaSection(Section):
     @model_validator(mode="after")
     def _consistent(self) -> KafkaSection:
         sasl, ssl = self.security_protocol.startswith("SASL"), "SSL" in self.security_protocol
-        if sasl and (self.sasl_mechanism is None or self.user is None):
+        by_ticket = self.sasl_mechanism == "GSSAPI"
+        by_token = self.sasl_mechanism == "OAUTHBEARER" and self.token_url is None
+        nameless = self.user is None and not (by_ticket or by_token)
+        if sasl and (self.sasl_mechanism is None or nameless):
             raise expected(
                 f"sasl_mechanism and user for security_protocol {self.security_protocol}. Add them."
             )
+        if self.token_url is not None and self.sasl_mechanism != "OAUTHBEARER":
+            raise expected("sasl_mechanism OAUTHBEARER for token_url. Set it, or remove the URL.")
         if not sasl and (self.sasl_mechanism is not None or self.user is not None):
             raise expected(
                 "security_protocol SASL_SSL or SASL_PLAINTEXT for sasl_mechanism and user. "
@@ -192,6 +223,39 @@ def _secret(variable: str, environment: Mapping[str, str], what: str) -> str:
     return secret
 
 
+def _proof(section: KafkaSection, environment: Mapping[str, str]) -> dict[str, Any]:
+    """Arguments by which somebody proves who they are."""
+    mechanism = section.sasl_mechanism
+    if mechanism is None:
+        return {}
+    if mechanism == "GSSAPI":
+        if find_spec("gssapi") is None:
+            raise InputError(
+                "kafka.sasl_mechanism is GSSAPI, for which Python lacks the package gssapi; "
+                "expected it and the system's Kerberos. Run: apt-get install libkrb5-dev, and "
+                "pip install gssapi"
+            )
+        return {
+            "sasl_mechanism": mechanism,
+            "sasl_kerberos_service_name": section.kerberos_service,
+        }
+    secret = _secret(section.password_variable, environment, "kafka.password_variable")
+    if mechanism == "OAUTHBEARER":
+        provider = (
+            GivenToken(secret)
+            if section.token_url is None
+            else FetchedToken(
+                section.token_url, str(section.user), secret, scope=section.token_scope
+            )
+        )
+        return {"sasl_mechanism": mechanism, "sasl_oauth_token_provider": provider}
+    return {
+        "sasl_mechanism": mechanism,
+        "sasl_plain_username": section.user,
+        "sasl_plain_password": secret,
+    }
+
+
 def client_arguments(
     section: KafkaSection, environment: Mapping[str, str] = os.environ
 ) -> dict[str, Any]:
@@ -200,7 +264,10 @@ def client_arguments(
     Raises
     ------
     ValueError
-        If a password's variable is not set or a certificate's file is not there.
+        If a password's variable is not set, a certificate's file is not there, or what Kerberos
+        needs is not installed.
+    ConnectionError
+        If ``token_url`` gives no token.
     """
     patience = int(1000 * section.connect_timeout_s)
     arguments: dict[str, Any] = {
@@ -214,14 +281,7 @@ def client_arguments(
         "reconnect_backoff_max_ms": 2_000,
         "metrics_enabled": False,  # ours are in steering; theirs cost time for every message
     }
-    if section.sasl_mechanism is not None:
-        arguments |= {
-            "sasl_mechanism": section.sasl_mechanism,
-            "sasl_plain_username": section.user,
-            "sasl_plain_password": _secret(
-                section.password_variable, environment, "kafka.password_variable"
-            ),
-        }
+    arguments |= _proof(section, environment)
     for field, name in (
         ("ca_file", "ssl_cafile"),
         ("certificate_file", "ssl_certfile"),

@@ -173,7 +173,12 @@ def properties(*, folder: Path, port: int, controller: int, sasl: int | None, us
     }
     if sasl is not None:
         lines |= {
-            "sasl.enabled.mechanisms": "PLAIN",
+            # Tokens without a signature: enough for tests on loopback, never for more.
+            "sasl.enabled.mechanisms": "PLAIN,OAUTHBEARER",
+            "listener.name.sasl_plaintext.oauthbearer.sasl.jaas.config": (
+                "org.apache.kafka.common.security.oauthbearer.OAuthBearerLoginModule required "
+                'unsecuredLoginStringClaim_sub="broker";'
+            ),
             "listener.name.sasl_plaintext.plain.sasl.jaas.config": _jaas(users),
             # Who comes in without a name may do everything; names need rules.
             "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
