@@ -13,6 +13,8 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import replace
 
+import structlog
+
 from consumers.recorded import UnreadableError
 from consumers.state.assembled_chunk import AssembledChunk
 from consumers.state.closing import Patience
@@ -25,6 +27,7 @@ from consumers.wire import (
     Described,
     Description,
     Events,
+    FaultPolicy,
     Heartbeat,
     LogSample,
     RawMessage,
@@ -35,6 +38,9 @@ from consumers.wire import (
     WireError,
     WireValue,
 )
+from simulations.errors import InputError
+
+log = structlog.get_logger()
 
 
 class Assembler:
@@ -58,6 +64,8 @@ class Assembler:
     instrument : str
         Name of the instrument that is folded, by which starts of others are told; empty where it
         is not known.
+    undecodable : str
+        What becomes of a message that nobody can understand.
     """
 
     def __init__(
@@ -70,9 +78,11 @@ class Assembler:
         timeout_ns: int = 600 * SECOND,
         spill: EventSpill | None = None,
         instrument: str = "",
+        undecodable: FaultPolicy = "dead-letter",
     ) -> None:
         self.default_run = default_run
         self._outline, self._spill, self._instrument = outline, spill, instrument
+        self._undecodable = undecodable
         self._patience = Patience(
             settle_ns=settle_ns, lateness_ns=lateness_ns, timeout_ns=timeout_ns
         )
@@ -139,13 +149,31 @@ class Assembler:
             What it says, or why nothing can be understood.
         now_ns : int
             Clock here.
+
+        Raises
+        ------
+        ValueError
+            If nothing can be understood, and that is the end.
         """
         if not self._ledger.admit(raw):
             return
         if isinstance(value, WireError):
-            self._ledger.bury(raw, str(value))
+            self._fault(raw, str(value))
         else:
             self._take(raw, value, now_ns)
+
+    def _fault(self, raw: RawMessage, reason: str) -> None:
+        if self._undecodable == "dead-letter":
+            self._ledger.bury(raw, reason)
+        elif self._undecodable == "skip":
+            log.warning("message_skipped", topic=raw.topic, offset=raw.offset, reason=reason)
+            self._ledger.settle(place_of(raw), "skipped")
+        else:
+            raise InputError(
+                f"source.undecodable is stop, and {raw.topic}[{raw.partition}] offset "
+                f"{raw.offset} cannot be used ({reason}); expected messages that can. Mend the "
+                "sender, and set it to dead-letter or skip to go beyond this one."
+            )
 
     def _take(self, raw: RawMessage, value: WireValue, now_ns: int) -> None:
         """Take what a message says, or one part of it."""

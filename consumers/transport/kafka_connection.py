@@ -65,9 +65,10 @@ def explain(error: Exception, section: KafkaSection) -> Exception:
     if isinstance(
         error, (errors.SaslAuthenticationFailedError, errors.UnsupportedSaslMechanismError)
     ):
+        proof = PROOFS.get(str(section.sasl_mechanism), "the password")
         return ConnectionError(
             f"kafka.user is {section.user}, whom {servers} does not let in with "
-            f"{section.sasl_mechanism} and {PROOFS.get(str(section.sasl_mechanism), 'the password')} "
+            f"{section.sasl_mechanism} and {proof} "
             f"of {section.password_variable}; expected a known name, password and sasl_mechanism, "
             f"and a listener for {section.security_protocol}. Correct them."
             if section.sasl_mechanism != "GSSAPI"

@@ -10,6 +10,7 @@ from consumers.transport.adara_settings import AdaraSection
 from consumers.transport.kafka_settings import KafkaSection
 from consumers.transport.retention_settings import RetentionSection
 from consumers.transport.zmq_settings import ZmqSection
+from consumers.wire import FaultPolicy
 from simulations.section import Count, Number, Positive, Section, Text, expected
 
 
@@ -53,6 +54,11 @@ class SourceSection(Section):
     storage_s: Positive = Field(
         default=600.0,
         description="how long nothing can be written (a full disk) before the worker ends with 75",
+    )
+    undecodable: FaultPolicy = Field(
+        default="dead-letter",
+        description="what becomes of a message that cannot be decoded or is too large: kept among "
+        "the dead letters, `skip` (counted and logged), or `stop` (the worker ends with 2)",
     )
     memory_bytes: int = Field(
         default=64 * 2**20,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,8 @@ from simulations.errors import InputError
 
 # Header of a message whose value the transport left out: why, in utf-8. It is a dead letter.
 FAULT_HEADER = "beamsteer.fault"
+# What becomes of a message that cannot be decoded: kept aside, passed over, or the end.
+FaultPolicy = Literal["dead-letter", "skip", "stop"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

@@ -43,7 +43,7 @@ from consumers.state import (
     write_recording,
 )
 from consumers.transport import DeadLetters
-from consumers.wire import RawMessage, WireError, decode
+from consumers.wire import FaultPolicy, RawMessage, WireError, decode
 from simulations.errors import InputError, StorageError, storing
 from steering.experiment import Measurement
 from steering.run import Run
@@ -88,6 +88,8 @@ class FoldWorker:
         Memory for events of open dwells; what is beyond it waits on disk.
     kept : Kept, optional
         Bounds of recordings and runs; absent: all stay.
+    undecodable : str
+        What becomes of a message that cannot be decoded.
     clock : callable
         Time in ns that never steps; it turns the loop.
     watch : ClockWatch, optional
@@ -108,6 +110,7 @@ class FoldWorker:
         on_take: Callable[[], None] | None = None,
         held: HeldBound | None = None,
         kept: Kept | None = None,
+        undecodable: FaultPolicy = "dead-letter",
         clock: Clock = steady_ns,
         watch: ClockWatch | None = None,
     ) -> None:
@@ -118,6 +121,7 @@ class FoldWorker:
         self.patience = patience or Patience()
         self.held = held or HeldBound()
         self.kept = kept or Kept()
+        self.undecodable: FaultPolicy = undecodable
         self._dead_letters = dead_letters
         self._on_commit = on_commit
         self._timings, self._on_take = timings, on_take
@@ -365,6 +369,7 @@ class _Partition:
             timeout_ns=round(patience.timeout_s * SECOND),
             spill=self.spill,
             instrument=worker.measurement.instrument.name,
+            undecodable=worker.undecodable,
         )
         try:
             self.manifest = claimed_manifest(worker.state, number, worker.fingerprint)

@@ -215,6 +215,7 @@ def open_live(
             dead_letters=DeadLetters(sink, topic),
             on_commit=publish,
             timings=timings,
+            undecodable=source_section.undecodable,
             held=HeldBound(limit_bytes=source_section.memory_bytes),
             on_take=lambda: _remember(described, experiment_dir, state),
             kept=Kept(

@@ -79,9 +79,9 @@ def test_a_given_token_is_let_in_until_it_expires(kafka):
 @pytest.mark.kafka
 def test_tokens_are_fetched_with_the_secret_of_the_environment(kafka):
     with endpoint(life_s=600.0) as (url, asked):
-        section = token_section(kafka, token_url=url, user="beam steer", token_scope="kafka")
+        section = token_section(kafka, **{"token_url": url, "user": "a b", "token_scope": "kafka"})
         KafkaSink(section, environment={"BEAMSTEER_KAFKA_PASSWORD": "hid:den"}).close()
-    assert asked == [("beam%20steer:hid%3Aden", "grant_type=client_credentials&scope=kafka")]
+    assert asked == [("a%20b:hid%3Aden", "grant_type=client_credentials&scope=kafka")]
 
 
 def section(**settings) -> KafkaSection:
@@ -111,10 +111,11 @@ def test_a_token_is_renewed_before_it_ends_and_a_refusal_is_named():
 
 
 def test_secrets_go_over_https_only_and_kerberos_says_what_it_needs():
+    bearer = {"sasl_mechanism": "OAUTHBEARER"}
     with pytest.raises(ValidationError, match="https://"):
-        section(sasl_mechanism="OAUTHBEARER", user="me", token_url="http://id.example.org/t")
+        section(**bearer, **{"user": "me", "token_url": "http://id.example.org/t"})
     with pytest.raises(ValidationError, match="sasl_mechanism and user"):
-        section(sasl_mechanism="OAUTHBEARER", token_url="https://id.example.org/t")
+        section(**bearer, **{"token_url": "https://id.example.org/t"})
     kerberos = section(sasl_mechanism="GSSAPI", kerberos_service="broker")
     try:
         import gssapi  # noqa: F401  # pyright: ignore[reportMissingImports]

@@ -21,6 +21,7 @@ from consumers.wire import (
     encode_run_begins,
     encode_run_ends,
 )
+from simulations.errors import InputError
 from steering.experiment import build_measurement, load_experiment
 from steering.run import Run
 from steering.service.consuming import consume
@@ -290,6 +291,28 @@ def test_dead_letters_arrive_before_anything_is_committed(measurement, messages,
     assert b"abcd" in letters.got[1][3]["reason"]
     assert letters.got[1][3]["topic"] == b"runInfo"
     worker.close()
+
+
+def test_a_message_that_cannot_be_decoded_stops_the_worker_or_is_skipped_where_that_is_asked(
+    measurement, messages, undisturbed, tmp_path
+):
+    bad = ("detector", b"night", b"rubbish")
+    raws = as_raw([*messages[:50], bad, *messages[50:]])
+    letters = DeadLetters(Letters(), "dead")
+    first = worker_of(measurement, tmp_path, dead_letters=letters, undecodable="stop")
+    with pytest.raises(InputError, match=rf"detector\[0\] offset {raws[50].offset} cannot be used"):
+        consume(ListSource(raws, first), first, stop=lambda: False, until_idle_s=0.0)
+    first.abandon()
+    second = worker_of(measurement, tmp_path, dead_letters=letters, undecodable="skip")
+    consume(ListSource(raws, second), second, stop=lambda: False, until_idle_s=0.0)
+    assert second.status().counters["skipped"] == 1
+    assert letters.count == 0
+    second.close()
+    assert contents(tmp_path) == undisturbed
+    # What was settled before does not stop a later worker.
+    third = worker_of(measurement, tmp_path, undecodable="stop")
+    consume(ListSource(raws, third), third, stop=lambda: False, until_idle_s=0.0)
+    third.close()
 
 
 def test_a_dwell_without_psi_is_set_aside_with_its_reason_and_a_late_psi_mends_it(
