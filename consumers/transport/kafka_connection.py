@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from uuid import UUID
 
 from kafka import KafkaAdminClient, errors
-from kafka.admin import MemberToRemove
+from kafka.admin import MemberToRemove  # pyright: ignore[reportAttributeAccessIssue]
 from kafka.net.compat import KafkaNetClient
 
 from consumers.transport.kafka_settings import KafkaSection
@@ -200,6 +200,22 @@ def reach(section: KafkaSection, arguments: Mapping[str, Any]) -> None:
         time.sleep(min(0.2, section.connect_timeout_s))
 
 
+def refuse_certificates(section: KafkaSection, arguments: Mapping[str, Any]) -> None:
+    """Say it where a broker is silent because a certificate is at fault.
+
+    Raises
+    ------
+    ConnectionError
+        If one is.
+    """
+    if "SSL" in section.security_protocol:
+        try:
+            reach(section, arguments)
+        except ConnectionError as error:
+            if isinstance(error.__cause__, ssl.SSLError):
+                raise
+
+
 class _Refusals(logging.Handler):
     """Why a broker refused: the library reports it, and raises only that time is up."""
 
@@ -309,7 +325,7 @@ def leave_group(section: KafkaSection, arguments: Mapping[str, Any]) -> None:
         If there is no broker, or it lets nobody in.
     """
     known = {key: arguments[key] for key in arguments if key in KafkaAdminClient.DEFAULT_CONFIG}
-    client = open_client(KafkaAdminClient, section, known)
+    client: Any = open_client(KafkaAdminClient, section, known)
     try:
         client.remove_group_members(
             section.group, [MemberToRemove(group_instance_id=section.member)]

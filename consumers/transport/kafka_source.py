@@ -27,7 +27,7 @@ from consumers.transport.kafka_connection import (
     explain,
     leave_group,
     open_client,
-    reach,
+    refuse_certificates,
 )
 from consumers.transport.kafka_facts import LOOK_S, BrokerWatch
 from consumers.transport.kafka_settings import KafkaSection, consumer_arguments
@@ -392,7 +392,7 @@ class KafkaSource:
                 log.warning("broker_silent", servers=self._section.bootstrap_servers)
         patience = self._section.patience_s
         if now - self._heard > patience:
-            reach(self._section, self._arguments)  # says it where a certificate is at fault
+            refuse_certificates(self._section, self._arguments)
             raise ConnectionError(
                 f"kafka.bootstrap_servers is {self._section.bootstrap_servers}, which has not "
                 f"answered for kafka.patience_s = {patience:g} s; expected a broker. Start it; "
