@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-import re
-import socket
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +15,6 @@ from consumers.state import (
     Bounds,
     HeldBound,
     Manifest,
-    PartitionLock,
     check_fingerprint,
     read_state,
 )
@@ -47,6 +42,7 @@ from steering.run import Run, RunStore
 from steering.service.consuming import consume
 from steering.service.fold_worker import FoldWorker, Patience
 from steering.service.health import WorkerStatus, operations_app
+from steering.service.membership import group_member
 from steering.service.metrics import service_registry
 from steering.service.model_service import ModelService
 from steering.service.publishing import LateSink, OutputTopics, Publisher, folded_spectrum
@@ -225,7 +221,7 @@ def open_live(
         )
         _refuse_another(worker)
         if kafka is not None and kafka.member is None:
-            chosen = kafka.model_copy(update={"member": stack.enter_context(_member(state))})
+            chosen = kafka.model_copy(update={"member": stack.enter_context(group_member(state))})
         source = _source(
             chosen, options.tape, worker, state, environment, options.create_topics, source_section
         )
@@ -291,23 +287,6 @@ def _connection(experiment: Experiment, options: LiveOptions) -> Connection | No
     if options.prefix is not None:
         changed["topics"]["prefix"] = options.prefix
     return KafkaSection.model_validate(changed)
-
-
-@contextmanager
-def _member(state: Path) -> Iterator[str]:
-    """Name in the group that a restart on this host has again; workers beside it have others."""
-    host = re.sub(r"[^A-Za-z0-9._-]", "-", socket.gethostname())[:200] or "host"
-    digest = hashlib.sha256(str(state.resolve()).encode()).hexdigest()[:12]
-    for number in count():
-        try:
-            lock = PartitionLock(state / "members" / f"{host}-{number}")
-        except BlockingIOError:
-            continue  # its worker lives
-        try:
-            yield f"{host}-{digest}-{number}"
-        finally:
-            lock.release()
-        return
 
 
 def _refuse_another(worker: FoldWorker) -> None:

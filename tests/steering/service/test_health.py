@@ -56,6 +56,13 @@ def test_each_thing_that_is_missing_makes_it_not_ready_and_is_named(changes, rea
     assert reason in " ".join(verdict.reasons)
 
 
+def test_what_the_source_warns_of_is_told_and_does_not_make_it_unready(tmp_path):
+    warned = replace(GOOD, state=tmp_path, warnings=("retention.ms of x is 1.",))
+    verdict = judge_readiness(warned, judge_health(GOOD, NOW))
+    assert verdict.ok
+    assert verdict.warnings == ("retention.ms of x is 1.",)
+
+
 def test_a_worker_without_partitions_that_stands_by_is_ready(tmp_path):
     status = replace(GOOD, partitions=(), state=tmp_path)
     assert judge_readiness(status, judge_health(status, NOW)).ok

@@ -9,9 +9,8 @@ import time
 import pytest
 
 from consumers.transport import KafkaSection, KafkaSource
+from steering.service.membership import group_member
 from tests.consumers.transport.test_kafka_source import Owner, partition_of, section_of
-
-pytestmark = pytest.mark.kafka
 
 WORKER = """
 import sys
@@ -50,6 +49,16 @@ def restart_s(section: KafkaSection, *, patience_s: float) -> float:
     return passed
 
 
+def test_workers_beside_each_other_have_names_of_their_own_and_a_restart_has_the_old_one(tmp_path):
+    with group_member(tmp_path) as first:
+        with group_member(tmp_path) as second, group_member(tmp_path / "other") as elsewhere:
+            assert len({first, second, elsewhere}) == 3
+        with group_member(tmp_path) as again:
+            assert again == second
+    KafkaSection.model_validate({"topics": {"prefix": "x"}, "member": first})
+
+
+@pytest.mark.kafka
 def test_a_killed_worker_with_a_name_goes_on_at_once_and_one_without_waits_for_its_session(
     kafka, kafka_topics
 ):
@@ -64,6 +73,7 @@ def test_a_killed_worker_with_a_name_goes_on_at_once_and_one_without_waits_for_i
     assert restart_s(nameless, patience_s=60.0) > 2.0
 
 
+@pytest.mark.kafka
 def test_a_named_worker_that_ends_in_peace_leaves_its_partitions_to_others(kafka, kafka_topics):
     (events,) = kafka_topics("detector")
     first = KafkaSource(section_of(kafka, [events], member="host-1-0"), Owner())
