@@ -15,7 +15,6 @@ from dataclasses import replace
 
 import structlog
 
-from consumers.recorded import UnreadableError
 from consumers.state.assembled_chunk import AssembledChunk
 from consumers.state.closing import Patience
 from consumers.state.event_spill_file import EventSpill
@@ -177,16 +176,6 @@ class Assembler:
 
     def _take(self, raw: RawMessage, value: WireValue, now_ns: int) -> None:
         """Take what a message says, or one part of it."""
-        try:
-            self._understand(raw, value, now_ns)
-        except UnreadableError as error:  # people may delete recordings
-            self._ledger.bury(
-                raw,
-                f"it belongs to a closed dwell, whose recording cannot be read ({error}); expected "
-                "the recording as it was written. The dwell stays as it was folded",
-            )
-
-    def _understand(self, raw: RawMessage, value: WireValue, now_ns: int) -> None:
         if isinstance(value, Heartbeat):
             self._ledger.settle(place_of(raw), "heartbeats")
         elif isinstance(value, RunBegins):

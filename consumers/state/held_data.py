@@ -26,7 +26,7 @@ class Held:
     left: BoolArray  # (pulses,) in no chunk yet
     since_ns: int  # by the clock here
     used: bool = False  # some of it is in a chunk
-    late: bool = False  # a closed dwell may have it already
+    late: RawMessage | None = None  # as it came, where a closed dwell may have it already
     memory_bytes: int = 0  # counted by the spill
     first_ns: int = 0
     last_ns: int = 0

@@ -4,17 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
+from consumers.recorded import UnreadableError
 from consumers.state.assembled_chunk import AssembledChunk
 from consumers.state.log_series import CHARGE_LOG, STALE_NS, LogSeries
 from consumers.state.nexus_template import LogName, log_names
 from consumers.state.pulses import identity, in_order, reduced_in_order, select_pulses
-from consumers.wire import Events, ReducedHistogram
+from consumers.wire import Events, RawMessage, ReducedHistogram
 
 Effect = Literal["known", "none", "changes"]
+
+
+class LateSample(NamedTuple):
+    """A sample of a time at which a closed dwell may have one already."""
+
+    source: str
+    time_ns: int
+    raw: RawMessage
 
 
 def log_name(names: Mapping[str, LogName], source: str) -> LogName:
@@ -92,4 +101,12 @@ def reopened(
         logs=dict(sorted((k, v) for k, v in logs.items() if len(v.time_ns))),
         events=in_order([*kept, *(e for e in events if identity(e) not in there)]),
         reduced=reduced_in_order({identity(r): r for r in [*known.reduced, *reduced]}.values()),
+    )
+
+
+def why_unreadable(error: UnreadableError) -> str:
+    """Why what came for a dwell whose recording was deleted or damaged is of no use."""
+    return (
+        f"it belongs to a closed dwell, whose recording cannot be read ({error}); expected the "
+        "recording as it was written. The dwell stays as it was folded"
     )

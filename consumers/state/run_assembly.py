@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import NamedTuple
 
 import numpy as np
 
+from consumers.recorded import UnreadableError
 from consumers.state.assembled_chunk import AssembledChunk
 from consumers.state.closing import Closing, Patience, closing_of
 from consumers.state.dwells import Dwell, Dwells, Origin, dwell_that_begins
@@ -21,11 +21,17 @@ from consumers.state.held_data import (
     held_of_recording,
     times_of,
 )
-from consumers.state.late_data import effect_of_sample, log_name, reopened
+from consumers.state.late_data import (
+    LateSample,
+    effect_of_sample,
+    log_name,
+    reopened,
+    why_unreadable,
+)
 from consumers.state.log_series import CHARGE_LOG, LogBook, LogSeries, Sample, joined
 from consumers.state.manifest_store import ChunkRecord, RunRecord
 from consumers.state.nexus_template import log_names
-from consumers.state.offset_ledger import OffsetLedger, Place, place_of
+from consumers.state.offset_ledger import NOWHERE, OffsetLedger, place_of
 from consumers.state.pulses import (
     Identity,
     identity,
@@ -44,14 +50,6 @@ IDLE_NS = 86_400 * SECOND
 REOPENED_AT_ONCE = 8  # dwells: whoever waits for the turn must not wait for a whole night
 
 Outline = Callable[[str, ChunkRecord], AssembledChunk]
-
-
-class LateSample(NamedTuple):
-    """A sample of a time at which a closed dwell may have one already."""
-
-    source: str
-    time_ns: int
-    place: Place
 
 
 class RunAssembly:
@@ -275,7 +273,7 @@ class RunAssembly:
                 dwell.heard_ns = now_ns
         late = self._closed_at(t)
         if late:
-            self._late_samples.append(LateSample(sample.source, t, place_of(raw)))
+            self._late_samples.append(LateSample(sample.source, t, raw))
             self._judge_later(late, now_ns)
 
     def _closed_at(self, time_ns: int) -> list[Dwell]:
@@ -339,7 +337,7 @@ class RunAssembly:
             return
         self.held.add(held)
         if late:
-            held.late = True
+            held.late = raw
             self._judge_later(late, now_ns)
 
     def _near(self, held: Held) -> list[Dwell]:
@@ -539,18 +537,35 @@ class RunAssembly:
         """
         changed: list[Dwell] = []
         for sample in sorted(self._late_samples, key=_time):
-            effects = [
-                (dwell, effect_of_sample(self._recorded(dwell), sample.source, sample.time_ns))
-                for dwell in self._closed_at(sample.time_ns)
-            ]
+            place = place_of(sample.raw)
+            try:
+                effects = [
+                    (dwell, effect_of_sample(self._recorded(dwell), sample.source, sample.time_ns))
+                    for dwell in self._closed_at(sample.time_ns)
+                ]
+            except UnreadableError as error:  # people may delete recordings
+                self.logs.remove(sample.source, place)
+                self._ledger.bury(sample.raw, why_unreadable(error))
+                continue
             if any(effect == "known" for _, effect in effects):
                 self.logs.disown(sample.source, sample.time_ns)
-                self._ledger.settle(sample.place, "duplicates", again="logs")
+                self._ledger.settle(place, "duplicates", again="logs")
             else:
                 changed += [dwell for dwell, effect in effects if effect == "changes"]
+        changed += self._judge_late_data()
+        self._late_samples.clear()
+        self._late_since_ns = None
+        for dwell in self.dwells:
+            dwell.late = False
+        for dwell in changed:
+            dwell.changed_ns = self._now_ns - self._patience.settle_ns
+
+    def _judge_late_data(self) -> list[Dwell]:
+        """Take from late data what closed dwells have already; those that the rest changes."""
+        changed: list[Dwell] = []
         known: dict[str, frozenset[Identity]] = {}
-        for held in sorted((h for h in self.held if h.late), key=_first):
-            held.late = False
+        for held in sorted((h for h in self.held if h.late is not None), key=_first):
+            raw, held.late = held.late, None
             for dwell in self._near(held):
                 if dwell.record is None or dwell.record.recording is None:
                     continue
@@ -558,7 +573,14 @@ class RunAssembly:
                 if not mine.any():
                     continue
                 if dwell.job not in known:
-                    known[dwell.job] = self._recorded(dwell).identities
+                    try:
+                        known[dwell.job] = self._recorded(dwell).identities
+                    except UnreadableError as error:
+                        held.left = held.left & ~mine
+                        if raw is not None and not held.left.any():
+                            self._ledger.bury(raw, why_unreadable(error))
+                            held.place = NOWHERE
+                        continue
                     for job in list(known)[:-2]:
                         del known[job]
                 if held.identity_of(mine) in known[dwell.job]:
@@ -567,12 +589,7 @@ class RunAssembly:
                     changed.append(dwell)
         for held in self.held.used_up():
             self._ledger.settle(held.place, "data" if held.used else "duplicates", again="data")
-        self._late_samples.clear()
-        self._late_since_ns = None
-        for dwell in self.dwells:
-            dwell.late = False
-        for dwell in changed:
-            dwell.changed_ns = self._now_ns - self._patience.settle_ns
+        return changed
 
     def _recorded(self, dwell: Dwell) -> AssembledChunk:
         if dwell.record is None or dwell.record.recording is None:
@@ -591,7 +608,7 @@ class RunAssembly:
         questioned = {d.job for d in self._questioned}
         dropped = False
         for held in self.held:
-            if held.late or held.value.job in questioned:
+            if held.late is not None or held.value.job in questioned:
                 continue
             if not finish and (held.first_ns >= limit or held.since_ns > since_ns):
                 continue

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import os
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 import structlog
 
-from steering.service.health import Clock, WorkerStatus, judge_health, judge_readiness
+from steering.service.clocks import Clock, steady_ns
+from steering.service.health import WorkerStatus, judge_health, judge_readiness
 from steering.web import HeartbeatFile, notify
 
 log = structlog.get_logger()
@@ -28,7 +28,7 @@ def pulse(
     *,
     every_s: float = PULSE_SECONDS,
     environment: Mapping[str, str] = os.environ,
-    clock: Clock = time.time_ns,
+    clock: Clock = steady_ns,
 ) -> Iterator[None]:
     """Tell that a service lives, for as long as a block runs and its loop turns.
 
@@ -45,11 +45,11 @@ def pulse(
     environment : mapping
         ``NOTIFY_SOCKET`` says where the supervisor listens.
     clock : callable
-        Unix time, ns.
+        That of the status, ns.
     """
     end = threading.Event()
     first = status()
-    file = None if first.state is None else HeartbeatFile(first.state, first.service, clock=clock)
+    file = None if first.state is None else HeartbeatFile(first.state, first.service)
 
     def look() -> None:
         now = status()
@@ -57,9 +57,9 @@ def pulse(
         reasons = judge_readiness(now, health).reasons
         told = "; ".join(reasons) or "working"
         words = ["READY=1", "WATCHDOG=1"] if health.ok else []
-        notify(*words, f"STATUS={told[:500]}", environment=environment)
         if file is not None and health.ok:
             file.write(partitions=now.partitions, reasons=reasons)
+        notify(*words, f"STATUS={told[:500]}", environment=environment)
 
     def beat() -> None:
         while True:

@@ -276,7 +276,7 @@ def test_a_can_that_does_not_fit_is_told(scan, tmp_path):
 def test_a_chunk_folded_without_the_can_is_refused(scan, tmp_path):
     plain = folded(measured(scan), scan.sample[:1], tmp_path)
     run = Run(measured(scan, can="alone/*.nxs.h5"), run_id="r", folder=tmp_path, estimate=False)
-    with pytest.raises(ValueError, match="the chunk has no can; expected one"):
+    with pytest.raises(ValueError, match="background.can was null"):
         run.adopt(plain.chunks[0])
 
 

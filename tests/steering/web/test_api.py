@@ -89,7 +89,7 @@ def test_estimate_history_and_advice(client):
 
 def test_health_and_readiness(client):
     assert client.get("/health").json() == {"status": "ok"}
-    assert client.get("/ready").json() == {"status": "ready", "runs": 1}
+    assert client.get("/ready").json() == {"status": "ready", "runs": 1, "reasons": []}
 
 
 def test_metrics_tell_chunks_events_trust_and_timing(client):
