@@ -21,6 +21,7 @@ from consumers.state.event_spill_file import EventSpill
 from consumers.state.manifest_store import ChunkRecord, Manifest, Position
 from consumers.state.offset_ledger import DeadLetter, OffsetLedger, place_of
 from consumers.state.run_assembly import Outline, RunAssembly
+from consumers.state.settling import settling
 from consumers.state.stream_clock import SECOND
 from consumers.wire import (
     Described,
@@ -277,6 +278,10 @@ class Assembler:
                 self._stray[-1] = (raw, value, since)
 
     # -- chunks out -----------------------------------------------------------------------------
+
+    def settling(self, log: str) -> list[float | None]:
+        """Average of a log in every dwell of events that has stopped and waits for what is late."""
+        return settling(tuple(self._runs.values()), log)
 
     def due(self, now_ns: int, *, finish: bool = False) -> list[AssembledChunk]:
         """Chunks that are complete, or changed after they were closed.

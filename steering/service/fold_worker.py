@@ -48,6 +48,7 @@ from simulations.errors import InputError, StorageError, storing
 from steering.experiment import Measurement
 from steering.run import Run
 from steering.service.clocks import Clock, ClockWatch, Patience, steady_ns
+from steering.service.foresight import Foresight
 from steering.service.health import WorkerStatus
 from steering.service.metrics import Timings
 from steering.service.reduced_dwell import reduced_payloads
@@ -137,6 +138,7 @@ class FoldWorker:
         self._last_turn_ns = 0
         self._busy_since_ns: int | None = None
         self.disk = DiskWatch(state)
+        self.foresight = Foresight(measurement)
 
     # -- partitions -----------------------------------------------------------------------------
 
@@ -458,9 +460,14 @@ class _Partition:
         self._close_pending()
         waited = now_ns - self._last_commit_ns >= self.worker.patience.commit_s * SECOND
         waiting = self._dirty or self.assembler.dead or self._letters
+        wrote = False
         if self._unsaved or self.trouble.reason or finish or (waiting and waited):
-            return self.commit()
-        return False
+            wrote = self.commit()
+        if not finish:
+            psis = self.assembler.settling(self.worker.measurement.experiment.source.psi_log)
+            given = float("nan") if self.worker.psi_deg is None else self.worker.psi_deg
+            self.worker.foresight.look([given if psi is None else psi for psi in psis])
+        return wrote
 
     def _due(self, now_ns: int, finish: bool) -> list[AssembledChunk]:
         try:
@@ -570,8 +577,11 @@ class _Partition:
             folded = any(c.chunk == chunk.chunk for c in run.chunks)
             if before is not None and before.status == "folded" and folded:
                 run.reopen(chunk.chunk)
+            run.foreseen = self.worker.foresight.at_hand
             with self.worker.timed("fold"):
                 records[chunk.job] = self._fold(run, chunk, record, recording)
+            run.foreseen = None
+            self.worker.foresight.used(run.instrument)
             self.worker.disk.wrote(recording)
         except (OSError, MemoryError):  # of disk or machine, never of the dwell: it comes again
             self._attempts += 1
