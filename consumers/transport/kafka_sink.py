@@ -13,6 +13,7 @@ from kafka import KafkaProducer, errors
 
 from consumers.transport.kafka_connection import explain, open_client
 from consumers.transport.kafka_settings import KafkaSection, producer_arguments
+from consumers.wire import UndeliveredError
 from simulations.errors import InputError
 
 log = structlog.get_logger()
@@ -49,6 +50,7 @@ class KafkaSink:
         self._waiting_bytes = 0
         self._failed = 0
         self._cause: Exception | None = None
+        self._failed_topics: set[str] = set()
         self._closed = False
 
     def send(
@@ -66,8 +68,8 @@ class KafkaSink:
         ValueError
             If it is larger than ``max_message_bytes``.
         ConnectionError
-            If the buffer stays full for ``patience_s``, the topic is not there, or the broker
-            refused an earlier message.
+            If the buffer stays full for ``patience_s``; ``UndeliveredError`` if the topic is not
+            there, or the broker refused an earlier message.
         """
         size = len(value) + len(key or b"") + sum(len(n) + len(v) for n, v in headers)
         if len(value) > self._section.max_message_bytes:
@@ -99,34 +101,37 @@ class KafkaSink:
         try:
             future = self._producer.send(topic, value, key=key, headers=list(headers))
         except Exception as error:
-            self._done(size, None)
+            self._done(size, topic, None)
             if isinstance(error, errors.KafkaTimeoutError):
-                raise ConnectionError(
+                raise UndeliveredError(
                     f"Topic {topic} is not there, or {self._section.bootstrap_servers} is gone: "
                     f"nothing was heard within {self._section.connect_timeout_s:g} s; expected "
-                    "the topic. Create it, correct kafka.topics, or start the broker."
+                    "the topic. Create it, correct kafka.topics, or start the broker.",
+                    frozenset({topic}),
                 ) from error
             if isinstance(error, errors.KafkaError):
-                raise explain(error, self._section) from error
+                why = explain(error, self._section)
+                raise UndeliveredError(str(why), frozenset({topic})) from error
             raise
-        future.add_callback(lambda _: self._done(size, None))
-        future.add_errback(lambda error: self._done(size, error))
+        future.add_callback(lambda _: self._done(size, topic, None))
+        future.add_errback(lambda error: self._done(size, topic, error))
 
-    def _done(self, size: int, error: Exception | None) -> None:
+    def _done(self, size: int, topic: str, error: Exception | None) -> None:
         with self._change:
             self._waiting -= 1
             self._waiting_bytes -= size
             if error is not None:
                 self._failed += 1
                 self._cause = self._cause or error
+                self._failed_topics.add(topic)
             self._change.notify_all()
 
     def _raise_failures(self) -> None:
         """Say once that messages did not arrive; the next call starts to count anew."""
         if not self._failed:
             return
-        failed, cause = self._failed, self._cause
-        self._failed, self._cause = 0, None
+        failed, cause, topics = self._failed, self._cause, frozenset(self._failed_topics)
+        self._failed, self._cause, self._failed_topics = 0, None, set()
         why = explain(cause, self._section) if cause is not None else None
         if isinstance(cause, errors.MessageSizeTooLargeError):
             why = ConnectionError(
@@ -134,8 +139,8 @@ class KafkaSink:
                 f"smaller than kafka.max_message_bytes ({self._section.max_message_bytes}); "
                 "expected at least as much. Raise the broker's."
             )
-        raise ConnectionError(
-            f"{failed} messages did not arrive, {self._waiting} still wait. {why}"
+        raise UndeliveredError(
+            f"{failed} messages did not arrive, {self._waiting} still wait. {why}", topics
         ) from cause
 
     def flush(self, timeout_s: float = 30.0) -> None:

@@ -45,6 +45,7 @@ from consumers.wire.values import (
     RunEnds,
     Several,
     Sink,
+    UndeliveredError,
     WireError,
     WireValue,
 )
@@ -74,6 +75,7 @@ __all__ = [
     "RunEnds",
     "Several",
     "Sink",
+    "UndeliveredError",
     "Variable",
     "WireError",
     "WireValue",

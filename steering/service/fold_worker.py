@@ -52,7 +52,7 @@ from steering.service.foresight import Foresight
 from steering.service.health import WorkerStatus
 from steering.service.metrics import Timings
 from steering.service.reduced_dwell import reduced_payloads
-from steering.service.retaining import Kept, held_bytes, retain, run_records
+from steering.service.retaining import Kept, events_of, held_bytes, retain, run_records
 from steering.service.storage import (
     HELD_EVENT_BYTES,
     DiskWatch,
@@ -505,10 +505,7 @@ class _Partition:
         found["events.between_chunks"] = found.pop("events_between_chunks", 0)
         found["late"] = found.pop("reopened", 0)
         for run in tuple(self.runs.values()):
-            for chunk in tuple(run.chunks):
-                account = chunk.account
-                for name in ("folded", "outside_path", "outside_energy", "masked", "filtered"):
-                    found[f"events.{name}"] += getattr(account, name)
+            found += events_of(run)
         return found
 
     def commit(self) -> bool:
@@ -526,8 +523,8 @@ class _Partition:
         self._letters.clear()
         lateness_ns = round(self.worker.patience.lateness_s * SECOND)
         gone = retain(self.worker.kept, self._records, self.assembler, self.folder, lateness_ns)
-        for name in gone:
-            del self.runs[name]
+        for name in gone:  # what was counted once stays counted
+            self.assembler.counters.update(events_of(self.runs.pop(name)))
         manifest = replace(
             self.manifest,
             positions=self.assembler.positions(),

@@ -1,4 +1,4 @@
-"""While a dwell settles, what its orientation looks at is computed, so that it is folded at once."""
+"""While a dwell settles, what its orientation looks at is computed: it is folded at once then."""
 
 from __future__ import annotations
 

@@ -104,8 +104,11 @@ class Live:
         connected = getattr(self.source, "connected", True)
         status = self.worker.status(connected=connected, lag=lag())
         counters = dict(status.counters)
+        warnings: tuple[str, ...] = getattr(self.source, "warnings", ())
         if self._publisher is not None:
             counters |= self._publisher.counters
+            if self._publisher.trouble is not None:
+                warnings = (*warnings, self._publisher.trouble)
         removed = getattr(self.source, "removed_segments", 0)
         if removed:
             counters["removed.tape_segments"] = removed
@@ -118,7 +121,7 @@ class Live:
             counters=counters,
             error=error,
             joined=getattr(self.source, "joined", True),
-            warnings=getattr(self.source, "warnings", ()),
+            warnings=warnings,
         )
 
     def operations(self, *, token: str | None = None) -> Any:

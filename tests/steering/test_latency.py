@@ -21,8 +21,12 @@ from consumers.transport import KafkaSection, KafkaTopics
 from consumers.wire import RunEnds, decode
 from consumers.wire.flatbuffers_codec import decode_data_array
 from consumers.wire.values import RawMessage
-from steering.experiment import chosen_instrument, dump_experiment, load_experiment
-from steering.experiment import with_absolute_files
+from steering.experiment import (
+    chosen_instrument,
+    dump_experiment,
+    load_experiment,
+    with_absolute_files,
+)
 from tests.kafka_broker import Topics
 from tests.live_traffic import Beamline
 from tests.steering.virtual_scan import EXAMPLES
@@ -39,7 +43,9 @@ class Watch(threading.Thread):
     def __init__(self, broker, topics: KafkaTopics, state: Path):
         super().__init__(daemon=True)
         self._names = [topics.name(n) for n in ("run_info", "folded", "estimates", "advice")]
-        self._consumer = KafkaConsumer(bootstrap_servers=broker.bootstrap, auto_offset_reset="earliest")
+        self._consumer = KafkaConsumer(
+            bootstrap_servers=broker.bootstrap, auto_offset_reset="earliest"
+        )
         self._consumer.assign([TopicPartition(str(name), 0) for name in self._names])
         self._folder = state / "partition-0"
         self._seen_ns = 0
@@ -150,7 +156,15 @@ def measure(broker, tmp_path: Path, dwells: int, advised: int):
     with ExitStack() as stack:
         stack.callback(topics.remove)
         worker = stack.enter_context(
-            command(tmp_path / "consume.log", "consume", str(file), "-o", str(state), "--health-port", "0")
+            command(
+                tmp_path / "consume.log",
+                "consume",
+                str(file),
+                "-o",
+                str(state),
+                "--health-port",
+                "0",
+            )
         )
         beamline = Beamline(section, instrument, experiment.instrument.ei_meV, most_per_s=RATE)
         stack.callback(beamline.close)
@@ -177,7 +191,9 @@ def measure(broker, tmp_path: Path, dwells: int, advised: int):
         if advised:
             address = tmp_path / "model.log"
             stack.enter_context(
-                command(address, "model-server", str(state), "--kafka", broker.bootstrap, "--port", "0")
+                command(
+                    address, "model-server", str(state), "--kafka", broker.bootstrap, "--port", "0"
+                )
             )
             for _ in range(advised):
                 told.append(one())
