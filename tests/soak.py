@@ -13,6 +13,7 @@ import argparse
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -88,7 +89,7 @@ class Worker:
 
     def __init__(self, folder: Path, file: Path) -> None:
         self.state, self._file, self._log = folder / "state", file, folder / "consume.log"
-        self.samples = Samples()
+        self.samples, self._table = Samples(), folder / "samples.txt"
         self._began = time.monotonic()
         self._over = threading.Event()
         self._process: subprocess.Popen[str]
@@ -136,6 +137,11 @@ class Worker:
             seen.state.append(bytes_in(self.state))
             seen.broker.append(bytes_in(broker_data))
             seen.time_s.append(time.monotonic() - self._began)
+            with self._table.open("a") as file:  # for those who look meanwhile
+                file.write(
+                    f"{seen.time_s[-1]:.0f} s, {resident / 1e6:.0f} MB resident, lag {lag}, state "
+                    f"{seen.state[-1] / 1e9:.2f} GB, broker {seen.broker[-1] / 1e9:.2f} GB\n"
+                )
 
     def stop(self) -> int:
         """SIGTERM; its status."""
@@ -275,6 +281,7 @@ def main() -> int:
     parser.add_argument("--coarsen", type=int, default=1, help="pixels of ARCS merged into one")
     parser.add_argument("--folder", type=Path, help="where 15 GB find room; a temporary one")
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # worker and broker end with it
     folder = arguments.folder or Path(tempfile.mkdtemp(prefix="beamsteer-soak-"))
     folder.mkdir(parents=True, exist_ok=True)
     held = soak(folder.resolve(), arguments.minutes, arguments.megabytes_per_s, arguments.coarsen)

@@ -190,11 +190,7 @@ def measure(broker, tmp_path: Path, dwells: int, advised: int):
         told = []
         if advised:
             address = tmp_path / "model.log"
-            stack.enter_context(
-                command(
-                    address, "model-server", str(state), "--kafka", broker.bootstrap, "--port", "0"
-                )
-            )
+            stack.enter_context(command(address, "model-server", str(state), "--port", "0"))
             for _ in range(advised):
                 told.append(one())
                 last_is_in(lambda: watch.advised, 400, told[-1])
