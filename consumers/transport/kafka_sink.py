@@ -13,7 +13,7 @@ from kafka import KafkaProducer, errors
 
 from consumers.transport.kafka_connection import explain, open_client
 from consumers.transport.kafka_settings import KafkaSection, producer_arguments
-from consumers.wire import UndeliveredError
+from consumers.wire import OversizeError, UndeliveredError
 from simulations.errors import InputError
 
 log = structlog.get_logger()
@@ -134,11 +134,13 @@ class KafkaSink:
         self._failed, self._cause, self._failed_topics = 0, None, set()
         why = explain(cause, self._section) if cause is not None else None
         if isinstance(cause, errors.MessageSizeTooLargeError):
-            why = ConnectionError(
-                f"message.max.bytes of {self._section.bootstrap_servers} or of the topic is "
+            raise OversizeError(
+                f"{failed} messages did not arrive, {self._waiting} still wait. message.max.bytes "
+                f"of {self._section.bootstrap_servers} or of {', '.join(sorted(topics))} is "
                 f"smaller than kafka.max_message_bytes ({self._section.max_message_bytes}); "
-                "expected at least as much. Raise the broker's."
-            )
+                "expected at least as much. Raise the broker's.",
+                topics,
+            ) from cause
         raise UndeliveredError(
             f"{failed} messages did not arrive, {self._waiting} still wait. {why}", topics
         ) from cause

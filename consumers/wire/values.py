@@ -198,6 +198,10 @@ class UndeliveredError(ConnectionError):
         self.topics = topics
 
 
+class OversizeError(UndeliveredError):
+    """A message is larger than its topic takes."""
+
+
 class Sink(Protocol):
     """Where messages go: Kafka, ZMQ, a tape, a list in a test."""
 

@@ -58,6 +58,7 @@ from steering.service.storage import (
     DiskWatch,
     WriteTrouble,
     claimed_manifest,
+    refuse_too_many,
 )
 
 log = structlog.get_logger()
@@ -130,6 +131,7 @@ class FoldWorker:
         self._watch = watch or ClockWatch()
         self._partitions: dict[int, _Partition] = {}
         self._taken = 0
+        self._uncommitted: dict[int, str] = {}  # partition: why, when it was released
         self._busy = threading.RLock()  # a partition neither comes nor goes during a turn
         self._received: Counter[str] = Counter()
         self._error: str | None = None
@@ -164,6 +166,7 @@ class FoldWorker:
                 mine.flush()
             except OSError as error:  # the manifest before stands; the next owner reads again
                 self.failed(str(error))
+                self._uncommitted[partition] = str(error)
                 log.error("not_committed", partition=partition, reason=str(error))
             finally:
                 mine.leave()
@@ -187,9 +190,21 @@ class FoldWorker:
         return frozenset(n for n, mine in self._partitions.items() if mine.trouble.reason)
 
     def close(self) -> None:
-        """Release everything."""
+        """Release everything.
+
+        Raises
+        ------
+        StorageError
+            If something could not be written; the next worker reads it again.
+        """
+        self._uncommitted.clear()
         for partition in tuple(self._partitions):
             self.release(partition)
+        if self._uncommitted:
+            raise StorageError(
+                f"what came last was not written: {'; '.join(self._uncommitted.values())} Nothing "
+                "is lost: start again, and it is read again from the source."
+            )
 
     def abandon(self) -> None:
         """Forget everything, after a fault: only what was committed may count."""
@@ -310,10 +325,7 @@ class FoldWorker:
                 log.warning("message_unusable", topic=letter.raw.topic, reason=letter.reason)
             return True
         try:
-            for letter in letters:
-                self._dead_letters.put(letter.raw, letter.reason)
-            if letters:
-                self._dead_letters.sink.flush()
+            self._dead_letters.deliver([(letter.raw, letter.reason) for letter in letters])
         except (ConnectionError, ValueError) as error:
             self.failed(f"dead letters could not be sent ({error}); nothing is committed before.")
             log.error("dead_letters_not_sent", reason=str(error), messages=len(letters))
@@ -497,6 +509,8 @@ class _Partition:
         if not self._broken:
             self._close_pending()
             self.commit()
+            if self._letters:
+                raise StorageError(f"dead letters of {self.folder.name} could not be sent.")
 
     def counters(self) -> Counter[str]:
         """What became of messages and events."""
@@ -519,6 +533,7 @@ class _Partition:
         self._letters += self.assembler.dead
         self.assembler.dead.clear()
         if not self.worker.bury(self._letters):
+            refuse_too_many(self._letters, self.folder.name)
             return False
         self._letters.clear()
         lateness_ns = round(self.worker.patience.lateness_s * SECOND)

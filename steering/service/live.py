@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -112,6 +113,8 @@ class Live:
         removed = getattr(self.source, "removed_segments", 0)
         if removed:
             counters["removed.tape_segments"] = removed
+        if hasattr(self.source, "lost_s"):
+            counters["lost_seconds"] = math.ceil(self.source.lost_s)
         error = status.error
         if self.model is not None and error is None:
             error = self.model.status().error

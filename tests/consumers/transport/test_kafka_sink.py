@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from kafka import KafkaConsumer
 from kafka.errors import KafkaError
 
 from consumers.transport import DeadLetters, KafkaSink, KafkaSource
@@ -75,6 +77,35 @@ def test_a_dead_letter_keeps_key_and_value_and_tells_place_and_reason(kafka, kaf
     assert second.value == b""
     assert dict(second.headers)["reason"] == b"\xc3\xa9" * (LONGEST_REASON // 2)
     assert letters.count == 2
+
+
+def test_a_dead_letter_that_its_topic_does_not_take_goes_without_most_of_its_value(
+    kafka, kafka_topics
+):
+    bad, dead = kafka_topics("bad", "dead", max_message_bytes="4096")
+    sink = KafkaSink(section_of(kafka, [bad]))
+    letters = DeadLetters(sink, dead)
+    large = RawMessage(topic=bad, partition=0, offset=7, value=b"x" * 50_000, key=b"night")
+    small = replace(large, offset=8, value=b"small")
+    letters.deliver([(large, "cannot be decoded"), (small, "neither can this")])
+    sink.close()
+    consumer = KafkaConsumer(
+        dead, bootstrap_servers=kafka.bootstrap, auto_offset_reset="earliest",
+        consumer_timeout_ms=10_000,
+    )  # fmt: skip
+    found = {}
+    while len(found) < 2:
+        record = next(consumer)
+        found[dict(record.headers)["offset"]] = record
+    consumer.close()
+    cut, whole = found[b"7"], found[b"8"]
+    assert (cut.value, cut.key) == (b"x" * 512, b"night")
+    told = dict(cut.headers)
+    assert told["original_size"] == b"50000"
+    assert (told["topic"], told["partition"]) == (bad.encode(), b"0")
+    assert told["reason"] == b"cannot be decoded"
+    assert whole.value == b"small"
+    assert "original_size" not in dict(whole.headers)
 
 
 def test_a_topic_that_is_not_there_is_named(kafka):
