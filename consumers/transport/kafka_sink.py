@@ -42,9 +42,9 @@ class KafkaSink:
         self, section: KafkaSection, *, environment: Mapping[str, str] = os.environ
     ) -> None:
         self._section = section
-        self._producer: Any = open_client(
-            KafkaProducer, section, producer_arguments(section, environment)
-        )
+        self._arguments = producer_arguments(section, environment)
+        self._producer: Any = open_client(KafkaProducer, section, self._arguments)
+        self._stale = False  # the producer refuses everything after one that was too large
         self._change = threading.Condition()  # callbacks come in the library's thread
         self._waiting = 0  # messages
         self._waiting_bytes = 0
@@ -78,6 +78,8 @@ class KafkaSink:
                 f"{topic} has {len(value)} bytes; expected at most that many. Raise it here and "
                 "message.max.bytes of the broker, or send fewer events at once."
             )
+        if self._stale:
+            self._renew()
         with self._change:
             self._raise_failures()
             there_is_room = self._change.wait_for(
@@ -116,6 +118,15 @@ class KafkaSink:
         future.add_callback(lambda _: self._done(size, topic, None))
         future.add_errback(lambda error: self._done(size, topic, error))
 
+    def _renew(self) -> None:
+        """Open another producer, once nothing waits in this one."""
+        with self._change:
+            self._change.wait_for(lambda: not self._waiting, timeout=self._section.patience_s)
+            self._raise_failures()
+        self._producer.close(timeout=1.0)
+        self._producer = open_client(KafkaProducer, self._section, self._arguments)
+        self._stale = False
+
     def _done(self, size: int, topic: str, error: Exception | None) -> None:
         with self._change:
             self._waiting -= 1
@@ -134,6 +145,7 @@ class KafkaSink:
         self._failed, self._cause, self._failed_topics = 0, None, set()
         why = explain(cause, self._section) if cause is not None else None
         if isinstance(cause, errors.MessageSizeTooLargeError):
+            self._stale = True
             raise OversizeError(
                 f"{failed} messages did not arrive, {self._waiting} still wait. message.max.bytes "
                 f"of {self._section.bootstrap_servers} or of {', '.join(sorted(topics))} is "
