@@ -302,7 +302,12 @@ class Assembler:
         """
         for run in self._runs.values():
             run.held.relieve()
-        chunks = [c for run in self._runs.values() for c in run.due(now_ns, finish=finish)]
+        stream_ns = max((run.clock.newest_ns for run in self._runs.values()), default=0)
+        chunks = [
+            chunk
+            for run in self._runs.values()
+            for chunk in run.due(now_ns, finish=finish, stream_ns=stream_ns)
+        ]
         self._drop_strays(now_ns, finish)
         for name in [name for name, run in self._runs.items() if run.is_idle(now_ns)]:
             del self._runs[name]  # keys name runs, and anybody may send a key
