@@ -278,6 +278,17 @@ class Assembler:
 
     # -- chunks out -----------------------------------------------------------------------------
 
+    def relieve(self) -> None:
+        """Bring events out of memory that found no room on disk when they came; before ``due``.
+
+        Raises
+        ------
+        OSError
+            If they still cannot be written; nothing is lost then.
+        """
+        for run in self._runs.values():
+            run.held.relieve()
+
     def due(self, now_ns: int, *, finish: bool = False) -> list[AssembledChunk]:
         """Chunks that are complete, or changed after they were closed.
 
@@ -289,14 +300,7 @@ class Assembler:
             Clock here.
         finish : bool
             The stream has ended: close what is open and settle what is left.
-
-        Raises
-        ------
-        OSError
-            If events that are too many for memory cannot be written; nothing has changed then.
         """
-        for run in self._runs.values():
-            run.held.relieve()
         chunks = [c for run in self._runs.values() for c in run.due(now_ns, finish=finish)]
         self._drop_strays(now_ns, finish)
         for name in [name for name, run in self._runs.items() if run.is_idle(now_ns)]:

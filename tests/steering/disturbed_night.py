@@ -40,7 +40,7 @@ def disturbed_night(seed: int) -> Night:
     """A night; equal seeds give equal nights.
 
     The first runs log psi a second before a dwell begins, so that one without a stop sees psi move
-    and is set aside; the others as it begins: such a dwell ends where the next begins, and is folded.
+    and is set aside; the others as it begins: such a dwell ends where the next one begins.
     """
     chance = np.random.default_rng(seed)
     runs = [

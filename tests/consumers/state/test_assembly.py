@@ -116,6 +116,7 @@ class Disk:
     def turn(self, assembler, now_ns, finish=False, commit=True):
         records = {c.job: c for r in self.manifest.runs.values() for c in r.chunks}
         runs = {name: {c.job: c for c in r.chunks} for name, r in self.manifest.runs.items()}
+        assembler.relieve()
         for chunk in assembler.due(now_ns, finish=finish):
             records[chunk.job] = runs.setdefault(chunk.run, {})[chunk.job] = self.close(
                 assembler, chunk
