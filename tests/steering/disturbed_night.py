@@ -18,7 +18,7 @@ from consumers.wire import RunBegins, RunEnds, decode
 from tests.consumers.disturbed_stream import disturb
 from tests.steering.live_stream import SECOND, as_raw, contents, live_scan
 
-RUNS = ("one", "four", "seven", "ten", "eleven")
+RUNS = ("one", "three", "five", "four", "six")  # in three of three partitions
 DWELLS = 6  # of each run
 MOVING = 2  # runs, the first, that log psi before a dwell begins
 LOST_STARTS, LATE_STARTS, LOST_STOPS, LATE_STOPS = 2, 5, 4, 6  # of all dwells
