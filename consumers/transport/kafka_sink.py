@@ -6,6 +6,7 @@ import os
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import structlog
@@ -16,13 +17,24 @@ from consumers.transport.kafka_settings import KafkaSection, producer_arguments
 from simulations.errors import InputError
 
 log = structlog.get_logger()
+NO_TIMESTAMP = -1  # of Kafka's protocol; brokers accept it at any time
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Message:
+    topic: str
+    value: bytes
+    key: bytes | None
+    headers: list[tuple[str, bytes]]
+    size: int
 
 
 class KafkaSink:
     """Sends messages, confirmed by all replicas, once and in order; a ``wire.Sink``.
 
     What is sent waits in ``buffer_bytes`` of memory until the broker has confirmed it; ``send``
-    blocks while that is full.
+    blocks while that is full. A broker refuses time stamps more than an hour ahead of its clock;
+    where ours is, messages go without.
 
     Parameters
     ----------
@@ -49,6 +61,8 @@ class KafkaSink:
         self._waiting_bytes = 0
         self._failed = 0
         self._cause: Exception | None = None
+        self._refused: list[_Message] = []  # for their time stamp; sent again without one
+        self._stamped = True
         self._closed = False
 
     def send(
@@ -94,10 +108,23 @@ class KafkaSink:
                     f"confirmed within kafka.patience_s = {self._section.patience_s:g} s; "
                     "expected a broker that keeps up. Start it, or relieve it."
                 )
+        self._send_refused()
+        self._send(_Message(topic, value, key, list(headers), size))
+
+    def _send(self, message: _Message) -> None:
+        topic, size = message.topic, message.size
+        with self._change:
+            stamped = self._stamped
             self._waiting += 1
             self._waiting_bytes += size
         try:
-            future = self._producer.send(topic, value, key=key, headers=list(headers))
+            future = self._producer.send(
+                topic,
+                message.value,
+                key=message.key,
+                headers=message.headers,
+                timestamp_ms=None if stamped else NO_TIMESTAMP,
+            )
         except Exception as error:
             self._done(size, None)
             if isinstance(error, errors.KafkaTimeoutError):
@@ -110,13 +137,29 @@ class KafkaSink:
                 raise explain(error, self._section) from error
             raise
         future.add_callback(lambda _: self._done(size, None))
-        future.add_errback(lambda error: self._done(size, error))
+        future.add_errback(lambda error: self._done(size, error, message if stamped else None))
 
-    def _done(self, size: int, error: Exception | None) -> None:
+    def _send_refused(self) -> None:
+        """Send again, without a time stamp, what a broker refused whose clock is another one."""
+        with self._change:
+            refused, self._refused = self._refused, []
+        for message in refused:
+            self._send(message)
+
+    def _done(self, size: int, error: Exception | None, again: _Message | None = None) -> None:
         with self._change:
             self._waiting -= 1
             self._waiting_bytes -= size
-            if error is not None:
+            if isinstance(error, errors.InvalidTimestampError) and again is not None:
+                if self._stamped:
+                    log.warning(
+                        "time_stamps_refused",
+                        reason=str(error),
+                        servers=self._section.bootstrap_servers,
+                    )
+                self._stamped = False
+                self._refused.append(again)
+            elif error is not None:
                 self._failed += 1
                 self._cause = self._cause or error
             self._change.notify_all()
@@ -149,6 +192,10 @@ class KafkaSink:
         end = time.monotonic() + timeout_s
         with self._change:
             self._change.wait_for(lambda: not self._waiting, timeout=max(0.0, timeout_s))
+        self._send_refused()
+        with self._change:
+            left_s = max(0.0, end - time.monotonic())
+            self._change.wait_for(lambda: not self._waiting, timeout=left_s)
             self._raise_failures()
             if self._waiting:
                 over = time.monotonic() - end + timeout_s
