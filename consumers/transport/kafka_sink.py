@@ -19,6 +19,9 @@ from simulations.errors import InputError
 log = structlog.get_logger()
 NO_TIMESTAMP = -1  # of Kafka's protocol; brokers accept it at any time
 
+# The second of every record in a batch of several.
+STAMP_REFUSED = (errors.InvalidTimestampError, errors.InvalidRecordError)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Message:
@@ -150,7 +153,7 @@ class KafkaSink:
         with self._change:
             self._waiting -= 1
             self._waiting_bytes -= size
-            if isinstance(error, errors.InvalidTimestampError) and again is not None:
+            if isinstance(error, STAMP_REFUSED) and again is not None:
                 if self._stamped:
                     log.warning(
                         "time_stamps_refused",
