@@ -55,10 +55,8 @@ class KafkaSink:
     def __init__(
         self, section: KafkaSection, *, environment: Mapping[str, str] = os.environ
     ) -> None:
-        self._section = section
-        self._producer: Any = open_client(
-            KafkaProducer, section, producer_arguments(section, environment)
-        )
+        self._section, self._environment = section, environment
+        self._producer: Any = self._open()
         self._change = threading.Condition()  # callbacks come in the library's thread
         self._waiting = 0  # messages
         self._waiting_bytes = 0
@@ -67,6 +65,10 @@ class KafkaSink:
         self._refused: list[_Message] = []  # for their time stamp; sent again without one
         self._stamped = True
         self._closed = False
+
+    def _open(self) -> Any:
+        arguments = producer_arguments(self._section, self._environment)
+        return open_client(KafkaProducer, self._section, arguments)
 
     def send(
         self,
@@ -143,9 +145,17 @@ class KafkaSink:
         future.add_errback(lambda error: self._done(size, error, message if stamped else None))
 
     def _send_refused(self) -> None:
-        """Send again, without a time stamp, what a broker refused whose clock is another one."""
+        """Send again, without a time stamp, what a broker refused whose clock is another one.
+
+        Through another producer: one that numbers its messages fails for good after a refusal.
+        """
         with self._change:
+            if not self._refused:
+                return
+            self._change.wait_for(lambda: not self._waiting, timeout=self._section.patience_s)
             refused, self._refused = self._refused, []
+        self._producer.close(timeout=1.0)
+        self._producer = self._open()
         for message in refused:
             self._send(message)
 
