@@ -283,6 +283,17 @@ class Assembler:
         """Average of a log in every dwell of events that has stopped and waits for what is late."""
         return settling(tuple(self._runs.values()), log)
 
+    def relieve(self) -> None:
+        """Bring events out of memory that found no room on disk when they came; before ``due``.
+
+        Raises
+        ------
+        OSError
+            If they still cannot be written; nothing is lost then.
+        """
+        for run in self._runs.values():
+            run.held.relieve()
+
     def due(self, now_ns: int, *, finish: bool = False) -> list[AssembledChunk]:
         """Chunks that are complete, or changed after they were closed.
 
@@ -294,14 +305,7 @@ class Assembler:
             Clock here.
         finish : bool
             The stream has ended: close what is open and settle what is left.
-
-        Raises
-        ------
-        OSError
-            If events that are too many for memory cannot be written; nothing has changed then.
         """
-        for run in self._runs.values():
-            run.held.relieve()
         stream_ns = max((run.clock.newest_ns for run in self._runs.values()), default=0)
         chunks = [
             chunk

@@ -605,9 +605,7 @@ class RunAssembly:
         finish, since_ns = self._finishing, self._now_ns - self._patience.lateness_ns
         for suspect in self.clock.without_witness(None if finish else since_ns):
             self._drop_suspect(suspect)
-        quiet = self._now_ns - self.clock.heard_ns >= self._patience.lateness_ns
-        passed_ns = max(self.clock.newest_ns, self._stream_ns if quiet else 0)
-        limit = passed_ns - self._patience.lateness_ns
+        limit = self._passed_ns()
         waiting = [(d, d.start_ns, self.dwells.end_of(d)) for d in self.dwells if d.waiting]
         questioned = {d.job for d in self._questioned}
         dropped = False
@@ -630,6 +628,12 @@ class RunAssembly:
         if dropped:
             self._settle_used_up()
         self._settle_samples()
+
+    def _passed_ns(self) -> int:
+        """What the stream is well beyond: of a silent run, what all other runs are beyond."""
+        quiet = self._now_ns - self.clock.heard_ns >= self._patience.lateness_ns
+        newest_ns = max(self.clock.newest_ns, self._stream_ns if quiet else 0)
+        return newest_ns - self._patience.lateness_ns
 
     def _drop_suspect(self, suspect: Suspect) -> None:
         """A message that jumped ahead of the stream and stayed alone; not if a dwell has it."""
@@ -669,9 +673,7 @@ class RunAssembly:
 
     def _settle_samples(self) -> None:
         """Samples that no open dwell needs: the newest is carried, the others are done with."""
-        quiet = self._now_ns - self.clock.heard_ns >= self._patience.lateness_ns
-        passed_ns = max(self.clock.newest_ns, self._stream_ns if quiet else 0)
-        limit = passed_ns - self._patience.lateness_ns
+        limit = self._passed_ns()
         waiting = [d.start_ns for d in (*self.dwells, *self._questioned) if d.waiting]
         limit = min([limit, *waiting])
         if self._finishing and not waiting:

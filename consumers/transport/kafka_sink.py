@@ -6,6 +6,7 @@ import os
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import structlog
@@ -17,13 +18,27 @@ from consumers.wire import OversizeError, UndeliveredError
 from simulations.errors import InputError
 
 log = structlog.get_logger()
+NO_TIMESTAMP = -1  # of Kafka's protocol; brokers accept it at any time
+
+# The second of every record in a batch of several.
+STAMP_REFUSED = (errors.InvalidTimestampError, errors.InvalidRecordError)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Message:
+    topic: str
+    value: bytes
+    key: bytes | None
+    headers: list[tuple[str, bytes]]
+    size: int
 
 
 class KafkaSink:
     """Sends messages, confirmed by all replicas, once and in order; a ``wire.Sink``.
 
     What is sent waits in ``buffer_bytes`` of memory until the broker has confirmed it; ``send``
-    blocks while that is full.
+    blocks while that is full. A broker refuses time stamps more than an hour ahead of its clock;
+    where ours is, messages go without.
 
     Parameters
     ----------
@@ -41,9 +56,8 @@ class KafkaSink:
     def __init__(
         self, section: KafkaSection, *, environment: Mapping[str, str] = os.environ
     ) -> None:
-        self._section = section
-        self._arguments = producer_arguments(section, environment)
-        self._producer: Any = open_client(KafkaProducer, section, self._arguments)
+        self._section, self._environment = section, environment
+        self._producer: Any = self._open()
         self._stale = False  # the producer refuses everything after one that was too large
         self._change = threading.Condition()  # callbacks come in the library's thread
         self._waiting = 0  # messages
@@ -51,7 +65,13 @@ class KafkaSink:
         self._failed = 0
         self._cause: Exception | None = None
         self._failed_topics: set[str] = set()
+        self._refused: list[_Message] = []  # for their time stamp; sent again without one
+        self._stamped = True
         self._closed = False
+
+    def _open(self) -> Any:
+        arguments = producer_arguments(self._section, self._environment)
+        return open_client(KafkaProducer, self._section, arguments)
 
     def send(
         self,
@@ -98,10 +118,23 @@ class KafkaSink:
                     f"confirmed within kafka.patience_s = {self._section.patience_s:g} s; "
                     "expected a broker that keeps up. Start it, or relieve it."
                 )
+        self._send_refused()
+        self._send(_Message(topic, value, key, list(headers), size))
+
+    def _send(self, message: _Message) -> None:
+        topic, size = message.topic, message.size
+        with self._change:
+            stamped = self._stamped
             self._waiting += 1
             self._waiting_bytes += size
         try:
-            future = self._producer.send(topic, value, key=key, headers=list(headers))
+            future = self._producer.send(
+                topic,
+                message.value,
+                key=message.key,
+                headers=message.headers,
+                timestamp_ms=None if stamped else NO_TIMESTAMP,
+            )
         except Exception as error:
             self._done(size, topic, None)
             if isinstance(error, errors.KafkaTimeoutError):
@@ -116,22 +149,52 @@ class KafkaSink:
                 raise UndeliveredError(str(why), frozenset({topic})) from error
             raise
         future.add_callback(lambda _: self._done(size, topic, None))
-        future.add_errback(lambda error: self._done(size, topic, error))
+        future.add_errback(
+            lambda error: self._done(size, topic, error, message if stamped else None)
+        )
 
     def _renew(self) -> None:
         """Open another producer, once nothing waits in this one."""
         with self._change:
             self._change.wait_for(lambda: not self._waiting, timeout=self._section.patience_s)
             self._raise_failures()
+        self._reopen()
+
+    def _reopen(self) -> None:
         self._producer.close(timeout=1.0)
-        self._producer = open_client(KafkaProducer, self._section, self._arguments)
+        self._producer = self._open()
         self._stale = False
 
-    def _done(self, size: int, topic: str, error: Exception | None) -> None:
+    def _send_refused(self) -> None:
+        """Send again, without a time stamp, what a broker refused whose clock is another one.
+
+        Through another producer: one that numbers its messages fails for good after a refusal.
+        """
+        with self._change:
+            if not self._refused:
+                return
+            self._change.wait_for(lambda: not self._waiting, timeout=self._section.patience_s)
+            refused, self._refused = self._refused, []
+        self._reopen()
+        for message in refused:
+            self._send(message)
+
+    def _done(
+        self, size: int, topic: str, error: Exception | None, again: _Message | None = None
+    ) -> None:
         with self._change:
             self._waiting -= 1
             self._waiting_bytes -= size
-            if error is not None:
+            if isinstance(error, STAMP_REFUSED) and again is not None:
+                if self._stamped:
+                    log.warning(
+                        "time_stamps_refused",
+                        reason=str(error),
+                        servers=self._section.bootstrap_servers,
+                    )
+                self._stamped = False
+                self._refused.append(again)
+            elif error is not None:
                 self._failed += 1
                 self._cause = self._cause or error
                 self._failed_topics.add(topic)
@@ -168,6 +231,10 @@ class KafkaSink:
         end = time.monotonic() + timeout_s
         with self._change:
             self._change.wait_for(lambda: not self._waiting, timeout=max(0.0, timeout_s))
+        self._send_refused()
+        with self._change:
+            left_s = max(0.0, end - time.monotonic())
+            self._change.wait_for(lambda: not self._waiting, timeout=left_s)
             self._raise_failures()
             if self._waiting:
                 over = time.monotonic() - end + timeout_s

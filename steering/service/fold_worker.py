@@ -466,6 +466,8 @@ class _Partition:
 
     def _turn(self, now_ns: int, finish: bool) -> bool:
         if not self._pending:
+            with storing(self.folder / "events of open dwells"):
+                self.assembler.relieve()
             self._pending = self._due(now_ns, finish)
             for chunk in self._pending:
                 self.worker.observe_closing(chunk, now_ns)

@@ -1,4 +1,4 @@
-"""One run ends, another begins: what came behind the last stop of the first is not kept for ever."""
+"""One run ends, another begins: what came behind the first is not kept for ever."""
 
 from consumers.wire import RawMessage
 from tests.consumers.state.test_assembly import (
