@@ -1,13 +1,6 @@
 """What force fields say beforehand: the box of force constants and its file."""
 
-from simulations.prior.box import (
-    BoxPrior,
-    PriorRecord,
-    PriorRejectsAllError,
-    PriorSample,
-    member_force_constants,
-    prior_from_members,
-)
+from simulations.prior.box import BoxPrior, PriorRejectsAllError, PriorSample
 from simulations.prior.box_file import load_prior, load_prior_record, stored_priors, write_prior
 from simulations.prior.force_field import (
     FORCE_FIELDS,
@@ -18,6 +11,8 @@ from simulations.prior.force_field import (
     default_supercell,
     force_field_phonons,
 )
+from simulations.prior.record import PriorRecord, member_force_constants, prior_from_members
+from simulations.prior.stable_sets import nearest_stable
 
 __all__ = [
     "BoxPrior",
@@ -34,6 +29,7 @@ __all__ = [
     "load_prior",
     "load_prior_record",
     "member_force_constants",
+    "nearest_stable",
     "prior_from_members",
     "stored_priors",
     "write_prior",

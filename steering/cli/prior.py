@@ -61,8 +61,8 @@ def prior(
     """Relax a crystal in universal force fields and make ranges of its force constants.
 
     Each force field relaxes the cell, displaces atoms and gives force constants. Those that find
-    the crystal unstable are left out, with the reason; the range of the others is widened by 25 %
-    towards zero and 150 % towards stiffer bonds.
+    the crystal unstable are left out, with the reason; the range of the others is widened, most
+    towards stiffer bonds, by what a comparison with a database of DFT phonons asks for.
     """
     repeats = whole_numbers(supercell, "--supercell")
     if output is not None and output.suffix.lower() not in (".yaml", ".yml"):
@@ -115,7 +115,7 @@ def _print(made: MadePrior) -> None:
                 m.force_field,
                 f"{round(m.lowest_meV, 2) + 0.0:.2f}",
                 f"{m.highest_meV:.2f}",
-                "yes" if m.stable else "no",
+                "yes" if m in record.used_members else "no",
             ]
             for m in record.members
         ],
@@ -123,7 +123,10 @@ def _print(made: MadePrior) -> None:
     for name, reason in made.dropped.items():
         terminal.out.print("[yellow]left out[/] ", end="")
         terminal.out.print(f"{name}: {reason}", markup=False)
-    stable = record.stable_members
+    for note in made.notes:
+        terminal.out.print("[yellow]note[/] ", end="")
+        terminal.out.print(note, markup=False)
+    stable = record.used_members
     rows = []
     for k, name in enumerate(record.box.names):
         values = [float(m.values[k]) for m in stable]
@@ -137,7 +140,7 @@ def _print(made: MadePrior) -> None:
         )
     terminal.table(
         f"Prior of the force constants up to {record.cutoff_A:g} angstrom, eV/angstrom^2",
-        ["parameter", "stable force fields", "lower", "upper"],
+        ["parameter", "force fields used", "lower", "upper"],
         rows,
     )
     terminal.out.print(made.acceptance_words, markup=False)
