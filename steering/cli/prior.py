@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -62,7 +63,8 @@ def prior(
 
     Each force field relaxes the cell, displaces atoms and gives force constants. Those that find
     the crystal unstable are left out, with the reason; the range of the others is widened, most
-    towards stiffer bonds, by what a comparison with a database of DFT phonons asks for.
+    towards stiffer bonds, by what a comparison with a database of DFT phonons asks for. With -o, a
+    run that was interrupted goes on where it stopped.
     """
     repeats = whole_numbers(supercell, "--supercell")
     if output is not None and output.suffix.lower() not in (".yaml", ".yml"):
@@ -74,6 +76,7 @@ def prior(
 
     with open_structure(structure, files=True) as opened:
         crystal = read_crystal(opened)
+    kept = None if output is None else output.with_suffix(".members")
     with terminal.progress("prior", quiet=json) as progress:
         made = make_prior(
             structure if structure in builtin_crystals() else formula(crystal),
@@ -85,11 +88,14 @@ def prior(
             free=free,
             samples=samples,
             seed=seed,
+            members_folder=kept,
             progress=progress,
         )
     if output is not None:
         output.parent.mkdir(parents=True, exist_ok=True)
         write_prior(made.record, output)
+    if kept is not None:
+        shutil.rmtree(kept, ignore_errors=True)
     if json:
         terminal.print_json({**made.content(), "file": output})
         return

@@ -32,8 +32,12 @@ from simulations.prior import (
     default_supercell,
     force_field_phonons,
     member_force_constants,
+    member_path,
     nearest_stable,
     prior_from_members,
+    read_member,
+    versions_of,
+    write_member,
 )
 from simulations.progress import Progress
 from simulations.reciprocal import irreducible_mesh, seekpath_segments
@@ -206,6 +210,7 @@ def make_prior(
     free: int = FREE,
     samples: int = SAMPLES,
     seed: int = 0,
+    members_folder: Path | None = None,
     progress: Progress | None = None,
 ) -> MadePrior:
     """Relax the crystal in every force field, take force constants, and widen their range.
@@ -226,6 +231,9 @@ def make_prior(
     samples : int
         Stable sets wanted for it.
     seed : int
+    members_folder : Path or None
+        Where every force field's answer is kept as it comes; those that are there are not asked
+        again.
     progress : callable or None
         Told what is done and the share of it.
 
@@ -249,7 +257,9 @@ def make_prior(
         if progress is not None:
             progress(f"{force_field}, {_atoms(crystal, repeats)} atoms", 0.95 * k / len(names))
         try:
-            phonons, note = _member(crystal, cell, force_field, repeats, displacement_A)
+            phonons, note = _kept_member(
+                crystal, cell, force_field, repeats, displacement_A, members_folder
+            )
         except ForceFieldUnavailableError as error:
             if force_fields:
                 raise InputError(str(error)) from error
@@ -258,7 +268,8 @@ def make_prior(
             dropped[force_field] = str(error)
         else:
             members.append(phonons)
-            notes.extend(note)
+            if note:
+                notes.append(note)
             if not phonons.stable:
                 dropped[force_field] = (
                     f"unstable: its lowest mode is {phonons.lowest_meV:.2f} meV (imaginary), below "
@@ -294,13 +305,32 @@ def make_prior(
     )
 
 
+def _kept_member(
+    crystal: Crystal,
+    cell: PhonopyAtoms,
+    force_field: str,
+    repeats: tuple[int, int, int],
+    displacement_A: float,
+    folder: Path | None,
+) -> tuple[ForceFieldPhonons, str]:
+    """As `_member`, from the folder where it is there, and into it."""
+    if folder is None:
+        return _member(crystal, cell, force_field, repeats, displacement_A)
+    path = member_path(folder, cell, force_field, repeats, displacement_A, versions_of(force_field))
+    kept = read_member(path)
+    if kept is None:
+        kept = _member(crystal, cell, force_field, repeats, displacement_A)
+        write_member(*kept, path)
+    return kept
+
+
 def _member(
     crystal: Crystal,
     cell: PhonopyAtoms,
     force_field: str,
     repeats: tuple[int, int, int],
     displacement_A: float,
-) -> tuple[ForceFieldPhonons, list[str]]:
+) -> tuple[ForceFieldPhonons, str]:
     """One force field's constants: relaxed, or as the crystal was given where that fails."""
     try:
         phonons = force_field_phonons(
@@ -313,8 +343,8 @@ def _member(
         phonons = force_field_phonons(
             cell, force_field, supercell=repeats, displacement_A=displacement_A, relaxed=True
         )
-        return phonons, [f"{force_field}: not relaxed, taken in the given cell ({error})"]
-    return phonons, []
+        return phonons, f"{force_field}: not relaxed, taken in the given cell ({error})"
+    return phonons, ""
 
 
 def _looked_at(crystal: Crystal) -> FloatArray:
