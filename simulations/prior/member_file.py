@@ -70,7 +70,7 @@ def write_member(phonons: ForceFieldPhonons, note: str, path: Path) -> None:
 def read_member(path: Path) -> tuple[ForceFieldPhonons, str] | None:
     """The kept answer and its note; None where there is none that can be read."""
     try:
-        with np.load(path, allow_pickle=False) as f:
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as f:
             content = json.loads(str(f["content"]))
             cell = PhonopyAtoms(
                 symbols=content["symbols"],

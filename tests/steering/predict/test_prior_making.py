@@ -128,6 +128,28 @@ def test_where_relaxing_fails_the_given_cell_is_taken_and_it_is_said(three_membe
     assert np.abs(given - relaxed).max() > 1e-3
 
 
+def test_answers_that_are_kept_are_not_asked_for_again(three_members, monkeypatch, tmp_path):
+    pair = three_members[:2]
+    options = {"force_fields": pair, "supercell": (2, 2, 2), "samples": 5}
+    asked = []
+    computed = prior_making.force_field_phonons
+
+    def counted(cell, name, **more):
+        asked.append(name)
+        if len(asked) == 2:
+            raise KeyboardInterrupt  # as a user does
+        return computed(cell, name, **more)
+
+    monkeypatch.setattr(prior_making, "force_field_phonons", counted)
+    with pytest.raises(KeyboardInterrupt):
+        make_prior("aluminium", ALUMINIUM, members_folder=tmp_path / "kept", **options)
+    resumed = make_prior("aluminium", ALUMINIUM, members_folder=tmp_path / "kept", **options)
+    assert asked == [pair[0], pair[1], pair[1]]
+    fresh = make_prior("aluminium", ALUMINIUM, **options)
+    np.testing.assert_array_equal(resumed.record.box.lower, fresh.record.box.lower)
+    np.testing.assert_array_equal(resumed.record.box.upper, fresh.record.box.upper)
+
+
 def test_unstable_members_make_the_box_where_fewer_than_two_are_stable(three_members):
     pair = [three_members[1], three_members[2]]
     made = make_prior(
