@@ -51,7 +51,7 @@ def phonopy_crystal(folder: Path, name: str) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         if name.startswith("mp-"):
-            phonon = _from_phonondb(folder / "phonondb" / "phonondb-2018.h5", name)
+            phonon = phonondb_crystal(folder / "phonondb" / "phonondb-2018.h5", name)
         elif name == "Ge":
             phonon = load_phonopy(folder / "ge")
         elif (tests / name).is_dir():
@@ -82,7 +82,7 @@ def _from_force_sets(tests: Path, name: str) -> Any:
     )
 
 
-def _from_phonondb(path: Path, material: str) -> Any:
+def phonondb_crystal(path: Path, material: str) -> Any:
     """A crystal of phonondb by its material number; its README tells the layout."""
     phonopy = pytest.importorskip("phonopy")
     from phonopy.file_IO import parse_BORN_from_strings
