@@ -54,6 +54,7 @@ _WORDS = {
     "energy_bins": "energy bins",
     "half_width_rlu": "half-width, r.l.u.",
     "psi_limits_deg": "psi allowed, degrees",
+    "dipoles": "dipoles",
     "coverage_fraction": "coverage fraction",
 }
 
