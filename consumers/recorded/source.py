@@ -462,7 +462,8 @@ def inspect_file(
         ``solid_angle_sr`` (of live pixels), ``bins``, ``masked_bins`` and ``empty_bins`` (without
         data and without a count, of live pixels, reduced files), ``energy_meV`` (lowest,
         highest; of events above -Ei), ``angle_logs, t0_us, orientation`` (UB, rows first), what
-        ``inspect_sqw`` and ``inspect_isis`` tell, ``problems`` (list of str) and ``unknown`` (list of str: what the file cannot tell an experiment).
+        ``inspect_sqw`` and ``inspect_isis`` tell, ``problems`` (list of str) and ``unknown``
+        (list of str: what the file cannot tell an experiment).
         Values that are not there are None. Events are read to the last one.
     """
     path = Path(path)
