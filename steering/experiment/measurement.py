@@ -183,6 +183,7 @@ class Measurement:
                 self.crystal,
                 step_rlu=step,
                 temperature_K=self.experiment.sample.temperature_K,
+                polar=self.model.reference.dipole is not None,
             )
             if zone.n_points * point <= ZONE_BYTES:
                 break
