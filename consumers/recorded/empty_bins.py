@@ -18,6 +18,7 @@ _WINDOW = (9, 5)  # detectors and energy bins that expected counts are averaged 
 _NO_COUNT = 0.25  # of one count's error; rebinning seldom leaves a smaller share of a count
 _MOST_EXPECTED = 3.0  # counts; where none was seen, more has a chance of 5 %
 _COUNTING = 0.5  # spread of log(error^2 / intensity) up to which errors are those of counts
+_DEAD = 10.0  # bins with counts due in a detector that has none at all
 _NEVER = 20.0  # counts expected along a stretch of zeros that no chance explains
 
 
@@ -42,7 +43,8 @@ def settle_empty_bins(intensity: FloatArray, error: FloatArray) -> EmptyBins:
     background (below a quarter of ``c``) are as empty, and get it too. The variance of a sum is
     then too large by at most the share of bins without a count.
 
-    Zeros stay unknown (NaN) in detectors that hold nothing else, in energy bins at either end that
+    Zeros stay unknown (NaN) in detectors that hold nothing else where 10 bins with counts were due,
+    in energy bins at either end that
     are zero in every detector, along stretches where 20 counts or more were expected, and in files
     whose errors are not those of counts.
 
@@ -64,6 +66,12 @@ def settle_empty_bins(intensity: FloatArray, error: FloatArray) -> EmptyBins:
     dead = zero.any(axis=1) & (zero | ~known).all(axis=1)
     live = known & ~dead[:, None]
     count = _one_count(intensity, error, live)
+    if count is not None:
+        # Where few counts are due, a detector may have none by chance.
+        alive = live & (error >= _NO_COUNT * count)
+        due = (alive.sum(axis=0) / np.maximum(live.sum(axis=0), 1)).sum()
+        dead &= due > _DEAD
+        live = known & ~dead[:, None]
     kept = zero & live
     if not kept.any():
         pass
