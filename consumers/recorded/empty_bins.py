@@ -142,7 +142,7 @@ def _one_count(intensity: FloatArray, error: FloatArray, live: BoolArray) -> Flo
 
 def _outside(nothing: BoolArray) -> BoolArray:
     """Energy bins at either end of the axis that hold nothing in any detector, (1, bins)."""
-    column = nothing.all(axis=0)
+    column = np.logical_and.reduce(nothing, axis=0)
     before = np.logical_and.accumulate(column)
     after = np.logical_and.accumulate(column[::-1])[::-1]
     return (before | after)[None, :]
@@ -174,7 +174,12 @@ def _beyond_chance(
 def _expected(seen: FloatArray, live: BoolArray) -> FloatArray:
     """Mean counts per bin of the neighbourhood, (pixels, bins), one count added."""
     size = float(np.prod(_WINDOW))
-    total = size * uniform_filter(np.where(live, seen, 0.0), _WINDOW, mode="constant")
-    bins = size * uniform_filter(live.astype(float), _WINDOW, mode="constant")
+    total = size * _mean(np.where(live, seen, 0.0))
+    bins = size * _mean(live.astype(float))
     mean = (np.maximum(total, 0.0) + 1) / np.maximum(bins, 1.0)
     return np.minimum(mean, _MOST_EXPECTED)
+
+
+def _mean(values: FloatArray) -> FloatArray:
+    """Mean over the neighbourhood, what lies beyond the edges counting as 0."""
+    return np.asarray(uniform_filter(values, _WINDOW, mode="constant"))  # pyright: ignore[reportArgumentType]

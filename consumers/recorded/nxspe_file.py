@@ -131,7 +131,7 @@ def read_nxspe(
             intensity, error = settled.intensity, settled.error
             empty_bins = int(settled.empty.sum())
             problems += settled.problems
-        empty = np.isnan(intensity).all(axis=1)
+        empty = np.logical_and.reduce(np.isnan(intensity), axis=1)
         instrument = _instrument(path, entry, data, extension if ours else None, empty, problems)
         if ours:
             charge = child_number(extension, "proton_charge")
