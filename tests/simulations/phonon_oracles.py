@@ -209,13 +209,18 @@ def with_ewald(model: ForceConstantModel, ewald: float) -> ForceConstantModel:
 
 
 def set_ewald(phonon: Any, ewald: float) -> None:
-    """Give phonopy the same Ewald parameter, with more reciprocal vectors than its rule takes."""
+    """Give phonopy the same Ewald parameter, with more reciprocal vectors than its rule takes.
+
+    Its vectors fill a sphere; ours fill the ellipsoid of the dielectric tensor, within it.
+    """
     if phonon.nac_params is None:
         return
     cutoff = (3 * 300 / (4 * np.pi) / phonon.primitive.volume) ** (1 / 3) * ewald
-    mean = np.trace(phonon.nac_params["dielectric"]) / 3
+    dielectric = phonon.nac_params["dielectric"]
+    mean = np.trace(dielectric) / 3
     split = np.sqrt(-(cutoff**2) * mean / 4 / np.log(1e-10))
-    phonon.nac_params = {**phonon.nac_params, "G_cutoff": 1.35 * cutoff, "Lambda": split}
+    reach = 1.35 * cutoff * np.sqrt(mean / np.linalg.eigvalsh(dielectric)[0])
+    phonon.nac_params = {**phonon.nac_params, "G_cutoff": reach, "Lambda": split}
 
 
 def zone_vectors(model: ForceConstantModel, count: int, seed: int = 0) -> np.ndarray:
