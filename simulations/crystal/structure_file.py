@@ -249,8 +249,18 @@ def _object_cell(given: Any) -> FileCell:
 
 
 def phonopy_species(cell: Any) -> tuple[Species, ...]:
-    """Species of a phonopy cell, by its symbols and masses."""
-    pairs = [(str(s), float(m)) for s, m in zip(cell.symbols, cell.masses, strict=True)]
+    """Species of a phonopy cell, by its symbols and masses.
+
+    Files hold six decimals; a mass that phonopy's natural one rounds to is that one.
+    """
+    from phonopy.structure.atoms import PhonopyAtoms
+
+    symbols = [str(s) for s in cell.symbols]
+    own = PhonopyAtoms(symbols=symbols, cell=cell.cell, scaled_positions=cell.scaled_positions)
+    natural = np.zeros(len(symbols)) if own.masses is None else np.asarray(own.masses)
+    masses = np.asarray(cell.masses, dtype=float)
+    masses = np.where(np.abs(masses - natural) < 5.1e-7, natural, masses)
+    pairs = [(s, float(m)) for s, m in zip(symbols, masses, strict=True)]
     known = {pair: species_of_mass(*pair) for pair in dict.fromkeys(pairs)}
     return tuple(known[pair] for pair in pairs)
 

@@ -15,7 +15,6 @@ from simulations.crystal import (
     builtin_crystals,
     builtin_entry,
     castep_constants,
-    species_of_mass,
 )
 from simulations.dynamics.bonds import PairForceConstants
 from simulations.dynamics.phonopy_file import from_phonopy, load_phonopy
@@ -68,14 +67,9 @@ def read_force_constants(
             "abipy (abiview.py ddb, ddb.anaget_phonopy_ifc), and give the phonopy files"
         )
     phonon, cell, notes = load_phonopy(path, supercell_matrix=supercell_matrix)
-    species = [
-        # a natural mass is phonopy's, so that a POSCAR and phonopy's own file say the same
-        species_of_mass(s.label, float(m)) if s.label == symbol else s
-        for s, m, symbol in zip(
-            cell.species, phonon.unitcell.masses, phonon.unitcell.symbols, strict=True
-        )
-    ]
-    return from_phonopy(phonon, source=str(path), symprec_A=symprec_A, species=species, notes=notes)
+    return from_phonopy(
+        phonon, source=str(path), symprec_A=symprec_A, species=cell.species, notes=notes
+    )
 
 
 def _built_in(name: str, entry: dict[str, Any]) -> PairForceConstants:

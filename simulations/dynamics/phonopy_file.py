@@ -89,6 +89,7 @@ def load_phonopy(
             else:
                 phonon, notes = _from_parts(yaml_file, cell, beside, matrix)
                 params = None
+                cell = replace(cell, species=_phonopy_masses(cell, phonon.unitcell))
             _set_charges(phonon, params, born if born.is_file() else None)
     except InputError:
         raise
@@ -242,6 +243,17 @@ def _from_parts(
         phonon.dataset = forces.dataset
         phonon.produce_force_constants(calculate_full_force_constants=False)
     return phonon, (f"{told}{note}",)
+
+
+def _phonopy_masses(cell: FileCell, unit: Any) -> tuple[Species, ...]:
+    """Species with phonopy's natural masses, so that a POSCAR and phonopy's own file say the same.
+
+    Isotopes keep the mass that they have.
+    """
+    return tuple(
+        replace(s, mass_u=float(m)) if s.label == symbol else s
+        for s, m, symbol in zip(cell.species, unit.masses, unit.symbols, strict=True)
+    )
 
 
 def _given_forces(path: Path, n_atoms: int | None) -> GivenForces:
