@@ -1,6 +1,6 @@
 """What atoms are made of: elements, isotopes and mixtures of them, with masses and lengths.
 
-A label names a species: ``Si`` is the natural element, ``28Si``, ``Si28`` (and ``D``, ``T``, ``H2``)
+A label names a species: ``Si`` is the natural element, ``28Si`` or ``Si28`` (``D``, ``T``, ``H2``)
 an isotope, ``Fe1`` the natural element where no isotope of that mass number is tabulated.
 """
 

@@ -1,8 +1,8 @@
 """Force constants of the same crystal in another cell, carried onto the cell of an experiment.
 
 Axes may be permuted, the origin shifted, the cell primitive or conventional: all that is read is
-brought to a primitive cell first, and two primitive cells of one crystal differ by a rotation, whole
-lattice vectors and an origin.
+brought to a primitive cell first, and two of those differ by a rotation, the choice of lattice
+vectors and an origin.
 """
 
 from __future__ import annotations

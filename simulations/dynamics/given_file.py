@@ -1,4 +1,4 @@
-"""Force constants as they are given: files of several programs, objects of Python, built-in names."""
+"""Force constants as they are given: files of several programs, objects, built-in names."""
 
 from __future__ import annotations
 

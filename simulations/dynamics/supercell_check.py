@@ -350,6 +350,7 @@ def with_constants(
             return phonon, np.asarray(compact_fc_to_full_fc(phonon.primitive, compact))
     raise InputError(
         f"force constants: {forces.name} has rows for atoms "
-        f"{[int(r) + 1 for r in forces.rows[:6]]} of the supercell {supercell_words(matrix)}, which "
-        "are those of no primitive cell; expected full constants, or one row per primitive atom"
+        f"{[int(r) + 1 for r in forces.rows[:6]]} of the supercell {supercell_words(matrix)}, "
+        "which are those of no primitive cell; expected full constants, or one row per primitive "
+        "atom"
     )

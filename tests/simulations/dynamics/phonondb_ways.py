@@ -46,7 +46,7 @@ def database(shared: Path) -> Path:
 
 
 def chosen(path: Path, count: int, most_atoms: int = 40, seed: int = 13) -> list[int]:
-    """Rows of the database, spread evenly over the crystal systems, smallest supercells no sooner."""
+    """Rows of the database at random, spread evenly over the crystal systems."""
     taken: dict[str, list[int]] = {name: [] for name in SYSTEMS}
     each = -(-count // len(SYSTEMS))
     with h5py.File(path) as f:
