@@ -194,8 +194,8 @@ def canonical_labels(labels: Sequence[str]) -> tuple[str, ...]:
 def species_of_mass(label: str, mass_u: float) -> Species:
     """Species of a label whose mass a file gives; the mass is used as it is given.
 
-    A mass that is not the natural one and lies within 0.03 u of one isotope names that isotope;
-    another one leaves scattering lengths natural.
+    A mass that is not the natural one names an isotope that it is the mass number of or lies within
+    0.03 u of; another one leaves scattering lengths natural.
 
     Raises
     ------
@@ -217,7 +217,9 @@ def species_of_mass(label: str, mass_u: float) -> Species:
     if abs(mass_u / named.mass_u - 1) < _NATURAL:
         return replace(named, mass_u=mass_u)
     element = _periodic(symbol)
-    near = [n for n in _isotopes(symbol) if abs(element[n].mass - mass_u) < _IDENTIFIED_U]
+    near = [
+        n for n in _isotopes(symbol) if abs(element[n].mass - mass_u) < _IDENTIFIED_U or mass_u == n
+    ]
     if len(near) == 1:
         return replace(species_named(_label(symbol, near[0])), mass_u=mass_u)
     return replace(named, mass_u=mass_u)

@@ -173,7 +173,8 @@ def _from_yaml(path: Path, beside: list[Path], matrix: Any) -> tuple[Any, Any, t
         )
     if forces.dataset is not None:
         _refuse_other_displacements(reader.dataset, forces, path)
-        phonon.dataset = forces.dataset
+        sets: Any = forces.dataset
+        phonon.dataset = sets
         phonon.produce_force_constants(calculate_full_force_constants=False)
     elif len(forces.constants) == forces.n_atoms:  # type: ignore[arg-type]
         phonon.force_constants = forces.constants[np.argsort(forces.rows)]  # type: ignore
@@ -239,7 +240,7 @@ def _from_parts(
         phonon, full = with_constants(unit, matrix, forces, symprec)
         phonon.force_constants = full
     else:
-        phonon = Phonopy(unit, matrix, primitive_matrix="auto", symprec=symprec, log_level=0)
+        phonon: Any = Phonopy(unit, matrix, primitive_matrix="auto", symprec=symprec, log_level=0)
         phonon.dataset = forces.dataset
         phonon.produce_force_constants(calculate_full_force_constants=False)
     return phonon, (f"{told}{note}",)

@@ -18,12 +18,16 @@ from simulations.dynamics.given_file import from_euphonic
 from simulations.dynamics.phonopy_file import load_phonopy
 from simulations.errors import InputError, NoForceConstantsError
 from simulations.scattering import incoherent_spectrum, one_phonon_lines
+from tests.simulations.dynamics.phonondb_ways import compare, misses
 from tests.simulations.phonon_oracles import (
     SUPERCELLS,
     euphonic_constants,
     germanium,
     zone_vectors,
 )
+
+
+ROW = 0
 
 
 def model_of(read):
@@ -187,8 +191,8 @@ def test_masses_of_a_phonopy_object_reach_the_energies(shared_data):
     folder = shared_data / "phonopy-test" / "NaCl"
     phonon, _, _ = load_phonopy(folder / "phonopy_disp.yaml")
     natural = model_of(read_force_constants(phonon))
-    phonon.masses = [37.0 if s == "Cl" else m for s, m in
-                     zip(phonon.primitive.symbols, phonon.primitive.masses, strict=True)]  # fmt: skip
+    natural_masses = zip(phonon.primitive.symbols, phonon.primitive.masses, strict=True)
+    phonon.masses = [37.0 if s == "Cl" else m for s, m in natural_masses]
     heavy = model_of(read_force_constants(phonon))
     assert set(heavy.crystal.symbols) == {"Na", "37Cl"}
     chlorine = heavy.crystal.symbols.index("37Cl")
@@ -207,8 +211,8 @@ def test_an_isotope_on_part_of_the_sites_moves_the_energies_by_its_mass(shared_d
     path = given(shared_data, tmp_path, "NaCl")  # four chlorines in the file's cell, one of them 37
     natural = model_of(read_force_constants(path, supercell_matrix=[2, 2, 2]))
     lines = path.read_text().splitlines()
-    assert (lines[5].split(), lines[6].split()) == (["Na", "Cl"], ["4", "4"])
-    lines[5], lines[6] = "Na 37Cl Cl", "4 1 3"
+    assert lines[5].split() == ["4", "4"]  # the title names the species
+    lines[5:6] = ["Na 37Cl Cl", "4 1 3"]
     path.write_text("\n".join(lines) + "\n")
     mixed = model_of(read_force_constants(path, supercell_matrix=[2, 2, 2]))
     assert (natural.crystal.n_atoms, mixed.crystal.n_atoms) == (2, 8)
@@ -313,3 +317,13 @@ def test_an_ase_object_gives_its_constants(tmp_path):
     theirs = np.asarray(phonons.get_dos(kpts=(6, 6, 6)).get_energies()) * 1e3
     ours = modes(model, zone_vectors(model, 300))[0]
     assert ours.max() == pytest.approx(theirs.max(), rel=0.02)
+
+
+# ------------------------------------------------------------------------------------ three ways
+
+
+@pytest.mark.shared_data
+def test_three_ways_to_give_a_crystal_agree_with_each_other_and_with_phonopy(shared_data):
+    row = compare(shared_data, ROW)
+    assert misses(row) == []
+    assert {"ways", "phonopy_random", "phonopy_path", "scattering", "waller"} <= set(row)
