@@ -85,7 +85,7 @@ class RunAssembly:
         self.dwells, self.held = Dwells(), HeldData(spill)
         self.logs, self.clock = LogBook(), StreamClock()
         self._ledger, self._outline, self._patience = ledger, outline, patience
-        self._now_ns, self._finishing = 0, False  # of the last turn
+        self._now_ns, self._stream_ns, self._finishing = 0, 0, False  # of the last turn
         self._instrument, self._established = instrument, set[Origin]()
         self._questioned: list[Dwell] = []  # starts inside a dwell of another origin
         self._late_samples: list[LateSample] = []
@@ -351,7 +351,7 @@ class RunAssembly:
 
     # -- chunks out -----------------------------------------------------------------------------
 
-    def due(self, now_ns: int, *, finish: bool) -> list[AssembledChunk]:
+    def due(self, now_ns: int, *, finish: bool, stream_ns: int = 0) -> list[AssembledChunk]:
         """Chunks that are complete, or changed after they were closed.
 
         Parameters
@@ -360,8 +360,10 @@ class RunAssembly:
             Clock here.
         finish : bool
             The stream has ended: close what is open and settle what is left.
+        stream_ns : int
+            How far any run has come: what it has passed is over for a silent run as well.
         """
-        self._now_ns, self._finishing = now_ns, finish
+        self._now_ns, self._stream_ns, self._finishing = now_ns, stream_ns, finish
         since_ns = self._late_since_ns
         if since_ns is not None and (
             finish
@@ -603,7 +605,7 @@ class RunAssembly:
         finish, since_ns = self._finishing, self._now_ns - self._patience.lateness_ns
         for suspect in self.clock.without_witness(None if finish else since_ns):
             self._drop_suspect(suspect)
-        limit = self.clock.newest_ns - self._patience.lateness_ns
+        limit = self._passed_ns()
         waiting = [(d, d.start_ns, self.dwells.end_of(d)) for d in self.dwells if d.waiting]
         questioned = {d.job for d in self._questioned}
         dropped = False
@@ -626,6 +628,12 @@ class RunAssembly:
         if dropped:
             self._settle_used_up()
         self._settle_samples()
+
+    def _passed_ns(self) -> int:
+        """What the stream is well beyond: of a silent run, what all other runs are beyond."""
+        quiet = self._now_ns - self.clock.heard_ns >= self._patience.lateness_ns
+        newest_ns = max(self.clock.newest_ns, self._stream_ns if quiet else 0)
+        return newest_ns - self._patience.lateness_ns
 
     def _drop_suspect(self, suspect: Suspect) -> None:
         """A message that jumped ahead of the stream and stayed alone; not if a dwell has it."""
@@ -665,7 +673,7 @@ class RunAssembly:
 
     def _settle_samples(self) -> None:
         """Samples that no open dwell needs: the newest is carried, the others are done with."""
-        limit = self.clock.newest_ns - self._patience.lateness_ns
+        limit = self._passed_ns()
         waiting = [d.start_ns for d in (*self.dwells, *self._questioned) if d.waiting]
         limit = min([limit, *waiting])
         if self._finishing and not waiting:
