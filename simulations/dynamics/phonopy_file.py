@@ -43,6 +43,7 @@ from simulations.errors import InputError, NoForceConstantsError
 
 PHONOPY_SYMPREC_A = 1e-5
 """Phonopy's own tolerance."""
+_LARGEST_DIELECTRIC = 1000.0
 
 # ------------------------------------------------------------------------------ force constants
 
@@ -448,6 +449,13 @@ def _dipole(phonon: Any, place: Placement, atom: IntArray, factor_unit: float) -
     born /= count[:, None, None]
     born -= born.mean(axis=0)  # neutral, or long acoustic waves would carry charge
     dielectric = R @ np.asarray(params["dielectric"]) @ R.T
+    values = np.linalg.eigvalsh(0.5 * (dielectric + dielectric.T))
+    if not (values.min() > 0 and values.max() < _LARGEST_DIELECTRIC):
+        raise InputError(
+            f"force constants: the dielectric tensor is {np.round(values, 2).tolist()} along its "
+            f"axes; expected those of an insulator, between 0 and {_LARGEST_DIELECTRIC:g}. Correct BORN, "
+            "or take it away where the crystal is a metal"
+        )
     return Dipole(
         born=born,
         dielectric=0.5 * (dielectric + dielectric.T),  # files hold it with rounding errors

@@ -26,7 +26,6 @@ from tests.simulations.phonon_oracles import (
     zone_vectors,
 )
 
-
 ROW = 1388  # K2O3Pb2, cubic, polar
 
 
