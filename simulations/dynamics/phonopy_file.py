@@ -453,8 +453,8 @@ def _dipole(phonon: Any, place: Placement, atom: IntArray, factor_unit: float) -
     if not (values.min() > 0 and values.max() < _LARGEST_DIELECTRIC):
         raise InputError(
             f"force constants: the dielectric tensor is {np.round(values, 2).tolist()} along its "
-            f"axes; expected those of an insulator, between 0 and {_LARGEST_DIELECTRIC:g}. Correct BORN, "
-            "or take it away where the crystal is a metal"
+            f"axes; expected those of an insulator, between 0 and {_LARGEST_DIELECTRIC:g}. "
+            "Correct BORN, or take it away where the crystal is a metal"
         )
     return Dipole(
         born=born,

@@ -302,6 +302,3 @@ def test_constants_in_a_file_of_their_own_are_carried_onto_the_structure(shared_
     missing = section.model_copy(update={"force_constants": "nowhere.yaml"})
     with pytest.raises(ValueError, match=r"sample.force_constants is 'nowhere.yaml'"):
         _sample(experiment.model_copy(update={"sample": missing}), tmp_path)
-    beside = section.model_copy(update={"force_constants": None})
-    with pytest.raises(ValueError, match="none found"):
-        _sample(experiment.model_copy(update={"sample": beside}), tmp_path)
