@@ -8,7 +8,6 @@ from simulations.crystal.species import (
     Isotopes,
     Species,
     neutron_data,
-    species_of_mass,
     species_words,
     with_isotopes,
 )
@@ -60,7 +59,6 @@ __all__ = [
     "refuse_announced_atoms",
     "refuse_tags",
     "space_group_operations",
-    "species_of_mass",
     "species_words",
     "with_isotopes",
 ]

@@ -131,7 +131,6 @@ def from_cells(
     table: Any,
     source: str,
     symprec_A: float,
-    charges: Any = None,
 ) -> PairForceConstants:
     """Force constants listed from the home cell to every cell of a supercell.
 
@@ -143,8 +142,6 @@ def from_cells(
     cells : (cells, 3) int64
     table : (cells, atoms, 3, atoms, 3) float64
         Atom of the home cell first, eV/angstrom^2.
-    charges : mapping or None
-        phonopy's ``nac_params``.
     """
     from phonopy import Phonopy
 
@@ -164,15 +161,19 @@ def from_cells(
         steps = [known[key] for key in code(where - where[s])]
         full[s] = np.asarray(table)[steps, unit[s], :, unit, :]
     phonon.force_constants = full
-    if charges is not None:
-        phonon.nac_params = charges
     return from_phonopy(phonon, source=source, symprec_A=symprec_A)
 
 
 def from_euphonic(
     found: Any, *, source: str = "a Euphonic object", symprec_A: float = FILE_SYMPREC_A
 ) -> PairForceConstants:
-    """Force constants of a ``euphonic.ForceConstants``; where polar, the total ones."""
+    """Force constants of a ``euphonic.ForceConstants`` without Born charges.
+
+    Raises
+    ------
+    InputError
+        If there are charges: the constants are then not the total ones.
+    """
     from phonopy.structure.atoms import PhonopyAtoms
 
     crystal = found.crystal
@@ -184,10 +185,10 @@ def from_euphonic(
         masses=crystal.atom_mass.to("unified_atomic_mass_unit").magnitude,
     )
     table = found.force_constants.to("eV/angstrom**2").magnitude.reshape(-1, n, 3, n, 3)
-    charges = None
-    if found.born is not None and found.dielectric is not None:
-        charges = {
-            "born": found.born.to("e").magnitude.transpose(0, 2, 1),
-            "dielectric": found.dielectric.to("e**2/(bohr*hartree)").magnitude,
-        }
-    return from_cells(cell, found.sc_matrix, found.cell_origins, table, source, symprec_A, charges)
+    if found.born is not None:
+        raise InputError(
+            f"force constants: {source} has Born charges, and its constants leave the dipole part "
+            "out in Euphonic's way; expected a crystal without charges, or total constants. "
+            "Convert the file to phonopy's (phonopy --castep) and give that with BORN"
+        )
+    return from_cells(cell, found.sc_matrix, found.cell_origins, table, source, symprec_A)

@@ -294,6 +294,14 @@ def test_constants_pass_through_euphonic(shared_data, name):
     np.testing.assert_allclose(modes(back, q)[0], modes(model, q)[0], atol=1e-5)
 
 
+@pytest.mark.shared_data
+def test_constants_without_their_dipole_part_are_refused(shared_data):
+    pytest.importorskip("euphonic", reason="euphonic is the reader")
+    model = model_of(read_force_constants(shared_data / "phonopy-test" / "NaCl"))
+    with pytest.raises(InputError, match="leave the dipole part out"):
+        from_euphonic(euphonic_constants(model))
+
+
 def test_an_ase_object_gives_its_constants(tmp_path):
     pytest.importorskip("ase", reason="objects of ASE need it")
     from ase.build import bulk
