@@ -189,6 +189,6 @@ def from_euphonic(
         raise InputError(
             f"force constants: {source} has Born charges, and its constants leave the dipole part "
             "out in Euphonic's way; expected a crystal without charges, or total constants. "
-            "Convert the file to phonopy's (phonopy --castep) and give that with BORN"
+            "Make the constants with phonopy (phonopy --castep) and give those with BORN"
         )
     return from_cells(cell, found.sc_matrix, found.cell_origins, table, source, symprec_A)
