@@ -28,7 +28,7 @@ from simulations.likelihood import Trajectories, trace_trajectories
 log = structlog.get_logger()
 
 # Grows when the same events, pixels and settings fold to other bits than before.
-FOLD_VERSION = 1
+FOLD_VERSION = 2
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

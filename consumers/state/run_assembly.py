@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from operator import attrgetter
 
 import numpy as np
 
@@ -168,7 +169,7 @@ class RunAssembly:
         A dwell whose stop never comes must not hold them for ever.
         """
         waiting, self._questioned = self._questioned, []
-        for dwell in sorted(waiting, key=_start):
+        for dwell in sorted(waiting, key=attrgetter("start_ns")):
             self._admit(dwell)
             waited = self._now_ns - dwell.since_ns >= self._patience.timeout_ns
             if dwell in self._questioned and (waited or self._finishing):
@@ -538,7 +539,7 @@ class RunAssembly:
         Every recording is read once, however much came late.
         """
         changed: list[Dwell] = []
-        for sample in sorted(self._late_samples, key=_time):
+        for sample in sorted(self._late_samples, key=attrgetter("time_ns")):
             place = place_of(sample.raw)
             try:
                 effects = [
@@ -550,8 +551,8 @@ class RunAssembly:
                 self._ledger.bury(sample.raw, why_unreadable(error))
                 continue
             if any(effect == "known" for _, effect in effects):
-                self.logs.disown(sample.source, sample.time_ns)
-                self._ledger.settle(place, "duplicates", again="logs")
+                # it settles with the others: an earlier dwell that is open may need it too
+                self.logs.mark_known(sample.source, sample.time_ns)
             else:
                 changed += [dwell for dwell, effect in effects if effect == "changes"]
         changed += self._judge_late_data()
@@ -566,7 +567,9 @@ class RunAssembly:
         """Take from late data what closed dwells have already; those that the rest changes."""
         changed: list[Dwell] = []
         known: dict[str, frozenset[Identity]] = {}
-        for held in sorted((h for h in self.held if h.late is not None), key=_first):
+        for held in sorted(
+            (h for h in self.held if h.late is not None), key=attrgetter("first_ns")
+        ):
             raw, held.late = held.late, None
             for dwell in self._near(held):
                 if dwell.record is None or dwell.record.recording is None:
@@ -601,7 +604,7 @@ class RunAssembly:
     # -- what belongs nowhere -------------------------------------------------------------------
 
     def _drop_between(self) -> None:
-        """Count pulses of no dwell, once the stream is well beyond them."""
+        """Count pulses of no dwell that the stream is well beyond."""
         finish, since_ns = self._finishing, self._now_ns - self._patience.lateness_ns
         for suspect in self.clock.without_witness(None if finish else since_ns):
             self._drop_suspect(suspect)
@@ -680,8 +683,10 @@ class RunAssembly:
             limit = max(limit, self.logs.beyond_ns)
         # a topic that is read later may still bring the dwell of a new sample
         since_ns = None if self._finishing else self._now_ns - self._patience.lateness_ns
-        for place in self.logs.settle(limit, since_ns):
-            self._ledger.settle(place, "logs")
+        for sample in self.logs.settle(limit, since_ns):
+            self._ledger.settle(
+                sample.place, "duplicates" if sample.known else "logs", again="logs"
+            )
 
 
 def _why_final(record: ChunkRecord) -> str:
@@ -689,15 +694,3 @@ def _why_final(record: ChunkRecord) -> str:
         f"it belongs to chunk {record.chunk!r}, which is closed and whose recording was removed; "
         "expected it before. Keep recordings longer (source.retention.recordings)"
     )
-
-
-def _start(dwell: Dwell) -> int:
-    return dwell.start_ns
-
-
-def _time(sample: LateSample) -> int:
-    return sample.time_ns
-
-
-def _first(held: Held) -> int:
-    return held.first_ns

@@ -449,12 +449,14 @@ def _dipole(phonon: Any, place: Placement, atom: IntArray, factor_unit: float) -
     born /= count[:, None, None]
     born -= born.mean(axis=0)  # neutral, or long acoustic waves would carry charge
     dielectric = R @ np.asarray(params["dielectric"]) @ R.T
-    values = np.linalg.eigvalsh(0.5 * (dielectric + dielectric.T))
-    if not (values.min() > 0 and values.max() < _LARGEST_DIELECTRIC):
+    principal = np.linalg.eigvalsh(0.5 * (dielectric + dielectric.T))
+    if not (
+        np.isfinite(dielectric).all() and principal[0] > 0 and principal[-1] < _LARGEST_DIELECTRIC
+    ):
         raise InputError(
-            f"force constants: the dielectric tensor is {np.round(values, 2).tolist()} along its "
-            f"axes; expected those of an insulator, between 0 and {_LARGEST_DIELECTRIC:g}. "
-            "Correct BORN, or take it away where the crystal is a metal"
+            f"dielectric tensor has principal values {np.round(principal, 3).tolist()}; expected "
+            f"all positive and below {_LARGEST_DIELECTRIC:g}. Correct the BORN file, or take it "
+            "away for a crystal without charges"
         )
     return Dipole(
         born=born,

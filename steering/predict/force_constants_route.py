@@ -5,7 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from simulations.crystal import with_isotopes
-from simulations.dynamics import force_constant_model, phonon_dos, read_force_constants
+from simulations.dynamics import (
+    compare_dipole_sums,
+    force_constant_model,
+    phonon_dos,
+    read_force_constants,
+)
 from simulations.errors import NoForceConstantsError
 from steering.predict.route import RouteUnavailableError, Structure, refuse_large
 from steering.predict.vibrations import Uncertainty, Vibrations
@@ -57,11 +62,16 @@ class GivenForceConstants:
         given = replace(given, crystal=with_isotopes(given.crystal, structure.isotopes))
         source = given.source or "given"
         model = force_constant_model(given.crystal, given, None)
+        dipoles = compare_dipole_sums(model)
         return Vibrations(
             crystal=model.crystal,
             dos=phonon_dos(model),
             model=model,
             route={"kind": "force_constants", "source": source},
-            approximations=(f"{self.approximation}: {source}", *given.notes),
+            approximations=(
+                f"{self.approximation}: {source}",
+                *given.notes,
+                *(() if dipoles is None else (dipoles.note,)),
+            ),
             uncertainty=self.uncertainty,
         )

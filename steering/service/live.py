@@ -113,8 +113,9 @@ class Live:
         removed = getattr(self.source, "removed_segments", 0)
         if removed:
             counters["removed.tape_segments"] = removed
-        if hasattr(self.source, "lost_s"):
-            counters["lost_seconds"] = math.ceil(self.source.lost_s)
+        lost_s: float | None = getattr(self.source, "lost_s", None)
+        if lost_s is not None:
+            counters["lost_seconds"] = math.ceil(lost_s)
         error = status.error
         if self.model is not None and error is None:
             error = self.model.status().error
