@@ -2,7 +2,9 @@
 
 from simulations.dynamics.bonds import PairForceConstants, supercell_bonds
 from simulations.dynamics.dipole_sums import compare_dipole_sums, with_dipole_sum
+from simulations.dynamics.equivalent_cell import carried_onto
 from simulations.dynamics.force_constants import ForceConstantModel, force_constant_model
+from simulations.dynamics.given_file import read_force_constants
 from simulations.dynamics.mode_kernels import (
     LANES,
     LinearMatrices,
@@ -21,7 +23,6 @@ from simulations.dynamics.mode_kernels import (
 from simulations.dynamics.modes import divided_differences, eigenmodes, modes, signed_root
 from simulations.dynamics.parameters_choice import ParametersSection
 from simulations.dynamics.phonon_dos import PhononDos, default_dos_zone, phonon_dos
-from simulations.dynamics.phonopy_file import read_force_constants
 from simulations.dynamics.shells import select_free
 from simulations.dynamics.supercell import cell_index, from_representatives, from_supercell
 
@@ -33,6 +34,7 @@ __all__ = [
     "PairForceConstants",
     "ParametersSection",
     "PhononDos",
+    "carried_onto",
     "cell_index",
     "compare_dipole_sums",
     "default_dos_zone",

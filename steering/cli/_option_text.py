@@ -75,6 +75,35 @@ def whole_numbers(text: str | None, option: str) -> tuple[int, int, int] | None:
     return a, b, c
 
 
+def supercell_numbers(text: str | None) -> tuple[int, ...] | None:
+    """Read a supercell: three positive whole numbers, or nine of a matrix in reading order."""
+    if text is None:
+        return None
+    parts = text.replace("x", ",").split(",")
+    if len(parts) != 9:
+        return whole_numbers(text, "--supercell")
+    try:
+        numbers = tuple(int(part) for part in parts)
+    except ValueError:
+        numbers = (1000,)
+    if max(abs(n) for n in numbers) > 100:
+        raise InputError(f"--supercell is {text!r}; expected nine whole numbers of a matrix.")
+    return numbers
+
+
+def isotopes_named(text: str | None) -> dict[str, str]:
+    """Read what species are made of, e.g. ``H=D,Li=7Li``."""
+    found: dict[str, str] = {}
+    for part in (text or "").split(","):
+        if not part.strip():
+            continue
+        name, _, isotope = (piece.strip() for piece in part.partition("="))
+        if not (name and isotope):
+            raise InputError(f"--isotopes is {text!r}; expected pairs such as H=D,Li=7Li.")
+        found[name] = isotope
+    return found
+
+
 def within(value: float, option: str, low: float, high: float) -> float:
     """Return a number that lies in a range; NaN lies in none."""
     if not low <= value <= high:

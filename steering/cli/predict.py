@@ -9,6 +9,7 @@ import typer
 
 from simulations.errors import InputError
 from steering.cli import _terminal as terminal
+from steering.cli._option_text import isotopes_named, supercell_numbers
 
 
 def register(app: typer.Typer) -> None:
@@ -34,6 +35,14 @@ def predict(
     can: Annotated[str, typer.Option(help="Metal of the can: aluminium, vanadium or none.")] = (
         "aluminium"
     ),
+    supercell: Annotated[
+        str | None,
+        typer.Option(help="Supercell of given force constants, e.g. 2,2,1, if no file says it."),
+    ] = None,
+    isotopes: Annotated[
+        str | None,
+        typer.Option(help="Isotopes in place of natural elements, e.g. H=D,Li=7Li."),
+    ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="NPZ file for the arrays.")
     ] = None,
@@ -55,6 +64,8 @@ def predict(
                 "route": route,
                 "quantity": quantity,
                 "can": None if can == "none" else can,
+                "supercell": supercell_numbers(supercell),
+                "isotopes": isotopes_named(isotopes),
             }
         )
     except ValidationError as error:

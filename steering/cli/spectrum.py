@@ -11,8 +11,16 @@ import typer
 
 from simulations.progress import Progress
 from steering.cli import _terminal as terminal
-from steering.cli._option_text import axis, band, vector, whole_numbers, within
+from steering.cli._option_text import (
+    axis,
+    band,
+    isotopes_named,
+    supercell_numbers,
+    vector,
+    within,
+)
 from steering.cli.phonons import (
+    Isotopes,
     Outputs,
     Route,
     Structure,
@@ -114,6 +122,7 @@ def powder(
     ] = None,
     route: Route = "auto",
     supercell: Supercell = None,
+    isotopes: Isotopes = None,
     output: Outputs = None,
     json: terminal.Json = False,
 ) -> None:
@@ -127,7 +136,7 @@ def powder(
 
         return powder_map(found, seen.optics(found), momentum_edges=edges, **common)
 
-    _run("powder", _Asked(structure, route, supercell, output, json), compute)
+    _run("powder", _Asked(structure, route, supercell, isotopes, output, json), compute)
 
 
 def path(
@@ -156,6 +165,7 @@ def path(
     energy_meV: EnergyAxis = None,  # noqa: N803
     route: Route = "auto",
     supercell: Supercell = None,
+    isotopes: Isotopes = None,
     output: Outputs = None,
     json: terminal.Json = False,
 ) -> None:
@@ -169,7 +179,7 @@ def path(
 
         return path_map(found, seen.optics(found), path=points, zone_hkl=start, **common)
 
-    _run("path", _Asked(structure, route, supercell, output, json), compute)
+    _run("path", _Asked(structure, route, supercell, isotopes, output, json), compute)
 
 
 def line(
@@ -188,6 +198,7 @@ def line(
     energy_meV: EnergyAxis = None,  # noqa: N803
     route: Route = "auto",
     supercell: Supercell = None,
+    isotopes: Isotopes = None,
     output: Outputs = None,
     json: terminal.Json = False,
 ) -> None:
@@ -203,7 +214,7 @@ def line(
         along = Line(start_hkl=ends[0], stop_hkl=ends[1], half_widths=(width, width))
         return line_map(found, seen.optics(found), along, **common)
 
-    _run("line", _Asked(structure, route, supercell, output, json), compute)
+    _run("line", _Asked(structure, route, supercell, isotopes, output, json), compute)
 
 
 def plane(
@@ -242,6 +253,7 @@ def plane(
     q_fwhm: MomentumFwhm = 0.0,
     route: Route = "auto",
     supercell: Supercell = None,
+    isotopes: Isotopes = None,
     output: Outputs = None,
     json: terminal.Json = False,
 ) -> None:
@@ -269,7 +281,7 @@ def plane(
             progress=lambda done: tell("plane", 0.3 + 0.6 * done),
         )
 
-    _run("plane", _Asked(structure, route, supercell, output, json), compute)
+    _run("plane", _Asked(structure, route, supercell, isotopes, output, json), compute)
 
 
 def vision(
@@ -282,6 +294,7 @@ def vision(
     energy_meV: EnergyAxis = None,  # noqa: N803
     route: Route = "auto",
     supercell: Supercell = None,
+    isotopes: Isotopes = None,
     output: Outputs = None,
     json: terminal.Json = False,
 ) -> None:
@@ -293,7 +306,7 @@ def vision(
 
         return indirect_spectrum(found, instrument=instrument, fwhm_meV=fwhm_meV, **common)
 
-    _run("vision", _Asked(structure, route, supercell, output, json), compute)
+    _run("vision", _Asked(structure, route, supercell, isotopes, output, json), compute)
 
 
 @dataclass(frozen=True, slots=True)
@@ -303,6 +316,7 @@ class _Asked:
     structure: str
     route: str
     supercell: str | None
+    isotopes: str | None
     output: list[Path] | None
     json: bool
 
@@ -349,7 +363,7 @@ def _run(
     from steering.report import named_files
 
     files = named_files(asked.output or [])
-    repeats = whole_numbers(asked.supercell, "--supercell")
+    repeats, made_of = supercell_numbers(asked.supercell), isotopes_named(asked.isotopes)
 
     from steering.predict import (
         IndirectSpectrum,
@@ -362,7 +376,9 @@ def _run(
     with terminal.progress("spectrum", quiet=asked.json) as progress:
         progress(f"vibrations of {asked.structure}, route {asked.route}", 0.02)
         with open_structure(asked.structure, files=True) as opened:
-            vibrations = stable(vibrations_of(opened, asked.route, supercell=repeats))
+            vibrations = stable(
+                vibrations_of(opened, asked.route, supercell=repeats, isotopes=made_of)
+            )
         progress(f"{kind} spectrum", 0.3)
         found = compute(vibrations, progress)
         progress("writing", 0.95)

@@ -65,6 +65,16 @@ class PredictionRequest(BaseModel):
         default=1.0, ge=0, le=1e4, description="can atoms in the beam per primitive cell of sample"
     )
 
+    supercell: tuple[int, ...] | None = Field(
+        default=None,
+        description="three or nine whole numbers: supercell of given force constants, if no file "
+        "says it",
+    )
+    isotopes: dict[str, str | dict[str, float]] = Field(
+        default_factory=dict,
+        description="what species are made of, by symbol: an isotope (H: D), or shares of several",
+    )
+
     @field_validator("route")
     @classmethod
     def _known(cls, value: str) -> str:
@@ -101,7 +111,9 @@ def predict(request: PredictionRequest, *, files: bool = False) -> dict[str, Any
     except InputError as error:
         raise InputError(f"instrument: {error}") from error
     with open_structure(request.structure, files) as structure:
-        found = vibrations_of(structure, request.route)
+        found = vibrations_of(
+            structure, request.route, supercell=request.supercell, isotopes=request.isotopes
+        )
     crystal, dos = found.crystal, found.dos
     warnings = []
     if dos.imaginary_share > 0:
