@@ -19,7 +19,7 @@ from simulations.dynamics.mode_kernels import (
 )
 from simulations.dynamics.modes import divided_differences, eigenmodes, modes, signed_root
 from simulations.dynamics.parameters_choice import ParametersSection
-from simulations.dynamics.phonon_dos import PhononDos, default_dos_zone, phonon_dos
+from simulations.dynamics.phonon_dos import VOIGT, PhononDos, default_dos_zone, phonon_dos
 from simulations.dynamics.phonopy_file import read_force_constants
 from simulations.dynamics.shells import select_free
 from simulations.dynamics.supercell import cell_index, from_representatives, from_supercell
@@ -32,6 +32,7 @@ __all__ = [
     "PairForceConstants",
     "ParametersSection",
     "PhononDos",
+    "VOIGT",
     "cell_index",
     "default_dos_zone",
     "diagonalised_blocks",

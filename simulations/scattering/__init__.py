@@ -3,12 +3,8 @@
 from simulations.scattering.cut import line_cut, plane_cut
 from simulations.scattering.incoherent import (
     CAN_MATERIALS,
-    MAX_ORDER,
-    AtomMotion,
-    atom_motions,
     can_background,
     debye_dos,
-    energy_grid,
     incoherent_lines,
     incoherent_spectrum,
 )
@@ -28,6 +24,12 @@ from simulations.scattering.powder import (
     momentum_limits,
     powder_spectrum,
     sigma_function,
+)
+from simulations.scattering.site_motion import (
+    MAX_ORDER,
+    AtomMotion,
+    atom_motions,
+    energy_grid,
 )
 
 __all__ = [

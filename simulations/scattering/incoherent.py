@@ -1,9 +1,9 @@
 """Incoherent one-phonon and multiphonon scattering, and the expected background of a sample can.
 
-Approximations of the powder's orders: every atom scatters by itself (incoherent approximation), its
-motion is isotropic and Gaussian, and only its partial density of states counts (Sjolander 1958).
-Good to some ten percent where |Q| is large; correlations that coherent scatterers keep at small |Q|
-are lost. `incoherent_lines` is exact for one phonon in a harmonic single crystal.
+Every atom of the powder scatters by itself, with its own tensor of motion in every direction of Q
+(Sjolander 1958): exact for incoherent scattering of a harmonic crystal. Orders 2 and up of coherent
+scatterers are taken the same way (incoherent approximation), good to some ten percent where |Q| is
+large; correlations that they keep at small |Q| are lost.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.signal import fftconvolve
 
 from simulations.arrays import FloatArray
 from simulations.constants import BOLTZMANN_MEV_PER_K, HBAR2_OVER_U
@@ -29,9 +28,14 @@ from simulations.scattering.one_phonon import (
     refuse_imaginary,
 )
 from simulations.scattering.powder import SigmaOfEnergy, sigma_function, spread_lines
+from simulations.scattering.site_motion import (
+    MAX_ORDER,
+    atom_motions,
+    energy_grid,
+    grid_smearing,
+)
 
-MAX_ORDER = 10
-APPROXIMATION = "incoherent approximation: isotropic Gaussian motion of single atoms"
+APPROXIMATION = "incoherent approximation: Gaussian motion of single atoms, averaged over directions"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -61,110 +65,6 @@ class IncoherentSpectrum:
         return self.orders[1:].sum(axis=0)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class AtomMotion:
-    """Phonon spectra of one atom on a uniform energy grid symmetric about zero."""
-
-    mean_square: float  # displacement along one direction, angstrom^2
-    orders: tuple[FloatArray, ...]  # of 1, 2, ... phonons, each (grid,) 1/meV, integrating to 1
-
-
-def energy_grid(dos: PhononDos, energy_edges_meV: FloatArray, max_order: int) -> FloatArray:
-    """Uniform grid for `atom_motions`, symmetric about zero, meV.
-
-    It is wide enough that what a convolution loses at its ends never comes back into the bins.
-    """
-    if not 1 <= max_order <= MAX_ORDER:
-        raise InputError(f"max_order is {max_order}; expected 1 to {MAX_ORDER}")
-    top = float(dos.energy_edges_meV[-1])
-    step = min(top / 400, float(np.diff(energy_edges_meV).min()) / 2)
-    reach = float(np.abs(energy_edges_meV).max()) + max_order * top
-    count = int(np.ceil(reach / step))
-    return np.arange(-count, count + 1, dtype=np.float64) * step
-
-
-def atom_motions(
-    crystal: Crystal, dos: PhononDos, temperature_K: float, grid: FloatArray, max_order: int
-) -> list[AtomMotion]:
-    """Isotropic Gaussian motion of every atom, by the number of phonons.
-
-    An atom of cross section sigma scatters ``sigma / 4 pi exp(-x) x**p / p!`` times the spectrum of
-    order p, with ``x = Q^2 <u^2>``.
-
-    Parameters
-    ----------
-    crystal : Crystal
-    dos : PhononDos
-        Partial densities of the crystal's atoms.
-    temperature_K : float
-    grid : (grid,) float64
-        From `energy_grid`.
-    max_order : int
-
-    Raises
-    ------
-    ValueError
-        If a density of states is empty.
-
-    References
-    ----------
-    A. Sjolander, Arkiv Fysik 14, 315 (1958).
-    """
-    out = []
-    for a in range(crystal.n_atoms):
-        one, mean_square = _one_phonon(
-            dos.partial[a], dos.energy_edges_meV, crystal.masses_u[a], temperature_K, grid
-        )
-        out.append(
-            AtomMotion(
-                mean_square=mean_square,
-                orders=tuple(_orders(one, float(grid[1] - grid[0]), max_order)),
-            )
-        )
-    return out
-
-
-def _one_phonon(
-    dos: FloatArray, edges: FloatArray, mass_u: float, temperature_K: float, grid: FloatArray
-) -> tuple[FloatArray, float]:
-    """One-phonon function g(E) / E (n + 1) / norm of an atom, and its mean square displacement.
-
-    Below 5 % of the highest energy the density is replaced by ``c E^2`` with the same integral:
-    what smears a computed density would else diverge in g / E^2.
-    """
-    step = float(grid[1] - grid[0])
-    total = float(np.sum(dos * np.diff(edges)))
-    if not total > 0:
-        raise InputError("density of states is empty; expected modes at positive energies")
-    cumulative = np.concatenate([[0.0], np.cumsum(dos * np.diff(edges))]) / total
-    energy = np.abs(grid)
-    # density on the grid: bin averages of the cumulative, exact whatever the two steps are
-    upper = np.interp(energy + 0.5 * step, edges, cumulative)
-    lower = np.interp(energy - 0.5 * step, edges, cumulative)
-    density = (upper - lower) / step
-    debye = 0.05 * float(edges[-1])
-    inside = float(np.interp(debye, edges, cumulative) - np.interp(0.0, edges, cumulative))
-    curvature = 3 * inside / debye**3
-    low = energy < debye
-    density[low] = curvature * energy[low] ** 2
-    safe = np.where(energy > 0.5 * step, energy, 1.0)
-    n = bose(safe, temperature_K)
-    weight = np.where(grid > 0, n + 1, n) * density / safe
-    weight[energy < 0.5 * step] = curvature * BOLTZMANN_MEV_PER_K * temperature_K
-    norm = float(np.sum(weight) * step)
-    return weight / norm, 0.5 * HBAR2_OVER_U / mass_u * norm
-
-
-def _orders(one: FloatArray, step_meV: float, count: int) -> list[FloatArray]:
-    """Normalised spectra of 1 ... count phonons on the grid of the first."""
-    out = [one]
-    half = len(one) // 2
-    for _ in range(count - 1):
-        full = fftconvolve(out[-1], one) * step_meV
-        out.append(np.maximum(full[half : half + len(one)], 0.0))
-    return out
-
-
 def elements_of(crystal: Crystal) -> tuple[tuple[str, ...], NDArray[np.int64]]:
     """Distinct symbols in the order of their first atoms, and the element of every atom."""
     elements = tuple(dict.fromkeys(crystal.symbols))
@@ -182,6 +82,7 @@ def incoherent_spectrum(
     ei_meV: float | None = None,
     max_order: int = MAX_ORDER,
     coherent_multiphonon: bool = True,
+    displacement: FloatArray | None = None,
 ) -> IncoherentSpectrum:
     """Elastic, incoherent one-phonon and multiphonon S(|Q|, E) of a powder.
 
@@ -189,7 +90,7 @@ def incoherent_spectrum(
     ----------
     crystal : Crystal
     dos : PhononDos
-        Partial densities of the crystal's atoms.
+        Of the crystal; without tensors its motion counts as isotropic.
     momentum_edges : (Q + 1,) float64
         1/angstrom; evaluated at the bins' mean Q^2.
     energy_edges_meV : (E + 1,) float64
@@ -203,6 +104,8 @@ def incoherent_spectrum(
     coherent_multiphonon : bool
         Let orders 2 and up scatter with the total cross section (coherent + incoherent), the usual
         estimate; orders 0 and 1 always use the incoherent one alone.
+    displacement : (atoms, 3, 3) float64 or None
+        Debye-Waller tensors; None: what the density of states itself gives.
 
     Returns
     -------
@@ -220,9 +123,9 @@ def incoherent_spectrum(
     """
     momentum_edges = np.asarray(momentum_edges, dtype=float)
     edges = np.asarray(energy_edges_meV, dtype=float)
-    grid = energy_grid(dos, edges, max_order)
-    mean_square_momentum = np.diff(momentum_edges**3) / 3 / np.diff(momentum_edges)
     sigma_of = sigma_function(resolution, ei_meV)
+    grid = energy_grid(dos, edges, max_order, sigma_of)
+    mean_square_momentum = np.diff(momentum_edges**3) / 3 / np.diff(momentum_edges)
     seen, smear = grid_smearing(grid, edges, sigma_of)
     elastic = gaussian_bins(edges, np.zeros(1), np.atleast_1d(sigma_of(np.zeros(1))))[0]
 
@@ -230,19 +133,21 @@ def incoherent_spectrum(
     partials = np.zeros(
         (len(elements), max_order + 1, len(mean_square_momentum), len(edges) - 1), dtype=np.float64
     )
-    motions = atom_motions(crystal, dos, temperature_K, grid, max_order)
-    for a, motion in enumerate(motions):
-        incoherent = crystal.incoherent_barn[a] / (4 * np.pi)
-        total = incoherent + crystal.scattering_length[a] ** 2
+    for motion in atom_motions(
+        crystal, dos, temperature_K, grid, max_order, displacement=displacement
+    ):
+        a = motion.atom
+        incoherent = motion.share * crystal.incoherent_barn[a] / (4 * np.pi)
+        total = incoherent + motion.share * crystal.scattering_length[a] ** 2
         many = total if coherent_multiphonon else incoherent
         orders = partials[element_of[a]]
         x = mean_square_momentum * motion.mean_square
         factor = np.exp(-x)
         orders[0] += incoherent * factor[:, None] * elastic
-        for p, spectrum in enumerate(motion.orders, start=1):
+        for p, spectrum in enumerate(motion.orders[:, seen] @ smear, start=1):
             factor = factor * x / p
             strength = incoherent if p == 1 else many
-            orders[p] += strength * factor[:, None] * (spectrum[seen] @ smear)
+            orders[p] += strength * factor[:, None] * spectrum
     return IncoherentSpectrum(
         momentum_edges=momentum_edges,
         energy_edges_meV=edges,
@@ -331,24 +236,6 @@ def incoherent_lines(
     elements, element_of = elements_of(crystal)
     member = (element_of == np.arange(len(elements))[:, None]).astype(float)
     return np.einsum("qi,li,qa,qb,eiab->lqe", strength, member, Q, Q, site, optimize=True)
-
-
-def grid_smearing(
-    grid: FloatArray, energy_edges_meV: FloatArray, sigma_of: SigmaOfEnergy
-) -> tuple[NDArray[np.bool_], FloatArray]:
-    """What turns a density on the grid into averages over energy bins with resolution.
-
-    Returns
-    -------
-    seen : (grid,) bool
-        Grid points near enough to the bins to count.
-    smear : (seen, E) float64
-        ``density[seen] @ smear`` has the unit of the density.
-    """
-    widest = 10 * float(np.max(sigma_of(energy_edges_meV)))
-    seen = (grid > energy_edges_meV[0] - widest) & (grid < energy_edges_meV[-1] + widest)
-    sigma = np.asarray(sigma_of(grid[seen]), dtype=float)
-    return seen, gaussian_bins(energy_edges_meV, grid[seen], sigma) * float(grid[1] - grid[0])
 
 
 # ----------------------------------------------------------------------------------------- cans
