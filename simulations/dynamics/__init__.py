@@ -19,7 +19,13 @@ from simulations.dynamics.mode_kernels import (
 )
 from simulations.dynamics.modes import divided_differences, eigenmodes, modes, signed_root
 from simulations.dynamics.parameters_choice import ParametersSection
-from simulations.dynamics.phonon_dos import VOIGT, PhononDos, default_dos_zone, phonon_dos
+from simulations.dynamics.phonon_dos import (
+    NOISE_MEV,
+    VOIGT,
+    PhononDos,
+    default_dos_zone,
+    phonon_dos,
+)
 from simulations.dynamics.phonopy_file import read_force_constants
 from simulations.dynamics.shells import select_free
 from simulations.dynamics.supercell import cell_index, from_representatives, from_supercell
@@ -29,6 +35,7 @@ __all__ = [
     "LANES",
     "LineTable",
     "LinearMatrices",
+    "NOISE_MEV",
     "PairForceConstants",
     "ParametersSection",
     "PhononDos",

@@ -86,9 +86,7 @@ def zone_cells(
     )
 
 
-def _merged(
-    tetrahedra: IntArray, volumes: FloatArray, points: int
-) -> tuple[IntArray, FloatArray]:
+def _merged(tetrahedra: IntArray, volumes: FloatArray, points: int) -> tuple[IntArray, FloatArray]:
     """Tetrahedra of the same corners as one of their summed volume."""
     tetrahedra = np.sort(tetrahedra, axis=1).astype(np.int64)
     if points < 55_000:  # four corners in 63 bits

@@ -20,11 +20,11 @@ from simulations.scattering.one_phonon import (
 )
 from simulations.scattering.powder import (
     kinematic_mask,
-    lattice_vectors_within,
     momentum_limits,
     powder_spectrum,
     sigma_function,
 )
+from simulations.scattering.powder_slopes import lattice_vectors_within
 from simulations.scattering.site_motion import (
     MAX_ORDER,
     AtomMotion,

@@ -21,12 +21,11 @@ from simulations.errors import InputError
 from simulations.instrument import Resolution
 from simulations.reciprocal import ZonePoints, symmetrised_site_tensors
 from simulations.scattering.one_phonon import (
-    STABLE_MEV,
     bose,
     displacement_tensors,
     gaussian_bins,
-    refuse_imaginary,
 )
+from simulations.scattering.pockets import Pockets, counted
 from simulations.scattering.powder import SigmaOfEnergy, sigma_function, spread_lines
 from simulations.scattering.site_motion import (
     MAX_ORDER,
@@ -35,7 +34,9 @@ from simulations.scattering.site_motion import (
     grid_smearing,
 )
 
-APPROXIMATION = "incoherent approximation: Gaussian motion of single atoms, averaged over directions"
+APPROXIMATION = (
+    "incoherent approximation: Gaussian motion of single atoms, averaged over directions"
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -169,6 +170,7 @@ def incoherent_lines(
     phi: ArrayLike | None = None,
     zone: ZonePoints | None = None,
     displacement: FloatArray | None = None,
+    pockets: Pockets | None = None,
 ) -> FloatArray:
     """Incoherent one-phonon S(Q,E) at single vectors Q, with anisotropic motion of every site.
 
@@ -190,6 +192,8 @@ def incoherent_lines(
         Points up to the Laue group; None: `default_dos_zone`.
     displacement : (atoms, 3, 3) float64 or None
         Debye-Waller tensors; None: computed from the model at this temperature.
+    pockets : Pockets or None
+        How imaginary modes count; None: they are refused.
 
     Returns
     -------
@@ -218,17 +222,16 @@ def incoherent_lines(
     for start in range(0, len(zone.q_cart), step):
         q, weight = zone.q_cart[start : start + step], zone.weights[start : start + step]
         energies, vectors = modes(model, q, phi)
-        refuse_imaginary(energies, q)
+        live, size, width = counted(energies, q, pockets)
         e = vectors.reshape(len(q), n, 3, -1)
         products = np.einsum("q,qias,qibs->qsiab", weight, e, e.conj(), optimize=True).real
-        live = energies > STABLE_MEV
-        size = np.where(live, energies, 1.0)
         factor = np.where(live, 0.5 * HBAR2_OVER_U / size, 0.0)
         occupation = bose(size, temperature_K)
         for sign, thermal in ((1.0, occupation + 1), (-1.0, occupation)):
             spread_lines(
                 np.ascontiguousarray(products).reshape(-1, 9 * n), (factor * thermal).ravel(),
-                (sign * size).ravel(), np.asarray(sigma_of(sign * size)).ravel(), edges, tensors,
+                (sign * size).ravel(), np.hypot(sigma_of(sign * size), width).ravel(),
+                edges, tensors,
             )  # fmt: skip
     site = symmetrised_site_tensors(crystal, tensors.reshape(-1, n, 3, 3))
     decay = np.exp(-np.einsum("qa,iab,qb->qi", Q, displacement, Q, optimize=True))

@@ -205,9 +205,9 @@ def _thermal(edges: FloatArray, temperature_K: float) -> tuple[FloatArray, Float
     energy = 0.5 * (low + high)[:, None] + 0.5 * (high - low)[:, None] * x
     occupation = bose(energy, temperature_K)
     norm = (w * energy**2).sum(axis=1)
-    return (w * energy * occupation).sum(axis=1) / norm, (
-        w * energy * (occupation + 1)
-    ).sum(axis=1) / norm
+    return (w * energy * occupation).sum(axis=1) / norm, (w * energy * (occupation + 1)).sum(
+        axis=1
+    ) / norm
 
 
 def _one_phonon(
