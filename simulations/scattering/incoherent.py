@@ -16,13 +16,19 @@ from numpy.typing import ArrayLike, NDArray
 from simulations.arrays import FloatArray
 from simulations.constants import BOLTZMANN_MEV_PER_K, HBAR2_OVER_U
 from simulations.crystal import Crystal, neutron_data
-from simulations.dynamics import ForceConstantModel, PhononDos, default_dos_zone, modes
+from simulations.dynamics import (
+    VOIGT,
+    ForceConstantModel,
+    PhononDos,
+    default_dos_zone,
+    modes,
+)
 from simulations.errors import InputError
 from simulations.instrument import Resolution
 from simulations.reciprocal import ZonePoints, symmetrised_site_tensors
 from simulations.scattering.one_phonon import (
     bose,
-    displacement_tensors,
+    converged_displacements,
     gaussian_bins,
 )
 from simulations.scattering.pockets import Pockets, counted
@@ -32,6 +38,7 @@ from simulations.scattering.site_motion import (
     atom_motions,
     energy_grid,
     grid_smearing,
+    thermal_weights,
 )
 
 APPROXIMATION = (
@@ -171,6 +178,7 @@ def incoherent_lines(
     zone: ZonePoints | None = None,
     displacement: FloatArray | None = None,
     pockets: Pockets | None = None,
+    dos: PhononDos | None = None,
 ) -> FloatArray:
     """Incoherent one-phonon S(Q,E) at single vectors Q, with anisotropic motion of every site.
 
@@ -194,6 +202,9 @@ def incoherent_lines(
         Debye-Waller tensors; None: computed from the model at this temperature.
     pockets : Pockets or None
         How imaginary modes count; None: they are refused.
+    dos : PhononDos or None
+        On a converged mesh, with tensors: then no modes are computed, and each site's one-phonon
+        function is scaled to its Debye-Waller tensor.
 
     Returns
     -------
@@ -213,9 +224,31 @@ def incoherent_lines(
     Q = np.asarray(Q, dtype=float)
     edges = np.asarray(energy_edges_meV, dtype=float)
     sigma_of = sigma_function(resolution, ei_meV)
-    zone = default_dos_zone(crystal) if zone is None else zone
     if displacement is None:
-        displacement = displacement_tensors(model, temperature_K, phi)
+        displacement = converged_displacements(model, temperature_K, phi, pockets=pockets).tensors
+    if dos is not None and dos.tensors is not None:
+        site = _binned_motion(crystal, dos, displacement, temperature_K, sigma_of, edges)
+    else:
+        site = _sampled_motion(model, phi, zone, pockets, temperature_K, sigma_of, edges)
+    decay = np.exp(-np.einsum("qa,iab,qb->qi", Q, displacement, Q, optimize=True))
+    strength = decay * crystal.incoherent_barn / (4 * np.pi) / crystal.masses_u
+    elements, element_of = elements_of(crystal)
+    member = (element_of == np.arange(len(elements))[:, None]).astype(float)
+    return np.einsum("qi,li,qa,qb,eiab->lqe", strength, member, Q, Q, site, optimize=True)
+
+
+def _sampled_motion(
+    model: ForceConstantModel,
+    phi: ArrayLike | None,
+    zone: ZonePoints | None,
+    pockets: Pockets | None,
+    temperature_K: float,
+    sigma_of: SigmaOfEnergy,
+    edges: FloatArray,
+) -> FloatArray:
+    """One-phonon function of every site times its mass, from modes at points, (E, atoms, 3, 3)."""
+    crystal = model.crystal
+    zone = default_dos_zone(crystal) if zone is None else zone
     n = crystal.n_atoms
     tensors = np.zeros((len(edges) - 1, 9 * n))
     step = max(1, 2_000_000 // (27 * n * n))
@@ -233,12 +266,36 @@ def incoherent_lines(
                 (sign * size).ravel(), np.hypot(sigma_of(sign * size), width).ravel(),
                 edges, tensors,
             )  # fmt: skip
-    site = symmetrised_site_tensors(crystal, tensors.reshape(-1, n, 3, 3))
-    decay = np.exp(-np.einsum("qa,iab,qb->qi", Q, displacement, Q, optimize=True))
-    strength = decay * crystal.incoherent_barn / (4 * np.pi) / crystal.masses_u
-    elements, element_of = elements_of(crystal)
-    member = (element_of == np.arange(len(elements))[:, None]).astype(float)
-    return np.einsum("qi,li,qa,qb,eiab->lqe", strength, member, Q, Q, site, optimize=True)
+    return symmetrised_site_tensors(crystal, tensors.reshape(-1, n, 3, 3))
+
+
+def _binned_motion(
+    crystal: Crystal,
+    dos: PhononDos,
+    displacement: FloatArray,
+    temperature_K: float,
+    sigma_of: SigmaOfEnergy,
+    edges: FloatArray,
+) -> FloatArray:
+    """One-phonon function of every site times its mass, from its density, (E, atoms, 3, 3)."""
+    if dos.tensors is None:
+        raise ValueError("the density of states has no tensors; expected one of a converged mesh")
+    n = crystal.n_atoms
+    gain, loss = thermal_weights(dos.energy_edges_meV, temperature_K)
+    width = np.diff(dos.energy_edges_meV)
+    weights = np.ascontiguousarray((dos.tensors * width).reshape(6 * n, -1).T)
+    scale = 0.5 * HBAR2_OVER_U
+    own = scale * ((gain + loss) @ weights).reshape(n, 6)[:, :3].sum(axis=1) / crystal.masses_u
+    weights = weights * np.repeat(np.trace(displacement, axis1=1, axis2=2) / own, 6)
+    packed = np.zeros((len(edges) - 1, 6 * n))
+    for sign, thermal in ((1.0, loss), (-1.0, gain)):
+        place = sign * dos.energies_meV
+        sigma = np.asarray(sigma_of(place), dtype=float)
+        spread_lines(weights, scale * thermal, place, sigma, edges, packed)
+    out = np.empty((len(edges) - 1, n, 3, 3))
+    for k, (a, b) in enumerate(VOIGT):
+        out[..., a, b] = out[..., b, a] = packed.reshape(-1, n, 6)[..., k]
+    return out
 
 
 # ----------------------------------------------------------------------------------------- cans

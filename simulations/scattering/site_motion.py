@@ -111,7 +111,7 @@ def atom_motions(
     length = fft.next_fast_len(len(grid), real=True)
     step = float(grid[1] - grid[0])
     half = len(grid) // 2
-    gain, loss = _thermal(dos.energy_edges_meV, temperature_K)
+    gain, loss = thermal_weights(dos.energy_edges_meV, temperature_K)
     orbit = group.permutation.min(axis=0)
     for atom in np.unique(orbit):
         members = int(np.count_nonzero(orbit == atom))
@@ -198,7 +198,7 @@ def _debye_below(edges: FloatArray, density: FloatArray) -> FloatArray:
     return out
 
 
-def _thermal(edges: FloatArray, temperature_K: float) -> tuple[FloatArray, FloatArray]:
+def thermal_weights(edges: FloatArray, temperature_K: float) -> tuple[FloatArray, FloatArray]:
     """Bin averages of n / E and (n + 1) / E for a density that grows as E^2 within a bin, 1/meV."""
     x, w = np.polynomial.legendre.leggauss(4)
     low, high = np.maximum(edges[:-1], 0.0), np.maximum(edges[1:], 1e-12)

@@ -9,6 +9,7 @@ import typer
 
 from simulations.errors import InputError
 from steering.cli import _terminal as terminal
+from steering.cli._option_text import Imaginary, Treatment
 
 
 def register(app: typer.Typer) -> None:
@@ -34,6 +35,7 @@ def predict(
     can: Annotated[str, typer.Option(help="Metal of the can: aluminium, vanadium or none.")] = (
         "aluminium"
     ),
+    imaginary: Imaginary = Treatment.LEFT_OUT,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="NPZ file for the arrays.")
     ] = None,
@@ -54,6 +56,7 @@ def predict(
                 "temperature_K": temperature,
                 "route": route,
                 "quantity": quantity,
+                "imaginary": imaginary.value,
                 "can": None if can == "none" else can,
             }
         )
