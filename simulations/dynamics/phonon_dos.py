@@ -47,6 +47,7 @@ _FIRST_STEP = 0.16  # 1/angstrom
 _LEAST_DIVISIONS = 8
 _HALVINGS = 3
 _MOST_WORK = 6e9  # points times modes cubed: minutes
+_MOST_CELLS = 4e5  # of the whole zone
 _CHUNK = 3_000_000  # complex numbers of matrices held at a time
 VOIGT = ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))
 """Components that site tensors are kept by."""
@@ -194,7 +195,8 @@ def _interpolated(model: ForceConstantModel, phi: ArrayLike | None, tolerance: f
         error = _difference(coarse, fine) / 3  # the error falls with the square of the step
         work = len(fine.cells.q_cart) * model.n_modes**3
         grow = min(2.0, max(1.2, 1.1 * np.sqrt(error / tolerance)))
-        if error <= tolerance or work * grow**3 > _MOST_WORK:
+        cells = float(np.prod(n)) * grow**3
+        if error <= tolerance or work * grow**3 > _MOST_WORK or cells > _MOST_CELLS:
             break
         n = 2 * np.ceil(0.5 * grow * n).astype(int)
     a, b, c = (int(k) for k in n)
