@@ -245,7 +245,7 @@ def _axis(energies: FloatArray, bins: int) -> FloatArray:
     top = max(float(energies.max()), 1e-3)
     step = 1.05 * top / bins
     below = int(np.ceil(min(-float(energies.min()), 4 * top) / step * (1 + 1e-9)))
-    return step * np.arange(-below, bins + 1)
+    return np.asarray(step * np.arange(-below, bins + 1), dtype=np.float64)
 
 
 def _difference(coarse: _Mesh, fine: _Mesh) -> float:

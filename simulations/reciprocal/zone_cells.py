@@ -7,6 +7,7 @@ The cells around Gamma are therefore halved several times, which costs few point
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -73,14 +74,14 @@ def zone_cells(
     q = q - np.rint(q)
     q[~integer.any(axis=1)] = np.array(_OFF_GAMMA) / n
     shape = _tetrahedra(crystal.reciprocal / n[:, None])
-    tetrahedra, volumes = _merged(
+    merged, volumes = _merged(
         corners.reshape(-1, 8)[:, shape].reshape(-1, 4),
         np.repeat((size / unit) ** 3 / float(6 * np.prod(n)), 6),
         len(q),
     )
     return ZoneCells(
         q_cart=q @ crystal.reciprocal,
-        tetrahedra=tetrahedra,
+        tetrahedra=merged,
         volumes=volumes,
         divisions=(a, b, c),
     )
@@ -101,7 +102,7 @@ def _canonical(crystal: Crystal, n: IntArray, place: IntArray, whole: IntArray) 
     """Return the same number for all points of a star, places being integers modulo ``whole``."""
     rotations, _ = laue_rotations(crystal)
     none = np.zeros(3, dtype=np.int64)
-    found: IntArray | None = None
+    found: Any = None
     distinct, back = np.unique(
         np.ravel_multi_index(tuple(place.T), tuple(whole)), return_inverse=True
     )

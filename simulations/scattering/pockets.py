@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.special import ndtr
 
 from simulations.arrays import FloatArray
@@ -47,7 +48,7 @@ class Pockets:
 
 def counted(
     energies: FloatArray, q_cart: FloatArray, pockets: Pockets | None
-) -> tuple[FloatArray, FloatArray, FloatArray]:
+) -> tuple[NDArray[np.bool_], FloatArray, FloatArray]:
     """Which modes count, by which energies, and how much wider than the resolution they are.
 
     Parameters
@@ -69,12 +70,14 @@ def counted(
     live = energies > STABLE_MEV
     if pockets is None:
         refuse_imaginary(energies, q_cart)
-        return live, np.where(live, energies, 1.0), np.zeros_like(energies)
+        real: FloatArray = np.where(live, energies, 1.0)
+        return live, real, np.zeros_like(energies)
     imaginary = energies < -NOISE_MEV
     if pockets.damped:
         live = live | imaginary
-    size = np.where(live, np.maximum(np.abs(energies), pockets.floor_meV), 1.0)
-    return live, size, np.where(imaginary & live, size, 0.0)
+    size: FloatArray = np.where(live, np.maximum(np.abs(energies), pockets.floor_meV), 1.0)
+    width: FloatArray = np.where(imaginary & live, size, 0.0)
+    return live, size, width
 
 
 def pockets_of(dos: PhononDos, treatment: Treatment) -> Pockets | None:

@@ -462,7 +462,8 @@ def _converged(
         fall = float(finer) ** (_FALL / 3)
         whole = float(new[accessible].sum())
         change = float(np.abs(new - old.sum(axis=0))[accessible].sum()) / max(whole, 1e-300)
-        error = change / math.sqrt(1 + fall**2)  # both meshes are off, independently
+        # both meshes are off, independently; half as much again is what single crystals need
+        error = 1.5 * change / math.sqrt(1 + fall**2)
         next_step = step * min(0.8, max(0.4, 0.9 * (tolerance / max(error, 1e-9)) ** (1 / _FALL)))
         points = len(zone.q_cart) * (step / next_step) ** 3
         if error <= tolerance or points * per_point > _MOST_WORK:

@@ -108,7 +108,7 @@ def atom_motions(
     A. Sjolander, Arkiv Fysik 14, 315 (1958).
     """
     group = space_group_operations(crystal)
-    length = fft.next_fast_len(len(grid), real=True)
+    length = int(fft.next_fast_len(len(grid), True) or len(grid))
     step = float(grid[1] - grid[0])
     half = len(grid) // 2
     gain, loss = thermal_weights(dos.energy_edges_meV, temperature_K)
@@ -126,12 +126,12 @@ def atom_motions(
                     mean_square = float(np.trace(displacement[atom])) / 3
             wrapped = np.zeros(length)
             wrapped[: half + 1], wrapped[-half:] = one[half:], one[:half]
-            power = transform = fft.rfft(wrapped) * step
+            power = transform = np.asarray(fft.rfft(wrapped)) * step
             orders = np.empty((max_order, len(grid)))
             orders[0] = one
             for p in range(1, max_order):
                 power = power * transform
-                many = fft.irfft(power, length) / step
+                many = np.asarray(fft.irfft(power, length)) / step
                 orders[p, half:], orders[p, :half] = many[: half + 1], many[-half:]
             yield AtomMotion(
                 atom=int(atom),
