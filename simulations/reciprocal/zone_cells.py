@@ -94,7 +94,8 @@ def _merged(tetrahedra: IntArray, volumes: FloatArray, points: int) -> tuple[Int
         key = ((tetrahedra[:, 0] * points + tetrahedra[:, 1]) * points + tetrahedra[:, 2]) * points
         _, first, back = np.unique(key + tetrahedra[:, 3], return_index=True, return_inverse=True)
         tetrahedra = tetrahedra[first]
-        volumes = np.bincount(back.reshape(-1), volumes, minlength=len(first))
+        sums = np.bincount(back.reshape(-1), volumes, minlength=len(first))
+        volumes = np.asarray(sums, dtype=np.float64)
     return tetrahedra, volumes
 
 
