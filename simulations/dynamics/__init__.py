@@ -22,7 +22,13 @@ from simulations.dynamics.mode_kernels import (
 )
 from simulations.dynamics.modes import divided_differences, eigenmodes, modes, signed_root
 from simulations.dynamics.parameters_choice import ParametersSection
-from simulations.dynamics.phonon_dos import PhononDos, default_dos_zone, phonon_dos
+from simulations.dynamics.phonon_dos import (
+    NOISE_MEV,
+    VOIGT,
+    PhononDos,
+    default_dos_zone,
+    phonon_dos,
+)
 from simulations.dynamics.shells import select_free
 from simulations.dynamics.supercell import cell_index, from_representatives, from_supercell
 
@@ -31,9 +37,11 @@ __all__ = [
     "LANES",
     "LineTable",
     "LinearMatrices",
+    "NOISE_MEV",
     "PairForceConstants",
     "ParametersSection",
     "PhononDos",
+    "VOIGT",
     "carried_onto",
     "cell_index",
     "compare_dipole_sums",

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from simulations.errors import InputError
 
@@ -11,6 +14,23 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 MOST_BINS = 20_000
+
+
+class Treatment(StrEnum):
+    """What to do with a small pocket of imaginary modes."""
+
+    LEFT_OUT = "left_out"
+    DAMPED = "damped"
+    REFUSE = "refuse"
+
+
+Imaginary = Annotated[
+    Treatment,
+    typer.Option(
+        help="A small pocket of imaginary modes (at most 1 % of them, no deeper than 10 % of the "
+        "highest energy): leave it out, count it by its modulus and as wide as that, or refuse."
+    ),
+]
 
 
 def axis(text: str | None, option: str) -> NDArray[float64] | None:

@@ -9,7 +9,12 @@ import typer
 
 from simulations.errors import InputError
 from steering.cli import _terminal as terminal
-from steering.cli._option_text import isotopes_named, supercell_numbers
+from steering.cli._option_text import (
+    Imaginary,
+    Treatment,
+    isotopes_named,
+    supercell_numbers,
+)
 
 
 def register(app: typer.Typer) -> None:
@@ -43,6 +48,7 @@ def predict(
         str | None,
         typer.Option(help="Isotopes in place of natural elements, e.g. H=D,Li=7Li."),
     ] = None,
+    imaginary: Imaginary = Treatment.LEFT_OUT,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="NPZ file for the arrays.")
     ] = None,
@@ -63,6 +69,7 @@ def predict(
                 "temperature_K": temperature,
                 "route": route,
                 "quantity": quantity,
+                "imaginary": imaginary.value,
                 "can": None if can == "none" else can,
                 "supercell": supercell_numbers(supercell),
                 "isotopes": isotopes_named(isotopes),

@@ -12,6 +12,8 @@ import typer
 from simulations.progress import Progress
 from steering.cli import _terminal as terminal
 from steering.cli._option_text import (
+    Imaginary,
+    Treatment,
     axis,
     band,
     isotopes_named,
@@ -120,9 +122,14 @@ def powder(
         str | None,
         typer.Option("--q-inverse-A", help="|Q| as min:max:step.", rich_help_panel=AXES),
     ] = None,
+    error: Annotated[
+        float,
+        typer.Option(help="Wanted relative error of the powder average.", rich_help_panel=SEEN),
+    ] = 0.005,
     route: Route = "auto",
     supercell: Supercell = None,
     isotopes: Isotopes = None,
+    imaginary: Imaginary = Treatment.LEFT_OUT,
     output: Outputs = None,
     json: terminal.Json = False,
 ) -> None:
@@ -130,13 +137,16 @@ def powder(
     seen = _Seen(instrument, ei_meV, chopper, fwhm_meV)
     common = _common(temperature_K, energy_meV) | _momentum(q_fwhm)
     edges = axis(q_axis, "--q-inverse-A")
+    wanted = within(error, "--error", 1e-4, 0.5)
 
     def compute(found: Vibrations, tell: Progress) -> SpectrumMap:
         from steering.predict import powder_map
 
-        return powder_map(found, seen.optics(found), momentum_edges=edges, **common)
+        return powder_map(
+            found, seen.optics(found), momentum_edges=edges, tolerance=wanted, **common
+        )
 
-    _run("powder", _Asked(structure, route, supercell, isotopes, output, json), compute)
+    _run("powder", _Asked(structure, route, supercell, isotopes, imaginary, output, json), compute)
 
 
 def path(
@@ -166,6 +176,7 @@ def path(
     route: Route = "auto",
     supercell: Supercell = None,
     isotopes: Isotopes = None,
+    imaginary: Imaginary = Treatment.LEFT_OUT,
     output: Outputs = None,
     json: terminal.Json = False,
 ) -> None:
@@ -179,7 +190,7 @@ def path(
 
         return path_map(found, seen.optics(found), path=points, zone_hkl=start, **common)
 
-    _run("path", _Asked(structure, route, supercell, isotopes, output, json), compute)
+    _run("path", _Asked(structure, route, supercell, isotopes, imaginary, output, json), compute)
 
 
 def line(
@@ -199,6 +210,7 @@ def line(
     route: Route = "auto",
     supercell: Supercell = None,
     isotopes: Isotopes = None,
+    imaginary: Imaginary = Treatment.LEFT_OUT,
     output: Outputs = None,
     json: terminal.Json = False,
 ) -> None:
@@ -214,7 +226,7 @@ def line(
         along = Line(start_hkl=ends[0], stop_hkl=ends[1], half_widths=(width, width))
         return line_map(found, seen.optics(found), along, **common)
 
-    _run("line", _Asked(structure, route, supercell, isotopes, output, json), compute)
+    _run("line", _Asked(structure, route, supercell, isotopes, imaginary, output, json), compute)
 
 
 def plane(
@@ -254,6 +266,7 @@ def plane(
     route: Route = "auto",
     supercell: Supercell = None,
     isotopes: Isotopes = None,
+    imaginary: Imaginary = Treatment.LEFT_OUT,
     output: Outputs = None,
     json: terminal.Json = False,
 ) -> None:
@@ -281,7 +294,7 @@ def plane(
             progress=lambda done: tell("plane", 0.3 + 0.6 * done),
         )
 
-    _run("plane", _Asked(structure, route, supercell, isotopes, output, json), compute)
+    _run("plane", _Asked(structure, route, supercell, isotopes, imaginary, output, json), compute)
 
 
 def vision(
@@ -295,6 +308,7 @@ def vision(
     route: Route = "auto",
     supercell: Supercell = None,
     isotopes: Isotopes = None,
+    imaginary: Imaginary = Treatment.LEFT_OUT,
     output: Outputs = None,
     json: terminal.Json = False,
 ) -> None:
@@ -306,7 +320,7 @@ def vision(
 
         return indirect_spectrum(found, instrument=instrument, fwhm_meV=fwhm_meV, **common)
 
-    _run("vision", _Asked(structure, route, supercell, isotopes, output, json), compute)
+    _run("vision", _Asked(structure, route, supercell, isotopes, imaginary, output, json), compute)
 
 
 @dataclass(frozen=True, slots=True)
@@ -317,6 +331,7 @@ class _Asked:
     route: str
     supercell: str | None
     isotopes: str | None
+    imaginary: Treatment
     output: list[Path] | None
     json: bool
 
@@ -377,7 +392,8 @@ def _run(
         progress(f"vibrations of {asked.structure}, route {asked.route}", 0.02)
         with open_structure(asked.structure, files=True) as opened:
             vibrations = stable(
-                vibrations_of(opened, asked.route, supercell=repeats, isotopes=made_of)
+                vibrations_of(opened, asked.route, supercell=repeats, isotopes=made_of),
+                asked.imaginary.value,
             )
         progress(f"{kind} spectrum", 0.3)
         found = compute(vibrations, progress)
@@ -388,6 +404,11 @@ def _run(
         return
     terminal.out.print(f"{found.setting.title}; {found.setting.words}", markup=False)
     print_notes(found.setting.route, found.setting.approximations)
+    for name, words in found.setting.sampling.items():
+        terminal.out.print(f"  - {name.replace('_', ' ')}: {words}", markup=False)
+    for warning in found.setting.warnings:
+        terminal.out.print("[bold yellow]WARNING[/]: ", end="")
+        terminal.out.print(warning, markup=False)
     if isinstance(found, IndirectSpectrum):
         _print_indirect(found)
     else:

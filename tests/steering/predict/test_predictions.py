@@ -51,8 +51,9 @@ def test_quantities_are_answered_alone():
     assert "powder" not in answer
     assert "background" not in answer
     reference = read_force_constants("germanium")
-    expected = phonon_dos(force_constant_model(reference.crystal, reference, None))
+    expected = phonon_dos(force_constant_model(reference.crystal, reference, None)).shown()
     np.testing.assert_allclose(answer["dos"]["total"], expected.total)
+    assert "half the error would take" in answer["dos"]["sampling"]
 
 
 def test_a_stored_force_field_answers_without_its_package():
