@@ -10,6 +10,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import structlog
@@ -219,11 +220,12 @@ class KafkaSource:
             key = (place.topic, place.partition)
             if place not in self._positions or (key in ahead) == (key in self._ahead):
                 continue
-            if key in ahead:
-                self._consumer.pause(place)
-            elif place.partition not in self._paused:
-                self._consumer.resume(place)
-                self._moved = self._clock()
+            with suppress(KeyError):  # lost a moment ago
+                if key in ahead:
+                    self._consumer.pause(place)
+                elif place.partition not in self._paused:
+                    self._consumer.resume(place)
+                    self._moved = self._clock()
         self._ahead = ahead
 
     def _poll_library(self, timeout_s: float) -> Mapping[TopicPartition, Sequence]:
@@ -266,6 +268,9 @@ class KafkaSource:
             listener.taken.discard(partition)
             self._merge.drop(partition)
             self._owner.forget(partition)
+            for place in [p for p in self._positions if p.partition == partition]:
+                del self._positions[place]
+                self._ends.pop(place, None)
             log.warning("partition_lost", partition=partition, group=self._section.group)
         listener.lost = set()
         assigned, listener.assigned = listener.assigned, None
@@ -309,10 +314,13 @@ class KafkaSource:
         self._settled = {(p.topic, p.partition): n for p, n in begins.items() if n >= 0}
         for place, position in begins.items():
             position = first[place] if position < 0 else position
-            self._consumer.seek(place, position)
+            try:
+                self._consumer.seek(place, position)
+                if place.partition not in self._paused:
+                    self._consumer.resume(place)
+            except (KeyError, ValueError):
+                continue  # lost a moment ago; the next poll says so
             self._positions[place] = position
-            if place.partition not in self._paused:
-                self._consumer.resume(place)
         self._moved = self._clock()
         log.info("partitions_taken", partitions=partitions, group=self._section.group)
 
@@ -426,7 +434,10 @@ class KafkaSource:
         for place in self._positions:
             self._ends[place] = ends[place]
             # What is only a transaction's mark is no message; the library steps over it.
-            position = self._consumer.position(place, timeout_ms=1)
+            try:
+                position = self._consumer.position(place, timeout_ms=1)
+            except errors.IllegalStateError:
+                continue  # lost a moment ago; the next poll says so
             if position is not None:
                 self._positions[place] = max(position, self._positions[place])
         return True
@@ -463,7 +474,8 @@ class KafkaSource:
     def _apply(self, act: Callable[[TopicPartition], None], partition: int) -> None:
         for place in self._consumer.assignment():
             if place.partition == partition and place in self._positions:
-                act(place)
+                with suppress(KeyError):  # lost a moment ago
+                    act(place)
 
     def acknowledge(self, positions: Mapping[tuple[str, int], int]) -> None:
         """Commit next offsets by (topic, partition), for others to see.

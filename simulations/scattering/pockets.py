@@ -29,7 +29,7 @@ POCKET_DEPTH = 0.1
 """Largest modulus over the highest energy. Force constants go with the square: no deeper than one
 percent of the stiffest, about what supercells and residual forces leave uncertain.
 
-Of 45 crystals drawn from phonondb, 8 have pockets of 0.03 to 0.2 % of the modes, at most 8 % deep;
+Of 45 crystals drawn from phonondb, 7 have pockets of 0.03 to 0.2 % of the modes, at most 8 % deep;
 5 have 2 to 5 % imaginary modes, 12 % deep and more, and in solid nitrogen molecules turn (4 %).
 """
 

@@ -431,4 +431,4 @@ def test_a_hundred_kills_and_everything_else_at_once_leave_the_same_bits(
     assert chaos.broker_kills == 2
     assert chaos.told_s < TOLD_S
     assert lines["wall_clock_stepped"] > 0
-    assert lines["write_failed"] > 0
+    assert lines["write_failed"] + lines["not_committed"] + lines["disk_nearly_full"] > 0
