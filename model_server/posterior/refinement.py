@@ -33,7 +33,9 @@ ANCHOR_SIGMAS = 1.0  # exact rates are carried over this many sigma
 BETTER_THAN_BEFORE = 1.0  # of minus log posterior: less does not drop tangents that still hold
 ANCHOR_LOG_WIDTH = 0.03
 TANGENT_SIGMAS = 1.5  # tangents carry exact rates over this many sigma at most
-BENT = 0.1  # and where the second order, judged from the first, adds no more than this to chi-square
+BENT = (
+    0.1  # and where the second order, judged from the first, adds no more than this to chi-square
+)
 ANCHOR_ROUNDS = 6
 NEGLIGIBLE_DECREASE = 0.01  # of minus log posterior: a tenth of a sigma
 BLURS_MEV = (6.0, 3.0, 1.5, 0.75, 0.0)

@@ -553,10 +553,13 @@ class TrajectoryPhonons:
         return out.sum(axis=0).reshape(shape), slopes.sum(axis=0).reshape(*shape, n_k)
 
 
-def bytes_per_point(model: ForceConstantModel) -> int:
-    """Memory of :class:`TrajectoryPhonons` and one :class:`ZoneState` for a point of a large grid."""
+def bytes_per_point(model: ForceConstantModel, *, basis: bool = True) -> int:
+    """Memory of :class:`TrajectoryPhonons` and one :class:`ZoneState` for a point of the grid.
+
+    Large grids (``BASIS_BYTES``) keep no ``basis``.
+    """
     free = len(model.names)
-    double, single = 16 * (1 + 1), 8 * (3 + 6 + 6 + 3 + free)
+    double, single = 16 * (1 + free * basis + 1), 8 * (3 + 6 + 6 + 3 + free)
     return (double + single) * model.n_modes**2
 
 

@@ -72,6 +72,7 @@ ZONE_BYTES = 1.5e9  # most memory for the matrices of the zone grid
 SMALL_ZONE_BYTES = 2e8  # a grid that takes no more stays as fine as wanted
 WIDER = (3.0, 2.5, 2.0, 1.5, 1.0)  # grids to try then, times the step wanted
 CONTINUATION_ERROR = 0.01  # of resolved spectra at single wave vectors, mean
+QUICK_REACH_SIGMAS = 4.0  # of lines of the forward model where it only finds the way
 FORWARD_BYTES = 2e8  # most memory for the matrices of the forward model on its own voxels
 ELASTIC_WIDTHS = 5.0  # cells within this many standard deviations of E = 0 are left out
 EI_TOLERANCE = 0.01  # a chunk whose incident energy differs by more belongs to another experiment
@@ -177,27 +178,20 @@ class Measurement:
     def _zone(self) -> ZoneMap:
         """Grid of the zone; where it is large, as wide as the error of continued modes allows."""
         wanted = ZONE_STEP * self.experiment.path.voxel_rlu
-        point = bytes_per_point(self.model)
         zone = self._zone_of(wanted)
-        if zone.n_points * point <= SMALL_ZONE_BYTES:
+        if zone.n_points * bytes_per_point(self.model) <= min(SMALL_ZONE_BYTES, ZONE_BYTES):
             return zone
-        error = np.inf
-        for factor in WIDER:
-            wider = self._zone_of(factor * wanted)
-            if wider.n_points * point > ZONE_BYTES and np.isfinite(error):
+        point = bytes_per_point(self.model, basis=False)
+        step = WIDER[0] * wanted
+        while (zone := self._zone_of(step)).n_points * point > ZONE_BYTES:
+            step *= max(1.03, (zone.n_points * point / ZONE_BYTES) ** (1 / 3))
+        error = self._continuation_error(zone)
+        for factor in WIDER[1:]:
+            finer = self._zone_of(factor * wanted)
+            if error <= CONTINUATION_ERROR or finer.n_points * point > ZONE_BYTES:
                 break
-            zone, step = wider, factor * wanted
-            error = continuation_error(
-                zone,
-                model=self.model,
-                energy=self.energy,
-                ei_meV=self.ei_meV,
-                resolution=self.instrument.resolution,
-            )
-            if error <= CONTINUATION_ERROR and zone.n_points * point <= ZONE_BYTES:
-                break
-        else:
-            step = wanted
+            zone, step = finer, factor * wanted
+            error = self._continuation_error(zone)
         tell = log.info if error <= CONTINUATION_ERROR else log.warning
         tell(
             "zone_grid_widened",
@@ -211,6 +205,15 @@ class Measurement:
             f"by {error:.1%}, of which about a third is left in a cell",
         )
         return zone
+
+    def _continuation_error(self, zone: ZoneMap) -> float:
+        return continuation_error(
+            zone,
+            model=self.model,
+            energy=self.energy,
+            ei_meV=self.ei_meV,
+            resolution=self.instrument.resolution,
+        )
 
     def _zone_of(self, step_rlu: float) -> ZoneMap:
         return build_zone_map(
@@ -253,6 +256,7 @@ class Measurement:
             ei_meV=self.ei_meV,
             temperature_K=self.experiment.sample.temperature_K,
             resolution=self.instrument.resolution,
+            **({"reach_sigmas": QUICK_REACH_SIGMAS} if self.by_tangents else {}),
         )
 
     def calibrated(self, instrument: Instrument) -> Instrument:

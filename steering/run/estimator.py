@@ -176,7 +176,8 @@ class Estimator:
             scale = None if base is None else base.posterior.can_scale
             guesses = self._first_guess.guess(self._can.net(ledger.chunks, ledger.sums, scale))
             starts.extend(np.clip(guesses, measurement.prior.lower, measurement.prior.upper))
-        draws = RANDOM_STARTS.get(len(ledger.chunks), 1)
+        known = base is not None and measurement.by_tangents
+        draws = 0 if known else RANDOM_STARTS.get(len(ledger.chunks), 1)
         if draws:
             rng = np.random.default_rng([len(ledger.chunks), 20261])
             starts.extend(measurement.quick_forward.draw(measurement.prior, draws, rng))
