@@ -32,9 +32,11 @@ NUISANCE_SIGMA = (5.0, 3.0, 3.0, 0.05)  # prior widths of ``NUISANCES``; the res
 ANCHOR_SIGMAS = 1.0  # exact rates are carried over this many sigma
 BETTER_THAN_BEFORE = 1.0  # of minus log posterior: less does not drop tangents that still hold
 ANCHOR_LOG_WIDTH = 0.03
+SLOPE_SIGMAS = 2.0  # slopes of tangents are taken anew when theta has moved farther
+SAME_SIGMAS = 2.0  # what annealing finds closer to the answer before is that answer
 TANGENT_SIGMAS = 1.5  # tangents carry exact rates over this many sigma at most
 BENT = (
-    0.1  # and where the second order, judged from the first, adds no more than this to chi-square
+    0.3  # and where the second order, judged from the first, adds no more than this to chi-square
 )
 ANCHOR_ROUNDS = 6
 NEGLIGIBLE_DECREASE = 0.01  # of minus log posterior: a tenth of a sigma
@@ -86,6 +88,7 @@ class _Tangent:
     log_width: float
     exact: FloatArray  # (path_bins, energy_bins), scale 1
     slope: FloatArray  # (path_bins, energy_bins, K + 1), the last by the logarithm of the width
+    slope_values: FloatArray  # (K,) where the slope was taken
 
     def at(self, values: FloatArray, log_width: float) -> tuple[FloatArray, FloatArray]:
         """Rate and its derivatives, scale 1."""
@@ -265,6 +268,12 @@ class Refinement:
             gaps = [np.abs((candidate.values - d.values) / d.sigma).max() for d in distinct]
             if len(distinct) < 2 and min(gaps, default=np.inf) > 1.0:
                 distinct.append(candidate)
+        exactly = self.exact is not None and all(o.trajectories is not None for o in observations)
+        if warm is not None and self.exact is not None and exactly and self.tangents:
+            moved = [np.abs((d.values - warm.values) / d.sigma).max() for d in distinct]
+            if max(moved) < SAME_SIGMAS:
+                theta = warm.theta.copy()
+                return self._score_exactly(self.exact, observations, theta, warm.sigma, iterations)
         candidates = [self._anneal(pooled, p.theta.copy(), BLURS_MEV[3:], 8) for p in distinct]
         if warm is not None:
             candidates.append(self._score([pooled], warm.theta.copy(), 8))
@@ -289,7 +298,8 @@ class Refinement:
         """Score with the folded rates corrected to the exact ones, until the answer stays."""
         rounds = 0
         while True:
-            anchors = self._anchored(exact, observations, theta, sigma)
+            share = 0.5 if rounds == 0 or not self.tangents else 0.9
+            anchors = self._anchored(exact, observations, theta, sigma, share)
             posterior = self._score(observations, theta.copy(), iterations, anchors=anchors)
             sigma = posterior.sigma
             carried = zip(anchors, observations, strict=True)
@@ -309,6 +319,7 @@ class Refinement:
         observations: Sequence[Observation],
         theta: FloatArray,
         sigma: FloatArray,
+        share: float,
     ) -> list[_Anchor | _Tangent]:
         """Exact rates of every orientation, computed anew where theta has moved away."""
         values, width = theta[self.layout.parameters], float(theta[self.layout.log_width])
@@ -317,13 +328,25 @@ class Refinement:
         for observation in observations:
             anchor = self._anchors.get(observation.key)
             if anchor is None or not self._carries(
-                anchor, observation, theta, sigma, 0.5, len(observations)
+                anchor, observation, theta, sigma, share, len(observations)
             ):
                 if not states:
                     states.append((self.model.prepare(values), exact.prepare(values)))
                 if observation.trajectories is None:
                     raise InputError("observation has no trajectories; the exact rate needs them")
                 folded, along_pixels = states[0]
+                if isinstance(anchor, _Tangent) and (
+                    np.max(np.abs(values - anchor.slope_values) / sigma) < SLOPE_SIGMAS
+                    and abs(width - anchor.log_width) < ANCHOR_LOG_WIDTH
+                ):
+                    rate, _ = exact.rates(
+                        observation.trajectories(), along_pixels, log_width=width, gradient=False
+                    )
+                    anchor = replace(anchor, values=values.copy(), log_width=width, exact=rate)
+                    if observation.key:
+                        self._anchors[observation.key] = anchor
+                    anchors.append(anchor)
+                    continue
                 rate, slope = self.model.rates(
                     observation.exposure(), folded, log_width=width, gradient=True
                 )
@@ -337,6 +360,7 @@ class Refinement:
                         log_width=width,
                         exact=exactly,
                         slope=np.concatenate([along, by_width], axis=-1),
+                        slope_values=values.copy(),
                     )
                 else:
                     anchor = _Anchor(
