@@ -14,7 +14,7 @@ export BEAMSTEER_SHARED_DATA
 # Two test workers share two cores: one thread for each of their numerical libraries.
 ONE_THREAD := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1 NUMBA_NUM_THREADS=1
 
-.PHONY: help setup system demo test kernels prove bench serve kafka lint contracts
+.PHONY: help setup system demo test kernels prove soak bench serve kafka lint contracts
 
 help:
 	@echo "make demo    simulate and replay a short germanium scan, then invert measured aluminium"
@@ -23,6 +23,7 @@ help:
 	@echo "make test    every test but the slow ones"
 	@echo "make kernels the tests that feel a last bit, under two sets of OpenBLAS kernels"
 	@echo "make prove   the slow ones, with the figures they measure"
+	@echo "make soak    two hours of stream at 20 MB/s through one worker (SOAK=\"--minutes 20\" for less)"
 	@echo "make bench   ratios to peers, into build/bench.json"
 	@echo "make lint    ruff, pyright, import contracts"
 	@echo "make contracts  renew docs/openapi.json and docs/metrics.md from the code"
@@ -101,6 +102,10 @@ kernels: setup
 
 prove: setup system
 	$(BIN)/python -m pytest -s -m slow --ignore tests/benchmarks
+
+# SOAK may hold options, e.g. SOAK="--minutes 20 --megabytes-per-s 5 --folder /var/tmp/soak".
+soak: setup system
+	$(ONE_THREAD) $(BIN)/python -m tests.soak $(SOAK)
 
 bench: setup
 	@mkdir -p build

@@ -1,7 +1,15 @@
 """Messages into sums: events and histograms added to cells."""
 
 from consumers.fold.can_fold import CanRun, PredictedCan
-from consumers.fold.chunk_fold import FOLD_VERSION, Can, ChunkFold, fault_of, trajectories_of
+from consumers.fold.chunk_fold import (
+    FOLD_VERSION,
+    Can,
+    ChunkFold,
+    Foreseen,
+    fault_of,
+    foresee,
+    trajectories_of,
+)
 from consumers.fold.folding import EventAccount
 from consumers.fold.histogram_fold import histogram_input
 from consumers.fold.messages import (
@@ -24,6 +32,7 @@ __all__ = [
     "EventAccount",
     "EventBlock",
     "FOLD_VERSION",
+    "Foreseen",
     "HistogramBlock",
     "Message",
     "Payload",
@@ -32,6 +41,7 @@ __all__ = [
     "fault_of",
     "fold_powder_events",
     "fold_powder_histogram",
+    "foresee",
     "histogram_input",
     "trajectories_of",
 ]

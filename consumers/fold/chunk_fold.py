@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import structlog
@@ -28,7 +28,7 @@ from simulations.likelihood import Trajectories, trace_trajectories
 log = structlog.get_logger()
 
 # Grows when the same events, pixels and settings fold to other bits than before.
-FOLD_VERSION = 1
+FOLD_VERSION = 2
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,6 +58,31 @@ class FoldedChunk:
     can: CellSums | None
 
 
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Foreseen:
+    """What an orientation looks at and exposes, computed before its events are folded."""
+
+    sight: Sight
+    exposure: VoxelExposure  # for one coulomb
+    trajectories: Trajectories  # for one coulomb
+
+    def fits(self, psi_deg: float, instrument: Instrument) -> bool:
+        """Whether it is that of this orientation and these pixels, to the last bit."""
+        return self.sight.psi_deg == psi_deg and _same_pixels(self.sight.instrument, instrument)
+
+
+def foresee(geometry: FoldGeometry, instrument: Instrument, psi_deg: float) -> Foreseen:
+    """Compute what a dwell of events at this psi needs besides its events."""
+    sight = geometry.sight(psi_deg, instrument)
+    return Foreseen(sight=sight, exposure=sight.exposure(), trajectories=trajectories_of(sight))
+
+
+def _same_pixels(one: Instrument, other: Instrument) -> bool:
+    return one is other or all(
+        np.array_equal(getattr(one, f.name), getattr(other, f.name)) for f in fields(Instrument)
+    )
+
+
 class ChunkFold:
     """Sums of one open dwell. A fault in a block fails the dwell, never the run.
 
@@ -70,6 +95,8 @@ class ChunkFold:
     can : Can
     fault : str, optional
         Why the dwell cannot be folded, where that is known from the start.
+    foreseen : Foreseen, optional
+        Taken where it fits; the fold is the same.
     """
 
     def __init__(
@@ -80,6 +107,7 @@ class ChunkFold:
         instrument: Instrument,
         can: Can,
         fault: str | None = None,
+        foreseen: Foreseen | None = None,
     ) -> None:
         self.start = start
         self.fault = fault
@@ -90,6 +118,8 @@ class ChunkFold:
         self._counts = np.zeros(geometry.shape, dtype=np.int64)
         self._histogram = False
         self._sight: Sight | None = None
+        fits = foreseen is not None and foreseen.fits(start.psi_deg, instrument)
+        self._foreseen = foreseen if fits else None
         self._folded_can: FoldedCan | None = None
 
     def take(self, block: EventBlock | HistogramBlock) -> None:
@@ -154,9 +184,13 @@ class ChunkFold:
             if unknown is not None and edges_meV is not None:
                 steps = self._geometry.histogram_steps(edges_meV)
                 unknown = unknown | unknown_pairs(fitting, steps, unknown.shape)
-        sight = self._geometry.sight(
-            self.start.psi_deg, self._instrument, histogram_edges_meV=edges_meV, unknown=unknown
-        )
+        if edges_meV is None and unknown is None and self._foreseen is not None:
+            sight = self._foreseen.sight
+        else:
+            self._foreseen = None
+            sight = self._geometry.sight(
+                self.start.psi_deg, self._instrument, histogram_edges_meV=edges_meV, unknown=unknown
+            )
         if fitting:
             self._folded_can = fold_can(fitting, sight)
         self._sight = sight
@@ -175,8 +209,11 @@ class ChunkFold:
             raise InputError(fault)
         try:
             sight = self._look()  # a chunk without any event still has exposure
-            exposure = sight.exposure(reduced=self.reduced)
-            trajectories = trajectories_of(sight, reduced=self.reduced)
+            if self._foreseen is not None:
+                exposure, trajectories = self._foreseen.exposure, self._foreseen.trajectories
+            else:
+                exposure = sight.exposure(reduced=self.reduced)
+                trajectories = trajectories_of(sight, reduced=self.reduced)
         except ValueError as error:
             raise InputError(fault_of(error)) from error
         charge = 1.0 if self.reduced else stop.proton_charge

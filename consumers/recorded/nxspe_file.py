@@ -15,6 +15,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from consumers.recorded.empty_bins import settle_empty_bins
 from consumers.recorded.hdf5_file import (
     UnreadableError,
     child_array,
@@ -36,6 +37,7 @@ from simulations.instrument import (
 
 EXTENSION = "beamsteer"
 EXTENSION_VERSION = 1
+MANTID = "mantid_workspace_1"  # group of a workspace that Mantid's SaveNexus wrote
 MASKED_BELOW = -1e29  # NXSPE 1.0 writes -1e30 where there is no data
 
 
@@ -62,6 +64,8 @@ class ReducedRun:
     absent: NDArray[np.bool_] | None = None  # (pixels, bins) pairs that the file does not hold
     recorded: int = 0  # pixels of an SQW file that belong to the run
     left_out: int = 0  # of them, those that are not in intensity: repeated, or above Ei
+    ei_from: str = ""  # where Ei was found, if not where the format has it
+    empty_bins: int = 0  # bins of reduced data without a count; see ``settle_empty_bins``
 
 
 def read_nxspe(
@@ -81,7 +85,8 @@ def read_nxspe(
     Returns
     -------
     ReducedRun
-        Detectors without a finite angle or without any valid bin are masked pixels. Pixels lie at
+        Detectors without a finite angle or without any valid bin are masked pixels; zeros without
+        an error are told apart by ``settle_empty_bins``. Pixels lie at
         (polar, azimuthal, distance): polar from the beam, azimuthal from +x (horizontal) to +y
         (up). Solid angles are ``sin(polar) * polar_width * azimuthal_width`` with widths kept
         within a full turn; approximate, where the file is not ours.
@@ -97,7 +102,7 @@ def read_nxspe(
         problems: list[str] = []
         data = _child(path, entry, "data")
         info = _child(path, entry, "NXSPE_info")
-        ei = _ei(path, entry, info, ei_meV)
+        ei, ei_from = _ei(path, entry, info, ei_meV)
         psi = _psi(path, info, psi_deg)
         intensity, error = _blocks(path, data)
         edges = _edges(path, data, intensity.shape[1], ei, problems)
@@ -115,13 +120,20 @@ def read_nxspe(
         error = np.where(bad, np.nan, error)
         extension = entry.get(EXTENSION)
         ours = isinstance(extension, h5py.Group)
-        empty = np.logical_and.reduce(bad, axis=1)
-        instrument = _instrument(path, entry, data, extension if ours else None, empty, problems)
         counts, charge, minutes, run_number, start_ns = None, 1.0, 0.0, "", 0
         temperature: float | None = None
         if ours:
             _check_extension(path, extension)
             counts = _counts(path, extension, intensity.shape)
+        empty_bins = 0
+        if counts is None:
+            settled = settle_empty_bins(intensity, error)
+            intensity, error = settled.intensity, settled.error
+            empty_bins = int(settled.empty.sum())
+            problems += settled.problems
+        empty = np.logical_and.reduce(np.isnan(intensity), axis=1)
+        instrument = _instrument(path, entry, data, extension if ours else None, empty, problems)
+        if ours:
             charge = child_number(extension, "proton_charge")
             minutes = child_number(extension, "minutes")
             if not (charge > 0 and minutes >= 0 and np.isfinite(charge * minutes)):
@@ -164,12 +176,20 @@ def read_nxspe(
             run_number=run_number,
             start_time_ns=start_ns,
             problems=tuple(problems),
+            empty_bins=empty_bins,
+            ei_from=ei_from,
         )
 
 
 def _entry(path: Path, file: h5py.File) -> h5py.Group:
     entries = group_of_class(file, "NXentry")
     spe = [g for g in entries if "NXSPE_info" in g]
+    if not spe and MANTID in file:
+        raise UnreadableError(
+            f"{path}: a processed workspace of Mantid, not NXSPE, whatever its name; expected "
+            f"what SaveNXSPE writes. In Mantid: SaveNXSPE(LoadNexus({path.name!r}), "
+            f"'{path.stem}-spe.nxspe', Efixed=Ei in meV, Psi=psi in degrees)"
+        )
     if not spe:
         raise UnreadableError(
             f"{path}: no NXentry with NXSPE_info among {len(entries)} entries; expected an NXSPE "
@@ -189,15 +209,16 @@ def _child(path: Path, entry: h5py.Group, name: str) -> h5py.Group:
     return group
 
 
-def _ei(path: Path, entry: h5py.Group, info: h5py.Group, given: float | None) -> float:
-    for value in (
-        child_number(info, "fixed_energy"),
-        child_number(entry, "instrument/fermi/energy"),
-        child_number(entry, "instrument/energy"),
-        np.nan if given is None else float(given),
+def _ei(path: Path, entry: h5py.Group, info: h5py.Group, given: float | None) -> tuple[float, str]:
+    """Incident energy and, where it is not ``fixed_energy``, what it is."""
+    for value, place in (
+        (child_number(info, "fixed_energy"), ""),
+        (child_number(entry, "instrument/fermi/energy"), "instrument/fermi/energy of the file"),
+        (child_number(entry, "instrument/energy"), "instrument/energy of the file"),
+        (np.nan if given is None else float(given), "what the operator gave"),
     ):
         if np.isfinite(value) and value > 0:
-            return float(value)
+            return float(value), place
     raise UnreadableError(
         f"{path}: fixed_energy is {child_number(info, 'fixed_energy')}; expected the incident "
         "energy in meV. Give --ei to init, instrument.ei_meV to a fold"

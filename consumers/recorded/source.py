@@ -10,6 +10,7 @@ from typing import TypeVar
 
 import h5py
 import numpy as np
+import structlog
 
 from consumers.fold import (
     ChunkStart,
@@ -29,7 +30,7 @@ from consumers.recorded.isis_event_file import (
     read_isis_run,
 )
 from consumers.recorded.isis_event_layout import is_isis
-from consumers.recorded.nxspe_file import ReducedRun, read_nxspe
+from consumers.recorded.nxspe_file import MANTID, ReducedRun, read_nxspe
 from consumers.recorded.sns_event_file import (
     EventRun,
     check_events,
@@ -286,6 +287,13 @@ class RecordedSource:
 
     def _reduced(self, plan: _Plan, run: ReducedRun, seen: set[str]) -> Iterator[Payload]:
         chunk = _new_chunk(plan.path, run.run_number or plan.path.stem, seen)
+        if run.ei_from:
+            log.warning(
+                "ei_taken_elsewhere",
+                file=str(plan.path),
+                ei_meV=run.ei_meV,
+                reason=f"fixed_energy is missing; this is {run.ei_from}",
+            )
         yield ChunkStart(
             chunk=chunk,
             instrument_name=run.instrument.name,
@@ -355,6 +363,8 @@ def kind_of_file(path: Path | str) -> str:
             return "isis-events"
         if any(group_of_class(entry, "NXevent_data") for entry in entries):
             return "sns-events"
+        if MANTID in file:
+            return "nxspe"  # named as one by many; its reader says what to do
         raise UnreadableError(
             f"{path}: HDF5 with {len(entries)} NXentry groups, none of them NXSPE or with bank "
             "events; expected an .nxspe or an SNS event file"
@@ -385,6 +395,8 @@ def _order(path: Path, psi_deg: float | None) -> tuple[float, float, str]:
     )
 
 
+log = structlog.get_logger()
+
 _ANY_EI_MEV = 1e9  # stands in for an unknown one while looking: above every energy transfer
 _REPORTED = (
     "instrument",
@@ -404,6 +416,7 @@ _REPORTED = (
     "solid_angle_sr",
     "bins",
     "masked_bins",
+    "empty_bins",
     "energy_meV",
     "angle_logs",
     "t0_us",
@@ -446,10 +459,11 @@ def inspect_file(
         nothing but the kind could be told), ``instrument, ei_meV,
         psi_deg, temperature_K, title, run_number, start_time_ns, minutes, proton_charge, events,
         filtered`` (reason to events), ``pixels, masked_pixels, two_theta_deg`` (of live pixels),
-        ``solid_angle_sr`` (of live pixels), ``bins`` and ``masked_bins`` (of live pixels, reduced
-        files), ``energy_meV`` (lowest, highest; of events above -Ei), ``angle_logs, t0_us,
-        orientation`` (UB, rows first), what ``inspect_sqw`` and ``inspect_isis`` tell, ``problems``
-        (list of str) and ``unknown`` (list of str: what the file cannot tell an experiment).
+        ``solid_angle_sr`` (of live pixels), ``bins``, ``masked_bins`` and ``empty_bins`` (without
+        data and without a count, of live pixels, reduced files), ``energy_meV`` (lowest,
+        highest; of events above -Ei), ``angle_logs, t0_us, orientation`` (UB, rows first), what
+        ``inspect_sqw`` and ``inspect_isis`` tell, ``problems`` (list of str) and ``unknown``
+        (list of str: what the file cannot tell an experiment).
         Values that are not there are None. Events are read to the last one.
     """
     path = Path(path)
@@ -548,6 +562,7 @@ def _inspect_spe(
         "pixels": len(block.intensity),
         "bins": len(edges) - 1,
         "masked_bins": int(np.isnan(block.intensity).sum()),
+        "empty_bins": block.empty_bins,
         "energy_meV": (float(edges[0]), float(edges[-1])),
     }
     problems += block.problems
@@ -578,6 +593,8 @@ def _inspect_nxspe(
     if run.ei_meV == _ANY_EI_MEV:
         report["ei_meV"] = None
         problems.append("no incident energy; give --ei to init, instrument.ei_meV to a fold")
+    elif run.ei_from:
+        problems.append(f"fixed_energy is missing; Ei of {run.ei_meV:g} meV is {run.ei_from}")
     if run.instrument.name.upper() in NAMELESS:
         report["instrument"] = None
     problems += run.problems
@@ -603,5 +620,6 @@ def _reduced(run: ReducedRun) -> dict[str, object]:
         "start_time_ns": run.start_time_ns or None,
         "bins": len(edges) - 1,
         "masked_bins": int(live.sum()),
+        "empty_bins": run.empty_bins,
         "energy_meV": (float(edges[0]), float(edges[-1])),
     }

@@ -22,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
+from consumers.recorded.empty_bins import settle_empty_bins
 from consumers.recorded.hdf5_file import UnreadableError
 from consumers.recorded.nxspe_file import MASKED_BELOW, ReducedRun
 from simulations.arrays import FloatArray
@@ -40,6 +41,7 @@ class SpeBlock:
     energy_edges_meV: FloatArray  # (bins + 1,)
     intensity: FloatArray  # (detectors, bins); NaN where masked
     error: FloatArray  # (detectors, bins); NaN where masked
+    empty_bins: int = 0  # bins without a count; see ``settle_empty_bins``
     problems: tuple[str, ...] = ()
 
 
@@ -130,6 +132,7 @@ def read_spe(
         run_number="",
         start_time_ns=0,
         problems=tuple(problems),
+        empty_bins=block.empty_bins,
     )
 
 
@@ -207,12 +210,15 @@ def read_spe_block(path: Path | str) -> SpeBlock:
     intensity, error = np.stack(rows["S"]), np.stack(rows["errors"])
     problems = [] if lines.done() else ["text follows the last detector; left out"]
     bad = ~np.isfinite(intensity) | (intensity < MASKED_BELOW) | ~np.isfinite(error) | (error < 0)
+    settled = settle_empty_bins(np.where(bad, np.nan, intensity), np.where(bad, np.nan, error))
     return SpeBlock(
         energy_edges_meV=edges,
-        intensity=np.where(bad, np.nan, intensity),
-        error=np.where(bad, np.nan, error),
+        intensity=settled.intensity,
+        error=settled.error,
+        empty_bins=int(settled.empty.sum()),
         problems=(
             *problems,
+            *settled.problems,
             "no raw counts and no charge: an SPE file, k_i/k_f taken as applied",
         ),
     )

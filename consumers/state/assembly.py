@@ -21,6 +21,7 @@ from consumers.state.event_spill_file import EventSpill
 from consumers.state.manifest_store import ChunkRecord, Manifest, Position
 from consumers.state.offset_ledger import DeadLetter, OffsetLedger, place_of
 from consumers.state.run_assembly import Outline, RunAssembly
+from consumers.state.settling import settling
 from consumers.state.stream_clock import SECOND
 from consumers.wire import (
     Described,
@@ -278,6 +279,21 @@ class Assembler:
 
     # -- chunks out -----------------------------------------------------------------------------
 
+    def settling(self, log: str) -> list[float | None]:
+        """Average of a log in every dwell of events that has stopped and waits for what is late."""
+        return settling(tuple(self._runs.values()), log)
+
+    def relieve(self) -> None:
+        """Bring events out of memory that found no room on disk when they came; before ``due``.
+
+        Raises
+        ------
+        OSError
+            If they still cannot be written; nothing is lost then.
+        """
+        for run in self._runs.values():
+            run.held.relieve()
+
     def due(self, now_ns: int, *, finish: bool = False) -> list[AssembledChunk]:
         """Chunks that are complete, or changed after they were closed.
 
@@ -289,15 +305,13 @@ class Assembler:
             Clock here.
         finish : bool
             The stream has ended: close what is open and settle what is left.
-
-        Raises
-        ------
-        OSError
-            If events that are too many for memory cannot be written; nothing has changed then.
         """
-        for run in self._runs.values():
-            run.held.relieve()
-        chunks = [c for run in self._runs.values() for c in run.due(now_ns, finish=finish)]
+        stream_ns = max((run.clock.newest_ns for run in self._runs.values()), default=0)
+        chunks = [
+            chunk
+            for run in self._runs.values()
+            for chunk in run.due(now_ns, finish=finish, stream_ns=stream_ns)
+        ]
         self._drop_strays(now_ns, finish)
         for name in [name for name, run in self._runs.items() if run.is_idle(now_ns)]:
             del self._runs[name]  # keys name runs, and anybody may send a key

@@ -71,7 +71,11 @@ def closing_of(
         )
     passed = clock.newest_ns >= end_ns + patience.settle_ns
     if dwell.ends is None:  # the stop may be late, and so may a start in between
-        waited = after is not None and now_ns - after.since_ns >= patience.lateness_ns
+        # a restored dwell came long ago, but this one was read again when we began
+        waited = (
+            after is not None
+            and now_ns - max(after.since_ns, dwell.since_ns) >= patience.lateness_ns
+        )
         if not (finish or (passed and waited)):
             return None
         note = "no stop came; closed where the next dwell starts"

@@ -73,6 +73,7 @@ class Sample(NamedTuple):
     value: float
     place: Place
     since_ns: int  # by the clock here
+    known: bool = False  # a closed dwell has it
 
 
 @dataclass(slots=True, eq=False)
@@ -108,12 +109,12 @@ class LogBook:
         series = self.samples.setdefault(source, [])
         series.insert(bisect_right(series, sample.time_ns, key=_time), sample)
 
-    def disown(self, source: str, time_ns: int) -> None:
-        """A dwell has the sample of this time already; the next may begin with it all the same."""
+    def mark_known(self, source: str, time_ns: int) -> None:
+        """A closed dwell has the sample of this time; others may need it all the same."""
         series = self.samples.get(source, [])
         i = bisect_right(series, time_ns, key=_time) - 1
         if i >= 0 and series[i].time_ns == time_ns:
-            series[i] = series[i]._replace(place=NOWHERE)
+            series[i] = series[i]._replace(known=True)
 
     def remove(self, source: str, place: Place) -> None:
         """Forget the sample that came there."""
@@ -165,8 +166,8 @@ class LogBook:
         """A time after all samples; 0 without any."""
         return max((s[-1].time_ns + 1 for s in self.samples.values() if s), default=0)
 
-    def settle(self, limit_ns: int, since_ns: int | None) -> list[Place]:
-        """Carry the newest sample before a time, forget it and the older ones; their places.
+    def settle(self, limit_ns: int, since_ns: int | None) -> list[Sample]:
+        """Carry the newest sample before a time, forget it and the older ones, which come back.
 
         Parameters
         ----------
@@ -175,7 +176,7 @@ class LogBook:
         since_ns : int, optional
             By the clock here: a sample that came later keeps itself and all after it.
         """
-        done: list[Place] = []
+        done: list[Sample] = []
         for source, samples in self.samples.items():
             n = bisect_right(samples, limit_ns - 1, key=_time)
             if since_ns is not None:
@@ -185,7 +186,7 @@ class LogBook:
             newest = samples[n - 1]
             if source not in self.carried or self.carried[source][0] <= newest.time_ns:
                 self.carried[source] = (newest.time_ns, (newest.value,))
-            done += [s.place for s in samples[:n]]
+            done += samples[:n]
             del samples[:n]
         return done
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from operator import attrgetter
 
 import numpy as np
 
@@ -85,7 +86,7 @@ class RunAssembly:
         self.dwells, self.held = Dwells(), HeldData(spill)
         self.logs, self.clock = LogBook(), StreamClock()
         self._ledger, self._outline, self._patience = ledger, outline, patience
-        self._now_ns, self._finishing = 0, False  # of the last turn
+        self._now_ns, self._stream_ns, self._finishing = 0, 0, False  # of the last turn
         self._instrument, self._established = instrument, set[Origin]()
         self._questioned: list[Dwell] = []  # starts inside a dwell of another origin
         self._late_samples: list[LateSample] = []
@@ -168,7 +169,7 @@ class RunAssembly:
         A dwell whose stop never comes must not hold them for ever.
         """
         waiting, self._questioned = self._questioned, []
-        for dwell in sorted(waiting, key=_start):
+        for dwell in sorted(waiting, key=attrgetter("start_ns")):
             self._admit(dwell)
             waited = self._now_ns - dwell.since_ns >= self._patience.timeout_ns
             if dwell in self._questioned and (waited or self._finishing):
@@ -351,7 +352,7 @@ class RunAssembly:
 
     # -- chunks out -----------------------------------------------------------------------------
 
-    def due(self, now_ns: int, *, finish: bool) -> list[AssembledChunk]:
+    def due(self, now_ns: int, *, finish: bool, stream_ns: int = 0) -> list[AssembledChunk]:
         """Chunks that are complete, or changed after they were closed.
 
         Parameters
@@ -360,8 +361,10 @@ class RunAssembly:
             Clock here.
         finish : bool
             The stream has ended: close what is open and settle what is left.
+        stream_ns : int
+            How far any run has come: what it has passed is over for a silent run as well.
         """
-        self._now_ns, self._finishing = now_ns, finish
+        self._now_ns, self._stream_ns, self._finishing = now_ns, stream_ns, finish
         since_ns = self._late_since_ns
         if since_ns is not None and (
             finish
@@ -536,7 +539,7 @@ class RunAssembly:
         Every recording is read once, however much came late.
         """
         changed: list[Dwell] = []
-        for sample in sorted(self._late_samples, key=_time):
+        for sample in sorted(self._late_samples, key=attrgetter("time_ns")):
             place = place_of(sample.raw)
             try:
                 effects = [
@@ -548,8 +551,8 @@ class RunAssembly:
                 self._ledger.bury(sample.raw, why_unreadable(error))
                 continue
             if any(effect == "known" for _, effect in effects):
-                self.logs.disown(sample.source, sample.time_ns)
-                self._ledger.settle(place, "duplicates", again="logs")
+                # it settles with the others: an earlier dwell that is open may need it too
+                self.logs.mark_known(sample.source, sample.time_ns)
             else:
                 changed += [dwell for dwell, effect in effects if effect == "changes"]
         changed += self._judge_late_data()
@@ -564,7 +567,9 @@ class RunAssembly:
         """Take from late data what closed dwells have already; those that the rest changes."""
         changed: list[Dwell] = []
         known: dict[str, frozenset[Identity]] = {}
-        for held in sorted((h for h in self.held if h.late is not None), key=_first):
+        for held in sorted(
+            (h for h in self.held if h.late is not None), key=attrgetter("first_ns")
+        ):
             raw, held.late = held.late, None
             for dwell in self._near(held):
                 if dwell.record is None or dwell.record.recording is None:
@@ -599,11 +604,11 @@ class RunAssembly:
     # -- what belongs nowhere -------------------------------------------------------------------
 
     def _drop_between(self) -> None:
-        """Count pulses of no dwell, once the stream is well beyond them."""
+        """Count pulses of no dwell that the stream is well beyond."""
         finish, since_ns = self._finishing, self._now_ns - self._patience.lateness_ns
         for suspect in self.clock.without_witness(None if finish else since_ns):
             self._drop_suspect(suspect)
-        limit = self.clock.newest_ns - self._patience.lateness_ns
+        limit = self._passed_ns()
         waiting = [(d, d.start_ns, self.dwells.end_of(d)) for d in self.dwells if d.waiting]
         questioned = {d.job for d in self._questioned}
         dropped = False
@@ -626,6 +631,12 @@ class RunAssembly:
         if dropped:
             self._settle_used_up()
         self._settle_samples()
+
+    def _passed_ns(self) -> int:
+        """What the stream is well beyond: of a silent run, what all other runs are beyond."""
+        quiet = self._now_ns - self.clock.heard_ns >= self._patience.lateness_ns
+        newest_ns = max(self.clock.newest_ns, self._stream_ns if quiet else 0)
+        return newest_ns - self._patience.lateness_ns
 
     def _drop_suspect(self, suspect: Suspect) -> None:
         """A message that jumped ahead of the stream and stayed alone; not if a dwell has it."""
@@ -665,15 +676,17 @@ class RunAssembly:
 
     def _settle_samples(self) -> None:
         """Samples that no open dwell needs: the newest is carried, the others are done with."""
-        limit = self.clock.newest_ns - self._patience.lateness_ns
+        limit = self._passed_ns()
         waiting = [d.start_ns for d in (*self.dwells, *self._questioned) if d.waiting]
         limit = min([limit, *waiting])
         if self._finishing and not waiting:
             limit = max(limit, self.logs.beyond_ns)
         # a topic that is read later may still bring the dwell of a new sample
         since_ns = None if self._finishing else self._now_ns - self._patience.lateness_ns
-        for place in self.logs.settle(limit, since_ns):
-            self._ledger.settle(place, "logs")
+        for sample in self.logs.settle(limit, since_ns):
+            self._ledger.settle(
+                sample.place, "duplicates" if sample.known else "logs", again="logs"
+            )
 
 
 def _why_final(record: ChunkRecord) -> str:
@@ -681,15 +694,3 @@ def _why_final(record: ChunkRecord) -> str:
         f"it belongs to chunk {record.chunk!r}, which is closed and whose recording was removed; "
         "expected it before. Keep recordings longer (source.retention.recordings)"
     )
-
-
-def _start(dwell: Dwell) -> int:
-    return dwell.start_ns
-
-
-def _time(sample: LateSample) -> int:
-    return sample.time_ns
-
-
-def _first(held: Held) -> int:
-    return held.first_ns

@@ -5,6 +5,7 @@ from consumers.transport.adara_sink import AdaraSink
 from consumers.transport.adara_source import AdaraSource
 from consumers.transport.dead_letters import DeadLetters
 from consumers.transport.kafka_connection import create_topics
+from consumers.transport.kafka_facts import describe_broker
 from consumers.transport.kafka_settings import KafkaSection, KafkaTopics, consumer_arguments
 from consumers.transport.kafka_sink import KafkaSink
 from consumers.transport.kafka_source import KafkaSource
@@ -36,6 +37,7 @@ __all__ = [
     "ZmqSection",
     "consumer_arguments",
     "create_topics",
+    "describe_broker",
     "read_tape",
     "zmq_sink",
     "zmq_source",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -17,8 +18,14 @@ from kafka.admin import (
 )
 from kafka.structs import TopicPartition
 
-from consumers.transport.kafka_connection import MISSING_TOPIC, creation, explain, open_client
-from consumers.transport.kafka_settings import FRAME_BYTES, KafkaSection
+from consumers.transport.kafka_connection import (
+    MISSING_TOPIC,
+    creation,
+    describe_topics,
+    explain,
+    open_client,
+)
+from consumers.transport.kafka_settings import FRAME_BYTES, KafkaSection, consumer_arguments
 from simulations.errors import InputError
 
 log = structlog.get_logger()
@@ -113,6 +120,30 @@ def ask_broker(
         for p in places
     }
     return BrokerFacts(topics=topics | unknown, kept=kept)
+
+
+def describe_broker(
+    section: KafkaSection, *, needed_s: float, environment: Mapping[str, str] = os.environ
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """What a broker says of the topics, a line each, and what somebody should change.
+
+    Raises
+    ------
+    ConnectionError
+        If there is no broker, or it lets nobody in.
+    ValueError
+        If a topic is compacted, the numbers of partitions differ, or a topic that is read is not
+        there.
+    """
+    arguments = consumer_arguments(section, environment)
+    describe_topics(section, arguments, section.topics.read)
+    facts = ask_broker(section, arguments, {})
+    lines = tuple(
+        f"{name}: {topic.partitions} partitions, {topic.replicas} replicas"
+        + "".join(f", {key} {topic.config[key]}" for key in CONFIGS if key in topic.config)
+        for name, topic in facts.topics.items()
+    )
+    return lines, judge_broker(facts, section, needed_s=needed_s)
 
 
 def judge_broker(facts: BrokerFacts, section: KafkaSection, *, needed_s: float) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ import os
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import structlog
@@ -13,16 +14,31 @@ from kafka import KafkaProducer, errors
 
 from consumers.transport.kafka_connection import explain, open_client
 from consumers.transport.kafka_settings import KafkaSection, producer_arguments
+from consumers.wire import OversizeError, UndeliveredError
 from simulations.errors import InputError
 
 log = structlog.get_logger()
+NO_TIMESTAMP = -1  # of Kafka's protocol; brokers accept it at any time
+
+# The second of every record in a batch of several.
+STAMP_REFUSED = (errors.InvalidTimestampError, errors.InvalidRecordError)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Message:
+    topic: str
+    value: bytes
+    key: bytes | None
+    headers: list[tuple[str, bytes]]
+    size: int
 
 
 class KafkaSink:
     """Sends messages, confirmed by all replicas, once and in order; a ``wire.Sink``.
 
     What is sent waits in ``buffer_bytes`` of memory until the broker has confirmed it; ``send``
-    blocks while that is full.
+    blocks while that is full. A broker refuses time stamps more than an hour ahead of its clock;
+    where ours is, messages go without.
 
     Parameters
     ----------
@@ -40,16 +56,22 @@ class KafkaSink:
     def __init__(
         self, section: KafkaSection, *, environment: Mapping[str, str] = os.environ
     ) -> None:
-        self._section = section
-        self._producer: Any = open_client(
-            KafkaProducer, section, producer_arguments(section, environment)
-        )
+        self._section, self._environment = section, environment
+        self._producer: Any = self._open()
+        self._stale = False  # the producer refuses everything after one that was too large
         self._change = threading.Condition()  # callbacks come in the library's thread
         self._waiting = 0  # messages
         self._waiting_bytes = 0
         self._failed = 0
         self._cause: Exception | None = None
+        self._failed_topics: set[str] = set()
+        self._refused: list[_Message] = []  # for their time stamp; sent again without one
+        self._stamped = True
         self._closed = False
+
+    def _open(self) -> Any:
+        arguments = producer_arguments(self._section, self._environment)
+        return open_client(KafkaProducer, self._section, arguments)
 
     def send(
         self,
@@ -66,8 +88,8 @@ class KafkaSink:
         ValueError
             If it is larger than ``max_message_bytes``.
         ConnectionError
-            If the buffer stays full for ``patience_s``, the topic is not there, or the broker
-            refused an earlier message.
+            If the buffer stays full for ``patience_s``; ``UndeliveredError`` if the topic is not
+            there, or the broker refused an earlier message.
         """
         size = len(value) + len(key or b"") + sum(len(n) + len(v) for n, v in headers)
         if len(value) > self._section.max_message_bytes:
@@ -76,6 +98,8 @@ class KafkaSink:
                 f"{topic} has {len(value)} bytes; expected at most that many. Raise it here and "
                 "message.max.bytes of the broker, or send fewer events at once."
             )
+        if self._stale:
+            self._renew()
         with self._change:
             self._raise_failures()
             there_is_room = self._change.wait_for(
@@ -94,48 +118,106 @@ class KafkaSink:
                     f"confirmed within kafka.patience_s = {self._section.patience_s:g} s; "
                     "expected a broker that keeps up. Start it, or relieve it."
                 )
+        self._send_refused()
+        self._send(_Message(topic, value, key, list(headers), size))
+
+    def _send(self, message: _Message) -> None:
+        topic, size = message.topic, message.size
+        with self._change:
+            stamped = self._stamped
             self._waiting += 1
             self._waiting_bytes += size
         try:
-            future = self._producer.send(topic, value, key=key, headers=list(headers))
+            future = self._producer.send(
+                topic,
+                message.value,
+                key=message.key,
+                headers=message.headers,
+                timestamp_ms=None if stamped else NO_TIMESTAMP,
+            )
         except Exception as error:
-            self._done(size, None)
+            self._done(size, topic, None)
             if isinstance(error, errors.KafkaTimeoutError):
-                raise ConnectionError(
+                raise UndeliveredError(
                     f"Topic {topic} is not there, or {self._section.bootstrap_servers} is gone: "
                     f"nothing was heard within {self._section.connect_timeout_s:g} s; expected "
-                    "the topic. Create it, correct kafka.topics, or start the broker."
+                    "the topic. Create it, correct kafka.topics, or start the broker.",
+                    frozenset({topic}),
                 ) from error
             if isinstance(error, errors.KafkaError):
-                raise explain(error, self._section) from error
+                why = explain(error, self._section)
+                raise UndeliveredError(str(why), frozenset({topic})) from error
             raise
-        future.add_callback(lambda _: self._done(size, None))
-        future.add_errback(lambda error: self._done(size, error))
+        future.add_callback(lambda _: self._done(size, topic, None))
+        future.add_errback(
+            lambda error: self._done(size, topic, error, message if stamped else None)
+        )
 
-    def _done(self, size: int, error: Exception | None) -> None:
+    def _renew(self) -> None:
+        """Open another producer, once nothing waits in this one."""
+        with self._change:
+            self._change.wait_for(lambda: not self._waiting, timeout=self._section.patience_s)
+            self._raise_failures()
+        self._reopen()
+
+    def _reopen(self) -> None:
+        self._producer.close(timeout=1.0)
+        self._producer = self._open()
+        self._stale = False
+
+    def _send_refused(self) -> None:
+        """Send again, without a time stamp, what a broker refused whose clock is another one.
+
+        Through another producer: one that numbers its messages fails for good after a refusal.
+        """
+        with self._change:
+            if not self._refused:
+                return
+            self._change.wait_for(lambda: not self._waiting, timeout=self._section.patience_s)
+            refused, self._refused = self._refused, []
+        self._reopen()
+        for message in refused:
+            self._send(message)
+
+    def _done(
+        self, size: int, topic: str, error: Exception | None, again: _Message | None = None
+    ) -> None:
         with self._change:
             self._waiting -= 1
             self._waiting_bytes -= size
-            if error is not None:
+            if isinstance(error, STAMP_REFUSED) and again is not None:
+                if self._stamped:
+                    log.warning(
+                        "time_stamps_refused",
+                        reason=str(error),
+                        servers=self._section.bootstrap_servers,
+                    )
+                self._stamped = False
+                self._refused.append(again)
+            elif error is not None:
                 self._failed += 1
                 self._cause = self._cause or error
+                self._failed_topics.add(topic)
             self._change.notify_all()
 
     def _raise_failures(self) -> None:
         """Say once that messages did not arrive; the next call starts to count anew."""
         if not self._failed:
             return
-        failed, cause = self._failed, self._cause
-        self._failed, self._cause = 0, None
+        failed, cause, topics = self._failed, self._cause, frozenset(self._failed_topics)
+        self._failed, self._cause, self._failed_topics = 0, None, set()
         why = explain(cause, self._section) if cause is not None else None
         if isinstance(cause, errors.MessageSizeTooLargeError):
-            why = ConnectionError(
-                f"message.max.bytes of {self._section.bootstrap_servers} or of the topic is "
+            self._stale = True
+            raise OversizeError(
+                f"{failed} messages did not arrive, {self._waiting} still wait. message.max.bytes "
+                f"of {self._section.bootstrap_servers} or of {', '.join(sorted(topics))} is "
                 f"smaller than kafka.max_message_bytes ({self._section.max_message_bytes}); "
-                "expected at least as much. Raise the broker's."
-            )
-        raise ConnectionError(
-            f"{failed} messages did not arrive, {self._waiting} still wait. {why}"
+                "expected at least as much. Raise the broker's.",
+                topics,
+            ) from cause
+        raise UndeliveredError(
+            f"{failed} messages did not arrive, {self._waiting} still wait. {why}", topics
         ) from cause
 
     def flush(self, timeout_s: float = 30.0) -> None:
@@ -149,6 +231,10 @@ class KafkaSink:
         end = time.monotonic() + timeout_s
         with self._change:
             self._change.wait_for(lambda: not self._waiting, timeout=max(0.0, timeout_s))
+        self._send_refused()
+        with self._change:
+            left_s = max(0.0, end - time.monotonic())
+            self._change.wait_for(lambda: not self._waiting, timeout=left_s)
             self._raise_failures()
             if self._waiting:
                 over = time.monotonic() - end + timeout_s

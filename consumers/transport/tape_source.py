@@ -258,6 +258,11 @@ class Taped:
         """Whether the stream comes: its source is connected, and the tape can be written."""
         return self._failure is None and bool(getattr(self._source, "connected", True))
 
+    @property
+    def lost_s(self) -> float:
+        """Time of the stream that the source's sender did not have any more, since the start."""
+        return float(getattr(self._source, "lost_s", 0.0))
+
     def _batch(self) -> list[RawMessage]:
         batch: list[RawMessage] = []
         size = 0

@@ -185,6 +185,23 @@ class RawSource(Protocol):
         ...
 
 
+class UndeliveredError(ConnectionError):
+    """Messages for some topics did not arrive, although others do.
+
+    Attributes
+    ----------
+    topics : frozenset of str
+    """
+
+    def __init__(self, message: str, topics: frozenset[str]) -> None:
+        super().__init__(message)
+        self.topics = topics
+
+
+class OversizeError(UndeliveredError):
+    """A message is larger than its topic takes."""
+
+
 class Sink(Protocol):
     """Where messages go: Kafka, ZMQ, a tape, a list in a test."""
 
@@ -205,7 +222,8 @@ class Sink(Protocol):
         Raises
         ------
         ConnectionError
-            If it has not within the time-out.
+            If it has not within the time-out; ``UndeliveredError`` where that is the fault of
+            some topics, e.g. because they are not there.
         """
         ...
 

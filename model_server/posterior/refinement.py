@@ -32,11 +32,11 @@ NUISANCE_SIGMA = (5.0, 3.0, 3.0, 0.05)  # prior widths of ``NUISANCES``; the res
 ANCHOR_SIGMAS = 1.0  # exact rates are carried over this many sigma
 BETTER_THAN_BEFORE = 1.0  # of minus log posterior: less does not drop tangents that still hold
 ANCHOR_LOG_WIDTH = 0.03
-SLOPE_SIGMAS = 2.0  # slopes of tangents are taken anew when theta has moved farther
+SLOPE_SIGMAS = 1.0  # slopes of tangents are taken anew when theta has moved farther
 SAME_SIGMAS = 2.0  # what annealing finds closer to the answer before is that answer
 TANGENT_SIGMAS = 1.5  # tangents carry exact rates over this many sigma at most
 BENT = (
-    0.3  # and where the second order, judged from the first, adds no more than this to chi-square
+    0.1  # and where the second order, judged from the first, adds no more than this to chi-square
 )
 ANCHOR_ROUNDS = 6
 NEGLIGIBLE_DECREASE = 0.01  # of minus log posterior: a tenth of a sigma
@@ -298,8 +298,7 @@ class Refinement:
         """Score with the folded rates corrected to the exact ones, until the answer stays."""
         rounds = 0
         while True:
-            share = 0.5 if rounds == 0 or not self.tangents else 0.9
-            anchors = self._anchored(exact, observations, theta, sigma, share)
+            anchors = self._anchored(exact, observations, theta, sigma)
             posterior = self._score(observations, theta.copy(), iterations, anchors=anchors)
             sigma = posterior.sigma
             carried = zip(anchors, observations, strict=True)
@@ -319,7 +318,6 @@ class Refinement:
         observations: Sequence[Observation],
         theta: FloatArray,
         sigma: FloatArray,
-        share: float,
     ) -> list[_Anchor | _Tangent]:
         """Exact rates of every orientation, computed anew where theta has moved away."""
         values, width = theta[self.layout.parameters], float(theta[self.layout.log_width])
@@ -328,7 +326,7 @@ class Refinement:
         for observation in observations:
             anchor = self._anchors.get(observation.key)
             if anchor is None or not self._carries(
-                anchor, observation, theta, sigma, share, len(observations)
+                anchor, observation, theta, sigma, 0.5, len(observations)
             ):
                 if not states:
                     states.append((self.model.prepare(values), exact.prepare(values)))

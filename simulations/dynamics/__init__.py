@@ -1,6 +1,7 @@
 """Lattice dynamics: bonds, independent force constants, dipoles, modes and densities of states."""
 
 from simulations.dynamics.bonds import PairForceConstants, supercell_bonds
+from simulations.dynamics.dipole_sums import compare_dipole_sums, with_dipole_sum
 from simulations.dynamics.force_constants import ForceConstantModel, force_constant_model
 from simulations.dynamics.mode_kernels import (
     LANES,
@@ -33,6 +34,7 @@ __all__ = [
     "ParametersSection",
     "PhononDos",
     "cell_index",
+    "compare_dipole_sums",
     "default_dos_zone",
     "diagonalised_blocks",
     "divided_differences",
@@ -55,4 +57,5 @@ __all__ = [
     "supercell_bonds",
     "unit_rows",
     "unpacked_basis",
+    "with_dipole_sum",
 ]

@@ -20,6 +20,7 @@ _UNPACKED = [0, 5, 4, 5, 1, 3, 4, 3, 2]
 
 _G_POINTS = 300  # phonopy's rule for the Ewald parameter
 _G_MARGIN = 1.35  # our sum goes this much further than the rule, so that it is smooth in q
+_TERMS = 200_000  # pairs of q and G summed together
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -33,6 +34,10 @@ class Dipole:
     """Ewald parameter over that of phonopy's rule. At 1 energies are phonopy's; towards 2 what the
     real-space sum would add beyond the supercell vanishes, and they are those of a full Ewald sum,
     Euphonic's for one."""
+    sphere: bool = False
+    """Whether reciprocal vectors are those of phonopy's sphere. Terms fall with G eps G: where eps
+    is anisotropic, the sphere leaves out terms that count, and phonopy's energies are not converged
+    (0.03 to 20 meV in layered crystals of phonondb)."""
 
 
 class DipoleSum:
@@ -40,9 +45,7 @@ class DipoleSum:
 
     def __init__(self, crystal: Crystal, dipole: Dipole) -> None:
         volume = abs(np.linalg.det(crystal.lattice))
-        if not (np.isfinite(dipole.ewald) and dipole.ewald > 0):
-            raise InputError(f"dipole: ewald is {dipole.ewald}; expected a positive number, say 1")
-        cutoff = 2 * np.pi * (3 * _G_POINTS / (4 * np.pi) / volume) ** (1 / 3) * dipole.ewald
+        cutoff = _cutoff(crystal, dipole)
         mean_eps = float(np.trace(dipole.dielectric)) / 3
         self._four_lambda2 = -(cutoff**2) * mean_eps / np.log(1e-10)
         self._crystal = crystal
@@ -51,13 +54,7 @@ class DipoleSum:
         self._factor = dipole.coulomb_eV_A * 4 * np.pi / volume
         self._positions = crystal.positions @ crystal.lattice
         reciprocal = crystal.reciprocal
-        reach = _G_MARGIN * cutoff
-        n = np.ceil(reach * np.linalg.norm(crystal.lattice, axis=1) / (2 * np.pi)).astype(int)
-        grid = np.stack(
-            np.meshgrid(*(np.arange(-k, k + 1) for k in n), indexing="ij"), axis=-1
-        ).reshape(-1, 3)
-        G = grid @ reciprocal
-        self._G = G[np.linalg.norm(G, axis=1) < reach]
+        self._G = _inside(crystal.lattice, *_region(dipole, cutoff))
         atoms = range(len(self._positions))
         self._pairs = [(i, j) for i in atoms for j in atoms if i <= j]
         between = np.array([self._positions[i] - self._positions[j] for i, j in self._pairs])
@@ -69,6 +66,13 @@ class DipoleSum:
         drift = q0.sum(axis=1)
         self._drift = 0.5 * (drift + drift.transpose(0, 2, 1).conj()).real
 
+    @staticmethod
+    def count(crystal: Crystal, dipole: Dipole) -> int:
+        """About how many reciprocal vectors a sum would take."""
+        metric, reach = _region(dipole, _cutoff(crystal, dipole))
+        inside = 4 * np.pi / 3 * reach**3 / np.sqrt(np.linalg.det(metric))
+        return int(inside * abs(np.linalg.det(crystal.lattice)) / (2 * np.pi) ** 3)
+
     def _into_zone(self, q_cart: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Split q into the shortest equivalent vector and a reciprocal-lattice vector."""
         fractional = q_cart @ self._crystal.lattice.T / (2 * np.pi)
@@ -77,6 +81,10 @@ class DipoleSum:
         lengths = np.linalg.norm(q[:, None, :] + self._near[None], axis=2)
         step = self._near[np.argmin(np.round(lengths, 9), axis=1)]
         return q + step, base - step
+
+    def _chunks(self, q: FloatArray, terms: int) -> list[FloatArray]:
+        """Split q so that about so many pairs with G are in memory at a time."""
+        return np.array_split(q, len(q) * len(self._G) // terms + 1)
 
     def _terms(self, q: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
         """K = q + G with G last, exp(-K eps K / 4 L^2) / K eps K (0 at K = 0), and K eps K."""
@@ -136,7 +144,7 @@ class DipoleSum:
         X. Gonze and C. Lee, Phys. Rev. B 55, 10355 (1997), eq. 71 and 72.
         """
         blocks = []
-        for chunk in np.array_split(q_cart, max(1, len(q_cart) // 256 + 1)):
+        for chunk in self._chunks(q_cart, _TERMS):
             q, base = self._into_zone(chunk)
             out = self._sum(q)
             atoms = np.arange(len(self._positions))
@@ -148,7 +156,7 @@ class DipoleSum:
     def gradients(self, q_cart: FloatArray) -> ComplexArray:
         """Derivatives by q, (Q, 3, atoms, atoms, 3, 3), eV/angstrom; see :meth:`matrices`."""
         blocks = []
-        for chunk in np.array_split(q_cart, max(1, len(q_cart) // 64 + 1)):
+        for chunk in self._chunks(q_cart, _TERMS // 4):
             q, base = self._into_zone(chunk)
             phase = np.exp(1j * base @ self._positions.T)
             turn = (phase.conj()[:, :, None] * phase[:, None, :])[:, None, :, :, None, None]
@@ -184,6 +192,41 @@ class DipoleSum:
                 pick = np.flatnonzero((first == i) & (second == j))
                 out[pick] = np.einsum("qb,qac->bac", phase[:, pick], blocks[:, i, j]).real
         return out
+
+
+def _cutoff(crystal: Crystal, dipole: Dipole) -> float:
+    """Radius of phonopy's sphere of reciprocal vectors times the Ewald parameter, 1/angstrom."""
+    if not (np.isfinite(dipole.ewald) and dipole.ewald > 0):
+        raise InputError(f"dipole: ewald is {dipole.ewald}; expected a positive number, say 1")
+    volume = abs(np.linalg.det(crystal.lattice))
+    return 2 * np.pi * (3 * _G_POINTS / (4 * np.pi) / volume) ** (1 / 3) * dipole.ewald
+
+
+def _region(dipole: Dipole, cutoff: float) -> tuple[FloatArray, float]:
+    """Metric M and reach of the vectors to be summed: ``G M G < reach^2``."""
+    if dipole.sphere:
+        return np.eye(3), cutoff
+    eps = 0.5 * (dipole.dielectric + dipole.dielectric.T)
+    return eps, _G_MARGIN * cutoff * float(np.sqrt(np.trace(eps) / 3))
+
+
+def _inside(lattice: FloatArray, metric: FloatArray, reach: float) -> FloatArray:
+    """Reciprocal-lattice vectors with ``G M G < reach^2``, (G, 3), 1/angstrom."""
+    basis = 2 * np.pi * np.linalg.inv(lattice).T
+    # With a triangular basis of the metric's unit sphere, each coordinate bounds the next; a box
+    # round a long ellipsoid would hold thousands of times more vectors.
+    R = np.linalg.qr((basis @ np.linalg.cholesky(metric)).T)[1]
+    n, squared = np.zeros((1, 0)), np.zeros(1)
+    for row in (2, 1, 0):
+        centre = -(n @ R[row, row + 1 :]) / R[row, row]
+        half = np.sqrt(np.maximum(reach**2 - squared, 0.0)) / abs(R[row, row])
+        low = np.ceil(centre - half)
+        count = np.maximum(np.floor(centre + half) - low + 1, 0).astype(np.int64)
+        of = np.repeat(np.arange(len(n)), count)
+        value = low[of] + np.arange(len(of)) - np.repeat(np.cumsum(count) - count, count)
+        squared = squared[of] + (R[row, row] * (value - centre[of])) ** 2
+        n = np.column_stack([value, n[of]])
+    return n @ basis
 
 
 def commensurate_points(supercell: IntArray) -> FloatArray:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, field_validator
 
@@ -23,6 +23,12 @@ class ParametersSection(Section):
     ] = Field(description="how many parameters are free (1 or more), or a list of their names")
     prior: Text | None = Field(
         default=None, description="name of a stored prior, or null for a box around the reference"
+    )
+    dipole_sum: Literal["converged", "phonopy", "ewald"] = Field(
+        default="converged",
+        description="how dipoles of a polar crystal are summed: with phonopy's Ewald parameter to "
+        "convergence, with phonopy's own cut-off, or as a full Ewald sum; notes of results say "
+        "what the others would give",
     )
 
     @field_validator("free")

@@ -249,6 +249,12 @@ def _dipole(phonon: Any, place: Placement, symprec_A: float) -> Dipole:
     born /= count[:, None, None]
     born -= born.mean(axis=0)  # neutral, or long acoustic waves would carry charge
     dielectric = R @ np.asarray(params["dielectric"]) @ R.T
+    principal = np.linalg.eigvalsh(0.5 * (dielectric + dielectric.T))
+    if not (np.isfinite(dielectric).all() and principal[0] > 0):
+        raise InputError(
+            f"dielectric tensor has principal values {np.round(principal, 3).tolist()}; expected "
+            "all positive. Correct the BORN file, or take it away for a crystal without charges"
+        )
     return Dipole(
         born=born,
         dielectric=0.5 * (dielectric + dielectric.T),  # files hold it with rounding errors

@@ -310,6 +310,10 @@ class Grid(NamedTuple):
     fine_radius: float
     fine_index: NDArray[np.int32]
     fine_operation: NDArray[np.int16]
+    core_divisions: IntArray
+    core_radius: float
+    core_index: NDArray[np.int32]
+    core_operation: NDArray[np.int16]
     operation_fractional: FloatArray
     operation_cartesian: FloatArray
     point: FloatArray
@@ -361,7 +365,8 @@ def walk(stretches, rays, axis, grid, zone, scatterers, line, out, out_slope):
     spread_first, spread_last, spread, reach = axis[6:]
     divisions, index, operation = grid[:3]
     fine_divisions, fine_radius, fine_index, fine_operation = grid[3:7]
-    op_fractional, op_cartesian, point, reciprocal = grid[7:]
+    core_divisions, core_radius, core_index, core_operation = grid[7:11]
+    op_fractional, op_cartesian, point, reciprocal = grid[11:]
     off_axis, square, gradient, curvature, bend, vectors, block_of, mixing, coupling = zone
     positions, amplitude, displacement = scatterers
     thermal, own_width, lowest = line
@@ -369,6 +374,7 @@ def walk(stretches, rays, axis, grid, zone, scatterers, line, out, out_slope):
     n = square.shape[1]
     n_atoms = n // 3
     n_stretches = len(pixel)
+    l0, l1, l2 = core_index.shape[0] // 2, core_index.shape[1] // 2, core_index.shape[2] // 2
     m0 = fine_index.shape[0] // 2
     m1 = fine_index.shape[1] // 2
     m2 = fine_index.shape[2] // 2
@@ -419,7 +425,13 @@ def walk(stretches, rays, axis, grid, zone, scatterers, line, out, out_slope):
                     distance += x * x
                 r = -1
                 o = 0
-                if distance < fine_radius * fine_radius:
+                if distance < core_radius * core_radius:
+                    i0 = int(np.floor(r0 * core_divisions[0] + 0.5)) + l0
+                    i1 = int(np.floor(r1 * core_divisions[1] + 0.5)) + l1
+                    i2 = int(np.floor(r2 * core_divisions[2] + 0.5)) + l2
+                    r = core_index[i0, i1, i2]
+                    o = core_operation[i0, i1, i2]
+                elif distance < fine_radius * fine_radius:
                     i0 = int(np.floor(r0 * fine_divisions[0] + 0.5)) + m0
                     i1 = int(np.floor(r1 * fine_divisions[1] + 0.5)) + m1
                     i2 = int(np.floor(r2 * fine_divisions[2] + 0.5)) + m2

@@ -1,7 +1,9 @@
 """The whole Brillouin zone on a grid, reduced by symmetry: where to look up modes at any q.
 
-Two grids of one primitive reciprocal cell, both through Gamma: one of the whole cell and a finer
-one of a sphere about Gamma, where acoustic energies change fastest for their size. Their points are
+Grids of one primitive reciprocal cell, all through Gamma: one of the whole cell, a finer one of a
+sphere about Gamma, where acoustic energies change fastest for their size, and for polar crystals a
+third one of a small sphere: their dynamical matrix has a limit at Gamma that depends on direction,
+so that modes cannot be continued farther than about half their distance from Gamma. Points are
 integers over ``divisions``, which every Laue operation maps onto each other, so that one
 representative stands for its orbit.
 """
@@ -23,6 +25,8 @@ FINE_RADIUS_RLU = 0.1
 WARM_FINE_RADIUS_RLU = 0.2  # where thermal acoustic modes carry most of the counts
 WARM_FROM_K = 100.0
 FINE_FACTOR = 3
+CORE_RADIUS_RLU = 0.025  # of polar crystals; beyond it the fine grid continues to 0.2 meV
+CORE_FACTOR = 12  # what is left lies within 0.004 r.l.u. of Gamma
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -40,6 +44,10 @@ class ZoneMap:
     fine_radius: float  # 1/angstrom about Gamma
     fine_index: NDArray[np.int32]  # box of (2 m + 1) points per axis about Gamma; -1 outside
     fine_operation: NDArray[np.int16]
+    core_divisions: IntArray  # (3,)
+    core_radius: float  # 1/angstrom about Gamma; 0 where the crystal is not polar
+    core_index: NDArray[np.int32]  # as fine_index
+    core_operation: NDArray[np.int16]
     operation_fractional: IntArray  # (ops, 3, 3): f' = f @ M
     operation_cartesian: FloatArray  # (ops, 3, 3): Q' = R @ Q
     fractional: FloatArray  # (points, 3) representatives, primitive reciprocal coordinates
@@ -53,7 +61,14 @@ class ZoneMap:
         return len(self.fractional)
 
 
-def build_zone_map(crystal: Crystal, *, step_rlu: float, temperature_K: float = 0.0) -> ZoneMap:
+def build_zone_map(
+    crystal: Crystal,
+    *,
+    step_rlu: float,
+    temperature_K: float = 0.0,
+    polar: bool = False,
+    near_gamma: int = 1,
+) -> ZoneMap:
     """Reduce a grid of the zone by the Laue group.
 
     Parameters
@@ -65,6 +80,10 @@ def build_zone_map(crystal: Crystal, *, step_rlu: float, temperature_K: float = 
     temperature_K : float
         Warm crystals get the finer grid farther out, to where acoustic modes leave the elastic
         line.
+    polar : bool
+        Whether the crystal has dipoles, and needs a still finer grid next to Gamma.
+    near_gamma : int
+        The grids about Gamma are so many times finer than they go with ``step_rlu``.
 
     Returns
     -------
@@ -78,7 +97,7 @@ def build_zone_map(crystal: Crystal, *, step_rlu: float, temperature_K: float = 
         np.einsum("ia,oba,bj->oij", reciprocal, cartesian, np.linalg.inv(reciprocal))
     ).astype(np.int64)
     n = grid_divisions(crystal, fractional, step_rlu * unit)
-    fine = FINE_FACTOR * n
+    fine = FINE_FACTOR * near_gamma * n
     radius = unit * (FINE_RADIUS_RLU if temperature_K < WARM_FROM_K else WARM_FINE_RADIUS_RLU)
     # A coarse point near Gamma must find a fine neighbour: the sphere is wider by one step.
     reach = np.linalg.norm(np.linalg.inv(reciprocal / fine[:, None]), axis=0)
@@ -90,8 +109,21 @@ def build_zone_map(crystal: Crystal, *, step_rlu: float, temperature_K: float = 
     fine_index, fine_operation, fine_chosen = _orbits(
         -m, 2 * m + 1, np.zeros(3, dtype=np.int64), fractional, undone
     )
+    core = CORE_FACTOR * near_gamma * n
+    core_radius = unit * CORE_RADIUS_RLU if polar else 0.0
+    wide = np.linalg.norm(np.linalg.inv(reciprocal / core[:, None]), axis=0)
+    k = np.ceil(
+        wide * (core_radius + np.linalg.norm(reciprocal / core[:, None], axis=1).max())
+    ).astype(np.int64)
+    k *= polar
+    core_index, core_operation, core_chosen = _orbits(
+        -k, 2 * k + 1, np.zeros(3, dtype=np.int64), fractional, undone
+    )
+    if not polar:
+        core_index[:], core_chosen = -1, core_chosen[:0]
+    before = len(chosen) + len(fine_chosen)
     corners = np.array(list(product((-1, 1), repeat=3)))
-    points = np.concatenate([chosen / n, fine_chosen / fine])
+    points = np.concatenate([chosen / n, fine_chosen / fine, core_chosen / core])
     return ZoneMap(
         divisions=n,
         index=index,
@@ -100,6 +132,10 @@ def build_zone_map(crystal: Crystal, *, step_rlu: float, temperature_K: float = 
         fine_radius=radius,
         fine_index=np.where(fine_index >= 0, fine_index + len(chosen), -1).astype(np.int32),
         fine_operation=fine_operation,
+        core_divisions=core,
+        core_radius=core_radius,
+        core_index=np.where(core_index >= 0, core_index + before, -1).astype(np.int32),
+        core_operation=core_operation,
         operation_fractional=fractional,
         operation_cartesian=cartesian,
         fractional=points,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -13,7 +14,9 @@ import yaml
 from simulations.crystal import read_crystal
 from simulations.dynamics import PairForceConstants
 from simulations.errors import InputError
-from simulations.prior.box import BoxPrior, PriorMember, PriorRecord
+from simulations.prior.box import BoxPrior
+from simulations.prior.record import PriorMember, PriorRecord
+from simulations.prior.widening import RANGE_ALONE, Widening
 
 FORMAT = 1
 
@@ -117,12 +120,14 @@ def write_prior(record: PriorRecord, path: Path) -> None:
             "bond": [i, j, list(cell)],
             "members": [round(float(m.values[k]), 7) for m in record.members],
         }
+        if record.stabilised is not None:
+            parameters[name]["reference"] = round(float(record.stabilised[k]), 7)
     content = {
         "format": FORMAT,
         "crystal": record.crystal,
         "unit": "eV/angstrom^2",
-        "rule": "w = max - min over the stable members; 0.25 w added on the side of zero, 1.5 w on "
-        "the side of larger magnitude",
+        "rule": record.widening.words,
+        "widening": asdict(record.widening),
         "cutoff_A": record.cutoff_A,
         "members": [
             {
@@ -181,4 +186,8 @@ def _from_content(content: dict[str, Any]) -> PriorRecord:
         bonds=tuple((row["bond"][0], row["bond"][1], tuple(row["bond"][2])) for row in rows),
         members=members,
         moved_bounds=dict(content["moved_bounds"]),
+        widening=Widening(**content["widening"]) if "widening" in content else RANGE_ALONE,
+        stabilised=np.array([float(row["reference"]) for row in rows])
+        if all("reference" in row for row in rows)
+        else None,
     )

@@ -230,6 +230,13 @@ def _version(package: str) -> str:
         return "unknown"
 
 
+def versions_of(name: str) -> dict[str, str]:
+    """Versions of the packages that a force field's answer comes from."""
+    return {
+        package: _version(package) for package in (_package_of(name), "torch", "ase", "phonopy")
+    }
+
+
 def relax(
     cell: PhonopyAtoms, calculator: Any, *, force_tolerance_eV_A: float = 1e-3, steps: int = 300
 ) -> PhonopyAtoms:
@@ -372,9 +379,7 @@ def force_field_phonons(
     frequencies = np.asarray(phonopy.mesh.frequencies)  # type: ignore[union-attr]
     return ForceFieldPhonons(
         force_field=name,
-        versions={
-            package: _version(package) for package in (_package_of(name), "torch", "ase", "phonopy")
-        },
+        versions=versions_of(name),
         cell=cell,
         supercell_matrix=repeats,
         displacement_A=displacement_A,

@@ -12,7 +12,8 @@ VERBS = {
     "init": "Write an experiment file from a recorded file, and list what it could not know.",
     "inspect": "Say what is inside files and what is wrong with them; 2 if one cannot be read at "
     "all.",
-    "doctor": "Check Python, packages, threads, browser, data, disk and port; say what to do.",
+    "doctor": "Check Python, packages, threads, browser, data, disk, port and broker; say what to "
+    "do.",
     "simulate": "Simulate a rotation scan, with the truth written beside it.",
     "replay": "Replay recorded files chunk by chunk: fold, estimate and advice after each.",
     "fold": "Fold recorded files into I(q,E) along the experiment's path, without estimating.",

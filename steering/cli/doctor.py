@@ -53,17 +53,23 @@ class Finding:
 
 def register(app: typer.Typer) -> None:
     """Add the verb."""
-    app.command(epilog="Example: beamsteer doctor --json")(doctor)
+    app.command(epilog="Example: beamsteer doctor --experiment examples/mno-hyspec.yaml")(doctor)
 
 
 def doctor(
     port: Annotated[
         int, typer.Option(min=1, max=65535, help="The port that the page would take.")
     ] = 8080,
+    experiment: Annotated[
+        Path | None,
+        typer.Option("--experiment", "-e", help="Look at the Kafka that this one names, too."),
+    ] = None,
     json: terminal.Json = False,
 ) -> None:
-    """Check Python, packages, threads, browser, data, disk and port; say what to do."""
+    """Check Python, packages, threads, browser, data, disk, port and broker; say what to do."""
     findings = examine(port)
+    if experiment is not None:
+        findings.append(_broker(experiment))
     broken = [finding.name for finding in findings if finding.state == "broken"]
     if json:
         terminal.print_json(
@@ -104,6 +110,27 @@ def examine(port: int) -> list[Finding]:
         except Exception as error:
             findings.append(Finding(name=name, state="broken", found=f"check failed: {error}"))
     return findings
+
+
+def _broker(path: Path) -> Finding:
+    """What `consume` would look at before its first message."""
+    from consumers.transport import describe_broker
+    from steering.experiment import load_experiment
+
+    source = load_experiment(path).source
+    if source.kafka is None:
+        return Finding(name="broker", state="ok", found=f"{path.name} names no Kafka")
+    needed_s = source.longest_dwell_s + source.timeout_s
+    try:
+        facts, warnings = describe_broker(source.kafka, needed_s=needed_s)
+    except (ConnectionError, ValueError) as error:
+        return Finding(name="broker", state="broken", found="cannot be used", remedy=str(error))
+    return Finding(
+        name="broker",
+        state="optional" if warnings else "ok",
+        found="; ".join((source.kafka.bootstrap_servers, *facts)),
+        remedy=" ".join(warnings),
+    )
 
 
 def _python() -> Finding:

@@ -33,6 +33,7 @@ _WORDS = {
     "solid_angle_sr": "solid angle, sr",
     "bins": "energy bins",
     "masked_bins": "bins masked in live pixels",
+    "empty_bins": "bins without a count, kept",
     "energy_meV": "energy transfer, meV",
     "t0_us": "T0, microseconds",
     "angle_logs": "logs in degrees",
@@ -54,6 +55,7 @@ _WORDS = {
     "energy_bins": "energy bins",
     "half_width_rlu": "half-width, r.l.u.",
     "psi_limits_deg": "psi allowed, degrees",
+    "dipoles": "dipoles",
     "coverage_fraction": "coverage fraction",
 }
 

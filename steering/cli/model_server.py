@@ -17,7 +17,7 @@ def register(app: typer.Typer) -> None:
     """Add the verb."""
     app.command(
         name="model-server",
-        epilog="Example: beamsteer model-server build/state --kafka 127.0.0.1:9092",
+        epilog="Example: beamsteer model-server build/state",
     )(model_server)
 
 
@@ -30,8 +30,12 @@ def model_server(
         typer.Option("--experiment", "-e", help="Experiment file; the state folder's by default."),
     ] = None,
     kafka: Annotated[
-        str | None, typer.Option(help="Publish to the Kafka at HOST:PORT; absent: to nobody.")
+        str | None,
+        typer.Option(help="Publish to the Kafka at HOST:PORT; the experiment's by default."),
     ] = None,
+    publish: Annotated[
+        bool, typer.Option(help="Publish estimates and advice where there is a Kafka to do it.")
+    ] = True,
     once: Annotated[bool, typer.Option("--once", help="Answer what is there, and end.")] = False,
     host: Annotated[
         str, typer.Option(help="Address of /health, /ready and /metrics.")
@@ -53,7 +57,8 @@ def model_server(
     """Estimate, judge and advise after every commit of the fold workers, until interrupted.
 
     Writes result.json, snapshot.npz (which `beamsteer serve STATE` shows) and folded.npz into the
-    folder `estimate` of every run.
+    folder `estimate` of every run. Where the experiment reads from Kafka, estimates, advice and
+    heartbeats are published there too, in topics that source.kafka.topics names.
     """
     if schema:
         from steering.service import message_schemas
@@ -63,6 +68,10 @@ def model_server(
     from steering.web import check_binding, serving, stopped_by_signals
 
     check_binding(host, token)
+    if kafka is not None and not publish:
+        raise InputError(
+            f"--kafka is {kafka} beside --no-publish; expected one of them. Leave one away."
+        )
     if state is None or not state.is_dir():
         raise InputError(
             f"state folder is {state or 'missing'}, which is not there; expected the folder that "
@@ -94,7 +103,7 @@ def model_server(
     with ExitStack() as stack:
         stack.enter_context(stopped_by_signals())
         publisher = None
-        if kafka is not None:
+        if publish and (kafka is not None or described.source.kind == "kafka"):
             sink, topics = _kafka_sink(described, kafka)
             publisher = Publisher(
                 sink,
@@ -117,8 +126,8 @@ def model_server(
         if once:
             with service.alone(None):
                 service.step()
-            if publisher is not None:
-                publisher.pump()
+            if publisher is not None and not publisher.pump():
+                terminal.err.print(f"Not published: {publisher.trouble}")
         else:
             app = operations_app(service.status, registry, token=token)
             url = stack.enter_context(serving(app, host=host, port=port))
@@ -146,7 +155,7 @@ def _refuse_another(state: Path, measurement: Any) -> None:
         check_fingerprint(str(state), theirs, ours)
 
 
-def _kafka_sink(described: Any, servers: str) -> tuple[Any, Any]:
+def _kafka_sink(described: Any, servers: str | None) -> tuple[Any, Any]:
     """A sink that connects when it is needed, and the experiment's names of topics."""
     from consumers.transport import KafkaSection, KafkaTopics
     from steering.service import LateSink
@@ -155,7 +164,8 @@ def _kafka_sink(described: Any, servers: str) -> tuple[Any, Any]:
     if section is None:
         prefix = described.instrument.name.partition("/")[0].lower()
         section = KafkaSection(topics=KafkaTopics(prefix=prefix))
-    section = KafkaSection.model_validate(section.model_dump() | {"bootstrap_servers": servers})
+    if servers is not None:
+        section = KafkaSection.model_validate(section.model_dump() | {"bootstrap_servers": servers})
 
     def open_sink() -> Any:
         from consumers.transport import KafkaSink

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -61,8 +62,9 @@ def prior(
     """Relax a crystal in universal force fields and make ranges of its force constants.
 
     Each force field relaxes the cell, displaces atoms and gives force constants. Those that find
-    the crystal unstable are left out, with the reason; the range of the others is widened by 25 %
-    towards zero and 150 % towards stiffer bonds.
+    the crystal unstable are left out, with the reason; the range of the others is widened, most
+    towards stiffer bonds, by what a comparison with a database of DFT phonons asks for. With -o, a
+    run that was interrupted goes on where it stopped.
     """
     repeats = whole_numbers(supercell, "--supercell")
     if output is not None and output.suffix.lower() not in (".yaml", ".yml"):
@@ -74,6 +76,7 @@ def prior(
 
     with open_structure(structure, files=True) as opened:
         crystal = read_crystal(opened)
+    kept = None if output is None else output.with_suffix(".members")
     with terminal.progress("prior", quiet=json) as progress:
         made = make_prior(
             structure if structure in builtin_crystals() else formula(crystal),
@@ -85,11 +88,14 @@ def prior(
             free=free,
             samples=samples,
             seed=seed,
+            members_folder=kept,
             progress=progress,
         )
     if output is not None:
         output.parent.mkdir(parents=True, exist_ok=True)
         write_prior(made.record, output)
+    if kept is not None:
+        shutil.rmtree(kept, ignore_errors=True)
     if json:
         terminal.print_json({**made.content(), "file": output})
         return
@@ -115,7 +121,7 @@ def _print(made: MadePrior) -> None:
                 m.force_field,
                 f"{round(m.lowest_meV, 2) + 0.0:.2f}",
                 f"{m.highest_meV:.2f}",
-                "yes" if m.stable else "no",
+                "yes" if m in record.used_members else "no",
             ]
             for m in record.members
         ],
@@ -123,7 +129,10 @@ def _print(made: MadePrior) -> None:
     for name, reason in made.dropped.items():
         terminal.out.print("[yellow]left out[/] ", end="")
         terminal.out.print(f"{name}: {reason}", markup=False)
-    stable = record.stable_members
+    for note in made.notes:
+        terminal.out.print("[yellow]note[/] ", end="")
+        terminal.out.print(note, markup=False)
+    stable = record.used_members
     rows = []
     for k, name in enumerate(record.box.names):
         values = [float(m.values[k]) for m in stable]
@@ -137,7 +146,7 @@ def _print(made: MadePrior) -> None:
         )
     terminal.table(
         f"Prior of the force constants up to {record.cutoff_A:g} angstrom, eV/angstrom^2",
-        ["parameter", "stable force fields", "lower", "upper"],
+        ["parameter", "force fields used", "lower", "upper"],
         rows,
     )
     terminal.out.print(made.acceptance_words, markup=False)

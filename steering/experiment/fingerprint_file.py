@@ -18,6 +18,7 @@ FIELDS = (
     ("source", "t0_us"),
     ("source", "period"),
     ("parameters", "cutoff_A"),
+    ("parameters", "dipole_sum"),
     ("parameters", "prior"),
 )
 BESIDE_A_STRUCTURE = ("FORCE_CONSTANTS", "FORCE_SETS", "BORN")

@@ -16,9 +16,11 @@ from simulations.arrays import FloatArray
 from simulations.crystal import Crystal, builtin_crystals, read_crystal
 from simulations.dynamics import (
     ForceConstantModel,
+    compare_dipole_sums,
     force_constant_model,
     read_force_constants,
     select_free,
+    with_dipole_sum,
 )
 from simulations.errors import InputError
 from simulations.fold import (
@@ -106,14 +108,17 @@ class Measurement:
         """The box of the parameters: samples are drawn from it, fits take its mean and width."""
         return self.box
 
-    @property
+    @cached_property
     def notes(self) -> tuple[str, ...]:
-        """What was assumed that the experiment does not say."""
+        """What was assumed that the experiment does not say, and the convention of dipoles."""
+        dipoles = compare_dipole_sums(self.model)
+        polar = () if dipoles is None else (dipoles.note,)
         section = self.experiment.instrument
         told = section.resolution is not None or section.chopper is not None
         if told or self.instrument.resolution != UNKNOWN_RESOLUTION:
-            return ()
+            return polar
         return (
+            *polar,
             f"energy resolution of {self.instrument.name} is unknown: a typical one stands in, "
             f"FWHM {UNKNOWN_RESOLUTION.coefficients[0]:.0%} of Ei at E = 0. Give "
             "instrument.resolution",
@@ -216,10 +221,15 @@ class Measurement:
         )
 
     def _zone_of(self, step_rlu: float) -> ZoneMap:
+        # About Gamma the modes of a polar crystal turn fastest: there the grid stays as wanted.
+        polar = self.model.reference.dipole is not None
+        wanted = ZONE_STEP * self.experiment.path.voxel_rlu
         return build_zone_map(
             self.crystal,
             step_rlu=step_rlu,
             temperature_K=self.experiment.sample.temperature_K,
+            polar=polar,
+            near_gamma=max(1, round(step_rlu / wanted)) if polar else 1,
         )
 
     @cached_property
@@ -505,6 +515,7 @@ def _sample(experiment: Experiment, experiment_dir: FilePath):
 def _parameters(experiment, experiment_dir, crystal, reference, path: Path):
     section = experiment.parameters
     full = force_constant_model(crystal, reference, section.cutoff_A)
+    full = with_dipole_sum(full, section.dipole_sum)
     if section.prior is None:
         half = REFERENCE_BOX * np.maximum(
             np.abs(full.element_values), 0.02 * np.abs(full.element_values).max()

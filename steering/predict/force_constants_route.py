@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from simulations.dynamics import force_constant_model, phonon_dos, read_force_constants
+from simulations.dynamics import (
+    compare_dipole_sums,
+    force_constant_model,
+    phonon_dos,
+    read_force_constants,
+)
 from simulations.errors import InputError
 from steering.predict.route import RouteUnavailableError, Structure, refuse_large
 from steering.predict.vibrations import Uncertainty, Vibrations
@@ -54,11 +59,15 @@ class GivenForceConstants:
             ) from error
         source = given.source or "given"
         model = force_constant_model(given.crystal, given, None)
+        dipoles = compare_dipole_sums(model)
         return Vibrations(
             crystal=model.crystal,
             dos=phonon_dos(model),
             model=model,
             route={"kind": "force_constants", "source": source},
-            approximations=(f"{self.approximation}: {source}",),
+            approximations=(
+                f"{self.approximation}: {source}",
+                *(() if dipoles is None else (dipoles.note,)),
+            ),
             uncertainty=self.uncertainty,
         )

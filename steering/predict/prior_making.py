@@ -1,13 +1,14 @@
 """The prior of a crystal's force constants, asked of every universal force field that is there.
 
 A force field that fails or finds the crystal unstable is left out of the box, and the reason is
-kept.
+kept. Where fewer than two find it stable, the box is made from the unstable ones as well, since a
+soft answer is still an answer; where relaxing fails, the crystal is taken as it was given.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 from phonopy.structure.atoms import PhonopyAtoms
 
+from simulations.arrays import FloatArray
 from simulations.crystal import Crystal
 from simulations.dynamics import force_constant_model, select_free, supercell_bonds
 from simulations.errors import InputError
@@ -30,7 +32,12 @@ from simulations.prior import (
     default_supercell,
     force_field_phonons,
     member_force_constants,
+    member_path,
+    nearest_stable,
     prior_from_members,
+    read_member,
+    versions_of,
+    write_member,
 )
 from simulations.progress import Progress
 from simulations.reciprocal import irreducible_mesh, seekpath_segments
@@ -50,6 +57,7 @@ class MadePrior:
 
     record: PriorRecord
     dropped: dict[str, str]  # reason by force field
+    notes: tuple[str, ...]  # what is unusual about the members or the reference
     supercell: tuple[int, int, int]
     longest_A: float  # bond with a range; the largest cutoff_A that an experiment may have
     free: tuple[str, ...]  # parameters that were drawn, the others at their reference
@@ -62,11 +70,13 @@ class MadePrior:
         what = f"the {len(self.free)} parameters that move the phonons most"
         if self.sample is None:
             return f"Of {what}: {self.refusal}"
-        return (
+        walked = len(self.sample.values) - self.sample.accepted
+        text = (
             f"{self.sample.acceptance:.0%} of the sets drawn from the box are dynamically stable "
-            f"({len(self.sample.values)} of {self.sample.drawn}; {what}, the others at their "
+            f"({self.sample.accepted} of {self.sample.drawn}; {what}, the others at their "
             "reference)"
         )
+        return text + (f"; a walk among stable sets gave {walked} more" if walked else "")
 
     def content(self) -> dict[str, Any]:
         """All of it as plain names and arrays, units in the names."""
@@ -90,6 +100,8 @@ class MadePrior:
             "dropped": [
                 {"force_field": name, "reason": reason} for name, reason in self.dropped.items()
             ],
+            "notes": list(self.notes),
+            "widening": record.widening.words,
             "parameters": [
                 {
                     "name": name,
@@ -198,6 +210,7 @@ def make_prior(
     free: int = FREE,
     samples: int = SAMPLES,
     seed: int = 0,
+    members_folder: Path | None = None,
     progress: Progress | None = None,
 ) -> MadePrior:
     """Relax the crystal in every force field, take force constants, and widen their range.
@@ -218,14 +231,17 @@ def make_prior(
     samples : int
         Stable sets wanted for it.
     seed : int
+    members_folder : Path or None
+        Where every force field's answer is kept as it comes; those that are there are not asked
+        again.
     progress : callable or None
         Told what is done and the share of it.
 
     Raises
     ------
     ValueError
-        As `chosen_force_fields` and `reach`; or if fewer than two force fields are stable, with
-        the reasons.
+        As `chosen_force_fields` and `reach`; or if fewer than two force fields give force
+        constants, with the reasons.
     """
     if not (np.isfinite(displacement_A) and 0 < displacement_A <= 0.1):
         raise InputError(f"displacement_A is {displacement_A}; expected 0 to 0.1 angstrom")
@@ -236,46 +252,135 @@ def make_prior(
     )
     members: list[ForceFieldPhonons] = []
     dropped: dict[str, str] = {}
+    notes: list[str] = []
     for k, force_field in enumerate(names):
         if progress is not None:
             progress(f"{force_field}, {_atoms(crystal, repeats)} atoms", 0.95 * k / len(names))
         try:
-            phonons = force_field_phonons(
-                cell, force_field, supercell=repeats, displacement_A=displacement_A
+            phonons, note = _kept_member(
+                crystal, cell, force_field, repeats, displacement_A, members_folder
             )
-            member_force_constants(crystal, phonons)
         except ForceFieldUnavailableError as error:
             if force_fields:
                 raise InputError(str(error)) from error
             dropped[force_field] = str(error)
-        except (RuntimeError, ValueError) as error:
+        except (RuntimeError, ValueError, ArithmeticError) as error:
             dropped[force_field] = str(error)
         else:
             members.append(phonons)
+            if note:
+                notes.append(note)
             if not phonons.stable:
                 dropped[force_field] = (
                     f"unstable: its lowest mode is {phonons.lowest_meV:.2f} meV (imaginary), below "
                     f"{STABLE_ABOVE_meV:g}"
                 )
-    stable = [m for m in members if m.stable]
-    if len(stable) < 2:
+    if len(members) < 2:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in dropped.items())
         raise InputError(
-            f"prior: {len(stable)} of {len(names)} force fields give a stable crystal; expected at "
+            f"prior: {len(members)} of {len(names)} force fields give force constants; expected at "
             f"least two, because the box is made from their range. {reasons or 'Name more'}."
+        )
+    if sum(m.stable for m in members) < 2:
+        for m in members:
+            dropped.pop(m.force_field, None)
+        notes.append(
+            f"{sum(m.stable for m in members)} of {len(members)} force fields find the crystal "
+            "stable, so the box is made from all of them, unstable ones included"
         )
     record = prior_from_members(name, crystal, members, cutoff_A=length)
     if progress is not None:
         progress("acceptance", 0.95)
+    record, note = _with_stable_reference(crystal, record)
     chosen, sample, refusal = _acceptance(crystal, record, free, samples, seed)
     return MadePrior(
         record=record,
         dropped=dropped,
+        notes=(*notes, *note),
         supercell=repeats,
         longest_A=float(record.force_constants(crystal).lengths.max()),
         free=chosen,
         sample=sample,
         refusal=refusal,
+    )
+
+
+def _kept_member(
+    crystal: Crystal,
+    cell: PhonopyAtoms,
+    force_field: str,
+    repeats: tuple[int, int, int],
+    displacement_A: float,
+    folder: Path | None,
+) -> tuple[ForceFieldPhonons, str]:
+    """As `_member`, from the folder where it is there, and into it."""
+    if folder is None:
+        return _member(crystal, cell, force_field, repeats, displacement_A)
+    path = member_path(folder, cell, force_field, repeats, displacement_A, versions_of(force_field))
+    kept = read_member(path)
+    if kept is None:
+        kept = _member(crystal, cell, force_field, repeats, displacement_A)
+        write_member(*kept, path)
+    return kept
+
+
+def _member(
+    crystal: Crystal,
+    cell: PhonopyAtoms,
+    force_field: str,
+    repeats: tuple[int, int, int],
+    displacement_A: float,
+) -> tuple[ForceFieldPhonons, str]:
+    """One force field's constants: relaxed, or as the crystal was given where that fails."""
+    try:
+        phonons = force_field_phonons(
+            cell, force_field, supercell=repeats, displacement_A=displacement_A
+        )
+        member_force_constants(crystal, phonons)
+    except ForceFieldUnavailableError:
+        raise
+    except (RuntimeError, ValueError, ArithmeticError) as error:
+        phonons = force_field_phonons(
+            cell, force_field, supercell=repeats, displacement_A=displacement_A, relaxed=True
+        )
+        return phonons, f"{force_field}: not relaxed, taken in the given cell ({error})"
+    return phonons, ""
+
+
+def _looked_at(crystal: Crystal) -> FloatArray:
+    """Wave vectors where sets must be stable, (Q, 3) 1/angstrom: standard path and a mesh."""
+    path = seekpath_segments(crystal, 0.1).centres_hkl() @ crystal.conventional_reciprocal
+    return np.concatenate([path, irreducible_mesh(crystal, _MESH).q_cart])
+
+
+def _with_stable_reference(
+    crystal: Crystal, record: PriorRecord
+) -> tuple[PriorRecord, tuple[str, ...]]:
+    """The record with a dynamically stable reference, where its own is not.
+
+    Members may be unstable, and the truncation at the cutoff may make a stable one unstable.
+    """
+    model = force_constant_model(crystal, record.force_constants(crystal), None)
+    q = _looked_at(crystal)
+    lowest = float(np.linalg.eigvalsh(model.dynamical_matrices(q))[:, 0].min())
+    if lowest >= -(STABLE_ABOVE_meV**2):
+        return record, ()
+    box = record.box.restricted(model.elements)
+    bounds = (box.lower, box.upper)
+    found = nearest_stable(model, q, model.element_values, box.sigma, within=bounds)
+    inside = found is not None
+    if found is None:
+        found = nearest_stable(model, q, model.element_values, box.sigma)
+    if found is None or record.box.names != model.elements:
+        return record, (
+            f"the reference is unstable (lowest mode {-np.sqrt(-lowest):.2f} meV, imaginary) and "
+            "no stable set was found; free more parameters or take a longer cutoff",
+        )
+    where = "in the box" if inside else "outside the box, which holds none"
+    return replace(record, stabilised=found), (
+        f"the mean of the members is unstable (lowest mode {-np.sqrt(-lowest):.2f} meV, imaginary) "
+        f"when cut off at {record.cutoff_A:g} angstrom; the reference is the nearest stable set "
+        f"{where}",
     )
 
 
@@ -287,7 +392,7 @@ def _acceptance(
     box = record.box.restricted(model.elements)
     path = seekpath_segments(crystal, 0.1).centres_hkl() @ crystal.conventional_reciprocal
     names = select_free(model, min(free, len(model.elements)), path, scale=box.sigma)
-    q = np.concatenate([path, irreducible_mesh(crystal, _MESH).q_cart])
+    q = _looked_at(crystal)
     rng = np.random.default_rng(seed)
     try:
         sample = box.restricted(names).sample(samples, rng, model.with_free(names), q)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from simulations.errors import InputError
 from simulations.instrument import Instrument
 from steering.report.tables_file import read_arrays
+
+if TYPE_CHECKING:
+    from simulations.dynamics import ParametersSection
 
 KINDS = {
     "sns-events": "SNS raw events",
@@ -189,8 +192,9 @@ def _experiment(path: Path) -> dict[str, Any]:
             )
     from steering.experiment import structure_of
 
+    dipoles = None
     try:
-        structure_of(experiment, path.parent)
+        dipoles = _dipole_note(structure_of(experiment, path.parent), experiment.parameters)
     except InputError as error:
         problems.append(str(error))
     segments = route.segments()
@@ -212,8 +216,29 @@ def _experiment(path: Path) -> dict[str, Any]:
         "half_width_rlu": route.half_width_rlu,
         "energy_meV": (route.energy.min_meV, route.energy.max_meV),
         "psi_limits_deg": tuple(experiment.motion.limits_deg),
+        "dipoles": dipoles,
         "problems": problems,
     }
+
+
+def _dipole_note(structure: str | Path, parameters: ParametersSection) -> str | None:
+    """How dipoles of force constants that come with a structure are summed; None if not polar."""
+    from simulations.dynamics import (
+        compare_dipole_sums,
+        force_constant_model,
+        read_force_constants,
+        with_dipole_sum,
+    )
+
+    try:
+        given = read_force_constants(structure)
+    except InputError:  # the experiment's prior brings them, or the run says what is missing
+        return None
+    if given.dipole is None:
+        return None
+    model = force_constant_model(given.crystal, given, parameters.cutoff_A)
+    compared = compare_dipole_sums(with_dipole_sum(model, parameters.dipole_sum))
+    return None if compared is None else compared.note
 
 
 def _detectors(path: Path) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from consumers.fold import EventAccount
 from simulations.arrays import FloatArray
 from simulations.constants import Z90
 from simulations.fold import CellSums
@@ -35,6 +36,34 @@ def stop_of(estimate: Estimate | None, looks_below_target: int) -> StopAdvice:
     )
 
 
+def empty_notes(sums: CellSums, account: EventAccount) -> tuple[str, ...]:
+    """Why a fold says nothing, where it does: a warning in one sentence, or none.
+
+    Parameters
+    ----------
+    sums : CellSums
+        Of all chunks.
+    account : EventAccount
+        Where their events, or pairs of pixel and bin, went.
+    """
+    where = (
+        f"{account.read:,} read, {account.masked:,} masked or without data, "
+        f"{account.outside_path:,} outside the cells, {account.outside_energy:,} outside the "
+        f"energy axis, {account.filtered:,} left out by the source"
+    )
+    if not (sums.exposure > 0).any():
+        return (
+            f"the fold is empty: no cell has exposure ({where}). Check psi, Ei, path and masks "
+            "with `beamsteer inspect`",
+        )
+    if account.folded == 0:
+        return (
+            f"the fold is empty: nothing was counted in any cell ({where}). Check the energy axis "
+            "and the path",
+        )
+    return ()
+
+
 def result_of(
     measurement: Measurement,
     ledger: ChunkLedger,
@@ -60,7 +89,9 @@ def result_of(
         "coverage_fraction": ledger.sums.coverage_fraction if ledger.chunks else 0.0,
         "events": asdict(ledger.account),
         "chunks": ledger.records,
-        "notes": list(measurement.notes),
+        "notes": [*measurement.notes, *empty_notes(ledger.sums, ledger.account)]
+        if ledger.chunks
+        else list(measurement.notes),
         "stop": asdict(stop_of(estimate, looks_below_target)),
     }
     if estimate is None:

@@ -47,6 +47,7 @@ from steering.experiment import (
     foreign,
     recorded_instrument,
 )
+from steering.run.answer import empty_notes
 
 MOMENTUM_STEP = 0.05  # 1/angstrom
 
@@ -110,6 +111,7 @@ class PowderFold:
             "momentum_max_inverse_angstrom": float(self.momentum_edges[-1]),
             "events": asdict(self.account),
             "chunks": chunks,
+            "notes": list(empty_notes(self.sums, self.account)),
         }
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import structlog
 
-from consumers.fold import ChunkFold, ChunkStart, ChunkStop, Message, SetAside
+from consumers.fold import ChunkFold, ChunkStart, ChunkStop, Foreseen, Message, SetAside
 from consumers.state import ClosedChunk, check_fingerprint, close_chunk
 from model_server.posterior import Posterior, Trust
 from simulations.errors import InputError
@@ -72,6 +72,8 @@ class Run:
         self._estimator = Estimator(measurement, self.can_terms) if estimate else None
         self._base: Estimate | None = None  # what the next estimate begins at
         self._looks_below_target = 0
+        self.foreseen: Foreseen | None = None  # taken by dwells that it fits
+        self.instrument = measurement.instrument  # of the dwell that started last
         self._open: dict[str, ChunkFold] = {}
         self._seen: set[tuple[str, str, int]] = set()
 
@@ -116,12 +118,14 @@ class Run:
         instrument = measurement.instrument
         if start.geometry is not None and fault is None:
             instrument = measurement.calibrated(start.geometry)
+        self.instrument = instrument
         self._open[start.chunk] = ChunkFold(
             start,
             geometry=measurement.geometry,
             instrument=instrument,
             can=self.can,
             fault=fault,
+            foreseen=self.foreseen,
         )
 
     def _fault_of(self, start: ChunkStart) -> str | None:

@@ -48,15 +48,17 @@ from simulations.errors import InputError, StorageError, storing
 from steering.experiment import Measurement
 from steering.run import Run
 from steering.service.clocks import Clock, ClockWatch, Patience, steady_ns
+from steering.service.foresight import Foresight
 from steering.service.health import WorkerStatus
 from steering.service.metrics import Timings
 from steering.service.reduced_dwell import reduced_payloads
-from steering.service.retaining import Kept, held_bytes, retain, run_records
+from steering.service.retaining import Kept, events_of, held_bytes, retain, run_records
 from steering.service.storage import (
     HELD_EVENT_BYTES,
     DiskWatch,
     WriteTrouble,
     claimed_manifest,
+    refuse_too_many,
 )
 
 log = structlog.get_logger()
@@ -129,6 +131,7 @@ class FoldWorker:
         self._watch = watch or ClockWatch()
         self._partitions: dict[int, _Partition] = {}
         self._taken = 0
+        self._uncommitted: dict[int, str] = {}  # partition: why, when it was released
         self._busy = threading.RLock()  # a partition neither comes nor goes during a turn
         self._received: Counter[str] = Counter()
         self._error: str | None = None
@@ -137,6 +140,7 @@ class FoldWorker:
         self._last_turn_ns = 0
         self._busy_since_ns: int | None = None
         self.disk = DiskWatch(state)
+        self.foresight = Foresight(measurement)
 
     # -- partitions -----------------------------------------------------------------------------
 
@@ -162,6 +166,7 @@ class FoldWorker:
                 mine.flush()
             except OSError as error:  # the manifest before stands; the next owner reads again
                 self.failed(str(error))
+                self._uncommitted[partition] = str(error)
                 log.error("not_committed", partition=partition, reason=str(error))
             finally:
                 mine.leave()
@@ -185,9 +190,21 @@ class FoldWorker:
         return frozenset(n for n, mine in self._partitions.items() if mine.trouble.reason)
 
     def close(self) -> None:
-        """Release everything."""
+        """Release everything.
+
+        Raises
+        ------
+        StorageError
+            If something could not be written; the next worker reads it again.
+        """
+        self._uncommitted.clear()
         for partition in tuple(self._partitions):
             self.release(partition)
+        if self._uncommitted:
+            raise StorageError(
+                f"what came last was not written: {'; '.join(self._uncommitted.values())} Nothing "
+                "is lost: start again, and it is read again from the source."
+            )
 
     def abandon(self) -> None:
         """Forget everything, after a fault: only what was committed may count."""
@@ -308,10 +325,7 @@ class FoldWorker:
                 log.warning("message_unusable", topic=letter.raw.topic, reason=letter.reason)
             return True
         try:
-            for letter in letters:
-                self._dead_letters.put(letter.raw, letter.reason)
-            if letters:
-                self._dead_letters.sink.flush()
+            self._dead_letters.deliver([(letter.raw, letter.reason) for letter in letters])
         except (ConnectionError, ValueError) as error:
             self.failed(f"dead letters could not be sent ({error}); nothing is committed before.")
             log.error("dead_letters_not_sent", reason=str(error), messages=len(letters))
@@ -452,15 +466,22 @@ class _Partition:
 
     def _turn(self, now_ns: int, finish: bool) -> bool:
         if not self._pending:
+            with storing(self.folder / "events of open dwells"):
+                self.assembler.relieve()
             self._pending = self._due(now_ns, finish)
             for chunk in self._pending:
                 self.worker.observe_closing(chunk, now_ns)
         self._close_pending()
         waited = now_ns - self._last_commit_ns >= self.worker.patience.commit_s * SECOND
         waiting = self._dirty or self.assembler.dead or self._letters
+        wrote = False
         if self._unsaved or self.trouble.reason or finish or (waiting and waited):
-            return self.commit()
-        return False
+            wrote = self.commit()
+        if not finish:
+            psis = self.assembler.settling(self.worker.measurement.experiment.source.psi_log)
+            given = float("nan") if self.worker.psi_deg is None else self.worker.psi_deg
+            self.worker.foresight.look([given if psi is None else psi for psi in psis])
+        return wrote
 
     def _due(self, now_ns: int, finish: bool) -> list[AssembledChunk]:
         try:
@@ -490,6 +511,8 @@ class _Partition:
         if not self._broken:
             self._close_pending()
             self.commit()
+            if self._letters:
+                raise StorageError(f"dead letters of {self.folder.name} could not be sent.")
 
     def counters(self) -> Counter[str]:
         """What became of messages and events."""
@@ -498,10 +521,7 @@ class _Partition:
         found["events.between_chunks"] = found.pop("events_between_chunks", 0)
         found["late"] = found.pop("reopened", 0)
         for run in tuple(self.runs.values()):
-            for chunk in tuple(run.chunks):
-                account = chunk.account
-                for name in ("folded", "outside_path", "outside_energy", "masked", "filtered"):
-                    found[f"events.{name}"] += getattr(account, name)
+            found += events_of(run)
         return found
 
     def commit(self) -> bool:
@@ -515,12 +535,13 @@ class _Partition:
         self._letters += self.assembler.dead
         self.assembler.dead.clear()
         if not self.worker.bury(self._letters):
+            refuse_too_many(self._letters, self.folder.name)
             return False
         self._letters.clear()
         lateness_ns = round(self.worker.patience.lateness_s * SECOND)
         gone = retain(self.worker.kept, self._records, self.assembler, self.folder, lateness_ns)
-        for name in gone:
-            del self.runs[name]
+        for name in gone:  # what was counted once stays counted
+            self.assembler.counters.update(events_of(self.runs.pop(name)))
         manifest = replace(
             self.manifest,
             positions=self.assembler.positions(),
@@ -570,8 +591,11 @@ class _Partition:
             folded = any(c.chunk == chunk.chunk for c in run.chunks)
             if before is not None and before.status == "folded" and folded:
                 run.reopen(chunk.chunk)
+            run.foreseen = self.worker.foresight.at_hand
             with self.worker.timed("fold"):
                 records[chunk.job] = self._fold(run, chunk, record, recording)
+            run.foreseen = None
+            self.worker.foresight.used(run.instrument)
             self.worker.disk.wrote(recording)
         except (OSError, MemoryError):  # of disk or machine, never of the dwell: it comes again
             self._attempts += 1

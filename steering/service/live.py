@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -104,11 +105,17 @@ class Live:
         connected = getattr(self.source, "connected", True)
         status = self.worker.status(connected=connected, lag=lag())
         counters = dict(status.counters)
+        warnings: tuple[str, ...] = getattr(self.source, "warnings", ())
         if self._publisher is not None:
             counters |= self._publisher.counters
+            if self._publisher.trouble is not None:
+                warnings = (*warnings, self._publisher.trouble)
         removed = getattr(self.source, "removed_segments", 0)
         if removed:
             counters["removed.tape_segments"] = removed
+        lost_s: float | None = getattr(self.source, "lost_s", None)
+        if lost_s is not None:
+            counters["lost_seconds"] = math.ceil(lost_s)
         error = status.error
         if self.model is not None and error is None:
             error = self.model.status().error
@@ -118,7 +125,7 @@ class Live:
             counters=counters,
             error=error,
             joined=getattr(self.source, "joined", True),
-            warnings=getattr(self.source, "warnings", ()),
+            warnings=warnings,
         )
 
     def operations(self, *, token: str | None = None) -> Any:

@@ -24,6 +24,7 @@ FAMILIES = {  # first part of a counter's name: metric, text, label of its secon
     "duplicates": ("stream_duplicates", "Messages that had come before", None),
     "clock_steps": ("clock_steps", "Steps of the wall clock of this machine", "direction"),
     "removed": ("retention_removed", "What source.retention let go", "kind"),
+    "lost_seconds": ("stream_lost_seconds", "Time of the stream that the sender had no more", None),
     "late": ("stream_late", "Messages that came after their chunk had closed", None),
     "published": ("published", "Messages sent out", "topic"),
     "publish_failures": ("publish_failures", "Messages that could not be sent out", "topic"),

@@ -543,6 +543,7 @@ class ModelService:
         runs = tuple(self._runs.values())
         errors = [*self._faults.values(), *(f.failure for f in runs if f.failure)]
         counters = {} if self._publisher is None else self._publisher.counters
+        trouble = None if self._publisher is None else self._publisher.trouble
         return WorkerStatus(
             service="model-server",
             last_loop_ns=self._last_loop_ns,
@@ -556,6 +557,7 @@ class ModelService:
             state=self.state,
             free_bytes=self.disk.free_bytes,
             reserve_bytes=self.disk.reserve_bytes,
+            warnings=() if trouble is None else (trouble,),
         )
 
     @contextmanager

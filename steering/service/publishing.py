@@ -19,7 +19,14 @@ import structlog
 from pydantic import BaseModel, ConfigDict, Field
 
 from consumers.transport import KafkaTopics
-from consumers.wire import DataVariable, Heartbeat, Sink, encode_data_array, encode_heartbeat
+from consumers.wire import (
+    DataVariable,
+    Heartbeat,
+    Sink,
+    UndeliveredError,
+    encode_data_array,
+    encode_heartbeat,
+)
 from simulations.arrays import FloatArray
 from simulations.fold import CellSums
 from steering.run import AdviceResult, ParameterResult, Run, RunResult, StopResult
@@ -318,7 +325,8 @@ class Publisher:
     """Sends the newest state of every run; a sink that fails or waits never stops the caller.
 
     There is one slot for every (topic, key): what is newer replaces what waits there. What could
-    not be sent stays in its slot and is tried again with the next change, or after some seconds.
+    not be sent stays in its slot and is tried again with the next state, or after some seconds. A
+    topic that is not there, or forbidden, holds no other topic back.
 
     Parameters
     ----------
@@ -355,7 +363,9 @@ class Publisher:
         self._sending = threading.Lock()
         self._counters: dict[str, int] = {}
         self._news = False  # something waits that was not tried yet
-        self._failing = False
+        self._again = False  # it is a state: topics that failed are tried too
+        self._failing: frozenset[str] = frozenset()  # topics
+        self._reason = ""  # why they do
         self._closed = False
         self._thread: threading.Thread | None = None
 
@@ -394,44 +404,90 @@ class Publisher:
             return
         with self._changed:
             self._waiting[topic, key] = value
-            # A sign of life does not try a sink again that has just failed; a new state does.
-            self._news |= not self._failing or topic != self.topics.heartbeat
+            # A sign of life does not try a topic again that has just failed; a new state does.
+            self._news |= topic != self.topics.heartbeat or topic not in self._failing
+            self._again |= topic != self.topics.heartbeat
             self._changed.notify_all()
 
     # -- sending --------------------------------------------------------------------------------
 
-    def pump(self, flush_s: float = FLUSH_SECONDS) -> bool:
-        """Send all that waits, now and here; False when something could not be sent."""
+    def pump(self, flush_s: float = FLUSH_SECONDS, *, again: bool = True) -> bool:
+        """Send all that waits, now and here; False when something could not be sent.
+
+        Parameters
+        ----------
+        flush_s : float
+            How long to wait for the broker's word.
+        again : bool
+            False leaves out topics that failed last time.
+        """
         with self._sending:
             with self._changed:
-                waiting, self._news = dict(self._waiting), False
+                left_out = frozenset[str]() if again else self._failing
+                waiting = {p: v for p, v in self._waiting.items() if p[0] not in left_out}
+                self._news = self._again = False
             if not waiting:
-                return True
-            failed: set[tuple[str, str]] = set()
-            reason = ""
-            try:
-                for (topic, key), value in waiting.items():
-                    try:
-                        self._sink.send(topic, value, key=key.encode())
-                    except ConnectionError:
-                        raise
-                    except Exception as error:  # this one cannot be sent, others may
-                        failed.add((topic, key))
-                        reason = f"{type(error).__name__}: {error}"
-                self._sink.flush(flush_s)
-            except Exception as error:
-                failed, reason = set(waiting), f"{type(error).__name__}: {error}"
+                return not self._failing
+            failed, reason = self._send(waiting, flush_s)
             with self._changed:
                 for place, value in waiting.items():
                     self._count("publish_failures" if place in failed else "published", place[0])
                     if place not in failed and self._waiting.get(place) is value:
                         del self._waiting[place]
-        if failed and not self._failing:
-            log.error("publishing_failed", messages=len(failed), reason=reason)
-        if self._failing and not failed:
+            failing = left_out | {topic for topic, _ in failed}
+        if failing - self._failing:
+            log.error("publishing_failed", topics=sorted(failing), reason=reason)
+        if self._failing and not failing:
             log.info("publishing_recovered")
-        self._failing = bool(failed)
-        return not failed
+        self._failing, self._reason = failing, reason or (self._reason if failing else "")
+        return not failing
+
+    def _send(
+        self, waiting: Mapping[tuple[str, str], bytes], flush_s: float
+    ) -> tuple[set[tuple[str, str]], str]:
+        """What could not be sent, and why; a topic that fails keeps no other one back."""
+        failed: set[tuple[str, str]] = set()
+        lost: set[str] = set()  # topics
+        reason = ""
+
+        def note(error: UndeliveredError) -> None:
+            nonlocal reason
+            lost.update(error.topics or {topic for topic, _ in waiting})
+            reason = str(error)
+
+        try:
+            # those that failed wait longest, so they come last
+            for topic, key in sorted(waiting, key=lambda place: place[0] in self._failing):
+                while topic not in lost:
+                    try:
+                        self._sink.send(topic, waiting[topic, key], key=key.encode())
+                    except UndeliveredError as error:  # of this topic, or one sent before
+                        note(error)
+                        continue
+                    except ConnectionError:
+                        raise
+                    except Exception as error:  # this one cannot be sent, others may
+                        failed.add((topic, key))
+                        reason = f"{type(error).__name__}: {error}"
+                    break
+            while True:
+                try:
+                    self._sink.flush(flush_s)
+                except UndeliveredError as error:
+                    note(error)
+                    continue
+                break
+        except Exception as error:
+            return set(waiting), f"{type(error).__name__}: {error}"
+        return failed | {place for place in waiting if place[0] in lost}, reason
+
+    @property
+    def trouble(self) -> str | None:
+        """Which topics cannot be published to, and why; None while all can."""
+        failing, reason = self._failing, self._reason
+        if not failing:
+            return None
+        return f"nothing can be published to {', '.join(sorted(failing))}: {reason}"
 
     def _count(self, family: str, topic: str) -> None:
         with self._changed:
@@ -458,8 +514,9 @@ class Publisher:
                 self.beat()
                 next_beat = time.monotonic() + self._interval_s
             with self._changed:
-                due = self._waiting and (self._news or time.monotonic() >= retry_at)
-            if due and not self.pump():
+                again = self._again or time.monotonic() >= retry_at
+                due = self._waiting and (self._news or again)
+            if due and not self.pump(again=again) and again:
                 retry_at = time.monotonic() + self._retry_s
             with self._changed:
                 if self._closed:

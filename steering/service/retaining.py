@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from consumers.state import (
     recordings_to_remove,
     runs_to_remove,
 )
+from steering.run import Run
 
 log = structlog.get_logger()
 
@@ -97,6 +99,15 @@ def retain(
     assembler.counters["removed.runs"] += len(gone)
     assembler.counters["removed.recordings"] += len(stripped)
     return gone
+
+
+def events_of(run: Run) -> Counter[str]:
+    """What became of the events of a run's folded chunks."""
+    found: Counter[str] = Counter()
+    for chunk in tuple(run.chunks):
+        for name in ("folded", "outside_path", "outside_energy", "masked", "filtered"):
+            found[f"events.{name}"] += getattr(chunk.account, name)
+    return found
 
 
 def held_bytes(spills: Collection[EventSpill]) -> dict[str, int]:

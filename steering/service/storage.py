@@ -18,6 +18,7 @@ import structlog
 
 from consumers.state import (
     MANIFEST,
+    DeadLetter,
     Manifest,
     check_fingerprint,
     claim_state,
@@ -31,6 +32,7 @@ log = structlog.get_logger()
 
 FIRST_RETRY_S, LONGEST_RETRY_S = 0.5, 5.0
 LOOK_S = 5.0  # between two looks at the free space
+MOST_LETTERS, MOST_LETTER_BYTES = 10_000, 64 * 2**20  # that wait in memory of a partition
 RESERVE_COMMITS = 4  # commits of the largest kind so far that should find room
 LEAST_RESERVE_BYTES = 64 * 2**20
 HELD_EVENT_BYTES = 24  # of an open dwell in its recording: time of flight, pixel, half a chunk more
@@ -151,6 +153,23 @@ class DiskWatch:
         if low and not self._told:
             log.warning("disk_nearly_full", free_bytes=free, reserve_bytes=self.reserve_bytes)
         self._told = low
+
+
+def refuse_too_many(letters: Sequence[DeadLetter], partition: str) -> None:
+    """Let a partition pause whose dead letters cannot be sent, before they fill the memory.
+
+    Raises
+    ------
+    StorageError
+        If more than ``MOST_LETTERS`` wait, or ``MOST_LETTER_BYTES``.
+    """
+    size = sum(len(letter.raw.value) for letter in letters)
+    if len(letters) > MOST_LETTERS or size > MOST_LETTER_BYTES:
+        raise StorageError(
+            f"{len(letters)} dead letters ({size / 1e6:.0f} MB) of {partition} cannot be sent; "
+            f"expected at most {MOST_LETTERS} and {MOST_LETTER_BYTES / 1e6:.0f} MB to wait. Make "
+            "the topic of dead letters, and rights and room for it: it is tried again."
+        )
 
 
 def claimed_manifest(state: Path, partition: int, fingerprint: Mapping[str, str]) -> Manifest:

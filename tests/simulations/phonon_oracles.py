@@ -51,7 +51,7 @@ def phonopy_crystal(folder: Path, name: str) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         if name.startswith("mp-"):
-            phonon = _from_phonondb(folder / "phonondb" / "phonondb-2018.h5", name)
+            phonon = phonondb_crystal(folder / "phonondb" / "phonondb-2018.h5", name)
         elif name == "Ge":
             phonon = load_phonopy(folder / "ge")
         elif (tests / name).is_dir():
@@ -82,7 +82,7 @@ def _from_force_sets(tests: Path, name: str) -> Any:
     )
 
 
-def _from_phonondb(path: Path, material: str) -> Any:
+def phonondb_crystal(path: Path, material: str) -> Any:
     """A crystal of phonondb by its material number; its README tells the layout."""
     phonopy = pytest.importorskip("phonopy")
     from phonopy.file_IO import parse_BORN_from_strings
@@ -209,13 +209,18 @@ def with_ewald(model: ForceConstantModel, ewald: float) -> ForceConstantModel:
 
 
 def set_ewald(phonon: Any, ewald: float) -> None:
-    """Give phonopy the same Ewald parameter, with more reciprocal vectors than its rule takes."""
+    """Give phonopy the same Ewald parameter, with more reciprocal vectors than its rule takes.
+
+    Its vectors fill a sphere; ours fill the ellipsoid of the dielectric tensor, within it.
+    """
     if phonon.nac_params is None:
         return
     cutoff = (3 * 300 / (4 * np.pi) / phonon.primitive.volume) ** (1 / 3) * ewald
-    mean = np.trace(phonon.nac_params["dielectric"]) / 3
+    dielectric = phonon.nac_params["dielectric"]
+    mean = np.trace(dielectric) / 3
     split = np.sqrt(-(cutoff**2) * mean / 4 / np.log(1e-10))
-    phonon.nac_params = {**phonon.nac_params, "G_cutoff": 1.35 * cutoff, "Lambda": split}
+    reach = 1.35 * cutoff * np.sqrt(mean / np.linalg.eigvalsh(dielectric)[0])
+    phonon.nac_params = {**phonon.nac_params, "G_cutoff": reach, "Lambda": split}
 
 
 def zone_vectors(model: ForceConstantModel, count: int, seed: int = 0) -> np.ndarray:

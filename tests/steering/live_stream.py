@@ -55,8 +55,17 @@ def live_measurement() -> Measurement:
     return build_measurement(live_experiment(), EXAMPLES)
 
 
-def live_scan(run: str = "night", psis=PSI, seed: int = 1, events_per_pulse: int = 60):
-    """(topic, key, value) of a rotation scan in the order of time; topics without prefix."""
+def live_scan(
+    run: str = "night",
+    psis=PSI,
+    seed: int = 1,
+    events_per_pulse: int = 60,
+    psi_lead_ns: int = SECOND,
+):
+    """(topic, key, value) of a rotation scan in the order of time; topics without prefix.
+
+    Psi is logged ``psi_lead_ns`` before the dwell begins.
+    """
     rng = np.random.default_rng(seed)
     instrument = live_measurement().instrument
     ei = live_experiment().instrument.ei_meV
@@ -75,7 +84,7 @@ def live_scan(run: str = "night", psis=PSI, seed: int = 1, events_per_pulse: int
         begins = RunBegins(job=job, chunk=f"{run}-{100 + k}", source="t", start_time_ns=start)
         add(start, "runInfo", encode_run_begins(begins))
         add(stop, "runInfo", encode_run_ends(RunEnds(job=job, source="t", stop_time_ns=stop)))
-        log(start - SECOND, "motion", "s1", psi)
+        log(start - psi_lead_ns, "motion", "s1", psi)
         step = SECOND // PULSES_PER_S
         for t in range(start, stop + PAUSE, 2 * step):
             pulses = np.array([t + 7, t + step + 7], np.int64)

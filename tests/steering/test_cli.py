@@ -9,6 +9,7 @@ import httpx
 import numpy as np
 import pytest
 import structlog
+import yaml
 
 from steering import cli
 from steering.cli._verbs import VERBS, verb
@@ -163,6 +164,24 @@ def test_doctor_reports_every_check_as_json():
     assert {finding["state"] for finding in report["findings"]} <= {"ok", "optional", "broken"}
     for finding in report["findings"]:
         assert finding["state"] == "ok" or finding["remedy"] or "nothing needs" in finding["found"]
+
+
+@pytest.mark.kafka
+def test_doctor_tells_what_consume_would_look_at_of_the_broker(kafka, kafka_topics, tmp_path):
+    topics = kafka_topics("detector", "runInfo", "motion", "sampleEnv")
+    described = yaml.safe_load((ROOT / "examples" / "ge-arcs.yaml").read_text())
+    names = {"prefix": kafka_topics.prefix, "reduced": None, "bluesky": None}
+    described["source"] = {
+        "kind": "kafka",
+        "kafka": {"bootstrap_servers": kafka.bootstrap, "topics": names},
+    }
+    file = tmp_path / "experiment.yaml"
+    file.write_text(yaml.safe_dump(described))
+    told = json.loads(beamsteer("doctor", "--json", "--experiment", str(file)).stdout)
+    (broker,) = (f for f in told["findings"] if f["name"] == "broker")
+    assert all(f"{topic}: 1 partitions" in broker["found"] for topic in topics)
+    assert broker["state"] == "optional"
+    assert f"{kafka_topics.prefix}_beamsteer_dead_letters not there" in broker["remedy"]
 
 
 def test_serve_shows_stored_runs_and_stops_by_itself_when_asked(tmp_path):

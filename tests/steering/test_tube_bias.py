@@ -122,6 +122,7 @@ def yardstick_of(crystal: str, shared) -> tuple[walk.TrajectoryPhonons, walk.Zon
             measurement.crystal,
             step_rlu=FINER * ZONE_STEP * measurement.experiment.path.voxel_rlu,
             temperature_K=WARM_FROM_K,
+            polar=measurement.model.reference.dipole is not None,
         ),
         energy=measurement.energy,
         n_path_bins=measurement.path.n_bins,

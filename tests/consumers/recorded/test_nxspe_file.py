@@ -6,7 +6,7 @@ import h5py
 import numpy as np
 import pytest
 
-from consumers.recorded import UnreadableError, write_nxspe
+from consumers.recorded import UnreadableError, inspect_file, write_nxspe
 from consumers.recorded.nxspe_file import read_nxspe
 from tests.consumers.hostile_files import (
     EI_MEV,
@@ -199,7 +199,7 @@ def test_files_of_other_programs_are_read(
 
 @pytest.mark.shared_data
 @pytest.mark.parametrize(
-    ("name", "bins", "masked", "in_live_detectors", "without_error"),
+    ("name", "bins", "masked", "in_live_detectors", "empty"),
     [
         ("CNCS_7860_coarse", 112, 0, 0, 0),
         ("bi2fe4o9_Ei62_5K", 46640, 1100, 0, 35),
@@ -208,11 +208,11 @@ def test_files_of_other_programs_are_read(
         ("fm_simple_cubic_b", 4964, 0, 0, 0),
         ("gen_sqw_96dets", 13920, 0, 0, 0),
         ("inst_let_ei3p7_240_120", 25, 0, 0, 0),
-        ("nxspe_version1_0", 150, 62, 2, 59),
+        ("nxspe_version1_0", 150, 69, 9, 52),
     ],
 )
 def test_masks_of_other_programs_are_kept_bin_by_bin(
-    shared_data: Path, name: str, bins: int, masked: int, in_live_detectors: int, without_error: int
+    shared_data: Path, name: str, bins: int, masked: int, in_live_detectors: int, empty: int
 ) -> None:
     run = read_nxspe(shared_data / "nxspe" / f"{name}.nxspe", psi_deg=0.0)
     with h5py.File(run.path) as file:
@@ -220,10 +220,45 @@ def test_masks_of_other_programs_are_kept_bin_by_bin(
         kept = run.intensity.shape[1]
         intensity, error = data["data"][()][:, :kept], data["error"][()][:, :kept]
     good = np.isfinite(intensity) & (intensity > -1e29) & np.isfinite(error) & (error >= 0)
-    assert np.array_equal(np.isfinite(run.intensity), good)
-    assert np.array_equal(np.isfinite(run.error), good)
-    np.testing.assert_array_equal(run.intensity[good], intensity[good])
+    got = np.isfinite(run.intensity)
+    assert np.array_equal(np.isfinite(run.error), got)
+    assert not (got & ~good).any()
+    lost = good & ~got  # zeros that were not recorded
+    assert not intensity[lost].any()
+    assert not error[lost].any()
+    np.testing.assert_array_equal(run.intensity[got], intensity[got])
     assert run.intensity.size == bins
-    assert int((~good).sum()) == masked
-    assert int((~good[~run.instrument.masked]).sum()) == in_live_detectors
-    assert int((run.error == 0).sum()) == without_error
+    assert int((~got).sum()) == masked
+    assert int((~got[~run.instrument.masked]).sum()) == in_live_detectors
+    assert run.empty_bins == empty
+    assert (run.error[got] > 0).all()
+
+
+def test_the_operators_energy_is_told_where_the_file_has_none(tmp_path: Path) -> None:
+    path = tmp_path / "a.nxspe"
+    good_nxspe(path)
+    with h5py.File(path, "r+") as file:
+        put(file["w1/NXSPE_info"], "fixed_energy", np.array([np.nan]))
+    own = child_energy(path)
+    assert own > 0
+    assert read_nxspe(path).ei_from == "instrument/fermi/energy of the file"
+    (told,) = [p for p in inspect_file(path)["problems"] if "fixed_energy" in p]
+    assert told == (
+        f"fixed_energy is missing; Ei of {own:g} meV is instrument/fermi/energy of the file"
+    )
+
+
+def child_energy(path: Path) -> float:
+    with h5py.File(path) as file:
+        return float(file["w1/instrument/fermi/energy"][0])
+
+
+def test_a_processed_workspace_of_mantid_is_named_with_what_to_do(tmp_path: Path) -> None:
+    path = tmp_path / "MAR28581.nxspe"
+    with h5py.File(path, "w") as file:
+        entry = file.create_group("mantid_workspace_1")
+        entry.attrs["NX_class"] = np.bytes_("NXentry")
+        entry.create_group("workspace").create_dataset("values", data=np.zeros((3, 4)))
+    with pytest.raises(UnreadableError, match=r"workspace of Mantid.*SaveNXSPE\(LoadNexus\('MAR2"):
+        read_nxspe(path)
+    assert "SaveNXSPE" in inspect_file(path)["problems"][0]

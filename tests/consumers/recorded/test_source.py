@@ -209,7 +209,8 @@ def test_a_file_without_incident_energy_is_told_and_takes_one_that_is_given(tmp_
     assert (report["kind"], report["ei_meV"], report["pixels"]) == ("nxspe", None, 640)
     assert "incident energy" in report["unknown"]  # pyright: ignore[reportOperatorIssue]
     assert any("--ei" in told for told in report["problems"])  # pyright: ignore[reportGeneralTypeIssues]
-    assert (given["ei_meV"], given["problems"]) == (25.0, [])
+    assert given["ei_meV"] == 25.0
+    assert given["problems"] == ["fixed_energy is missing; Ei of 25 meV is what the operator gave"]
 
 
 def test_inspection_tells_what_is_masked_and_dropped(tmp_path: Path) -> None:

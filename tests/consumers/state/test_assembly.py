@@ -116,6 +116,7 @@ class Disk:
     def turn(self, assembler, now_ns, finish=False, commit=True):
         records = {c.job: c for r in self.manifest.runs.values() for c in r.chunks}
         runs = {name: {c.job: c for c in r.chunks} for name, r in self.manifest.runs.items()}
+        assembler.relieve()
         for chunk in assembler.due(now_ns, finish=finish):
             records[chunk.job] = runs.setdefault(chunk.run, {})[chunk.job] = self.close(
                 assembler, chunk
@@ -421,6 +422,23 @@ def test_a_stop_that_comes_late_corrects_the_dwell():
     disk, _ = play([m for m in messages if m is not late] + [late])
     assert facts(disk) == facts(play(messages)[0])
     assert disk.final()["job1"].explicit_stop
+
+
+def test_a_dwell_waits_for_its_stop_after_a_restart_too():
+    """What a restart knows of the next dwell is old; the stop may be as late as ever."""
+    messages = scan()
+    late = next(m for m in messages if isinstance(m[1], RunEnds) and m[1].job == "job1")
+    kept = broker([m for m in messages if m is not late])
+    disk = Disk()
+    for life in range(2):
+        now = BEGIN + 1000 * life * SECOND
+        assembler = disk.assembler()
+        for raw, value in kept:
+            assembler.accept(raw, value, now)
+        disk.turn(assembler, now + SECOND)
+        assert set(disk.final()) == {"job0", "job2", "job3"}
+    disk.turn(assembler, now + 100 * SECOND)
+    assert disk.final()["job1"].note == "no stop came; closed where the next dwell starts"
 
 
 def test_a_start_that_comes_late_takes_its_share_from_the_dwell_before():

@@ -36,7 +36,7 @@ def test_a_dwell_begins_with_the_last_sample_before_it_unless_a_new_one_comes_so
 
 def test_settled_samples_are_forgotten_but_the_newest_is_carried():
     found = book((1, 1.0), (2, 2.0), (9, 3.0))
-    assert found.settle(5 * SECOND, None) == [("log", 0), ("log", 1)]
+    assert [s.place for s in found.settle(5 * SECOND, None)] == [("log", 0), ("log", 1)]
     assert found.carried == {"s": (2 * SECOND, (2.0,))}
     assert values(found.series("s", 5 * SECOND, 8 * SECOND, carry=True, unit="")) == [2.0]
 

@@ -9,7 +9,7 @@ import pytest
 from kafka.admin import ConfigResource, ConfigResourceType
 from kafka.structs import TopicPartition
 
-from consumers.transport import KafkaSource
+from consumers.transport import KafkaSection, KafkaSource, KafkaTopics, describe_broker
 from consumers.transport.kafka_facts import BrokerFacts, TopicFacts, judge_broker
 from tests.consumers.transport.test_kafka_source import Owner, partition_of, section_of
 from tests.kafka_broker import Broker, admin
@@ -92,3 +92,17 @@ def test_one_replica_is_told_unless_the_broker_is_on_this_machine():
     far = section.model_copy(update={"bootstrap_servers": "127.0.0.1:9092,kafka.example.org:9092"})
     (said,) = judge_broker(facts, far, needed_s=1.0)
     assert "have one replica" in said
+
+
+@pytest.mark.kafka
+def test_what_is_looked_at_is_described_a_line_a_topic(kafka, kafka_topics):
+    topics = kafka_topics("detector", retention_ms="60000")
+    names = {"run_info": None, "motion": None, "sample_environment": None}
+    section = KafkaSection(
+        bootstrap_servers=kafka.bootstrap,
+        topics=KafkaTopics(prefix=kafka_topics.prefix, reduced=None, bluesky=None, **names),
+    )
+    (line,), warnings = describe_broker(section, needed_s=4200.0)
+    assert line.startswith(f"{topics[0]}: 1 partitions, 1 replicas, cleanup.policy delete")
+    assert "retention.ms 60000" in line
+    assert any("messages are needed for 4200000 ms" in warning for warning in warnings)

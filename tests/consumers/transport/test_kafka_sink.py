@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from kafka import KafkaConsumer
 from kafka.errors import KafkaError
 
 from consumers.transport import DeadLetters, KafkaSink, KafkaSource
@@ -21,6 +26,8 @@ from tests.consumers.transport.test_kafka_source import (
     section_of,
 )
 from tests.kafka_broker import PASSWORDS, Topics
+from tests.steering.stepping_clock import NoCompilerError, build_stepping_clock
+from tests.steering.worker_host import ROOT
 
 pytestmark = pytest.mark.kafka
 
@@ -75,6 +82,35 @@ def test_a_dead_letter_keeps_key_and_value_and_tells_place_and_reason(kafka, kaf
     assert second.value == b""
     assert dict(second.headers)["reason"] == b"\xc3\xa9" * (LONGEST_REASON // 2)
     assert letters.count == 2
+
+
+def test_a_dead_letter_that_its_topic_does_not_take_goes_without_most_of_its_value(
+    kafka, kafka_topics
+):
+    bad, dead = kafka_topics("bad", "dead", max_message_bytes="4096")
+    sink = KafkaSink(section_of(kafka, [bad]))
+    letters = DeadLetters(sink, dead)
+    large = RawMessage(topic=bad, partition=0, offset=7, value=b"x" * 50_000, key=b"night")
+    small = replace(large, offset=8, value=b"small")
+    letters.deliver([(large, "cannot be decoded"), (small, "neither can this")])
+    sink.close()
+    consumer = KafkaConsumer(
+        dead, bootstrap_servers=kafka.bootstrap, auto_offset_reset="earliest",
+        consumer_timeout_ms=10_000,
+    )  # fmt: skip
+    found = {}
+    while len(found) < 2:
+        record = next(consumer)
+        found[dict(record.headers)["offset"]] = record
+    consumer.close()
+    cut, whole = found[b"7"], found[b"8"]
+    assert (cut.value, cut.key) == (b"x" * 512, b"night")
+    told = dict(cut.headers)
+    assert told["original_size"] == b"50000"
+    assert (told["topic"], told["partition"]) == (bad.encode(), b"0")
+    assert told["reason"] == b"cannot be decoded"
+    assert whole.value == b"small"
+    assert "original_size" not in dict(whole.headers)
 
 
 def test_a_topic_that_is_not_there_is_named(kafka):
@@ -227,3 +263,45 @@ def test_a_producer_faster_than_the_consumer_makes_lag_and_loses_nothing(kafka, 
     assert source.lag() == {(topic, 0): 0}
     source.close()
     sink.close()
+
+
+SEND_A_DAY_AHEAD = """
+import sys, time
+
+from consumers.transport import KafkaSection, KafkaSink, KafkaTopics
+
+bootstrap, topic, then = sys.argv[1], sys.argv[2], float(sys.argv[3])
+assert time.time() > then + 80_000, "the library is not in front"
+sink = KafkaSink(
+    KafkaSection(bootstrap_servers=bootstrap, topics=KafkaTopics(prefix="p")), environment={}
+)
+for n in range(5):
+    sink.send(topic, b"%d" % n, key=b"run")
+sink.flush()
+sink.send(topic, b"5", key=b"run")
+sink.close()
+"""
+
+
+def test_a_clock_a_day_ahead_of_the_brokers_holds_nothing_back(kafka, kafka_topics, tmp_path):
+    """The broker refuses the time stamps; dead letters held back would hold every commit back."""
+    (dead,) = kafka_topics("dead_letters")
+    try:
+        library = build_stepping_clock(tmp_path)
+    except NoCompilerError as reason:
+        pytest.skip(str(reason))
+    (tmp_path / "step").write_text("86400")
+    done = subprocess.run(
+        [sys.executable, "-c", SEND_A_DAY_AHEAD, kafka.bootstrap, dead, str(time.time())],
+        env={**os.environ, "LD_PRELOAD": str(library), "STEP_FILE": str(tmp_path / "step")},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    source = KafkaSource(section_of(kafka, [dead]), Owner())
+    found = read(source, 6)
+    source.close()
+    assert [m.value for m in found] == [b"%d" % n for n in range(6)]
+    assert "time_stamps_refused" in done.stdout + done.stderr

@@ -4,9 +4,15 @@ import numpy as np
 import pytest
 
 from simulations.crystal import laue_rotations
-from simulations.dynamics import force_constant_model
+from simulations.dynamics import (
+    eigenmodes,
+    force_constant_model,
+    modes,
+    read_force_constants,
+)
 from simulations.fold import grid_index
 from simulations.likelihood import ZoneMap, build_zone_map
+from simulations.likelihood.trajectories import OFF_AXIS_INVERSE_A
 from tests.simulations.fold.test_voxel_map import CRYSTALS
 
 
@@ -64,3 +70,54 @@ def test_warm_crystals_get_the_finer_grid_farther_out():
     assert warm.fine_radius == pytest.approx(2 * cold.fine_radius)
     assert np.array_equal(warm.divisions, cold.divisions)
     assert warm.n_points > cold.n_points
+
+
+@pytest.mark.parametrize("name", CRYSTALS)
+def test_polar_crystals_get_a_third_grid_next_to_gamma(name):
+    crystal = CRYSTALS[name]()
+    plain = build_zone_map(crystal, step_rlu=0.1)
+    polar = build_zone_map(crystal, step_rlu=0.1, polar=True)
+    assert plain.core_radius == 0
+    assert (plain.core_index == -1).all()
+    assert np.array_equal(polar.fine_index, plain.fine_index)
+    assert polar.n_points == int(polar.core_index.max()) + 1 > plain.n_points
+    rng = np.random.default_rng(4)
+    away = rng.normal(size=(200, 3))
+    away *= polar.core_radius * rng.random((200, 1)) / np.linalg.norm(away, axis=1)[:, None]
+    middle = np.array(polar.core_index.shape) // 2
+    for f in away @ np.linalg.inv(crystal.reciprocal):
+        where = tuple(np.floor(f * polar.core_divisions + 0.5).astype(int) + middle)
+        r, o = polar.core_index[where], polar.core_operation[where]
+        assert r >= plain.n_points
+        off = f @ polar.operation_fractional[o] - polar.fractional[r]
+        assert np.abs(off * polar.core_divisions).max() < 1.6
+
+
+@pytest.mark.shared_data
+def test_modes_of_a_polar_crystal_can_be_continued_from_the_nearest_point(shared_data):
+    given = read_force_constants(shared_data / "phonopy-test" / "ZnO" / "phonopy_disp.yaml")
+    model = force_constant_model(given.crystal, given, 3.4)
+    crystal = given.crystal
+    zone = build_zone_map(crystal, step_rlu=0.02, polar=True)
+    unit = zone.core_radius / 0.025
+    direction = np.random.default_rng(0).normal(size=(40, 3))
+    direction /= np.linalg.norm(direction, axis=1)[:, None]
+    worst = {}
+    for divisions in (zone.core_divisions, zone.fine_divisions):
+        cell = crystal.reciprocal / divisions[:, None]
+        q = 0.008 * unit * direction
+        near = np.rint(q @ np.linalg.inv(cell)) @ cell + OFF_AXIS_INVERSE_A
+        step = q - near
+        slopes = model.matrix_gradients(near)
+        bend = [
+            (model.matrix_gradients(near + 1e-3 * a) - model.matrix_gradients(near - 1e-3 * a))
+            / 2e-3
+            for a in np.eye(3)
+        ]
+        D = model.dynamical_matrices(near) + np.einsum("qa,qaij->qij", step, slopes)
+        D += 0.5 * np.einsum("qa,qb,aqbij->qij", step, step, np.array(bend))
+        off = np.abs(eigenmodes(D)[0] - modes(model, q)[0]).max(axis=1)
+        worst[tuple(divisions)] = off.max()
+    core, fine = worst.values()
+    assert core < 0.3  # meV, a third of the resolution
+    assert fine > 1.0  # what the third grid is for

@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 
 from simulations.crystal import read_crystal
+from simulations.dynamics import force_constant_model, modes
 from simulations.prior import force_field, load_prior, load_prior_record, write_prior
+from simulations.prior.widening import widened_box
 from steering import cli
 from steering.experiment import build_measurement
 from steering.experiment.experiment_file import parse_experiment
@@ -78,9 +80,12 @@ def test_an_unstable_force_field_is_left_out_with_its_reason(three_members):
     low, high = (m.values for m in record.members[:2])
     np.testing.assert_allclose(high, 1.5 * low, rtol=1e-3, atol=1e-5)  # 1.2 over 0.8
     k = record.box.names.index("1NN xx")
+    lower, upper = widened_box([low, high], record.widening, record.bonds)
+    np.testing.assert_allclose(record.box.lower, lower)
+    np.testing.assert_allclose(record.box.upper, upper)
     w = abs(high[k] - low[k])  # negative: the stiff side is the lower one
-    assert record.box.lower[k] == pytest.approx(high[k] - 1.5 * w)
-    assert record.box.upper[k] == pytest.approx(low[k] + 0.25 * w)
+    assert record.box.lower[k] < high[k] - 0.5 * w
+    assert record.box.upper[k] > low[k]
     assert made.sample is not None
     assert 0 < made.sample.acceptance <= 1
     assert "20 of" in made.acceptance_words
@@ -94,26 +99,103 @@ def test_a_force_field_that_fails_is_left_out_and_one_alone_is_not_enough(
     computed = prior_making.force_field_phonons
 
     def failing(cell, name, **options):
-        if name == three_members[0]:
-            raise RuntimeError("relaxation left forces")
+        if name != three_members[1]:
+            raise RuntimeError("out of its training")
         return computed(cell, name, **options)
 
     monkeypatch.setattr(prior_making, "force_field_phonons", failing)
     with pytest.raises(ValueError, match="1 of 3 force fields") as told:
         make_prior("aluminium", ALUMINIUM, force_fields=three_members, supercell=(2, 2, 2))
-    assert "relaxation left forces" in str(told.value)
-    assert "imaginary" in str(told.value)
+    assert "out of its training" in str(told.value)
     assert "at least two" in str(told.value)
 
 
-def test_a_box_that_is_hardly_ever_stable_is_said_to_be_so(three_members, monkeypatch):
-    monkeypatch.setattr("simulations.prior.box._is_stable", lambda *_: False)
+def test_where_relaxing_fails_the_given_cell_is_taken_and_it_is_said(three_members, monkeypatch):
+    computed = prior_making.force_field_phonons
+
+    def failing(cell, name, **options):
+        if name == three_members[0] and not options.get("relaxed"):
+            raise RuntimeError("relaxation left forces")
+        return computed(cell, name, **options)
+
+    monkeypatch.setattr(prior_making, "force_field_phonons", failing)
+    made = make_prior(
+        "aluminium", ALUMINIUM, force_fields=three_members[:2], supercell=(2, 2, 2), samples=20
+    )
+    assert [n for n in made.notes if "not relaxed" in n and "relaxation left forces" in n]
+    given, relaxed = (m.relaxed_lattice_A for m in made.record.members)
+    np.testing.assert_allclose(given, ALUMINIUM.lattice)
+    assert np.abs(given - relaxed).max() > 1e-3
+
+
+def test_answers_that_are_kept_are_not_asked_for_again(three_members, monkeypatch, tmp_path):
+    pair = three_members[:2]
+    options = {"force_fields": pair, "supercell": (2, 2, 2), "samples": 5}
+    asked = []
+    computed = prior_making.force_field_phonons
+
+    def counted(cell, name, **more):
+        asked.append(name)
+        if len(asked) == 2:
+            raise KeyboardInterrupt  # as a user does
+        return computed(cell, name, **more)
+
+    monkeypatch.setattr(prior_making, "force_field_phonons", counted)
+    with pytest.raises(KeyboardInterrupt):
+        make_prior("aluminium", ALUMINIUM, members_folder=tmp_path / "kept", **options)
+    resumed = make_prior("aluminium", ALUMINIUM, members_folder=tmp_path / "kept", **options)
+    assert asked == [pair[0], pair[1], pair[1]]
+    fresh = make_prior("aluminium", ALUMINIUM, **options)
+    np.testing.assert_array_equal(resumed.record.box.lower, fresh.record.box.lower)
+    np.testing.assert_array_equal(resumed.record.box.upper, fresh.record.box.upper)
+
+
+def test_unstable_members_make_the_box_where_fewer_than_two_are_stable(three_members):
+    pair = [three_members[1], three_members[2]]
+    made = make_prior(
+        "aluminium", ALUMINIUM, force_fields=pair, supercell=(3, 3, 3), cutoff_A=3.0, samples=20
+    )
+    assert [m.stable for m in made.record.members] == [True, False]
+    assert len(made.record.used_members) == 2
+    assert not made.dropped
+    assert any("1 of 2 force fields find the crystal stable" in note for note in made.notes)
+
+
+def test_a_box_of_which_nothing_is_stable_is_said_to_be_so(three_members, monkeypatch):
+    monkeypatch.setattr("simulations.prior.box.is_stable", lambda *_: False)
+    monkeypatch.setattr("simulations.prior.box.nearest_stable", lambda *_, **__: None)
     made = make_prior(
         "aluminium", ALUMINIUM, force_fields=three_members[:2], supercell=(2, 2, 2), free=2
     )
     assert made.sample is None
-    assert "only 0 of" in made.acceptance_words
+    assert "no set of the prior's box" in made.acceptance_words
     assert made.content()["acceptance"]["share"] is None
+
+
+def test_a_mean_that_is_unstable_when_cut_off_gives_way_to_the_nearest_stable_set(
+    three_members, monkeypatch, tmp_path
+):
+    computed = prior_making.force_field_phonons
+
+    def softened(cell, name, **options):
+        found = computed(cell, name, **options)
+        upside_down = found.force_constants.copy()
+        upside_down[:] *= -1.0  # every mode imaginary
+        return replace(found, force_constants=upside_down)
+
+    monkeypatch.setattr(prior_making, "force_field_phonons", softened)
+    made = make_prior(
+        "aluminium", ALUMINIUM, force_fields=three_members[:2], supercell=(3, 3, 3), cutoff_A=3.0
+    )
+    assert made.record.stabilised is not None
+    assert any("outside the box, which holds none" in note for note in made.notes)
+    write_prior(made.record, tmp_path / "prior.yaml")
+    constants = load_prior_record(tmp_path / "prior.yaml").force_constants(ALUMINIUM)
+    model = force_constant_model(ALUMINIUM, constants, None)
+    steps = (np.arange(5) + 0.3) / 5
+    grid = np.stack(np.meshgrid(steps, steps, steps), axis=-1).reshape(-1, 3)
+    energies, _ = modes(model, grid @ ALUMINIUM.reciprocal)
+    assert energies.min() > -0.5
 
 
 def test_names_are_checked_before_anything_runs(tmp_path, monkeypatch):

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 
+from consumers.recorded import recorded_source, write_nxspe
 from steering.experiment import chosen_instrument, load_experiment
-from steering.run import fold_powder
-from tests.steering.virtual_scan import EXAMPLES, virtual_scan  # noqa: F401
+from steering.run import Run, fold_powder
+from tests.steering.virtual_scan import EXAMPLES, small_measurement, virtual_scan  # noqa: F401
 
 SAME = ("signal", "variance", "counts", "exposure", "flat")
 
@@ -78,6 +80,60 @@ def test_another_incident_energy_is_set_aside(virtual_scan):  # noqa: F811
     )
     with pytest.raises(ValueError, match="expected 60 meV within 1%"):
         fold_powder(virtual_scan.events, other)
+
+
+def sparse_file(experiment, path, *, level=2.0, counts_per_bin=0.3):
+    """NXSPE of another program: flat scattering, few counts a bin, nothing of ours in it."""
+    instrument = chosen_instrument(experiment)
+    rng = np.random.default_rng(11)
+    edges = np.linspace(-5.0, 38.0, 87)
+    efficiency = rng.uniform(0.7, 1.3, (instrument.n_pixels, 1))
+    one = level / (counts_per_bin * efficiency) * np.ones((1, len(edges) - 1))
+    counts = rng.poisson(level / one)
+    write_nxspe(
+        path,
+        instrument=instrument,
+        ei_meV=experiment.instrument.ei_meV,
+        psi_deg=30.0,
+        energy_edges_meV=edges,
+        intensity=counts * one,
+        error=np.sqrt(counts) * one,
+    )
+    with h5py.File(path, "r+") as file:
+        del file["w1/beamsteer"]
+    return level
+
+
+def test_a_sparse_histogram_of_another_program_folds_to_its_truth(virtual_scan, tmp_path):  # noqa: F811
+    experiment, path = virtual_scan.experiment, tmp_path / "sparse.nxspe"
+    level = sparse_file(experiment, path)
+    powder = fold_powder([path], experiment, step=0.1).sums
+    run = Run(small_measurement(), run_id="r", folder=tmp_path, estimate=False)
+    for message in recorded_source([path], run="r").messages():
+        run.accept(message)
+    for sums in (powder, run.sums):
+        assert sums.gaussian
+        seen = sums.exposure > 0
+        assert (sums.variance[seen] > 0).all()
+        mean = sums.signal.sum() / sums.exposure.sum()
+        sigma = np.sqrt(sums.variance.sum()) / sums.exposure.sum()
+        assert sigma < 0.05 * level  # leaving empties out would fold to 3.9 times the truth
+        assert abs(mean - level) < 3 * sigma
+        pulls = (sums.signal - level * sums.exposure)[seen] / np.sqrt(sums.variance[seen])
+        assert 0.4 < np.mean(pulls**2) < 1.1  # sigma too large by a third at most
+
+
+def test_a_fold_of_nothing_warns(virtual_scan, tmp_path):  # noqa: F811
+    experiment, path = virtual_scan.experiment, tmp_path / "none.nxspe"
+    sparse_file(experiment, path)
+    with h5py.File(path, "r+") as file:
+        file["w1/data/data"][:, 10:] = np.nan  # all above the elastic line
+    (note,) = fold_powder([path], experiment, step=0.1).summary()["notes"]
+    assert note.startswith("the fold is empty: no cell has exposure")
+    run = Run(small_measurement(), run_id="r", folder=tmp_path, estimate=False)
+    for message in recorded_source([path], run="r").messages():
+        run.accept(message)
+    assert any("the fold is empty" in line for line in run.result()["notes"])
 
 
 @pytest.mark.shared_data

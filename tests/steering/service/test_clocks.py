@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,44 +11,10 @@ from pathlib import Path
 import pytest
 
 from steering.service.clocks import ClockWatch, steady_ns
+from tests.steering.stepping_clock import NoCompilerError, build_stepping_clock
 
 ROOT = Path(__file__).resolve().parents[3]
 SECOND = 1_000_000_000
-STEPPING_CLOCK = r"""
-#define _GNU_SOURCE
-#include <stdio.h>
-#include <stdlib.h>
-#include <sys/time.h>
-#include <sys/syscall.h>
-#include <time.h>
-#include <unistd.h>
-
-static long step(void) {
-    long seconds = 0;
-    FILE *file = fopen(getenv("STEP_FILE"), "r");
-    if (file) { if (fscanf(file, "%ld", &seconds) != 1) seconds = 0; fclose(file); }
-    return seconds;
-}
-int clock_gettime(clockid_t which, struct timespec *now) {
-    int rc = syscall(SYS_clock_gettime, which, now);
-    if (which == CLOCK_REALTIME) now->tv_sec += step();
-    return rc;
-}
-time_t time(time_t *out) {
-    struct timespec now;
-    clock_gettime(CLOCK_REALTIME, &now);
-    if (out) *out = now.tv_sec;
-    return now.tv_sec;
-}
-int gettimeofday(struct timeval *now, void *zone) {
-    struct timespec fine;
-    (void)zone;
-    clock_gettime(CLOCK_REALTIME, &fine);
-    now->tv_sec = fine.tv_sec;
-    now->tv_usec = fine.tv_nsec / 1000;
-    return 0;
-}
-"""
 FOLD_WHILE_IT_STEPS = """
 import json, os, sys, time
 from pathlib import Path
@@ -95,16 +60,10 @@ print(json.dumps(told))
 
 @pytest.fixture(scope="module")
 def stepping_clock(tmp_path_factory) -> Path:
-    compiler = shutil.which("cc") or shutil.which("gcc")
-    if compiler is None or not sys.platform.startswith("linux"):
-        pytest.skip("a C compiler on Linux makes the clock that steps; none is here")
-    folder = tmp_path_factory.mktemp("clock")
-    (folder / "step.c").write_text(STEPPING_CLOCK)
-    subprocess.run(
-        [compiler, "-shared", "-fPIC", "-o", str(folder / "step.so"), str(folder / "step.c")],
-        check=True,
-    )
-    return folder / "step.so"
+    try:
+        return build_stepping_clock(tmp_path_factory.mktemp("clock"))
+    except NoCompilerError as reason:
+        pytest.skip(str(reason))
 
 
 def test_a_wall_clock_that_steps_back_and_forward_stalls_nothing_and_is_told(

@@ -21,7 +21,7 @@ from consumers.wire import (
     encode_run_begins,
     encode_run_ends,
 )
-from simulations.errors import InputError
+from simulations.errors import InputError, StorageError
 from steering.experiment import build_measurement, load_experiment
 from steering.run import Run
 from steering.service.consuming import consume
@@ -291,6 +291,70 @@ def test_dead_letters_arrive_before_anything_is_committed(measurement, messages,
     assert b"abcd" in letters.got[1][3]["reason"]
     assert letters.got[1][3]["topic"] == b"runInfo"
     worker.close()
+
+
+def test_dead_letters_that_cannot_be_sent_pause_a_partition_before_they_fill_the_memory(
+    measurement, messages, undisturbed, tmp_path
+):
+    letters = Letters()
+    letters.broken = True
+    rubbish = [("detector", b"night", bytes([n % 251]) * 5_000_000) for n in range(15)]
+    raws = as_raw([*messages[:50], *rubbish, *messages[50:]])
+    worker = worker_of(measurement, tmp_path, dead_letters=DeadLetters(letters, "dead"))
+    source = ListSource(raws, worker, batch=70)
+    for raw in source.poll(0):
+        worker.accept(raw)
+    assert not worker.turn()
+    assert worker.stuck() == {0}
+    assert "15 dead letters (75 MB) of partition-0 cannot be sent" in worker.status().error
+    letters.broken = False
+    consume(source, worker, stop=lambda: False, until_idle_s=0.5)
+    worker.close()
+    assert contents(tmp_path) == undisturbed
+    assert read_manifest(tmp_path / "partition-0").counters["dead_letters"] == 15
+
+
+def test_dead_letters_that_cannot_be_sent_at_the_end_are_told_by_an_error(
+    measurement, messages, tmp_path
+):
+    letters = Letters()
+    letters.broken = True
+    worker = worker_of(measurement, tmp_path, dead_letters=DeadLetters(letters, "dead"))
+    raws = as_raw([*messages[:50], ("detector", b"night", b"rubbish")])
+    for raw in ListSource(raws, worker, batch=70).poll(0):
+        worker.accept(raw)
+    with pytest.raises(StorageError, match="was not written: dead letters of partition-0 could"):
+        worker.close()
+
+
+def test_what_a_settling_dwell_looks_at_is_computed_ahead_and_changes_no_bit(
+    measurement, messages, undisturbed, tmp_path
+):
+    """Also where psi is another one in the end, because a sample came late."""
+    for late in (False, True):
+        state = tmp_path / str(late)
+        worker = worker_of(measurement, state)
+        raws = as_raw(messages)
+        _, stop, *_ = (n for n, m in enumerate(messages) if m[0] == "runInfo")
+        psi = next(n for n, m in enumerate(messages) if m[0] == "motion")
+        order = [*raws[: stop + 1]]
+        if late:
+            order.remove(raws[psi])
+            order.append(raws[psi])
+        source = ListSource([*order, *raws[stop + 1 :]], worker, batch=stop)
+        for raw in source.poll(0):
+            worker.accept(raw)
+        if not late:
+            worker.accept(source.rest.pop(0))
+        worker.turn()
+        if late:
+            assert worker.foresight.at_hand is None
+        else:
+            assert worker.foresight.at_hand.sight.psi_deg == PSI[0]
+        consume(source, worker, stop=lambda: False, until_idle_s=0.0)
+        assert worker.foresight.at_hand is None
+        worker.close()
+        assert contents(state) == undisturbed
 
 
 def test_a_message_that_cannot_be_decoded_stops_the_worker_or_is_skipped_where_that_is_asked(

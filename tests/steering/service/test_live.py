@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import os
 import shutil
-import signal
-import subprocess
 import sys
 import time
 import uuid
@@ -33,44 +29,9 @@ from tests.steering.live_stream import (
     live_scan,
 )
 from tests.steering.virtual_scan import EXAMPLES
+from tests.steering.worker_host import Host
 
-ROOT = Path(__file__).resolve().parents[3]
 TOPICS = ("detector", "runInfo", "motion", "sampleEnv")
-
-
-class Host:
-    """The process whose forks are the workers."""
-
-    def __init__(self, log: Path):
-        self._log = log.open("wb")
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.steering.forked_worker"],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, cwd=ROOT, text=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"},
-        )  # fmt: skip
-        assert self._process.stdout.readline() == "ready\n", log.read_text()
-
-    def _ask(self, line):
-        self._process.stdin.write(line + "\n")
-        self._process.stdin.flush()
-        return int(self._process.stdout.readline())
-
-    def start(self, state, **control):
-        return self._ask(f"start {state} {json.dumps(control)}")
-
-    def wait(self, pid):
-        return self._ask(f"wait {pid}")
-
-    def kill(self, pid):
-        os.kill(pid, signal.SIGKILL)
-        assert self.wait(pid) == -signal.SIGKILL
-
-    def close(self):
-        self._process.kill()
-        self._process.wait()
-        self._process.stdin.close()
-        self._process.stdout.close()
-        self._log.close()
 
 
 @pytest.fixture(scope="module")

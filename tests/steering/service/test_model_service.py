@@ -17,6 +17,7 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
+from kafka import KafkaConsumer, TopicPartition
 
 from consumers.fold import ChunkStart
 from consumers.recorded import recorded_source
@@ -30,7 +31,7 @@ from consumers.state import (
     run_folder,
     write_manifest,
 )
-from consumers.transport import KafkaTopics
+from consumers.transport import KafkaSection, KafkaTopics
 from consumers.wire.flatbuffers_codec import decode_data_array
 from simulations.errors import StorageError
 from steering.experiment import dump_experiment
@@ -370,6 +371,37 @@ def test_the_verb_answers_once_and_says_what_is_wrong(folded, tmp_path, capsys):
     assert cli.run(["model-server", "--schema"]) == 0
     schemas = json.loads(capsys.readouterr().out)
     assert set(schemas) == {"beamsteer.estimate", "beamsteer.advice", "beamsteer.folded"}
+
+
+@pytest.mark.kafka
+def test_an_experiment_on_kafka_is_published_there_unless_told_otherwise(
+    folded, kafka, kafka_topics, tmp_path, capsys
+):
+    """Of the topics one is missing; the estimate is made all the same."""
+    from steering import cli
+
+    kafka_topics("beamsteer_advice", "beamsteer_folded")
+    section = KafkaSection(
+        bootstrap_servers=kafka.bootstrap,
+        topics=KafkaTopics(prefix=kafka_topics.prefix),
+        connect_timeout_s=2.0,
+    )
+    experiment = small_experiment()
+    source = experiment.source.model_copy(update={"kind": "kafka", "kafka": section})
+    state = State(tmp_path)
+    state.commit(folded[:1])
+    dump_experiment(experiment.model_copy(update={"source": source}), tmp_path / "experiment.yaml")
+    topic = TopicPartition(f"{kafka_topics.prefix}_beamsteer_advice", 0)
+    consumer = KafkaConsumer(bootstrap_servers=kafka.bootstrap)
+    for words, sent in ((["--no-publish"], 0), ([], 1)):
+        assert cli.run(["model-server", str(tmp_path), "--once", "--json", *words]) == 0
+        told = capsys.readouterr()
+        assert json.loads(told.out)["runs"]["ge"]["advice"]
+        assert ("beamsteer_estimates" in told.err) == bool(sent)
+        assert consumer.end_offsets([topic])[topic] == sent
+    consumer.close()
+    refused = ["model-server", str(tmp_path), "--no-publish", "--kafka", kafka.bootstrap]
+    assert cli.run(refused) == 2
 
 
 def test_the_process_serves_its_health_and_ends_cleanly_amid_an_estimate(folded, tmp_path):

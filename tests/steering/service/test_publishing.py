@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -26,7 +27,7 @@ from steering.service.publishing import (
     folded_message,
     heartbeat_message,
 )
-from tests.kafka_broker import OwnBroker, Topics
+from tests.kafka_broker import Broker, OwnBroker, Topics
 from tests.steering.fabricated import snapshot
 
 NOW = 1_763_716_248_000_000_000
@@ -296,3 +297,32 @@ def test_a_real_broker_gets_the_newest_state_though_it_was_killed_meanwhile(own_
     for topic in (ours.estimates, ours.advice):
         *_, (key, value) = kept(own_kafka.bootstrap, topic, 2)
         assert (key, json.loads(value)["state_generation"]) == (b"ge", 3)
+
+
+@pytest.mark.kafka
+def test_a_topic_that_is_missing_holds_no_other_back_and_is_told(
+    kafka: Broker, kafka_topics: Topics
+):
+    kafka_topics("beamsteer_folded", "beamsteer_advice", "beamsteer_heartbeat")
+    names = KafkaTopics(prefix=kafka_topics.prefix)
+    section = KafkaSection(bootstrap_servers=kafka.bootstrap, topics=names, connect_timeout_s=2.0)
+    ours = OutputTopics.of(names)
+    sink = KafkaSink(section)
+    one = Publisher(sink, topics=ours, service_id="model-server", clock=lambda: NOW)
+    one.result("ge", result(), generation=1)
+    assert not one.pump()
+    assert one.counters == {f"published.{ours.advice}": 1, f"publish_failures.{ours.estimates}": 1}
+    assert one.trouble is not None
+    assert f"nothing can be published to {ours.estimates}" in one.trouble
+    one.folded(folded(1))
+    began = time.monotonic()
+    assert not one.pump(again=False)
+    assert time.monotonic() - began < 2.0
+    assert one.counters[f"published.{ours.folded}"] == 1
+    kafka_topics("beamsteer_estimates")
+    while not one.pump():
+        assert time.monotonic() - began < 30.0
+    sink.close()
+    assert one.trouble is None
+    assert len(kept(kafka.bootstrap, ours.estimates, 1)) == 1
+    assert len(kept(kafka.bootstrap, ours.advice, 1)) == 1

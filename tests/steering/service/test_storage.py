@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 from structlog.testing import capture_logs
 
-from consumers.state import read_manifest
+from consumers.state import HeldBound, read_manifest
 from consumers.transport import (
     DeadLetters,
     KafkaSection,
@@ -64,20 +64,23 @@ class Worker(FoldWorker):
     """A fold worker that closes the tape of its dead letters."""
 
     def close(self):
-        super().close()
-        self._dead_letters.sink.close()
+        try:
+            super().close()
+        finally:
+            self._dead_letters.sink.close()
 
     def abandon(self):
         super().abandon()
         self._dead_letters.sink.close()
 
 
-def worker_on(state, **patience):
+def worker_on(state, held=None, **patience):
     return Worker(
         live_measurement(),
         state=state,
         default_run="unnamed",
         patience=replace(PATIENCE, **patience),
+        held=held,
         dead_letters=DeadLetters(TapeSink(state / "dead_letters"), "dead"),
     )
 
@@ -135,6 +138,26 @@ def test_a_disk_that_is_full_at_any_write_loses_nothing(
     small_disk.make_room()
     until(lambda: worker.turn() or not worker.stuck())
     assert judge_readiness(worker.status(), Health()).ok
+    consume(source, worker, stop=lambda: False, until_idle_s=0.0)
+    worker.close()
+    assert contents(state) == undisturbed
+    assert buried(state) == [BAD[2]]
+
+
+def test_open_dwells_that_find_no_room_hold_everything_back(messages, undisturbed, small_disk):
+    """Events beyond memory wait on disk; a full one is waited for, like at any other write."""
+    small_disk.grow(128 * 2**20)
+    state = small_disk.folder / "state"
+    worker = worker_on(state, held=HeldBound(limit_bytes=0))
+    source = ListSource(as_raw(messages), worker)
+    small_disk.fill(50_000_000)  # for chunks, not for the file that open dwells take
+    for raw in source.poll(0):
+        worker.accept(raw)
+    assert not worker.turn()
+    assert "events of open dwells cannot be written (" in worker.status().error
+    assert worker.stuck() == {0}
+    small_disk.make_room()
+    until(lambda: worker.turn() or not worker.stuck())
     consume(source, worker, stop=lambda: False, until_idle_s=0.0)
     worker.close()
     assert contents(state) == undisturbed
@@ -220,8 +243,8 @@ def test_a_partition_that_goes_while_the_disk_is_full_is_read_again(
             first.accept(raw)
         first.turn()
     manifest = read_manifest(state / "partition-0")
-    first.release(0)
-    first.close()
+    with pytest.raises(StorageError, match="what came last was not written: .* start again"):
+        first.close()
     assert read_manifest(state / "partition-0") == manifest
     small_disk.make_room()
     second = worker_on(state)

@@ -278,6 +278,7 @@ def kernels_of_this_processor() -> list[str]:
     return [core for core, flag in needs.items() if flag in flags] or ["", ""]
 
 
+@pytest.mark.timeout(900)  # three processes of half a minute where the processor is free
 def test_one_seed_gives_one_truth_and_one_set_of_files_under_any_kernel(tmp_path):
     """Eigenvectors of degenerate modes and last bits differ; nothing random hangs on them."""
     runs = []
