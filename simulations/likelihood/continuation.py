@@ -39,7 +39,7 @@ def continuation_error(
     Parameters
     ----------
     zone : ZoneMap
-        Some of its points are looked at.
+        Some points of its widest grid are looked at.
     model : ForceConstantModel
         At its reference.
     energy : EnergyAxis
@@ -49,8 +49,9 @@ def continuation_error(
         Gaussian width at every energy transfer.
     """
     rng = np.random.default_rng(20262)
-    count = min(POINTS, zone.n_points)
-    chosen = np.sort(rng.choice(zone.n_points, count, replace=False))
+    coarse = int(zone.index.max()) + 1  # the finer grids about Gamma come after these
+    count = min(POINTS, coarse)
+    chosen = np.sort(rng.choice(coarse, count, replace=False))
     some = replace(zone, fractional=zone.fractional[chosen], cartesian=zone.cartesian[chosen])
     phonons = TrajectoryPhonons(
         model=model,
