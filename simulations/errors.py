@@ -24,6 +24,10 @@ class InputError(ValueError):
     """What was given cannot be used; says which field, its value and what was expected."""
 
 
+class NoForceConstantsError(InputError):
+    """A structure comes without force constants; other ways to them may be tried."""
+
+
 class StorageError(OSError):
     """A file that cannot be written, or read for want of handles or memory; it is tried again.
 

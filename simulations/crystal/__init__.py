@@ -1,16 +1,26 @@
 """Crystals: unit cell, symmetry, neutron data, structure files and how a sample is mounted."""
 
-from simulations.crystal.cell import Crystal
+from simulations.crystal.cell import Crystal, element_of
 from simulations.crystal.first_look import refuse_announced_atoms
-from simulations.crystal.neutron_data import neutron_data
 from simulations.crystal.placement import FILE_SYMPREC_A, Placement, place_structure
 from simulations.crystal.sample import SampleSection
+from simulations.crystal.species import (
+    Isotopes,
+    Species,
+    neutron_data,
+    species_words,
+    with_isotopes,
+)
 from simulations.crystal.structure_file import (
+    CASTEP_SUFFIXES,
+    FileCell,
     builtin_crystal,
     builtin_crystals,
     builtin_entry,
+    castep_constants,
     is_phonopy_file,
     parse_structure,
+    phonopy_species,
     read_crystal,
     read_structure_text,
     refuse_tags,
@@ -23,18 +33,25 @@ from simulations.crystal.symmetry import (
 )
 
 __all__ = [
+    "CASTEP_SUFFIXES",
     "Crystal",
     "FILE_SYMPREC_A",
+    "FileCell",
+    "Isotopes",
     "Placement",
     "SampleSection",
     "SpaceGroup",
+    "Species",
     "builtin_crystal",
     "builtin_crystals",
     "builtin_entry",
+    "castep_constants",
+    "element_of",
     "is_phonopy_file",
     "laue_rotations",
     "neutron_data",
     "parse_structure",
+    "phonopy_species",
     "place_structure",
     "quiet_spglib",
     "read_crystal",
@@ -42,4 +59,6 @@ __all__ = [
     "refuse_announced_atoms",
     "refuse_tags",
     "space_group_operations",
+    "species_words",
+    "with_isotopes",
 ]

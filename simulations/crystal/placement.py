@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +11,7 @@ from numpy.typing import ArrayLike
 
 from simulations.arrays import FloatArray
 from simulations.crystal.cell import Crystal
-from simulations.crystal.neutron_data import neutron_data
+from simulations.crystal.species import Species, neutron_data, told_apart, with_species
 from simulations.crystal.symmetry import refuse_unreal, symmetry_dataset
 from simulations.errors import InputError
 
@@ -108,6 +109,7 @@ def place_structure(
     positions: FloatArray,
     symbols: tuple[str, ...],
     symprec_A: float = FILE_SYMPREC_A,
+    species: Sequence[Species] | None = None,
 ) -> Placement:
     """Standardise a structure; the head of the module says how.
 
@@ -120,6 +122,8 @@ def place_structure(
     symbols : (N,) tuple of str
     symprec_A : float
         Atoms nearer than this to a symmetric place are moved there, angstrom.
+    species : (N,) sequence of Species or None
+        What the atoms are made of, in place of the symbols; None: as the tables have the symbols.
 
     Raises
     ------
@@ -131,7 +135,11 @@ def place_structure(
     except InputError as error:
         raise InputError(f"structure: {error}") from error
     _check_distances(lattice, positions, symbols)
-    neutron_data(tuple(dict.fromkeys(symbols)))
+    if species is None:
+        neutron_data(tuple(dict.fromkeys(symbols)))
+    else:
+        species = told_apart(species)
+        symbols = tuple(s.label for s in species)
     if np.linalg.det(lattice) < 0:  # spglib expects a right-handed basis
         lattice, positions = -lattice, -positions
     data = symmetry_dataset(lattice, positions, symbols, symprec_A)
@@ -170,6 +178,8 @@ def place_structure(
     names = tuple(symbols[a] for a in atoms)
     x = _symmetrised_positions(new_primitive, x, names, symprec_A)
     crystal = crystal_from_cells(new_primitive, x, names, new_conventional)
+    if species is not None:
+        crystal = with_species(crystal, [species[a] for a in atoms])
     u, _, vt = np.linalg.svd(new_conventional.T @ np.linalg.inv(conventional.T))
     rotation = u @ vt
     return Placement(

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from simulations.section import NotNegative, Number, Section, Text, Vector, expected
+from simulations.crystal.species import Isotopes
+from simulations.section import NotNegative, Number, Positive, Section, Text, Vector, expected
+
+Whole = Annotated[int, Field(strict=True, ge=-100, le=100)]
 
 
 class SampleSection(Section):
@@ -25,6 +28,21 @@ class SampleSection(Section):
     u: Vector = Field(description="three numbers, hkl along the beam at psi = 0")
     v: Vector = Field(description="three numbers, hkl in the horizontal plane, not along u")
     temperature_K: NotNegative = Field(description="kelvin, zero or more")
+    isotopes: dict[Text, Text | dict[Text, Positive]] | None = Field(
+        default=None,
+        description="what species are made of, by symbol: an isotope (`H: D`, `Li: 7Li`), or "
+        "shares of several that sum to 1",
+    )
+    force_constants: Text | None = Field(
+        default=None,
+        description="file of force constants, where they do not lie beside the structure; its cell "
+        "may be another one of the same crystal",
+    )
+    supercell: tuple[Whole, ...] | None = Field(
+        default=None,
+        description="three or nine whole numbers: supercell of FORCE_SETS or FORCE_CONSTANTS that "
+        "lie beside a structure",
+    )
     omega_deg: Number = Field(default=0.0, description="axis of the goniometer's small arcs")
     dpsi_deg: Number = Field(default=0.0, description="correction of psi")
     gl_deg: Number = Field(default=0.0, description="large goniometer arc")
@@ -47,6 +65,18 @@ class SampleSection(Section):
         inverse = np.linalg.inv(UB)
         rest = {key: value for key, value in raw.items() if key not in ("UB", "u", "v")}
         return rest | {"u": inverse[:, 2].tolist(), "v": inverse[:, 0].tolist()}
+
+    @property
+    def made_of(self) -> Isotopes:
+        """Isotopes by species; empty where all are as the structure has them."""
+        return self.isotopes or {}
+
+    @field_validator("supercell")
+    @classmethod
+    def _three_or_nine(cls, value: tuple[int, ...] | None) -> tuple[int, ...] | None:
+        if value is not None and len(value) not in (3, 9):
+            raise expected("three or nine whole numbers, e.g. [2, 2, 1]. Correct them.")
+        return value
 
     @field_validator("u")
     @classmethod

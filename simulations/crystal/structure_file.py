@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import gzip
 import io
+import re
 import warnings
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -18,11 +20,19 @@ import numpy as np
 import yaml
 
 from simulations.arrays import FloatArray
-from simulations.crystal.cell import Crystal
+from simulations.crystal.cell import Crystal, element_of
 from simulations.crystal.first_look import MAX_BYTES, refuse_announced_atoms
 from simulations.crystal.placement import FILE_SYMPREC_A, crystal_from_cells, place_structure
+from simulations.crystal.species import (
+    Species,
+    canonical_labels,
+    species_named,
+    species_of_mass,
+)
 from simulations.crystal.symmetry import refuse_unreal
 from simulations.errors import InputError
+
+CASTEP_SUFFIXES = (".castep_bin", ".check")
 
 
 def builtin_crystals() -> tuple[str, ...]:
@@ -101,8 +111,30 @@ def refuse_tags(text: str) -> None:
         raise InputError(f"no valid YAML ({error})") from error
 
 
-def parse_structure(path: Path) -> tuple[FloatArray, FloatArray, tuple[str, ...]]:
-    """Lattice, fractional positions and symbols of a file's unit cell."""
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class FileCell:
+    """A file's unit cell as it stands there."""
+
+    lattice: FloatArray  # (3, 3) rows, angstrom
+    positions: FloatArray  # (atoms, 3) fractional
+    species: tuple[Species, ...]  # (atoms,)
+
+    @property
+    def symbols(self) -> tuple[str, ...]:
+        """Labels of the species."""
+        return tuple(s.label for s in self.species)
+
+
+def parse_structure(path: Path) -> FileCell:
+    """Unit cell of a file; masses are the file's where it gives some, isotopes where it names them.
+
+    Raises
+    ------
+    ValueError
+        As `read_crystal`.
+    """
+    if path.suffix in CASTEP_SUFFIXES:
+        return _castep_cell(path)
     text = read_structure_text(path)
     try:
         if is_phonopy_file(text):
@@ -116,8 +148,12 @@ def parse_structure(path: Path) -> tuple[FloatArray, FloatArray, tuple[str, ...]
             if cell is None:
                 raise InputError("no unit_cell section")
             refuse_unreal(cell.cell, cell.scaled_positions)
-            return cell.cell, cell.scaled_positions, tuple(cell.symbols)
-        structure = _pymatgen_structure(path, text)
+            return FileCell(
+                lattice=cell.cell,
+                positions=cell.scaled_positions,
+                species=phonopy_species(cell),
+            )
+        structure, labels = _pymatgen_structure(path, text)
         refuse_unreal(structure.lattice.matrix, structure.frac_coords)
     except ValueError as error:
         if str(error).startswith("structure:"):
@@ -137,16 +173,107 @@ def parse_structure(path: Path) -> tuple[FloatArray, FloatArray, tuple[str, ...]
             "expected whole atoms. Build an ordered supercell (for example pymatgen's "
             "OrderDisorderedStructureTransformation) and give that file."
         )
-    symbols = tuple(
-        getattr(site.specie, "element", site.specie).symbol
-        if not hasattr(site.specie, "symbol")
-        else site.specie.symbol
-        for site in structure
+    if labels is None:
+        labels = tuple(_site_label(site) for site in structure)
+    known = {label: species_named(label) for label in dict.fromkeys(labels)}
+    return FileCell(
+        lattice=structure.lattice.matrix,
+        positions=structure.frac_coords,
+        species=tuple(known[label] for label in labels),
     )
-    return structure.lattice.matrix, structure.frac_coords, symbols
 
 
-def _pymatgen_structure(path: Path, text: str) -> Any:
+def castep_constants(path: Path) -> Any:
+    """Euphonic's force constants of a file of CASTEP, where Euphonic is installed.
+
+    Raises
+    ------
+    InputError
+        If the file or the package is missing, or the file holds no force constants.
+    """
+    if not path.is_file():
+        raise InputError(f"structure: {path} is no file; expected one of CASTEP")
+    try:
+        from euphonic import ForceConstants
+    except ImportError as error:
+        raise InputError(
+            f"structure: {path} is CASTEP's, which Euphonic reads; expected that package. "
+            "pip install euphonic (GPL-3), or convert the file to phonopy's"
+        ) from error
+    try:
+        return ForceConstants.from_castep(str(path))
+    except Exception as error:
+        raise InputError(
+            f"structure: {path} cannot be read by Euphonic ({type(error).__name__}: {error}); "
+            "expected a CASTEP phonon calculation with force constants of a supercell"
+        ) from error
+
+
+def _castep_cell(path: Path) -> FileCell:
+    crystal = castep_constants(path).crystal
+    masses = crystal.atom_mass.to("unified_atomic_mass_unit").magnitude
+    pairs = zip(crystal.atom_type, masses, strict=True)
+    return FileCell(
+        lattice=crystal.cell_vectors.to("angstrom").magnitude,
+        positions=np.asarray(crystal.atom_r),
+        species=tuple(species_of_mass(str(s), float(m)) for s, m in pairs),
+    )
+
+
+def _object_cell(given: Any) -> FileCell:
+    """Cell of an object of phonopy or ASE, told by its class; in angstrom."""
+    kind = f"{type(given).__module__}.{type(given).__name__}"
+    if kind.startswith("phonopy."):
+        length_A = 1.0
+        if hasattr(given, "unitcell"):
+            from phonopy.physical_units import get_calculator_physical_units
+
+            length_A = get_calculator_physical_units(given.calculator).distance_to_A
+            given = given.unitcell
+        return FileCell(
+            lattice=np.asarray(given.cell) * length_A,
+            positions=np.asarray(given.scaled_positions),
+            species=phonopy_species(given),
+        )
+    if kind.startswith("ase."):
+        atoms = getattr(given, "atoms", given)
+        pairs = zip(atoms.get_chemical_symbols(), atoms.get_masses(), strict=True)
+        return FileCell(
+            lattice=np.asarray(atoms.cell),
+            positions=atoms.get_scaled_positions(wrap=False),
+            species=tuple(species_of_mass(s, float(m)) for s, m in pairs),
+        )
+    raise InputError(
+        f"structure: an object of the class {kind}; expected one of phonopy or ASE, or a file"
+    )
+
+
+def phonopy_species(cell: Any) -> tuple[Species, ...]:
+    """Species of a phonopy cell, by its symbols and masses.
+
+    Files hold six decimals; a mass that phonopy's natural one rounds to is that one.
+    """
+    from phonopy.structure.atoms import PhonopyAtoms
+
+    symbols = [str(s) for s in cell.symbols]
+    own = PhonopyAtoms(symbols=symbols, cell=cell.cell, scaled_positions=cell.scaled_positions)
+    natural = np.zeros(len(symbols)) if own.masses is None else np.asarray(own.masses)
+    masses = np.asarray(cell.masses, dtype=float)
+    masses = np.where(np.abs(masses - natural) < 5.1e-7, natural, masses)
+    pairs = [(s, float(m)) for s, m in zip(symbols, masses, strict=True)]
+    known = {pair: species_of_mass(*pair) for pair in dict.fromkeys(pairs)}
+    return tuple(known[pair] for pair in pairs)
+
+
+def _site_label(site: Any) -> str:
+    """Chemical symbol of a site of a CIF, where the parser takes D for H."""
+    symbol = getattr(site.specie, "element", site.specie).symbol
+    heavy = re.match(r"[DT](?![a-z])", str(site.label or ""))
+    return heavy[0] if symbol == "H" and heavy else symbol
+
+
+def _pymatgen_structure(path: Path, text: str) -> tuple[Any, tuple[str, ...] | None]:
+    """Structure, and the labels of its sites where the file has isotopes that a parser ignores."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         if path.suffix.lower() == ".cif" or text.lstrip().startswith("data_") or "_cell_" in text:
@@ -155,10 +282,10 @@ def _pymatgen_structure(path: Path, text: str) -> Any:
 
             parser = CifParser.from_str(text, occupancy_tolerance=1.0)
             found = parser.parse_structures(primitive=False, on_error="raise")
-            return found[0]
+            return found[0], None
         from pymatgen.io.vasp import Poscar
 
-        text = _with_species_line(text)
+        text, labels = _plain_species(_with_species_line(text))
         refuse_announced_atoms(text, "poscar")
         poscar = Poscar.from_str(text, read_velocities=False)
         if not poscar.true_names:  # the parser would go on with H, He, Li, ...
@@ -166,7 +293,25 @@ def _pymatgen_structure(path: Path, text: str) -> Any:
                 f"structure: {path} names no species; expected a line of chemical symbols above "
                 "the numbers of atoms, such as `Na Cl`. Add it"
             )
-        return poscar.structure
+        return poscar.structure, labels
+
+
+def _plain_species(text: str) -> tuple[str, tuple[str, ...] | None]:
+    """POSCAR with elements for the isotopes of its line of species, and the label of every site."""
+    lines = text.splitlines()
+    if len(lines) < 7:
+        return text, None
+    names, counts = lines[5].split(), lines[6].split()
+    if len(names) != len(counts) or not all(c.isdigit() for c in counts):
+        return text, None
+    plain = [re.split(r"[_/]", name)[0] for name in names]  # Si_pv and Si/hash are VASP's
+    if not all(re.match(r"^\d*[A-Z][a-z]?\d*$", name) for name in plain):
+        return text, None
+    labels = canonical_labels(plain)
+    refuse_announced_atoms(text, "poscar")
+    lines[5] = " ".join(element_of(label) for label in labels)
+    sites = tuple(label for label, n in zip(labels, counts, strict=True) for _ in range(int(n)))
+    return "\n".join(lines) + "\n", sites
 
 
 def _with_species_line(text: str) -> str:
@@ -177,20 +322,22 @@ def _with_species_line(text: str) -> str:
     if len(lines) < 7:
         return text
     names, counts = lines[0].split(), lines[5].split()
-    known = {element.symbol for element in periodictable.elements}
+    known = {element.symbol for element in periodictable.elements} | {"D", "T"}
     old = bool(counts) and all(c.isdigit() for c in counts)
     if old and len(names) == len(counts) and known.issuperset(names):
         lines.insert(5, lines[0])
     return "\n".join(lines) + "\n"
 
 
-def read_crystal(path_or_name: str | Path, *, symprec_A: float = FILE_SYMPREC_A) -> Crystal:
+def read_crystal(path_or_name: str | Path | Any, *, symprec_A: float = FILE_SYMPREC_A) -> Crystal:
     """Read a crystal from a POSCAR, CIF or phonopy.yaml, or take a built-in one.
 
     Parameters
     ----------
-    path_or_name : str or Path
-        File, or a name out of `builtin_crystals`.
+    path_or_name : str, Path or object
+        File, or a name out of `builtin_crystals`; or an ``ase.Atoms``, ``PhonopyAtoms`` or
+        ``Phonopy`` object. Species are isotopes where they are named (``D``, ``7Li``, ``Si28``) or
+        masses say so; masses of a phonopy file or an object are used as they are.
     symprec_A : float
         Atoms nearer than this to a symmetric place are moved there, angstrom.
 
@@ -205,11 +352,16 @@ def read_crystal(path_or_name: str | Path, *, symprec_A: float = FILE_SYMPREC_A)
         Unknown, empty, binary or unreadable file; partly occupied or overlapping sites; species
         without neutron data. The message says what to do.
     """
-    entry = builtin_entry(str(path_or_name))
-    if entry is not None:
-        return builtin_crystal(entry)
-    lattice, positions, symbols = parse_structure(Path(path_or_name))
-    return place_structure(lattice, positions, symbols, symprec_A).crystal
+    if isinstance(path_or_name, str | Path):
+        entry = builtin_entry(str(path_or_name))
+        if entry is not None:
+            return builtin_crystal(entry)
+        cell = parse_structure(Path(path_or_name))
+    else:
+        cell = _object_cell(path_or_name)
+    return place_structure(
+        cell.lattice, cell.positions, cell.symbols, symprec_A, cell.species
+    ).crystal
 
 
 def builtin_crystal(entry: dict[str, Any]) -> Crystal:

@@ -2,7 +2,9 @@
 
 from simulations.dynamics.bonds import PairForceConstants, supercell_bonds
 from simulations.dynamics.dipole_sums import compare_dipole_sums, with_dipole_sum
+from simulations.dynamics.equivalent_cell import carried_onto
 from simulations.dynamics.force_constants import ForceConstantModel, force_constant_model
+from simulations.dynamics.given_file import read_force_constants
 from simulations.dynamics.mode_kernels import (
     LANES,
     LinearMatrices,
@@ -20,8 +22,13 @@ from simulations.dynamics.mode_kernels import (
 )
 from simulations.dynamics.modes import divided_differences, eigenmodes, modes, signed_root
 from simulations.dynamics.parameters_choice import ParametersSection
-from simulations.dynamics.phonon_dos import PhononDos, default_dos_zone, phonon_dos
-from simulations.dynamics.phonopy_file import read_force_constants
+from simulations.dynamics.phonon_dos import (
+    NOISE_MEV,
+    VOIGT,
+    PhononDos,
+    default_dos_zone,
+    phonon_dos,
+)
 from simulations.dynamics.shells import select_free
 from simulations.dynamics.supercell import cell_index, from_representatives, from_supercell
 
@@ -30,9 +37,12 @@ __all__ = [
     "LANES",
     "LineTable",
     "LinearMatrices",
+    "NOISE_MEV",
     "PairForceConstants",
     "ParametersSection",
     "PhononDos",
+    "VOIGT",
+    "carried_onto",
     "cell_index",
     "compare_dipole_sums",
     "default_dos_zone",

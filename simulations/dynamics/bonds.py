@@ -36,6 +36,7 @@ class PairForceConstants:
     supercell: IntArray | None = None  # (3, 3) rows in primitive vectors; None: a list by distance
     dipole: Dipole | None = None
     source: str = ""
+    notes: tuple[str, ...] = ()  # what was inferred or checked when they were read
 
     @property
     def vectors(self) -> FloatArray:

@@ -466,7 +466,7 @@ def _check_same_crystal(crystal: Crystal, other: Crystal) -> None:
     if crystal is other:
         return
     same = (
-        crystal.symbols == other.symbols
+        crystal.elements == other.elements
         and np.allclose(crystal.lattice, other.lattice, atol=1e-4)
         and np.allclose(
             (crystal.positions - other.positions) - np.rint(crystal.positions - other.positions),

@@ -1,20 +1,88 @@
-"""Phonon density of states, total and per atom, and the heat capacity that follows from it."""
+"""Phonon density of states, total and per atom, and the heat capacity that follows from it.
+
+Without points of one's own, energies are interpolated in tetrahedra of a mesh that is made finer
+until the density is as exact as asked; nothing is broadened.
+"""
 
 from __future__ import annotations
 
+import logging
+import time
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from scipy.special import ndtr
 
-from simulations.arrays import FloatArray
+from simulations.arrays import ComplexArray, FloatArray
 from simulations.constants import BOLTZMANN_MEV_PER_K
 from simulations.crystal import Crystal, space_group_operations
 from simulations.dynamics.force_constants import ForceConstantModel
 from simulations.dynamics.modes import modes
+from simulations.dynamics.tetrahedra import binned_tensors
 from simulations.errors import InputError
-from simulations.reciprocal import ZonePoints, irreducible_mesh, mesh_divisions
+from simulations.reciprocal import (
+    ZoneCells,
+    ZonePoints,
+    irreducible_mesh,
+    mesh_divisions,
+    symmetrised_site_tensors,
+    zone_cells,
+)
+
+log = logging.getLogger(__name__)
+
+NOISE_MEV = 0.05
+"""Modes less than this below zero are numerical noise of acoustic ones at Gamma, not imaginary."""
+
+TOLERANCE = 0.005
+"""Wanted share of the modes that lie in a wrong one of `JUDGED_BINS` bins."""
+
+JUDGED_BINS = 100
+"""Bins by which meshes are judged: 1 % of the highest energy, as wide as the best resolutions."""
+
+SHOWN_BINS = 300
+_FINER = 14  # bins kept per bin shown
+_FIRST_STEP = 0.16  # 1/angstrom
+_LEAST_DIVISIONS = 8
+_HALVINGS = 3
+_MOST_WORK = 6e9  # points times modes cubed: minutes
+_MOST_CELLS = 4e5  # of the whole zone
+_CHUNK = 3_000_000  # complex numbers of matrices held at a time
+VOIGT = ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))
+"""Components that site tensors are kept by."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Sampling:
+    """How a zone was sampled and how far the result may be off."""
+
+    divisions: tuple[int, int, int]
+    points: int  # diagonalised
+    error: float  # estimated, relative
+    tolerance: float  # wanted
+    seconds: float  # of processor
+
+    @property
+    def words(self) -> str:
+        """In one line, with the price of half the error."""
+        n = " x ".join(map(str, self.divisions))
+        met = "" if self.error <= self.tolerance else f", above the wanted {self.tolerance:.2%}"
+        return (
+            f"mesh {n} ({self.points} points), error {self.error:.2%}{met}; half the error would "
+            f"take about {2.8 * self.seconds:.2g} s of processor"
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class ImaginaryPart:
+    """Modes below zero, by their energies counted negative."""
+
+    energy_edges_meV: FloatArray  # (E + 1,) negative, up to zero
+    density: FloatArray  # (E,) modes/meV per primitive cell
+    tensors: FloatArray  # (atoms, 6) share of every site in all of them, as `PhononDos.tensors`
+    lowest_meV: float  # negative
+    q_cart: FloatArray  # (3,) where the lowest one is, 1/angstrom
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -24,6 +92,9 @@ class PhononDos:
     energy_edges_meV: FloatArray  # (E + 1,)
     partial: FloatArray  # (atoms, E) modes/meV; an atom integrates to 3
     imaginary_share: float  # of all modes; their weight is missing from `partial`
+    tensors: FloatArray | None = None  # (atoms, 6, E) modes/meV by direction: xx yy zz yz xz xy
+    imaginary: ImaginaryPart | None = None
+    sampling: Sampling | None = None
 
     @property
     def total(self) -> FloatArray:
@@ -34,6 +105,21 @@ class PhononDos:
     def energies_meV(self) -> FloatArray:
         """Bin centres, (E,)."""
         return 0.5 * (self.energy_edges_meV[1:] + self.energy_edges_meV[:-1])
+
+    def shown(self) -> PhononDos:
+        """The same in about `SHOWN_BINS` wider bins, for people to look at."""
+        group = max(1, self.partial.shape[1] // SHOWN_BINS)
+        if self.partial.shape[1] % group or not np.allclose(
+            np.diff(self.energy_edges_meV), self.energy_edges_meV[1] - self.energy_edges_meV[0]
+        ):
+            return self
+        return PhononDos(
+            energy_edges_meV=self.energy_edges_meV[::group],
+            partial=self.partial.reshape(len(self.partial), -1, group).mean(axis=2),
+            imaginary_share=self.imaginary_share,
+            imaginary=self.imaginary,
+            sampling=self.sampling,
+        )
 
 
 def default_dos_zone(crystal: Crystal) -> ZonePoints:
@@ -47,7 +133,8 @@ def phonon_dos(
     *,
     phi: ArrayLike | None = None,
     zone: ZonePoints | None = None,
-    sigma_meV: float | None = None,
+    sigma_meV: float = 0.0,
+    tolerance: float = TOLERANCE,
 ) -> PhononDos:
     """Total and partial densities of states.
 
@@ -55,34 +142,218 @@ def phonon_dos(
     ----------
     model : ForceConstantModel
     energy_edges_meV : (E + 1,) float64 or None
-        None: 300 bins from 0 to 5 % above the highest mode.
+        None: 4200 bins from 0 to 5 % above the highest mode.
     phi : (K,) float64 or None
         Free parameters, eV/angstrom^2; None: the reference.
     zone : ZonePoints or None
-        Points up to the Laue group; None: `default_dos_zone`.
-    sigma_meV : float or None
-        Gaussian width of every mode; 0 counts modes in bins. None: 0.6 % of the highest mode, about
-        the spread of energies between neighbouring mesh points. Tails below zero are folded back.
+        Points up to the Laue group, whose modes are counted in bins. None: energies are
+        interpolated on a mesh that meets ``tolerance``, and `PhononDos.tensors` are kept.
+    sigma_meV : float
+        Gaussian width of every mode of ``zone``; tails below zero are folded back.
+    tolerance : float
+        Wanted share of the modes in a wrong one of 100 bins. `PhononDos.sampling` tells what was
+        met.
 
     Returns
     -------
     PhononDos
         Imaginary modes are left out and their share is reported.
+
+    Raises
+    ------
+    InputError
+        If edges do not increase, the tolerance is not positive, or a width is wanted without
+        points.
     """
-    zone = default_dos_zone(model.crystal) if zone is None else zone
-    energies, vectors = modes(model, zone.q_cart, phi)
-    top = float(energies.max())
-    if energy_edges_meV is None:
-        edges = np.linspace(0.0, 1.05 * top, 301)
-    else:
+    edges = None
+    if energy_edges_meV is not None:
         edges = np.asarray(energy_edges_meV, dtype=float)
         if edges.ndim != 1 or len(edges) < 2 or not np.all(np.diff(edges) > 0):
             raise InputError("energy_edges_meV: expected at least two increasing edges")
-    width = 0.006 * top if sigma_meV is None else float(sigma_meV)
+    if zone is not None:
+        return _sampled(model, edges, phi, zone, float(sigma_meV))
+    if sigma_meV:
+        raise InputError(f"sigma_meV is {sigma_meV} without a zone; expected 0, or points to widen")
+    if not tolerance > 0:
+        raise InputError(f"tolerance is {tolerance}; expected a positive share")
+    found = _interpolated(model, phi, tolerance)
+    return found if edges is None else _rebinned(found, edges)
+
+
+# ------------------------------------------------------------------------------- interpolated
+
+
+def _interpolated(model: ForceConstantModel, phi: ArrayLike | None, tolerance: float) -> PhononDos:
+    """Refine the mesh until halving it changes the density by less than the tolerance allows."""
+    crystal = model.crystal
+    begun = time.process_time()
+    least = np.array(mesh_divisions(crystal, _FIRST_STEP))
+    n = 2 * np.maximum(_LEAST_DIVISIONS // 2, np.ceil(least / 2).astype(int))
+    while True:
+        coarse = _on_cells(model, phi, zone_cells(crystal, n // 2, _HALVINGS, 1))
+        fine = _on_cells(model, phi, zone_cells(crystal, n, _HALVINGS, 2))
+        error = _difference(coarse, fine) / 3  # the error falls with the square of the step
+        work = len(fine.cells.q_cart) * model.n_modes**3
+        grow = min(2.0, max(1.2, 1.1 * np.sqrt(error / tolerance)))
+        cells = float(np.prod(n)) * grow**3
+        if error <= tolerance or work * grow**3 > _MOST_WORK or cells > _MOST_CELLS:
+            break
+        n = 2 * np.ceil(0.5 * grow * n).astype(int)
+    a, b, c = (int(k) for k in n)
+    sampling = Sampling(
+        divisions=(a, b, c),
+        points=len(fine.cells.q_cart),
+        error=float(error),
+        tolerance=tolerance,
+        seconds=time.process_time() - begun,
+    )
+    log.info(
+        "density_of_states_converged divisions=%s points=%d error=%.2g seconds=%.3g",
+        sampling.divisions, sampling.points, sampling.error, sampling.seconds,
+    )  # fmt: skip
+    return _density(crystal, coarse, fine, sampling)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class _Mesh:
+    cells: ZoneCells
+    energies: FloatArray  # (Q, n) noise at Gamma set to zero
+    tensors: NDArray[np.float32]  # (Q, n, 6 atoms)
+
+
+def _on_cells(model: ForceConstantModel, phi: ArrayLike | None, cells: ZoneCells) -> _Mesh:
+    n, atoms = model.n_modes, model.crystal.n_atoms
+    energies = np.empty((len(cells.q_cart), n))
+    tensors = np.empty((len(cells.q_cart), n, 6 * atoms), dtype=np.float32)
+    step = max(1, _CHUNK // (n * n))
+    for start in range(0, len(cells.q_cart), step):
+        part = slice(start, start + step)
+        energies[part], vectors = modes(model, cells.q_cart[part], phi)
+        tensors[part] = site_tensors(vectors, atoms).reshape(-1, n, 6 * atoms)
+    energies = np.where((energies < 0) & (energies > -NOISE_MEV), 0.0, energies)
+    return _Mesh(cells=cells, energies=energies, tensors=tensors)
+
+
+def site_tensors(vectors: ComplexArray, atoms: int) -> FloatArray:
+    """Real part of e e^dagger of every mode and atom, (Q, n, atoms, 6), components as `VOIGT`."""
+    e = vectors.reshape(len(vectors), atoms, 3, -1).transpose(0, 3, 1, 2)
+    return np.stack([(e[..., a] * e[..., b].conj()).real for a, b in VOIGT], axis=-1)
+
+
+def _axis(energies: FloatArray, bins: int) -> FloatArray:
+    """Uniform edges that hold all energies, one of them zero, ``bins`` of them above it."""
+    top = max(float(energies.max()), 1e-3)
+    step = 1.05 * top / bins
+    below = int(np.ceil(min(-float(energies.min()), 4 * top) / step * (1 + 1e-9)))
+    return np.asarray(step * np.arange(-below, bins + 1), dtype=np.float64)
+
+
+def _difference(coarse: _Mesh, fine: _Mesh) -> float:
+    """Share of the modes that lie in another bin."""
+    edges = _axis(np.concatenate([coarse.energies, fine.energies]), JUDGED_BINS)
+    ones = [np.ones((*m.energies.shape, 1), dtype=np.float32) for m in (coarse, fine)]
+    a, b = (
+        binned_tensors(m.cells, m.energies, one, edges)[0]
+        for m, one in zip((coarse, fine), ones, strict=True)
+    )
+    return float(np.abs(a - b).sum() / b.sum())
+
+
+def _density(crystal: Crystal, coarse: _Mesh, mesh: _Mesh, sampling: Sampling) -> PhononDos:
+    """Both meshes, extrapolated: what curvature adds to interpolated energies goes with step^2.
+
+    Around Gamma, where cones curve most, that is most of the error. A bin moves by at most a
+    quarter, so that sharp edges of one mesh do not make it negative.
+    """
+    edges = _axis(np.concatenate([mesh.energies, coarse.energies]), SHOWN_BINS * _FINER)
+    rough, counts = (
+        (_projector(crystal) @ binned_tensors(m.cells, m.energies, m.tensors, edges)).reshape(
+            crystal.n_atoms, 6, -1
+        )
+        for m in (coarse, mesh)
+    )
+    whole = counts[:, :3].sum(axis=1)  # (atoms, E)
+    move = (whole - rough[:, :3].sum(axis=1)) / 3
+    share = np.clip(move / np.maximum(whole, 1e-300), -0.25, 0.25)
+    share[whole < 1e-12] = 0.0
+    packed = counts * (1 + share)[:, None]
+    packed *= (whole.sum(axis=1) / packed[:, :3].sum(axis=(1, 2)))[:, None, None]
+    real = edges[1:] > 0.5 * (edges[-1] - edges[-2])
+    width = float(edges[1] - edges[0])
+    below = packed[..., ~real]
+    imaginary, share = None, 0.0
+    if below.any():
+        share = float(below[:, :3].sum() / (3 * crystal.n_atoms))
+        worst = int(np.argmin(mesh.energies[:, 0]))
+        imaginary = ImaginaryPart(
+            energy_edges_meV=edges[: np.count_nonzero(~real) + 1],
+            density=below[:, :3].sum(axis=(0, 1)) / width,
+            tensors=below.sum(axis=2),
+            lowest_meV=float(mesh.energies[worst, 0]),
+            q_cart=mesh.cells.q_cart[worst],
+        )
+    tensors = packed[..., real] / width
+    return PhononDos(
+        energy_edges_meV=edges[np.count_nonzero(~real) :],
+        partial=tensors[:, :3].sum(axis=1),
+        imaginary_share=share,
+        tensors=tensors,
+        imaginary=imaginary,
+        sampling=sampling,
+    )
+
+
+def _projector(crystal: Crystal) -> FloatArray:
+    """Average over the space group as a matrix of components, (6 atoms, 6 atoms)."""
+    n = crystal.n_atoms
+    units = np.zeros((6 * n, n, 3, 3))
+    for k in range(6 * n):
+        a, b = VOIGT[k % 6]
+        units[k, k // 6, a, b] = units[k, k // 6, b, a] = 1.0
+    site = symmetrised_site_tensors(crystal, units)
+    return np.stack([site[..., a, b] for a, b in VOIGT], axis=-1).reshape(6 * n, 6 * n).T
+
+
+def _rebinned(dos: PhononDos, edges: FloatArray) -> PhononDos:
+    """The same integrals in other bins."""
+    if dos.tensors is None:
+        raise ValueError("the density of states has no tensors; expected one of a converged mesh")
+    width = np.diff(dos.energy_edges_meV)
+    whole = np.cumsum(dos.tensors * width, axis=-1)
+    whole = np.concatenate([np.zeros((*whole.shape[:-1], 1)), whole], axis=-1)
+    place = np.interp(edges, dos.energy_edges_meV, np.arange(whole.shape[-1]))
+    low = np.minimum(place.astype(int), whole.shape[-1] - 2)
+    share = place - low
+    at = whole[..., low] * (1 - share) + whole[..., low + 1] * share
+    tensors = np.diff(at, axis=-1) / np.diff(edges)
+    return PhononDos(
+        energy_edges_meV=edges,
+        partial=tensors[:, :3].sum(axis=1),
+        imaginary_share=dos.imaginary_share,
+        tensors=tensors,
+        imaginary=dos.imaginary,
+        sampling=dos.sampling,
+    )
+
+
+# ------------------------------------------------------------------------------------ sampled
+
+
+def _sampled(
+    model: ForceConstantModel,
+    edges: FloatArray | None,
+    phi: ArrayLike | None,
+    zone: ZonePoints,
+    width: float,
+) -> PhononDos:
+    """Modes of given points, each counted in its bin or as a Gaussian."""
+    energies, vectors = modes(model, zone.q_cart, phi)
+    if edges is None:
+        edges = np.linspace(0.0, 1.05 * float(energies.max()), SHOWN_BINS + 1)
     n_atoms = model.crystal.n_atoms
     weight = (np.abs(vectors.reshape(len(vectors), n_atoms, 3, -1)) ** 2).sum(axis=2)
     weight = weight * zone.weights[:, None, None]  # (Q, atoms, modes)
-    real = energies > -0.05  # numerical noise of acoustic modes at Gamma is no instability
+    real = energies > -NOISE_MEV
     weight = np.where(real[:, None, :], weight, 0.0).transpose(1, 0, 2).reshape(n_atoms, -1)
     flat = np.abs(energies.ravel())
     if width > 0:

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from simulations.arrays import FloatArray
+from simulations.arrays import FloatArray, IntArray
 from simulations.constants import COULOMB_EV_A
 from simulations.crystal import (
     FILE_SYMPREC_A,
     Crystal,
+    FileCell,
     Placement,
-    builtin_crystal,
-    builtin_crystals,
-    builtin_entry,
+    Species,
+    element_of,
     is_phonopy_file,
     parse_structure,
+    phonopy_species,
     place_structure,
     quiet_spglib,
     read_structure_text,
@@ -28,97 +31,67 @@ from simulations.crystal import (
 )
 from simulations.dynamics.bonds import PairForceConstants, supercell_cells
 from simulations.dynamics.dipole import Dipole
-from simulations.dynamics.supercell import (
-    cell_index,
-    from_representatives,
-    from_supercell,
-    to_supercell,
+from simulations.dynamics.supercell import cell_index, from_supercell, to_supercell
+from simulations.dynamics.supercell_check import (
+    GivenForces,
+    as_matrix,
+    checked_supercell,
+    supercell_words,
+    with_constants,
 )
-from simulations.errors import InputError
+from simulations.errors import InputError, NoForceConstantsError
+
+PHONOPY_SYMPREC_A = 1e-5
+"""Phonopy's own tolerance."""
+_LARGEST_DIELECTRIC = 1000.0
 
 # ------------------------------------------------------------------------------ force constants
 
 
-def read_force_constants(
-    path_or_name: str | Path,
-    *,
-    supercell_matrix: ArrayLike | None = None,
-    symprec_A: float = FILE_SYMPREC_A,
-) -> PairForceConstants:
-    """Read force constants; their `crystal` is the one that `read_crystal` gives for the file.
+def load_phonopy(
+    path: Path, *, supercell_matrix: ArrayLike | None = None
+) -> tuple[Any, FileCell, tuple[str, ...]]:
+    """Load a phonopy object with force constants; see `read_force_constants`.
 
-    Parameters
-    ----------
-    path_or_name : str or Path
-        A phonopy.yaml (force constants, displacements and forces inside, or FORCE_CONSTANTS,
-        FORCE_SETS and BORN beside it), a folder with POSCAR and FORCE_CONSTANTS or FORCE_SETS, or
-        a built-in name that has force constants.
-    supercell_matrix : (3,) or (3, 3) int or None
-        Supercell in vectors of the file's cell, for files that do not say it. None: from the file,
-        or n x n x n from the number of atoms.
-    symprec_A : float
-        As in `read_crystal`.
+    Returns
+    -------
+    phonon : phonopy.Phonopy
+    cell : FileCell
+        Its unit cell, with the species that the file names.
+    notes : tuple of str
+        What was inferred or checked.
 
     Raises
     ------
-    ValueError
-        If no force constants are found or they do not belong to the structure.
+    NoForceConstantsError
+        If none lie beside the structure and none in it.
+    InputError
+        If displacements are there without forces, the supercell cannot be told, or it does not fit.
     """
-    entry = builtin_entry(str(path_or_name))
-    if entry is not None:
-        crystal = builtin_crystal(entry)
-        if "force_constants" not in entry:
-            names = builtin_crystals()
-            stored = [n for n in names if "force_constants" in (builtin_entry(n) or {})]
-            raise InputError(
-                f"structure {path_or_name!r} has no stored force constants; expected one of "
-                f"{stored}. "
-                "Name a stored prior in parameters.prior, or make one with `beamsteer prior`."
-            )
-        listed = [
-            (s["first"], s["second"], s["cell"], s["elements"])
-            for s in entry["force_constants"]["shells"]
-        ]
-        return from_representatives(crystal, listed, source=f"built in: {path_or_name}")
-    phonon = load_phonopy(Path(path_or_name), supercell_matrix=supercell_matrix)
-    return from_phonopy(phonon, source=str(path_or_name), symprec_A=symprec_A)
-
-
-def load_phonopy(path: Path, *, supercell_matrix: ArrayLike | None = None) -> Any:
-    """Load a phonopy object with force constants; see `read_force_constants`."""
-    from phonopy.structure.cells import PrimitiveMatrixAutoDefaultWarning
-
-    path = Path(path)
-    folder = path if path.is_dir() else path.parent
-    yaml_file = path
-    if path.is_dir():
-        names = ("phonopy_params.yaml", "phonopy.yaml", "phonopy_disp.yaml", "POSCAR")
-        found = [folder / n for n in (*names, "POSCAR-unitcell") if (folder / n).is_file()]
-        if not found:
-            raise InputError(
-                f"force constants: {folder} holds no phonopy.yaml and no POSCAR; expected one"
-            )
-        yaml_file = found[0]
+    yaml_file = _structure_in(Path(path))
+    folder = yaml_file.parent
     text = read_structure_text(yaml_file)
-    if is_phonopy_file(text):
+    phonopy_file = is_phonopy_file(text)
+    if phonopy_file:
         refuse_tags(text)
         refuse_announced_atoms(text, "phonopy")
-    beside = {n: folder / n for n in ("FORCE_CONSTANTS", "FORCE_SETS", "BORN")}
-    beside["force_constants.hdf5"] = folder / "force_constants.hdf5"
-    there = {n: str(f) for n, f in beside.items() if f.is_file()}
-    options: dict[str, Any] = {"log_level": 0, "produce_fc": True, "symmetrize_fc": False}
-    if "FORCE_CONSTANTS" in there:
-        options["force_constants_filename"] = there["FORCE_CONSTANTS"]
-    elif "force_constants.hdf5" in there:
-        options["force_constants_filename"] = there["force_constants.hdf5"]
-    elif "FORCE_SETS" in there:
-        options["force_sets_filename"] = there["FORCE_SETS"]
-    if "BORN" in there:
-        options["born_filename"] = there["BORN"]
+    names = ("FORCE_CONSTANTS", "force_constants.hdf5", "FORCE_SETS")
+    beside = [folder / name for name in names if (folder / name).is_file()]
+    born = folder / "BORN"
+    if not phonopy_file and not beside:
+        raise _none_found(yaml_file)
+    cell = parse_structure(yaml_file)
+    matrix = None if supercell_matrix is None else as_matrix(supercell_matrix)
     try:
         with quiet_spglib(), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", category=PrimitiveMatrixAutoDefaultWarning)
-            phonon = _phonopy(yaml_file, text, there, options, supercell_matrix)
+            warnings.simplefilter("ignore")  # phonopy's advice to its own users
+            if phonopy_file:
+                phonon, params, notes = _from_yaml(yaml_file, beside, matrix)
+            else:
+                phonon, notes = _from_parts(yaml_file, cell, beside, matrix)
+                params = None
+                cell = replace(cell, species=_phonopy_masses(cell, phonon.unitcell))
+            _set_charges(phonon, params, born if born.is_file() else None)
     except InputError:
         raise
     except Exception as error:
@@ -126,92 +99,306 @@ def load_phonopy(path: Path, *, supercell_matrix: ArrayLike | None = None) -> An
             f"force constants: {yaml_file} cannot be read by phonopy "
             f"({type(error).__name__}: {error})"
         ) from error
-    if phonon.force_constants is None:
-        raise InputError(
-            f"force constants: none found with {yaml_file}; expected FORCE_CONSTANTS or FORCE_SETS "
-            "beside it, or inside it"
-        )
-    return phonon
+    return phonon, cell, notes
 
 
-def _phonopy(
-    yaml_file: Path,
-    text: str,
-    there: dict[str, str],
-    options: dict[str, Any],
-    supercell_matrix: ArrayLike | None,
-) -> Any:
-    import phonopy
-    from phonopy.structure.atoms import PhonopyAtoms
+def _structure_in(path: Path) -> Path:
+    """The structure that a path names, itself or within a folder."""
+    if not path.is_dir():
+        return path
+    names = ("phonopy_params.yaml", "phonopy.yaml", "phonopy_disp.yaml", "POSCAR")
+    for name in (*names, "POSCAR-unitcell"):
+        if (path / name).is_file():
+            return path / name
+    raise InputError(f"force constants: {path} holds no phonopy.yaml and no POSCAR; expected one")
 
-    if is_phonopy_file(text):
-        return phonopy.load(str(yaml_file), **options)
-    lattice, positions, symbols = parse_structure(yaml_file)
-    if supercell_matrix is None:
-        supercell_matrix = _guess_supercell(len(symbols), there)
-    cell = PhonopyAtoms(symbols=symbols, cell=lattice, scaled_positions=positions)
-    return phonopy.load(
-        unitcell=cell,
-        supercell_matrix=np.asarray(supercell_matrix).tolist(),
-        primitive_matrix="auto",
-        **options,
+
+def _none_found(path: Path) -> NoForceConstantsError:
+    return NoForceConstantsError(
+        f"force constants: none found with {path}; expected FORCE_CONSTANTS or FORCE_SETS "
+        "beside it, or inside it"
     )
 
 
-def _guess_supercell(n_atoms: int, there: dict[str, str]) -> list[int]:
-    if "FORCE_CONSTANTS" in there:
-        with open(there["FORCE_CONSTANTS"]) as f:
-            total = int(f.readline().split()[-1])
-    elif "FORCE_SETS" in there:
-        from phonopy import file_IO
+def _from_yaml(path: Path, beside: list[Path], matrix: Any) -> tuple[Any, Any, tuple[str, ...]]:
+    """Phonopy object of a phonopy file, its Born charges if any, and what was read.
 
-        sets: Any = file_IO.parse_FORCE_SETS(filename=there["FORCE_SETS"])
-        total = int(sets["natom"])
-    else:
-        raise InputError("force constants: no FORCE_CONSTANTS or FORCE_SETS found beside the file")
-    n = round((total / n_atoms) ** (1 / 3))
-    if n**3 * n_atoms != total:
+    Not phonopy's own loader: that one would also take FORCE_SETS and BORN of the folder in which
+    the program runs.
+    """
+    from phonopy import Phonopy
+    from phonopy.interface.phonopy_yaml import PhonopyYaml
+
+    reader: Any = PhonopyYaml()
+    reader.read(path)
+    if reader.unitcell is None:
+        raise InputError(f"force constants: {path} has no unit_cell; expected phonopy's own file")
+    own = np.eye(3, dtype=np.int64) if reader.supercell_matrix is None else reader.supercell_matrix
+    own = np.asarray(own, dtype=np.int64)
+    if matrix is not None and not np.array_equal(own, matrix):
         raise InputError(
-            f"force constants: {total} supercell atoms over {n_atoms} atoms is no n x n x n "
-            "supercell; give supercell_matrix"
+            f"force constants: supercell is {supercell_words(matrix)}, but {path} says "
+            f"{supercell_words(own)}; expected both to agree. Leave --supercell out"
         )
-    return [n, n, n]
+    centring = "auto" if reader.primitive_matrix is None else reader.primitive_matrix
+    phonon: Any = Phonopy(
+        reader.unitcell,
+        own,
+        primitive_matrix=centring,
+        symprec=PHONOPY_SYMPREC_A,
+        calculator=reader.calculator,
+        log_level=0,
+    )
+    words = f"supercell {supercell_words(own)} and "
+    if reader.force_constants is not None:
+        phonon.force_constants = reader.force_constants
+        return phonon, reader.nac_params, (f"{words}force constants from {path.name}",)
+    if _has_forces(reader.dataset):
+        phonon.dataset = reader.dataset
+        phonon.produce_force_constants(calculate_full_force_constants=False)
+        return phonon, reader.nac_params, (f"{words}forces from {path.name}",)
+    if not beside:
+        if reader.dataset is None:
+            raise _none_found(path)
+        raise InputError(
+            f"force constants: {path} holds displacements but no forces; expected FORCE_SETS "
+            "beside it (phonopy -f ...), or forces inside. Compute the forces and put them there, "
+            "or ask for a force field by its route"
+        )
+    forces = _given_forces(beside[0], len(phonon.supercell))
+    if forces.n_atoms != len(phonon.supercell):
+        raise InputError(
+            f"force constants: {forces.name} is for {forces.n_atoms} atoms, but the supercell "
+            f"{supercell_words(own)} of {path.name} has {len(phonon.supercell)}; expected both to "
+            "agree"
+        )
+    if forces.dataset is not None:
+        _refuse_other_displacements(reader.dataset, forces, path)
+        sets: Any = forces.dataset
+        phonon.dataset = sets
+        phonon.produce_force_constants(calculate_full_force_constants=False)
+    elif len(forces.constants) == forces.n_atoms:  # type: ignore[arg-type]
+        phonon.force_constants = forces.constants[np.argsort(forces.rows)]  # type: ignore
+    else:
+        phonon, full = with_constants(
+            reader.unitcell, own, forces, PHONOPY_SYMPREC_A, first=centring
+        )
+        phonon.force_constants = full
+    told = f"supercell {supercell_words(own)} from {path.name}, {forces.name} beside it"
+    return phonon, reader.nac_params, (told,)
+
+
+def _has_forces(dataset: Any) -> bool:
+    if dataset is None:
+        return False
+    if "first_atoms" in dataset:
+        return all("forces" in move for move in dataset["first_atoms"])
+    return "forces" in dataset
+
+
+def _refuse_other_displacements(ours: Any, forces: GivenForces, path: Path) -> None:
+    """Raise where a phonopy file and a FORCE_SETS list other displacements."""
+    theirs: Any = forces.dataset
+    if ours is None or "first_atoms" not in ours or "first_atoms" not in theirs:
+        return
+    pairs = list(zip(ours["first_atoms"], theirs["first_atoms"], strict=False))
+    same = len(ours["first_atoms"]) == len(theirs["first_atoms"]) and all(
+        a["number"] == b["number"]
+        and np.allclose(a["displacement"], b["displacement"], rtol=1e-3, atol=1e-6)
+        for a, b in pairs
+    )
+    if not same:
+        raise InputError(
+            f"force constants: {forces.name} lists {len(theirs['first_atoms'])} displacements that "
+            f"are not the {len(ours['first_atoms'])} of {path.name}; expected those of the same "
+            "calculation"
+        )
+
+
+def _from_parts(
+    path: Path, cell: FileCell, beside: list[Path], matrix: Any
+) -> tuple[Any, tuple[str, ...]]:
+    """A structure with force constants or forces beside it, whose supercell no file says."""
+    from phonopy import Phonopy
+    from phonopy.structure.atoms import PhonopyAtoms
+
+    unit = PhonopyAtoms(
+        symbols=[element_of(s) for s in cell.symbols],
+        cell=cell.lattice,
+        scaled_positions=cell.positions,
+    )
+    forces = _given_forces(beside[0], None)
+    note = ""
+    if matrix is None:
+        matrix, note = _supercell_beside(path, cell, forces)
+    try:
+        matrix, told = checked_supercell(unit, forces, matrix, PHONOPY_SYMPREC_A)
+        symprec = PHONOPY_SYMPREC_A
+    except InputError:  # a structure of few digits: phonopy sees too little symmetry to solve
+        matrix, told = checked_supercell(unit, forces, matrix, FILE_SYMPREC_A)
+        symprec = FILE_SYMPREC_A
+    if forces.constants is not None:
+        phonon, full = with_constants(unit, matrix, forces, symprec)
+        phonon.force_constants = full
+    else:
+        phonon: Any = Phonopy(unit, matrix, primitive_matrix="auto", symprec=symprec, log_level=0)
+        phonon.dataset = forces.dataset
+        phonon.produce_force_constants(calculate_full_force_constants=False)
+    return phonon, (f"{told}{note}",)
+
+
+def _phonopy_masses(cell: FileCell, unit: Any) -> tuple[Species, ...]:
+    """Species with phonopy's natural masses, so that a POSCAR and phonopy's own file say the same.
+
+    Isotopes keep the mass that they have.
+    """
+    return tuple(
+        replace(s, mass_u=float(m)) if s.label == symbol else s
+        for s, m, symbol in zip(cell.species, unit.masses, unit.symbols, strict=True)
+    )
+
+
+def _given_forces(path: Path, n_atoms: int | None) -> GivenForces:
+    """Read FORCE_SETS, FORCE_CONSTANTS or force_constants.hdf5."""
+    from phonopy import file_IO
+
+    if path.name == "FORCE_SETS":
+        if file_IO.get_FORCE_SETS_type(path) != 1:
+            if n_atoms is not None:
+                moved: Any = file_IO.parse_FORCE_SETS(path, natom=n_atoms)
+                return GivenForces(name=path.name, n_atoms=n_atoms, dataset=moved)
+            raise InputError(
+                f"force constants: {path} moves all atoms at once and does not say in which "
+                "supercell; expected the phonopy_params.yaml with them. Give that file as the "
+                "structure"
+            )
+        sets: Any = file_IO.parse_FORCE_SETS(path)
+        return GivenForces(name=path.name, n_atoms=int(sets["natom"]), dataset=sets)
+    if path.suffix == ".hdf5":
+        import h5py
+
+        constants = np.asarray(file_IO.read_force_constants_hdf5(path))
+        with h5py.File(path, "r") as file:
+            rows = np.asarray(file["p2s_map"]) if "p2s_map" in file else np.arange(len(constants))
+    else:
+        constants = np.asarray(file_IO.parse_FORCE_CONSTANTS(path))
+        with path.open() as file:
+            next(file)
+            first = [int(line.split()[0]) - 1 for k, line in enumerate(file) if k % 4 == 0]
+        rows = np.array(list(dict.fromkeys(first)), dtype=np.int64)
+    if not np.isfinite(constants).all():
+        raise InputError("force constants hold NaN or infinity; expected finite numbers")
+    return GivenForces(
+        name=path.name, n_atoms=constants.shape[1], constants=constants, rows=rows.astype(np.int64)
+    )
+
+
+def _supercell_beside(path: Path, cell: FileCell, forces: GivenForces) -> tuple[Any, str]:
+    """Supercell of a phonopy file that lies beside a structure and has the same cell."""
+    from phonopy.interface.phonopy_yaml import PhonopyYaml
+
+    for name in ("phonopy_params.yaml", "phonopy_disp.yaml", "phonopy.yaml"):
+        beside = path.parent / name
+        if not beside.is_file():
+            continue
+        text = read_structure_text(beside)
+        if not is_phonopy_file(text):
+            continue
+        refuse_tags(text)
+        refuse_announced_atoms(text, "phonopy")
+        reader = PhonopyYaml()
+        reader.read(beside)
+        other, matrix = reader.unitcell, reader.supercell_matrix
+        if other is None or matrix is None or len(other) != len(cell.symbols):
+            continue
+        step = np.asarray(other.scaled_positions) - cell.positions
+        same = np.allclose(other.cell, cell.lattice, atol=1e-3) and np.allclose(
+            step, np.rint(step), atol=1e-3
+        )
+        cells = round(abs(float(np.linalg.det(matrix))))
+        if same and cells * len(cell.symbols) == forces.n_atoms:
+            return np.asarray(matrix, dtype=np.int64), f"; it stands in {name} beside"
+    return None, ""
+
+
+def _set_charges(phonon: Any, params: Any, born: Path | None) -> None:
+    """Give a phonopy object the Born charges of its own file, or else those of a BORN beside."""
+    from phonopy.cui.load_helper import get_nac_params
+    from phonopy.physical_units import get_calculator_physical_units
+
+    found = get_nac_params(
+        primitive=phonon.primitive,
+        nac_params=params,
+        born_filename=born if params is None else None,
+        is_nac=False,
+        nac_factor=get_calculator_physical_units(phonon.calculator).nac_factor,
+    )
+    if found is not None:
+        phonon.nac_params = found
 
 
 def from_phonopy(
-    phonon: Any, *, source: str = "", symprec_A: float = FILE_SYMPREC_A
+    phonon: Any,
+    *,
+    source: str = "",
+    symprec_A: float = FILE_SYMPREC_A,
+    species: Sequence[Species] | None = None,
+    notes: tuple[str, ...] = (),
 ) -> PairForceConstants:
-    """Carry a phonopy object's force constants (and Born charges) into our frame.
+    """Carry a phonopy object's force constants, masses and Born charges into our frame.
 
     Parameters
     ----------
     phonon : phonopy.Phonopy
-        With force constants, full or compact; Born charges if polar.
+        With force constants, full or compact; Born charges if polar. Units are those of its
+        calculator.
     source : str
         Where the numbers come from.
     symprec_A : float
         As in `read_crystal`.
+    species : sequence of Species or None
+        Of the atoms of the unit cell; None: by the object's symbols and masses.
+    notes : tuple of str
+        What was inferred or checked on the way here.
 
     Raises
     ------
     ValueError
         If the supercell's atoms do not match the crystal, or constants are not finite.
     """
+    if phonon.force_constants is None:
+        raise NoForceConstantsError(
+            "force constants: the phonopy object has none; expected force constants. Call "
+            "produce_force_constants() first"
+        )
+    length_A, constant = _units(phonon)
     unit = phonon.unitcell
-    place = place_structure(unit.cell, unit.scaled_positions, tuple(unit.symbols), symprec_A)
+    if species is None:
+        species = phonopy_species(unit)
+    place = place_structure(
+        unit.cell * length_A, unit.scaled_positions, tuple(unit.symbols), symprec_A, species
+    )
     crystal, R = place.crystal, place.rotation
-    supercell_cell = phonon.supercell.cell @ R.T
+    supercell_cell = length_A * phonon.supercell.cell @ R.T
     supercell = _whole(supercell_cell @ np.linalg.inv(crystal.lattice), "supercell")
-    x = (phonon.supercell.positions @ R.T + place.shift) @ np.linalg.inv(crystal.lattice)
-    atom, cell = match_atoms(crystal, x, tuple(phonon.supercell.symbols), symprec_A)
+    to_primitive = np.linalg.inv(crystal.lattice)
+    x = (length_A * phonon.supercell.positions @ R.T + place.shift) @ to_primitive
+    symbols = tuple(phonon.supercell.symbols)
+    atom, cell = match_atoms(crystal, x, symbols, symprec_A)
 
-    constants = np.asarray(phonon.force_constants)
+    constants = np.asarray(phonon.force_constants) * constant
     if not np.isfinite(constants).all():
         raise InputError("force constants hold NaN or infinity; expected finite numbers")
-    if constants.shape[0] == constants.shape[1]:
-        rows = np.arange(len(atom))
-    else:
+    rows = np.arange(len(atom))
+    if constants.shape[0] != constants.shape[1]:
         rows = np.asarray(phonon.primitive.p2s_map)
+        if len(np.unique(atom[rows])) < crystal.n_atoms:  # isotopes make more atoms distinct
+            from phonopy.harmonic.force_constants import compact_fc_to_full_fc
+
+            constants = np.asarray(
+                compact_fc_to_full_fc(phonon.primitive, np.array(constants, order="C"))
+            )
+            rows = np.arange(len(atom))
     turned = np.einsum("ac,bd,ijcd->ijab", R, R, constants, optimize=True)
 
     cells = supercell_cells(supercell)
@@ -230,35 +417,51 @@ def from_phonopy(
 
     dipole = None
     if phonon.nac_params is not None:
-        dipole = _dipole(phonon, place, symprec_A)
-    return from_supercell(crystal, supercell, cells, out, dipole=dipole, source=source)
+        dipole = _dipole(phonon, place, atom, constant * length_A**3)
+    found = from_supercell(crystal, supercell, cells, out, dipole=dipole, source=source)
+    return replace(found, notes=notes)
 
 
-def _dipole(phonon: Any, place: Placement, symprec_A: float) -> Dipole:
+def _units(phonon: Any) -> tuple[float, float]:
+    """Angstrom per length and eV/angstrom^2 per force constant of an object's calculator."""
+    from phonopy.interface.calculator import get_force_constant_conversion_factor
+    from phonopy.physical_units import get_calculator_physical_units
+
+    if phonon.calculator in (None, "vasp"):
+        return 1.0, 1.0
+    units = get_calculator_physical_units(phonon.calculator)
+    factor = get_force_constant_conversion_factor(units.force_constants_unit, None)
+    return float(units.distance_to_A), float(factor)
+
+
+def _dipole(phonon: Any, place: Placement, atom: IntArray, factor_unit: float) -> Dipole:
+    """Charges and dielectric tensor; ``atom`` says which of ours an atom of the supercell is."""
     params = phonon.nac_params
     primitive = phonon.primitive
     crystal, R = place.crystal, place.rotation
-    x = (primitive.positions @ R.T + place.shift) @ np.linalg.inv(crystal.lattice)
-    atom, _ = match_atoms(crystal, x, tuple(primitive.symbols), symprec_A)
+    index = np.array([primitive.p2p_map[int(s)] for s in primitive.s2p_map])
     born = np.zeros((crystal.n_atoms, 3, 3))
     count = np.zeros(crystal.n_atoms)
     turned = np.einsum("ac,bd,icd->iab", R, R, np.asarray(params["born"]))
-    np.add.at(born, atom, turned)
+    np.add.at(born, atom, turned[index])
     np.add.at(count, atom, 1)
     factor = params.get("factor")
     born /= count[:, None, None]
     born -= born.mean(axis=0)  # neutral, or long acoustic waves would carry charge
     dielectric = R @ np.asarray(params["dielectric"]) @ R.T
     principal = np.linalg.eigvalsh(0.5 * (dielectric + dielectric.T))
-    if not (np.isfinite(dielectric).all() and principal[0] > 0):
+    if not (
+        np.isfinite(dielectric).all() and principal[0] > 0 and principal[-1] < _LARGEST_DIELECTRIC
+    ):
         raise InputError(
             f"dielectric tensor has principal values {np.round(principal, 3).tolist()}; expected "
-            "all positive. Correct the BORN file, or take it away for a crystal without charges"
+            f"all positive and below {_LARGEST_DIELECTRIC:g}. Correct the BORN file, or take it "
+            "away for a crystal without charges"
         )
     return Dipole(
         born=born,
         dielectric=0.5 * (dielectric + dielectric.T),  # files hold it with rounding errors
-        coulomb_eV_A=COULOMB_EV_A if factor is None else float(factor),
+        coulomb_eV_A=COULOMB_EV_A if factor is None else float(factor) * factor_unit,
     )
 
 
@@ -288,7 +491,8 @@ def match_atoms(
     step = x[:, None] - crystal.positions[None]
     shift = np.rint(step)
     distance = np.linalg.norm((step - shift) @ crystal.lattice, axis=-1)
-    distance[np.array([[a != b for b in crystal.symbols] for a in symbols])] = np.inf
+    ours, theirs = crystal.elements, [element_of(s) for s in symbols]
+    distance[np.array([[a != b for b in ours] for a in theirs])] = np.inf
     atom = np.argmin(distance, axis=1)
     worst = distance[np.arange(len(x)), atom].max()
     if worst > max(50 * symprec_A, 1e-2):
@@ -317,7 +521,9 @@ def to_phonopy_array(
         eV/angstrom^2.
     """
     unit = phonon.unitcell
-    place = place_structure(unit.cell, unit.scaled_positions, tuple(unit.symbols), symprec_A)
+    place = place_structure(
+        unit.cell, unit.scaled_positions, tuple(unit.symbols), symprec_A, phonopy_species(unit)
+    )
     crystal, R = force_constants.crystal, place.rotation
     supercell = _whole(
         phonon.supercell.cell @ R.T @ np.linalg.inv(crystal.lattice), "phonopy's supercell"

@@ -106,8 +106,9 @@ def bond_orbits(bonds: PairForceConstants) -> tuple[list[_Orbit], SpaceGroup]:
     # the images of every bond are the whole class, so the smallest index names it
 
     vectors, lengths = bonds.vectors, bonds.lengths
-    species = list(dict.fromkeys(crystal.symbols))
-    rank = np.array([species.index(s) for s in crystal.symbols])
+    elements = crystal.elements  # names of constants do not change with the isotope
+    species = list(dict.fromkeys(elements))
+    rank = np.array([species.index(s) for s in elements])
     maps = np.einsum("gac,gbd->gabcd", group.cartesian, group.cartesian).reshape(-1, 9, 9)
 
     rows = []
@@ -181,11 +182,12 @@ def _shell_labels(
 
     Classes of bonds that share species and length get letters: 8NNa, 8NNb.
     """
-    several = len(set(crystal.symbols)) > 1
+    elements = crystal.elements
+    several = len(set(elements)) > 1
     lengths = bonds.lengths
     shells: dict[tuple[str, str], list[list[int]]] = {}
     for b in representatives:
-        pair = (crystal.symbols[bonds.first[b]], crystal.symbols[bonds.second[b]])
+        pair = (elements[bonds.first[b]], elements[bonds.second[b]])
         rows = shells.setdefault(pair, [])
         if rows and abs(lengths[rows[-1][0]] - lengths[b]) < _SHELL_TOLERANCE_A:
             rows[-1].append(b)

@@ -159,7 +159,7 @@ def member_force_constants(crystal: Crystal, phonons: ForceFieldPhonons) -> Pair
     offset = supercell.scaled_positions @ repeats - crystal.positions[atoms]
     place = np.rint(offset).astype(np.int64)
     if (
-        tuple(phonons.cell.symbols) != crystal.symbols
+        tuple(phonons.cell.symbols) != crystal.elements
         or np.abs(offset - place).max() > _LARGEST_SHIFT
     ):
         raise InputError(
@@ -340,7 +340,7 @@ def force_field_prior(
         As `force_field_phonons` and `prior_from_members`.
     """
     cell = PhonopyAtoms(
-        symbols=list(crystal.symbols), cell=crystal.lattice, scaled_positions=crystal.positions
+        symbols=list(crystal.elements), cell=crystal.lattice, scaled_positions=crystal.positions
     )
     repeats = supercell or default_supercell(crystal.lattice, 1.05 * cutoff_A)
     members = []

@@ -54,7 +54,7 @@ def irreducible_mesh(
         raise InputError(f"mesh is {n.tolist()}; expected at least 1 division along each vector")
     rotations, _ = laue_rotations(crystal)
     shift = np.ones(3, dtype=np.int64) if shifted else np.zeros(3, dtype=np.int64)
-    kept = [w for w in rotations if _keeps_mesh(w, n, shift)]
+    kept = [w for w in rotations if keeps_mesh(w, n, shift)]
     arguments: dict[str, Any] = {"is_shift": shift, "is_time_reversal": True}
     with quiet_spglib():
         found: Any = spglib.get_stabilized_reciprocal_mesh(n, np.array(kept, "intc"), **arguments)
@@ -68,7 +68,7 @@ def irreducible_mesh(
     )
 
 
-def _keeps_mesh(W: NDArray[np.int64], n: NDArray[np.int64], shift: NDArray[np.int64]) -> bool:
+def keeps_mesh(W: NDArray[np.int64], n: NDArray[np.int64], shift: NDArray[np.int64]) -> bool:
     """Tell whether an operation maps a mesh ``(k + shift/2) / n`` onto itself.
 
     Fractional q (a row) goes to ``q @ W^-1``.

@@ -3,45 +3,58 @@
 from simulations.scattering.cut import line_cut, plane_cut
 from simulations.scattering.incoherent import (
     CAN_MATERIALS,
-    MAX_ORDER,
-    AtomMotion,
-    atom_motions,
     can_background,
     debye_dos,
-    energy_grid,
     incoherent_lines,
     incoherent_spectrum,
 )
 from simulations.scattering.indirect import VibrationalSpectrum, vibrational_spectrum
 from simulations.scattering.measured_file import SHIPPED, MeasuredSpectrum, read_powder_spectra
 from simulations.scattering.one_phonon import (
+    TOLERANCE,
+    Displacements,
     SigmaOfEnergy,
     bragg_intensities,
     broadened,
+    converged_displacements,
     displacement_tensors,
     gaussian_bins,
     one_phonon_lines,
 )
+from simulations.scattering.pockets import Pockets, Treatment, pocketed, pockets_of
 from simulations.scattering.powder import (
+    PowderSampling,
     kinematic_mask,
-    lattice_vectors_within,
     momentum_limits,
     powder_spectrum,
     sigma_function,
+)
+from simulations.scattering.powder_slopes import lattice_vectors_within
+from simulations.scattering.site_motion import (
+    MAX_ORDER,
+    AtomMotion,
+    atom_motions,
+    energy_grid,
 )
 
 __all__ = [
     "AtomMotion",
     "CAN_MATERIALS",
+    "Displacements",
     "MAX_ORDER",
     "MeasuredSpectrum",
+    "Pockets",
+    "PowderSampling",
     "SHIPPED",
     "SigmaOfEnergy",
+    "TOLERANCE",
+    "Treatment",
     "VibrationalSpectrum",
     "atom_motions",
     "bragg_intensities",
     "broadened",
     "can_background",
+    "converged_displacements",
     "debye_dos",
     "displacement_tensors",
     "energy_grid",
@@ -54,6 +67,8 @@ __all__ = [
     "momentum_limits",
     "one_phonon_lines",
     "plane_cut",
+    "pocketed",
+    "pockets_of",
     "powder_spectrum",
     "read_powder_spectra",
     "sigma_function",

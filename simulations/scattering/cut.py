@@ -22,8 +22,8 @@ from simulations.scattering.one_phonon import (
     broadened,
     displacement_tensors,
     one_phonon_lines,
-    refuse_imaginary,
 )
+from simulations.scattering.pockets import Pockets, refuse_imaginary
 from simulations.scattering.powder import SigmaOfEnergy, momentum_limits, sigma_function
 
 _BATCH = 4_000_000  # numbers held at a time
@@ -70,6 +70,7 @@ def line_cut(
     spacing: float = 0.03,
     phi: ArrayLike | None = None,
     displacement: FloatArray | None = None,
+    pockets: Pockets | None = None,
 ) -> LineCut:
     """S(Q,E) along a straight line, integrated over a box across it.
 
@@ -102,6 +103,8 @@ def line_cut(
         Free parameters, eV/angstrom^2; None: the reference.
     displacement : (atoms, 3, 3) float64 or None
         Debye-Waller tensors; None: computed from the model at this temperature.
+    pockets : Pockets or None
+        How imaginary modes count; None: they are refused.
 
     Returns
     -------
@@ -133,7 +136,7 @@ def line_cut(
     centres = start + 0.5 * (momentum_edges[1:] + momentum_edges[:-1])[:, None] * along
     intensity = _box_averages(
         model, centres, axes, boxes, edges, temperature_K, sigma_function(resolution, ei_meV),
-        momentum_sigma, spacing, phi, displacement,
+        momentum_sigma, spacing, phi, displacement, pockets,
     )  # fmt: skip
     middle = 0.5 * (edges[1:] + edges[:-1])
     return LineCut(
@@ -163,6 +166,7 @@ def plane_cut(
     spacing: float = 0.03,
     phi: ArrayLike | None = None,
     displacement: FloatArray | None = None,
+    pockets: Pockets | None = None,
 ) -> PlaneCut:
     """S(Q,E) over a plane of Q, averaged over an energy band and integrated across the plane.
 
@@ -179,7 +183,8 @@ def plane_cut(
         Lower and upper limit; either sign.
     half_width : float
         Half-width perpendicular to the plane, 1/angstrom.
-    temperature_K, resolution, ei_meV, two_theta_deg, momentum_sigma, spacing, phi, displacement
+    temperature_K, resolution, ei_meV, two_theta_deg, momentum_sigma, spacing, phi, displacement,
+        pockets
         As in `line_cut`.
 
     Returns
@@ -216,7 +221,7 @@ def plane_cut(
             block = centres[place]
             values = _box_averages(
                 model, block.reshape(-1, 3), axes, (du / 2, dv / 2, half_width), band,
-                temperature_K, sigma_of, momentum_sigma, spacing, phi, displacement,
+                temperature_K, sigma_of, momentum_sigma, spacing, phi, displacement, pockets,
             )  # fmt: skip
             intensity[place] = values[:, 0].reshape(block.shape[:2])
     return PlaneCut(
@@ -280,6 +285,7 @@ def _box_averages(
     spacing: float,
     phi: ArrayLike | None,
     displacement: FloatArray | None,
+    pockets: Pockets | None,
 ) -> FloatArray:
     """S(Q,E) averaged over a box around every centre, (centres, E), barn/meV/sr."""
     if displacement is None:
@@ -297,8 +303,9 @@ def _box_averages(
     for start in range(0, len(centres) * count, step):
         c, p = np.divmod(np.arange(start, min(start + step, len(centres) * count)), count)
         Q = centres[c] + offsets[p]
-        lines = one_phonon_lines(model, Q, temperature_K, phi, displacement)
-        refuse_imaginary(lines.energies_meV, Q)
+        lines = one_phonon_lines(model, Q, temperature_K, phi, displacement, pockets)
+        if pockets is None:
+            refuse_imaginary(lines.energies_meV, Q)
         np.add.at(out, c, weight[p, None] * broadened(lines, edges, sigma_of))
     return out
 

@@ -1,9 +1,9 @@
 """Incoherent one-phonon and multiphonon scattering, and the expected background of a sample can.
 
-Approximations of the powder's orders: every atom scatters by itself (incoherent approximation), its
-motion is isotropic and Gaussian, and only its partial density of states counts (Sjolander 1958).
-Good to some ten percent where |Q| is large; correlations that coherent scatterers keep at small |Q|
-are lost. `incoherent_lines` is exact for one phonon in a harmonic single crystal.
+Every atom of the powder scatters by itself, with its own tensor of motion in every direction of Q
+(Sjolander 1958): exact for incoherent scattering of a harmonic crystal. Orders 2 and up of coherent
+scatterers are taken the same way (incoherent approximation), good to some ten percent where |Q| is
+large; correlations that they keep at small |Q| are lost.
 """
 
 from __future__ import annotations
@@ -12,26 +12,38 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.signal import fftconvolve
 
 from simulations.arrays import FloatArray
 from simulations.constants import BOLTZMANN_MEV_PER_K, HBAR2_OVER_U
 from simulations.crystal import Crystal, neutron_data
-from simulations.dynamics import ForceConstantModel, PhononDos, default_dos_zone, modes
+from simulations.dynamics import (
+    VOIGT,
+    ForceConstantModel,
+    PhononDos,
+    default_dos_zone,
+    modes,
+)
 from simulations.errors import InputError
 from simulations.instrument import Resolution
 from simulations.reciprocal import ZonePoints, symmetrised_site_tensors
 from simulations.scattering.one_phonon import (
-    STABLE_MEV,
     bose,
-    displacement_tensors,
+    converged_displacements,
     gaussian_bins,
-    refuse_imaginary,
 )
+from simulations.scattering.pockets import Pockets, counted
 from simulations.scattering.powder import SigmaOfEnergy, sigma_function, spread_lines
+from simulations.scattering.site_motion import (
+    MAX_ORDER,
+    atom_motions,
+    energy_grid,
+    grid_smearing,
+    thermal_weights,
+)
 
-MAX_ORDER = 10
-APPROXIMATION = "incoherent approximation: isotropic Gaussian motion of single atoms"
+APPROXIMATION = (
+    "incoherent approximation: Gaussian motion of single atoms, averaged over directions"
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -61,110 +73,6 @@ class IncoherentSpectrum:
         return self.orders[1:].sum(axis=0)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class AtomMotion:
-    """Phonon spectra of one atom on a uniform energy grid symmetric about zero."""
-
-    mean_square: float  # displacement along one direction, angstrom^2
-    orders: tuple[FloatArray, ...]  # of 1, 2, ... phonons, each (grid,) 1/meV, integrating to 1
-
-
-def energy_grid(dos: PhononDos, energy_edges_meV: FloatArray, max_order: int) -> FloatArray:
-    """Uniform grid for `atom_motions`, symmetric about zero, meV.
-
-    It is wide enough that what a convolution loses at its ends never comes back into the bins.
-    """
-    if not 1 <= max_order <= MAX_ORDER:
-        raise InputError(f"max_order is {max_order}; expected 1 to {MAX_ORDER}")
-    top = float(dos.energy_edges_meV[-1])
-    step = min(top / 400, float(np.diff(energy_edges_meV).min()) / 2)
-    reach = float(np.abs(energy_edges_meV).max()) + max_order * top
-    count = int(np.ceil(reach / step))
-    return np.arange(-count, count + 1, dtype=np.float64) * step
-
-
-def atom_motions(
-    crystal: Crystal, dos: PhononDos, temperature_K: float, grid: FloatArray, max_order: int
-) -> list[AtomMotion]:
-    """Isotropic Gaussian motion of every atom, by the number of phonons.
-
-    An atom of cross section sigma scatters ``sigma / 4 pi exp(-x) x**p / p!`` times the spectrum of
-    order p, with ``x = Q^2 <u^2>``.
-
-    Parameters
-    ----------
-    crystal : Crystal
-    dos : PhononDos
-        Partial densities of the crystal's atoms.
-    temperature_K : float
-    grid : (grid,) float64
-        From `energy_grid`.
-    max_order : int
-
-    Raises
-    ------
-    ValueError
-        If a density of states is empty.
-
-    References
-    ----------
-    A. Sjolander, Arkiv Fysik 14, 315 (1958).
-    """
-    out = []
-    for a in range(crystal.n_atoms):
-        one, mean_square = _one_phonon(
-            dos.partial[a], dos.energy_edges_meV, crystal.masses_u[a], temperature_K, grid
-        )
-        out.append(
-            AtomMotion(
-                mean_square=mean_square,
-                orders=tuple(_orders(one, float(grid[1] - grid[0]), max_order)),
-            )
-        )
-    return out
-
-
-def _one_phonon(
-    dos: FloatArray, edges: FloatArray, mass_u: float, temperature_K: float, grid: FloatArray
-) -> tuple[FloatArray, float]:
-    """One-phonon function g(E) / E (n + 1) / norm of an atom, and its mean square displacement.
-
-    Below 5 % of the highest energy the density is replaced by ``c E^2`` with the same integral:
-    what smears a computed density would else diverge in g / E^2.
-    """
-    step = float(grid[1] - grid[0])
-    total = float(np.sum(dos * np.diff(edges)))
-    if not total > 0:
-        raise InputError("density of states is empty; expected modes at positive energies")
-    cumulative = np.concatenate([[0.0], np.cumsum(dos * np.diff(edges))]) / total
-    energy = np.abs(grid)
-    # density on the grid: bin averages of the cumulative, exact whatever the two steps are
-    upper = np.interp(energy + 0.5 * step, edges, cumulative)
-    lower = np.interp(energy - 0.5 * step, edges, cumulative)
-    density = (upper - lower) / step
-    debye = 0.05 * float(edges[-1])
-    inside = float(np.interp(debye, edges, cumulative) - np.interp(0.0, edges, cumulative))
-    curvature = 3 * inside / debye**3
-    low = energy < debye
-    density[low] = curvature * energy[low] ** 2
-    safe = np.where(energy > 0.5 * step, energy, 1.0)
-    n = bose(safe, temperature_K)
-    weight = np.where(grid > 0, n + 1, n) * density / safe
-    weight[energy < 0.5 * step] = curvature * BOLTZMANN_MEV_PER_K * temperature_K
-    norm = float(np.sum(weight) * step)
-    return weight / norm, 0.5 * HBAR2_OVER_U / mass_u * norm
-
-
-def _orders(one: FloatArray, step_meV: float, count: int) -> list[FloatArray]:
-    """Normalised spectra of 1 ... count phonons on the grid of the first."""
-    out = [one]
-    half = len(one) // 2
-    for _ in range(count - 1):
-        full = fftconvolve(out[-1], one) * step_meV
-        out.append(np.maximum(full[half : half + len(one)], 0.0))
-    return out
-
-
 def elements_of(crystal: Crystal) -> tuple[tuple[str, ...], NDArray[np.int64]]:
     """Distinct symbols in the order of their first atoms, and the element of every atom."""
     elements = tuple(dict.fromkeys(crystal.symbols))
@@ -182,6 +90,7 @@ def incoherent_spectrum(
     ei_meV: float | None = None,
     max_order: int = MAX_ORDER,
     coherent_multiphonon: bool = True,
+    displacement: FloatArray | None = None,
 ) -> IncoherentSpectrum:
     """Elastic, incoherent one-phonon and multiphonon S(|Q|, E) of a powder.
 
@@ -189,7 +98,7 @@ def incoherent_spectrum(
     ----------
     crystal : Crystal
     dos : PhononDos
-        Partial densities of the crystal's atoms.
+        Of the crystal; without tensors its motion counts as isotropic.
     momentum_edges : (Q + 1,) float64
         1/angstrom; evaluated at the bins' mean Q^2.
     energy_edges_meV : (E + 1,) float64
@@ -203,6 +112,8 @@ def incoherent_spectrum(
     coherent_multiphonon : bool
         Let orders 2 and up scatter with the total cross section (coherent + incoherent), the usual
         estimate; orders 0 and 1 always use the incoherent one alone.
+    displacement : (atoms, 3, 3) float64 or None
+        Debye-Waller tensors; None: what the density of states itself gives.
 
     Returns
     -------
@@ -220,9 +131,9 @@ def incoherent_spectrum(
     """
     momentum_edges = np.asarray(momentum_edges, dtype=float)
     edges = np.asarray(energy_edges_meV, dtype=float)
-    grid = energy_grid(dos, edges, max_order)
-    mean_square_momentum = np.diff(momentum_edges**3) / 3 / np.diff(momentum_edges)
     sigma_of = sigma_function(resolution, ei_meV)
+    grid = energy_grid(dos, edges, max_order, sigma_of)
+    mean_square_momentum = np.diff(momentum_edges**3) / 3 / np.diff(momentum_edges)
     seen, smear = grid_smearing(grid, edges, sigma_of)
     elastic = gaussian_bins(edges, np.zeros(1), np.atleast_1d(sigma_of(np.zeros(1))))[0]
 
@@ -230,19 +141,21 @@ def incoherent_spectrum(
     partials = np.zeros(
         (len(elements), max_order + 1, len(mean_square_momentum), len(edges) - 1), dtype=np.float64
     )
-    motions = atom_motions(crystal, dos, temperature_K, grid, max_order)
-    for a, motion in enumerate(motions):
-        incoherent = crystal.incoherent_barn[a] / (4 * np.pi)
-        total = incoherent + crystal.scattering_length[a] ** 2
+    for motion in atom_motions(
+        crystal, dos, temperature_K, grid, max_order, displacement=displacement
+    ):
+        a = motion.atom
+        incoherent = motion.share * crystal.incoherent_barn[a] / (4 * np.pi)
+        total = incoherent + motion.share * crystal.scattering_length[a] ** 2
         many = total if coherent_multiphonon else incoherent
         orders = partials[element_of[a]]
         x = mean_square_momentum * motion.mean_square
         factor = np.exp(-x)
         orders[0] += incoherent * factor[:, None] * elastic
-        for p, spectrum in enumerate(motion.orders, start=1):
+        for p, spectrum in enumerate(motion.orders[:, seen] @ smear, start=1):
             factor = factor * x / p
             strength = incoherent if p == 1 else many
-            orders[p] += strength * factor[:, None] * (spectrum[seen] @ smear)
+            orders[p] += strength * factor[:, None] * spectrum
     return IncoherentSpectrum(
         momentum_edges=momentum_edges,
         energy_edges_meV=edges,
@@ -264,6 +177,8 @@ def incoherent_lines(
     phi: ArrayLike | None = None,
     zone: ZonePoints | None = None,
     displacement: FloatArray | None = None,
+    pockets: Pockets | None = None,
+    dos: PhononDos | None = None,
 ) -> FloatArray:
     """Incoherent one-phonon S(Q,E) at single vectors Q, with anisotropic motion of every site.
 
@@ -285,6 +200,11 @@ def incoherent_lines(
         Points up to the Laue group; None: `default_dos_zone`.
     displacement : (atoms, 3, 3) float64 or None
         Debye-Waller tensors; None: computed from the model at this temperature.
+    pockets : Pockets or None
+        How imaginary modes count; None: they are refused.
+    dos : PhononDos or None
+        On a converged mesh, with tensors: then no modes are computed, and each site's one-phonon
+        function is scaled to its Debye-Waller tensor.
 
     Returns
     -------
@@ -304,28 +224,12 @@ def incoherent_lines(
     Q = np.asarray(Q, dtype=float)
     edges = np.asarray(energy_edges_meV, dtype=float)
     sigma_of = sigma_function(resolution, ei_meV)
-    zone = default_dos_zone(crystal) if zone is None else zone
     if displacement is None:
-        displacement = displacement_tensors(model, temperature_K, phi)
-    n = crystal.n_atoms
-    tensors = np.zeros((len(edges) - 1, 9 * n))
-    step = max(1, 2_000_000 // (27 * n * n))
-    for start in range(0, len(zone.q_cart), step):
-        q, weight = zone.q_cart[start : start + step], zone.weights[start : start + step]
-        energies, vectors = modes(model, q, phi)
-        refuse_imaginary(energies, q)
-        e = vectors.reshape(len(q), n, 3, -1)
-        products = np.einsum("q,qias,qibs->qsiab", weight, e, e.conj(), optimize=True).real
-        live = energies > STABLE_MEV
-        size = np.where(live, energies, 1.0)
-        factor = np.where(live, 0.5 * HBAR2_OVER_U / size, 0.0)
-        occupation = bose(size, temperature_K)
-        for sign, thermal in ((1.0, occupation + 1), (-1.0, occupation)):
-            spread_lines(
-                np.ascontiguousarray(products).reshape(-1, 9 * n), (factor * thermal).ravel(),
-                (sign * size).ravel(), np.asarray(sigma_of(sign * size)).ravel(), edges, tensors,
-            )  # fmt: skip
-    site = symmetrised_site_tensors(crystal, tensors.reshape(-1, n, 3, 3))
+        displacement = converged_displacements(model, temperature_K, phi, pockets=pockets).tensors
+    if dos is not None and dos.tensors is not None:
+        site = _binned_motion(crystal, dos, displacement, temperature_K, sigma_of, edges)
+    else:
+        site = _sampled_motion(model, phi, zone, pockets, temperature_K, sigma_of, edges)
     decay = np.exp(-np.einsum("qa,iab,qb->qi", Q, displacement, Q, optimize=True))
     strength = decay * crystal.incoherent_barn / (4 * np.pi) / crystal.masses_u
     elements, element_of = elements_of(crystal)
@@ -333,22 +237,65 @@ def incoherent_lines(
     return np.einsum("qi,li,qa,qb,eiab->lqe", strength, member, Q, Q, site, optimize=True)
 
 
-def grid_smearing(
-    grid: FloatArray, energy_edges_meV: FloatArray, sigma_of: SigmaOfEnergy
-) -> tuple[NDArray[np.bool_], FloatArray]:
-    """What turns a density on the grid into averages over energy bins with resolution.
+def _sampled_motion(
+    model: ForceConstantModel,
+    phi: ArrayLike | None,
+    zone: ZonePoints | None,
+    pockets: Pockets | None,
+    temperature_K: float,
+    sigma_of: SigmaOfEnergy,
+    edges: FloatArray,
+) -> FloatArray:
+    """One-phonon function of every site times its mass, from modes at points, (E, atoms, 3, 3)."""
+    crystal = model.crystal
+    zone = default_dos_zone(crystal) if zone is None else zone
+    n = crystal.n_atoms
+    tensors = np.zeros((len(edges) - 1, 9 * n))
+    step = max(1, 2_000_000 // (27 * n * n))
+    for start in range(0, len(zone.q_cart), step):
+        q, weight = zone.q_cart[start : start + step], zone.weights[start : start + step]
+        energies, vectors = modes(model, q, phi)
+        live, size, width = counted(energies, q, pockets)
+        e = vectors.reshape(len(q), n, 3, -1)
+        products = np.einsum("q,qias,qibs->qsiab", weight, e, e.conj(), optimize=True).real
+        factor = np.where(live, 0.5 * HBAR2_OVER_U / size, 0.0)
+        occupation = bose(size, temperature_K)
+        for sign, thermal in ((1.0, occupation + 1), (-1.0, occupation)):
+            spread_lines(
+                np.ascontiguousarray(products).reshape(-1, 9 * n), (factor * thermal).ravel(),
+                (sign * size).ravel(), np.hypot(sigma_of(sign * size), width).ravel(),
+                edges, tensors,
+            )  # fmt: skip
+    return symmetrised_site_tensors(crystal, tensors.reshape(-1, n, 3, 3))
 
-    Returns
-    -------
-    seen : (grid,) bool
-        Grid points near enough to the bins to count.
-    smear : (seen, E) float64
-        ``density[seen] @ smear`` has the unit of the density.
-    """
-    widest = 10 * float(np.max(sigma_of(energy_edges_meV)))
-    seen = (grid > energy_edges_meV[0] - widest) & (grid < energy_edges_meV[-1] + widest)
-    sigma = np.asarray(sigma_of(grid[seen]), dtype=float)
-    return seen, gaussian_bins(energy_edges_meV, grid[seen], sigma) * float(grid[1] - grid[0])
+
+def _binned_motion(
+    crystal: Crystal,
+    dos: PhononDos,
+    displacement: FloatArray,
+    temperature_K: float,
+    sigma_of: SigmaOfEnergy,
+    edges: FloatArray,
+) -> FloatArray:
+    """One-phonon function of every site times its mass, from its density, (E, atoms, 3, 3)."""
+    if dos.tensors is None:
+        raise ValueError("the density of states has no tensors; expected one of a converged mesh")
+    n = crystal.n_atoms
+    gain, loss = thermal_weights(dos.energy_edges_meV, temperature_K)
+    width = np.diff(dos.energy_edges_meV)
+    weights = np.ascontiguousarray((dos.tensors * width).reshape(6 * n, -1).T)
+    scale = 0.5 * HBAR2_OVER_U
+    own = scale * ((gain + loss) @ weights).reshape(n, 6)[:, :3].sum(axis=1) / crystal.masses_u
+    weights = weights * np.repeat(np.trace(displacement, axis1=1, axis2=2) / own, 6)
+    packed = np.zeros((len(edges) - 1, 6 * n))
+    for sign, thermal in ((1.0, loss), (-1.0, gain)):
+        place = sign * dos.energies_meV
+        sigma = np.asarray(sigma_of(place), dtype=float)
+        spread_lines(weights, scale * thermal, place, sigma, edges, packed)
+    out = np.empty((len(edges) - 1, n, 3, 3))
+    for k, (a, b) in enumerate(VOIGT):
+        out[..., a, b] = out[..., b, a] = packed.reshape(-1, n, 6)[..., k]
+    return out
 
 
 # ----------------------------------------------------------------------------------------- cans

@@ -18,16 +18,15 @@ from simulations.constants import NEUTRON_MEV_A2
 from simulations.crystal import Crystal
 from simulations.dynamics import PhononDos
 from simulations.errors import InputError
-from simulations.scattering.incoherent import (
-    APPROXIMATION,
+from simulations.scattering.incoherent import APPROXIMATION, elements_of
+from simulations.scattering.one_phonon import gaussian_bins
+from simulations.scattering.powder import SigmaOfEnergy, sigma_function
+from simulations.scattering.site_motion import (
     MAX_ORDER,
     atom_motions,
-    elements_of,
     energy_grid,
     grid_smearing,
 )
-from simulations.scattering.one_phonon import gaussian_bins
-from simulations.scattering.powder import SigmaOfEnergy, sigma_function
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -156,6 +155,7 @@ def vibrational_spectrum(
     instrument: IndirectInstrument | str = "VISION",
     resolution: Callable[[FloatArray], FloatArray] | float | None = None,
     max_order: int = MAX_ORDER,
+    displacement: FloatArray | None = None,
 ) -> VibrationalSpectrum:
     """S(E) along the trajectory of every bank: fundamentals, overtones and combinations.
 
@@ -163,7 +163,7 @@ def vibrational_spectrum(
     ----------
     crystal : Crystal
     dos : PhononDos
-        Partial densities of the crystal's atoms.
+        Of the crystal; without tensors its motion counts as isotropic.
     energy_edges_meV : (E + 1,) float64
         Energy transfer; both signs allowed, nothing is seen below minus the final energy.
     temperature_K : float
@@ -173,6 +173,8 @@ def vibrational_spectrum(
         Standard deviation in meV, in place of the instrument's.
     max_order : int
         Highest number of phonons, 1 to 10.
+    displacement : (atoms, 3, 3) float64 or None
+        Debye-Waller tensors; None: what the density of states itself gives.
 
     Returns
     -------
@@ -201,7 +203,7 @@ def vibrational_spectrum(
     if edges.ndim != 1 or len(edges) < 2 or not np.all(np.diff(edges) > 0):
         raise InputError("energy_edges_meV: expected at least two increasing edges")
     sigma_of = sigma_function(instrument.sigma_meV if resolution is None else resolution, None)
-    grid = energy_grid(dos, edges, max_order)
+    grid = energy_grid(dos, edges, max_order, sigma_of)
     seen, smear = grid_smearing(grid, edges, sigma_of)
     elastic = gaussian_bins(edges, np.zeros(1), np.atleast_1d(sigma_of(np.zeros(1))))[0]
     angles = instrument.two_theta_deg
@@ -216,17 +218,20 @@ def vibrational_spectrum(
     )
     elements, element_of = elements_of(crystal)
     partials = np.zeros((len(elements), len(angles), max_order + 1, len(edges) - 1))
-    for a, motion in enumerate(atom_motions(crystal, dos, temperature_K, grid, max_order)):
-        incoherent = crystal.incoherent_barn[a] / (4 * np.pi)
-        total = incoherent + crystal.scattering_length[a] ** 2
+    for motion in atom_motions(
+        crystal, dos, temperature_K, grid, max_order, displacement=displacement
+    ):
+        a = motion.atom
+        incoherent = motion.share * crystal.incoherent_barn[a] / (4 * np.pi)
+        total = incoherent + motion.share * crystal.scattering_length[a] ** 2
         orders = partials[element_of[a]]
         decay = np.exp(-at_rest * motion.mean_square)
         orders[:, 0] += incoherent * decay[:, None] * elastic
         x = squared * motion.mean_square
         factor = np.where(reached, total * np.exp(-x), 0.0)
-        for p, spectrum in enumerate(motion.orders, start=1):
+        for p, spectrum in enumerate(motion.orders[:, seen], start=1):
             factor = factor * x / p
-            orders[:, p] += (factor * spectrum[seen]) @ smear
+            orders[:, p] += (factor * spectrum) @ smear
     centres = 0.5 * (edges[1:] + edges[:-1])
     return VibrationalSpectrum(
         instrument=instrument.name,

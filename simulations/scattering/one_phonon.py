@@ -6,6 +6,7 @@ in 1/meV it is S(Q,E) in barn/meV/sr. (Euphonic's structure factor is this over 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -23,12 +24,18 @@ from simulations.reciprocal import (
     mesh_divisions,
     symmetrised_site_tensors,
 )
-
-STABLE_MEV = 1e-3
-"""Modes below this energy carry no one-phonon line."""
+from simulations.scattering.pockets import STABLE_MEV, Pockets, counted
 
 SigmaOfEnergy = Callable[[FloatArray], FloatArray]
 """Standard deviation of the energy resolution, meV, at energy transfers in meV."""
+
+TOLERANCE = 0.005
+"""Wanted relative error of Debye-Waller tensors, and of powder maps in the mean of their cells."""
+
+_MESH_STEP = 0.25  # 1/angstrom, the coarser of the two meshes of Debye-Waller tensors
+_MOST_WORK = 3e9  # points times modes cubed
+
+log = logging.getLogger(__name__)
 
 
 def bose(energy_meV: ArrayLike, temperature_K: float) -> FloatArray:
@@ -59,13 +66,82 @@ def default_zone(crystal: Crystal) -> ZonePoints:
     Long acoustic waves make the error of one mesh proportional to its step, 1 % at a step of
     0.12 1/angstrom; twice a mesh less one of double step removes it. Some weights are negative.
     """
-    coarse = np.array(mesh_divisions(crystal, 0.25))
+    coarse = np.array(mesh_divisions(crystal, _MESH_STEP))
     near = irreducible_mesh(crystal, 2 * coarse, shifted=True)
     far = irreducible_mesh(crystal, coarse, shifted=True)
     return ZonePoints(
         q_cart=np.concatenate([near.q_cart, far.q_cart]),
         weights=np.concatenate([2 * near.weights, -far.weights]),
     )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Displacements:
+    """Debye-Waller tensors and how well they are converged."""
+
+    tensors: FloatArray  # (atoms, 3, 3) angstrom^2
+    error: float  # estimated, of the largest component
+    divisions: tuple[int, int, int]  # of the finest mesh
+    points: int  # diagonalised
+
+    @property
+    def words(self) -> str:
+        """In one line, with the price of half the error."""
+        n = " x ".join(map(str, self.divisions))
+        met = "" if self.error <= TOLERANCE else f", above the wanted {TOLERANCE:.1%}"
+        return f"mesh {n} extrapolated, error {self.error:.2g}{met}; a quarter of it takes 8 x more"
+
+
+def converged_displacements(
+    model: ForceConstantModel,
+    temperature_K: float,
+    phi: ArrayLike | None = None,
+    *,
+    pockets: Pockets | None = None,
+    tolerance: float = TOLERANCE,
+) -> Displacements:
+    """Mean squared displacements on meshes that are halved until they agree.
+
+    Each answer is twice a mesh less one of double step, which removes the error of long acoustic
+    waves, proportional to the step. What is left falls with its power 1.5 to 2, so that two such
+    answers tell the error of the finer one.
+
+    Parameters
+    ----------
+    model, temperature_K, phi
+        As of `displacement_tensors`.
+    pockets : Pockets or None
+        None: imaginary modes are refused.
+    tolerance : float
+        Wanted relative error of the largest component.
+    """
+    crystal = model.crystal
+    count = 0
+
+    def mesh(n: FloatArray) -> FloatArray:
+        nonlocal count
+        zone = irreducible_mesh(crystal, n, shifted=True)
+        count += len(zone.q_cart)
+        energies, vectors = modes(model, zone.q_cart, phi)
+        return _displacements(crystal, energies, vectors, zone, temperature_K, pockets)
+
+    n = np.array(mesh_divisions(crystal, _MESH_STEP))
+    half = np.maximum(1, n // 2)
+    ratio = float(np.prod(n / half)) ** (1 / 3)
+    rough, coarse, fine = mesh(half), mesh(n), mesh(2 * n)
+    before = (ratio * coarse - rough) / (ratio - 1) if ratio > 1.2 else np.full_like(coarse, np.nan)
+    n = 2 * n
+    while True:
+        found = 2 * fine - coarse
+        error = float(np.abs(found - before).max() / 1.8 / np.abs(found).max())
+        points = len(irreducible_mesh(crystal, 2 * n, shifted=True).q_cart)
+        if error <= tolerance or points * model.n_modes**3 > _MOST_WORK:
+            break
+        n = 2 * n
+        before, coarse, fine = found, fine, mesh(n)
+    a, b, c = (int(k) for k in n)
+    log.info("debye_waller_converged divisions=%s points=%d error=%.2g", (a, b, c), count, error)
+    return Displacements(tensors=found, error=error, divisions=(a, b, c), points=count)
 
 
 def displacement_tensors(
@@ -83,7 +159,8 @@ def displacement_tensors(
     phi : (K,) float64 or None
         Free parameters, eV/angstrom^2; None: the reference.
     zone : ZonePoints or None
-        Points up to the Laue group; None: `default_zone`. Acoustic modes at Gamma are left out.
+        Points up to the Laue group; None: those of `converged_displacements`. Acoustic modes at
+        Gamma are left out.
 
     Returns
     -------
@@ -95,35 +172,22 @@ def displacement_tensors(
     ValueError
         If modes are imaginary: no harmonic crystal has such displacements.
     """
-    zone = default_zone(model.crystal) if zone is None else zone
+    if zone is None:
+        return converged_displacements(model, temperature_K, phi).tensors
     energies, vectors = modes(model, zone.q_cart, phi)
-    refuse_imaginary(energies, zone.q_cart)
-    return _displacements(model.crystal, energies, vectors, zone.weights, temperature_K)
-
-
-def refuse_imaginary(energies: FloatArray, q_cart: FloatArray, tolerance_meV: float = 0.05) -> None:
-    """Raise ValueError where energies are imaginary beyond numerical noise at Gamma."""
-    lowest = float(energies.min())
-    if lowest < -tolerance_meV:
-        q = q_cart[int(np.argmin(energies.min(axis=1)))]
-        share = float(np.mean(energies < -tolerance_meV))
-        raise InputError(
-            f"force constants: {100 * share:.1f} % of the modes are imaginary, the lowest "
-            f"{lowest:.3f} meV at q = {np.round(q, 4).tolist()} 1/angstrom; expected a dynamically "
-            "stable crystal. Relax the structure or change the force constants."
-        )
+    return _displacements(model.crystal, energies, vectors, zone, temperature_K, None)
 
 
 def _displacements(
     crystal: Crystal,
     energies: FloatArray,
     vectors: ComplexArray,
-    weights: FloatArray,
+    zone: ZonePoints,
     temperature_K: float,
+    pockets: Pockets | None,
 ) -> FloatArray:
-    live = energies > STABLE_MEV
-    size = np.where(live, energies, 1.0)
-    factor = np.where(live, _coth(size, temperature_K) / size, 0.0) * weights[:, None]
+    live, size, _ = counted(energies, zone.q_cart, pockets)
+    factor = np.where(live, _coth(size, temperature_K) / size, 0.0) * zone.weights[:, None]
     e = vectors.reshape(len(vectors), crystal.n_atoms, 3, -1)
     sums = np.einsum("qs,qias,qibs->iab", factor, e, e.conj(), optimize=True).real
     sums *= 0.5 * HBAR2_OVER_U / crystal.masses_u[:, None, None]
@@ -148,8 +212,7 @@ def displacement_gradients(
     zone = default_zone(model.crystal) if zone is None else zone
     crystal = model.crystal
     energies, vectors = modes(model, zone.q_cart, phi)
-    refuse_imaginary(energies, zone.q_cart)
-    tensors = _displacements(crystal, energies, vectors, zone.weights, temperature_K)
+    tensors = _displacements(crystal, energies, vectors, zone, temperature_K, None)
     live = energies > STABLE_MEV
     size = np.where(live, energies, 1.0)
     coth = _coth(size, temperature_K)
@@ -206,6 +269,7 @@ class OnePhononLines:
     energies_meV: FloatArray  # (Q, n); negative: imaginary, without weight
     creation: FloatArray  # (Q, n) barn/sr, at E = +energy
     annihilation: FloatArray  # (Q, n) barn/sr, at E = -energy
+    width_meV: FloatArray | None = None  # (Q, n) beyond the resolution; None: none
 
 
 def one_phonon_lines(
@@ -214,6 +278,7 @@ def one_phonon_lines(
     temperature_K: float,
     phi: ArrayLike | None = None,
     displacement: FloatArray | None = None,
+    pockets: Pockets | None = None,
 ) -> OnePhononLines:
     """Coherent one-phonon lines at arbitrary Q, per primitive cell.
 
@@ -227,6 +292,8 @@ def one_phonon_lines(
         Free parameters, eV/angstrom^2; None: the reference.
     displacement : (atoms, 3, 3) float64 or None
         Debye-Waller tensors of `displacement_tensors`; None leaves the Debye-Waller factor out.
+    pockets : Pockets or None
+        How imaginary modes count; None: they have no weight.
 
     Returns
     -------
@@ -244,9 +311,15 @@ def one_phonon_lines(
     overlap = np.einsum("qis,qi->qs", vectors.conj(), f)
     live = energies > STABLE_MEV
     size = np.where(live, energies, 1.0)
+    width = None
+    if pockets is not None:
+        live, size, width = counted(energies, Q, pockets)
+        energies = np.where(live, size, energies)
     weight = np.where(live, 0.5 * HBAR2_OVER_U / size, 0.0) * np.abs(overlap) ** 2
     n = bose(size, temperature_K)
-    return OnePhononLines(energies_meV=energies, creation=weight * (n + 1), annihilation=weight * n)
+    return OnePhononLines(
+        energies_meV=energies, creation=weight * (n + 1), annihilation=weight * n, width_meV=width
+    )
 
 
 def one_phonon_pairs(
@@ -374,6 +447,8 @@ def broadened(
         if np.any(weight):
             place = sign * lines.energies_meV
             sigma = np.asarray(sigma_meV(place) if callable(sigma_meV) else sigma_meV, dtype=float)
+            if lines.width_meV is not None:
+                sigma = np.hypot(sigma, lines.width_meV)
             shape = gaussian_bins(edges, place, np.broadcast_to(sigma, place.shape))
             out += np.einsum("qs,qse->qe", weight, shape)
     return out

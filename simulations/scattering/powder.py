@@ -2,38 +2,66 @@
 
 Every sampled q of the zone is combined with all reciprocal-lattice vectors G: modes are computed
 once per q. Averages over a |Q| bin are averages over the sampled vectors in it. The spectrum comes
-from a compiled loop over all Q = q + G; its gradient from ``T = sum_G f f^dagger`` per
-(q, |Q| bin), which holds all that polarisation and structure factors contribute.
+from a compiled loop over all Q = q + G; its gradient from `powder_slopes`.
 """
 
 from __future__ import annotations
 
+import logging
 import math
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from simulations.arrays import ComplexArray, FloatArray
-from simulations.constants import BOLTZMANN_MEV_PER_K, HBAR2_OVER_U, NEUTRON_MEV_A2
+from simulations.constants import HBAR2_OVER_U, NEUTRON_MEV_A2
 from simulations.crystal import Crystal
-from simulations.dynamics import ForceConstantModel, divided_differences, eigenmodes, signed_root
+from simulations.dynamics import ForceConstantModel, eigenmodes
 from simulations.errors import InputError
 from simulations.instrument import Resolution
 from simulations.kernels import njit
 from simulations.reciprocal import ZonePoints, irreducible_mesh, mesh_divisions
 from simulations.scattering.one_phonon import (
-    STABLE_MEV,
+    TOLERANCE,
     SigmaOfEnergy,
-    amplitudes,
     bose,
+    converged_displacements,
     displacement_gradients,
-    displacement_tensors,
     gaussian_bins,
-    refuse_imaginary,
 )
+from simulations.scattering.pockets import Pockets, counted
+from simulations.scattering.powder_slopes import PowderAxes, summed_slopes
 
 _BATCH = 2_000_000  # complex numbers held at a time
+_FIRST_STEP = 0.1  # 1/angstrom, of the mesh that convergence starts from
+_FALL = 1.6  # the error falls with about this power of the step
+_MOST_WORK = 4e10  # modes times atoms times vectors Q: minutes
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class PowderSampling:
+    """How well the sampled directions and energies of a powder map are converged."""
+
+    divisions: tuple[int, int, int]
+    points: int
+    error: float  # estimated, sum of absolute differences over the sum of reached cells
+    tolerance: float
+    seconds: float  # of processor
+
+    @property
+    def words(self) -> str:
+        """In one line, with the price of half the error."""
+        n = " x ".join(map(str, self.divisions))
+        met = "" if self.error <= self.tolerance else f", above the wanted {self.tolerance:.2%}"
+        return (
+            f"mesh {n} ({self.points} points), error {self.error:.2%}{met}; half the error would "
+            f"take about {3.7 * self.seconds:.2g} s of processor"
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -48,6 +76,7 @@ class PowderSpectrum:
     names: tuple[str, ...] = ()  # (K,)
     partials: FloatArray | None = None  # (pairs, Q, E) barn/meV/sr, summing to `intensity`
     pairs: tuple[tuple[str, str], ...] = ()  # (pairs,) symbols
+    sampling: PowderSampling | None = None  # where the mesh was not given
 
 
 def kinematic_mask(
@@ -144,112 +173,6 @@ def sigma_function(
     if not width > 0:
         raise InputError(f"resolution is {width} meV; expected a positive standard deviation")
     return lambda energy: np.full(np.shape(energy), width)
-
-
-def lattice_vectors_within(crystal: Crystal, radius: float) -> FloatArray:
-    """Reciprocal-lattice vectors up to a length, (G, 3), 1/angstrom."""
-    reach = np.ceil(radius * np.linalg.norm(crystal.lattice, axis=1) / (2 * np.pi)).astype(int)
-    grid = np.stack(
-        np.meshgrid(*(np.arange(-n, n + 1) for n in reach), indexing="ij"), axis=-1
-    ).reshape(-1, 3)
-    G = grid @ crystal.reciprocal
-    return G[np.linalg.norm(G, axis=1) <= radius]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class _Coverage:
-    """What the geometry gives each (q, |Q| bin)."""
-
-    tensor: ComplexArray  # (q, bins, n, n) weighted sum of f f^dagger
-    moments: ComplexArray  # (components, q, bins, n, n): the same with Q_a Q_b
-
-
-_FULL = ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))
-
-
-def _coverage(
-    crystal: Crystal,
-    q_cart: FloatArray,
-    weights: FloatArray,
-    G: FloatArray,
-    edges: FloatArray,
-    displacement: FloatArray,
-    moments: bool,
-    isotropic: bool,
-) -> _Coverage:
-    """Sum f f^dagger over G for a batch of q points, in the phase of eigenvectors at q."""
-    n = 3 * crystal.n_atoms
-    bins = len(edges) - 1
-    n_q = len(q_cart)
-    Q = q_cart[:, None, :] + G[None]
-    length = np.linalg.norm(Q, axis=2)
-    place = np.searchsorted(edges, length, side="right") - 1
-    inside = (place >= 0) & (place < bins)
-    row, column = np.nonzero(inside)
-    Q = Q[row, column]
-    slot = row * bins + place[row, column]
-    w = weights[row]
-    f = amplitudes(crystal, Q, displacement).astype(np.complex128)
-    wave = np.exp(1j * G @ (crystal.positions @ crystal.lattice).T)
-    f *= np.repeat(wave, 3, axis=1)[column]
-    order = np.argsort(slot, kind="stable")
-    f, w, Q, slot = f[order], w[order], Q[order], slot[order]
-    starts = np.flatnonzero(np.r_[True, slot[1:] != slot[:-1]]) if len(slot) else np.zeros(0, int)
-    used = slot[starts]
-
-    def summed(scale: FloatArray) -> ComplexArray:
-        out = np.zeros((n_q * bins, n, n), dtype=np.complex128)
-        if len(slot):
-            left = f * scale[:, None]
-            for a in range(n):
-                column_sums = np.add.reduceat(left[:, a : a + 1] * f[:, a:].conj(), starts, axis=0)
-                out[used, a, a:] = column_sums
-                out[used, a:, a] = column_sums.conj()
-        return out.reshape(n_q, bins, n, n)
-
-    components = []
-    if moments and isotropic:
-        components = [summed(w * np.einsum("qa,qa->q", Q, Q))]
-    elif moments:
-        components = [summed(w * Q[:, a] * Q[:, b]) for a, b in _FULL]
-    return _Coverage(
-        tensor=summed(w),
-        moments=np.array(components) if components else np.zeros((0, 1, 1, 1, 1), complex),
-    )
-
-
-def _line_shapes(
-    energies: FloatArray,
-    temperature_K: float,
-    edges: FloatArray,
-    sigma_of: SigmaOfEnergy,
-) -> tuple[FloatArray, FloatArray]:
-    """h_s(E) = (hbar^2 / 2 E_s) [(n+1) R(E - E_s) + n R(E + E_s)] and its derivative by E_s^2."""
-    live = energies > STABLE_MEV
-    size = np.where(live, energies, 1.0)
-    occupation = bose(size, temperature_K)
-    prefactor = np.where(live, 0.5 * HBAR2_OVER_U / size, 0.0)
-    by_energy = 0.0
-    if temperature_K > 0:
-        by_energy = -occupation * (occupation + 1) / (BOLTZMANN_MEV_PER_K * temperature_K)
-    value = np.zeros((*energies.shape, len(edges) - 1))
-    slope = np.zeros_like(value)
-    step = 1e-4
-    for sign in (1.0, -1.0):
-        weight = occupation + 1 if sign > 0 else occupation
-        if not np.any(weight):
-            continue
-        sigma = sigma_of(sign * size)
-        shape = gaussian_bins(edges, sign * size, sigma)
-        value += (prefactor * weight)[..., None] * shape
-        grow = (sigma_of(sign * size + step) - sigma_of(sign * size - step)) / (2 * step)
-        z = (edges - sign * size[..., None]) / sigma[..., None]
-        density = np.exp(-0.5 * z**2) / np.sqrt(2 * np.pi) / sigma[..., None]
-        # d/dc of the bin average of a Gaussian at c with width sigma(c), c = sign * E_s
-        change = np.diff(density * (-1 - z * grow[..., None]), axis=-1) / np.diff(edges)
-        slope += (prefactor * (by_energy - weight / size))[..., None] * shape
-        slope += (sign * prefactor * weight)[..., None] * change
-    return value, slope * np.where(live, 0.5 / size, 0.0)[..., None]
 
 
 @njit(cache=True, fastmath={"contract", "nsz"})
@@ -396,6 +319,8 @@ def powder_spectrum(
     displacement: FloatArray | None = None,
     gradient: bool = False,
     partials: bool = False,
+    tolerance: float = TOLERANCE,
+    pockets: Pockets | None = None,
 ) -> PowderSpectrum:
     """Coherent one-phonon S(|Q|, E) of a powder.
 
@@ -419,8 +344,8 @@ def powder_spectrum(
     phi : (K,) float64 or None
         Free parameters, eV/angstrom^2; None: the reference.
     zone : ZonePoints or None
-        Sampled q points; None: `default_powder_zone`, whose sampling noise is below 2 % of the
-        intensity in the mean over bins of 0.1 1/angstrom and 0.5 meV (aluminium).
+        Sampled q points; None: a mesh that is made finer until the map meets ``tolerance``, told
+        in `PowderSpectrum.sampling`; for a gradient, `default_powder_zone`.
     displacement : (atoms, 3, 3) float64 or None
         Debye-Waller tensors; None: computed from the model at this temperature, and then followed
         by the gradient.
@@ -430,6 +355,10 @@ def powder_spectrum(
         Also split the intensity into pairs of elements: with ``F_a`` the part of the structure
         factor that atoms of element a make, a pair (a, a) has ``|F_a|^2`` and (a, b) has
         ``2 Re(F_a^* F_b)``, which may be negative. The pairs sum to the intensity.
+    tolerance : float
+        Wanted error: sum of absolute errors over the sum of the intensity, of reached cells.
+    pockets : Pockets or None
+        How imaginary modes count, without a gradient; None: they are refused.
 
     Returns
     -------
@@ -445,7 +374,8 @@ def powder_spectrum(
     momentum_edges = _checked_edges(momentum_edges, "momentum_edges")
     edges = _checked_edges(energy_edges_meV, "energy_edges_meV")
     sigma_of = sigma_function(resolution, ei_meV)
-    zone = default_powder_zone(crystal) if zone is None else zone
+    if gradient and zone is None:
+        zone = default_powder_zone(crystal)
     names = model.names if gradient else ()
 
     moving = gradient and displacement is None
@@ -453,28 +383,38 @@ def powder_spectrum(
     if moving:
         displacement, shift = displacement_gradients(model, temperature_K, phi)
     elif displacement is None:
-        displacement = displacement_tensors(model, temperature_K, phi)
-    reach = float(np.linalg.norm(zone.q_cart, axis=1).max())
-    G = lattice_vectors_within(crystal, momentum_edges[-1] + reach)
-    axes = _Axes(momentum=momentum_edges, energy=edges, sigma_of=sigma_of)
+        found = converged_displacements(model, temperature_K, phi, pockets=pockets)
+        displacement = found.tensors
+    axes = PowderAxes(momentum=momentum_edges, energy=edges, sigma_of=sigma_of)
     split, pairs = _element_pairs(crystal) if partials else (np.zeros(crystal.n_atoms, int), ())
-    parts, norm = _summed_lines(
-        model, phi, zone, G, axes, displacement, temperature_K, split
-    )  # (pairs, Q, E)
-    slopes = np.zeros((len(names), *parts.shape[1:]))
-    if gradient:
-        slopes = _summed_slopes(
-            model, phi, zone, G, axes, displacement, shift if moving else None, temperature_K
-        )
-    scale = np.where(norm > 0, 1 / np.where(norm > 0, norm, 1.0), 0.0)[:, None]
-    parts, slopes = parts * scale, slopes * scale
-    if momentum_sigma > 0:
-        smear = momentum_smearing(momentum_edges, momentum_sigma)
-        parts, slopes = smear @ parts, smear @ slopes
-    bins, n_e = parts.shape[1:]
-    accessible = np.ones((bins, n_e), dtype=bool)
+    accessible = np.ones((len(momentum_edges) - 1, len(edges) - 1), dtype=bool)
     if ei_meV is not None:
         accessible = kinematic_mask(momentum_edges, edges, ei_meV, two_theta_deg)
+    smear = np.eye(len(momentum_edges) - 1)
+    if momentum_sigma > 0:
+        smear = momentum_smearing(momentum_edges, momentum_sigma)
+
+    def sampled(points: ZonePoints) -> tuple[FloatArray, FloatArray]:
+        """Parts of the map (pairs, Q, E), and the summed weights of its rows."""
+        parts, norm = _summed_lines(
+            model, phi, points, axes, displacement, temperature_K, split, pockets
+        )
+        return smear @ (parts * _inverse(norm)), norm
+
+    sampling = None
+    if zone is None:
+        parts, sampling = _converged(crystal, sampled, momentum_edges, accessible, tolerance)
+        norm = np.ones(len(momentum_edges) - 1)
+    else:
+        parts, norm = sampled(zone)
+    slopes = np.zeros((len(names), *parts.shape[1:]))
+    if gradient and zone is not None:
+        slopes = smear @ (
+            _inverse(norm)
+            * summed_slopes(
+                model, phi, zone, axes, displacement, shift if moving else None, temperature_K
+            )
+        )
     return PowderSpectrum(
         momentum_edges=momentum_edges,
         energy_edges_meV=edges,
@@ -484,14 +424,63 @@ def powder_spectrum(
         names=names,
         partials=parts if partials else None,
         pairs=pairs,
+        sampling=sampling,
     )
 
 
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class _Axes:
-    momentum: FloatArray  # (Q + 1,) 1/angstrom
-    energy: FloatArray  # (E + 1,) meV
-    sigma_of: SigmaOfEnergy
+def _inverse(norm: FloatArray) -> FloatArray:
+    """One over the summed weights of the rows, (Q, 1); 0 where nothing was sampled."""
+    return np.where(norm > 0, 1 / np.where(norm > 0, norm, 1.0), 0.0)[:, None]
+
+
+def _converged(
+    crystal: Crystal,
+    sampled: Callable[[ZonePoints], tuple[FloatArray, FloatArray]],
+    momentum_edges: FloatArray,
+    accessible: NDArray[np.bool_],
+    tolerance: float,
+) -> tuple[FloatArray, PowderSampling]:
+    """Make the mesh finer until two in a row tell that the finer one is good enough."""
+    if not tolerance > 0:
+        raise InputError(f"tolerance is {tolerance}; expected a positive share")
+    volume = abs(float(np.linalg.det(crystal.reciprocal)))
+    vectors = 4 / 3 * math.pi * float(momentum_edges[-1]) ** 3 / volume
+    per_point = 3 * crystal.n_atoms * (crystal.n_atoms + 1) * vectors + (3 * crystal.n_atoms) ** 3
+    begun = time.process_time()
+
+    def on(step: float) -> tuple[ZonePoints, FloatArray, float]:
+        start = time.process_time()
+        zone = irreducible_mesh(crystal, mesh_divisions(crystal, step), shifted=True)
+        return zone, sampled(zone)[0], time.process_time() - start
+
+    step = _FIRST_STEP
+    before, old, _ = on(1.5 * step)
+    while True:
+        zone, parts, seconds = on(step)
+        new = parts.sum(axis=0)
+        finer = max(1.0 + 1e-9, np.prod(zone.divisions or 1) / np.prod(before.divisions or 1))
+        fall = float(finer) ** (_FALL / 3)
+        whole = float(new[accessible].sum())
+        change = float(np.abs(new - old.sum(axis=0))[accessible].sum()) / max(whole, 1e-300)
+        # both meshes are off, independently; half as much again is what single crystals need
+        error = 1.5 * change / math.sqrt(1 + fall**2)
+        next_step = step * min(0.8, max(0.4, 0.9 * (tolerance / max(error, 1e-9)) ** (1 / _FALL)))
+        points = len(zone.q_cart) * (step / next_step) ** 3
+        if error <= tolerance or points * per_point > _MOST_WORK:
+            break
+        before, old, step = zone, parts, next_step
+    found = PowderSampling(
+        divisions=zone.divisions or (0, 0, 0),
+        points=len(zone.q_cart),
+        error=error,
+        tolerance=tolerance,
+        seconds=seconds,
+    )
+    log.info(
+        "powder_map_converged divisions=%s points=%d error=%.2g seconds=%.3g",
+        found.divisions, found.points, found.error, time.process_time() - begun,
+    )  # fmt: skip
+    return parts, found
 
 
 def momentum_smearing(momentum_edges: ArrayLike, momentum_sigma: float) -> FloatArray:
@@ -523,14 +512,15 @@ def _summed_lines(
     model: ForceConstantModel,
     phi: ArrayLike | None,
     zone: ZonePoints,
-    G: FloatArray,
-    axes: _Axes,
+    axes: PowderAxes,
     displacement: FloatArray,
     temperature_K: float,
     group_of: NDArray[np.int64],
+    pockets: Pockets | None,
 ) -> tuple[FloatArray, FloatArray]:
     """Weighted sum of S over all Q of every |Q| bin, (pairs, Q, E), and the summed weights."""
     crystal = model.crystal
+    G = axes.vectors(crystal, zone)
     values = model.values if phi is None else np.asarray(phi, dtype=float)
     n, bins = model.n_modes, len(axes.momentum) - 1
     groups = int(group_of.max()) + 1
@@ -549,122 +539,19 @@ def _summed_lines(
         part = slice(start, start + step)
         q = zone.q_cart[part]
         energies, vectors = eigenmodes(model.dynamical_matrices(q, values))
-        refuse_imaginary(energies, q)
+        live, size, width = counted(energies, q, pockets)
         weights = np.zeros((len(q), n, pairs, bins))
         _pair_weights(
             q, zone.weights[part],
             np.ascontiguousarray(vectors.conj().swapaxes(1, 2)).reshape(len(q), n, -1, 3),
             G, wave, tensors, tensor_of.reshape(-1), group_of, axes.momentum, weights, norm,
         )  # fmt: skip
-        live = energies > STABLE_MEV
-        size = np.where(live, energies, 1.0)
         occupation = bose(size, temperature_K)
         prefactor = np.where(live, 0.5 * HBAR2_OVER_U / size, 0.0)
         for sign, thermal in ((1.0, occupation + 1), (-1.0, occupation)):
             spread_lines(
                 weights.reshape(-1, pairs * bins), (prefactor * thermal).ravel(),
-                (sign * size).ravel(), np.asarray(axes.sigma_of(sign * size)).ravel(),
+                (sign * size).ravel(), np.hypot(axes.sigma_of(sign * size), width).ravel(),
                 axes.energy, total,
             )  # fmt: skip
     return total.T.reshape(pairs, bins, -1), norm
-
-
-def _summed_slopes(
-    model: ForceConstantModel,
-    phi: ArrayLike | None,
-    zone: ZonePoints,
-    G: FloatArray,
-    axes: _Axes,
-    displacement: FloatArray,
-    shift: FloatArray | None,
-    temperature_K: float,
-) -> FloatArray:
-    """Derivative of what `_summed_lines` sums by the free parameters, (K, Q, E).
-
-    ``shift`` holds the derivatives of the Debye-Waller tensors, None where they are fixed.
-    """
-    crystal = model.crystal
-    moving = shift is not None
-    both = np.concatenate([displacement[None], shift]) if moving else displacement[None]
-    trace = np.trace(both, axis1=-2, axis2=-1)[..., None, None] / 3
-    isotropic = bool(np.abs(both - trace * np.eye(3)).max() < 1e-9 * np.abs(both).max())
-    values = model.values if phi is None else np.asarray(phi, dtype=float)
-    n, bins, n_e = model.n_modes, len(axes.momentum) - 1, len(axes.energy) - 1
-    slopes = np.zeros((len(model.names), bins, n_e))
-    n_sums = 1 + (0 if not moving else 1 if isotropic else 6)
-    step = max(1, _BATCH // max(n_sums * bins * n * n, len(G) * n, n * n * n_e))
-    for start in range(0, len(zone.q_cart), step):
-        part = slice(start, start + step)
-        q, w = zone.q_cart[part], zone.weights[part]
-        fixed, basis = model.matrices(q)
-        squared, vectors = np.linalg.eigh(fixed + np.tensordot(values, basis, axes=(0, 1)))
-        covered = _coverage(crystal, q, w, G, axes.momentum, displacement, moving, isotropic)
-        energies = signed_root(squared)
-        h, dh = _line_shapes(energies, temperature_K, axes.energy, axes.sigma_of)
-        adjoint = vectors.conj().swapaxes(-1, -2)
-        M = adjoint[:, None] @ covered.tensor @ vectors[:, None]  # (q, bins, s, t)
-        slopes += _direct_slopes(squared, vectors, basis, M, h, dh)
-        if shift is not None:
-            slopes += _thermal_slopes(crystal, vectors, covered.moments, h, shift, isotropic)
-    return slopes
-
-
-def _direct_slopes(
-    squared: FloatArray,
-    vectors: ComplexArray,
-    basis: ComplexArray,
-    M: ComplexArray,
-    h: FloatArray,
-    dh: FloatArray,
-) -> FloatArray:
-    """Change of sum_q tr[T h(D)] with the force constants, (K, bins, E); Daleckii-Krein."""
-    n_q, n, n_e = h.shape
-    bins = M.shape[1]
-    upper_s, upper_t = np.triu_indices(n)
-    kernel = divided_differences(
-        h.transpose(0, 2, 1), dh.transpose(0, 2, 1), squared[:, None, :]
-    )  # (q, E, s, t)
-    kernel = kernel[:, :, upper_s, upper_t].transpose(0, 2, 1)  # (q, pairs, E)
-    kernel = kernel * np.where(upper_s == upper_t, 1.0, 2.0)[None, :, None]
-    weight = M[:, :, upper_t, upper_s].transpose(1, 0, 2).reshape(bins, -1)
-    weight = np.concatenate([weight.real, -weight.imag], axis=1)
-    adjoint = vectors.conj().swapaxes(-1, -2)
-    out: FloatArray = np.empty((basis.shape[1], bins, n_e), dtype=np.float64)
-    for k in range(basis.shape[1]):
-        inner = (adjoint @ basis[:, k] @ vectors)[:, upper_s, upper_t]
-        columns = np.concatenate(
-            [
-                (inner.real[:, :, None] * kernel).reshape(-1, n_e),
-                (inner.imag[:, :, None] * kernel).reshape(-1, n_e),
-            ]
-        )
-        out[k] = weight @ columns
-    return out
-
-
-def _thermal_slopes(
-    crystal: Crystal,
-    vectors: ComplexArray,
-    moments: ComplexArray,
-    h: FloatArray,
-    shift: FloatArray,
-    isotropic: bool,
-) -> FloatArray:
-    """Change of the spectrum through the Debye-Waller tensors, (K, bins, E)."""
-    n_q, n, n_e = h.shape
-    bins = moments.shape[2]
-    out = np.zeros((len(shift), bins, n_e))
-    e = vectors.reshape(n_q, crystal.n_atoms, 3, n)
-    for c in range(len(moments)):
-        turned = (moments[c] @ vectors[:, None]).reshape(n_q, bins, crystal.n_atoms, 3, n)
-        # -1/2 Q (dU_i + dU_j) Q, both halves equal: - dU_i times the share of atom i
-        share = np.einsum("qias,qbias->ibqs", e.conj(), turned, optimize=True).real
-        spectrum = share.reshape(crystal.n_atoms * bins, -1) @ h.reshape(-1, n_e)
-        spectrum = spectrum.reshape(crystal.n_atoms, bins, n_e)
-        if isotropic:
-            change = np.trace(shift, axis1=-2, axis2=-1) / 3
-        else:
-            a, b = _FULL[c]
-            change = shift[:, :, a, b] * (1.0 if a == b else 2.0)
-        out = out - np.tensordot(change, spectrum, axes=(1, 0)).astype(np.float64)
-    return out

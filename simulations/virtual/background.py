@@ -3,7 +3,7 @@
 Incoherent one-phonon and multiphonon scattering of the sample and of its can depend on |Q| and E
 alone, so their rate is tabulated over the scattering angle; the can's powder lines sit at
 ``E = 0`` where ``|Q| = |G|``; a background may decay in time of flight. Spectra come from the
-incoherent approximation of ``incoherent``; kinematics are written out here and shared with nobody.
+incoherent approximation of ``site_motion``; kinematics are written out here and shared with nobody.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from simulations.scattering import (
     AtomMotion,
     atom_motions,
     debye_dos,
+    displacement_tensors,
     energy_grid,
 )
 from simulations.virtual.walk import ENERGY_PER_K2
@@ -34,6 +35,7 @@ from simulations.virtual.can import VirtualCan, powder_lines
 ANGLES = 721  # nodes of the scattering angle, 0 to 180 degrees
 SPEED = 437.3934  # m/s of a neutron of 1 meV
 GRID_meV = 0.1  # wanted step of a smooth spectrum
+DIRECTIONS = 5  # degree of the rule that averages the sample's motion over directions
 REACH = 6.0  # standard deviations of the resolution beyond the window
 
 
@@ -98,7 +100,13 @@ def smooth_parts(experiment: VirtualExperiment) -> SmoothParts:
         crystal = experiment.model.crystal
         dos = phonon_dos(experiment.model, phi=experiment.phi)
         grid = energy_grid(dos, ends, MAX_ORDER)
-        motions = atom_motions(crystal, dos, temperature, grid, MAX_ORDER)
+        displacement = displacement_tensors(experiment.model, temperature, experiment.phi)
+        motions = list(
+            atom_motions(
+                crystal, dos, temperature, grid, MAX_ORDER,
+                displacement=displacement, degree=DIRECTIONS,
+            )
+        )  # fmt: skip
         single = crystal.incoherent_barn / (4 * np.pi)
         total = single + crystal.scattering_length**2
         if experiment.incoherent_scale:
@@ -111,7 +119,7 @@ def smooth_parts(experiment: VirtualExperiment) -> SmoothParts:
         atom = experiment.can.atom
         dos = debye_dos(CAN_MATERIALS[experiment.can.material].debye_meV)
         grid = energy_grid(dos, ends, MAX_ORDER)
-        motions = atom_motions(atom, dos, temperature, grid, MAX_ORDER)
+        motions = list(atom_motions(atom, dos, temperature, grid, MAX_ORDER))
         barn = atom.incoherent_barn / (4 * np.pi) + atom.scattering_length**2
         can = _table(experiment, grid, motions, experiment.can.atoms * barn, 1, MAX_ORDER)
         mean_square = motions[0].mean_square
@@ -210,9 +218,9 @@ def _table(
     cosine = np.cos(np.linspace(0, np.pi, ANGLES))
     q_squared = k**2 + kf**2 - 2 * k * kf * cosine[:, None]
     total = np.zeros_like(q_squared)
-    for strength, motion in zip(barn, motions, strict=True):
+    for motion in motions:
         x = q_squared * motion.mean_square
-        factor = strength * np.exp(-x)
+        factor = motion.share * barn[motion.atom] * np.exp(-x)
         for order, spectrum in enumerate(motion.orders[:last], start=1):
             factor = factor * x / order
             if order >= first:

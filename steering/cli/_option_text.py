@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from simulations.errors import InputError
 
@@ -11,6 +14,23 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 MOST_BINS = 20_000
+
+
+class Treatment(StrEnum):
+    """What to do with a small pocket of imaginary modes."""
+
+    LEFT_OUT = "left_out"
+    DAMPED = "damped"
+    REFUSE = "refuse"
+
+
+Imaginary = Annotated[
+    Treatment,
+    typer.Option(
+        help="A small pocket of imaginary modes (at most 1 % of them, no deeper than 10 % of the "
+        "highest energy): leave it out, count it by its modulus and as wide as that, or refuse."
+    ),
+]
 
 
 def axis(text: str | None, option: str) -> NDArray[float64] | None:
@@ -73,6 +93,35 @@ def whole_numbers(text: str | None, option: str) -> tuple[int, int, int] | None:
     if not 1 <= min(a, b, c) <= max(a, b, c) <= 100:
         raise InputError(f"{option} is {text!r}; expected three whole numbers like 2,2,1.")
     return a, b, c
+
+
+def supercell_numbers(text: str | None) -> tuple[int, ...] | None:
+    """Read a supercell: three positive whole numbers, or nine of a matrix in reading order."""
+    if text is None:
+        return None
+    parts = text.replace("x", ",").split(",")
+    if len(parts) != 9:
+        return whole_numbers(text, "--supercell")
+    try:
+        numbers = tuple(int(part) for part in parts)
+    except ValueError:
+        numbers = (1000,)
+    if max(abs(n) for n in numbers) > 100:
+        raise InputError(f"--supercell is {text!r}; expected nine whole numbers of a matrix.")
+    return numbers
+
+
+def isotopes_named(text: str | None) -> dict[str, str]:
+    """Read what species are made of, e.g. ``H=D,Li=7Li``."""
+    found: dict[str, str] = {}
+    for part in (text or "").split(","):
+        if not part.strip():
+            continue
+        name, _, isotope = (piece.strip() for piece in part.partition("="))
+        if not (name and isotope):
+            raise InputError(f"--isotopes is {text!r}; expected pairs such as H=D,Li=7Li.")
+        found[name] = isotope
+    return found
 
 
 def within(value: float, option: str, low: float, high: float) -> float:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from steering.cli import _terminal as terminal
-from steering.cli._option_text import whole_numbers
+from steering.cli._option_text import isotopes_named, supercell_numbers
 
 if TYPE_CHECKING:
     from steering.predict import Phonons
@@ -30,7 +30,14 @@ Route = Annotated[
 ]
 Supercell = Annotated[
     str | None,
-    typer.Option(help="Supercell of given force constants, e.g. 2,2,1, if no file says it."),
+    typer.Option(
+        help="Supercell of given force constants, e.g. 2,2,1 or the nine numbers of a matrix, if "
+        "no file says it."
+    ),
+]
+Isotopes = Annotated[
+    str | None,
+    typer.Option(help="Isotopes in place of natural elements, e.g. H=D,Li=7Li."),
 ]
 Outputs = Annotated[
     list[Path] | None,
@@ -62,6 +69,7 @@ def phonons(
     ] = 400,
     route: Route = "auto",
     supercell: Supercell = None,
+    isotopes: Isotopes = None,
     output: Outputs = None,
     json: terminal.Json = False,
 ) -> None:
@@ -72,7 +80,7 @@ def phonons(
     from steering.report import named_files
 
     files = named_files(output or [])
-    repeats = whole_numbers(supercell, "--supercell")
+    repeats, made_of = supercell_numbers(supercell), isotopes_named(isotopes)
 
     from steering.predict import open_structure, vibrations_of, write_phonons
     from steering.predict import phonons as run
@@ -80,7 +88,7 @@ def phonons(
     with terminal.progress("phonons", quiet=json) as progress:
         progress(f"vibrations of {structure}, route {route}", 0.05)
         with open_structure(structure, files=True) as opened:
-            vibrations = vibrations_of(opened, route, supercell=repeats)
+            vibrations = vibrations_of(opened, route, supercell=repeats, isotopes=made_of)
         progress("dispersion", 0.6)
         found = run(vibrations, path=path, points=points)
         progress("writing", 0.9)

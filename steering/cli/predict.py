@@ -9,6 +9,12 @@ import typer
 
 from simulations.errors import InputError
 from steering.cli import _terminal as terminal
+from steering.cli._option_text import (
+    Imaginary,
+    Treatment,
+    isotopes_named,
+    supercell_numbers,
+)
 
 
 def register(app: typer.Typer) -> None:
@@ -34,6 +40,15 @@ def predict(
     can: Annotated[str, typer.Option(help="Metal of the can: aluminium, vanadium or none.")] = (
         "aluminium"
     ),
+    supercell: Annotated[
+        str | None,
+        typer.Option(help="Supercell of given force constants, e.g. 2,2,1, if no file says it."),
+    ] = None,
+    isotopes: Annotated[
+        str | None,
+        typer.Option(help="Isotopes in place of natural elements, e.g. H=D,Li=7Li."),
+    ] = None,
+    imaginary: Imaginary = Treatment.LEFT_OUT,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="NPZ file for the arrays.")
     ] = None,
@@ -54,7 +69,10 @@ def predict(
                 "temperature_K": temperature,
                 "route": route,
                 "quantity": quantity,
+                "imaginary": imaginary.value,
                 "can": None if can == "none" else can,
+                "supercell": supercell_numbers(supercell),
+                "isotopes": isotopes_named(isotopes),
             }
         )
     except ValidationError as error:

@@ -11,8 +11,18 @@ import typer
 
 from simulations.progress import Progress
 from steering.cli import _terminal as terminal
-from steering.cli._option_text import axis, band, vector, whole_numbers, within
+from steering.cli._option_text import (
+    Imaginary,
+    Treatment,
+    axis,
+    band,
+    isotopes_named,
+    supercell_numbers,
+    vector,
+    within,
+)
 from steering.cli.phonons import (
+    Isotopes,
     Outputs,
     Route,
     Structure,
@@ -112,8 +122,14 @@ def powder(
         str | None,
         typer.Option("--q-inverse-A", help="|Q| as min:max:step.", rich_help_panel=AXES),
     ] = None,
+    error: Annotated[
+        float,
+        typer.Option(help="Wanted relative error of the powder average.", rich_help_panel=SEEN),
+    ] = 0.005,
     route: Route = "auto",
     supercell: Supercell = None,
+    isotopes: Isotopes = None,
+    imaginary: Imaginary = Treatment.LEFT_OUT,
     output: Outputs = None,
     json: terminal.Json = False,
 ) -> None:
@@ -121,13 +137,16 @@ def powder(
     seen = _Seen(instrument, ei_meV, chopper, fwhm_meV)
     common = _common(temperature_K, energy_meV) | _momentum(q_fwhm)
     edges = axis(q_axis, "--q-inverse-A")
+    wanted = within(error, "--error", 1e-4, 0.5)
 
     def compute(found: Vibrations, tell: Progress) -> SpectrumMap:
         from steering.predict import powder_map
 
-        return powder_map(found, seen.optics(found), momentum_edges=edges, **common)
+        return powder_map(
+            found, seen.optics(found), momentum_edges=edges, tolerance=wanted, **common
+        )
 
-    _run("powder", _Asked(structure, route, supercell, output, json), compute)
+    _run("powder", _Asked(structure, route, supercell, isotopes, imaginary, output, json), compute)
 
 
 def path(
@@ -156,6 +175,8 @@ def path(
     energy_meV: EnergyAxis = None,  # noqa: N803
     route: Route = "auto",
     supercell: Supercell = None,
+    isotopes: Isotopes = None,
+    imaginary: Imaginary = Treatment.LEFT_OUT,
     output: Outputs = None,
     json: terminal.Json = False,
 ) -> None:
@@ -169,7 +190,7 @@ def path(
 
         return path_map(found, seen.optics(found), path=points, zone_hkl=start, **common)
 
-    _run("path", _Asked(structure, route, supercell, output, json), compute)
+    _run("path", _Asked(structure, route, supercell, isotopes, imaginary, output, json), compute)
 
 
 def line(
@@ -188,6 +209,8 @@ def line(
     energy_meV: EnergyAxis = None,  # noqa: N803
     route: Route = "auto",
     supercell: Supercell = None,
+    isotopes: Isotopes = None,
+    imaginary: Imaginary = Treatment.LEFT_OUT,
     output: Outputs = None,
     json: terminal.Json = False,
 ) -> None:
@@ -203,7 +226,7 @@ def line(
         along = Line(start_hkl=ends[0], stop_hkl=ends[1], half_widths=(width, width))
         return line_map(found, seen.optics(found), along, **common)
 
-    _run("line", _Asked(structure, route, supercell, output, json), compute)
+    _run("line", _Asked(structure, route, supercell, isotopes, imaginary, output, json), compute)
 
 
 def plane(
@@ -242,6 +265,8 @@ def plane(
     q_fwhm: MomentumFwhm = 0.0,
     route: Route = "auto",
     supercell: Supercell = None,
+    isotopes: Isotopes = None,
+    imaginary: Imaginary = Treatment.LEFT_OUT,
     output: Outputs = None,
     json: terminal.Json = False,
 ) -> None:
@@ -269,7 +294,7 @@ def plane(
             progress=lambda done: tell("plane", 0.3 + 0.6 * done),
         )
 
-    _run("plane", _Asked(structure, route, supercell, output, json), compute)
+    _run("plane", _Asked(structure, route, supercell, isotopes, imaginary, output, json), compute)
 
 
 def vision(
@@ -282,6 +307,8 @@ def vision(
     energy_meV: EnergyAxis = None,  # noqa: N803
     route: Route = "auto",
     supercell: Supercell = None,
+    isotopes: Isotopes = None,
+    imaginary: Imaginary = Treatment.LEFT_OUT,
     output: Outputs = None,
     json: terminal.Json = False,
 ) -> None:
@@ -293,7 +320,7 @@ def vision(
 
         return indirect_spectrum(found, instrument=instrument, fwhm_meV=fwhm_meV, **common)
 
-    _run("vision", _Asked(structure, route, supercell, output, json), compute)
+    _run("vision", _Asked(structure, route, supercell, isotopes, imaginary, output, json), compute)
 
 
 @dataclass(frozen=True, slots=True)
@@ -303,6 +330,8 @@ class _Asked:
     structure: str
     route: str
     supercell: str | None
+    isotopes: str | None
+    imaginary: Treatment
     output: list[Path] | None
     json: bool
 
@@ -349,7 +378,7 @@ def _run(
     from steering.report import named_files
 
     files = named_files(asked.output or [])
-    repeats = whole_numbers(asked.supercell, "--supercell")
+    repeats, made_of = supercell_numbers(asked.supercell), isotopes_named(asked.isotopes)
 
     from steering.predict import (
         IndirectSpectrum,
@@ -362,7 +391,10 @@ def _run(
     with terminal.progress("spectrum", quiet=asked.json) as progress:
         progress(f"vibrations of {asked.structure}, route {asked.route}", 0.02)
         with open_structure(asked.structure, files=True) as opened:
-            vibrations = stable(vibrations_of(opened, asked.route, supercell=repeats))
+            vibrations = stable(
+                vibrations_of(opened, asked.route, supercell=repeats, isotopes=made_of),
+                asked.imaginary.value,
+            )
         progress(f"{kind} spectrum", 0.3)
         found = compute(vibrations, progress)
         progress("writing", 0.95)
@@ -372,6 +404,11 @@ def _run(
         return
     terminal.out.print(f"{found.setting.title}; {found.setting.words}", markup=False)
     print_notes(found.setting.route, found.setting.approximations)
+    for name, words in found.setting.sampling.items():
+        terminal.out.print(f"  - {name.replace('_', ' ')}: {words}", markup=False)
+    for warning in found.setting.warnings:
+        terminal.out.print("[bold yellow]WARNING[/]: ", end="")
+        terminal.out.print(warning, markup=False)
     if isinstance(found, IndirectSpectrum):
         _print_indirect(found)
     else:

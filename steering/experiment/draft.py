@@ -9,7 +9,7 @@ from typing import Any
 from consumers.transport import SourceSection
 from simulations.crystal import SampleSection, builtin_crystals
 from simulations.dynamics import ParametersSection, read_force_constants
-from simulations.errors import InputError
+from simulations.errors import InputError, NoForceConstantsError
 from simulations.instrument import (
     UNKNOWN_RESOLUTION,
     InstrumentSection,
@@ -143,7 +143,7 @@ def _parameters(structure: str) -> ParametersSection:
     if structure in builtin_crystals() and structure in stored_priors():
         try:
             read_force_constants(structure)
-        except ValueError:
+        except NoForceConstantsError:
             record = load_prior_record(structure)
             return ParametersSection(cutoff_A=min(5.0, record.cutoff_A), free=6, prior=structure)
     return ParametersSection(cutoff_A=5.0, free=6)

@@ -131,6 +131,7 @@ def dump_experiment(experiment: Experiment, path: Path | str | None = None) -> s
 # What may name a file beside the experiment's, by section.
 _FILES = (
     ("sample", "structure"),
+    ("sample", "force_constants"),
     ("instrument", "name"),
     ("instrument", "mask"),
     ("instrument", "vanadium"),

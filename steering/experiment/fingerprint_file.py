@@ -21,7 +21,17 @@ FIELDS = (
     ("parameters", "dipole_sum"),
     ("parameters", "prior"),
 )
-BESIDE_A_STRUCTURE = ("FORCE_CONSTANTS", "FORCE_SETS", "BORN")
+BESIDE_A_STRUCTURE = (
+    "FORCE_CONSTANTS",
+    "FORCE_SETS",
+    "BORN",
+    "force_constants.hdf5",
+    "phonopy_params.yaml",
+    "phonopy_disp.yaml",
+    "phonopy.yaml",
+)
+LATER_FIELDS = ("isotopes", "force_constants", "supercell")
+"""Of the sample; left out where they say nothing, so that older folds are still known."""
 BLOCK_BYTES = 2**20
 
 
@@ -43,14 +53,21 @@ def fingerprint_of(experiment: Experiment, folder: Path) -> dict[str, str]:
     whole = experiment.model_dump(mode="json")
     found = {"program.fold": str(FOLD_VERSION)}
     for section in SECTIONS:
-        _flatten(section, whole[section], found)
+        values = dict(whole[section])
+        for name in LATER_FIELDS:
+            if values.get(name, ...) is None:
+                del values[name]
+        _flatten(section, values, found)
     for section, field in FIELDS:
         _flatten(f"{section}.{field}", whole[section][field], found)
     for (section, field), paths in files_named(experiment, folder).items():
         key = f"{section}.{field}"
         if key in found:
             beside = [
-                p.parent / n for p in paths for n in BESIDE_A_STRUCTURE if field == "structure"
+                p.parent / n
+                for p in paths
+                for n in BESIDE_A_STRUCTURE
+                if section == "sample" and p.name != n
             ]
             found[key] = _digest([*paths, *(p for p in beside if p.is_file())])
     return found

@@ -13,16 +13,23 @@ import structlog
 from consumers.fold import ChunkStart, SetAside, trajectories_of
 from consumers.recorded import recorded_source
 from simulations.arrays import FloatArray
-from simulations.crystal import Crystal, builtin_crystals, read_crystal
+from simulations.crystal import (
+    Crystal,
+    builtin_crystals,
+    read_crystal,
+    species_words,
+    with_isotopes,
+)
 from simulations.dynamics import (
     ForceConstantModel,
+    carried_onto,
     compare_dipole_sums,
     force_constant_model,
     read_force_constants,
     select_free,
     with_dipole_sum,
 )
-from simulations.errors import InputError
+from simulations.errors import InputError, NoForceConstantsError
 from simulations.fold import (
     BRAGG_REACH,
     ELASTIC_REACH,
@@ -500,16 +507,33 @@ def structure_of(experiment: Experiment, experiment_dir: FilePath) -> str | File
 def _sample(experiment: Experiment, experiment_dir: FilePath):
     """Crystal and its reference force constants: given, stored, or the prior's."""
     structure = structure_of(experiment, experiment_dir)
+    sample = experiment.sample
     try:
-        reference = read_force_constants(structure)
-        return reference.crystal, reference
-    except ValueError:
+        if sample.force_constants is not None:
+            path = experiment_dir / sample.force_constants
+            if not path.exists():
+                raise InputError(
+                    f"sample.force_constants is {sample.force_constants!r}; expected a file "
+                    f"(looked for {path}). Correct the name."
+                )
+            given = read_force_constants(path, supercell_matrix=sample.supercell)
+            reference = carried_onto(read_crystal(structure), given)
+        else:
+            reference = read_force_constants(structure, supercell_matrix=sample.supercell)
+    except NoForceConstantsError:
         prior = experiment.parameters.prior
         if prior is None:
             raise
         record = load_prior_record(prior if prior in stored_priors() else experiment_dir / prior)
-        crystal = read_crystal(structure)
-        return crystal, record.force_constants(crystal)
+        crystal = with_isotopes(read_crystal(structure), sample.made_of)
+        reference = record.force_constants(crystal)
+    else:
+        crystal = with_isotopes(reference.crystal, sample.made_of)
+        reference = replace(reference, crystal=crystal)
+    told = (*reference.notes, *species_words(crystal))
+    if told:
+        log.info("sample_read", structure=str(structure), notes=told)
+    return crystal, reference
 
 
 def _parameters(experiment, experiment_dir, crystal, reference, path: Path):

@@ -13,7 +13,7 @@ from simulations.errors import InputError
 from simulations.scattering import (
     bragg_intensities,
     broadened,
-    displacement_tensors,
+    converged_displacements,
     incoherent_lines,
     lattice_vectors_within,
     line_cut,
@@ -23,7 +23,14 @@ from simulations.scattering import (
 )
 from steering.predict.optics import FWHM, Optics, energy_axis
 from steering.predict.path_points import path_points
-from steering.predict.spectrum_map import HARMONIC, SpectrumMap, map_setting, refuse_many, summed
+from steering.predict.spectrum_map import (
+    HARMONIC,
+    SpectrumMap,
+    map_setting,
+    refuse_many,
+    samplings,
+    summed,
+)
 from steering.predict.vibrations import Vibrations
 
 PLANE_BINS = 160
@@ -89,7 +96,8 @@ def path_map(
     edges = energy_axis(vibrations.dos, seen, energy_edges_meV)
     along = path_points(crystal, path, points=points, off_gamma=0.5)
     refuse_many(len(along.hkl), len(edges) - 1)
-    displacement = displacement_tensors(model, temperature_K)
+    moved = converged_displacements(model, temperature_K, pockets=vibrations.pockets)
+    displacement = moved.tensors
     reciprocal = crystal.conventional_reciprocal
     strong = _strongest_zone(model, seen, edges, displacement, along.hkl[:: max(1, points // 40)])
     zone = strong if zone_hkl is None else np.asarray(zone_hkl, dtype=float)
@@ -100,16 +108,24 @@ def path_map(
             f"conventional cell, for example {strong.tolist()}."
         )
     Q = (along.hkl + zone) @ reciprocal
-    lines = one_phonon_lines(model, Q, temperature_K, displacement=displacement)
+    lines = one_phonon_lines(
+        model, Q, temperature_K, displacement=displacement, pockets=vibrations.pockets
+    )
     parts = {
         "coherent": broadened(lines, edges, seen.sigma_of),
-        "incoherent": _incoherent(model, Q, edges, temperature_K, seen, displacement),
+        "incoherent": _incoherent(vibrations, model, Q, edges, temperature_K, seen, displacement),
     }
     low, high = momentum_limits(0.5 * (edges[1:] + edges[:-1]), seen.ei_meV, seen.two_theta_deg)
     length = np.linalg.norm(Q, axis=1)[:, None]
     return SpectrumMap(
         kind="path",
-        setting=map_setting(vibrations, seen, temperature_K, (f"path: {ONE_PHONON}",)),
+        setting=map_setting(
+            vibrations,
+            seen,
+            temperature_K,
+            (f"path: {ONE_PHONON}",),
+            samplings(vibrations, moved),
+        ),
         x_name="position_inverse_A",
         x_edges=along.position,
         y_name="energy_meV",
@@ -147,7 +163,8 @@ def line_map(
     model = vibrations.force_constants("a line")
     edges = energy_axis(vibrations.dos, seen, energy_edges_meV)
     refuse_many(line.bins, len(edges) - 1)
-    displacement = displacement_tensors(model, temperature_K)
+    moved = converged_displacements(model, temperature_K, pockets=vibrations.pockets)
+    displacement = moved.tensors
     cut = line_cut(
         model,
         line.start_hkl,
@@ -161,18 +178,19 @@ def line_map(
         half_widths=line.half_widths,
         momentum_sigma=momentum_fwhm / FWHM,
         displacement=displacement,
+        pockets=vibrations.pockets,
     )
     Q = cut.hkl @ model.crystal.conventional_reciprocal
     parts = {
         "coherent": cut.intensity,
-        "incoherent": _incoherent(model, Q, edges, temperature_K, seen, displacement),
+        "incoherent": _incoherent(vibrations, model, Q, edges, temperature_K, seen, displacement),
     }
     a, b = line.half_widths
     notes = (f"cut: {ONE_PHONON}", f"integrated over +-{a:g} and +-{b:g} 1/angstrom across")
     start = np.asarray(line.start_hkl, dtype=float)
     return SpectrumMap(
         kind="line",
-        setting=map_setting(vibrations, seen, temperature_K, notes),
+        setting=map_setting(vibrations, seen, temperature_K, notes, samplings(vibrations, moved)),
         x_name="distance_inverse_A",
         x_edges=cut.momentum_edges,
         y_name="energy_meV",
@@ -218,7 +236,8 @@ def plane_map(
     origin = np.zeros(3)
     if plane.origin_hkl is not None:
         origin = np.asarray(plane.origin_hkl, dtype=float)
-    displacement = displacement_tensors(model, temperature_K)
+    moved = converged_displacements(model, temperature_K, pockets=vibrations.pockets)
+    displacement = moved.tensors
     rows = len(v_edges) - 1
     cuts = []
     for start in range(0, rows, max(1, rows // 20)):
@@ -241,13 +260,14 @@ def plane_map(
                 momentum_sigma=momentum_fwhm / FWHM,
                 spacing=max(0.03, 0.5 * float(np.diff(u_edges).max())),
                 displacement=displacement,
+                pockets=vibrations.pockets,
             )
         )
     hkl = np.concatenate([cut.hkl for cut in cuts], axis=1)
     coherent = np.concatenate([cut.intensity for cut in cuts], axis=1)
     accessible = np.concatenate([cut.accessible for cut in cuts], axis=1)
     Q = (hkl @ model.crystal.conventional_reciprocal).reshape(-1, 3)
-    flat = _incoherent(model, Q, band, temperature_K, seen, displacement)
+    flat = _incoherent(vibrations, model, Q, band, temperature_K, seen, displacement)
     parts = {"coherent": coherent, "incoherent": flat.reshape(coherent.shape)}
     notes = (
         f"cut: {ONE_PHONON}",
@@ -260,7 +280,7 @@ def plane_map(
     across = across - (across @ along) / (along @ along) * along
     return SpectrumMap(
         kind="plane",
-        setting=map_setting(vibrations, seen, temperature_K, notes),
+        setting=map_setting(vibrations, seen, temperature_K, notes, samplings(vibrations, moved)),
         x_name="u_inverse_A",
         x_edges=u_edges,
         y_name="v_inverse_A",
@@ -274,6 +294,7 @@ def plane_map(
 
 
 def _incoherent(
+    vibrations: Vibrations,
     model: ForceConstantModel,
     Q: FloatArray,
     edges: FloatArray,
@@ -289,6 +310,8 @@ def _incoherent(
         resolution=seen.sigma_of,
         ei_meV=seen.ei_meV,
         displacement=displacement,
+        pockets=vibrations.pockets,
+        dos=vibrations.dos,
     ).sum(axis=0)
 
 

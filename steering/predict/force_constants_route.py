@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from simulations.crystal import with_isotopes
 from simulations.dynamics import (
     compare_dipole_sums,
     force_constant_model,
     phonon_dos,
     read_force_constants,
 )
-from simulations.errors import InputError
+from simulations.errors import NoForceConstantsError
 from steering.predict.route import RouteUnavailableError, Structure, refuse_large
 from steering.predict.vibrations import Uncertainty, Vibrations
 
@@ -44,19 +45,21 @@ class GivenForceConstants:
         Raises
         ------
         RouteUnavailableError
-            If none come with the structure or they cannot be used.
+            If none come with the structure.
         InputError
-            If there are too many atoms.
+            If some come with it and cannot be used, or there are too many atoms: no other route
+            takes the place of what was given.
         """
         refuse_large(structure.crystal, MAX_ATOMS, "structure")
         try:
             given = read_force_constants(structure.source, supercell_matrix=structure.supercell)
-        except InputError as error:
+        except NoForceConstantsError as error:
             raise RouteUnavailableError(
-                f"route is {self.name!r} but the structure has no usable force constants "
+                f"route is {self.name!r} but the structure has no force constants "
                 f"({error}). Give a phonopy.yaml with them, or take route force_field.",
-                why=f"no usable force constants came with the structure ({error})",
+                why=f"no force constants came with the structure ({error})",
             ) from error
+        given = replace(given, crystal=with_isotopes(given.crystal, structure.isotopes))
         source = given.source or "given"
         model = force_constant_model(given.crystal, given, None)
         dipoles = compare_dipole_sums(model)
@@ -67,6 +70,7 @@ class GivenForceConstants:
             route={"kind": "force_constants", "source": source},
             approximations=(
                 f"{self.approximation}: {source}",
+                *given.notes,
                 *(() if dipoles is None else (dipoles.note,)),
             ),
             uncertainty=self.uncertainty,

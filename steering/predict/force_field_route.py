@@ -119,7 +119,7 @@ def _computed(crystal: Crystal, name: str) -> Vibrations:
     from phonopy.structure.atoms import PhonopyAtoms
 
     cell = PhonopyAtoms(
-        symbols=list(crystal.symbols), cell=crystal.lattice, scaled_positions=crystal.positions
+        symbols=list(crystal.elements), cell=crystal.lattice, scaled_positions=crystal.positions
     )
     repeats = default_supercell(crystal.lattice, REACH_A)
     while np.prod(repeats) * crystal.n_atoms > MAX_SUPERCELL_ATOMS and max(repeats) > 1:

@@ -10,7 +10,7 @@ import numpy as np
 from simulations.arrays import FloatArray
 from simulations.scattering import VibrationalSpectrum, vibrational_spectrum
 from steering.predict.optics import FWHM, refuse_width, top_meV
-from steering.predict.spectrum_map import Setting
+from steering.predict.spectrum_map import Setting, samplings
 from steering.predict.vibrations import Vibrations, formula
 
 MAX_ORDER = 10  # phonons
@@ -71,6 +71,7 @@ def indirect_spectrum(
     edges = energy_edges_meV
     if edges is None:
         edges = np.linspace(0.0, 2.5 * top_meV(vibrations.dos), 801)
+    moved = vibrations.displacements(temperature_K)
     found = vibrational_spectrum(
         vibrations.crystal,
         vibrations.dos,
@@ -79,12 +80,15 @@ def indirect_spectrum(
         instrument=instrument,
         resolution=None if fwhm_meV is None else fwhm_meV / FWHM,
         max_order=MAX_ORDER,
+        displacement=None if moved is None else moved.tensors,
     )
     return IndirectSpectrum(
         setting=Setting(
             title=formula(vibrations.crystal),
             route=vibrations.route,
             approximations=(*vibrations.approximations, found.approximation),
+            warnings=vibrations.warnings,
+            sampling=samplings(vibrations, moved),
             instrument=found.instrument,
             temperature_K=temperature_K,
             ei_meV=None,

@@ -5,20 +5,28 @@ Imaginary modes are kept, as negative energies, and told in words.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from simulations.arrays import FloatArray
-from simulations.dynamics import ForceConstantModel, PhononDos, default_dos_zone, modes
+from simulations.dynamics import NOISE_MEV, ForceConstantModel, PhononDos, modes
 from simulations.errors import InputError
-from simulations.scattering import gaussian_bins
+from simulations.scattering import Treatment, pocketed, pockets_of
 from steering.predict.path_points import PathPoints, path_points
 from steering.predict.vibrations import Vibrations, formula
 
-IMAGINARY_MEV = 0.05
+IMAGINARY_MEV = NOISE_MEV
 """Modes further than this below zero are imaginary; above, they are noise at Gamma."""
+
+_SHOWN_BELOW = 100  # bins of imaginary modes
+
+
+MEND = (
+    "relax it, or compute them in a larger supercell, or, if it is stable only when warm, take "
+    "constants of that temperature (anharmonic, renormalised)"
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -38,8 +46,8 @@ class ImaginaryModes:
         return (
             f"{100 * self.share:.2g} % of the modes are imaginary; the lowest, "
             f"{-self.lowest_meV:.3g}i meV, is at q = ({h:g}, {k:g}, {l:g}) r.l.u. The structure is "
-            "not stable with these force constants: relax it, or compute them in a larger "
-            "supercell. Imaginary modes are shown as negative energies."
+            f"not stable with these force constants: {MEND}. Imaginary modes are shown as negative "
+            "energies."
         )
 
 
@@ -114,6 +122,7 @@ class Phonons:
                 "tick_labels": list(self.path.tick_labels),
             },
             "dos": {
+                "sampling": None if self.dos.sampling is None else self.dos.sampling.words,
                 "energy_edges_meV": self.dos.energy_edges_meV,
                 "total_per_meV": self.dos.total,
                 "partial_per_meV": self.element_dos,
@@ -147,6 +156,8 @@ def phonons(vibrations: Vibrations, *, path: str | None = None, points: int = 40
     corners, _ = modes(model, along.corner_hkl @ reciprocal)
     dos = vibrations.dos
     notes = vibrations.approximations
+    if dos.sampling is not None:
+        notes = (*notes, f"density of states: {dos.sampling.words}")
     if model.reference.dipole is not None:
         notes = (*notes, "polar: the path shows LO-TO splitting, the point Gamma itself does not")
     return Phonons(
@@ -157,7 +168,7 @@ def phonons(vibrations: Vibrations, *, path: str | None = None, points: int = 40
         energies_meV=energies,
         corner_energies_meV=corners,
         symbols=model.crystal.symbols,
-        dos=dos,
+        dos=dos.shown(),
         imaginary=imaginary_modes(model, dos, along.hkl, energies[:, 0]),
     )
 
@@ -180,50 +191,78 @@ def imaginary_modes(
     lowest_meV : (Q,) float64 or None
         Lowest energies there.
     """
+    below = dos.imaginary
     on_path = np.zeros(0) if lowest_meV is None else lowest_meV
-    if dos.imaginary_share == 0 and np.all(on_path >= -IMAGINARY_MEV):
+    if below is None and dos.imaginary_share == 0 and np.all(on_path >= -IMAGINARY_MEV):
         return None
     reciprocal = model.crystal.conventional_reciprocal
-    zone = default_dos_zone(model.crystal)
-    on_mesh, _ = modes(model, zone.q_cart)
-    q, lowest = zone.q_cart, on_mesh[:, 0]
+    q, lowest = np.zeros((0, 3)), np.zeros(0)
+    if below is not None:
+        q, lowest = below.q_cart[None], np.array([below.lowest_meV])
     if hkl is not None:
         q, lowest = np.concatenate([q, hkl @ reciprocal]), np.concatenate([lowest, on_path])
     worst = int(np.argmin(lowest))
-    bad = on_mesh < -IMAGINARY_MEV
-    width = 0.006 * float(on_mesh.max())
-    edges = np.linspace(1.02 * float(lowest[worst]) - 4 * width, 0.0, 101)
-    row, column = np.nonzero(bad)
-    shape = gaussian_bins(edges, on_mesh[row, column], np.full(len(row), width))
-    inside = (shape * np.diff(edges)).sum(axis=1, keepdims=True)
+    edges = np.linspace(min(1.02 * float(lowest[worst]), -IMAGINARY_MEV), 0.0, _SHOWN_BELOW + 1)
+    density = np.zeros(_SHOWN_BELOW)
+    if below is not None:
+        whole = np.append(0.0, np.cumsum(below.density * np.diff(below.energy_edges_meV)))
+        edges[0] = min(edges[0], below.energy_edges_meV[0])
+        density = np.diff(np.interp(edges, below.energy_edges_meV, whole)) / np.diff(edges)
     place = q[worst] @ np.linalg.inv(reciprocal)
     return ImaginaryModes(
-        share=float(zone.weights @ bad.mean(axis=1)),
+        share=dos.imaginary_share,
         lowest_meV=float(lowest[worst]),
         hkl=(float(place[0]), float(place[1]), float(place[2])),
         energy_edges_meV=edges,
-        density=zone.weights[row] @ (shape / inside),
+        density=density,
     )
 
 
-def stable(vibrations: Vibrations) -> Vibrations:
-    """The same vibrations, which have no imaginary modes.
+def stable(vibrations: Vibrations, imaginary: Treatment = "left_out") -> Vibrations:
+    """The same vibrations as spectra count them: without imaginary modes, or with a small pocket.
+
+    Parameters
+    ----------
+    vibrations : Vibrations
+    imaginary : "left_out", "damped" or "refuse"
+        What to do with a small pocket of imaginary modes (`pockets_of` says which are small):
+        leave them out; count each by its modulus, as wide as that; refuse. What was done is in
+        `Vibrations.warnings`.
 
     Raises
     ------
     InputError
-        If modes are imaginary: no spectrum can be made of them.
+        If modes are imaginary and are no small pocket, or are to be refused.
     """
-    told = None
-    if vibrations.model is not None:
-        imaginary = imaginary_modes(vibrations.model, vibrations.dos)
-        if imaginary is not None:
-            told = imaginary.words.replace(" Imaginary modes are shown as negative energies.", "")
-    elif vibrations.dos.imaginary_share > 0:
-        told = f"{100 * vibrations.dos.imaginary_share:.2g} % of the modes are imaginary."
-    if told is not None:
-        raise InputError(
-            f"structure: {told} No spectrum is made of imaginary modes; look at them with "
-            "`beamsteer phonons`."
-        )
-    return vibrations
+    dos, model = vibrations.dos, vibrations.model
+    if dos.imaginary_share == 0:
+        return vibrations
+    found = None if model is None else imaginary_modes(model, dos)
+    try:
+        pockets = pockets_of(dos, imaginary)
+    except InputError as error:
+        reason = str(error)
+    else:
+        if pockets is not None and found is not None:
+            h, k, l = (round(x, 3) + 0.0 for x in found.hkl)  # noqa: E741
+            done = "counted by their modulus, as wide as that" if pockets.damped else "left out"
+            told = (
+                f"{100 * dos.imaginary_share:.2g} % of the modes are imaginary, a small pocket "
+                f"down to {-found.lowest_meV:.3g}i meV at q = ({h:g}, {k:g}, {l:g}) r.l.u.; they "
+                f"are {done}, and real modes below {pockets.floor_meV:.2g} meV count as if there. "
+                f"To be rid of it: {MEND}."
+            )
+            return replace(
+                vibrations,
+                dos=pocketed(dos, pockets),
+                pockets=pockets,
+                warnings=(*vibrations.warnings, told),
+            )
+        reason = "without force constants nothing is known of where they are"
+    told = f"{100 * dos.imaginary_share:.2g} % of the modes are imaginary."
+    if found is not None:
+        told = found.words.replace(" Imaginary modes are shown as negative energies.", "")
+    raise InputError(
+        f"structure: {told} No spectrum is made of them: {reason}. Look at them with "
+        "`beamsteer phonons`."
+    )

@@ -6,9 +6,21 @@ import numpy as np
 
 from simulations.arrays import FloatArray
 from simulations.errors import InputError
-from simulations.scattering import incoherent_spectrum, momentum_limits, powder_spectrum
+from simulations.scattering import (
+    TOLERANCE,
+    incoherent_spectrum,
+    momentum_limits,
+    powder_spectrum,
+)
 from steering.predict.optics import FWHM, Optics, energy_axis
-from steering.predict.spectrum_map import HARMONIC, SpectrumMap, map_setting, refuse_many, summed
+from steering.predict.spectrum_map import (
+    HARMONIC,
+    SpectrumMap,
+    map_setting,
+    refuse_many,
+    samplings,
+    summed,
+)
 from steering.predict.vibrations import Vibrations
 
 MAX_ORDER = 6  # phonons
@@ -23,6 +35,7 @@ def powder_map(
     energy_edges_meV: FloatArray | None = None,
     momentum_edges: FloatArray | None = None,
     momentum_fwhm: float = 0.0,
+    tolerance: float = TOLERANCE,
 ) -> SpectrumMap:
     """S(|Q|, E) of a powder: coherent and incoherent one-phonon, and multiphonon.
 
@@ -37,6 +50,8 @@ def powder_map(
         1/angstrom; None: all that the instrument reaches.
     momentum_fwhm : float
         Resolution in |Q|, 1/angstrom.
+    tolerance : float
+        Wanted error of the powder average, as of `powder_spectrum`.
 
     Raises
     ------
@@ -55,6 +70,8 @@ def powder_map(
         )
     refuse_many(len(momentum_edges) - 1, len(edges) - 1)
     model = vibrations.force_constants("a powder map")
+    moved = vibrations.displacements(temperature_K)
+    displacement = None if moved is None else moved.tensors
     coherent = powder_spectrum(
         model,
         momentum_edges,
@@ -64,6 +81,9 @@ def powder_map(
         ei_meV=seen.ei_meV,
         two_theta_deg=seen.two_theta_deg,
         momentum_sigma=momentum_fwhm / FWHM,
+        displacement=displacement,
+        tolerance=tolerance,
+        pockets=vibrations.pockets,
     )
     others = incoherent_spectrum(
         vibrations.crystal,
@@ -74,6 +94,7 @@ def powder_map(
         resolution=seen.sigma_of,
         ei_meV=seen.ei_meV,
         max_order=MAX_ORDER,
+        displacement=displacement,
     )
     parts = {
         "coherent": coherent.intensity,
@@ -82,13 +103,15 @@ def powder_map(
     }
     notes = (
         "coherent: one phonon, powder average over sampled q and all G",
-        f"incoherent: one phonon; multiphonon: 2 to {MAX_ORDER} phonons, both isotropic and, for "
-        "multiphonon, in the incoherent approximation",
+        f"incoherent: one phonon; multiphonon: 2 to {MAX_ORDER} phonons in the incoherent "
+        "approximation; both with the motion of every site averaged over directions of Q",
         HARMONIC,
     )
     return SpectrumMap(
         kind="powder",
-        setting=map_setting(vibrations, seen, temperature_K, notes),
+        setting=map_setting(
+            vibrations, seen, temperature_K, notes, samplings(vibrations, moved, coherent.sampling)
+        ),
         x_name="q_inverse_A",
         x_edges=momentum_edges,
         y_name="energy_meV",

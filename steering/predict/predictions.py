@@ -17,13 +17,16 @@ from simulations.dynamics import PhononDos
 from simulations.errors import InputError
 from simulations.instrument import Instrument, Resolution, load_instrument
 from simulations.scattering import (
+    Treatment,
     can_background,
     incoherent_spectrum,
     kinematic_mask,
     powder_spectrum,
 )
 from steering.predict.optics import refuse_ei
+from steering.predict.phonons import stable
 from steering.predict.routes import ROUTES, vibrations_of
+from steering.predict.spectrum_map import samplings
 from steering.predict.structure_file import open_structure
 from steering.predict.vibrations import Vibrations, formula
 
@@ -61,8 +64,23 @@ class PredictionRequest(BaseModel):
     can: Literal["aluminium", "vanadium"] | None = Field(
         default="aluminium", description="metal of the sample can, or null"
     )
+    imaginary: Treatment = Field(
+        default="left_out",
+        description="what becomes of a small pocket of imaginary modes: left_out, damped (counted "
+        "by their modulus, as wide as that) or refuse; larger ones are always refused",
+    )
     can_atoms_per_cell: float = Field(
         default=1.0, ge=0, le=1e4, description="can atoms in the beam per primitive cell of sample"
+    )
+
+    supercell: tuple[int, ...] | None = Field(
+        default=None,
+        description="three or nine whole numbers: supercell of given force constants, if no file "
+        "says it",
+    )
+    isotopes: dict[str, str | dict[str, float]] = Field(
+        default_factory=dict,
+        description="what species are made of, by symbol: an isotope (H: D), or shares of several",
     )
 
     @field_validator("route")
@@ -101,14 +119,16 @@ def predict(request: PredictionRequest, *, files: bool = False) -> dict[str, Any
     except InputError as error:
         raise InputError(f"instrument: {error}") from error
     with open_structure(request.structure, files) as structure:
-        found = vibrations_of(structure, request.route)
-    crystal, dos = found.crystal, found.dos
-    warnings = []
-    if dos.imaginary_share > 0:
-        warnings.append(
-            f"{100 * dos.imaginary_share:.1f} % of the modes are imaginary: the structure is not "
-            "stable with these force constants; S(|Q|,E) is refused"
+        found = vibrations_of(
+            structure, request.route, supercell=request.supercell, isotopes=request.isotopes
         )
+    crystal, dos = found.crystal, found.dos
+    unstable: InputError | None = None
+    try:
+        found = stable(found, request.imaginary)
+    except InputError as error:
+        unstable = error
+    warnings = [str(unstable)] if unstable is not None else list(found.warnings)
     answer: dict[str, Any] = {
         "structure": {
             "formula": formula(crystal),
@@ -123,13 +143,13 @@ def predict(request: PredictionRequest, *, files: bool = False) -> dict[str, Any
         "temperature_K": request.temperature_K,
     }
     if request.quantity in ("all", "dos"):
-        answer["dos"] = _dos_part(crystal, dos)
+        answer["dos"] = _dos_part(crystal, dos.shown())
     if request.quantity == "dos":
         return answer
-    if warnings:
+    if unstable is not None:
         if request.quantity == "all":
             return answer
-        raise InputError(f"structure: {warnings[0]}. Relax it or give other force constants.")
+        raise unstable
     return answer | _spectra(found, instrument, request)
 
 
@@ -143,6 +163,8 @@ def _spectra(
     angles = _two_theta_deg(instrument.direction[~instrument.masked])
     mask = kinematic_mask(momentum_edges, energy_edges, request.ei_meV, angles)
     parts: dict[str, Any] = {}
+    moved = found.displacements(request.temperature_K)
+    displacement = None if moved is None else moved.tensors
     if request.quantity in ("all", "powder"):
         spectrum = powder_spectrum(
             found.force_constants("S(|Q|,E)"),
@@ -151,8 +173,12 @@ def _spectra(
             temperature_K=request.temperature_K,
             resolution=instrument.resolution,
             ei_meV=request.ei_meV,
+            two_theta_deg=angles,
+            displacement=displacement,
+            pockets=found.pockets,
         )
         parts["powder"] = {
+            "sampling": samplings(found, moved, spectrum.sampling),
             "q_edges_inverse_A": momentum_edges,
             "energy_edges_meV": energy_edges,
             "intensity": np.where(mask, spectrum.intensity, np.nan),
@@ -171,6 +197,7 @@ def _spectra(
             can=request.can,
             can_atoms_per_cell=request.can_atoms_per_cell,
             accessible=mask,
+            displacement=displacement,
         )
     return parts
 
@@ -187,6 +214,7 @@ def expected_background(
     can: str | None = "aluminium",
     can_atoms_per_cell: float = 1.0,
     accessible: NDArray[np.bool_] | None = None,
+    displacement: FloatArray | None = None,
 ) -> dict[str, Any]:
     """Multiphonon, incoherent and can scattering beside the coherent one-phonon signal.
 
@@ -207,6 +235,8 @@ def expected_background(
         Can atoms in the beam per primitive cell of the sample: the can's scale.
     accessible : (Q, E) bool, optional
         Cells that the instrument reaches; others become NaN.
+    displacement : (atoms, 3, 3) float64, optional
+        Debye-Waller tensors of the crystal.
 
     Returns
     -------
@@ -226,6 +256,7 @@ def expected_background(
         resolution=resolution,
         ei_meV=ei_meV,
         max_order=MAX_ORDER,
+        displacement=displacement,
     )
     parts: dict[str, tuple[FloatArray, str]] = {
         "multiphonon": (
@@ -234,8 +265,7 @@ def expected_background(
         ),
         "incoherent": (
             own.one_phonon,
-            "one phonon with the incoherent cross section, exact for a cubic site; "
-            "the elastic line is left out",
+            "one phonon with the incoherent cross section, harmonic; the elastic line is left out",
         ),
     }
     if can is not None:
@@ -279,5 +309,6 @@ def _dos_part(crystal: Crystal, dos: PhononDos) -> dict[str, Any]:
         "total": dos.total,
         "partial": partial,
         "unit": "modes/meV per primitive cell",
+        "sampling": None if dos.sampling is None else dos.sampling.words,
         "approximation": "harmonic; integrates to 3 modes per atom",
     }

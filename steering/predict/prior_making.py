@@ -248,7 +248,7 @@ def make_prior(
     names = chosen_force_fields(force_fields)
     length, repeats = reach(crystal, cutoff_A, supercell)
     cell = PhonopyAtoms(
-        symbols=list(crystal.symbols), cell=crystal.lattice, scaled_positions=crystal.positions
+        symbols=list(crystal.elements), cell=crystal.lattice, scaled_positions=crystal.positions
     )
     members: list[ForceFieldPhonons] = []
     dropped: dict[str, str] = {}

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
-from simulations.crystal import Crystal
+from simulations.crystal import Crystal, Isotopes
 from simulations.errors import InputError
 from steering.predict.vibrations import Uncertainty, Vibrations
 
@@ -31,9 +31,11 @@ class RouteUnavailableError(InputError):
 class Structure:
     """What a route starts from."""
 
-    source: str | Path  # name of a built-in crystal, or a file that may hold more than the crystal
+    source: str | Path | Any
+    """Name of a built-in crystal, a file that may hold more than the crystal, or an object."""
     crystal: Crystal
-    supercell: tuple[int, int, int] | None = None  # of given force constants, if no file says it
+    supercell: tuple[int, ...] | None = None  # of given force constants, if no file says it
+    isotopes: Isotopes = field(default_factory=dict)  # as `crystal` has them already
 
 
 class Route(Protocol):

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from simulations.crystal import read_crystal
+from simulations.crystal import Isotopes, read_crystal, species_words, with_isotopes
 from simulations.errors import InputError
 from simulations.prior import FORCE_FIELDS
 from steering.predict.force_constants_route import GivenForceConstants
@@ -96,23 +97,28 @@ def route_named(name: str) -> Route:
 
 
 def vibrations_of(
-    structure: str | Path,
+    structure: str | Path | Any,
     route: str | Route = "auto",
     *,
-    supercell: tuple[int, int, int] | None = None,
+    supercell: tuple[int, ...] | None = None,
+    isotopes: Isotopes | None = None,
 ) -> Vibrations:
     """Vibrations of a structure by a route.
 
     Parameters
     ----------
-    structure : str or Path
-        From `open_structure`.
+    structure : str, Path or object
+        From `open_structure`; or a phonopy or ASE object, as `read_force_constants` and
+        `read_crystal` take them.
     route : str or Route
         A name of `route_named`, or a route of your own. ``auto`` takes given force constants, else
         ``force_field``: the stiffest stable one stored for a built-in crystal, for others the
         default one.
-    supercell : (int, int, int) or None
-        Supercell of given force constants, in cells of the file, where the file does not say it.
+    supercell : tuple of int or None
+        Supercell of given force constants, in cells of the file, where the file does not say it;
+        also nine numbers.
+    isotopes : mapping or None
+        What species are made of, as `with_isotopes` takes it.
 
     Raises
     ------
@@ -121,6 +127,10 @@ def vibrations_of(
         what to do.
     """
     way = route_named(route) if isinstance(route, str) else route
-    return way.vibrations(
-        Structure(source=structure, crystal=read_crystal(structure), supercell=supercell)
+    made_of = isotopes or {}
+    crystal = with_isotopes(read_crystal(structure), made_of)
+    found = way.vibrations(
+        Structure(source=structure, crystal=crystal, supercell=supercell, isotopes=made_of)
     )
+    told = species_words(found.crystal)
+    return replace(found, approximations=(*found.approximations, *told))

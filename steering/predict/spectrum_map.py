@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from simulations.arrays import FloatArray
 from simulations.errors import InputError
+from simulations.scattering import Displacements, PowderSampling
 from steering.predict.optics import Optics
 from steering.predict.path_points import PathPoints
 from steering.predict.vibrations import Vibrations, formula
@@ -30,6 +31,8 @@ class Setting:
     temperature_K: float
     ei_meV: float | None
     words: str
+    warnings: tuple[str, ...] = ()
+    sampling: dict[str, str] = field(default_factory=dict)  # of what, how well and at which price
 
     def content(self) -> dict[str, Any]:
         """All of it as plain names."""
@@ -41,6 +44,8 @@ class Setting:
             "temperature_K": self.temperature_K,
             "ei_meV": self.ei_meV,
             "setting": self.words,
+            "warnings": list(self.warnings),
+            "sampling": self.sampling,
             "unit": PER_CELL,
         }
 
@@ -105,8 +110,24 @@ class SpectrumMap:
         return found
 
 
+def samplings(
+    vibrations: Vibrations, moved: Displacements | None = None, powder: PowderSampling | None = None
+) -> dict[str, str]:
+    """How well the meshes of each quantity are converged, in words."""
+    found = {
+        "density_of_states": vibrations.dos.sampling,
+        "debye_waller": moved,
+        "powder_map": powder,
+    }
+    return {name: one.words for name, one in found.items() if one is not None}
+
+
 def map_setting(
-    vibrations: Vibrations, seen: Optics, temperature_K: float, notes: tuple[str, ...]
+    vibrations: Vibrations,
+    seen: Optics,
+    temperature_K: float,
+    notes: tuple[str, ...],
+    sampling: dict[str, str],
 ) -> Setting:
     """What a map is computed for and from, with what is approximate about it."""
     return Setting(
@@ -117,6 +138,8 @@ def map_setting(
         temperature_K=temperature_K,
         ei_meV=seen.ei_meV,
         words=f"{seen.words}, {temperature_K:g} K",
+        warnings=vibrations.warnings,
+        sampling=sampling,
     )
 
 

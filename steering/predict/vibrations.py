@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from simulations.crystal import Crystal
 from simulations.dynamics import ForceConstantModel, PhononDos
 from simulations.errors import InputError
+from simulations.scattering import Displacements, Pockets, converged_displacements
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,6 +28,8 @@ class Vibrations:
     route: dict[str, str]  # kind (force_constants, force_field, ...) and source
     approximations: tuple[str, ...]
     uncertainty: Uncertainty | None = None  # None: not known
+    pockets: Pockets | None = None  # of imaginary modes, and how spectra count them
+    warnings: tuple[str, ...] = ()  # what a person must know before trusting a spectrum
 
     def force_constants(self, quantity: str) -> ForceConstantModel:
         """Force constants for a quantity that a density of states cannot give.
@@ -48,6 +51,12 @@ class Vibrations:
                 "force_constants or force_field."
             )
         return self.model
+
+    def displacements(self, temperature_K: float) -> Displacements | None:
+        """Debye-Waller tensors, the same for every quantity; None without force constants."""
+        if self.model is None:
+            return None
+        return converged_displacements(self.model, temperature_K, pockets=self.pockets)
 
 
 def formula(crystal: Crystal) -> str:

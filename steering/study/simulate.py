@@ -462,7 +462,7 @@ def _coarsest(instrument: Instrument) -> tuple[int, Instrument]:
 
 
 def _stem(measurement: Measurement, instrument: Instrument) -> str:
-    formula = "".join(dict.fromkeys(measurement.crystal.symbols))
+    formula = "".join(dict.fromkeys(measurement.crystal.elements))
     name = f"{formula}-{split_name(instrument.name)[0]}".lower()
     return "".join(c if c.isalnum() or c == "-" else "-" for c in name)
 

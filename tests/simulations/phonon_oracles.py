@@ -53,9 +53,9 @@ def phonopy_crystal(folder: Path, name: str) -> Any:
         if name.startswith("mp-"):
             phonon = phonondb_crystal(folder / "phonondb" / "phonondb-2018.h5", name)
         elif name == "Ge":
-            phonon = load_phonopy(folder / "ge")
+            phonon = load_phonopy(folder / "ge")[0]
         elif (tests / name).is_dir():
-            phonon = load_phonopy(tests / name)
+            phonon = load_phonopy(tests / name)[0]
         else:
             phonon = _from_force_sets(tests, name)
         if phonon.nac_params is not None:

@@ -125,7 +125,7 @@ def test_a_cubic_crystal_scatters_alike_in_every_direction():
     got = incoherent_lines(model, Q, energy, **options)
     assert got.shape == (1, 3, len(energy) - 1)
     np.testing.assert_allclose(got[0, 1:], got[0, :1].repeat(2, axis=0), rtol=1e-9, atol=1e-12)
-    dos = phonon_dos(model, sigma_meV=0.1)
+    dos = phonon_dos(model)
     powder = incoherent_spectrum(
         model.crystal, dos, [2.999, 3.001], energy, coherent_multiphonon=False, **options
     ).one_phonon[0]

@@ -6,7 +6,7 @@ from scipy.special import ndtr
 from scipy.stats import kstest
 
 from simulations.dynamics import phonon_dos
-from simulations.scattering import incoherent_spectrum
+from simulations.scattering import displacement_tensors, incoherent_spectrum
 from simulations.virtual import VirtualCan, simulate_chunk, smooth_parts
 from simulations.virtual.background import can_elastic_rate, decaying_rate, twice_theta
 from simulations.virtual.can import powder_lines
@@ -68,6 +68,7 @@ def test_incoherent_and_multiphonon_counts_follow_a_quadrature_over_momentum_and
         true,
         temperature_K=300.0,
         resolution=1e-3,
+        displacement=displacement_tensors(experiment.model, 300.0, experiment.phi),
     )
     middle = 0.5 * (true[1:] + true[:-1])
     k, kf = np.sqrt(ei / 2.0721248), np.sqrt((ei - middle) / 2.0721248)

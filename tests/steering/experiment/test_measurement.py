@@ -17,7 +17,8 @@ from simulations.instrument.pixel_table_file import write_pixel_table
 from simulations.likelihood import bytes_per_point
 from simulations.prior import load_prior
 from steering.experiment import Experiment, build_measurement, chosen_instrument, load_experiment
-from steering.experiment.measurement import build_path
+from steering.experiment.fingerprint_file import fingerprint_of
+from steering.experiment.measurement import _sample, build_path
 from tests.steering.virtual_scan import EXAMPLES, FREE, small_experiment, small_measurement
 
 
@@ -267,3 +268,37 @@ def test_memory_of_a_zone_point_is_what_its_arrays_take():
     kept += [exact._second_derivatives(values), state.vectors, state.mixing, state.coupling]
     taken = sum(array.nbytes for array in kept)
     assert exact.zone.n_points * bytes_per_point(exact.model) == taken
+
+
+def test_the_sample_section_says_what_species_are_made_of():
+    experiment = load_experiment(EXAMPLES / "ge-arcs.yaml")
+    plain, _ = _sample(experiment, EXAMPLES)
+    section = experiment.sample.model_copy(update={"isotopes": {"Ge": "76Ge"}})
+    heavy = experiment.model_copy(update={"sample": section})
+    crystal, reference = _sample(heavy, EXAMPLES)
+    assert crystal.symbols == ("76Ge", "76Ge")
+    assert reference.crystal is crystal
+    assert crystal.scattering_length[0] == pytest.approx(0.82)
+    assert plain.symbols == ("Ge", "Ge")
+    # an older fold is still known; one with other isotopes is another fold
+    assert not any("isotopes" in key for key in fingerprint_of(experiment, EXAMPLES))
+    assert fingerprint_of(heavy, EXAMPLES) != fingerprint_of(experiment, EXAMPLES)
+
+
+@pytest.mark.shared_data
+def test_constants_in_a_file_of_their_own_are_carried_onto_the_structure(shared_data, tmp_path):
+    folder = shared_data / "phonopy-test" / "NaCl"
+    experiment = load_experiment(EXAMPLES / "ge-arcs.yaml")
+    (tmp_path / "POSCAR").write_text(
+        "rock salt, origin on Cl\n1.0\n0 2.84 2.84\n2.84 0 2.84\n2.84 2.84 0\nNa 37Cl\n1 1\n"
+        "Direct\n0.5 0.5 0.5\n0 0 0\n"
+    )
+    update = {"structure": "POSCAR", "force_constants": str(folder / "phonopy_disp.yaml")}
+    section = experiment.sample.model_copy(update=update)
+    crystal, reference = _sample(experiment.model_copy(update={"sample": section}), tmp_path)
+    assert set(crystal.symbols) == {"Na", "37Cl"}
+    assert "equivalent cell" in reference.notes[-1]
+    assert reference.dipole is not None
+    missing = section.model_copy(update={"force_constants": "nowhere.yaml"})
+    with pytest.raises(ValueError, match=r"sample.force_constants is 'nowhere.yaml'"):
+        _sample(experiment.model_copy(update={"sample": missing}), tmp_path)

@@ -34,7 +34,7 @@ def test_imaginary_modes_are_counted_located_and_told():
         imaginary.density @ np.diff(imaginary.energy_edges_meV), abs=1e-6
     )
     assert imaginary.lowest_meV == pytest.approx(found.energies_meV.min())
-    assert "6.59i meV, is at q = (0, 1, 0)" in imaginary.words  # X
+    assert "6.59i meV, is at q = (1, 0, 0)" in imaginary.words  # X
     assert "larger supercell" in imaginary.words
 
 

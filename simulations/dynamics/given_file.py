@@ -1,0 +1,194 @@
+"""Force constants as they are given: files of several programs, objects, built-in names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from simulations.crystal import (
+    CASTEP_SUFFIXES,
+    FILE_SYMPREC_A,
+    builtin_crystal,
+    builtin_crystals,
+    builtin_entry,
+    castep_constants,
+)
+from simulations.dynamics.bonds import PairForceConstants
+from simulations.dynamics.phonopy_file import from_phonopy, load_phonopy
+from simulations.dynamics.supercell import from_representatives
+from simulations.errors import InputError, NoForceConstantsError
+
+
+def read_force_constants(
+    source: Any,
+    *,
+    supercell_matrix: ArrayLike | None = None,
+    symprec_A: float = FILE_SYMPREC_A,
+) -> PairForceConstants:
+    """Read force constants, with the crystal that they belong to.
+
+    Parameters
+    ----------
+    source : str, Path or object
+        A phonopy.yaml (force constants, displacements and forces inside, or FORCE_CONSTANTS,
+        FORCE_SETS and BORN beside it), a structure with FORCE_CONSTANTS or FORCE_SETS beside it,
+        a folder of such, a ``.castep_bin`` or ``.check`` of CASTEP (where Euphonic is installed),
+        a built-in name that has force constants, or a ``phonopy.Phonopy`` or
+        ``ase.phonons.Phonons`` object.
+    supercell_matrix : (3,) or (3, 3) int or None
+        Supercell in vectors of the file's cell, for files that do not say it. None: from the file,
+        from a phonopy file beside it, or inferred from the forces; in every case it is held
+        against them.
+    symprec_A : float
+        As in `read_crystal`.
+
+    Raises
+    ------
+    NoForceConstantsError
+        If there are none.
+    InputError
+        If they cannot be read or do not belong to the structure.
+    """
+    if not isinstance(source, str | Path):
+        return _from_object(source, symprec_A)
+    entry = builtin_entry(str(source))
+    if entry is not None:
+        return _built_in(str(source), entry)
+    path = Path(source)
+    if path.suffix in CASTEP_SUFFIXES:
+        return from_euphonic(castep_constants(path), source=str(path), symprec_A=symprec_A)
+    if path.name.upper().endswith("DDB"):
+        raise InputError(
+            f"force constants: {path} is a DDB of Abinit, which no library that Beamsteer uses "
+            "reads; expected force constants. Interpolate it with anaddb, or convert it with "
+            "abipy (abiview.py ddb, ddb.anaget_phonopy_ifc), and give the phonopy files"
+        )
+    phonon, cell, notes = load_phonopy(path, supercell_matrix=supercell_matrix)
+    return from_phonopy(
+        phonon, source=str(path), symprec_A=symprec_A, species=cell.species, notes=notes
+    )
+
+
+def _built_in(name: str, entry: dict[str, Any]) -> PairForceConstants:
+    crystal = builtin_crystal(entry)
+    if "force_constants" not in entry:
+        names = builtin_crystals()
+        stored = [n for n in names if "force_constants" in (builtin_entry(n) or {})]
+        raise NoForceConstantsError(
+            f"structure {name!r} has no stored force constants; expected one of {stored}. "
+            "Name a stored prior in parameters.prior, or make one with `beamsteer prior`."
+        )
+    listed = [
+        (s["first"], s["second"], s["cell"], s["elements"])
+        for s in entry["force_constants"]["shells"]
+    ]
+    return from_representatives(crystal, listed, source=f"built in: {name}")
+
+
+def _from_object(given: Any, symprec_A: float) -> PairForceConstants:
+    """Force constants of an object of phonopy or ASE, told by its class."""
+    kind = f"{type(given).__module__}.{type(given).__name__}"
+    if kind.startswith("phonopy."):
+        return from_phonopy(given, source="a phonopy object", symprec_A=symprec_A)
+    if kind.startswith("ase."):
+        return _ase(given, symprec_A)
+    raise InputError(
+        f"force constants: an object of the class {kind}; expected phonopy.Phonopy or "
+        "ase.phonons.Phonons, or a file"
+    )
+
+
+def _ase(given: Any, symprec_A: float) -> PairForceConstants:
+    """Force constants of an ``ase.phonons.Phonons`` that was read."""
+    from phonopy.structure.atoms import PhonopyAtoms
+
+    if getattr(given, "C_N", None) is None:
+        raise NoForceConstantsError(
+            "force constants: the Phonons object of ASE has none; expected force constants. Call "
+            "its read() first"
+        )
+    atoms = given.atoms
+    repeats = np.asarray(given.supercell, dtype=np.int64)
+    n = len(atoms)
+    table = np.asarray(given.get_force_constant()).reshape(-1, n, 3, n, 3)
+    lattice_vectors = np.asarray(given.compute_lattice_vectors()).T.astype(np.int64)
+    cell = PhonopyAtoms(
+        symbols=atoms.get_chemical_symbols(),
+        cell=np.asarray(atoms.cell),
+        scaled_positions=atoms.get_scaled_positions(wrap=False),
+        masses=atoms.get_masses(),
+    )
+    return from_cells(cell, np.diag(repeats), lattice_vectors, table, "an ASE object", symprec_A)
+
+
+def from_cells(
+    cell: Any,
+    supercell: Any,
+    cells: Any,
+    table: Any,
+    source: str,
+    symprec_A: float,
+) -> PairForceConstants:
+    """Force constants listed from the home cell to every cell of a supercell.
+
+    Parameters
+    ----------
+    cell : PhonopyAtoms
+    supercell : (3, 3) int64
+        Rows in vectors of the cell.
+    cells : (cells, 3) int64
+    table : (cells, atoms, 3, atoms, 3) float64
+        Atom of the home cell first, eV/angstrom^2.
+    """
+    from phonopy import Phonopy
+
+    phonon: Any = Phonopy(cell, np.asarray(supercell).T, primitive_matrix=np.eye(3), log_level=0)
+    x = phonon.supercell.positions @ np.linalg.inv(cell.cell)
+    unit = np.array([phonon.supercell.u2u_map[int(u)] for u in phonon.supercell.s2u_map])
+    where = np.rint(x - np.asarray(cell.scaled_positions)[unit]).astype(np.int64)
+    inverse = np.linalg.inv(np.asarray(supercell, dtype=float))
+
+    def code(c: Any) -> list[tuple[int, ...]]:
+        fraction = np.mod(np.round(c @ inverse, 6), 1.0)
+        return [tuple(row) for row in np.rint(fraction * 1e5).astype(int) % 100000]
+
+    known = {key: k for k, key in enumerate(code(np.asarray(cells)))}
+    full = np.empty((len(x), len(x), 3, 3))
+    for s in range(len(x)):
+        steps = [known[key] for key in code(where - where[s])]
+        full[s] = np.asarray(table)[steps, unit[s], :, unit, :]
+    phonon.force_constants = full
+    return from_phonopy(phonon, source=source, symprec_A=symprec_A)
+
+
+def from_euphonic(
+    found: Any, *, source: str = "a Euphonic object", symprec_A: float = FILE_SYMPREC_A
+) -> PairForceConstants:
+    """Force constants of a ``euphonic.ForceConstants`` without Born charges.
+
+    Raises
+    ------
+    InputError
+        If there are charges: the constants are then not the total ones.
+    """
+    from phonopy.structure.atoms import PhonopyAtoms
+
+    crystal = found.crystal
+    n = crystal.n_atoms
+    cell = PhonopyAtoms(
+        symbols=[str(s) for s in crystal.atom_type],
+        cell=crystal.cell_vectors.to("angstrom").magnitude,
+        scaled_positions=crystal.atom_r,
+        masses=crystal.atom_mass.to("unified_atomic_mass_unit").magnitude,
+    )
+    table = found.force_constants.to("eV/angstrom**2").magnitude.reshape(-1, n, 3, n, 3)
+    if found.born is not None:
+        raise InputError(
+            f"force constants: {source} has Born charges, and its constants leave the dipole part "
+            "out in Euphonic's way; expected a crystal without charges, or total constants. "
+            "Make the constants with phonopy (phonopy --castep) and give those with BORN"
+        )
+    return from_cells(cell, found.sc_matrix, found.cell_origins, table, source, symprec_A)

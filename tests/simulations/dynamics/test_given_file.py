@@ -1,0 +1,336 @@
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from simulations.crystal import parse_structure, read_crystal, with_isotopes
+from simulations.dynamics import (
+    carried_onto,
+    force_constant_model,
+    modes,
+    phonon_dos,
+    read_force_constants,
+)
+from simulations.dynamics.given_file import from_euphonic
+from simulations.dynamics.phonopy_file import load_phonopy
+from simulations.errors import InputError, NoForceConstantsError
+from simulations.scattering import incoherent_spectrum, one_phonon_lines
+from tests.simulations.dynamics.phonondb_ways import compare, misses
+from tests.simulations.phonon_oracles import (
+    SUPERCELLS,
+    euphonic_constants,
+    germanium,
+    zone_vectors,
+)
+
+ROW = 1388  # K2O3Pb2, cubic, polar
+
+
+def model_of(read):
+    return force_constant_model(read.crystal, read, None)
+
+
+def given(shared_data, folder, name):
+    """POSCAR and FORCE_SETS of the test set, without a word about the supercell."""
+    tests = shared_data / "phonopy-test"
+    if (tests / name).is_dir():
+        shutil.copy(tests / name / "POSCAR-unitcell", folder / "POSCAR")
+        shutil.copy(tests / name / "FORCE_SETS", folder / "FORCE_SETS")
+    else:
+        shutil.copy(tests / f"POSCAR_{name}", folder / "POSCAR")
+        shutil.copy(tests / f"FORCE_SETS_{name}", folder / "FORCE_SETS")
+    return folder / "POSCAR"
+
+
+# ---------------------------------------------------------------------------------- supercells
+
+
+@pytest.mark.shared_data
+@pytest.mark.parametrize("name", ["I4_1a", "P-4", "P-42_1m", "P2", "P222_1", "P6"])
+def test_a_supercell_is_inferred_from_the_forces(shared_data, tmp_path, name):
+    found = read_force_constants(given(shared_data, tmp_path, name))
+    told = " x ".join(map(str, SUPERCELLS[name]))
+    assert f"supercell {told} inferred from FORCE_SETS" in found.notes[0]
+
+
+@pytest.mark.shared_data
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [("P222_1", [2, 1, 2]), ("I4_1a", [2, 1, 2]), ("P2", [2, 3, 2]), ("P-42_1m", [3, 2, 2])],
+)
+def test_a_wrong_supercell_of_as_many_atoms_is_refused(shared_data, tmp_path, name, wrong):
+    path = given(shared_data, tmp_path, name)
+    right = " x ".join(map(str, SUPERCELLS[name]))
+    with pytest.raises(InputError, match=rf"does not belong.*{right}.*--supercell"):
+        read_force_constants(path, supercell_matrix=wrong)
+    told = read_force_constants(path, supercell_matrix=SUPERCELLS[name]).notes[0]
+    assert f"supercell {right} as given" in told
+
+
+@pytest.mark.shared_data
+def test_another_number_of_atoms_is_refused(shared_data, tmp_path):
+    path = given(shared_data, tmp_path, "P222_1")
+    with pytest.raises(InputError, match=r"2 x 2 x 2.*expected both to agree"):
+        read_force_constants(path, supercell_matrix=[2, 2, 2])
+
+
+@pytest.mark.shared_data
+def test_forces_of_another_structure_are_refused(shared_data, tmp_path):
+    path = given(shared_data, tmp_path, "P222_1")
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([lines[0], "1.0", *reversed(lines[2:5]), *lines[5:]]) + "\n")
+    with pytest.raises(InputError, match="force constants"):
+        read_force_constants(path)
+
+
+@pytest.mark.shared_data
+@pytest.mark.parametrize("full", [True, False])
+def test_a_supercell_is_inferred_from_force_constants(shared_data, tmp_path, full):
+    from phonopy.file_IO import write_FORCE_CONSTANTS
+
+    path = given(shared_data, tmp_path, "P222_1")
+    sets = read_force_constants(path)
+    phonon, _, _ = load_phonopy(path)
+    if full:
+        phonon.produce_force_constants(calculate_full_force_constants=True)
+    (tmp_path / "FORCE_SETS").unlink()
+    write_FORCE_CONSTANTS(
+        phonon.force_constants,
+        filename=str(tmp_path / "FORCE_CONSTANTS"),
+        p2s_map=None if full else phonon.primitive.p2s_map,
+    )
+    read = read_force_constants(path)
+    assert "supercell 2 x 2 x 1 inferred from FORCE_CONSTANTS" in read.notes[0]
+    q = zone_vectors(model_of(sets), 5)
+    np.testing.assert_allclose(modes(model_of(read), q)[0], modes(model_of(sets), q)[0], atol=1e-8)
+    with pytest.raises(InputError, match=r"does not .*belong.*2 x 2 x 1"):
+        read_force_constants(path, supercell_matrix=[2, 1, 2])
+
+
+@pytest.mark.shared_data
+def test_a_phonopy_file_beside_says_the_supercell(shared_data, tmp_path):
+    tests = shared_data / "phonopy-test" / "NaCl"
+    path = given(shared_data, tmp_path, "NaCl")
+    shutil.copy(tests / "phonopy_disp.yaml", tmp_path / "phonopy_disp.yaml")
+    assert "stands in phonopy_disp.yaml" in read_force_constants(path).notes[0]
+
+
+@pytest.mark.shared_data
+def test_displacements_without_forces_say_so(shared_data, tmp_path):
+    shutil.copy(
+        shared_data / "phonopy-test" / "NaCl" / "phonopy_disp.yaml", tmp_path / "phonopy_disp.yaml"
+    )
+    with pytest.raises(InputError, match="displacements but no forces") as error:
+        read_force_constants(tmp_path / "phonopy_disp.yaml")
+    assert not isinstance(error.value, NoForceConstantsError)
+
+
+@pytest.mark.shared_data
+def test_forces_of_the_folder_of_the_program_are_not_taken(shared_data, tmp_path, monkeypatch):
+    folder = shared_data / "phonopy-test" / "NaCl"
+    (tmp_path / "here").mkdir()
+    shutil.copy(folder / "FORCE_SETS", tmp_path / "here" / "FORCE_SETS")
+    shutil.copy(folder / "phonopy_disp.yaml", tmp_path / "phonopy_disp.yaml")
+    monkeypatch.chdir(tmp_path / "here")
+    with pytest.raises(InputError, match="no forces"):
+        read_force_constants(tmp_path / "phonopy_disp.yaml")
+
+
+def test_abinits_database_is_named_with_what_reads_it(tmp_path):
+    with pytest.raises(InputError, match="abipy"):
+        read_force_constants(tmp_path / "run_DDB")
+
+
+# ------------------------------------------------------------------------------------- isotopes
+
+
+def test_energies_follow_the_mass_of_the_isotope():
+    model = germanium()
+    heavy = with_isotopes(model.crystal, {"Ge": "76Ge"})
+    other = force_constant_model(heavy, model.reference, None)
+    q = zone_vectors(model, 6)
+    ratio = np.sqrt(model.crystal.masses_u[0] / heavy.masses_u[0])
+    np.testing.assert_allclose(modes(other, q)[0], ratio * modes(model, q)[0], rtol=1e-9)
+    assert other.elements[: len(model.elements)] == model.elements  # names do not change
+
+
+def test_intensities_and_incoherent_parts_follow_the_isotope():
+    model = germanium()
+    heavy = with_isotopes(model.crystal, {"Ge": "76Ge"})
+    other = force_constant_model(heavy, model.reference, None)
+    Q = zone_vectors(model, 4) + model.crystal.reciprocal[0]
+    ours, theirs = one_phonon_lines(other, Q, 0.0), one_phonon_lines(model, Q, 0.0)
+    lengths = (heavy.scattering_length[0] / model.crystal.scattering_length[0]) ** 2
+    mass = np.sqrt(model.crystal.masses_u[0] / heavy.masses_u[0])  # 1 / m E
+    np.testing.assert_allclose(
+        ours.creation.sum(1), lengths * mass * theirs.creation.sum(1), rtol=1e-9
+    )
+
+    def one_phonon(crystal):
+        dos = phonon_dos(force_constant_model(crystal, model.reference, None))
+        spectrum = incoherent_spectrum(
+            crystal, dos, np.array([0.9, 1.1]), np.linspace(5, 45, 81), temperature_K=5.0,
+            resolution=0.5,
+        )  # fmt: skip
+        return float(spectrum.one_phonon.sum())
+
+    assert heavy.incoherent_barn[0] == 0.0
+    assert one_phonon(heavy) == 0.0
+    odd = with_isotopes(model.crystal, {"Ge": "73Ge"})
+    share = odd.incoherent_barn[0] / model.crystal.incoherent_barn[0]
+    mass = np.sqrt(model.crystal.masses_u[0] / odd.masses_u[0])
+    assert one_phonon(odd) / one_phonon(model.crystal) == pytest.approx(share * mass, rel=0.02)
+
+
+@pytest.mark.shared_data
+def test_masses_of_a_phonopy_object_reach_the_energies(shared_data):
+    folder = shared_data / "phonopy-test" / "NaCl"
+    phonon, _, _ = load_phonopy(folder / "phonopy_disp.yaml")
+    natural = model_of(read_force_constants(phonon))
+    natural_masses = zip(phonon.primitive.symbols, phonon.primitive.masses, strict=True)
+    phonon.masses = [37.0 if s == "Cl" else m for s, m in natural_masses]
+    heavy = model_of(read_force_constants(phonon))
+    assert set(heavy.crystal.symbols) == {"Na", "37Cl"}
+    chlorine = heavy.crystal.symbols.index("37Cl")
+    assert heavy.crystal.masses_u[chlorine] == 37.0
+    assert heavy.crystal.scattering_length[chlorine] == pytest.approx(0.308, abs=1e-3)
+    gamma = np.array([[1e-4, 0, 0]])
+    reduced = [
+        1 / m.crystal.masses_u[0] + 1 / m.crystal.masses_u[1] for m in (natural, heavy)
+    ]  # a diatomic crystal's optical modes: E^2 goes as the inverse of the reduced mass
+    ratio = modes(heavy, gamma)[0][0, -3:] / modes(natural, gamma)[0][0, -3:]
+    np.testing.assert_allclose(ratio, np.sqrt(reduced[1] / reduced[0]), rtol=1e-5)
+
+
+@pytest.mark.shared_data
+def test_an_isotope_on_part_of_the_sites_moves_the_energies_by_its_mass(shared_data, tmp_path):
+    path = given(shared_data, tmp_path, "NaCl")  # four chlorines in the file's cell, one of them 37
+    natural = model_of(read_force_constants(path, supercell_matrix=[2, 2, 2]))
+    lines = path.read_text().splitlines()
+    assert lines[5].split() == ["4", "4"]  # the title names the species
+    lines[5:6] = ["Na 37Cl Cl", "4 1 3"]
+    path.write_text("\n".join(lines) + "\n")
+    mixed = model_of(read_force_constants(path, supercell_matrix=[2, 2, 2]))
+    assert (natural.crystal.n_atoms, mixed.crystal.n_atoms) == (2, 8)
+    # at Gamma of the larger cell the traces of D add up atom by atom
+    onsite = np.trace(mixed.onsite(), axis1=1, axis2=2)
+    of = dict(
+        zip(natural.crystal.elements, np.trace(natural.onsite(), axis1=1, axis2=2), strict=True)
+    )
+    np.testing.assert_allclose(onsite, [of[s] for s in mixed.crystal.elements], rtol=1e-4)
+    heavy = mixed.crystal.symbols.index("37Cl")
+    assert mixed.crystal.masses_u[heavy] == pytest.approx(36.966, abs=1e-3)
+
+
+# ---------------------------------------------------------------------------- equivalent cells
+
+
+@pytest.mark.shared_data
+@pytest.mark.parametrize("name", ["P222_1", "ZnO"])
+def test_constants_of_an_equivalent_cell_are_carried_onto_the_experiments(
+    shared_data, tmp_path, name
+):
+    from simulations.crystal import place_structure
+
+    path = given(shared_data, tmp_path, name)
+    if name == "ZnO":
+        shutil.copy(shared_data / "phonopy-test" / "ZnO" / "BORN", tmp_path / "BORN")
+        read = read_force_constants(shared_data / "phonopy-test" / "ZnO")
+    else:
+        read = read_force_constants(path)
+    cell = parse_structure(path)
+    order = [2, 0, 1]  # a, b, c renamed, the origin shifted, atoms in another order
+    atoms = np.roll(np.arange(len(cell.symbols)), 1)
+    other = place_structure(
+        cell.lattice[order],
+        (cell.positions + [0.11, 0.23, 0.37])[atoms][:, order],
+        tuple(cell.symbols[a] for a in atoms),
+        species=[cell.species[a] for a in atoms],
+    ).crystal
+    moved = carried_onto(other, read)
+    ours, theirs = model_of(read), model_of(moved)
+    assert moved.crystal.lattice is other.lattice
+    # the same q as lengths and angles to the axes: through the conventional cells of the file
+    x = np.random.default_rng(2).uniform(-0.4, 0.4, (6, 3))
+    q = x @ ours.crystal.conventional_reciprocal
+    there = x[:, order] @ theirs.crystal.conventional_reciprocal
+    np.testing.assert_allclose(modes(theirs, there)[0], modes(ours, q)[0], atol=1e-6)
+
+
+@pytest.mark.shared_data
+def test_constants_reach_a_cell_that_is_strained_a_little_and_no_other_crystal(shared_data):
+    read = read_force_constants(shared_data / "phonopy-test" / "NaCl")
+    crystal = replace(
+        read.crystal,
+        lattice=1.01 * read.crystal.lattice,
+        conventional_lattice=1.01 * read.crystal.conventional_lattice,
+    )
+    moved = carried_onto(crystal, read)
+    assert "strained by 1 %" in moved.notes[-1]
+    q = np.random.default_rng(0).uniform(-0.4, 0.4, (5, 3))
+    plain = replace(read, dipole=None), replace(moved, dipole=None)
+    energies = [
+        modes(model_of(r), q @ r.crystal.reciprocal)[0] for r in plain
+    ]  # the same fractional q
+    np.testing.assert_allclose(energies[0], energies[1], atol=1e-8)
+    with pytest.raises(InputError, match="another crystal"):
+        carried_onto(read_crystal("germanium"), read)
+
+
+# ------------------------------------------------------------------------------ other programs
+
+
+@pytest.mark.shared_data
+@pytest.mark.parametrize("name", ["MgB2", "NaCl"])
+def test_constants_pass_through_euphonic(shared_data, name):
+    pytest.importorskip("euphonic", reason="euphonic is the reader")
+    model = model_of(read_force_constants(shared_data / "phonopy-test" / name))
+    model = replace(model, reference=replace(model.reference, dipole=None))
+    back = model_of(from_euphonic(euphonic_constants(model)))
+    q = zone_vectors(model, 6)
+    np.testing.assert_allclose(modes(back, q)[0], modes(model, q)[0], atol=1e-5)
+
+
+@pytest.mark.shared_data
+def test_constants_without_their_dipole_part_are_refused(shared_data):
+    pytest.importorskip("euphonic", reason="euphonic is the reader")
+    model = model_of(read_force_constants(shared_data / "phonopy-test" / "NaCl"))
+    with pytest.raises(InputError, match="leave the dipole part out"):
+        from_euphonic(euphonic_constants(model))
+
+
+def test_an_ase_object_gives_its_constants(tmp_path):
+    pytest.importorskip("ase", reason="objects of ASE need it")
+    from ase.build import bulk
+    from ase.calculators.emt import EMT
+    from ase.phonons import Phonons
+
+    phonons = Phonons(
+        bulk("Al", "fcc", a=4.05), EMT(), supercell=(4, 4, 4), delta=0.02, name=str(tmp_path / "p")
+    )
+    phonons.run()
+    with pytest.raises(NoForceConstantsError, match="read"):
+        read_force_constants(phonons)
+    phonons.read(acoustic=True)
+    found = read_force_constants(phonons)
+    model = model_of(found)
+    q = zone_vectors(model, 5)
+    fractional = q @ read_crystal(phonons.atoms).lattice.T / (2 * np.pi)
+    x = fractional @ model.crystal.lattice  # both lattices are the same primitive one
+    assert x.shape == q.shape
+    theirs = np.asarray(phonons.get_dos(kpts=(6, 6, 6)).get_energies()) * 1e3
+    ours = modes(model, zone_vectors(model, 300))[0]
+    assert ours.max() == pytest.approx(theirs.max(), rel=0.02)
+
+
+# ------------------------------------------------------------------------------------ three ways
+
+
+@pytest.mark.shared_data
+def test_three_ways_to_give_a_crystal_agree_with_each_other_and_with_phonopy(shared_data):
+    row = compare(shared_data, ROW)
+    assert misses(row) == []
+    assert {"ways", "phonopy_random", "phonopy_path", "scattering", "waller"} <= set(row)
