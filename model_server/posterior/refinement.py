@@ -29,8 +29,15 @@ from simulations.likelihood import ExactModel, ForwardModel, State, Trajectories
 from simulations.prior import BoxPrior
 
 NUISANCE_SIGMA = (5.0, 3.0, 3.0, 0.05)  # prior widths of ``NUISANCES``; the resolution: 5 %
-ANCHOR_SIGMAS = 1.0  # the folded model carries exact rates over this many sigma
+ANCHOR_SIGMAS = 1.0  # exact rates are carried over this many sigma
+BETTER_THAN_BEFORE = 1.0  # of minus log posterior: less does not drop tangents that still hold
 ANCHOR_LOG_WIDTH = 0.03
+SLOPE_SIGMAS = 1.0  # slopes of tangents are taken anew when theta has moved farther
+SAME_SIGMAS = 2.0  # what annealing finds closer to the answer before is that answer
+TANGENT_SIGMAS = 1.5  # tangents carry exact rates over this many sigma at most
+BENT = (
+    0.1  # and where the second order, judged from the first, adds no more than this to chi-square
+)
 ANCHOR_ROUNDS = 6
 NEGLIGIBLE_DECREASE = 0.01  # of minus log posterior: a tenth of a sigma
 BLURS_MEV = (6.0, 3.0, 1.5, 0.75, 0.0)
@@ -66,6 +73,43 @@ class _Anchor:
         slope = slope.copy()
         slope[..., :k] += self.slope
         return np.maximum(corrected, 0.1 * np.minimum(self.exact, rate)), slope
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class _Tangent:
+    """Exact rates of one orientation at one theta, carried by their own derivatives alone.
+
+    Iterations between two walks cost no forward model. What the second order would add is judged
+    from the first (a line that moves by a share of its width), and a new walk follows before it
+    matters.
+    """
+
+    values: FloatArray  # (K,)
+    log_width: float
+    exact: FloatArray  # (path_bins, energy_bins), scale 1
+    slope: FloatArray  # (path_bins, energy_bins, K + 1), the last by the logarithm of the width
+    slope_values: FloatArray  # (K,) where the slope was taken
+
+    def at(self, values: FloatArray, log_width: float) -> tuple[FloatArray, FloatArray]:
+        """Rate and its derivatives, scale 1."""
+        return np.maximum(self.exact + self._change(values, log_width), 0.1 * self.exact), (
+            self.slope
+        )
+
+    def bent(self, theta: FloatArray, layout: ThetaLayout, sums: CellSums) -> float:
+        """Chi-square that the second order might make at theta in the counts of ``sums``."""
+        scale, flat, constant = np.exp(theta[layout.log_amplitudes])
+        change = np.abs(self._change(theta[layout.parameters], float(theta[layout.log_width])))
+        second = 0.5 * scale * change**2 / np.maximum(self.exact + change, 1e-300)
+        if sums.gaussian:
+            variance = np.where(sums.variance > 0, sums.variance, np.inf)
+        else:
+            variance = scale * self.exact + flat * sums.flat + constant * sums.exposure
+            variance = np.where(variance > 0, variance, np.inf)
+        return float(np.sum(second**2 / variance))
+
+    def _change(self, values: FloatArray, log_width: float) -> FloatArray:
+        return self.slope @ np.append(values - self.values, log_width - self.log_width)
 
 
 _Parts: TypeAlias = "tuple[_Linear, FloatArray, FloatArray, FloatArray]"
@@ -134,6 +178,9 @@ class Refinement:
         the next and gives the derivatives; without it the folded model stands alone.
     can_sigma : float, optional
         Relative standard deviation of the can's strength. Theta ends with its logarithm then.
+    tangents : bool
+        Exact rates are carried by their own derivatives; the forward model, which may then be a
+        rougher one, finds the way to them and gives the derivative by the width.
     """
 
     def __init__(
@@ -145,6 +192,7 @@ class Refinement:
         elastic_cut_meV: float,
         exact: ExactModel | None = None,
         can_sigma: float | None = None,
+        tangents: bool = False,
     ) -> None:
         names = model.parameter_names
         if tuple(prior.names) != tuple(names):
@@ -161,7 +209,8 @@ class Refinement:
         self.energy = np.asarray(energy_centres_meV)
         self.elastic_cut = elastic_cut_meV
         self.exact = exact
-        self._anchors: dict[str, _Anchor] = {}
+        self.tangents = tangents
+        self._anchors: dict[str, _Anchor | _Tangent] = {}
         self.layout = ThetaLayout(
             parameter_names=tuple(names),
             parameter_units=tuple(model.parameter_units),
@@ -219,10 +268,19 @@ class Refinement:
             gaps = [np.abs((candidate.values - d.values) / d.sigma).max() for d in distinct]
             if len(distinct) < 2 and min(gaps, default=np.inf) > 1.0:
                 distinct.append(candidate)
+        exactly = self.exact is not None and all(o.trajectories is not None for o in observations)
+        if warm is not None and self.exact is not None and exactly and self.tangents:
+            moved = [np.abs((d.values - warm.values) / d.sigma).max() for d in distinct]
+            if max(moved) < SAME_SIGMAS:
+                theta = warm.theta.copy()
+                return self._score_exactly(self.exact, observations, theta, warm.sigma, iterations)
         candidates = [self._anneal(pooled, p.theta.copy(), BLURS_MEV[3:], 8) for p in distinct]
         if warm is not None:
             candidates.append(self._score([pooled], warm.theta.copy(), 8))
         best = min(candidates, key=lambda p: p.objective)
+        if warm is not None and self.tangents:
+            before = candidates[-1]
+            best = before if before.objective < best.objective + BETTER_THAN_BEFORE else best
         if self.exact is None or any(o.trajectories is None for o in observations):
             return self._score(observations, best.theta.copy(), iterations)
         # Where the answer before still holds, the rates anchored there do too.
@@ -238,15 +296,16 @@ class Refinement:
         iterations: int,
     ) -> Posterior:
         """Score with the folded rates corrected to the exact ones, until the answer stays."""
-        at_width = self.layout.log_width
         rounds = 0
         while True:
             anchors = self._anchored(exact, observations, theta, sigma)
             posterior = self._score(observations, theta.copy(), iterations, anchors=anchors)
             sigma = posterior.sigma
-            gaps = [np.abs(posterior.values - a.values) / sigma for a in anchors]
-            widths = [abs(posterior.theta[at_width] - a.log_width) for a in anchors]
-            if np.max(gaps) < ANCHOR_SIGMAS and max(widths) < ANCHOR_LOG_WIDTH:
+            carried = zip(anchors, observations, strict=True)
+            if all(
+                self._carries(a, o, posterior.theta, sigma, 1.0, len(observations))
+                for a, o in carried
+            ):
                 return posterior
             rounds += 1
             if rounds == ANCHOR_ROUNDS:
@@ -259,40 +318,81 @@ class Refinement:
         observations: Sequence[Observation],
         theta: FloatArray,
         sigma: FloatArray,
-    ) -> list[_Anchor]:
+    ) -> list[_Anchor | _Tangent]:
         """Exact rates of every orientation, computed anew where theta has moved away."""
         values, width = theta[self.layout.parameters], float(theta[self.layout.log_width])
         states: list[tuple[State, State]] = []
-        anchors: list[_Anchor] = []
+        anchors: list[_Anchor | _Tangent] = []
         for observation in observations:
             anchor = self._anchors.get(observation.key)
-            if (
-                anchor is None
-                or np.max(np.abs(values - anchor.values) / sigma) > 0.5 * ANCHOR_SIGMAS
-                or abs(width - anchor.log_width) > 0.5 * ANCHOR_LOG_WIDTH
+            if anchor is None or not self._carries(
+                anchor, observation, theta, sigma, 0.5, len(observations)
             ):
                 if not states:
                     states.append((self.model.prepare(values), exact.prepare(values)))
                 if observation.trajectories is None:
                     raise InputError("observation has no trajectories; the exact rate needs them")
                 folded, along_pixels = states[0]
+                if isinstance(anchor, _Tangent) and (
+                    np.max(np.abs(values - anchor.slope_values) / sigma) < SLOPE_SIGMAS
+                    and abs(width - anchor.log_width) < ANCHOR_LOG_WIDTH
+                ):
+                    rate, _ = exact.rates(
+                        observation.trajectories(), along_pixels, log_width=width, gradient=False
+                    )
+                    anchor = replace(anchor, values=values.copy(), log_width=width, exact=rate)
+                    if observation.key:
+                        self._anchors[observation.key] = anchor
+                    anchors.append(anchor)
+                    continue
                 rate, slope = self.model.rates(
                     observation.exposure(), folded, log_width=width, gradient=True
                 )
                 exactly, along = exact.rates(
                     observation.trajectories(), along_pixels, log_width=width, gradient=True
                 )
-                anchor = _Anchor(
-                    values=values.copy(),
-                    log_width=width,
-                    exact=exactly,
-                    rate=exactly - rate,
-                    slope=along - slope[..., : len(values)],
-                )
+                if self.tangents:
+                    by_width = slope[..., len(values) :]
+                    anchor = _Tangent(
+                        values=values.copy(),
+                        log_width=width,
+                        exact=exactly,
+                        slope=np.concatenate([along, by_width], axis=-1),
+                        slope_values=values.copy(),
+                    )
+                else:
+                    anchor = _Anchor(
+                        values=values.copy(),
+                        log_width=width,
+                        exact=exactly,
+                        rate=exactly - rate,
+                        slope=along - slope[..., : len(values)],
+                    )
                 if observation.key:
                     self._anchors[observation.key] = anchor
             anchors.append(anchor)
         return anchors
+
+    def _carries(
+        self,
+        anchor: _Anchor | _Tangent,
+        observation: Observation,
+        theta: FloatArray,
+        sigma: FloatArray,
+        share: float,
+        observations: int,
+    ) -> bool:
+        """Whether exact rates can be had from an anchor at theta; a share of its whole reach."""
+        tangent = isinstance(anchor, _Tangent)
+        gap = np.max(np.abs(theta[self.layout.parameters] - anchor.values) / sigma)
+        width = abs(theta[self.layout.log_width] - anchor.log_width)
+        if gap > share * (TANGENT_SIGMAS if tangent else ANCHOR_SIGMAS):
+            return False
+        if width > share * ANCHOR_LOG_WIDTH:
+            return False
+        if not tangent:
+            return True
+        return anchor.bent(theta, self.layout, observation.sums) * observations <= share * BENT
 
     def forget(self, key: str) -> None:
         """Drop the exact rates kept of an orientation that left the run."""
@@ -345,17 +445,21 @@ class Refinement:
         state: State,
         observation: Observation,
         blur: float = 0.0,
-        anchor: _Anchor | None = None,
+        anchor: _Anchor | _Tangent | None = None,
     ) -> _Parts:
         layout = self.layout
         k = layout.n_parameters
         scale, flat, constant = np.exp(theta[layout.log_amplitudes])
         sums = observation.sums
-        rate, slope = self.model.rates(
-            observation.exposure(), state, log_width=float(theta[layout.log_width]), gradient=True
-        )
-        if anchor is not None:
-            rate, slope = anchor.carry(theta[layout.parameters], rate, slope)
+        width = float(theta[layout.log_width])
+        if isinstance(anchor, _Tangent):
+            rate, slope = anchor.at(theta[layout.parameters], width)
+        else:
+            rate, slope = self.model.rates(
+                observation.exposure(), state, log_width=width, gradient=True
+            )
+            if anchor is not None:
+                rate, slope = anchor.carry(theta[layout.parameters], rate, slope)
         phonon = scale * rate
         total = phonon + flat * sums.flat + constant * sums.exposure
         by_scale, can, by_strength = self._can(theta, observation, phonon)
@@ -470,7 +574,7 @@ class Refinement:
         theta: FloatArray,
         iterations: int,
         blur: float = 0.0,
-        anchors: Sequence[_Anchor] | None = None,
+        anchors: Sequence[_Anchor | _Tangent] | None = None,
     ) -> Posterior:
         layout = self.layout
         of = anchors if anchors is not None else [None] * len(observations)
@@ -482,7 +586,8 @@ class Refinement:
         def at(
             candidate: FloatArray,
         ) -> tuple[list[_Linear], list[_Parts], float]:
-            state = self.state_at(candidate)
+            by_tangents = of and all(isinstance(one, _Tangent) for one in of)
+            state = None if by_tangents else self.state_at(candidate)
             parts = [
                 self._linearise(candidate, state, o, blur, a)
                 for o, a in zip(observations, of, strict=True)

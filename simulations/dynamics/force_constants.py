@@ -220,9 +220,12 @@ class ForceConstantModel:
         basis : (Q, K, n, n) complex128
             meV^2 per eV/angstrom^2; a view with the parameter axis slowest in memory.
         """
+        return self.fixed_matrices(q_cart), self.basis_matrices(q_cart)
+
+    def basis_matrices(self, q_cart: ArrayLike) -> ComplexArray:
+        """Derivatives of the dynamical matrix by the free parameters, as ``matrices`` has them."""
         q = checked_q(q_cart)
-        basis = _fourier(self._basis, q, self.crystal.n_atoms).transpose(1, 0, 2, 3)
-        return self.fixed_matrices(q), basis
+        return _fourier(self._basis, q, self.crystal.n_atoms).transpose(1, 0, 2, 3)
 
     def fixed_matrices(self, q_cart: ArrayLike) -> ComplexArray:
         """The part that no free parameter changes, (Q, n, n) complex128, meV^2."""

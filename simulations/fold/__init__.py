@@ -11,9 +11,10 @@ from simulations.fold.exposure import (
     check_array,
     check_arrays,
     sum_voxels,
+    tensor_reals,
 )
 from simulations.fold.geometry import FoldGeometry, Masking, Sight
-from simulations.fold.image_exposure import damp, exposure_of_arrays, form_for
+from simulations.fold.image_exposure import ImageExposure, damp, exposure_of_arrays, form_for
 from simulations.fold.masks import BRAGG_REACH, ELASTIC_REACH, without_spoilt
 from simulations.fold.pixel_view import PixelView, grid_index, histogram_range
 from simulations.fold.powder_exposure import (
@@ -41,6 +42,7 @@ __all__ = [
     "ELASTIC_REACH",
     "FoldGeometry",
     "Form",
+    "ImageExposure",
     "LIVE_BIT",
     "MASKED_BIT",
     "Masking",
@@ -73,6 +75,7 @@ __all__ = [
     "powder_exposure",
     "predicted_can",
     "sum_voxels",
+    "tensor_reals",
     "view_powder",
     "without_spoilt",
     "zones_reached",

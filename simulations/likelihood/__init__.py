@@ -1,5 +1,6 @@
 """Rates of folded cells from force constants: folded phonons and walked trajectories."""
 
+from simulations.likelihood.continuation import continuation_error
 from simulations.likelihood.folded_phonons import FoldedPhonons
 from simulations.likelihood.forward_model import ExactModel, ForwardModel, State
 from simulations.likelihood.trajectories import (
@@ -20,5 +21,6 @@ __all__ = [
     "ZoneMap",
     "build_zone_map",
     "bytes_per_point",
+    "continuation_error",
     "trace_trajectories",
 ]

@@ -65,6 +65,8 @@ class FoldedPhonons:
         Incident energy and sample temperature.
     resolution : Resolution
         Gaussian width at every energy transfer.
+    reach_sigmas : float
+        Widths of a line beyond which it counts nothing; less is faster.
     """
 
     name = "one-phonon scattering"
@@ -78,8 +80,10 @@ class FoldedPhonons:
         ei_meV: float,
         temperature_K: float,
         resolution: Resolution,
+        reach_sigmas: float = 6.0,
     ) -> None:
         self.model = model
+        self._reach = reach_sigmas
         self.parameter_names = model.names
         self.parameter_units = ("eV/angstrom^2",) * len(model.names)
         self.form: Form = form_for(model.crystal)
@@ -196,6 +200,7 @@ class FoldedPhonons:
                 thermal=self.temperature_K * BOLTZMANN_MEV_PER_K,
                 q_slope_base=self._q_squared_slope[0],
                 q_slope_rate=self._q_squared_slope[1],
+                reach=self._reach,
             ),
             gradient,
             rate,
@@ -276,9 +281,12 @@ class _Lines(NamedTuple):
     thermal: float  # k_B T
     q_slope_base: FloatArray  # (bins,) dQ^2/dE = base + rate Q^2 along a trajectory
     q_slope_rate: FloatArray  # (bins,)
+    reach: float  # widths, beyond which a line counts nothing
 
 
-@njit(cache=True, parallel=True)
+@njit(
+    cache=True, parallel=True, error_model="numpy", fastmath={"contract", "reassoc", "nsz", "arcp"}
+)
 def _rates(
     voxel_order, bin_start, moments, coverage, branches, lines, gradient, out_rate, out_jacobian
 ):
@@ -286,7 +294,7 @@ def _rates(
     weight, first, second, slope, slope_second, q_squared = moments
     tensor, image_start, image, image_sums, image_phase, displacement = coverage
     energy, vectors, coupling, velocity = branches
-    centres, step, sigma, sigma_slope, ei, thermal, q_slope_base, q_slope_rate = lines
+    centres, step, sigma, sigma_slope, ei, thermal, q_slope_base, q_slope_rate, reach = lines
     n_e = weight.shape[1]
     n = energy.shape[1]
     n_atoms = n // 3
@@ -363,7 +371,7 @@ def _rates(
                             lost = 0.995 * ei
                         true_sigma = sigma[e] + (lost - centres[e]) * sigma_slope[e]
                         width = sqrt(true_sigma * true_sigma + positional)
-                        if abs(u) > 6.0 * width + half:
+                        if abs(u) > reach * width + half:
                             continue
                         R, by_u, by_sigma = _bin_average(u, half, width)
                         x = exp(-lost / thermal) if thermal > 0 else 0.0

@@ -62,6 +62,7 @@ REACH_SIGMAS = 3.7
 BENT_GRAIN = 0.1  # of the largest force constant
 LOWEST_ENERGY_MEV = 0.3  # as in the folded model
 NEAR = 4.0  # modes closer than this times what couples them in a cell of the grid make a block
+BASIS_BYTES = 1e8  # of derivatives of D by the parameters: more are computed where needed
 CHUNK = 512  # points of the zone diagonalised together
 BLOCKS = 16  # of trajectories; each is summed alone, so that threads do not change the sum
 OFF_AXIS_INVERSE_A = np.array([3.1e-4, 7.3e-4, 5.7e-4])  # see the folded model
@@ -326,12 +327,16 @@ class TrajectoryPhonons:
         count = len(self.points_inverse_A)
         none = np.zeros(n_k)
         self._fixed = np.empty((count, n, n), dtype=np.complex128)
-        self._basis = np.empty((count, n_k, n, n), dtype=np.complex128)
+        kept = 16 * count * n_k * n**2 <= BASIS_BYTES
+        self._basis = np.empty((count, n_k, n, n), dtype=np.complex128) if kept else None
         self._fixed_slope = np.empty((count, 3, n, n), dtype=np.complex64)
         self._fixed_bend = np.empty((count, 6, n, n), dtype=np.complex64)
         for some in self._chunks():
             q = self.points_inverse_A[some]
-            self._fixed[some], self._basis[some] = model.matrices(q)
+            if self._basis is None:
+                self._fixed[some] = model.fixed_matrices(q)
+            else:
+                self._fixed[some], self._basis[some] = model.matrices(q)
             self._fixed_slope[some] = model.matrix_gradients(q, none)
             self._fixed_bend[some] = _bend(lambda at: model.matrix_gradients(at, none), q)
         self._grain = BENT_GRAIN * float(np.max(np.abs(model.values)))
@@ -361,7 +366,8 @@ class TrajectoryPhonons:
         return state
 
     def _prepare(self, phi: FloatArray, some: slice, state: ZoneState) -> None:
-        q, basis = self.points_inverse_A[some], self._basis[some]
+        q = self.points_inverse_A[some]
+        basis = self.model.basis_matrices(q) if self._basis is None else self._basis[some]
         square, vectors = np.linalg.eigh(self._fixed[some] + np.tensordot(phi, basis, axes=(0, 1)))
         bra = vectors.conj().transpose(0, 2, 1)[:, None]
         along = self._fixed_slope[some] + self.model.free_gradients(q, phi)
@@ -551,10 +557,13 @@ class TrajectoryPhonons:
         return out.sum(axis=0).reshape(shape), slopes.sum(axis=0).reshape(*shape, n_k)
 
 
-def bytes_per_point(model: ForceConstantModel) -> int:
-    """Memory of :class:`TrajectoryPhonons` and one :class:`ZoneState` for a point of the grid."""
+def bytes_per_point(model: ForceConstantModel, *, basis: bool = True) -> int:
+    """Memory of :class:`TrajectoryPhonons` and one :class:`ZoneState` for a point of the grid.
+
+    Large grids (``BASIS_BYTES``) keep no ``basis``.
+    """
     free = len(model.names)
-    double, single = 16 * (1 + free + 1), 8 * (3 + 6 + 6 + 3 + free)
+    double, single = 16 * (1 + free * basis + 1), 8 * (3 + 6 + 6 + 3 + free)
     return (double + single) * model.n_modes**2
 
 

@@ -62,7 +62,12 @@ class ZoneMap:
 
 
 def build_zone_map(
-    crystal: Crystal, *, step_rlu: float, temperature_K: float = 0.0, polar: bool = False
+    crystal: Crystal,
+    *,
+    step_rlu: float,
+    temperature_K: float = 0.0,
+    polar: bool = False,
+    near_gamma: int = 1,
 ) -> ZoneMap:
     """Reduce a grid of the zone by the Laue group.
 
@@ -77,6 +82,8 @@ def build_zone_map(
         line.
     polar : bool
         Whether the crystal has dipoles, and needs a still finer grid next to Gamma.
+    near_gamma : int
+        The grids about Gamma are so many times finer than they go with ``step_rlu``.
 
     Returns
     -------
@@ -90,7 +97,7 @@ def build_zone_map(
         np.einsum("ia,oba,bj->oij", reciprocal, cartesian, np.linalg.inv(reciprocal))
     ).astype(np.int64)
     n = grid_divisions(crystal, fractional, step_rlu * unit)
-    fine = FINE_FACTOR * n
+    fine = FINE_FACTOR * near_gamma * n
     radius = unit * (FINE_RADIUS_RLU if temperature_K < WARM_FROM_K else WARM_FINE_RADIUS_RLU)
     # A coarse point near Gamma must find a fine neighbour: the sphere is wider by one step.
     reach = np.linalg.norm(np.linalg.inv(reciprocal / fine[:, None]), axis=0)
@@ -102,7 +109,7 @@ def build_zone_map(
     fine_index, fine_operation, fine_chosen = _orbits(
         -m, 2 * m + 1, np.zeros(3, dtype=np.int64), fractional, undone
     )
-    core = CORE_FACTOR * n
+    core = CORE_FACTOR * near_gamma * n
     core_radius = unit * CORE_RADIUS_RLU if polar else 0.0
     wide = np.linalg.norm(np.linalg.inv(reciprocal / core[:, None]), axis=0)
     k = np.ceil(

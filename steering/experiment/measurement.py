@@ -66,6 +66,7 @@ from simulations.likelihood import (
     ZoneMap,
     build_zone_map,
     bytes_per_point,
+    continuation_error,
 )
 from simulations.prior import BoxPrior, load_prior, load_prior_record, stored_priors
 from simulations.reciprocal import EnergyAxis, Path, PathSection, seekpath_segments
@@ -76,7 +77,12 @@ from steering.experiment.fingerprint_file import fingerprint_of
 log = structlog.get_logger()
 
 ZONE_STEP = 0.8  # of the zone grid, edges of a voxel
-ZONE_BYTES = 3e9  # most memory for the matrices of the zone grid
+ZONE_BYTES = 1.5e9  # most memory for the matrices of the zone grid
+SMALL_ZONE_BYTES = 2e8  # a grid that takes no more stays as fine as wanted
+WIDER = (3.0, 2.5, 2.0, 1.5, 1.0)  # grids to try then, times the step wanted
+CONTINUATION_ERROR = 0.01  # of resolved spectra at single wave vectors, mean
+QUICK_REACH_SIGMAS = 4.0  # of lines of the forward model where it only finds the way
+FORWARD_BYTES = 2e8  # most memory for the matrices of the forward model on its own voxels
 ELASTIC_WIDTHS = 5.0  # cells within this many standard deviations of E = 0 are left out
 EI_TOLERANCE = 0.01  # a chunk whose incident energy differs by more belongs to another experiment
 REFERENCE_BOX = 0.5  # without a stored prior: this share of the reference on either side
@@ -182,28 +188,56 @@ class Measurement:
         )
 
     def _zone(self) -> ZoneMap:
-        """Grid of the zone, wider than wanted where its matrices would not fit into memory."""
-        wanted = step = ZONE_STEP * self.experiment.path.voxel_rlu
-        point = bytes_per_point(self.model)
-        while True:
-            zone = build_zone_map(
-                self.crystal,
-                step_rlu=step,
-                temperature_K=self.experiment.sample.temperature_K,
-                polar=self.model.reference.dipole is not None,
-            )
-            if zone.n_points * point <= ZONE_BYTES:
-                break
+        """Grid of the zone; where it is large, as wide as the error of continued modes allows."""
+        wanted = ZONE_STEP * self.experiment.path.voxel_rlu
+        zone = self._zone_of(wanted)
+        if zone.n_points * bytes_per_point(self.model) <= min(SMALL_ZONE_BYTES, ZONE_BYTES):
+            return zone
+        point = bytes_per_point(self.model, basis=False)
+        step = WIDER[0] * wanted
+        while (zone := self._zone_of(step)).n_points * point > ZONE_BYTES:
             step *= max(1.03, (zone.n_points * point / ZONE_BYTES) ** (1 / 3))
-        if step > wanted:
-            log.warning(
-                "zone_grid_widened",
-                wanted_rlu=wanted,
-                step_rlu=round(step, 4),
-                reason=f"points would take more than {ZONE_BYTES / 1e9:g} GB; modes are continued "
-                "further, so that cells are less exact",
-            )
+        error = self._continuation_error(zone)
+        for factor in WIDER[1:]:
+            finer = self._zone_of(factor * wanted)
+            if error <= CONTINUATION_ERROR or finer.n_points * point > ZONE_BYTES:
+                break
+            zone, step = finer, factor * wanted
+            error = self._continuation_error(zone)
+        tell = log.info if error <= CONTINUATION_ERROR else log.warning
+        tell(
+            "zone_grid_widened",
+            wanted_rlu=wanted,
+            step_rlu=round(step, 4),
+            points=zone.n_points,
+            gigabytes=round(zone.n_points * point / 1e9, 2),
+            error_of_spectra=round(error, 4),
+            reason=f"modes at every point of a grid of {wanted:g} r.l.u. would take more than "
+            f"{SMALL_ZONE_BYTES / 1e9:g} GB; spectra of modes continued from a wider one are off "
+            f"by {error:.1%}, of which about a third is left in a cell",
+        )
         return zone
+
+    def _continuation_error(self, zone: ZoneMap) -> float:
+        return continuation_error(
+            zone,
+            model=self.model,
+            energy=self.energy,
+            ei_meV=self.ei_meV,
+            resolution=self.instrument.resolution,
+        )
+
+    def _zone_of(self, step_rlu: float) -> ZoneMap:
+        # About Gamma the modes of a polar crystal turn fastest: there the grid stays as wanted.
+        polar = self.model.reference.dipole is not None
+        wanted = ZONE_STEP * self.experiment.path.voxel_rlu
+        return build_zone_map(
+            self.crystal,
+            step_rlu=step_rlu,
+            temperature_K=self.experiment.sample.temperature_K,
+            polar=polar,
+            near_gamma=max(1, round(step_rlu / wanted)) if polar else 1,
+        )
 
     @cached_property
     def merged(self) -> MergedVoxels:
@@ -217,6 +251,20 @@ class Measurement:
         """The forward model on merged voxels."""
         return self._forward(self.merged)
 
+    @property
+    def by_tangents(self) -> bool:
+        """Whether fits take exact rates alone, and ``coarse_forward`` to find the way to them.
+
+        Of crystals whose ``forward`` model would take too much time and memory.
+        """
+        size = 16 * self.model.n_modes**2 * self.voxels.n_voxels
+        return size * 5 * (1 + len(self.model.names)) > FORWARD_BYTES
+
+    @property
+    def quick_forward(self) -> FoldedPhonons:
+        """The forward model that runs of this crystal can bear."""
+        return self.coarse_forward if self.by_tangents else self.forward
+
     def _forward(self, voxels: VoxelMap | MergedVoxels) -> FoldedPhonons:
         return FoldedPhonons(
             model=self.model,
@@ -225,6 +273,7 @@ class Measurement:
             ei_meV=self.ei_meV,
             temperature_K=self.experiment.sample.temperature_K,
             resolution=self.instrument.resolution,
+            **({"reach_sigmas": QUICK_REACH_SIGMAS} if self.by_tangents else {}),
         )
 
     def calibrated(self, instrument: Instrument) -> Instrument:

@@ -119,7 +119,8 @@ def result_of(
         ],
         "covariance": posterior.covariance.tolist(),
         "derived": [
-            asdict(d) for d in measurement.forward.derived(posterior.values, posterior.covariance)
+            asdict(d)
+            for d in measurement.quick_forward.derived(posterior.values, posterior.covariance)
         ],
         "trusted": trust.trusted,
         "reasons": list(trust.reasons),
@@ -168,7 +169,7 @@ def spectrum_of(
         if posterior.can is not None:
             expected = expected - posterior.can
         residual = estimate.residual_sigma
-    branches = measurement.forward.branches(measurement.path.centres_hkl(), phi)
+    branches = measurement.quick_forward.branches(measurement.path.centres_hkl(), phi)
     divisor = np.where(known, net.exposure, 1.0)
     return SpectrumView(
         path_position=position,

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from consumers.state import ClosedChunk
 from model_server.posterior import (
     Coarse,
     FirstGuess,
@@ -25,7 +26,14 @@ from model_server.posterior import (
     usable_cells,
 )
 from simulations.arrays import BoolArray, FloatArray
-from simulations.fold import CanRate, CellSums, sum_voxels
+from simulations.fold import (
+    CanRate,
+    CellSums,
+    ImageExposure,
+    VoxelExposure,
+    sum_voxels,
+    tensor_reals,
+)
 from steering.advice import Advice, targets_met
 from steering.experiment import Measurement
 from steering.run.adviser import Adviser
@@ -33,6 +41,7 @@ from steering.run.can_terms import CanTerms
 from steering.run.ledger import ChunkLedger
 
 RANDOM_STARTS = {1: 6, 2: 4, 3: 2}  # draws of the prior to anneal from, by number of chunks
+KEPT_TENSOR_BYTES = 4e8  # pooled images that are merged become tensors where these are no larger
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -87,12 +96,13 @@ class Estimator:
     def __init__(self, measurement: Measurement, can: CanTerms) -> None:
         self._measurement, self._can = measurement, can
         self._refinement = Refinement(
-            model=measurement.forward,
+            model=measurement.quick_forward,
             prior=measurement.prior,
             energy_centres_meV=measurement.energy.centres_meV,
             elastic_cut_meV=measurement.elastic_cut_meV,
             exact=measurement.exact,
             can_sigma=measurement.experiment.background.can_sigma,
+            tangents=measurement.by_tangents,
         )
         self._coarse = Coarse(
             refinement=Refinement(
@@ -106,6 +116,7 @@ class Estimator:
         )
         self._adviser = Adviser(measurement, self._coarse.refinement)
         self._first_guess = _first_guess_of(measurement)
+        self._seen = _Exposures(measurement)
 
     def estimate(self, ledger: ChunkLedger, base: Estimate | None = None) -> Estimate:
         """Fit, judge and advise.
@@ -122,7 +133,7 @@ class Estimator:
         observations = [
             Observation(
                 sums=sums,
-                exposure=partial(ledger.exposure_of, c),
+                exposure=partial(self._seen.of, ledger, c),
                 trajectories=c.trajectories,
                 key=c.key,
                 can=can,
@@ -130,14 +141,14 @@ class Estimator:
             for c, (sums, can) in zip(chunks, with_can, strict=True)
         ]
         total, total_can = _together(with_can)
-        pooled = ledger.pooled_exposure()
+        pooled = self._seen.pooled(ledger)
         self._refinement.recall({} if base is None else base.rates)
         posterior = self._refinement.fit(
             observations,
             starts=self._starts(ledger, base),
             warm=None if base is None else base.posterior,
             pooled=Observation(sums=total, exposure=lambda: pooled, can=total_can),
-            coarse=self._coarse,
+            coarse=None if self._measurement.by_tangents else self._coarse,
         )
         judged = self._judged(ledger, posterior)
         trust = self._judge(ledger, *judged)
@@ -165,10 +176,11 @@ class Estimator:
             scale = None if base is None else base.posterior.can_scale
             guesses = self._first_guess.guess(self._can.net(ledger.chunks, ledger.sums, scale))
             starts.extend(np.clip(guesses, measurement.prior.lower, measurement.prior.upper))
-        draws = RANDOM_STARTS.get(len(ledger.chunks), 1)
+        known = base is not None and measurement.by_tangents
+        draws = 0 if known else RANDOM_STARTS.get(len(ledger.chunks), 1)
         if draws:
             rng = np.random.default_rng([len(ledger.chunks), 20261])
-            starts.extend(measurement.forward.draw(measurement.prior, draws, rng))
+            starts.extend(measurement.quick_forward.draw(measurement.prior, draws, rng))
         return starts
 
     def _judged(
@@ -194,9 +206,9 @@ class Estimator:
         self, ledger: ChunkLedger, each: list[CellSums], total: CellSums, posterior: Posterior
     ) -> Trust:
         q_squared = np.zeros(total.exposure.shape)
-        exposure = ledger.pooled_exposure()
+        exposure = self._seen.pooled(ledger)
         q_squared[:, : exposure.q_squared.shape[1]] = sum_voxels(
-            exposure.q_squared, self._measurement.voxels
+            exposure.q_squared, self._measurement.quick_forward.voxels
         )
         q_squared /= np.where(total.exposure > 0, total.exposure, 1.0)
         ratios: list[tuple[str, float, float]] = []
@@ -219,6 +231,40 @@ class Estimator:
     def _usable(self, sums: CellSums) -> BoolArray:
         measurement = self._measurement
         return usable_cells(sums, measurement.energy.centres_meV, measurement.elastic_cut_meV)
+
+
+class _Exposures:
+    """Exposures on the voxels of the model that a run fits with; merged ones are kept here."""
+
+    def __init__(self, measurement: Measurement) -> None:
+        self._measurement = measurement
+        self._merged: dict[str, VoxelExposure] = {}
+        self._pooled: tuple[tuple[str, ...], VoxelExposure] | None = None
+
+    def of(self, ledger: ChunkLedger, chunk: ClosedChunk) -> VoxelExposure:
+        """Exposure of one chunk."""
+        if not self._measurement.by_tangents:
+            return ledger.exposure_of(chunk)
+        if chunk.key not in self._merged:
+            self._merged[chunk.key] = chunk.exposure().merged(self._measurement.merged)
+        return self._merged[chunk.key]
+
+    def pooled(self, ledger: ChunkLedger) -> VoxelExposure:
+        """Exposure of all chunks of a ledger, summed in their order."""
+        if not self._measurement.by_tangents:
+            return ledger.pooled_exposure()
+        keys = tuple(chunk.key for chunk in ledger.chunks)
+        if self._pooled is None or self._pooled[0] != keys:
+            self._merged = {k: e for k, e in self._merged.items() if k in keys}
+            total = self.of(ledger, ledger.chunks[0])
+            for chunk in ledger.chunks[1:]:
+                total = total + self.of(ledger, chunk)
+            crystal = self._measurement.crystal
+            size = 8 * tensor_reals(crystal.n_atoms) * total.weight.size
+            if isinstance(total, ImageExposure) and size < KEPT_TENSOR_BYTES:
+                total = total.with_tensor(crystal)
+            self._pooled = (keys, total)
+        return self._pooled[1]
 
 
 def _together(parts: list[tuple[CellSums, CanRate | None]]) -> tuple[CellSums, CanRate | None]:

@@ -80,11 +80,13 @@ def tube_rates(
     factor, coarse = _coarsest(instrument)
     order = np.sort(np.asarray(psi_deg, dtype=float))
     chosen = order[np.unique(np.linspace(0, len(order) - 1, CALIBRATION_PSIS).round().astype(int))]
-    state = measurement.forward.prepare(phi)
+    forward = measurement.quick_forward
+    state = forward.prepare(phi)
     phonon = flat = 0.0
     for psi in chosen:
         exposure = measurement.exposure(float(psi), coarse)  # of one coulomb: one unit of flux
-        rate, _ = measurement.forward.rates(exposure, state, log_width=0.0, gradient=False)
+        seen = exposure if not measurement.by_tangents else exposure.merged(measurement.merged)
+        rate, _ = forward.rates(seen, state, log_width=0.0, gradient=False)
         phonon += float(rate.sum()) / len(chosen)
         flat += 1e3 * float(measurement.geometry.path_sums(exposure)[1].sum()) / len(chosen)
     if phonon <= 0:

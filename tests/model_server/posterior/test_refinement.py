@@ -545,3 +545,51 @@ def test_an_exact_model_of_other_parameters_is_refused():
     traced = TracedLine(voxel_map(), AXIS, EI, sigma_meV=0.8)
     with pytest.raises(ValueError, match="the exact model is over"):
         refinement(exact=traced)
+
+
+class _Counting:
+    """A traced line that counts how often it is walked, with and without derivatives."""
+
+    parameter_names = LINE_BOX.names
+
+    def __init__(self) -> None:
+        self.line = TracedLine(voxel_map(), AXIS, EI, sigma_meV=0.8)
+        self.walks: list[bool] = []
+
+    def prepare(self, phi):
+        return self.line.prepare(phi)
+
+    def rates(self, trajectories, state, *, log_width, gradient):
+        self.walks.append(gradient)
+        return self.line.rates(trajectories, state, log_width=log_width, gradient=gradient)
+
+
+def test_tangents_end_where_the_forward_model_carries_exact_rates_to():
+    observations = counted(folded_line(), LINE, 1, 4000.0)
+    carried = refinement(
+        model=folded_line(), prior=LINE_BOX, exact=TracedLine(voxel_map(), AXIS, EI, sigma_meV=0.8)
+    ).fit(observations)
+    counting = _Counting()
+    fit = refinement(model=folded_line(), prior=LINE_BOX, exact=counting, tangents=True)
+    posterior = fit.fit(observations)
+    assert posterior.converged
+    # Second order is left out as long as it makes a third of a unit of chi-square at most.
+    assert np.all(np.abs(posterior.values - carried.values) < 0.3 * carried.sigma)
+    np.testing.assert_allclose(posterior.sigma, carried.sigma, rtol=0.1)
+
+    counting.walks.clear()
+    again = fit.fit(observations, warm=posterior)
+    assert not counting.walks  # what is known of both orientations still holds
+    assert np.all(np.abs(again.values - posterior.values) < 0.1 * posterior.sigma)
+
+
+def test_tangents_that_theta_left_are_walked_anew():
+    observations = counted(folded_line(), LINE, 1, 4000.0)
+    counting = _Counting()
+    fit = refinement(model=folded_line(), prior=LINE_BOX, exact=counting, tangents=True)
+    posterior = fit.fit(observations)
+    counting.walks.clear()
+    elsewhere = replace(posterior, theta=posterior.theta + np.eye(len(posterior.theta))[0])
+    moved = fit.fit(observations, warm=elsewhere)  # 1 meV away, many of its sigma
+    assert counting.walks.count(True) >= len(observations)
+    assert np.all(np.abs(moved.values - posterior.values) < 0.3 * posterior.sigma)
