@@ -18,7 +18,6 @@ from simulations.scattering.one_phonon import (
     broadened,
     converged_displacements,
     displacement_tensors,
-    gaussian_bins,
     one_phonon_lines,
 )
 from simulations.scattering.pockets import Pockets, Treatment, pocketed, pockets_of
@@ -58,7 +57,6 @@ __all__ = [
     "debye_dos",
     "displacement_tensors",
     "energy_grid",
-    "gaussian_bins",
     "incoherent_lines",
     "incoherent_spectrum",
     "kinematic_mask",

@@ -13,14 +13,15 @@ from simulations.instrument import Resolution
 from simulations.reciprocal import irreducible_mesh, quasi_random_points
 from simulations.scattering import (
     displacement_tensors,
-    gaussian_bins,
     kinematic_mask,
     lattice_vectors_within,
     one_phonon_lines,
     powder_spectrum,
     sigma_function,
 )
+from simulations.scattering.one_phonon import gaussian_bins
 from tests.simulations.phonon_oracles import aluminium, germanium, phonopy_model
+from tests.simulations.scattering.powder_convergence import run as run_convergence
 
 MOMENTUM = np.linspace(0, 6, 31)
 ENERGY = np.linspace(-12, 48, 61)
@@ -270,3 +271,34 @@ def test_imaginary_modes_are_reported():
             model, MOMENTUM, ENERGY, temperature_K=5, resolution=1.0, phi=-model.values,
             displacement=np.zeros((1, 3, 3)),
         )  # fmt: skip
+
+
+CONVERGED_EDGES = np.linspace(0.5, 6.0, 40), np.linspace(0.0, 40.0, 60)
+
+
+@pytest.mark.shared_data
+@pytest.mark.slow
+def test_powder_maps_are_converged_over_thirty_crystals(shared_data, tmp_path):
+    rows = [
+        row for row in run_convergence(shared_data, tmp_path / "rows.jsonl", 30) if "error" in row
+    ]
+    assert max(row["error"] for row in rows) <= 0.005, rows
+
+
+def test_a_map_tells_the_error_that_it_met_and_the_price_of_less():
+    rough, fine = (
+        powder_spectrum(
+            germanium(), *CONVERGED_EDGES, temperature_K=300.0, resolution=0.6, tolerance=tolerance
+        )
+        for tolerance in (0.03, 0.006)
+    )
+    assert rough.sampling.error <= 0.03
+    assert fine.sampling.error <= 0.006
+    assert fine.sampling.points > rough.sampling.points
+    off = np.abs(rough.intensity - fine.intensity).sum() / fine.intensity.sum()
+    assert off < rough.sampling.error + fine.sampling.error
+    assert "half the error would take" in fine.sampling.words
+    with pytest.raises(ValueError, match="tolerance is 0"):
+        powder_spectrum(
+            germanium(), *CONVERGED_EDGES, temperature_K=300.0, resolution=0.6, tolerance=0.0
+        )
