@@ -13,8 +13,8 @@ from simulations.instrument import Resolution
 from simulations.likelihood import FoldedPhonons
 from simulations.likelihood.folded_phonons import LOWEST_ENERGY_MEV
 from simulations.reciprocal import EnergyAxis, Path
-from simulations.scattering import broadened, displacement_tensors, gaussian_bins, one_phonon_lines
-from simulations.scattering.one_phonon import amplitudes
+from simulations.scattering import broadened, displacement_tensors, one_phonon_lines
+from simulations.scattering.one_phonon import amplitudes, gaussian_bins
 from tests.simulations.fold.test_voxel_map import CRYSTALS
 from tests.simulations.phonon_oracles import germanium
 

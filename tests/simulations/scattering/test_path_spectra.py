@@ -10,7 +10,7 @@ from simulations.dynamics import force_constant_model, modes
 from simulations.dynamics.modes import energy_gradients, group_velocities
 from simulations.reciprocal import EnergyAxis, seekpath_segments
 from simulations.scattering import broadened, displacement_tensors, one_phonon_lines
-from simulations.scattering.one_phonon import displacement_gradients
+from simulations.scattering.one_phonon import default_zone, displacement_gradients
 from simulations.scattering.path_spectra import (
     path_model,
     path_spectra,
@@ -248,5 +248,5 @@ def test_debye_waller_tensors_of_many_sets_are_those_of_each(build, temperature)
     sets = model.values * np.array([[1.0, 1.0], [1.1, 1.05]])
     got = set_displacements(zone_model(model), temperature, sets)
     for k in range(2):
-        want = displacement_tensors(model, temperature, sets[k])
+        want = displacement_tensors(model, temperature, sets[k], default_zone(model.crystal))
         np.testing.assert_allclose(got[k], want, atol=1e-10 * want.max())

@@ -9,6 +9,7 @@ from simulations.dynamics import modes, select_free
 from simulations.prior import BoxPrior, PriorRejectsAllError, load_prior
 from simulations.reciprocal import EnergyAxis
 from simulations.scattering import displacement_tensors
+from simulations.scattering.one_phonon import default_zone
 from simulations.scattering.path_spectra import path_model, path_spectra
 from simulations.scattering.training_set import (
     block_ranges,
@@ -93,7 +94,9 @@ def test_sets_may_have_their_own_debye_waller_factor():
     this = plan(sets=3, own_displacements=True)
     whole = training_set(this)
     for values, spectrum in zip(whole.parameters, whole.spectra, strict=True):
-        U = displacement_tensors(this.path.model, 5.0, values)
+        U = displacement_tensors(
+            this.path.model, 5.0, values, default_zone(this.path.model.crystal)
+        )
         want = path_spectra(this.path, values[None], displacements=U[None])[0]
         np.testing.assert_allclose(spectrum, want, rtol=1e-5, atol=1e-6 * want.max())
 

@@ -156,6 +156,7 @@ SHARED = {
     "simulations.dynamics": {"ForceConstantModel", "PairForceConstants", "phonon_dos"},
     "simulations.scattering": {
         "CAN_MATERIALS", "MAX_ORDER", "AtomMotion", "atom_motions", "debye_dos", "energy_grid",
+        "displacement_tensors",
     },
 }  # fmt: skip
 """All that a virtual experiment may have in common with what is tested against it."""
