@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -104,10 +105,10 @@ class Live:
         lag = getattr(self.source, "lag", dict)
         connected = getattr(self.source, "connected", True)
         status = self.worker.status(connected=connected, lag=lag())
-        counters = dict(status.counters)
+        counters = Counter(status.counters)
         warnings: tuple[str, ...] = getattr(self.source, "warnings", ())
         if self._publisher is not None:
-            counters |= self._publisher.counters
+            counters.update(self._publisher.counters)
             if self._publisher.trouble is not None:
                 warnings = (*warnings, self._publisher.trouble)
         removed = getattr(self.source, "removed_segments", 0)

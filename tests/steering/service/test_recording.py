@@ -256,7 +256,7 @@ def test_files_as_adara_over_tcp_fold_to_the_bits_of_the_files(
             live.consume(lambda: False, until_idle_s=3.0)
             assert not sender.is_alive()
             status = live.worker_status()
-            assert status.counters.get("dead_letters.message", 0) == 0
+            assert status.counters["dead_letters.message"] == 0
             assert status.counters["events.between_chunks"] == 0
             found = [what_counts(c) for c in live.worker.runs[(0, "mno")].chunks]
     assert found == folded_from_files(files, tmp_path)
