@@ -13,7 +13,17 @@ EXAMPLES = Path(__file__).resolve().parents[3] / "examples"
 REFERENCE = (EXAMPLES / "ge-arcs.yaml").read_text()
 
 
-@pytest.mark.parametrize("name", ["ge-arcs", "mno-hyspec", "al-arcs"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "ge-arcs",
+        "mno-hyspec",
+        "al-arcs",
+        "MgO/experiment",
+        "MoSi2/experiment",
+        "Ti3Al/experiment",
+    ],
+)
 def test_every_example_loads_and_survives_a_dump(name, tmp_path):
     experiment = load_experiment(EXAMPLES / f"{name}.yaml")
     dump_experiment(experiment, tmp_path / "again.yaml")

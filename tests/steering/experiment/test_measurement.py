@@ -302,3 +302,15 @@ def test_constants_in_a_file_of_their_own_are_carried_onto_the_structure(shared_
     missing = section.model_copy(update={"force_constants": "nowhere.yaml"})
     with pytest.raises(ValueError, match=r"sample.force_constants is 'nowhere.yaml'"):
         _sample(experiment.model_copy(update={"sample": missing}), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "atoms", "polar"), [("MgO", 2, True), ("MoSi2", 3, False), ("Ti3Al", 8, False)]
+)
+def test_examples_of_compounds_have_all_that_they_need_beside_them(name, atoms, polar):
+    folder = EXAMPLES / name
+    measurement = build_measurement(load_experiment(folder / "experiment.yaml"), folder)
+    assert measurement.crystal.n_atoms == atoms
+    assert (measurement.model.reference.dipole is not None) == polar
+    assert len(measurement.model.names) == 8
+    assert measurement.box.contains(measurement.model.values).all()
