@@ -14,7 +14,8 @@ from typing import Any
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 CONNECTIONS = 200
-BACKLOG = 100  # connections that are taken in one go
+TAKEN_AT_ONCE = 8  # connections; a place that gives way is a file again a few turns later
+WAITING = 128  # connections that the kernel holds until they are taken
 HEADER_BYTES = 32 * 2**10
 HEADER_SECONDS = 10.0  # from the connection, or the last answer, to a request's last header
 STALLED_SECONDS = 60.0  # in which a reader takes nothing of its answer

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import uvicorn
 
 from simulations.errors import InputError
-from steering.web.bounded_http import BACKLOG, HEADER_BYTES, BoundedProtocol
+from steering.web.bounded_http import HEADER_BYTES, TAKEN_AT_ONCE, WAITING, BoundedProtocol
 
 START_SECONDS = 20.0
 
@@ -74,7 +74,7 @@ def serving(app: Any, *, host: str = "127.0.0.1", port: int = 0) -> Iterator[str
         lifespan="on",
         http=BoundedProtocol,
         ws="none",
-        backlog=BACKLOG,
+        backlog=TAKEN_AT_ONCE,
         h11_max_incomplete_event_size=HEADER_BYTES,
         server_header=False,
     )
@@ -91,6 +91,7 @@ def serving(app: Any, *, host: str = "127.0.0.1", port: int = 0) -> Iterator[str
     try:
         if not server.started:
             raise RuntimeError(f"the API did not start within {START_SECONDS:.0f} s")
+        bound.listen(WAITING)
         shown = f"[{host}]" if ":" in host else host
         yield f"http://{shown}:{bound.getsockname()[1]}/"
     finally:

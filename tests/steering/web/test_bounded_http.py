@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import resource
+import signal
 import socket
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from steering.web.api import _page_files
 
 PROGRAM = """
 import resource, sys, threading, time, json
-resource.setrlimit(resource.RLIMIT_NOFILE, (400, 400))
+resource.setrlimit(resource.RLIMIT_NOFILE, (300, 300))
 from prometheus_client import CollectorRegistry
 from steering.service import operations_app
 from steering.service.health import WorkerStatus
@@ -80,12 +81,17 @@ def test_eleven_hundred_idle_connections_leave_the_worker_its_files(room):
         ) as worker,
         contextlib.ExitStack() as held,
     ):
+        held.callback(worker.kill)
         assert worker.stdin is not None
         assert worker.stdout is not None
         url = json.loads(worker.stdout.readline())
         for i in range(1100):
+            if i % 100 == 0:  # as many as wait are then there to be taken in one go
+                worker.send_signal(signal.SIGSTOP)
             held.enter_context(connect(url))
-            if i % 50 == 0:
+            if i % 100 == 99:
+                worker.send_signal(signal.SIGCONT)
+                time.sleep(0.1)
                 print(file=worker.stdin, flush=True)
                 assert json.loads(worker.stdout.readline()) == 0
         assert httpx.get(url + "health", timeout=20).json()["status"] == "ok"
