@@ -26,6 +26,7 @@ from simulations.dynamics.phonon_dos import (
     NOISE_MEV,
     VOIGT,
     PhononDos,
+    Sampling,
     default_dos_zone,
     phonon_dos,
 )
@@ -41,6 +42,7 @@ __all__ = [
     "PairForceConstants",
     "ParametersSection",
     "PhononDos",
+    "Sampling",
     "VOIGT",
     "carried_onto",
     "cell_index",

@@ -62,6 +62,7 @@ class Sampling:
     error: float  # estimated, relative
     tolerance: float  # wanted
     seconds: float  # of processor
+    half_error_costs: float = 2.8  # times as many seconds
 
     @property
     def words(self) -> str:
@@ -70,7 +71,7 @@ class Sampling:
         met = "" if self.error <= self.tolerance else f", above the wanted {self.tolerance:.2%}"
         return (
             f"mesh {n} ({self.points} points), error {self.error:.2%}{met}; half the error would "
-            f"take about {2.8 * self.seconds:.2g} s of processor"
+            f"take about {self.half_error_costs * self.seconds:.2g} s of processor"
         )
 
 

@@ -6,12 +6,11 @@ is widened, far more on the side of stiffer bonds than on the other (`widened_bo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike
-from phonopy.structure.atoms import PhonopyAtoms
 
 from simulations.arrays import FloatArray
 from simulations.crystal import Crystal
@@ -26,10 +25,7 @@ from simulations.dynamics import (
 from simulations.errors import InputError
 from simulations.prior.box import BoxPrior
 from simulations.prior.force_field import (
-    FORCE_FIELDS,
     ForceFieldPhonons,
-    default_supercell,
-    force_field_phonons,
 )
 from simulations.prior.widening import MEASURED, RANGE_ALONE, TOWARDS_ZERO, Widening, widened_box
 
@@ -304,48 +300,3 @@ def _bonds_of(model: ForceConstantModel) -> tuple[Bond, ...]:
             (int(bonds.first[b]), int(bonds.second[b]), (int(cell[0]), int(cell[1]), int(cell[2])))
         )
     return tuple(found)
-
-
-def force_field_prior(
-    name: str,
-    crystal: Crystal,
-    *,
-    cutoff_A: float,
-    force_fields: Sequence[str] = tuple(FORCE_FIELDS),
-    supercell: tuple[int, int, int] | None = None,
-    must_hold: Mapping[str, tuple[float, str]] | None = None,
-    finished: Callable[[ForceFieldPhonons], None] | None = None,
-) -> PriorRecord:
-    """Ask force fields about a crystal and make a prior of what they say.
-
-    Parameters
-    ----------
-    name : str
-        Name of the crystal, kept in the record.
-    crystal : Crystal
-    cutoff_A : float
-        Longest bond with a box, angstrom.
-    force_fields : sequence of str
-        Names that `load_calculator` knows.
-    supercell : tuple of int, optional
-        Repeats of the primitive cell; by default so many that a sphere of ``cutoff_A`` fits.
-    must_hold : mapping, optional
-        As `prior_from_members`.
-    finished : callable, optional
-        Told of every member when it is done, for progress.
-
-    Raises
-    ------
-    ValueError, ForceFieldUnavailableError, RuntimeError
-        As `force_field_phonons` and `prior_from_members`.
-    """
-    cell = PhonopyAtoms(
-        symbols=list(crystal.elements), cell=crystal.lattice, scaled_positions=crystal.positions
-    )
-    repeats = supercell or default_supercell(crystal.lattice, 1.05 * cutoff_A)
-    members = []
-    for force_field in force_fields:
-        members.append(force_field_phonons(cell, force_field, supercell=repeats))
-        if finished is not None:
-            finished(members[-1])
-    return prior_from_members(name, crystal, members, cutoff_A=cutoff_A, must_hold=must_hold)

@@ -22,7 +22,6 @@ from simulations.scattering.one_phonon import (
 )
 from simulations.scattering.pockets import Pockets, Treatment, pocketed, pockets_of
 from simulations.scattering.powder import (
-    PowderSampling,
     kinematic_mask,
     momentum_limits,
     powder_spectrum,
@@ -43,7 +42,6 @@ __all__ = [
     "MAX_ORDER",
     "MeasuredSpectrum",
     "Pockets",
-    "PowderSampling",
     "SHIPPED",
     "SigmaOfEnergy",
     "TOLERANCE",

@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 from simulations.arrays import ComplexArray, FloatArray
 from simulations.constants import HBAR2_OVER_U, NEUTRON_MEV_A2
 from simulations.crystal import Crystal
-from simulations.dynamics import ForceConstantModel, eigenmodes
+from simulations.dynamics import ForceConstantModel, Sampling, eigenmodes
 from simulations.errors import InputError
 from simulations.instrument import Resolution
 from simulations.kernels import njit
@@ -44,27 +44,6 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class PowderSampling:
-    """How well the sampled directions and energies of a powder map are converged."""
-
-    divisions: tuple[int, int, int]
-    points: int
-    error: float  # estimated, sum of absolute differences over the sum of reached cells
-    tolerance: float
-    seconds: float  # of processor
-
-    @property
-    def words(self) -> str:
-        """In one line, with the price of half the error."""
-        n = " x ".join(map(str, self.divisions))
-        met = "" if self.error <= self.tolerance else f", above the wanted {self.tolerance:.2%}"
-        return (
-            f"mesh {n} ({self.points} points), error {self.error:.2%}{met}; half the error would "
-            f"take about {3.7 * self.seconds:.2g} s of processor"
-        )
-
-
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class PowderSpectrum:
     """S(|Q|, E) per primitive cell, averaged over directions and over the bins."""
 
@@ -76,7 +55,7 @@ class PowderSpectrum:
     names: tuple[str, ...] = ()  # (K,)
     partials: FloatArray | None = None  # (pairs, Q, E) barn/meV/sr, summing to `intensity`
     pairs: tuple[tuple[str, str], ...] = ()  # (pairs,) symbols
-    sampling: PowderSampling | None = None  # where the mesh was not given
+    sampling: Sampling | None = None  # where the mesh was not given
 
 
 def kinematic_mask(
@@ -439,7 +418,7 @@ def _converged(
     momentum_edges: FloatArray,
     accessible: NDArray[np.bool_],
     tolerance: float,
-) -> tuple[FloatArray, PowderSampling]:
+) -> tuple[FloatArray, Sampling]:
     """Make the mesh finer until two in a row tell that the finer one is good enough."""
     if not tolerance > 0:
         raise InputError(f"tolerance is {tolerance}; expected a positive share")
@@ -469,12 +448,13 @@ def _converged(
         if error <= tolerance or points * per_point > _MOST_WORK:
             break
         before, old, step = zone, parts, next_step
-    found = PowderSampling(
+    found = Sampling(
         divisions=zone.divisions or (0, 0, 0),
         points=len(zone.q_cart),
         error=error,
         tolerance=tolerance,
         seconds=seconds,
+        half_error_costs=3.7,
     )
     log.info(
         "powder_map_converged divisions=%s points=%d error=%.2g seconds=%.3g",

@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simulations.arrays import FloatArray
+from simulations.dynamics import Sampling
 from simulations.errors import InputError
-from simulations.scattering import Displacements, PowderSampling
+from simulations.scattering import Displacements
 from steering.predict.optics import Optics
 from steering.predict.path_points import PathPoints
 from steering.predict.vibrations import Vibrations, formula
@@ -111,7 +112,7 @@ class SpectrumMap:
 
 
 def samplings(
-    vibrations: Vibrations, moved: Displacements | None = None, powder: PowderSampling | None = None
+    vibrations: Vibrations, moved: Displacements | None = None, powder: Sampling | None = None
 ) -> dict[str, str]:
     """How well the meshes of each quantity are converged, in words."""
     found = {

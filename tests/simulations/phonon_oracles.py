@@ -82,7 +82,7 @@ def _from_force_sets(tests: Path, name: str) -> Any:
     )
 
 
-def phonondb_crystal(path: Path, material: str) -> Any:
+def phonondb_crystal(path: Path, material: str, *, coulomb_eV_A: float = COULOMB_EV_A) -> Any:  # noqa: N803
     """A crystal of phonondb by its material number; its README tells the layout."""
     phonopy = pytest.importorskip("phonopy")
     from phonopy.file_IO import parse_BORN_from_strings
@@ -117,7 +117,7 @@ def phonondb_crystal(path: Path, material: str) -> Any:
     phonon.produce_force_constants()
     if born:
         charges = parse_BORN_from_strings(born, phonon.primitive, symprec=SYMPREC_A)
-        phonon.nac_params = {**charges, "factor": COULOMB_EV_A}
+        phonon.nac_params = {**charges, "factor": coulomb_eV_A}
     return phonon
 
 

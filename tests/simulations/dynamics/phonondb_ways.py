@@ -30,7 +30,7 @@ from simulations.errors import InputError
 from simulations.reciprocal.brillouin_zone import ZonePoints
 from simulations.scattering import displacement_tensors
 from simulations.scattering.one_phonon import one_phonon_lines
-from tests.simulations.phonon_oracles import MEV_PER_THZ
+from tests.simulations.phonon_oracles import MEV_PER_THZ, phonondb_crystal
 
 SYMPREC_A = 1e-5
 TEMPERATURE_K = 300.0
@@ -74,41 +74,10 @@ def chosen(path: Path, count: int, most_atoms: int = 40, seed: int = 13) -> list
 
 def phonopy_of(path: Path, i: int) -> tuple[str, str, Any]:
     """Material, formula and phonopy object of a row; its forces are in, its constants made."""
-    from phonopy import Phonopy
-    from phonopy.file_IO import parse_BORN_from_strings
-    from phonopy.structure.atoms import PhonopyAtoms
-
     with h5py.File(path) as f:
-        atoms = slice(*f["atom_offset"][i : i + 2])
-        moves = slice(*f["displacement_offset"][i : i + 2])
-        zigzag = f["forces_zigzag"][slice(*f["force_offset"][i : i + 2])].astype(np.int64)
-        cell = PhonopyAtoms(
-            numbers=f["atomic_numbers"][atoms],
-            cell=f["lattice"][i],
-            scaled_positions=f["scaled_positions"][atoms],
-        )
-        phonon = Phonopy(
-            cell,
-            f["supercell_matrix"][i],
-            primitive_matrix=f["primitive_matrix"][i],
-            symprec=SYMPREC_A,
-        )
-        shifted, step = f["displaced_atom"][moves], f["displacement"][moves]
         born = f["born_text"][i].decode()
         name, formula = f["material_id"][i].decode(), f["formula"][i].decode()
-    forces = 1e-5 * ((zigzag >> 1) ^ -(zigzag & 1)).reshape(len(shifted), -1, 3)
-    phonon.dataset = {
-        "natom": len(phonon.supercell),
-        "first_atoms": [
-            {"number": int(a), "displacement": d, "forces": f}
-            for a, d, f in zip(shifted, step, forces, strict=True)
-        ],
-    }
-    phonon.produce_force_constants()
-    if born:
-        charges = parse_BORN_from_strings(born, phonon.primitive, symprec=SYMPREC_A)
-        phonon.nac_params = {**charges, "factor": 14.399652}
-    return name, formula, (phonon, born)
+    return name, formula, (phonondb_crystal(path, name, coulomb_eV_A=14.399652), born)
 
 
 def write_ways(phonon: Any, born: str, folder: Path) -> dict[str, Path]:

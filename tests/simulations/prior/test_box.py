@@ -16,14 +16,16 @@ from simulations.prior import (
     BoxPrior,
     ForceFieldPhonons,
     PriorRejectsAllError,
+    default_supercell,
+    force_field_phonons,
     load_prior,
     load_prior_record,
     member_force_constants,
+    prior_from_members,
     stored_priors,
     write_prior,
 )
 from simulations.prior.box_file import PriorFileError, prior_force_constants
-from simulations.prior.record import force_field_prior
 from simulations.prior.widening import widened_box
 
 
@@ -128,7 +130,7 @@ def test_measured_niobium_lies_inside_the_box_and_moved_bounds_are_declared():
     assert declared == set(record.moved_bounds)
 
 
-def test_a_prior_is_made_of_a_structure_by_one_call(tmp_path, monkeypatch):
+def test_a_prior_is_made_of_what_force_fields_say_of_a_structure(tmp_path, monkeypatch):
     # effective-medium theory, once as it is and once 1.2 times as stiff, stands for two networks
     emt = pytest.importorskip("ase.calculators.emt", reason="ase comes with the force fields")
 
@@ -147,15 +149,16 @@ def test_a_prior_is_made_of_a_structure_by_one_call(tmp_path, monkeypatch):
     )
     monkeypatch.setitem(sys.modules, "mace", types.ModuleType("mace"))
     monkeypatch.setitem(sys.modules, "mace.calculators", package)
-    told = []
-    record = force_field_prior(
-        "aluminium",
-        read_crystal("aluminium"),
-        cutoff_A=4.1,
-        force_fields=(f"mace:{soft}", f"mace:{stiff}"),
-        finished=lambda member: told.append(member.force_field),
+    crystal = read_crystal("aluminium")
+    cell = PhonopyAtoms(
+        symbols=list(crystal.symbols), cell=crystal.lattice, scaled_positions=crystal.positions
     )
-    assert told == [f"mace:{soft}", f"mace:{stiff}"]
+    supercell = default_supercell(crystal.lattice, 1.05 * 4.1)
+    members = [
+        force_field_phonons(cell, f"mace:{path}", supercell=supercell) for path in (soft, stiff)
+    ]
+    record = prior_from_members("aluminium", crystal, members, cutoff_A=4.1)
+    assert [m.force_field for m in record.members] == [f"mace:{soft}", f"mace:{stiff}"]
     assert record.box.names == ("1NN xx", "1NN xy", "1NN zz", "2NN xx", "2NN yy")
     np.testing.assert_allclose(record.members[1].values, 1.2 * record.members[0].values, atol=2e-4)
     values = [m.values for m in record.members]
