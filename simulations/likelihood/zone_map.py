@@ -99,16 +99,17 @@ def build_zone_map(
     n = grid_divisions(crystal, fractional, step_rlu * unit)
     fine = FINE_FACTOR * near_gamma * n
     radius = unit * (FINE_RADIUS_RLU if temperature_K < WARM_FROM_K else WARM_FINE_RADIUS_RLU)
-    # A coarse point near Gamma must find a fine neighbour: the sphere is wider by one step.
+    # Whatever lies in the sphere must find a neighbour: the box is wider by one step.
     reach = np.linalg.norm(np.linalg.inv(reciprocal / fine[:, None]), axis=0)
-    m = np.ceil(reach * (radius + np.linalg.norm(reciprocal / n[:, None], axis=1).max())).astype(
-        np.int64
-    )
+    m = np.ceil(
+        reach * (radius + np.linalg.norm(reciprocal / fine[:, None], axis=1).max())
+    ).astype(np.int64)
     undone = _undone_by(fractional)
     index, operation, chosen = _orbits(np.zeros(3, dtype=np.int64), n, n, fractional, undone)
     fine_index, fine_operation, fine_chosen = _orbits(
         -m, 2 * m + 1, np.zeros(3, dtype=np.int64), fractional, undone
     )
+    fine_index, fine_chosen = _within(fine_index, fine_chosen, reciprocal / fine[:, None], radius)
     core = CORE_FACTOR * near_gamma * n
     core_radius = unit * CORE_RADIUS_RLU if polar else 0.0
     wide = np.linalg.norm(np.linalg.inv(reciprocal / core[:, None]), axis=0)
@@ -121,8 +122,10 @@ def build_zone_map(
     )
     if not polar:
         core_index[:], core_chosen = -1, core_chosen[:0]
+    core_index, core_chosen = _within(
+        core_index, core_chosen, reciprocal / core[:, None], core_radius
+    )
     before = len(chosen) + len(fine_chosen)
-    corners = np.array(list(product((-1, 1), repeat=3)))
     points = np.concatenate([chosen / n, fine_chosen / fine, core_chosen / core])
     return ZoneMap(
         divisions=n,
@@ -140,8 +143,23 @@ def build_zone_map(
         operation_cartesian=cartesian,
         fractional=points,
         cartesian=points @ reciprocal,
-        reach=0.5 * float(np.linalg.norm(corners @ (reciprocal / n[:, None]), axis=1).max()),
+        reach=_half_diagonal(reciprocal / n[:, None]),
     )
+
+
+def _half_diagonal(steps: FloatArray) -> float:
+    """Half of the longest diagonal of a cell of three steps (3, 3), 1/angstrom."""
+    corners = np.array(list(product((-1, 1), repeat=3)))
+    return 0.5 * float(np.linalg.norm(corners @ steps, axis=1).max())
+
+
+def _within(
+    index: NDArray[np.int32], chosen: IntArray, steps: FloatArray, radius: float
+) -> tuple[NDArray[np.int32], IntArray]:
+    """Only those representatives (points, 3) that a point of the sphere may be nearest to."""
+    far = np.linalg.norm(chosen @ steps, axis=1) > radius + _half_diagonal(steps)
+    place = np.append(np.where(far, -1, np.cumsum(~far) - 1), -1)  # the last is for -1 itself
+    return place[index].astype(np.int32), chosen[~far]
 
 
 def _undone_by(matrices: IntArray) -> IntArray:
