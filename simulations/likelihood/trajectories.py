@@ -20,7 +20,7 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from simulations.arrays import ComplexArray, FloatArray
+from simulations.arrays import ComplexArray, FloatArray, IntArray
 from simulations.constants import BOLTZMANN_MEV_PER_K
 from simulations.constants import NEUTRON_MEV_A2 as MEV_PER_K2
 from simulations.crystal import Crystal
@@ -46,6 +46,7 @@ from simulations.likelihood.trajectory_kernel import (
     Stretches,
     TrueAxis,
     fill_spread,
+    group_stretches,
     walk,
 )
 from simulations.likelihood.zone_map import ZoneMap
@@ -299,6 +300,9 @@ class TrajectoryPhonons:
     n_path_bins : int
     ei_meV, temperature_K : float
     resolution : Resolution
+    ray_inverse_A : float
+        Pixels whose ``Q`` at the elastic line lies within this of the first one's are walked
+        together, along the middle of them; each keeps its own cells and exposure.
     """
 
     def __init__(
@@ -312,7 +316,9 @@ class TrajectoryPhonons:
         ei_meV: float,
         temperature_K: float,
         resolution: Resolution,
+        ray_inverse_A: float = 0.0,
     ) -> None:
+        self.ray_inverse_A = ray_inverse_A
         self.crystal = crystal
         self.zone = zone
         self.energy = energy
@@ -497,21 +503,25 @@ class TrajectoryPhonons:
         zone = self.zone
         crystal = self.crystal
         to_fractional = np.linalg.inv(crystal.reciprocal)
+        axis = self._true_axis(trajectories, log_width)
+        direction, order, group, ray = self._groups(trajectories, axis.reach)
         walk(
             Stretches(
-                pixel=trajectories.pixel,
-                first_step=trajectories.first_step,
-                start=trajectories.start,
+                exposure=trajectories.weight[trajectories.pixel[order]],
+                first_step=trajectories.first_step[order],
+                start=trajectories.start[:-1][order],
+                length=np.diff(trajectories.start)[order],
                 cell=trajectories.cell,
+                group=group,
+                ray=ray,
             ),
             Rays(
-                direction=trajectories.direction,
-                fractional=trajectories.direction @ to_fractional,
+                direction=direction,
+                fractional=direction @ to_fractional,
                 beam=trajectories.beam,
                 beam_fractional=trajectories.beam @ to_fractional,
-                exposure=trajectories.weight,
             ),
-            self._true_axis(trajectories, log_width),
+            axis,
             Grid(
                 divisions=zone.divisions,
                 index=zone.index,
@@ -555,6 +565,24 @@ class TrajectoryPhonons:
         )
         shape = (self.n_path_bins, self.energy.n_bins)
         return out.sum(axis=0).reshape(shape), slopes.sum(axis=0).reshape(*shape, n_k)
+
+    def _groups(
+        self, trajectories: Trajectories, reach_meV: float
+    ) -> tuple[FloatArray, IntArray, IntArray, IntArray]:
+        """Rays that stretches are walked along, as ``group_stretches`` has them."""
+        if self.ray_inverse_A == 0:
+            count = len(trajectories.pixel)
+            every = np.arange(count + 1)
+            return trajectories.direction, every[:-1], every, trajectories.pixel.astype(np.int64)
+        return group_stretches(
+            trajectories.direction,
+            self.ray_inverse_A / float(wave_vector(self.ei_meV)),
+            trajectories.pixel,
+            trajectories.first_step,
+            trajectories.start,
+            trajectories.step_edges_meV,
+            reach_meV,
+        )
 
 
 def bytes_per_point(model: ForceConstantModel, *, basis: bool = True) -> int:

@@ -267,22 +267,24 @@ def _differentiate(
 
 
 class Stretches(NamedTuple):
-    """Stretches of trajectories inside one cell column, as ``Trajectories`` has them."""
+    """Stretches of trajectories inside the tubes, in groups that are walked along one ray."""
 
-    pixel: NDArray[np.int32]
-    first_step: NDArray[np.int32]
-    start: IntArray
+    exposure: FloatArray  # (stretches,) of the pixel
+    first_step: NDArray[np.int32]  # (stretches,)
+    start: IntArray  # (stretches,) first of its steps in ``cell``
+    length: IntArray  # (stretches,) steps
     cell: NDArray[np.int32]
+    group: IntArray  # (groups + 1,) first stretch of each
+    ray: IntArray  # (groups,)
 
 
 class Rays(NamedTuple):
-    """Where the pixels look and with what weight."""
+    """Where pixels, or some next to each other together, look."""
 
-    direction: FloatArray  # (pixels, 3)
-    fractional: FloatArray  # (pixels, 3), directions in units of the reciprocal lattice
+    direction: FloatArray  # (rays, 3)
+    fractional: FloatArray  # (rays, 3), directions in units of the reciprocal lattice
     beam: FloatArray  # (3,)
     beam_fractional: FloatArray  # (3,)
-    exposure: FloatArray  # (pixels,)
 
 
 class TrueAxis(NamedTuple):
@@ -350,17 +352,83 @@ class Line(NamedTuple):
     lowest: float
 
 
+@njit(cache=True)
+def group_stretches(direction, widest, pixel, first_step, start, edges, gap):
+    """Groups of stretches that one walk serves: of neighbouring pixels, and near in energy.
+
+    Parameters
+    ----------
+    direction : (pixels, 3) float64
+        Unit vectors; neighbours follow each other.
+    widest : float
+        Pixels share a ray while all lie within this distance of the first one's direction.
+    pixel, first_step, start
+        As ``Trajectories`` has them, in the order of pixels.
+    edges : (steps + 1,) float64
+        Measured energy transfer, meV.
+    gap : float
+        Stretches of a ray that lie closer in energy than this go together, meV.
+
+    Returns
+    -------
+    rays : (rays, 3) float64
+    order : (stretches,) int64
+        Stretches in the order of their groups.
+    group : (groups + 1,) int64
+        First of each in ``order``.
+    ray : (groups,) int64
+    """
+    n = len(pixel)
+    rays = np.empty_like(direction)
+    order = np.empty(n, dtype=np.int64)
+    group = np.zeros(n + 1, dtype=np.int64)
+    ray = np.empty(n, dtype=np.int64)
+    n_rays, n_groups, stretch, row = 0, 0, 0, 0
+    while row < len(direction):
+        behind = row + 1
+        while behind < len(direction):
+            distance = 0.0
+            for c in range(3):
+                distance += (direction[behind, c] - direction[row, c]) ** 2
+            if distance > widest * widest:
+                break
+            behind += 1
+        rays[n_rays] = direction[row]
+        if behind > row + 1:
+            for c in range(3):
+                rays[n_rays, c] = direction[row:behind, c].sum()
+            rays[n_rays] /= sqrt((rays[n_rays] ** 2).sum())
+        low = stretch
+        while stretch < n and pixel[stretch] < behind:
+            stretch += 1
+        sequence = np.argsort(first_step[low:stretch], kind="mergesort")
+        last = -1
+        for place in range(low, stretch):
+            one = low + sequence[place - low]
+            order[place] = one
+            if last < 0 or edges[first_step[one]] - edges[last] > gap:
+                ray[n_groups] = n_rays
+                group[n_groups] = place
+                n_groups += 1
+                last = -1
+            last = max(last, first_step[one] + start[one + 1] - start[one])
+        n_rays += 1
+        row = behind
+    group[n_groups] = n
+    return rays[:n_rays].copy(), order, group[: n_groups + 1].copy(), ray[:n_groups].copy()
+
+
 @njit(
     cache=True, parallel=True, error_model="numpy", fastmath={"contract", "reassoc", "nsz", "arcp"}
 )
 def walk(stretches, rays, axis, grid, zone, scatterers, line, out, out_slope):
-    """Walk every stretch in true energy and spread what is found over its cells.
+    """Walk every group of stretches in true energy and spread what is found over its cells.
 
     Arguments are the groups above; adds to ``out`` (blocks, cells) and ``out_slope`` (blocks,
     cells, K), K = 0 for no derivatives.
     """
-    pixel, first_step, start, cell = stretches
-    direction, fractional, beam, beam_fractional, exposure = rays
+    exposure, first_step, start, length, cell, group, ray = stretches
+    direction, fractional, beam, beam_fractional = rays
     measured_edges, true, kf, weight, found, slope_of_step = axis[:6]
     spread_first, spread_last, spread, reach = axis[6:]
     divisions, index, operation = grid[:3]
@@ -373,7 +441,7 @@ def walk(stretches, rays, axis, grid, zone, scatterers, line, out, out_slope):
     n_blocks = out.shape[0]
     n = square.shape[1]
     n_atoms = n // 3
-    n_stretches = len(pixel)
+    n_groups = len(ray)
     l0, l1, l2 = core_index.shape[0] // 2, core_index.shape[1] // 2, core_index.shape[2] // 2
     m0 = fine_index.shape[0] // 2
     m1 = fine_index.shape[1] // 2
@@ -398,13 +466,14 @@ def walk(stretches, rays, axis, grid, zone, scatterers, line, out, out_slope):
         hermitian = np.empty((n, n), dtype=np.complex128)
         turn = np.empty((n, n), dtype=np.complex128)  # new modes in columns, block by block
         side = np.empty(n, dtype=np.complex128)
-        low = block * n_stretches // n_blocks
-        high = (block + 1) * n_stretches // n_blocks
-        for stretch in range(low, high):
-            p = pixel[stretch]
-            s0 = first_step[stretch]
-            s1 = s0 + (start[stretch + 1] - start[stretch])
-            base = start[stretch]
+        low = block * n_groups // n_blocks
+        high = (block + 1) * n_groups // n_blocks
+        for one in range(low, high):
+            p = ray[one]
+            s0 = first_step[group[one]]
+            s1 = s0
+            for member in range(group[one], group[one + 1]):
+                s1 = max(s1, first_step[member] + length[member])
             t0 = np.searchsorted(true, measured_edges[s0] - reach)
             t1 = np.searchsorted(true, measured_edges[s1] + reach)
             for t in range(t0, t1):
@@ -522,7 +591,7 @@ def walk(stretches, rays, axis, grid, zone, scatterers, line, out, out_slope):
                     r, d, n_k > 0, f, vectors, block_of, mixing, end, turn, shape, z, side, overlap
                 )  # fmt: skip
                 x = exp(-true[t] / thermal) if thermal > 0 else 0.0
-                common = 0.5 * HBAR2_OVER_U / true[t] / (1.0 - x) * weight[t] * exposure[p]
+                common = 0.5 * HBAR2_OVER_U / true[t] / (1.0 - x) * weight[t]
                 total *= common
                 if n_k > 0:
                     change[:] = 0.0
@@ -530,10 +599,14 @@ def walk(stretches, rays, axis, grid, zone, scatterers, line, out, out_slope):
                         r, common, coupling, block_of, end, turn, level, shape, by_square, overlap,
                         z, change,
                     )  # fmt: skip
-                for j in range(a, b):
-                    where = cell[base + j - s0]
-                    if where >= 0:
-                        share = spread[t, j - spread_first[t]]
-                        out[block, where] += total * share
-                        for q in range(n_k):
-                            out_slope[block, where, q] += change[q] * share
+                for member in range(group[one], group[one + 1]):
+                    first = first_step[member]
+                    a = max(first, spread_first[t])
+                    b = min(first + length[member], spread_last[t])
+                    for j in range(a, b):
+                        where = cell[start[member] + j - first]
+                        if where >= 0:
+                            share = exposure[member] * spread[t, j - spread_first[t]]
+                            out[block, where] += total * share
+                            for q in range(n_k):
+                                out_slope[block, where, q] += change[q] * share

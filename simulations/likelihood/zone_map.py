@@ -101,9 +101,9 @@ def build_zone_map(
     radius = unit * (FINE_RADIUS_RLU if temperature_K < WARM_FROM_K else WARM_FINE_RADIUS_RLU)
     # Whatever lies in the sphere must find a neighbour: the box is wider by one step.
     reach = np.linalg.norm(np.linalg.inv(reciprocal / fine[:, None]), axis=0)
-    m = np.ceil(
-        reach * (radius + np.linalg.norm(reciprocal / fine[:, None], axis=1).max())
-    ).astype(np.int64)
+    m = np.ceil(reach * (radius + np.linalg.norm(reciprocal / fine[:, None], axis=1).max())).astype(
+        np.int64
+    )
     undone = _undone_by(fractional)
     index, operation, chosen = _orbits(np.zeros(3, dtype=np.int64), n, n, fractional, undone)
     fine_index, fine_operation, fine_chosen = _orbits(

@@ -82,6 +82,7 @@ SMALL_ZONE_BYTES = 3e8  # a grid that takes no more stays as fine as wanted; ger
 WIDER = (3.0, 2.5, 2.0, 1.5, 1.0)  # grids to try then, times the step wanted
 CONTINUATION_ERROR = 0.01  # of resolved spectra at single wave vectors, mean
 QUICK_REACH_SIGMAS = 4.0  # of lines of the forward model where it only finds the way
+RAY_INVERSE_A = 0.02  # pixels so close are walked together then: cells move by 0.02 sigma (rms)
 FORWARD_BYTES = 2e8  # most memory for the matrices of the forward model on its own voxels
 ELASTIC_WIDTHS = 5.0  # cells within this many standard deviations of E = 0 are left out
 EI_TOLERANCE = 0.01  # a chunk whose incident energy differs by more belongs to another experiment
@@ -185,6 +186,7 @@ class Measurement:
             ei_meV=self.ei_meV,
             temperature_K=self.experiment.sample.temperature_K,
             resolution=self.instrument.resolution,
+            ray_inverse_A=RAY_INVERSE_A if self.by_tangents else 0.0,
         )
 
     def _zone(self) -> ZoneMap:
