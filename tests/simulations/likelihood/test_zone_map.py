@@ -61,6 +61,9 @@ def test_representatives_are_few_and_the_fine_grid_covers_its_sphere(name):
     q = (grid / zone.fine_divisions) @ crystal.reciprocal
     inside = np.linalg.norm(q, axis=-1) <= zone.fine_radius
     assert np.all(zone.fine_index[inside] >= coarse)
+    away = np.linalg.norm(zone.cartesian[coarse:], axis=1)  # none that nothing is nearest to
+    steps = crystal.reciprocal / zone.fine_divisions[:, None]
+    assert away.max() <= zone.fine_radius + 0.5 * np.abs(steps).sum(axis=0).sum()
 
 
 def test_warm_crystals_get_the_finer_grid_farther_out():
