@@ -149,6 +149,19 @@ def usable_cells(
     return use
 
 
+def anneals(before: int, now: int) -> bool:
+    """Whether a fit by tangents looks for another answer than that of ``before`` orientations.
+
+    At 1, 2, 3, 4, 6, 9, 13... orientations, half as many again each time, or when those are passed:
+    a wrong answer is left after a third of a run at most, and the search costs little beside all
+    that is walked. And where orientations were withdrawn.
+    """
+    at = 1
+    while at <= before:
+        at = max(at + 1, at * 3 // 2)
+    return now <= before or at <= now
+
+
 def pool(observations: Sequence[Observation]) -> Observation:
     """All orientations as one; exact for the coverage tensor, loses some information."""
     sums = observations[0].sums
@@ -244,7 +257,8 @@ class Refinement:
         starts : sequence of (K,)
             Places to anneal from beside the prior mean (the encoder's answer, draws of the prior).
         warm : Posterior, optional
-            The answer before the newest chunk; competes with the annealed ones.
+            The answer before the newest chunk; competes with the annealed ones. With ``tangents``
+            it is followed alone at most numbers of orientations, see ``anneals``.
         pooled : Observation, optional
             The same orientations as one, where the caller has them.
         coarse : Coarse, optional
@@ -258,6 +272,11 @@ class Refinement:
         """
         if not observations:
             raise InputError("observations is empty; expected at least one folded orientation")
+        exactly = self.tangents and all(o.trajectories is not None for o in observations)
+        if warm is not None and exactly and self.exact is not None:
+            if not anneals(len(warm.totals), len(observations)):
+                theta = warm.theta.copy()
+                return self._score_exactly(self.exact, observations, theta, warm.sigma, iterations)
         pooled = pool(observations) if pooled is None else pooled
         coarse_model = self if coarse is None else coarse.refinement
         coarse_pooled = pooled if coarse is None else coarse.of(pooled)
@@ -268,8 +287,7 @@ class Refinement:
             gaps = [np.abs((candidate.values - d.values) / d.sigma).max() for d in distinct]
             if len(distinct) < 2 and min(gaps, default=np.inf) > 1.0:
                 distinct.append(candidate)
-        exactly = self.exact is not None and all(o.trajectories is not None for o in observations)
-        if warm is not None and self.exact is not None and exactly and self.tangents:
+        if warm is not None and exactly and self.exact is not None:
             moved = [np.abs((d.values - warm.values) / d.sigma).max() for d in distinct]
             if max(moved) < SAME_SIGMAS:
                 theta = warm.theta.copy()

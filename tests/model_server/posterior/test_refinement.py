@@ -13,7 +13,7 @@ from model_server.posterior import (
     assess,
     usable_cells,
 )
-from model_server.posterior.refinement import NUISANCE_SIGMA, pool
+from model_server.posterior.refinement import NUISANCE_SIGMA, anneals, pool
 from simulations.crystal import read_crystal
 from simulations.fold import CanRate, CellSums, VoxelMap, build_voxel_map, likelihood_of_can
 from simulations.fold.exposure import Exposure
@@ -593,3 +593,22 @@ def test_tangents_that_theta_left_are_walked_anew():
     moved = fit.fit(observations, warm=elsewhere)  # 1 meV away, many of its sigma
     assert counting.walks.count(True) >= len(observations)
     assert np.all(np.abs(moved.values - posterior.values) < 0.3 * posterior.sigma)
+
+
+def test_the_search_for_another_answer_comes_back_ever_more_rarely_and_is_never_jumped_over():
+    assert [n for n in range(1, 30) if anneals(n - 1, n)] == [1, 2, 3, 4, 6, 9, 13, 19, 28]
+    assert anneals(4, 7)  # an estimate that fell behind
+    assert anneals(5, 4)  # an orientation was withdrawn
+    assert not anneals(6, 8)
+
+
+def test_between_searches_tangents_follow_the_answer_before():
+    observations = counted(folded_line(), LINE, 1, 4000.0)
+    fit = refinement(model=folded_line(), prior=LINE_BOX, exact=_Counting(), tangents=True)
+    posterior = fit.fit(observations)
+    elsewhere = replace(posterior, totals=np.ones(6))  # as if of six orientations
+    many = [observations[k % 2] for k in range(7)]
+    followed = fit.fit(many, warm=elsewhere)
+    searched = fit.fit(many, warm=replace(posterior, totals=np.ones(3)))
+    assert followed.converged
+    assert np.all(np.abs(followed.values - searched.values) < 0.3 * searched.sigma)
