@@ -281,7 +281,10 @@ class Refinement:
         coarse_model = self if coarse is None else coarse.refinement
         coarse_pooled = pooled if coarse is None else coarse.of(pooled)
         first = [coarse_model._first_theta(coarse_pooled, s) for s in (self.prior.mean, *starts)]
-        blurred = [coarse_model._anneal(coarse_pooled, t, BLURS_MEV[:3], 6) for t in first]
+        if self.tangents:
+            blurred = coarse_model._anneal_ever_fewer(coarse_pooled, first, BLURS_MEV[:3], 6)
+        else:
+            blurred = [coarse_model._anneal(coarse_pooled, t, BLURS_MEV[:3], 6) for t in first]
         distinct: list[Posterior] = []
         for candidate in sorted(blurred, key=lambda p: p.objective):
             gaps = [np.abs((candidate.values - d.values) / d.sigma).max() for d in distinct]
@@ -551,6 +554,22 @@ class Refinement:
         for blur in blurs[1:]:
             posterior = self._score([pooled], posterior.theta.copy(), iterations, blur=blur)
         return posterior
+
+    def _anneal_ever_fewer(
+        self,
+        pooled: Observation,
+        starts: Sequence[FloatArray],
+        blurs: Sequence[float],
+        iterations: int,
+    ) -> list[Posterior]:
+        """As ``_anneal`` of every start, but the worse half is left behind at every blur."""
+        found: list[Posterior] = []
+        thetas = list(starts)
+        for blur in blurs:
+            found = [self._score([pooled], t.copy(), iterations, blur=blur) for t in thetas]
+            found.sort(key=lambda p: p.objective)
+            thetas = [p.theta for p in found[: max(2, (len(found) + 1) // 2)]]
+        return found
 
     def _first_theta(self, observation: Observation, values: FloatArray) -> FloatArray:
         """Scale and backgrounds by non-negative least squares on blurred counts."""

@@ -31,6 +31,8 @@ from simulations.reciprocal import EnergyAxis
 
 LOWEST_ENERGY_MEV = 0.3  # modes below count as lying here: the weight 1/E has no limit at Gamma
 OFF_AXIS_INVERSE_A = np.array([3.1e-4, 7.3e-4, 5.7e-4])
+FEW_IMAGES = 12  # of a cell: so few are projected one by one, more are summed to T first
+RANK_SHARE = 1e-4  # of w Q^2 that may be left out of an image
 STABLE_AT_VOXELS = 60  # drawn sets must have no imaginary mode at about so many of them
 
 
@@ -284,6 +286,42 @@ class _Lines(NamedTuple):
     reach: float  # widths, beyond which a line counts nothing
 
 
+@njit(cache=True, error_model="numpy")
+def _amplitudes(sums, atom, out, rank):
+    """Add rows to ``out``, from ``rank`` on, whose outer products sum to an image's part of T.
+
+    ``sums`` is w and w QQ (packed xx yy zz yz xz xy) of the image. An image within a voxel has
+    almost one Q: one row, unless what is left of its trace is above ``RANK_SHARE``. Returns the
+    number of rows.
+    """
+    rest = np.empty((3, 3))
+    for i in range(6):
+        a = i if i < 3 else (1 if i == 3 else 0)
+        b = i if i < 3 else (1 if i == 5 else 2)
+        rest[a, b] = sums[1 + i]
+        rest[b, a] = sums[1 + i]
+    left = RANK_SHARE * (rest[0, 0] + rest[1, 1] + rest[2, 2])
+    u = np.empty(3)
+    for _ in range(3):
+        if rest[0, 0] + rest[1, 1] + rest[2, 2] <= left:
+            break
+        k = 0
+        for a in range(1, 3):
+            if rest[a, a] > rest[k, k]:
+                k = a
+        size = sqrt(rest[k, k])
+        for a in range(3):
+            u[a] = rest[a, k] / size
+        for a in range(3):
+            for b in range(3):
+                rest[a, b] -= u[a] * u[b]
+        for c in range(len(atom)):
+            for a in range(3):
+                out[rank, 3 * c + a] = atom[c] * u[a]
+        rank += 1
+    return rank
+
+
 @njit(
     cache=True, parallel=True, error_model="numpy", fastmath={"contract", "reassoc", "nsz", "arcp"}
 )
@@ -310,6 +348,8 @@ def _rates(
         active = np.zeros(n, dtype=np.bool_)
         te = np.zeros(n, dtype=np.complex128)
         atom = np.zeros(n_atoms, dtype=np.complex128)
+        amplitude = np.zeros((3 * FEW_IMAGES, n), dtype=np.complex128)
+        projected = np.zeros((n, 3 * FEW_IMAGES), dtype=np.complex128)
         for place in range(bin_start[path_bin], bin_start[path_bin + 1]):
             v = voxel_order[place]
             for e in range(n_e):
@@ -415,9 +455,25 @@ def _rates(
                     any_active = any_active or active[s]
                 if not any_active:
                     continue
+                low, high = 0, 0
                 if by_image:
+                    low, high = image_start[v * n_e + e], image_start[v * n_e + e + 1]
+                few = by_image and high - low <= FEW_IMAGES
+                rank = 0
+                if few:
+                    for entry in range(low, high):
+                        damp(image_sums[entry], image_phase[image[entry]], displacement, atom)
+                        rank = _amplitudes(image_sums[entry], atom, amplitude, rank)
+                    for s in range(n):
+                        if active[s] or gradient:
+                            for p in range(rank):
+                                z = 0j
+                                for a in range(n):
+                                    z += vectors[v, a, s].conjugate() * amplitude[p, a]
+                                projected[s, p] = z
+                elif by_image:
                     T[:] = 0.0
-                    for entry in range(image_start[v * n_e + e], image_start[v * n_e + e + 1]):
+                    for entry in range(low, high):
                         damp(image_sums[entry], image_phase[image[entry]], displacement, atom)
                         for c in range(n_atoms):
                             for m in range(n_atoms):
@@ -446,14 +502,19 @@ def _rates(
                 for i in range(n):
                     if not active[i]:
                         continue
-                    for a in range(n):
-                        z = 0j
-                        for b in range(n):
-                            z += T[a, b] * vectors[v, b, i]
-                        te[a] = z
                     M = 0.0
-                    for a in range(n):
-                        M += (vectors[v, a, i].conjugate() * te[a]).real
+                    if few:
+                        for p in range(rank):
+                            z = projected[i, p]
+                            M += z.real * z.real + z.imag * z.imag
+                    else:
+                        for a in range(n):
+                            z = 0j
+                            for b in range(n):
+                                z += T[a, b] * vectors[v, b, i]
+                            te[a] = z
+                        for a in range(n):
+                            M += (vectors[v, a, i].conjugate() * te[a]).real
                     total += f[i] * M
                     if not gradient:
                         continue
@@ -471,8 +532,12 @@ def _rates(
                             if not active[j]:
                                 factor *= 2.0
                             overlap = 0j
-                            for a in range(n):
-                                overlap += vectors[v, a, j].conjugate() * te[a]
+                            if few:
+                                for p in range(rank):
+                                    overlap += projected[j, p] * projected[i, p].conjugate()
+                            else:
+                                for a in range(n):
+                                    overlap += vectors[v, a, j].conjugate() * te[a]
                         for k in range(n_k):
                             # f1_ij (e_i^dagger B_k e_j)(e_j^dagger T e_i)
                             out_jacobian[path_bin, e, k] += (
