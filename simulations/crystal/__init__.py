@@ -7,6 +7,7 @@ from simulations.crystal.sample import SampleSection
 from simulations.crystal.species import (
     Isotopes,
     Species,
+    is_natural,
     neutron_data,
     species_words,
     with_isotopes,
@@ -47,6 +48,7 @@ __all__ = [
     "builtin_entry",
     "castep_constants",
     "element_of",
+    "is_natural",
     "is_phonopy_file",
     "laue_rotations",
     "neutron_data",
