@@ -11,6 +11,7 @@ import gzip
 import io
 import re
 import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -196,8 +197,8 @@ def _refuse_other_masses(reader: Any) -> None:
         if other:
             symbol, mass = other[0]
             raise InputError(
-                f"structure: {name} gives {symbol} the mass {mass:g} u, which unit_cell does not; expected "
-                "the same masses in all sections. Change those of unit_cell as well"
+                f"structure: {name} gives {symbol} the mass {mass:g} u, which unit_cell does not; "
+                "expected the same masses in all sections. Change those of unit_cell as well"
             )
 
 
@@ -230,12 +231,18 @@ def castep_constants(path: Path) -> Any:
 def _castep_cell(path: Path) -> FileCell:
     crystal = castep_constants(path).crystal
     masses = crystal.atom_mass.to("unified_atomic_mass_unit").magnitude
-    pairs = zip(crystal.atom_type, masses, strict=True)
+    labels = castep_symbols(crystal.atom_type)
+    pairs = zip(labels, masses, strict=True)
     return FileCell(
         lattice=crystal.cell_vectors.to("angstrom").magnitude,
         positions=np.asarray(crystal.atom_r),
-        species=tuple(species_of_mass(str(s), float(m)) for s, m in pairs),
+        species=tuple(species_of_mass(s, float(m)) for s, m in pairs),
     )
+
+
+def castep_symbols(types: Iterable[str]) -> list[str]:
+    """Chemical symbols of CASTEP's species, which may go on as in ``H:tag``."""
+    return [str(s).partition(":")[0] for s in types]
 
 
 def _object_cell(given: Any) -> FileCell:
