@@ -25,6 +25,7 @@ from simulations.crystal.structure_file import (
     phonopy_species,
     read_crystal,
     read_structure_text,
+    refuse_abinit,
     refuse_tags,
 )
 from simulations.crystal.symmetry import (
@@ -60,6 +61,7 @@ __all__ = [
     "quiet_spglib",
     "read_crystal",
     "read_structure_text",
+    "refuse_abinit",
     "refuse_announced_atoms",
     "refuse_tags",
     "space_group_operations",

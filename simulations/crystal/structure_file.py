@@ -136,6 +136,7 @@ def parse_structure(path: Path) -> FileCell:
     """
     if path.suffix in CASTEP_SUFFIXES:
         return _castep_cell(path)
+    refuse_abinit(path)
     text = read_structure_text(path)
     try:
         if is_phonopy_file(text):
@@ -183,6 +184,17 @@ def parse_structure(path: Path) -> FileCell:
         positions=structure.frac_coords,
         species=tuple(known[label] for label in labels),
     )
+
+
+def refuse_abinit(path: Path) -> None:
+    """Raise for a DDB of Abinit, with what makes phonopy's files of it."""
+    if path.name.upper().endswith(("DDB", "DDB.NC")):
+        raise InputError(
+            f"structure: {path} is a DDB of Abinit, which neither Euphonic nor phonopy reads; "
+            "expected phonopy's files. Convert it where anaddb and abipy are installed: "
+            "abilab.abiopen(FILE).anaget_phonopy_ifc(output_dir_path=FOLDER) writes POSCAR, "
+            "FORCE_CONSTANTS and BORN; give that POSCAR"
+        )
 
 
 def _refuse_other_masses(reader: Any) -> None:

@@ -19,6 +19,7 @@ from simulations.crystal import (
     builtin_entry,
     castep_constants,
     castep_symbols,
+    refuse_abinit,
 )
 from simulations.dynamics.bonds import PairForceConstants
 from simulations.dynamics.dipole_sums import FULL_EWALD
@@ -65,12 +66,7 @@ def read_force_constants(
     path = Path(source)
     if path.suffix in CASTEP_SUFFIXES:
         return from_euphonic(castep_constants(path), source=str(path), symprec_A=symprec_A)
-    if path.name.upper().endswith("DDB"):
-        raise InputError(
-            f"force constants: {path} is a DDB of Abinit, which no library that Beamsteer uses "
-            "reads; expected force constants. Interpolate it with anaddb, or convert it with "
-            "abipy (abiview.py ddb, ddb.anaget_phonopy_ifc), and give the phonopy files"
-        )
+    refuse_abinit(path)
     phonon, cell, notes = load_phonopy(path, supercell_matrix=supercell_matrix)
     return from_phonopy(
         phonon, source=str(path), symprec_A=symprec_A, species=cell.species, notes=notes

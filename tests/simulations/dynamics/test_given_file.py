@@ -150,8 +150,9 @@ def test_forces_of_the_folder_of_the_program_are_not_taken(shared_data, tmp_path
 
 
 def test_abinits_database_is_named_with_what_reads_it(tmp_path):
-    with pytest.raises(InputError, match="abipy"):
-        read_force_constants(tmp_path / "run_DDB")
+    for read in (read_force_constants, read_crystal):
+        with pytest.raises(InputError, match="DDB of Abinit.*anaget_phonopy_ifc"):
+            read(tmp_path / "run_DDB")
 
 
 # ------------------------------------------------------------------------------------- isotopes
