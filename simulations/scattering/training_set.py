@@ -21,7 +21,7 @@ from simulations.errors import InputError
 from simulations.prior import BoxPrior, PriorRejectsAllError
 from simulations.progress import Progress
 from simulations.reciprocal import irreducible_mesh, mesh_divisions
-from simulations.scattering.one_phonon import displacement_tensors
+from simulations.scattering.one_phonon import converged_displacements
 from simulations.scattering.path_spectra import (
     IMAGINARY_TOLERANCE_MEV,
     PathModel,
@@ -120,14 +120,15 @@ def training_plan(
 
 
 def _mesh_error(path: PathModel, zone: ZoneModel) -> float:
-    """How far the reference's tensors on the fixed mesh are from converged ones, relative."""
+    """Estimated error of the reference's tensors on the fixed mesh, of the largest component."""
     model = path.model
     try:
-        exact = displacement_tensors(model, path.temperature_K)
+        converged = converged_displacements(model, path.temperature_K)
         fixed = set_displacements(zone, path.temperature_K, model.values[None])[0]
     except InputError:  # the reference need not be stable, sets are
         return float("nan")
-    error = float(np.abs(fixed - exact).max() / np.abs(exact).max())
+    exact = converged.tensors
+    error = max(converged.error, float(np.abs(fixed - exact).max() / np.abs(exact).max()))
     log.info("training_displacements_approximate error=%.2g", error)
     return error
 

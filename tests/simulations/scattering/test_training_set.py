@@ -102,7 +102,7 @@ def test_sets_may_have_their_own_debye_waller_factor():
 
 
 def test_a_plan_says_how_far_its_own_displacements_are_from_converged_ones():
-    assert 1e-6 < plan(own_displacements=True).displacement_error < 1e-3
+    assert 1e-5 < plan(own_displacements=True).displacement_error < 5e-3
     assert np.isnan(plan().displacement_error)
 
 
