@@ -18,11 +18,10 @@ from simulations.instrument.choice import ChopperSetting
 from simulations.instrument.pixel_table_file import write_pixel_table
 from simulations.likelihood import bytes_per_point
 from simulations.prior import load_prior
-from simulations.virtual import lattice_of
+from simulations.virtual.lattice import build_lattice
 from steering.experiment import Experiment, build_measurement, chosen_instrument, load_experiment
 from steering.experiment.fingerprint_file import fingerprint_of
 from steering.experiment.measurement import _sample, build_path
-from steering.study.simulate import virtual_experiment
 from tests.steering.virtual_scan import EXAMPLES, FREE, small_experiment, small_measurement
 
 
@@ -341,7 +340,9 @@ def test_a_run_and_its_virtual_scan_see_the_isotope_of_the_sample_section():
     weights = [np.trace(unpack_tensor(tensor, 2)).real for tensor in tensors]
     b2 = (heavy.crystal.scattering_length[0] / plain.crystal.scattering_length[0]) ** 2
     assert weights[1] / weights[0] == pytest.approx(mass * b2, rel=0.01)
-    virtual = [lattice_of(virtual_experiment(m, [30.0], m.model.values)[0]) for m in (plain, heavy)]
+    virtual = [
+        build_lattice(m.model, m.model.values, 5.0, table_spacing=0.2) for m in (plain, heavy)
+    ]
     assert (virtual[1].amplitude / virtual[0].amplitude) ** 2 == pytest.approx(mass * b2)
     assert virtual[1].highest_meV / virtual[0].highest_meV == pytest.approx(np.sqrt(mass), rel=1e-3)
 
