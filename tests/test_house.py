@@ -63,6 +63,7 @@ def test_constraints_pin_every_dependency_by_name_and_version_alone():
 
 PACKAGES = ("simulations", "consumers", "model_server", "steering")
 ACROSS_ROOMS = {
+    "tests/simulations/test_isotopes.py",
     "tests/simulations/test_oracles.py",
     "tests/simulations/test_torch_dynamics.py",
     "tests/steering/test_demo_coverage.py",

@@ -47,6 +47,7 @@ class Domain:
     parameter_names: tuple[str, ...]
     path_hkl: FloatArray  # (path bins, 3) centres of the path bins, r.l.u.
     energy_edges_meV: FloatArray  # (energy bins + 1,)
+    isotopes: tuple[str, ...] = ()  # what species are other than natural, in words
 
     def parts(self) -> dict[str, str]:
         """One hash per part, so that a mismatch can be named."""
@@ -57,11 +58,14 @@ class Domain:
         def numbers(array: FloatArray) -> list[Any]:
             return (np.round(np.asarray(array, dtype=float), 6) + 0.0).tolist()
 
-        return {
+        found = {
             "parameter names": digest(list(self.parameter_names)),
             "path": digest(numbers(self.path_hkl)),
             "energy axis": digest(numbers(self.energy_edges_meV)),
         }
+        if self.isotopes:
+            found["isotopes"] = digest(list(self.isotopes))
+        return found
 
     @property
     def hash(self) -> str:
@@ -160,7 +164,8 @@ class Bundle:
             Naming what differs.
         """
         trained: dict[str, str] = self.card["experiment"]["parts"]
-        wrong = [part for part, value in domain.parts().items() if trained.get(part) != value]
+        asked = domain.parts()
+        wrong = [part for part in {**asked, **trained} if trained.get(part) != asked.get(part)]
         if wrong:
             names = ", ".join(self.parameter_names)
             raise BundleMismatchError(
@@ -306,9 +311,9 @@ Architecture: `{card["architecture"]}`.
 
 {experiment}
 
-The bundle refuses an experiment whose path, energy axis or parameter names differ. Instrument,
-incident energy, temperature and tube width are recorded above but not enforced: a spectrum from
-elsewhere shows as a large latent distance.
+The bundle refuses an experiment whose path, energy axis, parameter names or isotopes differ.
+Instrument, incident energy, temperature and tube width are recorded above but not enforced: a
+spectrum from elsewhere shows as a large latent distance.
 
 ## Accuracy on {card["test_spectra"]} simulated spectra it was not trained on
 

@@ -26,6 +26,7 @@ from simulations.reciprocal import ZonePoints, quasi_random_points
 from simulations.scattering import (
     SHIPPED,
     MeasuredSpectrum,
+    displacement_tensors,
     incoherent_spectrum,
     powder_spectrum,
     read_powder_spectra,
@@ -34,6 +35,7 @@ from simulations.scattering import (
 BLUR_STAGES_meV = (3.0, 1.5, 0.0)
 BLURRED_POINTS = 150
 BLURRED_STEPS = 6
+DOS_TOLERANCE = 0.02  # of the incoherent and multiphonon part, which is smooth
 BLURRED_WALLS = 25.0  # a blurred spectrum must not carry the fit out of the box
 
 ERROR_BARS = (
@@ -118,7 +120,6 @@ class _Problem:
         self.e_edges = np.append(spectrum.energy_meV - de / 2, spectrum.energy_meV[-1] + de / 2)
         self.zone: ZonePoints = quasi_random_points(model.crystal, settings.points)
         self.coarse_zone: ZonePoints = quasi_random_points(model.crystal, BLURRED_POINTS)
-        self.dos_zone: ZonePoints = quasi_random_points(model.crystal, 300)
         data = np.where(self.valid, spectrum.intensity[:, self.columns], 0.0)
         self.data = data
         sigma = np.ones_like(data)
@@ -144,7 +145,7 @@ class _Problem:
     def slow_part(self, x: FloatArray) -> FloatArray:
         """Incoherent and multiphonon part, (energy, |Q|); follows the parameters step by step."""
         phi = x[:-1]
-        dos = phonon_dos(self.model, phi=phi, zone=self.dos_zone, sigma_meV=0.8)
+        dos = phonon_dos(self.model, phi=phi, tolerance=DOS_TOLERANCE)
         out = incoherent_spectrum(
             self.model.crystal,
             dos,
@@ -154,6 +155,7 @@ class _Problem:
             resolution=self.width(x),
             ei_meV=self.spectrum.ei_meV,
             max_order=self.settings.max_order,
+            displacement=displacement_tensors(self.model, self.spectrum.temperature_K, phi),
         )
         return out.inelastic.T * self.factor[:, None]
 

@@ -298,22 +298,37 @@ def with_isotopes(crystal: Crystal, isotopes: Isotopes) -> Crystal:
     return with_species(crystal, found)
 
 
+def is_natural(crystal: Crystal, atom: int) -> bool:
+    """Whether an atom is the natural element by its label, mass and lengths."""
+    natural = species_named(crystal.elements[atom])
+    return (
+        crystal.symbols[atom] == natural.label
+        and abs(float(crystal.masses_u[atom]) / natural.mass_u - 1) < _NATURAL
+        and _has_lengths(crystal, atom, natural)
+    )
+
+
+def _has_lengths(crystal: Crystal, atom: int, species: Species) -> bool:
+    return (
+        float(crystal.scattering_length[atom]) == species.length
+        and float(crystal.incoherent_barn[atom]) == species.incoherent_barn
+    )
+
+
 def species_words(crystal: Crystal) -> tuple[str, ...]:
     """Say for every species that is not the natural element what is used for it."""
     told: dict[str, None] = {}
     for k, label in enumerate(crystal.symbols):
+        if is_natural(crystal, k):
+            continue
         natural = species_named(crystal.elements[k])
         mass, length = float(crystal.masses_u[k]), float(crystal.scattering_length[k])
         incoherent = float(crystal.incoherent_barn[k])
-        same_mass = abs(mass / natural.mass_u - 1) < _NATURAL
-        same_length = length == natural.length and incoherent == natural.incoherent_barn
-        if same_mass and same_length and label == natural.label:
-            continue
         words = f"{label}: mass {mass:.6g} u, coherent length {10 * length:.4g} fm, incoherent "
         words += f"{incoherent:.4g} barn"
         if label != natural.label:
             words += f", absorption {species_named(label).absorption_barn:.4g} barn at 1.798 A"
-        elif same_length:
+        elif _has_lengths(crystal, k, natural):
             words += "; the mass is the file's and no isotope's, the lengths are natural (name "
             words += "isotopes to change them)"
         told[words] = None

@@ -11,6 +11,7 @@ import gzip
 import io
 import re
 import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -135,6 +136,7 @@ def parse_structure(path: Path) -> FileCell:
     """
     if path.suffix in CASTEP_SUFFIXES:
         return _castep_cell(path)
+    refuse_abinit(path)
     text = read_structure_text(path)
     try:
         if is_phonopy_file(text):
@@ -148,6 +150,7 @@ def parse_structure(path: Path) -> FileCell:
             if cell is None:
                 raise InputError("no unit_cell section")
             refuse_unreal(cell.cell, cell.scaled_positions)
+            _refuse_other_masses(reader)
             return FileCell(
                 lattice=cell.cell,
                 positions=cell.scaled_positions,
@@ -174,13 +177,41 @@ def parse_structure(path: Path) -> FileCell:
             "OrderDisorderedStructureTransformation) and give that file."
         )
     if labels is None:
-        labels = tuple(_site_label(site) for site in structure)
+        labels = tuple(getattr(s.specie, "element", s.specie).symbol for s in structure)
     known = {label: species_named(label) for label in dict.fromkeys(labels)}
     return FileCell(
         lattice=structure.lattice.matrix,
         positions=structure.frac_coords,
         species=tuple(known[label] for label in labels),
     )
+
+
+def refuse_abinit(path: Path) -> None:
+    """Raise for a DDB of Abinit, with what makes phonopy's files of it."""
+    if path.name.upper().endswith(("DDB", "DDB.NC")):
+        raise InputError(
+            f"structure: {path} is a DDB of Abinit, which neither Euphonic nor phonopy reads; "
+            "expected phonopy's files. Convert it where anaddb and abipy are installed: "
+            "abilab.abiopen(FILE).anaget_phonopy_ifc(output_dir_path=FOLDER) writes POSCAR, "
+            "FORCE_CONSTANTS and BORN; give that POSCAR"
+        )
+
+
+def _refuse_other_masses(reader: Any) -> None:
+    """Raise where sections of a phonopy file give atoms masses that its unit cell does not have."""
+    unit = reader.unitcell
+    ours = {(s, round(float(m), 3)) for s, m in zip(unit.symbols, unit.masses, strict=True)}
+    for name, cell in (("primitive_cell", reader.primitive), ("supercell", reader.supercell)):
+        if cell is None or cell.masses is None:
+            continue
+        theirs = {(s, round(float(m), 3)) for s, m in zip(cell.symbols, cell.masses, strict=True)}
+        other = sorted(theirs - ours)
+        if other:
+            symbol, mass = other[0]
+            raise InputError(
+                f"structure: {name} gives {symbol} the mass {mass:g} u, which unit_cell does not; "
+                "expected the same masses in all sections. Change those of unit_cell as well"
+            )
 
 
 def castep_constants(path: Path) -> Any:
@@ -212,12 +243,18 @@ def castep_constants(path: Path) -> Any:
 def _castep_cell(path: Path) -> FileCell:
     crystal = castep_constants(path).crystal
     masses = crystal.atom_mass.to("unified_atomic_mass_unit").magnitude
-    pairs = zip(crystal.atom_type, masses, strict=True)
+    labels = castep_symbols(crystal.atom_type)
+    pairs = zip(labels, masses, strict=True)
     return FileCell(
         lattice=crystal.cell_vectors.to("angstrom").magnitude,
         positions=np.asarray(crystal.atom_r),
-        species=tuple(species_of_mass(str(s), float(m)) for s, m in pairs),
+        species=tuple(species_of_mass(s, float(m)) for s, m in pairs),
     )
+
+
+def castep_symbols(types: Iterable[str]) -> list[str]:
+    """Chemical symbols of CASTEP's species, which may go on as in ``H:tag``."""
+    return [str(s).partition(":")[0] for s in types]
 
 
 def _object_cell(given: Any) -> FileCell:
@@ -265,11 +302,70 @@ def phonopy_species(cell: Any) -> tuple[Species, ...]:
     return tuple(known[pair] for pair in pairs)
 
 
-def _site_label(site: Any) -> str:
-    """Chemical symbol of a site of a CIF, where the parser takes D for H."""
-    symbol = getattr(site.specie, "element", site.specie).symbol
-    heavy = re.match(r"[DT](?![a-z])", str(site.label or ""))
-    return heavy[0] if symbol == "H" and heavy else symbol
+def _cif_isotopes(text: str) -> tuple[str, dict[str, str]]:
+    """CIF with elements for the isotopes of its sites, and the isotope by the site's new label.
+
+    A parser takes D for H and leaves 7Li out.
+
+    Raises
+    ------
+    InputError
+        If an isotope shares its site, or a label may be an isotope or the number of a site.
+    """
+    from pymatgen.io.cif import CifFile
+
+    file: Any = CifFile.from_str(text)
+    found: dict[str, str] = {}
+    for block in file.data.values():
+        labels = block.data.get("_atom_site_label")
+        if not isinstance(labels, list):
+            continue
+        types = block.data.get("_atom_site_type_symbol")
+        occupancy = block.data.get("_atom_site_occupancy", ["1"] * len(labels))
+        kinds = [
+            _cif_isotope(label, None if types is None else types[k])
+            for k, label in enumerate(labels)
+        ]
+        for k, kind in enumerate(kinds):
+            if kind is None:
+                continue
+            if float(re.sub(r"\(.*", "", occupancy[k])) < 1:
+                raise InputError(
+                    f"structure: the isotope {kind} shares the site {labels[k]!r} with others; "
+                    "expected one species. Name the element there, and say isotopes: "
+                    f"{{{element_of(kind)}: {{{kind}: 0.5, ...}}}}"
+                )
+            labels[k] = f"{element_of(kind)}isotope{k}"
+            found[labels[k]] = kind
+            if types is not None:
+                types[k] = element_of(kind)
+    return (str(file) if found else text), found
+
+
+def _cif_isotope(label: str, kind: str | None) -> str | None:
+    """Isotope that the label and the type of a site of a CIF name; None for a natural element."""
+    pattern = r"(\d+[A-Z][a-z]?|[DT](?![a-z]))"
+    named = re.match(pattern, label if kind is None else kind)
+    if named is not None:
+        return species_named(named[0]).label
+    if kind is None:
+        return None
+    by_label = re.match(pattern, label)
+    if by_label is None:
+        return None
+    symbol = re.sub(r"[^A-Za-z].*", "", kind)
+    if by_label[0] in ("D", "T"):
+        return by_label[0] if symbol == "H" else None
+    try:
+        isotope = species_named(by_label[0]).label
+    except InputError:
+        return None
+    if element_of(isotope) != symbol:
+        return None
+    raise InputError(
+        f"structure: the site {label!r} of type {kind} may be an isotope or a number; expected "
+        f"the type {isotope} for the isotope, or a label such as {symbol}1"
+    )
 
 
 def _pymatgen_structure(path: Path, text: str) -> tuple[Any, tuple[str, ...] | None]:
@@ -280,9 +376,13 @@ def _pymatgen_structure(path: Path, text: str) -> tuple[Any, tuple[str, ...] | N
             refuse_announced_atoms(text, "cif")
             from pymatgen.io.cif import CifParser
 
+            text, isotopes = _cif_isotopes(text)
             parser = CifParser.from_str(text, occupancy_tolerance=1.0)
-            found = parser.parse_structures(primitive=False, on_error="raise")
-            return found[0], None
+            found = parser.parse_structures(primitive=False, on_error="raise")[0]
+            if not isotopes:
+                return found, None
+            sites = (isotopes.get(str(s.label), getattr(s.specie, "symbol", "")) for s in found)
+            return found, tuple(sites)
         from pymatgen.io.vasp import Poscar
 
         text, labels = _plain_species(_with_species_line(text))
@@ -301,7 +401,7 @@ def _plain_species(text: str) -> tuple[str, tuple[str, ...] | None]:
     lines = text.splitlines()
     if len(lines) < 7:
         return text, None
-    names, counts = lines[5].split(), lines[6].split()
+    names, counts = (re.split(r"[!#]", line)[0].split() for line in lines[5:7])
     if len(names) != len(counts) or not all(c.isdigit() for c in counts):
         return text, None
     plain = [re.split(r"[_/]", name)[0] for name in names]  # Si_pv and Si/hash are VASP's
@@ -309,7 +409,7 @@ def _plain_species(text: str) -> tuple[str, tuple[str, ...] | None]:
         return text, None
     labels = canonical_labels(plain)
     refuse_announced_atoms(text, "poscar")
-    lines[5] = " ".join(element_of(label) for label in labels)
+    lines[5:7] = " ".join(element_of(label) for label in labels), " ".join(counts)
     sites = tuple(label for label, n in zip(labels, counts, strict=True) for _ in range(int(n)))
     return "\n".join(lines) + "\n", sites
 

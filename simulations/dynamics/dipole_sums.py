@@ -63,6 +63,8 @@ def way_of(dipole: Dipole) -> str:
 def with_dipole_sum(model: ForceConstantModel, way: str) -> ForceConstantModel:
     """The model with its dipoles summed another way; itself where there are none.
 
+    ``converged`` leaves constants that were made for a full Ewald sum, CASTEP's, to theirs.
+
     Raises
     ------
     InputError
@@ -71,8 +73,12 @@ def with_dipole_sum(model: ForceConstantModel, way: str) -> ForceConstantModel:
     if way not in WAYS:
         raise InputError(f"dipole_sum is {way!r}; expected one of {', '.join(WAYS)}")
     dipole = model.reference.dipole
-    if dipole is None or way == way_of(dipole):
+    if dipole is None or way == way_of(dipole) or (way == "converged" and dipole.ewald > 1):
         return model
+    return _summed(model, dipole, way)
+
+
+def _summed(model: ForceConstantModel, dipole: Dipole, way: str) -> ForceConstantModel:
     return replace(model, reference=replace(model.reference, dipole=_changed(dipole, way)))
 
 
@@ -94,7 +100,7 @@ def compare_dipole_sums(model: ForceConstantModel) -> DipoleSums | None:
     for way in WAYS:
         if way == used:
             continue
-        other = with_dipole_sum(model, way)
+        other = _summed(model, dipole, way)
         if DipoleSum.count(other.crystal, _changed(dipole, way)) * pairs > MOST_TERMS:
             largest[way] = float("nan")
         else:

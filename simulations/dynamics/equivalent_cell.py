@@ -14,7 +14,7 @@ import numpy as np
 import spglib
 
 from simulations.arrays import FloatArray, IntArray
-from simulations.crystal import Crystal, quiet_spglib
+from simulations.crystal import Crystal, is_natural, quiet_spglib
 from simulations.dynamics.bonds import PairForceConstants
 from simulations.errors import InputError
 
@@ -44,7 +44,7 @@ def carried_onto(crystal: Crystal, constants: PairForceConstants) -> PairForceCo
     Parameters
     ----------
     crystal : Crystal
-        Cell wanted. Where it names no isotope, species are those of the constants.
+        Cell wanted. Where its species are the natural ones, those of the constants are used.
     constants : PairForceConstants
 
     Returns
@@ -100,13 +100,13 @@ def _formula(crystal: Crystal) -> str:
 
 
 def _with_species_of(crystal: Crystal, other: Crystal, atom: IntArray) -> Crystal:
-    """Our crystal with their species on sites for which ours names no isotope."""
+    """Our crystal with their species on sites where ours are the natural ones."""
     theirs = np.argsort(atom)
     symbols = list(crystal.symbols)
     masses = crystal.masses_u.copy()
     length, incoherent = crystal.scattering_length.copy(), crystal.incoherent_barn.copy()
     for a, b in enumerate(theirs):
-        if crystal.symbols[a] != crystal.elements[a]:
+        if not is_natural(crystal, a):
             continue
         symbols[a], masses[a] = other.symbols[b], other.masses_u[b]
         length[a], incoherent[a] = other.scattering_length[b], other.incoherent_barn[b]

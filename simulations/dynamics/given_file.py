@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from simulations.arrays import FloatArray
+from simulations.constants import COULOMB_EV_A
 from simulations.crystal import (
     CASTEP_SUFFIXES,
     FILE_SYMPREC_A,
@@ -15,8 +18,11 @@ from simulations.crystal import (
     builtin_crystals,
     builtin_entry,
     castep_constants,
+    castep_symbols,
+    refuse_abinit,
 )
 from simulations.dynamics.bonds import PairForceConstants
+from simulations.dynamics.dipole_sums import FULL_EWALD
 from simulations.dynamics.phonopy_file import from_phonopy, load_phonopy
 from simulations.dynamics.supercell import from_representatives
 from simulations.errors import InputError, NoForceConstantsError
@@ -60,12 +66,7 @@ def read_force_constants(
     path = Path(source)
     if path.suffix in CASTEP_SUFFIXES:
         return from_euphonic(castep_constants(path), source=str(path), symprec_A=symprec_A)
-    if path.name.upper().endswith("DDB"):
-        raise InputError(
-            f"force constants: {path} is a DDB of Abinit, which no library that Beamsteer uses "
-            "reads; expected force constants. Interpolate it with anaddb, or convert it with "
-            "abipy (abiview.py ddb, ddb.anaget_phonopy_ifc), and give the phonopy files"
-        )
+    refuse_abinit(path)
     phonon, cell, notes = load_phonopy(path, supercell_matrix=supercell_matrix)
     return from_phonopy(
         phonon, source=str(path), symprec_A=symprec_A, species=cell.species, notes=notes
@@ -131,6 +132,7 @@ def from_cells(
     table: Any,
     source: str,
     symprec_A: float,
+    charges: dict[str, Any] | None = None,
 ) -> PairForceConstants:
     """Force constants listed from the home cell to every cell of a supercell.
 
@@ -141,7 +143,9 @@ def from_cells(
         Rows in vectors of the cell.
     cells : (cells, 3) int64
     table : (cells, atoms, 3, atoms, 3) float64
-        Atom of the home cell first, eV/angstrom^2.
+        Atom of the home cell first, eV/angstrom^2; dipoles included.
+    charges : dict or None
+        phonopy's ``nac_params``, if polar.
     """
     from phonopy import Phonopy
 
@@ -161,34 +165,66 @@ def from_cells(
         steps = [known[key] for key in code(where - where[s])]
         full[s] = np.asarray(table)[steps, unit[s], :, unit, :]
     phonon.force_constants = full
+    if charges is not None:
+        phonon.nac_params = charges
     return from_phonopy(phonon, source=source, symprec_A=symprec_A)
 
 
 def from_euphonic(
     found: Any, *, source: str = "a Euphonic object", symprec_A: float = FILE_SYMPREC_A
 ) -> PairForceConstants:
-    """Force constants of a ``euphonic.ForceConstants`` without Born charges.
+    """Force constants of a ``euphonic.ForceConstants``.
 
-    Raises
-    ------
-    InputError
-        If there are charges: the constants are then not the total ones.
+    Where there are Born charges, the object's constants leave out the dipoles of the supercell.
+    They are put in again, and our sum is set to the full Ewald sum that such constants are made
+    for. Energies are then Euphonic's, but for its acoustic sum rule (``asr``): ours is the one in
+    real space, with the symmetry of the space group and neutral charges. Its ``splitting`` at
+    Gamma itself is ours a little beside Gamma.
     """
     from phonopy.structure.atoms import PhonopyAtoms
 
     crystal = found.crystal
     n = crystal.n_atoms
     cell = PhonopyAtoms(
-        symbols=[str(s) for s in crystal.atom_type],
+        symbols=castep_symbols(crystal.atom_type),
         cell=crystal.cell_vectors.to("angstrom").magnitude,
         scaled_positions=crystal.atom_r,
         masses=crystal.atom_mass.to("unified_atomic_mass_unit").magnitude,
     )
-    table = found.force_constants.to("eV/angstrom**2").magnitude.reshape(-1, n, 3, n, 3)
+    table = found.force_constants.to("eV/angstrom**2").magnitude
+    charges = None
     if found.born is not None:
-        raise InputError(
-            f"force constants: {source} has Born charges, and its constants leave the dipole part "
-            "out in Euphonic's way; expected a crystal without charges, or total constants. "
-            "Make the constants with phonopy (phonopy --castep) and give those with BORN"
-        )
-    return from_cells(cell, found.sc_matrix, found.cell_origins, table, source, symprec_A)
+        table = table - _without_dipoles(found)
+        charges = {
+            # Euphonic contracts the second index of a charge with q, phonopy the first
+            "born": found.born.to("e").magnitude.transpose(0, 2, 1),
+            "dielectric": found.dielectric.to("e**2/(bohr*hartree)").magnitude,
+            "factor": COULOMB_EV_A,
+        }
+    given = from_cells(
+        cell,
+        found.sc_matrix,
+        found.cell_origins,
+        table.reshape(-1, n, 3, n, 3),
+        source,
+        symprec_A,
+        charges,
+    )
+    if given.dipole is None:
+        return given
+    note = "polar: the file's constants go without dipoles, which a full Ewald sum puts in"
+    dipole = replace(given.dipole, ewald=FULL_EWALD)
+    return replace(given, dipole=dipole, notes=(*given.notes, note))
+
+
+def _without_dipoles(found: Any) -> FloatArray:
+    """What Euphonic makes of no constants at all: the dipoles of the supercell, negative."""
+    zero = type(found).from_total_fc_with_dipole(
+        found.crystal,
+        0 * found.force_constants,
+        found.sc_matrix,
+        found.cell_origins,
+        born=found.born,
+        dielectric=found.dielectric,
+    )
+    return zero.force_constants.to("eV/angstrom**2").magnitude

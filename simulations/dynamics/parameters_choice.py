@@ -27,8 +27,9 @@ class ParametersSection(Section):
     dipole_sum: Literal["converged", "phonopy", "ewald"] = Field(
         default="converged",
         description="how dipoles of a polar crystal are summed: with phonopy's Ewald parameter to "
-        "convergence, with phonopy's own cut-off, or as a full Ewald sum; notes of results say "
-        "what the others would give",
+        "convergence (constants of CASTEP: as a full Ewald sum, for which they are made), with "
+        "phonopy's own cut-off, or as a full Ewald sum; notes of results say what the others "
+        "would give",
     )
 
     @field_validator("free")

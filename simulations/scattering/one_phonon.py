@@ -60,13 +60,18 @@ def _coth(energy: FloatArray, temperature_K: float) -> FloatArray:
     return 1 + 2 * bose(energy, temperature_K)
 
 
-def default_zone(crystal: Crystal) -> ZonePoints:
+def default_zone(crystal: Crystal, divisions: tuple[int, int, int] | None = None) -> ZonePoints:
     """Points for Debye-Waller tensors: two meshes, extrapolated to an infinitely fine one.
 
     Long acoustic waves make the error of one mesh proportional to its step, 1 % at a step of
     0.12 1/angstrom; twice a mesh less one of double step removes it. Some weights are negative.
+    The finer one has ``divisions``, those of `converged_displacements` for example; None: a fixed
+    step, with which tensors of most crystals are within 1e-3 and those of soft ones are not.
     """
-    coarse = np.array(mesh_divisions(crystal, _MESH_STEP))
+    if divisions is None:
+        coarse = np.array(mesh_divisions(crystal, _MESH_STEP))
+    else:
+        coarse = np.array(divisions) // 2
     near = irreducible_mesh(crystal, 2 * coarse, shifted=True)
     far = irreducible_mesh(crystal, coarse, shifted=True)
     return ZonePoints(
@@ -202,6 +207,8 @@ def displacement_gradients(
 ) -> tuple[FloatArray, FloatArray]:
     """Displacement tensors and their derivatives by the free parameters.
 
+    Without points, on those of `converged_displacements`, so that the tensors are the same.
+
     Returns
     -------
     tensors : (atoms, 3, 3) float64
@@ -209,8 +216,10 @@ def displacement_gradients(
     gradients : (K, atoms, 3, 3) float64
         angstrom^2 per eV/angstrom^2.
     """
-    zone = default_zone(model.crystal) if zone is None else zone
     crystal = model.crystal
+    if zone is None:
+        found = converged_displacements(model, temperature_K, phi)
+        zone = default_zone(crystal, found.divisions)
     energies, vectors = modes(model, zone.q_cart, phi)
     tensors = _displacements(crystal, energies, vectors, zone, temperature_K, None)
     live = energies > STABLE_MEV

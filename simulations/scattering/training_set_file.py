@@ -76,7 +76,11 @@ def write_training_set(
             if progress is not None:
                 progress("simulating spectra", rows.stop / plan.sets)
         store.attrs.update(
-            format=FORMAT, seed=plan.seed, drawn=drawn, temperature_K=path.temperature_K
+            format=FORMAT,
+            seed=plan.seed,
+            drawn=drawn,
+            temperature_K=path.temperature_K,
+            displacement_error=plan.displacement_error,
         )
     part.replace(target)
 

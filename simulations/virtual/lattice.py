@@ -481,13 +481,30 @@ def _mean_square(
     symmetric: bool,
     points: int = 8000,
 ) -> FloatArray:
-    """<u u> of every atom (atoms, 3, 3), angstrom^2, on a mesh shifted off Gamma.
+    """<u u> of every atom (atoms, 3, 3), angstrom^2, on two meshes shifted off Gamma.
 
-    ``sum over modes of hbar^2 / (2 m E) coth(E / 2kT) e e^dagger``, averaged over the mesh.
+    ``sum over modes of hbar^2 / (2 m E) coth(E / 2kT) e e^dagger``, averaged over each mesh. Long
+    sound waves make the error proportional to the step (1 % at 300 K), so twice the finer mesh less
+    the coarser one is free of it.
     """
     lengths = np.linalg.norm(crystal.reciprocal, axis=1)
-    shape = np.maximum(np.rint(lengths * (points / np.prod(lengths)) ** (1 / 3)), 4)
-    fraction = _grid_fractions(shape.astype(np.int64), 0.5)
+    wanted = 0.5 * lengths * (points / np.prod(lengths)) ** (1 / 3)
+    shape = np.maximum(np.rint(wanted), 2).astype(np.int64)
+    coarse, fine = (_mesh_mean(crystal, forces, temperature_K, k * shape) for k in (1, 2))
+    total = 2 * fine - coarse
+    if symmetric:  # the shifted mesh need not be
+        group = space_group_operations(crystal)
+        carried = np.einsum("gab,kbc,gdc->gkad", group.cartesian, total, group.cartesian)
+        total = np.zeros_like(total)
+        for permutation, tensors in zip(group.permutation, carried, strict=True):
+            total[permutation] += tensors / len(group)
+    return total
+
+
+def _mesh_mean(
+    crystal: Crystal, forces: VirtualForces, temperature_K: float, shape: IntArray
+) -> FloatArray:
+    fraction = _grid_fractions(shape, 0.5)
     n = 3 * crystal.n_atoms
     total = np.zeros((crystal.n_atoms, 3, 3))
     for start in range(0, len(fraction), BATCH):
@@ -496,11 +513,4 @@ def _mean_square(
         both = occupied(energy, temperature_K) + occupied(-energy, temperature_K)
         e = e.reshape(-1, crystal.n_atoms, 3, n)
         total += np.einsum("qs,qkas,qkbs->kab", both, e, e.conj(), optimize=True).real
-    total *= HBAR2_PER_2U / len(fraction) / crystal.masses_u[:, None, None]
-    if symmetric:  # the shifted mesh need not be
-        group = space_group_operations(crystal)
-        carried = np.einsum("gab,kbc,gdc->gkad", group.cartesian, total, group.cartesian)
-        total = np.zeros_like(total)
-        for permutation, tensors in zip(group.permutation, carried, strict=True):
-            total[permutation] += tensors / len(group)
-    return total
+    return total * (HBAR2_PER_2U / len(fraction) / crystal.masses_u[:, None, None])

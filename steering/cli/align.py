@@ -64,7 +64,7 @@ def align(
         None if propagation is None else three_numbers(propagation, "--propagation", "0.5,0.5,0.5")
     )
 
-    from simulations.crystal import builtin_crystals, read_crystal
+    from simulations.crystal import builtin_crystals, read_crystal, with_isotopes
     from steering.experiment import dump_experiment, load_experiment, with_absolute_files
 
     described = None if experiment is None else load_experiment(experiment)
@@ -78,7 +78,9 @@ def align(
     else:
         assert described is not None  # noqa: S101 - checked above
         assert experiment is not None  # noqa: S101
-        crystal = read_crystal(structure_of(described, experiment.parent))
+        crystal = with_isotopes(
+            read_crystal(structure_of(described, experiment.parent)), described.sample.made_of
+        )
     with terminal.progress("align", quiet=json) as progress:
         report = align_files(
             files,

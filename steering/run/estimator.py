@@ -26,6 +26,7 @@ from model_server.posterior import (
     usable_cells,
 )
 from simulations.arrays import BoolArray, FloatArray
+from simulations.crystal import species_words
 from simulations.fold import (
     CanRate,
     CellSums,
@@ -287,6 +288,7 @@ def _first_guess_of(measurement: Measurement) -> FirstGuess | None:
             parameter_names=measurement.model.names,
             path_hkl=measurement.path.centres_hkl(),
             energy_edges_meV=measurement.energy.edges_meV,
+            isotopes=species_words(measurement.crystal),
         )
     )
     return bundle

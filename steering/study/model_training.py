@@ -16,6 +16,7 @@ from model_server.training import (
     simulate_spectra,
     train_bundle,
 )
+from simulations.crystal import species_words
 from simulations.errors import InputError
 from steering.experiment import Experiment, Measurement, build_measurement
 
@@ -130,6 +131,7 @@ def train(
             parameter_names=measurement.model.names,
             path_hkl=measurement.path.centres_hkl(),
             energy_edges_meV=measurement.energy.edges_meV,
+            isotopes=species_words(measurement.crystal),
         ),
         grid=grid,
         prior=measurement.box,

@@ -1,6 +1,7 @@
 """Bundles: saved, loaded, refused."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -117,6 +118,17 @@ def test_another_experiment_is_refused_by_what_differs(folder):
     )
     with pytest.raises(BundleMismatchError, match="parameter names and energy axis differ"):
         bundle.check(other)
+
+
+def test_a_sample_of_isotopes_takes_no_bundle_of_the_natural_one(folder):
+    bundle = Bundle.load(folder)
+    enriched = replace(DOMAIN, isotopes=("76Ge: mass 75.92 u",))
+    with pytest.raises(BundleMismatchError, match="isotopes differ"):
+        bundle.check(enriched)
+    other = replace(bundle, card={**bundle.card, "experiment": {"parts": enriched.parts()}})
+    other.check(enriched)
+    with pytest.raises(BundleMismatchError, match="isotopes differ"):
+        other.check(DOMAIN)
 
 
 def test_files_are_readable_and_hold_no_pickle(folder):

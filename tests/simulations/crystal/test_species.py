@@ -117,15 +117,56 @@ def test_a_mass_that_is_one_isotopes_brings_its_lengths(tmp_path):
     assert crystal.incoherent_barn[0] == pytest.approx(2.05)
 
 
-def test_a_cif_keeps_its_deuterium(tmp_path):
+CIF = (
+    "data_x\n_cell_length_a 4\n_cell_length_b 4\n_cell_length_c 4\n_cell_angle_alpha 90\n"
+    "_cell_angle_beta 90\n_cell_angle_gamma 90\n_symmetry_space_group_name_H-M 'P 1'\nloop_\n"
+    "_atom_site_label\n_atom_site_type_symbol\n_atom_site_fract_x\n_atom_site_fract_y\n"
+    "_atom_site_fract_z\n_atom_site_occupancy\n{site} 0 0 0 1\nF1 F .5 .5 .5 1\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("site", "species"),
+    [
+        ("D1 D", "D"), ("D1 H", "D"), ("H1 D", "D"), ("H1 2H", "D"), ("D1 D+", "D"), ("H1 H", "H"),
+        ("7Li1 7Li", "7Li"), ("Li1 7Li", "7Li"), ("Li7 Li", "Li"), ("Dy1 Dy", "Dy"), ("D1 C", "C"),
+    ],
+)  # fmt: skip
+def test_a_cif_keeps_its_isotopes(tmp_path, site, species):
     path = tmp_path / "a.cif"
-    path.write_text(
-        "data_x\n_cell_length_a 4\n_cell_length_b 4\n_cell_length_c 4\n_cell_angle_alpha 90\n"
-        "_cell_angle_beta 90\n_cell_angle_gamma 90\n_symmetry_space_group_name_H-M 'P 1'\nloop_\n"
-        "_atom_site_label\n_atom_site_type_symbol\n_atom_site_fract_x\n_atom_site_fract_y\n"
-        "_atom_site_fract_z\nD1 D 0 0 0\nLi1 Li .5 .5 .5\n"
-    )
-    assert set(read_crystal(path).symbols) == {"D", "Li"}
+    path.write_text(CIF.format(site=site))
+    assert set(read_crystal(path).symbols) == {species, "F"}
+
+
+def test_isotopes_of_a_cif_that_cannot_be_told_are_refused(tmp_path):
+    path = tmp_path / "a.cif"
+    path.write_text(CIF.format(site="7Li1 Li"))
+    with pytest.raises(ValueError, match="may be an isotope or a number; expected the type 7Li"):
+        read_crystal(path)
+    path.write_text(CIF.format(site="H1 H") + "D1 D 0 0 0 0.5\n")
+    with pytest.raises(ValueError, match="isotope D shares the site 'D1'"):
+        read_crystal(path)
+
+
+@pytest.mark.parametrize(
+    "lines", ["D 7Li ! deuterated\n1 1", "D 7Li\n1 1 # of each", "D_h 7Li_sv\n1 1"]
+)
+def test_remarks_of_a_poscar_hide_no_isotope(tmp_path, lines):
+    text = CUBIC.replace("{species}\n1 1", lines)
+    (tmp_path / "POSCAR").write_text(text)
+    assert read_crystal(tmp_path / "POSCAR").symbols == ("D", "7Li")
+
+
+def test_masses_of_one_section_of_a_phonopy_file_alone_are_refused(tmp_path):
+    path = tmp_path / "phonopy.yaml"
+    text = PHONOPY.format(symbol="Si", mass=28.0855)
+    unit = text[text.index("unit_cell:") :]
+    other = unit.replace("unit_cell", "primitive_cell").replace("28.0855", "29.9738")
+    path.write_text(text + other)
+    with pytest.raises(ValueError, match="primitive_cell gives Si the mass 29.974 u"):
+        read_crystal(path)
+    path.write_text(text.replace("28.0855", "29.9738") + other)
+    assert read_crystal(path).symbols == ("30Si", "Li")
 
 
 def test_isotopes_are_given_to_a_crystal_that_names_none():

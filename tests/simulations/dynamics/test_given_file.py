@@ -1,18 +1,27 @@
 from __future__ import annotations
 
 import shutil
+import struct
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from simulations.crystal import parse_structure, read_crystal, with_isotopes
+from simulations.crystal import (
+    castep_constants,
+    parse_structure,
+    place_structure,
+    read_crystal,
+    with_isotopes,
+)
 from simulations.dynamics import (
     carried_onto,
+    compare_dipole_sums,
     force_constant_model,
     modes,
     phonon_dos,
     read_force_constants,
+    with_dipole_sum,
 )
 from simulations.dynamics.given_file import from_euphonic
 from simulations.dynamics.phonopy_file import load_phonopy
@@ -23,6 +32,7 @@ from tests.simulations.phonon_oracles import (
     SUPERCELLS,
     euphonic_constants,
     germanium,
+    phonopy_model,
     zone_vectors,
 )
 
@@ -140,8 +150,9 @@ def test_forces_of_the_folder_of_the_program_are_not_taken(shared_data, tmp_path
 
 
 def test_abinits_database_is_named_with_what_reads_it(tmp_path):
-    with pytest.raises(InputError, match="abipy"):
-        read_force_constants(tmp_path / "run_DDB")
+    for read in (read_force_constants, read_crystal):
+        with pytest.raises(InputError, match="DDB of Abinit.*anaget_phonopy_ifc"):
+            read(tmp_path / "run_DDB")
 
 
 # ------------------------------------------------------------------------------------- isotopes
@@ -233,8 +244,6 @@ def test_an_isotope_on_part_of_the_sites_moves_the_energies_by_its_mass(shared_d
 def test_constants_of_an_equivalent_cell_are_carried_onto_the_experiments(
     shared_data, tmp_path, name
 ):
-    from simulations.crystal import place_structure
-
     path = given(shared_data, tmp_path, name)
     if name == "ZnO":
         shutil.copy(shared_data / "phonopy-test" / "ZnO" / "BORN", tmp_path / "BORN")
@@ -294,12 +303,108 @@ def test_constants_pass_through_euphonic(shared_data, name):
     np.testing.assert_allclose(modes(back, q)[0], modes(model, q)[0], atol=1e-5)
 
 
+def placed_again(model, x):
+    """Fractional q of the model's own cell, 1/angstrom, in the frame where that cell is placed."""
+    cell = model.crystal
+    place = place_structure(cell.lattice, cell.positions, cell.elements)
+    return x @ cell.reciprocal @ place.rotation.T
+
+
 @pytest.mark.shared_data
-def test_constants_without_their_dipole_part_are_refused(shared_data):
+@pytest.mark.parametrize("name", ["NaCl", "ZnO", "mp-28163"])
+def test_constants_of_a_polar_crystal_give_euphonics_energies(shared_data, name):
     pytest.importorskip("euphonic", reason="euphonic is the reader")
-    model = model_of(read_force_constants(shared_data / "phonopy-test" / "NaCl"))
-    with pytest.raises(InputError, match="leave the dipole part out"):
-        from_euphonic(euphonic_constants(model))
+    _, model = phonopy_model(shared_data, name)
+    found = euphonic_constants(model)  # without their dipoles, as CASTEP writes them
+    read = from_euphonic(found)
+    ours = model_of(read)
+    assert "full Ewald sum" in read.notes[-1]
+    assert with_dipole_sum(ours, "converged") is ours  # an experiment that asks for nothing
+    x = np.random.default_rng(4).uniform(-0.5, 0.5, (10, 3))
+    q = placed_again(model, x)
+    theirs = found.calculate_qpoint_frequencies(
+        x, asr=None, dipole=True, reduce_qpts=False, use_c=False
+    )
+    energies = np.sort(theirs.frequencies.to("meV").magnitude, axis=1)
+    np.testing.assert_allclose(modes(ours, q)[0], energies, atol=1e-6)
+    # constants as phonopy has them are the same, but for the convention of the sum
+    told = compare_dipole_sums(ours)
+    assert told.used == "ewald"
+    plain = replace(ours.reference, dipole=model.reference.dipole)
+    np.testing.assert_allclose(
+        modes(replace(ours, reference=plain), q)[0],
+        modes(model, x @ model.crystal.reciprocal)[0],
+        atol=1e-6 if name == "NaCl" else 1.0,
+    )
+
+
+def write_castep(path, found, symbols):
+    """What Euphonic reads of a ``.castep_bin``: records of Fortran, big-endian, atomic units."""
+
+    def record(data):
+        size = struct.pack(">i", len(data))
+        return size + data + size
+
+    def entry(name, data=b""):
+        return record(name.encode().ljust(30)) + (record(data) if data else b"")
+
+    def reals(array):
+        return np.ascontiguousarray(array, dtype=">f8").tobytes()
+
+    def whole(array):
+        return np.ascontiguousarray(array, dtype=">i4").tobytes()
+
+    crystal = found.crystal
+    names = list(dict.fromkeys(symbols))
+    counts = [symbols.count(s) for s in names]
+    positions = np.zeros((len(names), max(counts), 3))
+    for k, s in enumerate(names):
+        positions[k, : counts[k]] = crystal.atom_r[[t == s for t in symbols]]
+    masses = crystal.atom_mass.to("electron_mass").magnitude
+    table = found.force_constants.to("hartree/bohr**2").magnitude
+    path.write_bytes(
+        entry("BEGIN_PARAMETERS_DUMP", b"20.11")
+        + entry("BEGIN_UNIT_CELL")
+        + entry("CELL%NUM_IONS", whole(len(symbols)))
+        + entry("CELL%REAL_LATTICE", reals(crystal.cell_vectors.to("bohr").magnitude.T))
+        + entry("CELL%NUM_SPECIES", whole(len(names)))
+        + entry("CELL%NUM_IONS_IN_SPECIES", whole(counts))
+        + entry("CELL%IONIC_POSITIONS", reals(positions))
+        + entry("CELL%SPECIES_MASS", reals([masses[symbols.index(s)] for s in names]))
+        + entry("CELL%SPECIES_SYMBOL", b"".join(s.encode().ljust(8) for s in names))
+        + entry("END_UNIT_CELL")
+        + entry("FORCE_CON", whole(np.asarray(found.sc_matrix).T))
+        + record(reals(table.transpose(0, 2, 1)))
+        + record(whole(found.cell_origins))
+        + record(whole(1))
+        + entry("BORN_CHGS", reals(found.born.to("e").magnitude))
+        + entry("DIELECTRIC", reals(found.dielectric.to("e**2/(hartree*bohr)").magnitude.T))
+        + entry("END")
+    )
+
+
+@pytest.mark.shared_data
+@pytest.mark.parametrize("name", ["NaCl", "ZnO"])
+def test_a_polar_file_of_castep_is_read_with_the_isotope_of_its_mass(shared_data, tmp_path, name):
+    pytest.importorskip("euphonic", reason="euphonic is the reader")
+    _, model = phonopy_model(shared_data, name)
+    isotope = {"NaCl": {"Cl": "37Cl"}, "ZnO": {"O": "18O"}}[name]
+    heavy = with_isotopes(model.crystal, isotope)
+    model = force_constant_model(heavy, model.reference, None)
+    path = tmp_path / "crystal.castep_bin"
+    tagged = [f"{e}:tag" if e in isotope else e for e in heavy.elements]
+    write_castep(path, euphonic_constants(model), tagged)
+    read = read_force_constants(path)
+    crystal = read_crystal(path)
+    assert set(read.crystal.symbols) == set(crystal.symbols) == set(heavy.symbols)
+    ours = model_of(read)
+    x = np.random.default_rng(5).uniform(-0.5, 0.5, (10, 3))
+    theirs = castep_constants(path).calculate_qpoint_frequencies(
+        x, asr=None, reduce_qpts=False, use_c=False
+    )
+    energies = np.sort(theirs.frequencies.to("meV").magnitude, axis=1)
+    q = placed_again(model, x)
+    np.testing.assert_allclose(modes(ours, q)[0], energies, atol=1e-5)
 
 
 def test_an_ase_object_gives_its_constants(tmp_path):

@@ -10,12 +10,13 @@ from scipy.spatial.transform import Rotation
 
 from simulations.constants import HBAR2_OVER_U
 from simulations.crystal import laue_rotations
-from simulations.dynamics import eigenmodes, force_constant_model, modes
+from simulations.dynamics import eigenmodes, force_constant_model, modes, phonon_dos
 from simulations.reciprocal import ZonePoints, irreducible_mesh
 from simulations.scattering import (
     bragg_intensities,
     broadened,
     displacement_tensors,
+    incoherent_spectrum,
     one_phonon_lines,
 )
 from simulations.scattering.one_phonon import (
@@ -25,6 +26,7 @@ from simulations.scattering.one_phonon import (
     incoherent_elastic,
     one_phonon_pairs,
 )
+from simulations.virtual.lattice import build_lattice
 from tests.simulations.phonon_oracles import (
     aluminium,
     degenerate_sums,
@@ -331,3 +333,26 @@ def test_imaginary_modes_are_reported():
     model = aluminium()
     with pytest.raises(ValueError, match=r"% of the modes are imaginary, the lowest -"):
         displacement_tensors(model, 300.0, -model.values)
+
+
+@pytest.mark.shared_data
+@pytest.mark.parametrize("temperature", [5.0, 300.0])
+def test_every_route_to_the_mean_square_displacements_gives_the_same(shared_data, temperature):
+    _, model = phonopy_model(shared_data, "NaCl")
+    model = model.with_free(model.elements[:2])
+    crystal = model.crystal
+    expected = displacement_tensors(model, temperature)
+    routes = {
+        "with gradients": displacement_gradients(model, temperature)[0],
+        "virtual": build_lattice(model, model.values, temperature, table_spacing=0.3).mean_square,
+    }
+    axes = (np.array([3.0, 3.02]), np.array([-1.0, 1.0]))
+    elastic = incoherent_spectrum(
+        crystal, phonon_dos(model), *axes, displacement=expected, temperature_K=temperature,
+        resolution=0.05,
+    ).orders[0, 0, 0]  # fmt: skip
+    u2 = np.trace(expected, axis1=1, axis2=2) / 3
+    decay = np.exp(-np.mean([3.0**2, 3.0 * 3.02, 3.02**2]) * u2)
+    assert elastic * 2.0 == pytest.approx((decay * crystal.incoherent_barn).sum() / (4 * np.pi))
+    for tensors in routes.values():
+        np.testing.assert_allclose(tensors, expected, atol=1e-4 * expected.max())

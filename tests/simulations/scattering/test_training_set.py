@@ -101,6 +101,11 @@ def test_sets_may_have_their_own_debye_waller_factor():
         np.testing.assert_allclose(spectrum, want, rtol=1e-5, atol=1e-6 * want.max())
 
 
+def test_a_plan_says_how_far_its_own_displacements_are_from_converged_ones():
+    assert 1e-5 < plan(own_displacements=True).displacement_error < 5e-3
+    assert np.isnan(plan().displacement_error)
+
+
 def test_what_cannot_be_a_training_set_is_refused():
     this = plan()
     with pytest.raises(ValueError, match="restrict the prior"):

@@ -11,11 +11,14 @@ from structlog.testing import capture_logs
 
 from consumers.fold.folding import fold_events
 from simulations.crystal import read_crystal
+from simulations.dynamics import modes
+from simulations.fold.exposure import unpack_tensor
 from simulations.instrument import InstrumentSection, load_instrument
 from simulations.instrument.choice import ChopperSetting
 from simulations.instrument.pixel_table_file import write_pixel_table
 from simulations.likelihood import bytes_per_point
 from simulations.prior import load_prior
+from simulations.virtual.lattice import build_lattice
 from steering.experiment import Experiment, build_measurement, chosen_instrument, load_experiment
 from steering.experiment.fingerprint_file import fingerprint_of
 from steering.experiment.measurement import _sample, build_path
@@ -302,6 +305,46 @@ def test_constants_in_a_file_of_their_own_are_carried_onto_the_structure(shared_
     missing = section.model_copy(update={"force_constants": "nowhere.yaml"})
     with pytest.raises(ValueError, match=r"sample.force_constants is 'nowhere.yaml'"):
         _sample(experiment.model_copy(update={"sample": missing}), tmp_path)
+
+
+@pytest.mark.shared_data
+def test_masses_of_the_structures_own_file_outlast_constants_of_another(shared_data, tmp_path):
+    experiment = load_experiment(EXAMPLES / "ge-arcs.yaml")
+    constants = shared_data / "phonopy-test" / "NaCl" / "phonopy_disp.yaml"
+    atoms = "".join(
+        f"  - {{symbol: {s}, coordinates: {x}, mass: {m}}}\n"
+        for s, x, m in (("Na", "[0.5, 0.5, 0.5]", 22.98977), ("Cl", "[0, 0, 0]", 36.2))
+    )
+    (tmp_path / "phonopy.yaml").write_text(
+        "phonopy:\n  version: 4.8.6\nunit_cell:\n  lattice:\n  - [0.0, 2.84, 2.84]\n"
+        f"  - [2.84, 0.0, 2.84]\n  - [2.84, 2.84, 0.0]\n  points:\n{atoms}"
+    )
+    update = {"structure": "phonopy.yaml", "force_constants": str(constants)}
+    section = experiment.sample.model_copy(update=update)
+    crystal, reference = _sample(experiment.model_copy(update={"sample": section}), tmp_path)
+    assert sorted(crystal.masses_u) == pytest.approx([22.98977, 36.2])
+    assert reference.crystal is crystal
+
+
+def test_a_run_and_its_virtual_scan_see_the_isotope_of_the_sample_section():
+    plain, heavy = (
+        build_measurement(changed("sample", isotopes=isotopes), EXAMPLES)
+        for isotopes in (None, {"Ge": "76Ge"})
+    )
+    mass = plain.crystal.masses_u[0] / heavy.crystal.masses_u[0]
+    q = np.array([[0.3, 0.2, 0.1]])
+    energies = [modes(m.model, q)[0] for m in (plain, heavy)]
+    np.testing.assert_allclose(energies[1], np.sqrt(mass) * energies[0], rtol=1e-9)
+    # exposure: one-phonon weight b^2 / m with the Debye-Waller factor of the isotope
+    tensors = [m.exposure(30.0).tensor.sum(axis=(0, 1)) for m in (plain, heavy)]
+    weights = [np.trace(unpack_tensor(tensor, 2)).real for tensor in tensors]
+    b2 = (heavy.crystal.scattering_length[0] / plain.crystal.scattering_length[0]) ** 2
+    assert weights[1] / weights[0] == pytest.approx(mass * b2, rel=0.01)
+    virtual = [
+        build_lattice(m.model, m.model.values, 5.0, table_spacing=0.2) for m in (plain, heavy)
+    ]
+    assert (virtual[1].amplitude / virtual[0].amplitude) ** 2 == pytest.approx(mass * b2)
+    assert virtual[1].highest_meV / virtual[0].highest_meV == pytest.approx(np.sqrt(mass), rel=1e-3)
 
 
 @pytest.mark.parametrize(

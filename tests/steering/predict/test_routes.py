@@ -1,14 +1,19 @@
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 
+import h5py
 import numpy as np
 import pytest
 
-from simulations.dynamics import PhononDos
+from simulations.crystal import with_isotopes
+from simulations.dynamics import PhononDos, force_constant_model, modes
 from simulations.errors import InputError
 from simulations.prior import load_prior_record
+from steering import cli
 from steering.predict import (
+    PredictionRequest,
     Vibrations,
     force_field_route,
     formula,
@@ -16,12 +21,15 @@ from steering.predict import (
     optics,
     phonons,
     powder_map,
+    predict,
     stable,
     vibrations_of,
 )
 from steering.predict.route import Route, RouteUnavailableError, Structure
 from steering.predict.routes import ROUTES, FirstPossible, route_named
 from steering.predict.vibrations import Uncertainty
+from tests.simulations.dynamics.phonondb_ways import write_ways
+from tests.simulations.phonon_oracles import phonondb_crystal, zone_vectors
 
 
 @pytest.mark.parametrize("name", ["germanium", "niobium", "aluminium", "MnO"])
@@ -83,6 +91,78 @@ def test_isotopes_are_used_and_told():
     )
     assert any("76Ge: mass 75.9214 u, coherent length 8.2 fm" in a for a in found.approximations)
     assert not any("mass" in a for a in natural.approximations)
+
+
+@pytest.fixture(scope="module")
+def deuterides(shared_data, tmp_path_factory):
+    """Lithium hydride, and its deuteride named in every way that files have."""
+    folder = tmp_path_factory.mktemp("LiH")
+    database = shared_data / "phonondb" / "phonondb-2018.h5"
+    phonon = phonondb_crystal(database, "mp-23703", coulomb_eV_A=14.399652)
+    with h5py.File(database) as f:
+        i = int(np.flatnonzero(f["material_id"][:] == b"mp-23703")[0])
+        born = f["born_text"][i].decode()
+    (folder / "natural").mkdir()
+    natural = write_ways(phonon, born, folder / "natural")
+    phonon.masses = [{"H": 2.01410178, "Li": 7.016003434}[s] for s in phonon.primitive.symbols]
+    (folder / "heavy").mkdir()
+    heavy = write_ways(phonon, born, folder / "heavy")
+    for way in ("force_sets", "force_constants"):
+        lines = heavy[way].read_text().splitlines()
+        names = {"H": "2H", "Li": "7Li"}
+        lines[5] = " ".join(names[s] for s in lines[5].split())
+        heavy[way].write_text("\n".join(lines) + "\n")
+    return natural["force_constants"], heavy, phonon
+
+
+BOTH = {"H": "D", "Li": "7Li"}
+
+
+@pytest.mark.parametrize("way", ["force_sets", "yaml", "force_constants", "object", "option"])
+def test_every_way_to_name_isotopes_gives_the_same_phonons(deuterides, way):
+    natural, heavy, phonon = deuterides
+    structure = {**heavy, "object": phonon, "option": natural}[way]
+    found = vibrations_of(structure, "given", isotopes=BOTH if way == "option" else None)
+    light = vibrations_of(natural, "given")
+    assert set(found.crystal.symbols) == {"D", "7Li"}
+    q = zone_vectors(light.model, 5)
+    expected = with_isotopes(light.crystal, BOTH)
+    model = force_constant_model(expected, light.model.reference, None)
+    np.testing.assert_allclose(modes(found.model, q)[0], modes(model, q)[0], atol=1e-4)
+    assert found.dos.energies_meV[-1] < 0.8 * light.dos.energies_meV[-1]
+    assert sum("mass" in a for a in found.approximations) == 2
+    assert not any("mass" in a for a in light.approximations)
+
+
+@pytest.mark.parametrize(
+    ("verb", "options", "get"),
+    [
+        ("phonons", "--points 20", lambda a: a["dispersion"]["energies_meV"]),
+        ("spectrum vision", "--instrument TOSCA --energy-meV 2:200:2", lambda a: a["total"]),
+        (
+            "predict",
+            "--quantity background --ei 150 --temperature 10 --can none",
+            lambda a: [p["intensity"] for p in a["background"]["components"].values()],
+        ),
+    ],
+)
+def test_the_verbs_use_isotopes_that_the_file_or_the_option_names(
+    deuterides, capsys, verb, options, get
+):
+    natural, heavy, _ = deuterides
+    found = []
+    for path, more in ((heavy["force_constants"], []), (natural, ["--isotopes", "H=D,Li=7Li"])):
+        assert cli.run([*verb.split(), str(path), *options.split(), *more, "--json"]) == cli.OK
+        told = json.loads(capsys.readouterr().out)
+        assert sum("mass" in words for words in told["approximations"]) == 2
+        found.append(np.array(get(told), dtype=float))
+    np.testing.assert_allclose(found[0], found[1], atol=2e-3 * np.nanmax(np.abs(found[1])))
+
+
+def test_a_request_of_the_api_names_isotopes(deuterides):
+    request = {"structure": str(deuterides[0]), "quantity": "dos", "isotopes": {"H": "D"}}
+    answer = predict(PredictionRequest.model_validate(request), files=True)
+    assert set(answer["dos"]["partial"]) == {"D", "Li"}
 
 
 def test_a_formula_counts_atoms_in_their_order():

@@ -137,6 +137,14 @@ def test_a_structure_alone_gives_directions_and_nothing_to_correct(scan):
         corrected(load_experiment(EXAMPLES / "ge-arcs.yaml"), report)
 
 
+def test_the_isotopes_of_the_sample_section_are_those_of_the_reflections(scan, tmp_path, capsys):
+    experiment = load_experiment(EXAMPLES / "ge-arcs.yaml")
+    sample = experiment.sample.model_copy(update={"isotopes": {"Ge": "28Si"}})
+    dump_experiment(experiment.model_copy(update={"sample": sample}), tmp_path / "x.yaml")
+    assert run(["align", *map(str, scan), "-e", str(tmp_path / "x.yaml")]) == 2
+    assert "isotopes of Ge are '28Si'; expected isotopes of Ge" in capsys.readouterr().err
+
+
 def test_one_file_or_none_says_what_is_missing(scan, capsys):
     assert run(["align", str(scan[0])]) == 2
     assert "--experiment nor --structure" in capsys.readouterr().err
