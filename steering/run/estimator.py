@@ -42,6 +42,7 @@ from steering.run.can_terms import CanTerms
 from steering.run.ledger import ChunkLedger
 
 RANDOM_STARTS = {1: 6, 2: 4, 3: 2}  # draws of the prior to anneal from, by number of chunks
+STARTS_BY_TANGENTS = 3  # of crystals whose models are large, at the first chunk
 KEPT_TENSOR_BYTES = 4e8  # pooled images that are merged become tensors where these are no larger
 
 
@@ -177,8 +178,9 @@ class Estimator:
             scale = None if base is None else base.posterior.can_scale
             guesses = self._first_guess.guess(self._can.net(ledger.chunks, ledger.sums, scale))
             starts.extend(np.clip(guesses, measurement.prior.lower, measurement.prior.upper))
-        known = base is not None and measurement.by_tangents
-        draws = 0 if known else RANDOM_STARTS.get(len(ledger.chunks), 1)
+        draws = RANDOM_STARTS.get(len(ledger.chunks), 1)
+        if measurement.by_tangents:
+            draws = STARTS_BY_TANGENTS if base is None else 0
         if draws:
             rng = np.random.default_rng([len(ledger.chunks), 20261])
             starts.extend(measurement.quick_forward.draw(measurement.prior, draws, rng))
