@@ -6,8 +6,8 @@ Every crystal is written as POSCAR + FORCE_SETS, as phonopy.yaml, and as POSCAR 
 (BORN beside where polar), read back by `read_force_constants`, and compared. A line of JSON per
 crystal; those that FILE holds are not computed again. The supercell is left for us to infer, once,
 and given otherwise. Phonopy gets the symmetrised constants that we use (space group, index
-permutation, acoustic sum rule) and neutral charges; masses are its own. Phonopy's dipole sum ends at
-a radius, so that equivalent wave vectors differ: all are compared at the shortest one, and
+permutation, acoustic sum rule) and neutral charges; masses are its own. Phonopy's dipole sum ends
+at a radius, so that equivalent wave vectors differ: all are compared at the shortest one, and
 `phonopy_itself` says how far the next one is off in phonopy alone.
 """
 
