@@ -8,8 +8,8 @@ crystal; those that FILE holds are not computed again. The supercell is left for
 and given otherwise. Phonopy gets the symmetrised constants that we use (space group, index
 permutation, acoustic sum rule) and neutral charges; masses are its own. Phonopy's dipole sum ends
 at a radius, so that equivalent wave vectors differ: all are compared by our `phonopy` sum at the
-shortest one; `phonopy_itself` says how far the next one is off in phonopy alone, and `converged` how
-far our usual sum, which does not end there, is off from either.
+shortest one; `phonopy_itself` says how far the next one is off in phonopy alone, and `converged`
+how far our usual sum, which does not end there, is off from either.
 """
 
 from __future__ import annotations
