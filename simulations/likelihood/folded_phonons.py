@@ -32,7 +32,7 @@ from simulations.reciprocal import EnergyAxis
 LOWEST_ENERGY_MEV = 0.3  # modes below count as lying here: the weight 1/E has no limit at Gamma
 OFF_AXIS_INVERSE_A = np.array([3.1e-4, 7.3e-4, 5.7e-4])
 FEW_IMAGES = 12  # of a cell: so few are projected one by one, more are summed to T first
-RANK_SHARE = 1e-4  # of w Q^2 that may be left out of an image
+RANK_SHARE = 1e-6  # of w Q^2 that may be left out of an image
 STABLE_AT_VOXELS = 60  # drawn sets must have no imaginary mode at about so many of them
 
 
