@@ -31,7 +31,7 @@ from simulations.reciprocal import EnergyAxis
 
 LOWEST_ENERGY_MEV = 0.3  # modes below count as lying here: the weight 1/E has no limit at Gamma
 OFF_AXIS_INVERSE_A = np.array([3.1e-4, 7.3e-4, 5.7e-4])
-FEW_IMAGES = 12  # of a cell: so few are projected one by one, more are summed to T first
+FEW_IMAGES = 12  # of a cell, and a sixth of the modes: so few are projected one by one
 RANK_SHARE = 1e-6  # of w Q^2 that may be left out of an image
 STABLE_AT_VOXELS = 60  # drawn sets must have no imaginary mode at about so many of them
 
@@ -458,7 +458,7 @@ def _rates(
                 low, high = 0, 0
                 if by_image:
                     low, high = image_start[v * n_e + e], image_start[v * n_e + e + 1]
-                few = by_image and high - low <= FEW_IMAGES
+                few = by_image and high - low <= min(FEW_IMAGES, n // 6)
                 rank = 0
                 if few:
                     for entry in range(low, high):
