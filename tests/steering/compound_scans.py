@@ -100,10 +100,11 @@ def one_scan(name: str, seed: int, folder: Path, database: Path, chunks: int) ->
     """Simulate and replay; what was found."""
     file = experiment_file(name, folder, database)
     experiment = load_experiment(file)
-    simulate(
-        experiment, experiment_dir=folder, output=folder / "scan", minutes=MINUTES, seed=seed,
-        psi_deg=list(STEP_DEG * np.arange(chunks)), formats=("sns",), processes=1,
-    )  # fmt: skip
+    if not (folder / "scan" / "truth.json").exists():
+        simulate(
+            experiment, experiment_dir=folder, output=folder / "scan", minutes=MINUTES, seed=seed,
+            psi_deg=list(STEP_DEG * np.arange(chunks)), formats=("sns",), processes=1,
+        )  # fmt: skip
     truth = json.loads((folder / "scan" / "truth.json").read_text())
     values = np.array([p["value"] for p in truth["parameters"]])
     measurement = build_measurement(experiment, folder)
@@ -142,6 +143,7 @@ def replayed(
     measurement: Measurement, folder: Path, name: str, *, estimate: bool
 ) -> tuple[Run, list[float]]:
     """A run of all files, and the seconds of processor that every chunk took."""
+    (folder / name).mkdir(exist_ok=True)
     run = Run(measurement, run_id="scan", folder=folder / name, estimate=estimate)
     told = measurement.experiment.source
     source = recorded_source(
