@@ -186,7 +186,8 @@ def measure(broker, tmp_path: Path, dwells: int, advised: int):
         warm = one()  # compiles what is not compiled yet
         last_is_in(lambda: watch.at["committed"], 180, warm)
         sent = [one() for _ in range(dwells)]
-        last_is_in(lambda: watch.at["committed"], 60, sent[-1])
+        if sent:
+            last_is_in(lambda: watch.at["committed"], 60, sent[-1])
         wait_until(lambda: 1 + dwells in watch.published, 10, "published")
         told = []
         if advised:
