@@ -31,6 +31,7 @@ from consumers.transport.kafka_connection import (
     refuse_certificates,
 )
 from consumers.transport.kafka_facts import LOOK_S, BrokerWatch
+from consumers.transport.kafka_oversize import REFUSED, oversize_batches
 from consumers.transport.kafka_settings import KafkaSection, consumer_arguments
 from consumers.transport.time_merge import TimeMerge
 from consumers.wire import FAULT_HEADER, PartitionOwner, RawMessage
@@ -174,7 +175,8 @@ class KafkaSource:
         Those of a partition come in the order of their time stamps, whatever their topic, as far as
         the broker holds them already. At most about ``buffer_bytes`` wait in the process, those
         that are returned included. A message larger than ``max_message_bytes`` comes without its
-        value, with a header ``FAULT_HEADER`` that says its offset and size.
+        value, with a header ``FAULT_HEADER`` that says its offset and size; so does every message
+        of a batch that is too large to be read at all, with the size of the batch.
 
         Raises
         ------
@@ -205,6 +207,8 @@ class KafkaSource:
             if self._broker.fault is not None:
                 raise self._broker.fault
             read = self._messages(batches)
+            if REFUSED.take() is not None:
+                read += self._unreadable()
             self._watch(came=bool(read))
             self._merge.put(read)
             behind = {(place.topic, place.partition) for place, n in self._lags().items() if n}
@@ -387,6 +391,40 @@ class KafkaSource:
                     self._ends[place] = max(highest, self._ends.get(place, 0))
         return messages
 
+    def _unreadable(self) -> list[RawMessage]:
+        """Stand-ins for messages whose batches are too large for an answer; steps over them."""
+        messages = []
+        for place, lag in self._lags().items():
+            if not lag or place.partition in self._paused:
+                continue
+            begin = self._positions[place]
+            sizes = oversize_batches(
+                self._section, self._arguments, place, begin, self._ends[place]
+            )
+            for offset, size in sizes.items():
+                fault = (
+                    f"kafka.max_message_bytes is {self._section.max_message_bytes}, and the batch "
+                    f"of {place.topic}[{place.partition}] offset {offset} has about {size} bytes, "
+                    "which is too large to be read; expected at most that many. Raise it (and "
+                    "kafka.buffer_bytes), or let the sender split its messages; the broker has "
+                    "this one until its retention ends"
+                )
+                messages.append(
+                    RawMessage(
+                        topic=place.topic,
+                        partition=place.partition,
+                        offset=offset,
+                        value=b"",
+                        headers=((FAULT_HEADER, fault.encode()),),
+                    )
+                )
+            if sizes:
+                log.warning("batch_too_large", place=str(place), offsets=len(sizes))
+                with suppress(KeyError, errors.IllegalStateError):  # lost a moment ago
+                    self._consumer.seek(place, begin + len(sizes))
+                    self._positions[place] = begin + len(sizes)
+        return messages
+
     def _watch(self, *, came: bool) -> None:
         """Notice a broker that is gone, and messages that are there but never arrive."""
         now = self._clock()
@@ -418,8 +456,7 @@ class KafkaSource:
             raise ConnectionError(
                 f"{place.topic}[{place.partition}] holds messages from offset "
                 f"{self._positions[place]} on, of which none arrived within kafka.patience_s = "
-                f"{patience:g} s; expected them. One may be larger than kafka.max_message_bytes "
-                f"({self._section.max_message_bytes}), or a sender's transaction is still open."
+                f"{patience:g} s; expected them. A sender's transaction may still be open."
             )
 
     def _probe(self) -> bool:

@@ -430,6 +430,36 @@ def test_a_message_above_the_limit_comes_as_a_fault_and_the_rest_as_it_is(kafka,
     source.close()
 
 
+def test_a_batch_too_large_for_an_answer_is_a_fault_with_its_size_and_the_rest_comes(
+    kafka, kafka_topics
+):
+    """The client closes its connection on such an answer, again and again; the broker keeps it."""
+    (topic,) = kafka_topics("detector", partitions=2)
+    section = section_of(
+        kafka, [topic], buffer_bytes=2**20, max_message_bytes=2**12, patience_s=60.0
+    )
+    with KafkaProducer(
+        bootstrap_servers=kafka.bootstrap, max_request_size=2**24, acks="all"
+    ) as producer:
+        for partition in (0, 1):
+            producer.send(topic, b"before", partition=partition).get(30)
+        for _ in range(2):
+            producer.send(topic, bytes(5_000_000), partition=1).get(30)
+        for partition in (0, 1):
+            producer.send(topic, b"after", partition=partition).get(30)
+    source = KafkaSource(section, Owner())
+    started = time.monotonic()
+    found = sorted(read(source, 6), key=lambda m: (m.partition, m.offset))
+    assert time.monotonic() - started < 20
+    assert [m.value for m in found] == [b"before", b"after", b"before", b"", b"", b"after"]
+    assert [m.offset for m in found] == [0, 1, 0, 1, 2, 3]
+    for message in found[3:5]:
+        with pytest.raises(WireError, match=rf"offset {message.offset} has about 5000\d\d\d bytes"):
+            decode(message)
+    assert source.lag() == {(topic, 0): 0, (topic, 1): 0}
+    source.close()
+
+
 @pytest.mark.parametrize("codec", ["none", "gzip", "lz4", "snappy", "zstd"])
 def test_batches_of_every_codec_are_read(codec, kafka, kafka_topics):
     """Compressed by another client (librdkafka), several megabytes in a batch."""
