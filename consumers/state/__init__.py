@@ -8,6 +8,7 @@ from consumers.state.event_spill_file import EventSpill, HeldBound
 from consumers.state.manifest_store import (
     MANIFEST,
     ChunkRecord,
+    Cut,
     Manifest,
     PartitionLock,
     RunRecord,
@@ -35,6 +36,7 @@ __all__ = [
     "Assembler",
     "Bounds",
     "ChunkRecord",
+    "Cut",
     "ClosedChunk",
     "DeadLetter",
     "EventSpill",

@@ -18,7 +18,7 @@ import structlog
 from consumers.state.assembled_chunk import AssembledChunk
 from consumers.state.closing import Patience
 from consumers.state.event_spill_file import EventSpill
-from consumers.state.manifest_store import ChunkRecord, Manifest, Position
+from consumers.state.manifest_store import ChunkRecord, Cut, Manifest, Position
 from consumers.state.offset_ledger import DeadLetter, OffsetLedger, place_of
 from consumers.state.run_assembly import Outline, RunAssembly
 from consumers.state.settling import settling
@@ -94,11 +94,11 @@ class Assembler:
 
     # -- state ----------------------------------------------------------------------------------
 
-    def restore(self, manifest: Manifest) -> None:
-        """Begin where a manifest ended."""
+    def restore(self, manifest: Manifest, now_ns: int = 0) -> None:
+        """Begin where a manifest ended, at a time of the clock here."""
         self._ledger.restore(manifest.positions, manifest.counters)
         for name, record in manifest.runs.items():
-            self._run(name).restore(record)
+            self._run(name).restore(record, now_ns)
             for chunk in record.chunks:
                 self._run_of_job[chunk.job] = name
                 for descriptor in chunk.descriptors:
@@ -111,6 +111,14 @@ class Assembler:
     def logs(self) -> dict[str, dict[str, tuple[int, tuple[float, ...]]]]:
         """By run and log: the newest settled sample, which a later dwell may begin with."""
         return {n: dict(run.logs.carried) for n, run in self._runs.items() if run.logs.carried}
+
+    def cuts(self) -> dict[tuple[str, str], tuple[Cut, ...]]:
+        """By run and job: what was cut off closed dwells and waits for another one."""
+        return {
+            (name, job): cuts
+            for name, run in self._runs.items()
+            for job, cuts in run.cut_off.cuts().items()
+        }
 
     @property
     def counters(self) -> Counter[str]:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from consumers.state.dwells import Dwell
 from consumers.state.event_spill_file import EventSpill, bytes_of
-from consumers.state.offset_ledger import NOWHERE, Place, place_of
+from consumers.state.offset_ledger import Place, place_of
 from consumers.state.pulses import Identity, identity
 from consumers.wire import Events, RawMessage, ReducedHistogram
 from simulations.arrays import BoolArray
@@ -73,11 +73,11 @@ def held_data(value: Events | ReducedHistogram, raw: RawMessage, since_ns: int) 
     )
 
 
-def held_of_recording(events: Events, beyond: BoolArray, since_ns: int) -> Held:
+def held_of_recording(events: Events, beyond: BoolArray, place: Place, since_ns: int) -> Held:
     """Some pulses of a recording, ``beyond`` (pulses,), that may belong to another dwell."""
     return Held(
         value=events,
-        place=NOWHERE,
+        place=place,
         times=events.reference_time_ns,
         left=beyond,
         since_ns=since_ns,

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from consumers.state.offset_ledger import NOWHERE, Place
+from consumers.state.offset_ledger import Place
 from consumers.state.stream_clock import SECOND
 from simulations.arrays import FloatArray
 
@@ -126,13 +126,25 @@ class LogBook:
             (k for k, series in self.samples.items() if any(s.place == place for s in series)), None
         )
 
-    def give_back(self, source: str, series: LogSeries, from_ns: int, now_ns: int) -> None:
+    def give_back(
+        self, source: str, series: LogSeries, from_ns: int, place: Place, now_ns: int
+    ) -> None:
         """Take in samples of a recording that may belong to another dwell."""
         known = self.samples.setdefault(source, [])
         for t, value in zip(series.time_ns.tolist(), series.value.tolist(), strict=True):
             i = bisect_right(known, t, key=_time)
             if t >= from_ns and not (i and known[i - 1].time_ns == t):
-                known.insert(i, Sample(t, value, NOWHERE, now_ns))
+                known.insert(i, Sample(t, value, place, now_ns))
+
+    def oldest_given_back(self) -> dict[str, int]:
+        """By recording: time of the oldest of its samples that were given back and are kept."""
+        oldest: dict[str, int] = {}
+        for series in self.samples.values():
+            for sample in series:
+                recording, offset = sample.place
+                if offset < 0:
+                    oldest[recording] = min(sample.time_ns, oldest.get(recording, sample.time_ns))
+        return oldest
 
     def series(
         self, source: str, start_ns: int, end_ns: int, *, carry: bool, unit: str

@@ -14,7 +14,7 @@ from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from consumers.state.saved_file import in_one_step
 from simulations.errors import InputError, storing
@@ -41,6 +41,15 @@ class Position:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Cut:
+    """An earlier recording of a dwell, of which a part belongs to no chunk yet."""
+
+    recording: str  # relative to the partition's folder
+    left: tuple[tuple[int, int], ...] = ()  # [first, last] times of pulses, rising
+    logs_from_ns: int | None = None  # of samples; None: none is left
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ChunkRecord:
     """One dwell that was closed."""
 
@@ -56,6 +65,12 @@ class ChunkRecord:
     explicit_stop: bool = True  # whether a stop message said so
     note: str | None = None  # e.g. closed by the next start
     descriptors: tuple[str, ...] = ()  # bluesky's, so that a late document finds its dwell
+    cut: tuple[Cut, ...] = ()  # what was cut off it and waits
+
+    def files(self) -> tuple[str, ...]:
+        """Names of its files, relative to the partition's folder."""
+        own = [name for name in (self.file, self.recording) if name is not None]
+        return (*own, *(cut.recording for cut in self.cut))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,7 +99,7 @@ class Manifest:
     def files(self) -> frozenset[str]:
         """Names of all files that exist, relative to the partition's folder."""
         chunks = [c for run in self.runs.values() for c in run.chunks]
-        return frozenset(n for c in chunks for n in (c.file, c.recording) if n is not None)
+        return frozenset(name for c in chunks for name in c.files())
 
 
 def _first(offsets: tuple[int, int]) -> int:
@@ -161,16 +176,25 @@ def read_manifest(folder: Path) -> Manifest | None:
         counters=body["counters"],
         runs={
             name: RunRecord(
-                chunks=tuple(
-                    replace(ChunkRecord(**c), descriptors=tuple(c["descriptors"]))
-                    for c in run["chunks"]
-                ),
+                chunks=tuple(map(_chunk_record, run["chunks"])),
                 logs={k: (t, tuple(v)) for k, (t, v) in run["logs"].items()},
                 closed=run["closed"],
             )
             for name, run in body["runs"].items()
         },
     )
+
+
+def _chunk_record(body: Mapping[str, Any]) -> ChunkRecord:
+    cuts = (
+        Cut(
+            recording=c["recording"],
+            left=tuple((a, b) for a, b in c["left"]),
+            logs_from_ns=c["logs_from_ns"],
+        )
+        for c in body.get("cut", ())
+    )
+    return replace(ChunkRecord(**body), descriptors=tuple(body["descriptors"]), cut=tuple(cuts))
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> Manifest:

@@ -15,7 +15,7 @@ from consumers.state.manifest_store import Position
 from consumers.wire import RawMessage
 
 Place = tuple[str, int]  # topic and offset
-NOWHERE: Place = ("", -1)  # of what a recording gave back: settled when it came
+NOWHERE: Place = ("", -1)  # of what is settled already; so is what came from (recording, -1)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

@@ -125,4 +125,4 @@ def _running(runs: Mapping[str, RunRecord], needed: Collection[Place]) -> set[st
 
 
 def _files(chunks: Iterable[ChunkRecord]) -> list[str]:
-    return [name for c in chunks for name in (c.file, c.recording) if name is not None]
+    return [name for c in chunks for name in c.files()]

@@ -12,6 +12,7 @@ import numpy as np
 from consumers.recorded import UnreadableError
 from consumers.state.assembled_chunk import AssembledChunk
 from consumers.state.closing import Closing, Patience, closing_of
+from consumers.state.cut_off import CutOff
 from consumers.state.dwells import Dwell, Dwells, Origin, dwell_that_begins
 from consumers.state.event_spill_file import EventSpill
 from consumers.state.foreign_starts import judge_start
@@ -19,7 +20,6 @@ from consumers.state.held_data import (
     Held,
     HeldData,
     held_data,
-    held_of_recording,
     times_of,
 )
 from consumers.state.late_data import (
@@ -85,6 +85,7 @@ class RunAssembly:
         self.name = name
         self.dwells, self.held = Dwells(), HeldData(spill)
         self.logs, self.clock = LogBook(), StreamClock()
+        self.cut_off = CutOff(self.held, self.logs)
         self._ledger, self._outline, self._patience = ledger, outline, patience
         self._now_ns, self._stream_ns, self._finishing = 0, 0, False  # of the last turn
         self._instrument, self._established = instrument, set[Origin]()
@@ -92,7 +93,7 @@ class RunAssembly:
         self._late_samples: list[LateSample] = []
         self._late_since_ns: int | None = None  # when the first came that is not judged yet
 
-    def restore(self, record: RunRecord) -> None:
+    def restore(self, record: RunRecord, now_ns: int) -> None:
         """Begin where a manifest ended."""
         self.logs.carried = {k: (t, tuple(v)) for k, (t, v) in record.logs.items()}
         for chunk in record.chunks:
@@ -106,6 +107,7 @@ class RunAssembly:
                 )
             )
             self.clock.newest_ns = max(self.clock.newest_ns, chunk.stop_time_ns)
+            self.cut_off.restore(chunk, partial(self._outline, self.name), now_ns)
 
     # -- messages in ----------------------------------------------------------------------------
 
@@ -488,7 +490,7 @@ class RunAssembly:
                 source, dwell.start_ns, end, carry=named.name != CHARGE_LOG, unit=named.unit
             )
             logs[named.name] = joined(logs.get(named.name), late, dwell.start_ns, end)
-        self._give_back(known, end)
+        self.cut_off.give_back(known, record, end, self._now_ns)
         events, reduced = self._parts(dwell, end)
         self._settle_bounds(dwell)
         self._ledger.counters["reopened"] += 1
@@ -503,16 +505,6 @@ class RunAssembly:
             events=events,
             reduced=reduced,
         )
-
-    def _give_back(self, known: AssembledChunk, end_ns: int) -> None:
-        """What a recording has beyond the end of its dwell may belong to another one."""
-        for events in known.events:
-            beyond = events.reference_time_ns >= end_ns
-            if beyond.any():
-                self.held.give_back(held_of_recording(events, beyond, self._now_ns))
-        sources = {named.name: source for source, named in log_names(known.structure).items()}
-        for name, log in known.logs.items():
-            self.logs.give_back(sources.get(name, name), log, end_ns, self._now_ns)
 
     def _parts(self, dwell: Dwell, end_ns: int) -> tuple[list[Events], list[ReducedHistogram]]:
         """Take what belongs to a dwell out of what is held."""

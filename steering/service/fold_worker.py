@@ -400,7 +400,7 @@ class _Partition:
         self.lock.release()
 
     def _recover(self) -> None:
-        self.assembler.restore(self.manifest)
+        self.assembler.restore(self.manifest, self.worker._clock())
         for name, record in self.manifest.runs.items():
             run = self._run(name)
             for chunk in record.chunks:
@@ -546,7 +546,7 @@ class _Partition:
             self.manifest,
             positions=self.assembler.positions(),
             counters=dict(self.assembler.counters),
-            runs=run_records(self._records, self.assembler.logs()),
+            runs=run_records(self._records, self.assembler.logs(), self.assembler.cuts()),
         )
         if manifest == self.manifest:
             self._unsaved = False

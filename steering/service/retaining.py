@@ -13,6 +13,7 @@ from consumers.state import (
     Assembler,
     Bounds,
     ChunkRecord,
+    Cut,
     EventSpill,
     RunRecord,
     recordings_to_remove,
@@ -39,11 +40,32 @@ class Kept:
 
 
 def run_records(
-    records: Records, logs: Mapping[str, Mapping[str, tuple[int, tuple[float, ...]]]]
+    records: Records,
+    logs: Mapping[str, Mapping[str, tuple[int, tuple[float, ...]]]],
+    cuts: Mapping[tuple[str, str], tuple[Cut, ...]],
 ) -> dict[str, RunRecord]:
-    """Runs as the manifest names them: dwells in order of their start, and what logs carry on."""
+    """Runs as the manifest names them.
+
+    Parameters
+    ----------
+    records : dict
+        Dwells by run and job.
+    logs : mapping
+        By run: what logs carry on.
+    cuts : mapping
+        By run and job: what was cut off and waits.
+
+    Returns
+    -------
+    dict
+        By run, with dwells in order of their start.
+    """
+    now = {
+        name: {job: replace(record, cut=cuts.get((name, job), ())) for job, record in of.items()}
+        for name, of in records.items()
+    }
     return {
-        name: RunRecord(chunks=_in_order(records.get(name, {})), logs=logs.get(name, {}))
+        name: RunRecord(chunks=_in_order(now.get(name, {})), logs=logs.get(name, {}))
         for name in sorted({*records, *logs})
     }
 

@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 
 from simulations.reciprocal import irreducible_mesh
-from simulations.scattering import displacement_tensors, gaussian_bins, powder_spectrum
+from simulations.scattering import displacement_tensors, powder_spectrum
+from simulations.scattering.one_phonon import gaussian_bins
 from tests.simulations.phonon_oracles import euphonic_constants, germanium
 
 TEMPERATURE_K = 300.0

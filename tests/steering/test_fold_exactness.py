@@ -172,11 +172,11 @@ def test_equivalent_settings_of_the_crystal_fold_one_chunk_alike(crystal, shared
             )
             chunk = simulate_chunk(virtual, PSI_DEG, 1.0, 5)
         counts = np.zeros(rate.shape, dtype=np.int64)
-        view = turned.view(PSI_DEG, base.instrument)
+        view = turned.geometry.view(PSI_DEG, base.instrument)
         fold_events(
             chunk.pixel, chunk.energy_transfer_meV, view=view, voxels=base.voxels, counts=counts
         )
-        D, _ = base.path_sums(turned.exposure(PSI_DEG))
+        D, _ = base.geometry.path_sums(turned.exposure(PSI_DEG))
         assert not counts[D == 0].any()
         seen.append((counts[:, use], D[:, use], flux * rate[:, use]))
     first_counts, first_exposure, first_rate = seen[0]
@@ -235,7 +235,7 @@ def test_counts_scatter_about_a_brute_force_sum_over_all_pixels(
     )
     chunk = simulate_chunk(virtual, PSI_DEG, 1.0, 5)
     counts = np.zeros(rate.shape, dtype=np.int64)
-    view = base.view(PSI_DEG, instrument)
+    view = base.geometry.view(PSI_DEG, instrument)
     fold_events(
         chunk.pixel, chunk.energy_transfer_meV, view=view, voxels=base.voxels, counts=counts
     )

@@ -88,7 +88,7 @@ class Disk:
 
     def outline(self, run, record):
         self.read += 1
-        return self.chunks[(record.job, record.generation)]
+        return self.chunks[record.recording]
 
     def assembler(self, **more):
         options = {"settle_ns": 2 * SECOND, "lateness_ns": 60 * SECOND} | more
@@ -97,7 +97,8 @@ class Disk:
         return assembler
 
     def close(self, assembler, chunk):
-        self.chunks[(chunk.job, chunk.generation)] = chunk
+        recording = f"{chunk.job}.g{chunk.generation}"
+        self.chunks[recording] = chunk
         record = ChunkRecord(
             chunk=chunk.chunk,
             job=chunk.job,
@@ -105,7 +106,7 @@ class Disk:
             start_time_ns=chunk.start_time_ns,
             stop_time_ns=chunk.stop_time_ns,
             status="folded",
-            recording="there",
+            recording=recording,
             explicit_stop=chunk.explicit_stop,
             note=chunk.note,
             descriptors=chunk.descriptors,
@@ -122,7 +123,11 @@ class Disk:
                 assembler, chunk
             )
         if commit:
-            logs = assembler.logs()
+            logs, cuts = assembler.logs(), assembler.cuts()
+            runs = {
+                name: {job: replace(c, cut=cuts.get((name, job), ())) for job, c in of.items()}
+                for name, of in runs.items()
+            }
             self.manifest = replace(
                 self.manifest,
                 positions=assembler.positions(),
@@ -139,10 +144,12 @@ class Disk:
             )
             self.dead += assembler.dead
             assembler.dead.clear()
+            named = self.manifest.files()  # what it does not name is deleted
+            self.chunks = {name: c for name, c in self.chunks.items() if name in named}
 
     def final(self):
         return {
-            c.job: self.chunks[(c.job, c.generation)]
+            c.job: self.chunks[f"{c.job}.g{c.generation}"]
             for r in self.manifest.runs.values()
             for c in r.chunks
         }
@@ -402,6 +409,69 @@ def test_a_late_angle_reopens_the_chunk_that_it_describes():
     disk, assembler = play([m for m in messages if m is not late] + [late])
     assert facts(disk) == facts(play(messages)[0])
     assert assembler.counters["reopened"] == 1
+
+
+@pytest.mark.parametrize("kills", [(), (1,), (2,), (1, 2, 3, 4, 5)])
+@pytest.mark.parametrize("next_starts", [True, False])
+def test_what_a_late_stop_cuts_off_survives_a_kill(kills, next_starts):
+    """A closed dwell is cut; its rest belongs to a dwell that starts later, or between dwells."""
+    messages = scan(2)
+    if not next_starts:
+        messages = [m for m in messages if getattr(m[1], "job", "") != "job1"]
+    late = [m for m in messages if isinstance(m[1], RunEnds) and m[1].job == "job0"]
+    late += [m for m in messages if isinstance(m[1], RunBegins | RunEnds) and m[1].job == "job1"]
+    first = [m for m in messages if not any(m is other for other in late)]
+    kept = broker([*first, *late])
+    ended = [raw for raw, value in kept if any(value is other for _, other in late)]
+    options = {"timeout_ns": 10 * SECOND, "lateness_ns": 200 * SECOND}
+    disk, now = Disk(), BEGIN
+    assembler = disk.assembler(**options)
+
+    def die():
+        assembler = disk.assembler(**options)
+        at = disk.manifest.positions
+        for raw, value in kept[:fed]:
+            if raw.offset >= at[raw.topic].next:
+                assembler.accept(raw, value, now)
+        return assembler
+
+    fed, step = len(first), 0
+    for raw, value in kept[:fed]:
+        assembler.accept(raw, value, now)
+    # nothing said that the first dwell ends: silence closes it, with all that came
+    while True:
+        now += 15 * SECOND
+        disk.turn(assembler, now)
+        step += 1
+        if step in kills:
+            assembler = die()
+        if not ended:
+            break
+        whole = disk.final()["job0"]
+        if step == 1:
+            assert len(whole.events) == 2 * 2 * (DWELL + PAUSE) // SECOND
+        else:
+            assert len(whole.events) == 2 * DWELL // SECOND
+        raw, value = kept[fed]
+        assert raw is ended.pop(0)
+        assembler.accept(raw, value, now)
+        fed += 1
+    now += 15 * SECOND
+    disk.turn(assembler, now)
+    assert bool(assembler.cuts())
+    now += 300 * SECOND
+    disk.turn(assembler, now)
+    beyond = sample("s1", BEGIN + 1000 * SECOND, 9.0)
+    kept.append((RawMessage(topic="new", partition=0, offset=0, value=b""), beyond))
+    fed += 1
+    assembler.accept(*kept[-1], now)
+    disk.turn(assembler, now + SECOND)
+    disk.turn(assembler, now + 300 * SECOND, finish=True)
+    assert not assembler.cuts()
+    expected, plain = play(messages)
+    assert facts(disk) == facts(expected)
+    between = "events_between_chunks"
+    assert assembler.counters[between] == plain.counters[between] > 0
 
 
 @pytest.mark.parametrize("missing", ["job0", "job1", "job3"])

@@ -2,6 +2,7 @@ import pytest
 
 from consumers.state import (
     ChunkRecord,
+    Cut,
     Manifest,
     PartitionLock,
     RunRecord,
@@ -24,6 +25,7 @@ CHUNK = ChunkRecord(
     file="run/chunks/a",
     recording="run/recorded/b",
     descriptors=("d", "e"),
+    cut=(Cut(recording="run/recorded/c", left=((3, 4), (6, 6)), logs_from_ns=3),),
 )
 MANIFEST = Manifest(
     partition=3,
@@ -72,15 +74,16 @@ def test_a_damaged_or_newer_manifest_is_refused(change, reason, tmp_path):
 
 
 def test_files_without_a_name_in_the_manifest_are_removed(tmp_path):
-    for name in ("run/chunks/a", "run/chunks/old", "run/recorded/b", "run/recorded/c.partial"):
-        path = tmp_path / name
+    for name in ("chunks/a", "chunks/old", "recorded/b", "recorded/c", "recorded/c.partial"):
+        path = tmp_path / "run" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
     (tmp_path / "run" / "estimate").mkdir()
     (tmp_path / "run" / "estimate" / "result.json").touch()
     assert remove_unnamed(tmp_path, MANIFEST) == 2
     left = sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file())
-    assert left == ["run/chunks/a", "run/estimate/result.json", "run/recorded/b"]
+    kept = ["chunks/a", "estimate/result.json", "recorded/b", "recorded/c"]  # c: what was cut off
+    assert left == [f"run/{name}" for name in kept]
 
 
 def test_one_process_owns_a_partition(tmp_path):

@@ -14,27 +14,15 @@ from consumers.transport import AdaraSection, AdaraSink, AdaraSource, Taped, Tap
 from consumers.transport import adara_source as module
 from consumers.wire import RawMessage, RawSource, RunBegins, WireError, decode, read_packet
 from simulations.errors import InputError
+from tests.consumers.adara_traffic import OPENING, playing, pulse
 from tests.consumers.hostile_packets import (
     ADARA,
     NOW_S,
-    banked,
-    beamline,
-    descriptor,
     double,
-    geometry,
     packet,
     raw,
     run_status,
 )
-
-OPENING = [run_status(1), beamline(), geometry(), descriptor()]
-
-
-def pulse(n: int) -> bytes:
-    """One pulse a second."""
-    content = bytearray(banked((3, [(n, n)])))
-    content[8:12] = (NOW_S + n).to_bytes(4, "little")
-    return bytes(content)
 
 
 def take(source: RawSource, count: int, patience_s: float = 20.0) -> list[RawMessage]:
@@ -52,21 +40,6 @@ def bodies(messages: list[RawMessage]) -> list[bytes]:
         for m in messages
         if "begins" not in dict(m.headers) and m.value[:28] != run_status(5)[:28]
     ]
-
-
-@contextmanager
-def playing(sink: AdaraSink, packets: list[bytes]) -> Iterator[threading.Thread]:
-    """A thread that sends packets as soon as somebody listens."""
-
-    def play() -> None:
-        for content in packets:
-            sink.send("adara", content)
-
-    thread = threading.Thread(target=play, daemon=True)
-    thread.start()
-    yield thread
-    thread.join(20.0)
-    assert not thread.is_alive()
 
 
 @pytest.fixture

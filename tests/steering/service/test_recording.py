@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import random
+import socket
 import subprocess
 import sys
 import threading
@@ -37,7 +38,9 @@ from steering.service import (
 )
 from steering.service.consuming import consume
 from steering.service.fold_worker import FoldWorker, Patience
+from steering.service.metrics import service_registry
 from steering.service.recording import AlongTape
+from tests.consumers.adara_traffic import OPENING, playing, pulse
 from tests.consumers.hostile_files import good_events
 from tests.kafka_broker import Broker, Topics
 from tests.steering.live_stream import ListSource, as_raw, contents, live_measurement, live_scan
@@ -264,6 +267,33 @@ def test_files_as_adara_over_tcp_fold_to_the_bits_of_the_files(
     assert all(account.folded > 5000 for *_, account, _ in found)
 
 
+def test_seconds_that_no_beamline_has_any_more_are_a_metric(tmp_path: Path) -> None:
+    """A connection breaks for half a minute, and the beamline keeps no history."""
+    experiment = load_experiment(EXAMPLES / "mno-hyspec.yaml")
+    with closing(AdaraSink("127.0.0.1:0", kept_bytes=0)) as beamline:
+        options = LiveOptions(run="mno", adara=beamline.address)
+        with open_live(
+            experiment,
+            experiment_dir=EXAMPLES,
+            state=tmp_path,
+            options=options,
+            measurement=hyspec(),
+        ) as live:
+
+            def lost() -> float | None:
+                registry, _ = service_registry(live.worker_status)
+                return registry.get_sample_value("beamsteer_stream_lost_seconds_total")
+
+            with playing(beamline, [*OPENING, pulse(0), pulse(1)]):
+                live.consume(lambda: False, until_idle_s=1.0)
+            assert lost() == 0.0
+            for client in tuple(beamline._clients):
+                client.socket.shutdown(socket.SHUT_RDWR)
+            with playing(beamline, [pulse(31), pulse(32)]):
+                live.consume(lambda: False, until_idle_s=2.0)
+            assert lost() == 30.0
+
+
 @pytest.mark.slow
 @pytest.mark.shared_data
 @pytest.mark.timeout(900)
@@ -279,7 +309,7 @@ def test_a_killed_consumer_of_adara_leaves_the_same_bits(shared_data: Path, tmp_
         sender.start()
         command = [sys.executable, "-m", "steering.cli", "consume", "-o", str(state), "--json"]
         command += [str(EXAMPLES / "mno-hyspec.yaml"), "--adara", beamline.address]
-        command += ["--health-port", "0", "--until-idle", "8"]
+        command += ["--health-port", "0", "--until-idle", "45"]  # a gap of 32 s
         chance = random.Random(12)  # noqa: S311
         struck = 0
         while struck < kills and sender.is_alive():
