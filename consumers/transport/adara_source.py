@@ -30,7 +30,7 @@ log = structlog.get_logger()
 TOPIC = "adara"
 BATCH_BYTES = 4 * 2**20  # of one poll; a longer packet takes several
 CONNECT_S = 3.0
-SILENT_S, DEAD_S = 10.0, 30.0  # without a byte: not connected; to be connected anew
+SILENT_S, DEAD_S = 8.0, 30.0  # without a byte: not connected; to be connected anew
 PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0  # between attempts to connect
 AGAIN_NS = 60 * 10**9  # of what is known is asked for again
 GAP_NS = 10**9  # between pulses; less is the beamline's own
@@ -56,7 +56,7 @@ class AdaraSource:
     Attributes
     ----------
     connected : bool
-        Bytes came within the last ten seconds.
+        Bytes came within the last eight seconds.
     disconnections : int
         Connections lost so far.
     lost_s : float
@@ -104,7 +104,7 @@ class AdaraSource:
 
     @property
     def connected(self) -> bool:
-        """Whether bytes came within the last ten seconds."""
+        """Whether bytes came within the last eight seconds."""
         return self._socket is not None and self._monotonic() - self._heard < SILENT_S
 
     def poll(self, timeout_s: float) -> Sequence[RawMessage]:

@@ -29,7 +29,7 @@ from consumers.transport.kafka_settings import FRAME_BYTES, KafkaSection, consum
 from simulations.errors import InputError
 
 log = structlog.get_logger()
-LOOK_S = 300.0  # how often the broker is asked again
+LOOK_S = 5.0  # how often the broker is asked again, for some 10 ms of processor
 CONFIGS = ("cleanup.policy", "retention.ms", "retention.bytes", "max.message.bytes")
 
 
@@ -165,6 +165,14 @@ def judge_broker(facts: BrokerFacts, section: KafkaSection, *, needed_s: float) 
     _refuse_compaction(read)
     ours = section.topics.ours
     found = []
+    counts = {name: topic.partitions for name, topic in read.items() if topic.partitions}
+    if len(set(counts.values())) > 1:
+        found.append(
+            "The topics that are read have different numbers of partitions now "
+            f"({', '.join(f'{name}: {n}' for name, n in counts.items())}); expected equal ones, and "
+            "the group will be refused when it shares them out again. Add partitions where there "
+            "are too few."
+        )
     for name, topic in read.items():
         found += _too_short(name, topic.config, needed_s)
         largest = int(topic.config.get("max.message.bytes", 0))
@@ -248,7 +256,7 @@ def _on_loopback(section: KafkaSection) -> bool:
 
 
 class BrokerWatch:
-    """Asks the broker at once and, from ``start`` on, every few minutes in a thread of its own.
+    """Asks the broker at once and, from ``start`` on, every few seconds in a thread of its own.
 
     Parameters
     ----------
@@ -303,14 +311,18 @@ class BrokerWatch:
         self.warnings = found
 
     def _watch(self) -> None:
+        told = False
         while not self._over.wait(self._every_s):
             try:
                 self._look()
+                told = False
             except InputError as error:
                 self.fault = error
                 return
             except Exception as error:  # a broker that is away is the source's to tell
-                log.warning("broker_not_described", reason=str(error))
+                if not told:
+                    log.warning("broker_not_described", reason=str(error))
+                told = True
 
     def close(self) -> None:
         """End the thread; a look that waits for the broker ends by itself."""

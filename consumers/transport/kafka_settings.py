@@ -167,7 +167,7 @@ class KafkaSection(Section):
     )
     max_poll_records: Count = Field(default=2000, description="most messages read at once")
     connect_timeout_s: Positive = Field(
-        default=15.0, description="when a broker or topic counts as not there"
+        default=8.0, description="when a broker or topic counts as not there"
     )
     patience_s: Positive = Field(
         default=120.0, description="how long a broker may be gone before the worker gives up"

@@ -38,7 +38,7 @@ from consumers.wire import FAULT_HEADER, PartitionOwner, RawMessage
 from simulations.errors import InputError
 
 log = structlog.get_logger()
-PROBE_S = 5.0  # how often the ends of the partitions are asked for, to see lag and a lost broker
+PROBE_S = 3.0  # how often the ends of the partitions are asked for, to see lag and a lost broker
 PROBE_PATIENCE_S = 3.0
 
 
@@ -149,6 +149,7 @@ class KafkaSource:
         self._ends: dict[TopicPartition, int] = {}
         self._positions: dict[TopicPartition, int] = {}
         self._heard = self._probed = self._moved = clock()
+        self._silent = False  # the last question was not answered, and nothing came since
         self._failure: Exception | None = None
         self._closed = False
         self.joined = False  # the group has said which partitions are ours, if any
@@ -156,8 +157,8 @@ class KafkaSource:
 
     @property
     def connected(self) -> bool:
-        """Whether the broker has answered lately."""
-        return self._clock() - self._heard < 2 * (PROBE_S + PROBE_PATIENCE_S)
+        """Whether the broker answered when it was asked last, some seconds ago at most."""
+        return not self._silent
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -430,9 +431,11 @@ class KafkaSource:
         now = self._clock()
         if came:
             self._heard = self._moved = now
+            self._silent = False
         if now - self._probed >= PROBE_S:
             self._probed = now
-            if self._probe():
+            self._silent = not self._probe()
+            if not self._silent:
                 self._heard = self._clock()
             else:
                 log.warning("broker_silent", servers=self._section.bootstrap_servers)

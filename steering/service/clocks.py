@@ -25,6 +25,7 @@ class Patience:
     lateness_s: float = 60.0  # before data of no dwell are dropped
     timeout_s: float = 600.0  # before a dwell without a stop closes
     commit_s: float = 10.0  # between manifests when no chunk closes
+    tell_s: float = 3.0  # between them when dead letters wait, which go out before
     turn_s: float = 0.2  # between looks at what is due
     storage_s: float = 600.0  # while nothing can be written, before the worker ends with 75
 

@@ -472,8 +472,11 @@ class _Partition:
             for chunk in self._pending:
                 self.worker.observe_closing(chunk, now_ns)
         self._close_pending()
-        waited = now_ns - self._last_commit_ns >= self.worker.patience.commit_s * SECOND
-        waiting = self._dirty or self.assembler.dead or self._letters
+        patience = self.worker.patience
+        letters = bool(self.assembler.dead or self._letters)
+        longest_s = min(patience.tell_s, patience.commit_s) if letters else patience.commit_s
+        waited = now_ns - self._last_commit_ns >= longest_s * SECOND
+        waiting = self._dirty or letters
         wrote = False
         if self._unsaved or self.trouble.reason or finish or (waiting and waited):
             wrote = self.commit()

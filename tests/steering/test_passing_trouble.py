@@ -6,12 +6,22 @@ import json
 import os
 import subprocess
 import sys
+import time
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from consumers.state import PartitionLock, read_manifest
-from consumers.transport import DeadLetters, KafkaSection, KafkaTopics, TapeWriter
+from consumers.transport import (
+    DeadLetters,
+    KafkaSection,
+    KafkaTopics,
+    TapeReader,
+    TapeSink,
+    TapeWriter,
+)
 from steering.cli import run as beamsteer
 from steering.experiment import dump_experiment, with_absolute_files
 from steering.service import LiveOptions, open_live
@@ -25,13 +35,13 @@ from tests.steering.live_stream import (
     live_measurement,
     live_scan,
 )
-from tests.steering.service.test_fold_worker import Letters
 from tests.steering.service.test_live import sending, topics_of
 from tests.steering.virtual_scan import EXAMPLES
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE = Patience(settle_s=2.0, lateness_s=300.0, turn_s=0.0, commit_s=0.0)
 PSI = (5.0, 17.0, 29.0)
+TOLD_S = 10.0  # longest time until a fault is told
 
 
 @pytest.fixture(scope="module")
@@ -46,21 +56,36 @@ def undisturbed(messages, tmp_path_factory):
     return contents(state)
 
 
-def fold(state, raws, letters=None):
+def fold(state, raws):
     worker = FoldWorker(
         live_measurement(),
         state=state,
         default_run="unnamed",
         patience=PATIENCE,
-        dead_letters=None if letters is None else DeadLetters(letters, "dead"),
     )
     consume(ListSource(raws, worker), worker, stop=lambda: False, until_idle_s=0.0)
     worker.close()
     return worker
 
 
+def buried(state):
+    """Messages on the tape of dead letters."""
+    found = []
+    if not (state / "dead_letters").exists():
+        return found
+    with TapeReader(state / "dead_letters") as reader:
+        while (message := reader.read()) is not None:
+            found.append(message[0])
+    return found
+
+
+def breathe():
+    """What waiting for messages would do."""
+    time.sleep(0.02)
+
+
 SHORT_OF_HANDLES = """
-import json, os, resource, sys
+import json, os, resource, sys, time
 from pathlib import Path
 from consumers.recorded import open_hdf5
 from consumers.state import read_recording
@@ -75,7 +100,7 @@ raws = as_raw(live_scan(psis=PSI))
 fold(state / "warm", raws)  # everything is compiled and loaded
 recording = next((state / "warm").rglob("*.nxs.h5"))
 limit = resource.getrlimit(resource.RLIMIT_NOFILE)
-reasons, read = [], []
+reasons, read, took_s = [], [], []
 
 
 def shut():
@@ -95,12 +120,15 @@ source = ListSource(raws, worker)
 
 
 def trouble():
+    global since
     if worker.stuck():
+        took_s.append(time.monotonic() - since)
         reasons.append(worker.status().error)
         open_again()
     elif not reasons and resource.getrlimit(resource.RLIMIT_NOFILE) == limit:
         with worker._busy:  # between two turns, when none of their handles is open
             shut()
+            since = time.monotonic()
 
 
 consume(source, worker, stop=lambda: False, until_idle_s=0.1, each=trouble)
@@ -112,7 +140,7 @@ for attempt in (lambda: read_recording(recording), lambda: open_hdf5(recording).
     except StorageError as error:
         read.append(str(error))
 open_again()
-print(json.dumps({"reasons": reasons, "read": read}))
+print(json.dumps({"reasons": reasons, "read": read, "took_s": took_s}))
 """
 
 
@@ -130,6 +158,7 @@ def test_too_many_open_files_pause_the_worker_and_set_nothing_aside(
     told = json.loads(done.stdout.splitlines()[-1])
     assert told["reasons"]
     assert "Too many open files" in told["reasons"][0]
+    assert max(told["took_s"]) < TOLD_S
     assert len(told["read"]) == 2
     assert all("cannot be read now (Too many open files)" in text for text in told["read"])
     assert contents(tmp_path / "state") == undisturbed
@@ -154,14 +183,78 @@ def test_a_late_log_to_a_dwell_whose_recording_is_gone_is_a_dead_letter(
     else:
         recording.write_bytes(b"not HDF5 at all")
     more = [(topic, b"day", value) for topic, _, value in live_scan("day", (41.0,), seed=2)]
-    letters = Letters()
-    fold(folded_once, as_raw([*early, late, *more]), letters)
-    ((_, value, _, headers),) = letters.got
-    assert value == late[2]
-    assert "whose recording cannot be read" in headers["reason"].decode()
+    with closing(TapeSink(folded_once / "dead_letters")) as letters:
+        worker = FoldWorker(
+            live_measurement(),
+            state=folded_once,
+            default_run="unnamed",
+            patience=Patience(lateness_s=300.0),
+            dead_letters=DeadLetters(letters, "dead"),
+        )
+        source = ListSource(as_raw([*early, late, *more]), worker)
+        since = time.monotonic()
+        consume(source, worker, stop=lambda: bool(buried(folded_once)), each=breathe)
+        assert time.monotonic() - since < TOLD_S
+        consume(source, worker, stop=lambda: False, until_idle_s=0.0)
+        worker.close()
+    (letter,) = buried(folded_once)
+    assert letter.value == late[2]
+    assert "whose recording cannot be read" in dict(letter.headers)["reason"].decode()
     after = read_manifest(folder)
     assert after.runs["night"] == before.runs["night"]
     assert [c.status for c in after.runs["day"].chunks] == ["folded"]
+
+
+@pytest.mark.parametrize("policy", ["dead-letter", "skip", "stop"])
+def test_what_becomes_of_a_message_that_cannot_be_decoded_is_the_experiment_s_to_say(
+    policy, messages, undisturbed, tmp_path, capsys
+):
+    bad = ("detector", b"night", b"rubbish")
+    file, state = tmp_path / "experiment.yaml", tmp_path / "state"
+    experiment = live_experiment(lateness_s=300.0, undecodable=policy)
+    dump_experiment(with_absolute_files(experiment, EXAMPLES), file)
+    with TapeWriter(tmp_path / "tape") as tape:
+        tape.append(as_raw([*messages[:100], bad, *messages[100:]]))
+    command = ["consume", str(file), "--tape", str(tmp_path / "tape"), "-o", str(state)]
+    command += ["--until-idle", "0.2", "--health-port", "0", "--json"]
+    ended = beamsteer(command)
+    told = capsys.readouterr()
+    if policy == "stop":
+        assert ended == 2
+        assert "cannot be used" in " ".join(told.err.split())
+        file.write_text(file.read_text().replace("undecodable: stop", "undecodable: skip"))
+        assert beamsteer(command) == 0  # somebody has edited it
+        told = capsys.readouterr()
+    else:
+        assert ended == 0
+    skipped = policy != "dead-letter"
+    assert ("message_skipped" if skipped else "message_set_aside") in told.err
+    counters = json.loads(told.out[told.out.rindex("\n{\n") :])["counters"]
+    assert counters.get("dead_letters.message", 0) == (not skipped)
+    assert counters.get("skipped", 0) == skipped
+    assert [letter.value for letter in buried(state)] == ([] if skipped else [bad[2]])
+    assert contents(state) == undisturbed
+
+
+def test_a_dead_letter_is_told_within_ten_seconds_while_no_chunk_closes(messages, tmp_path):
+    """By the times that a worker has unless told otherwise."""
+    bad = ("detector", b"night", b"rubbish")
+    with closing(TapeSink(tmp_path / "dead_letters")) as letters:
+        worker = FoldWorker(
+            live_measurement(),
+            state=tmp_path,
+            default_run="unnamed",
+            dead_letters=DeadLetters(letters, "dead"),
+        )
+        source = ListSource(as_raw(messages[:60]), worker)
+        consume(source, worker, stop=lambda: not source.rest, each=breathe)
+        (raw,) = as_raw([bad])
+        worker.accept(replace(raw, offset=1000))
+        since = time.monotonic()
+        assert worker.status().counters["dead_letters.message"] == 1
+        consume(source, worker, stop=lambda: bool(buried(tmp_path)), each=breathe)
+        assert time.monotonic() - since < TOLD_S
+        worker.close()
 
 
 def test_a_state_folder_that_is_locked_ends_with_75(messages, undisturbed, tmp_path, capsys):

@@ -16,12 +16,14 @@ from pathlib import Path
 import httpx
 import pytest
 
+from consumers.transport import KafkaSection, KafkaTopics
 from consumers.transport.zmq_sink import ZmqSink
 from steering.experiment import dump_experiment, with_absolute_files
 from steering.service import pulse
 from steering.service.health import LOOP_SECONDS, WorkerStatus
 from steering.web import read_heartbeats
-from tests.steering.live_stream import live_experiment
+from tests.steering.live_stream import contents, live_experiment, live_scan
+from tests.steering.service.test_live import folded_alone, sending, topics_of
 from tests.steering.virtual_scan import EXAMPLES
 
 SECOND = 1_000_000_000
@@ -166,3 +168,55 @@ def test_a_killed_worker_and_a_lost_publisher_are_told_within_ten_seconds(tmp_pa
         assert states() == ["dead"]
         page.send_signal(signal.SIGTERM)
         assert page.wait(20) == 0
+
+
+@pytest.mark.kafka
+def test_a_broker_that_freezes_or_dies_is_told_within_ten_seconds_and_found_again(
+    own_kafka, supervisor, tmp_path
+):
+    """Half of a scan is sent before, half after; nothing of it is missing."""
+    topics = topics_of(own_kafka.broker)
+    names = KafkaTopics(prefix=topics.prefix, reduced=None, bluesky=None)
+    section = KafkaSection(bootstrap_servers=own_kafka.bootstrap, topics=names)
+    experiment = live_experiment(kind="kafka", lateness_s=300.0)
+    source = experiment.source.model_copy(update={"kafka": section})
+    experiment = experiment.model_copy(update={"source": source})
+    dump_experiment(with_absolute_files(experiment, EXAMPLES), tmp_path / "live.yaml")
+    scan = live_scan(psis=(5.0, 17.0))
+    alone = folded_alone(scan, tmp_path / "plain")
+    state = tmp_path / "state"
+    with contextlib.ExitStack() as stack:
+        worker, told = started(
+            *("consume", str(tmp_path / "live.yaml"), "--health-port", "0", "-o", str(state)),
+            environment=supervisor.environment,
+        )
+        stack.callback(worker.communicate)
+        stack.callback(worker.kill)
+
+        def ready() -> int:
+            return httpx.get(told["health"] + "ready").status_code
+
+        def reasons() -> str:
+            return " ".join(httpx.get(told["health"] + "ready").json()["reasons"])
+
+        with sending(own_kafka.bootstrap, topics.prefix) as send:
+            send(scan[: len(scan) // 2])
+        waited(ready, 200, 60)
+        pid = own_kafka.broker.pid
+        assert pid is not None
+        os.kill(pid, signal.SIGSTOP)
+        assert waited(ready, 503, 20) < 10
+        assert "the source is not connected" in reasons()
+        os.kill(pid, signal.SIGCONT)
+        waited(ready, 200, 60)
+        own_kafka.kill()
+        assert waited(ready, 503, 20) < 10
+        assert httpx.get(told["health"] + "health").status_code == 200
+        own_kafka.start()
+        waited(ready, 200, 60)
+        with sending(own_kafka.bootstrap, topics.prefix) as send:
+            send(scan[len(scan) // 2 :])
+        waited(lambda: httpx.get(told["health"] + "status").json()["runs"], {"night": 2}, 60)
+        worker.send_signal(signal.SIGTERM)
+        assert worker.wait(60) == 0
+    assert contents(state) == alone
