@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 BLOCK = 4096
@@ -51,6 +53,16 @@ class SmallDisk:
     def read_only(self, yes: bool = True) -> None:
         """Let nobody write; fails while a file is open for writing."""
         self._mount("-o", f"remount,{'ro' if yes else 'rw'}", str(self.folder))
+
+    @contextmanager
+    def read_only_folder(self, folder: Path) -> Iterator[None]:
+        """Let nobody write into a folder that is in use; files that are open stay writable."""
+        self._mount("--bind", str(folder), str(folder))
+        try:
+            self._mount("-o", "remount,bind,ro", str(folder))
+            yield
+        finally:
+            subprocess.run(["umount", "--lazy", str(folder)], check=True, capture_output=True)
 
     def grow(self, size_bytes: int) -> None:
         """Be larger, for a test whose files are."""

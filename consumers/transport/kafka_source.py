@@ -204,6 +204,7 @@ class KafkaSource:
             # A poll that waits long inside the library sees neither assignment nor broker.
             batches = self._poll_library(min(left, 0.5))
             self._finish_joining()
+            self._refuse_namesakes()
             self._follow_the_group()
             if self._broker.fault is not None:
                 raise self._broker.fault
@@ -256,6 +257,21 @@ class KafkaSource:
         coordinator = self._consumer._coordinator
         if coordinator.rejoining and not coordinator.need_rejoin():
             coordinator.request_rejoin()
+
+    def _refuse_namesakes(self) -> None:
+        """Stop when another worker has taken our name in the group.
+
+        The library ends its heartbeats then, and reads on beside the other one, in silence.
+        """
+        coordinator = self._consumer._coordinator
+        with coordinator._lock:
+            fenced = (
+                coordinator.stable()
+                and not coordinator.rejoining
+                and not coordinator._heartbeat_enabled
+            )
+        if fenced and self._section.member is not None:
+            raise explain(errors.FencedInstanceIdError(), self._section)
 
     def _release_all(self) -> None:
         for partition in sorted(self._listener.taken):

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -142,6 +145,21 @@ def test_a_run_in_progress_is_had_from_its_start(sink: AdaraSink) -> None:
     assert begin.start_time_ns == begun.start_time_ns
 
 
+SERVER = """
+import time
+from consumers.transport import AdaraSink
+from tests.consumers.adara_traffic import OPENING, pulse
+
+sink = AdaraSink("127.0.0.1:0")
+print(sink.address, flush=True)
+for packet in OPENING:
+    sink.send("adara", packet)
+for n in range(1000):
+    sink.send("adara", pulse(n))
+    time.sleep(0.1)
+"""
+
+
 @contextmanager
 def rude_server(*speeches: bytes) -> Iterator[str]:
     """Says something to one client after the other, and hangs up or keeps silent."""
@@ -204,6 +222,26 @@ def test_a_silent_server_is_not_connected_and_then_called_again() -> None:
             assert source.disconnections == 1
             now[0] += 60.0
             assert [m.value for m in take(source, 1)] == [packet(0x4009)]
+
+
+@pytest.mark.parametrize("fate", ["frozen", "dead"])
+def test_a_server_that_freezes_or_dies_is_missed_within_ten_seconds(fate: str) -> None:
+    command = [sys.executable, "-c", SERVER]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        with closing(source_of(server.stdout.readline().strip())) as source:
+            assert take(source, 1)
+            assert source.connected
+            server.send_signal(signal.SIGSTOP if fate == "frozen" else signal.SIGKILL)
+            began = time.monotonic()
+            while source.connected:
+                assert time.monotonic() - began < 10
+                source.poll(0.05)
+            if fate == "frozen":
+                server.send_signal(signal.SIGCONT)
+                assert take(source, 1)
+                assert source.connected
+        server.kill()
 
 
 def test_nobody_there_is_tried_again_with_growing_pauses() -> None:

@@ -71,9 +71,11 @@ def test_a_given_token_is_let_in_until_it_expires(kafka):
     section = token_section(kafka)
     KafkaSink(section, environment={"BEAMSTEER_KAFKA_PASSWORD": unsigned_token("reader")}).close()
     old = unsigned_token("reader", life_s=-300.0)
+    began = time.monotonic()
     with pytest.raises(ConnectionError, match="OAUTHBEARER and the token or secret") as told:
         KafkaSink(section, environment={"BEAMSTEER_KAFKA_PASSWORD": old})
     assert old not in str(told.value)
+    assert time.monotonic() - began < 10.0
 
 
 @pytest.mark.kafka

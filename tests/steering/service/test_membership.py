@@ -10,7 +10,12 @@ import pytest
 
 from consumers.transport import KafkaSection, KafkaSource
 from steering.service.membership import group_member
-from tests.consumers.transport.test_kafka_source import Owner, partition_of, section_of
+from tests.consumers.transport.test_kafka_source import (
+    Owner,
+    partition_of,
+    read,
+    section_of,
+)
 
 WORKER = """
 import sys
@@ -71,6 +76,25 @@ def test_a_killed_worker_with_a_name_goes_on_at_once_and_one_without_waits_for_i
     nameless = section_of(kafka, [events], group=f"{events}-2", session_timeout_s=6.0)
     kill_a_worker(nameless)
     assert restart_s(nameless, patience_s=60.0) > 2.0
+
+
+@pytest.mark.kafka
+def test_of_two_workers_of_one_name_the_first_is_told_and_the_second_goes_on(kafka, kafka_topics):
+    (events,) = kafka_topics("detector")
+    partition_of(kafka, events, 0, [b"one", b"two"])
+    section = section_of(kafka, [events], member="host-1-0")
+    first, second = (KafkaSource(section, Owner()) for _ in range(2))
+    assert [m.value for m in read(first, 2)] == [b"one", b"two"]
+    began = time.monotonic()
+    found = []
+    with pytest.raises(ValueError, match="kafka.member is host-1-0, which another worker"):
+        while time.monotonic() - began < 60.0:
+            found += second.poll(0.1)
+            first.poll(0.1)
+    assert time.monotonic() - began < 10.0
+    first.close()
+    assert [m.value for m in found + read(second, 2 - len(found))] == [b"one", b"two"]
+    second.close()
 
 
 @pytest.mark.kafka

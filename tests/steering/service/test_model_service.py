@@ -504,7 +504,7 @@ def test_of_two_services_on_a_folder_one_waits_and_says_so(tmp_path):
     ]
 
     def wait_for(found):
-        end = time.monotonic() + 20
+        end = time.monotonic() + 10
         while not found() and time.monotonic() < end:
             time.sleep(0.02)
         assert found()

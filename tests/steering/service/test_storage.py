@@ -43,6 +43,7 @@ from tests.steering.virtual_scan import EXAMPLES
 PATIENCE = Patience(settle_s=2.0, lateness_s=300.0, turn_s=0.0, commit_s=0.0)
 PSI = (5.0, 17.0, 29.0)
 BAD = ("detector", b"night", b"rubbish")
+TOLD_S = 10.0  # longest time until a fault is told
 
 
 @pytest.fixture(scope="module")
@@ -253,6 +254,31 @@ def test_a_partition_that_goes_while_the_disk_is_full_is_read_again(
     assert contents(state) == undisturbed
 
 
+@pytest.mark.parametrize("inside", [".", "night/recorded", "night/chunks"])
+def test_a_folder_that_becomes_read_only_while_a_worker_runs_holds_everything_back(
+    inside, messages, undisturbed, small_disk
+):
+    state = small_disk.folder / "state"
+    worker = worker_on(state)
+    source = ListSource(as_raw(messages), worker)
+    consume(source, worker, stop=lambda: bool(worker.status().chunks.get("night")))
+    before = read_manifest(state / "partition-0")
+    assert before is not None
+    with small_disk.read_only_folder(state / "partition-0" / inside):
+        since = time.monotonic()
+        consume(source, worker, stop=lambda: bool(worker.stuck()))
+        assert time.monotonic() - since < TOLD_S
+        verdict = judge_readiness(worker.status(), Health())
+        assert "partition 0 is paused" in verdict.reasons[0]
+        assert "Read-only file system" in verdict.reasons[0]
+        assert read_manifest(state / "partition-0").runs == before.runs
+    consume(source, worker, stop=lambda: False, until_idle_s=0.0)
+    assert judge_readiness(worker.status(), Health()).ok
+    worker.close()
+    assert contents(state) == undisturbed
+    assert buried(state) == [BAD[2]]
+
+
 @pytest.mark.parametrize("trouble", ["full", "read-only"])
 def test_the_command_ends_with_75_when_nothing_can_be_written_for_long(
     trouble, messages, undisturbed, small_disk, tmp_path, capsys
@@ -294,6 +320,21 @@ def test_a_disk_that_is_nearly_full_is_told_before_anything_fails(small_disk):
     registry, _ = service_registry(lambda: status)
     assert registry.get_sample_value("beamsteer_state_free_bytes") == status.free_bytes
     assert registry.get_sample_value("beamsteer_state_reserve_bytes") == status.reserve_bytes
+    worker.close()
+
+
+def test_a_disk_that_fills_while_a_worker_runs_is_told_within_ten_seconds(small_disk):
+    small_disk.grow(128 * 2**20)
+    worker = worker_on(small_disk.folder / "state")
+    worker.take(0)
+    worker.turn()
+    assert not judge_readiness(worker.status(), Health()).warnings
+    small_disk.fill(30 * 2**20)
+    since = time.monotonic()
+    until(lambda: worker.turn() or judge_readiness(worker.status(), Health()).warnings)
+    assert time.monotonic() - since < TOLD_S
+    small_disk.make_room()
+    until(lambda: worker.turn() or not judge_readiness(worker.status(), Health()).warnings)
     worker.close()
 
 
@@ -351,7 +392,9 @@ def test_a_stream_over_zmq_waits_for_room_on_its_tape(small_disk):
     tape = TapeWriter(small_disk.folder / "tape", segment_bytes=300_000)
     taped = Taped(Endless(), tape)
     got = []
+    since = time.monotonic()
     until(lambda: got.extend(taped.poll(0.0)) or taped.trouble)
+    assert time.monotonic() - since < TOLD_S
     assert "No space left" in taped.trouble
     assert len(got) < 30
     small_disk.make_room()
@@ -390,7 +433,9 @@ def test_a_partition_of_a_broker_is_paused_and_resumed(messages, undisturbed, ka
             small_disk.fill(400_000)
             half = len(messages) // 2
             send(messages[:half])
+            since = time.monotonic()
             until(lambda: live.worker.stuck() == {0}, 60)
+            assert time.monotonic() - since < TOLD_S
             until(lambda: live.source._paused == {0})
             send(messages[half:])
             until(lambda: sum(live.worker_status().lag.values()) > 0, 60)

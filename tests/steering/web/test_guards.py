@@ -123,7 +123,7 @@ def test_wrong_tokens_are_logged_and_slowed_and_the_right_one_is_not():
             wrong = {"Authorization": f"Bearer wrong-{i}"}
             assert client.get("/runs", headers=wrong).status_code == 401
             took.append(time.monotonic() - began)
-        assert took[3] >= 0.8 > 0.1 <= took[0]
+        assert 10 > took[3] >= 0.8 > 0.1 <= took[0]
         began = time.monotonic()
         assert client.get("/runs").status_code == 401  # none is not a wrong one
         assert client.get("/runs", headers=right).status_code == 200

@@ -60,6 +60,10 @@ def test_a_server_outlives_what_others_upload_and_says_what_was_wrong():
             assert answer.status_code == 422
             assert says in answer.json()["detail"]
         pid = child_of(one)
+        for text in (NAN, MANY):  # the process is there by now
+            began = time.monotonic()
+            assert client.post("/predict", files={"file": ("POSCAR", text)}).status_code == 422
+            assert time.monotonic() - began < 10
         assert largest_bytes(pid) < 2 * 2**30
         assert client.post("/predict", json=GOOD).status_code == 200
         assert child_of(one) == pid  # nobody waits for the libraries twice
