@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from contextlib import closing
 from dataclasses import replace
@@ -36,6 +37,7 @@ from tests.steering.live_stream import (
     live_scan,
 )
 from tests.steering.service.test_live import sending, topics_of
+from tests.steering.service.test_publishing import kept
 from tests.steering.virtual_scan import EXAMPLES
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -77,6 +79,14 @@ def buried(state):
         while (message := reader.read()) is not None:
             found.append(message[0])
     return found
+
+
+def until(done, seconds=90.0):
+    """Wait until something is done."""
+    end = time.monotonic() + seconds
+    while not done():
+        assert time.monotonic() < end
+        time.sleep(0.05)
 
 
 def breathe():
@@ -303,4 +313,53 @@ def test_a_message_larger_than_allowed_is_a_dead_letter_and_the_rest_goes_on(
         counters = live.worker_status().counters
     topics.remove()
     assert counters["dead_letters.message"] == 1
+    assert contents(tmp_path) == undisturbed
+
+
+@pytest.mark.kafka
+def test_a_topic_of_dead_letters_that_goes_is_told_and_nothing_is_committed_until_it_is_back(
+    messages, undisturbed, kafka, tmp_path
+):
+    topics = topics_of(kafka)
+    names = KafkaTopics(prefix=topics.prefix, reduced=None, bluesky=None)
+    dead = str(names.name("dead_letters"))
+    section = KafkaSection(bootstrap_servers=kafka.bootstrap, topics=names, group=topics.prefix)
+    experiment = live_experiment(kind="kafka", lateness_s=300.0, settle_s=0.5)
+    source = experiment.source.model_copy(update={"kafka": section})
+    experiment = experiment.model_copy(update={"source": source})
+    half = len(messages) // 2
+    with (
+        open_live(
+            experiment,
+            experiment_dir=EXAMPLES,
+            state=tmp_path,
+            options=LiveOptions(run="unnamed"),
+            measurement=live_measurement(),
+        ) as live,
+        sending(kafka.bootstrap, topics.prefix) as send,
+    ):
+        stop = threading.Event()
+        loop = threading.Thread(target=live.consume, args=(stop.is_set,))
+        loop.start()
+        try:
+            send(messages[:half])
+            until(lambda: sum(live.worker_status().chunks.values()) > 0)
+            topics.remove(dead)
+            since = time.monotonic()
+            until(lambda: any(dead in warning for warning in live.worker_status().warnings))
+            assert time.monotonic() - since < TOLD_S
+            send([("detector", b"night", b"rubbish"), *messages[half:]])
+            until(lambda: live.worker_status().counters.get("dead_letters.message"))
+            before = read_manifest(tmp_path / "partition-0")
+            until(lambda: "dead letters could not be sent" in (live.worker_status().error or ""))
+            assert read_manifest(tmp_path / "partition-0") == before
+            topics(dead.removeprefix(f"{topics.prefix}_"))
+            until(lambda: live.worker_status().chunks.get("night") == len(PSI))
+            until(lambda: read_manifest(tmp_path / "partition-0").counters.get("dead_letters"))
+            until(lambda: not live.worker_status().error)
+        finally:
+            stop.set()
+            loop.join()
+    assert [value for _, value in kept(kafka.bootstrap, dead, 1)] == [b"rubbish"]
+    topics.remove()
     assert contents(tmp_path) == undisturbed

@@ -12,6 +12,7 @@ from consumers.state import Bounds, HeldBound, read_manifest
 from consumers.transport import DeadLetters
 from consumers.wire import (
     Events,
+    LogSample,
     RawMessage,
     RunBegins,
     RunEnds,
@@ -30,6 +31,7 @@ from steering.service.retaining import Kept
 from tests.consumers.disturbed_stream import disturb
 from tests.consumers.hostile_messages import mutants
 from tests.steering.live_stream import (
+    BEGIN,
     PSI,
     ListSource,
     as_raw,
@@ -425,6 +427,29 @@ def test_restarts_make_no_duplicates_of_what_is_read_again(
     undisturbed = counted(tmp_path / "plain", ())
     assert undisturbed.get("duplicates", 0) == doubled
     assert counted(tmp_path / "killed", (150, 260, 390, 470)) == undisturbed
+
+
+def test_neither_dead_letters_nor_reopened_dwells_make_the_manifest_grow(measurement, tmp_path):
+    """A thousand messages that nobody can use, and a dwell that is written ten times."""
+    worker = worker_of(measurement, tmp_path)
+    raws = as_raw(live_scan(psis=PSI[:1]))
+    for raw in ListSource(raws, worker, batch=len(raws)).poll(0):
+        worker.accept(raw)
+    worker.turn(finish=True)
+    sizes = []
+    for n in range(10):
+        sample = LogSample(source="s9", time_ns=BEGIN + n, value=np.array([1.5]))
+        late = encode_log(sample)
+        worker.accept(RawMessage(topic="late", partition=0, offset=n, key=b"night", value=late))
+        for k in range(100):
+            bad = RawMessage(topic="bad", partition=0, offset=100 * n + k, value=b"rubbish")
+            worker.accept(bad)
+        worker.turn(finish=True)
+        sizes.append((tmp_path / "partition-0" / "manifest.json").stat().st_size)
+    counters = worker.status().counters
+    assert (counters["dead_letters.message"], counters["late"]) == (1000, 10)
+    assert max(sizes) - sizes[0] < 100  # digits of numbers
+    worker.close()
 
 
 def test_a_message_of_a_foreign_partition_is_refused(measurement, tmp_path):

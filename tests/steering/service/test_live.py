@@ -145,6 +145,10 @@ def test_a_killed_worker_leaves_the_same_bits(host, kafka, scan, undisturbed, tm
     struck = kill_many(host, kafka, scan, tmp_path, kills=4, seed=5)
     assert sum(struck.values()) == 4
     assert contents(tmp_path) == undisturbed
+    sent = disturb(scan, seed=5)
+    (folder,) = partition_folders(tmp_path)
+    counters = read_manifest(folder).counters
+    assert counters["duplicates"] == len(sent) - len(set(sent))  # restarts make none
 
 
 @pytest.mark.slow

@@ -260,20 +260,25 @@ def test_a_folder_that_becomes_read_only_while_a_worker_runs_holds_everything_ba
 ):
     state = small_disk.folder / "state"
     worker = worker_on(state)
-    source = ListSource(as_raw(messages), worker)
-    consume(source, worker, stop=lambda: bool(worker.status().chunks.get("night")))
+    source = ListSource(as_raw(messages), worker, batch=len(messages) // 2)
+    for raw in source.poll(0):
+        worker.accept(raw)
+    until(lambda: worker.turn() and worker.status().chunks)
     before = read_manifest(state / "partition-0")
     assert before is not None
+    for raw in source.poll(0):
+        worker.accept(raw)
     with small_disk.read_only_folder(state / "partition-0" / inside):
         since = time.monotonic()
-        consume(source, worker, stop=lambda: bool(worker.stuck()))
+        until(lambda: worker.turn() or worker.stuck())
         assert time.monotonic() - since < TOLD_S
         verdict = judge_readiness(worker.status(), Health())
         assert "partition 0 is paused" in verdict.reasons[0]
         assert "Read-only file system" in verdict.reasons[0]
         assert read_manifest(state / "partition-0").runs == before.runs
-    consume(source, worker, stop=lambda: False, until_idle_s=0.0)
+    until(lambda: worker.turn() or not worker.stuck())
     assert judge_readiness(worker.status(), Health()).ok
+    consume(source, worker, stop=lambda: False, until_idle_s=0.0)
     worker.close()
     assert contents(state) == undisturbed
     assert buried(state) == [BAD[2]]
