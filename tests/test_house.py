@@ -244,6 +244,24 @@ def test_no_file_is_long_without_a_reason_in_the_architecture_page():
     assert set(re.findall(r"^\| `([^`]+)` \|", section, re.MULTILINE)) == LONG_FILES
 
 
+def test_every_fault_of_the_page_of_faults_has_its_test():
+    there = {
+        name
+        for path in (ROOT / "tests").rglob("test_*.py")
+        for name in re.findall(r"^def (test_\w+)", path.read_text(), re.MULTILINE)
+    }
+    rows = [
+        line.split(" | ")
+        for line in (ROOT / "docs" / "faults.md").read_text().splitlines()
+        if line.startswith("| ") and not line.startswith("| fault")
+    ]
+    assert rows
+    for row in rows:
+        named = re.findall(r"`(test_\w+)`", row[1])
+        assert named, row[0]
+        assert set(named) <= there, row[0]
+
+
 def untyped(tree: ast.Module) -> list[str]:
     """Public functions and methods of a module that leave a parameter or their result untyped."""
     found = []

@@ -276,7 +276,9 @@ def test_a_state_folder_that_is_locked_ends_with_75(messages, undisturbed, tmp_p
     command = ["consume", str(file), "--tape", str(tmp_path / "tape"), "-o", str(state)]
     command += ["--until-idle", "0.2", "--health-port", "0"]
     lock = PartitionLock(state / "partition-0")
+    since = time.monotonic()
     assert beamsteer(command) == 75
+    assert time.monotonic() - since < TOLD_S
     assert "another process owns this partition" in " ".join(capsys.readouterr().err.split())
     lock.release()
     assert beamsteer(command) == 0

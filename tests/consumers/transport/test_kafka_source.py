@@ -458,7 +458,7 @@ def test_a_batch_too_large_for_an_answer_is_a_fault_with_its_size_and_the_rest_c
     source = KafkaSource(section, Owner())
     started = time.monotonic()
     found = sorted(read(source, 6), key=lambda m: (m.partition, m.offset))
-    assert time.monotonic() - started < 20
+    assert time.monotonic() - started < TOLD_S
     assert [m.value for m in found] == [b"before", b"after", b"before", b"", b"", b"after"]
     assert [m.offset for m in found] == [0, 1, 0, 1, 2, 3]
     for message in found[3:5]:

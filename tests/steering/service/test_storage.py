@@ -118,10 +118,12 @@ def test_a_disk_that_is_full_at_any_write_loses_nothing(
     worker = worker_on(state)
     source = ListSource(as_raw(messages), worker)
     small_disk.fill(left_bytes)
+    since = time.monotonic()
     while not worker.stuck():
         for raw in source.poll(0):
             worker.accept(raw)
         worker.turn()
+    assert time.monotonic() - since < TOLD_S
     assert worker.stuck() == {0}
     manifest = read_manifest(state / "partition-0")
     before = worker.settled()
