@@ -47,7 +47,9 @@ def model_server(
             envvar="BEAMSTEER_TOKEN", help="Secret that readers must present.", show_envvar=True
         ),
     ] = None,
-    every: Annotated[float, typer.Option(min=0.05, help="Seconds between two looks.")] = 1.0,
+    every: Annotated[
+        float, typer.Option(min=0.05, max=5.0, help="Seconds between two looks.")
+    ] = 1.0,
     schema: Annotated[
         bool, typer.Option("--schema", help="Print the schemas of what is published, and end.")
     ] = False,

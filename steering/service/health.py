@@ -17,6 +17,7 @@ from steering.service.clocks import Clock, steady_ns
 from steering.web import add_guards
 
 LOOP_SECONDS = 30.0
+READY_SECONDS = 8.0  # a loop that turned longer ago does not do its work
 BUSY_SECONDS = 1800.0
 
 
@@ -206,7 +207,13 @@ def operations_app(
     def ready() -> JSONResponse:
         """Whether the service does its work: 200, or 503 with the reasons."""
         now = status()
-        return _answer("ready", "not ready", judge_readiness(now, healthy(now)))
+        turns = judge_health(
+            now,
+            clock(),
+            loop_seconds=min(loop_seconds, READY_SECONDS),
+            busy_seconds=busy_seconds,
+        )
+        return _answer("ready", "not ready", judge_readiness(now, turns))
 
     @app.get("/status")
     def told() -> JSONResponse:

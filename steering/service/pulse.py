@@ -14,7 +14,12 @@ from contextlib import contextmanager
 import structlog
 
 from steering.service.clocks import Clock, steady_ns
-from steering.service.health import WorkerStatus, judge_health, judge_readiness
+from steering.service.health import (
+    READY_SECONDS,
+    WorkerStatus,
+    judge_health,
+    judge_readiness,
+)
 from steering.web import HeartbeatFile, notify
 
 log = structlog.get_logger()
@@ -54,7 +59,8 @@ def pulse(
     def look() -> None:
         now = status()
         health = judge_health(now, clock())
-        reasons = judge_readiness(now, health).reasons
+        turns = judge_health(now, clock(), loop_seconds=READY_SECONDS)
+        reasons = judge_readiness(now, turns).reasons
         told = "; ".join(reasons) or "working"
         words = ["READY=1", "WATCHDOG=1"] if health.ok else []
         if file is not None and health.ok:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,8 +11,10 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from steering.service import operations_app, service_registry, status_json
+from steering.service.fold_worker import FoldWorker
 from steering.service.health import WorkerStatus, judge_health, judge_readiness
 from steering.web import serving
+from tests.steering.live_stream import live_measurement
 
 SECOND = 1_000_000_000
 NOW = 1_763_716_248 * SECOND
@@ -91,6 +94,24 @@ def test_supervisors_are_answered_over_http_and_see_a_change_at_once():
         status[0] = replace(GOOD, last_loop_ns=NOW - 100 * SECOND)
         assert httpx.get(url + "health").status_code == 503
         assert httpx.get(url + "ready").json()["status"] == "not ready"
+
+
+def test_a_loop_that_stands_still_is_told_within_ten_seconds(tmp_path):
+    worker = FoldWorker(live_measurement(), state=tmp_path, default_run="x")
+    worker.take(0)
+    worker.turn()
+    registry, _ = service_registry(worker.status)
+    with serving(operations_app(worker.status, registry)) as url:
+        assert httpx.get(url + "ready").status_code == 200
+        since = time.monotonic()
+        while httpx.get(url + "ready").status_code == 200:
+            assert time.monotonic() - since < 10
+            time.sleep(0.2)
+        assert "the loop turned" in httpx.get(url + "ready").json()["reasons"][0]
+        assert httpx.get(url + "health").status_code == 200  # a restart may be too early
+        worker.turn()
+        assert httpx.get(url + "ready").status_code == 200
+    worker.close()
 
 
 def test_a_token_guards_figures_but_not_the_answers_to_supervisors():

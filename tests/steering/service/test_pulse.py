@@ -20,7 +20,7 @@ from consumers.transport import KafkaSection, KafkaTopics
 from consumers.transport.zmq_sink import ZmqSink
 from steering.experiment import dump_experiment, with_absolute_files
 from steering.service import pulse
-from steering.service.health import LOOP_SECONDS, WorkerStatus
+from steering.service.health import LOOP_SECONDS, READY_SECONDS, WorkerStatus
 from steering.web import read_heartbeats
 from tests.steering.live_stream import contents, live_experiment, live_scan
 from tests.steering.service.test_live import folded_alone, sending, topics_of
@@ -89,7 +89,7 @@ def test_the_watchdog_is_fed_by_a_loop_that_turns_and_by_no_other(tmp_path, supe
 
 def _stuck() -> str:
     return (
-        f"the loop turned {LOOP_SECONDS + 5:.0f} s ago; expected at most {LOOP_SECONDS:g} s. "
+        f"the loop turned {LOOP_SECONDS + 5:.0f} s ago; expected at most {READY_SECONDS:g} s. "
         "Restart the service: it goes on from its state folder."
     )
 
