@@ -314,6 +314,7 @@ def consumer_arguments(
         "auto_offset_reset": "none",
         "isolation_level": "read_committed",
         "allow_auto_create_topics": False,
+        "metadata_max_age_ms": 5_000,  # topics that go or grow shall be seen soon
         "check_crcs": True,
         "fetch_max_bytes": fetch,
         "max_partition_fetch_bytes": fetch,

@@ -128,6 +128,7 @@ class KafkaSource:
         self._arguments = consumer_arguments(section, environment)
         self._topics = section.topics.read
         self._identities = describe_topics(section, self._arguments, self._topics)
+        self._grown: tuple[str, ...] = ()  # topics that got more partitions meanwhile, in words
         self._settled: dict[tuple[str, int], int] = {}  # replaced as a whole: others read it
         self._broker = BrokerWatch(
             section,
@@ -163,7 +164,7 @@ class KafkaSource:
     @property
     def warnings(self) -> tuple[str, ...]:
         """What somebody should change at the broker before messages are lost."""
-        return self._broker.warnings
+        return (*self._broker.warnings, *self._grown)
 
     @property
     def partitions(self) -> tuple[int, ...]:
@@ -302,15 +303,15 @@ class KafkaSource:
     def _take(self, assigned: set[TopicPartition]) -> None:
         partitions = sorted({place.partition for place in assigned})
         whole = {TopicPartition(topic, p) for topic in self._topics for p in partitions}
-        if assigned:
-            now = describe_topics(self._section, self._arguments, self._topics)
-            anew = [name for name in self._topics if now[name][1] != self._identities[name][1]]
-            if anew:
-                raise InputError(
-                    f"kafka.topics names {', '.join(anew)}, made anew while this worker ran; "
-                    "expected the topics it began with, because the messages of the old ones are "
-                    "gone. End the run, and begin one with a state of its own."
-                )
+        now = describe_topics(self._section, self._arguments, self._topics)
+        anew = [name for name in self._topics if now[name][1] != self._identities[name][1]]
+        if anew:
+            raise InputError(
+                f"kafka.topics names {', '.join(anew)}, made anew while this worker ran; "
+                "expected the topics it began with, because the messages of the old ones are "
+                "gone. End the run, and begin one with a state of its own."
+            )
+        self._tell_growth({name: now[name][0] for name in self._topics})
         if assigned != whole:
             odd = ", ".join(f"{p.topic}[{p.partition}]" for p in sorted(whole - assigned))
             raise InputError(
@@ -344,6 +345,18 @@ class KafkaSource:
             self._positions[place] = position
         self._moved = self._clock()
         log.info("partitions_taken", partitions=partitions, group=self._section.group)
+
+    def _tell_growth(self, partitions: Mapping[str, int]) -> None:
+        """Warn of partitions that came while this worker ran: keys choose others since."""
+        self._grown = tuple(
+            f"{name} has {n} partitions, and had {self._identities[name][0]} when this worker "
+            "started; expected as many while a run goes on, because its messages go to another "
+            "partition now and its dwell falls apart. Begin a new run, and restart this worker."
+            for name, n in partitions.items()
+            if n != self._identities[name][0]
+        )
+        for reason in self._grown:
+            log.warning("broker_warning", reason=reason)
 
     def _check_positions(
         self, positions: Mapping[TopicPartition, int]

@@ -78,7 +78,7 @@ log = structlog.get_logger()
 
 ZONE_STEP = 0.8  # of the zone grid, edges of a voxel
 ZONE_BYTES = 1.5e9  # most memory for the matrices of the zone grid
-SMALL_ZONE_BYTES = 3e8  # a grid that takes no more stays as fine as wanted; germanium: 2.2e8
+SMALL_ZONE_BYTES = 5e8  # a grid that takes no more stays as fine as wanted; zinc oxide: 3.9e8
 WIDER = (3.0, 2.5, 2.0, 1.5, 1.0)  # grids to try then, times the step wanted
 CONTINUATION_ERROR = 0.01  # of resolved spectra at single wave vectors, mean
 QUICK_REACH_SIGMAS = 4.0  # of lines of the forward model where it only finds the way

@@ -16,6 +16,7 @@ from kafka.structs import TopicPartition
 
 from consumers.transport import KafkaSection, KafkaSink, KafkaSource
 from consumers.wire import RawMessage, WireError, decode
+from simulations.errors import InputError
 from tests.kafka_broker import PASSWORDS, Topics, admin
 
 pytestmark = pytest.mark.kafka
@@ -465,6 +466,37 @@ def test_a_batch_too_large_for_an_answer_is_a_fault_with_its_size_and_the_rest_c
         with pytest.raises(WireError, match=rf"offset {message.offset} has about 5000\d\d\d bytes"):
             decode(message)
     assert source.lag() == {(topic, 0): 0, (topic, 1): 0}
+    source.close()
+
+
+def test_a_topic_that_goes_is_told_by_its_name(kafka, kafka_topics):
+    (topic,) = kafka_topics("detector")
+    partition_of(kafka, topic, 0, [b"x"])
+    source = KafkaSource(section_of(kafka, [topic]), Owner())
+    read(source, 1)
+    with admin(kafka) as client:
+        client.delete_topics([topic])
+    with pytest.raises(InputError, match=f"names {topic}, which .* does not have"):
+        source.poll(10.0)
+    source.close()
+    with admin(kafka) as client:
+        client.create_topics({topic: {"num_partitions": 1, "replication_factor": 1}})
+
+
+def test_partitions_that_come_while_a_run_goes_on_are_told(kafka, kafka_topics):
+    """Keys choose other partitions since, so the run would fall apart."""
+    (topic,) = kafka_topics("detector")
+    partition_of(kafka, topic, 0, [b"x"])
+    source = KafkaSource(section_of(kafka, [topic]), Owner())
+    read(source, 1)
+    assert not any("had 1 when" in warning for warning in source.warnings)
+    with admin(kafka) as client:
+        client.create_partitions({topic: 2})
+    end = time.monotonic() + 10
+    while not any("has 2 partitions, and had 1 when" in w for w in source.warnings):
+        assert time.monotonic() < end
+        source.poll(0.5)
+    assert source.partitions == (0, 1)
     source.close()
 
 
