@@ -165,14 +165,6 @@ def judge_broker(facts: BrokerFacts, section: KafkaSection, *, needed_s: float) 
     _refuse_compaction(read)
     ours = section.topics.ours
     found = []
-    counts = {name: topic.partitions for name, topic in read.items() if topic.partitions}
-    if len(set(counts.values())) > 1:
-        told = ", ".join(f"{name}: {n}" for name, n in counts.items())
-        found.append(
-            f"The topics that are read have different numbers of partitions now ({told}); expected "
-            "equal ones, else the worker ends when the group shares them out again. Add partitions "
-            "where there are too few."
-        )
     for name, topic in read.items():
         found += _too_short(name, topic.config, needed_s)
         largest = int(topic.config.get("max.message.bytes", 0))
