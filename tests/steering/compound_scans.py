@@ -108,7 +108,7 @@ def one_scan(name: str, seed: int, folder: Path, database: Path, chunks: int) ->
     truth = json.loads((folder / "scan" / "truth.json").read_text())
     values = np.array([p["value"] for p in truth["parameters"]])
     measurement = build_measurement(experiment, folder)
-    run, seconds = replayed(measurement, folder, "state", estimate=True)
+    run, seconds = replayed(measurement, folder / "state", folder)
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
     found = run.estimate
     assert found is not None
@@ -119,7 +119,9 @@ def one_scan(name: str, seed: int, folder: Path, database: Path, chunks: int) ->
         measurement,
         box=BoxPrior(names=measurement.box.names, lower=values - reach, upper=values + reach),
     )
-    at_truth, _ = replayed(held, folder, "held", estimate=False)
+    at_truth = Run(held, run_id="scan", folder=folder / "state")
+    for chunk in run.chunks:
+        at_truth.adopt(chunk)
     at_truth.estimate_now()
     assert at_truth.estimate is not None
     return {
@@ -139,12 +141,10 @@ def one_scan(name: str, seed: int, folder: Path, database: Path, chunks: int) ->
     }
 
 
-def replayed(
-    measurement: Measurement, folder: Path, name: str, *, estimate: bool
-) -> tuple[Run, list[float]]:
+def replayed(measurement: Measurement, state: Path, folder: Path) -> tuple[Run, list[float]]:
     """A run of all files, and the seconds of processor that every chunk took."""
-    (folder / name).mkdir(exist_ok=True)
-    run = Run(measurement, run_id="scan", folder=folder / name, estimate=estimate)
+    state.mkdir(exist_ok=True)
+    run = Run(measurement, run_id="scan", folder=state)
     told = measurement.experiment.source
     source = recorded_source(
         sorted((folder / "scan").glob("*.nxs.h5")), run="scan", psi_log=told.psi_log, psi_deg=None,
