@@ -380,8 +380,8 @@ def _rates(
                     vx, vy, vz = velocity[v, s, 0], velocity[v, s, 1], velocity[v, s, 2]
                     dx, dy, dz = first[v, e, 0] / D, first[v, e, 1] / D, first[v, e, 2] / D
                     E = energy[v, s] + vx * dx + vy * dy + vz * dz
-                    flat = False
                     if pockets is not None:
+                        signed = E
                         live, size, wide = count_mode(E, pockets[0], pockets[1])
                         flat = size != abs(E)  # the energy moves with nothing
                         shifted[s] = E
@@ -405,8 +405,9 @@ def _rates(
                             vx, vy, vz = 0.0, 0.0, 0.0
                     if E < LOWEST_ENERGY_MEV:
                         E = LOWEST_ENERGY_MEV
-                    if pockets is None:
-                        shifted[s] = E
+                    shifted[s] = E
+                    if pockets is not None:
+                        shifted[s] = signed
                     g = (vx * slope[v, e, 0] + vy * slope[v, e, 1] + vz * slope[v, e, 2]) / D
                     spread = (
                         vx * vx * (second[v, e, 0] / D - dx * dx)
@@ -492,10 +493,12 @@ def _rates(
                             * ((R * by_lost + by_width * sigma_slope[e]) * share - by_u)
                             / jac
                         )
-                        if not flat:
-                            df[s] += by_shifted / (4.0 * E)
+                        df[s] += by_shifted / (4.0 * E)
                         dw[s] += 0.5 * strength * by_width * sigma[e]
                         active[s] = True
+                    if pockets is not None:
+                        if flat:
+                            df[s] = 0.0
                     any_active = any_active or active[s]
                 if not any_active:
                     continue

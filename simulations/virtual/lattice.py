@@ -125,6 +125,7 @@ def build_lattice(
     *,
     table_spacing: float = TABLE_SPACING,
     pockets: Pockets | None = None,
+    mean_square: FloatArray | None = None,
 ) -> VirtualLattice:
     """Read the couplings off the model, check stability, make the tables.
 
@@ -140,6 +141,8 @@ def build_lattice(
         Wanted spacing of the energy table, 1/angstrom.
     pockets : Pockets or None
         How imaginary modes count; None: there must be none.
+    mean_square : (atoms, 3, 3) or None
+        <u u> of every atom, angstrom^2; None: computed here.
 
     Returns
     -------
@@ -190,13 +193,16 @@ def build_lattice(
     margin = np.full(coarse, 0.6 / n)
     if polar:  # eigenvectors turn with the direction of q there, whatever the node's are
         margin[np.ix_(*[[-1, 0, 1]] * 3)] = 1.0
+    if mean_square is None and pockets is None:
+        mean_square = _mean_square(crystal, forces, temperature_K, symmetric)
+    elif mean_square is None:
+        found = converged_displacements(model, temperature_K, values, pockets=pockets)
+        mean_square = found.tensors
     return VirtualLattice(
         crystal=crystal,
         temperature_K=float(temperature_K),
         forces=forces,
-        mean_square=_mean_square(crystal, forces, temperature_K, symmetric)
-        if pockets is None
-        else converged_displacements(model, temperature_K, values, pockets=pockets).tensors,
+        mean_square=mean_square,
         energies=energies,
         slack=slack.astype(np.float32),
         steepest=_steepest(crystal, energies),

@@ -98,10 +98,19 @@ class VirtualChunk:
         return {name: int(np.sum(self.origin == code)) for name, code in ORIGINS.items()}
 
 
-def lattice_of(experiment: VirtualExperiment) -> VirtualLattice:
-    """Lines of the experiment's crystal; make it once and hand it to every chunk."""
+def lattice_of(
+    experiment: VirtualExperiment, mean_square: FloatArray | None = None
+) -> VirtualLattice:
+    """Lines of the experiment's crystal; make it once and hand it to every chunk.
+
+    Mean-square displacements (atoms, 3, 3), angstrom^2, are computed unless they are given.
+    """
     return build_lattice(
-        experiment.model, experiment.phi, experiment.temperature_K, pockets=experiment.pockets
+        experiment.model,
+        experiment.phi,
+        experiment.temperature_K,
+        pockets=experiment.pockets,
+        mean_square=mean_square,
     )
 
 
