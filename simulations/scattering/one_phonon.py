@@ -34,6 +34,7 @@ TOLERANCE = 0.005
 
 _MESH_STEP = 0.25  # 1/angstrom, the coarser of the two meshes of Debye-Waller tensors
 _MOST_WORK = 3e9  # points times modes cubed
+_MOST_POINTS = 2e5  # beside a pocket, where errors fall unevenly
 
 log = logging.getLogger(__name__)
 
@@ -156,6 +157,8 @@ def converged_displacements(
             error = float(np.abs(fine - coarse).max() / np.abs(fine).max())
         points = len(irreducible_mesh(crystal, 2 * n, shifted=True).q_cart)
         if error <= tolerance or points * model.n_modes**3 > _MOST_WORK:
+            break
+        if pockets is not None and points > _MOST_POINTS:
             break
         n = 2 * n
         before, coarse, fine = found, fine, mesh(n)

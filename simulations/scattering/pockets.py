@@ -17,7 +17,7 @@ from scipy.special import ndtr
 
 from simulations.arrays import FloatArray
 from simulations.crystal import Treatment
-from simulations.dynamics import NOISE_MEV, ForceConstantModel, PhononDos, modes, phonon_dos
+from simulations.dynamics import NOISE_MEV, ForceConstantModel, PhononDos, phonon_dos
 from simulations.errors import InputError
 from simulations.kernels import njit
 from simulations.reciprocal import irreducible_mesh, mesh_divisions
@@ -206,9 +206,7 @@ def _place(hkl: FloatArray) -> str:
     return f"({h:g}, {k:g}, {l:g})"
 
 
-def look_for_pockets(
-    model: ForceConstantModel, treatment: Treatment
-) -> tuple[Pockets | None, str]:
+def look_for_pockets(model: ForceConstantModel, treatment: Treatment) -> tuple[Pockets | None, str]:
     """How the imaginary modes of a crystal count, and that in words; None where there are none.
 
     A density of states is made only where a mesh of 0.05 1/angstrom finds some.

@@ -404,7 +404,8 @@ def _energy_table(
 
 def _signed_energies(forces: VirtualForces, fraction: FloatArray) -> FloatArray:
     """Energies (points, n), meV, ascending; imaginary ones negative."""
-    return _signed_roots(np.linalg.eigvalsh(forces.matrices(fraction)))
+    squares: FloatArray = np.linalg.eigvalsh(forces.matrices(fraction)).astype(np.float64)
+    return _signed_roots(squares)
 
 
 def _signed_roots(squares: FloatArray) -> FloatArray:

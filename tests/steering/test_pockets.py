@@ -107,7 +107,8 @@ def test_rates_are_those_of_the_quadrature(imaginary):
     assert off(ours[part], reference[part]) < 0.05
     assert ours[part].sum() == pytest.approx(reference[part].sum(), rel=0.02)
     assert folded[part].sum() == pytest.approx(exact[part].sum(), rel=0.05)
-    assert np.all(np.isfinite(slope)) and np.all(np.isfinite(folded_slope))
+    assert np.all(np.isfinite(slope))
+    assert np.all(np.isfinite(folded_slope))
     above = np.s_[:, 15:]  # where no mode of the pocket is near
     for k in range(len(values)):
         step = 1e-4 * np.max(np.abs(values)) * np.eye(len(values))[k]
