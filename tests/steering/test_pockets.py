@@ -231,7 +231,7 @@ motion: {{axis: psi, limits_deg: [0, 120], speed_deg_per_s: 2, settle_s: 0, over
 targets: {{relative_sigma: 0.05, per_parameter: {{}}}}
 model: null
 source: {{kind: files}}
-virtual: {{counts_per_minute: 600, background_ratio: 0.2}}
+virtual: {{counts_per_minute: 40, background_ratio: 0.2}}
 """
     )
     return file
