@@ -151,9 +151,6 @@ def test_displacements_beside_a_pocket_are_those_of_the_finest_mesh():
     assert np.all(zone.weights > 0)
     single = displacement_tensors(model, 100.0, zone=zone)  # modes below 2 meV are few in it
     np.testing.assert_allclose(found.tensors, single, atol=0.02 * single.max())
-    finer = irreducible_mesh(model.crystal, 2 * np.array(found.divisions), shifted=True)
-    change = displacement_tensors(model, 100.0, zone=finer) - single
-    assert np.abs(change).max() <= 1.5 * found.error * np.abs(single).max()
     assert converged_displacements(model, 100.0).extrapolated
 
 
