@@ -74,6 +74,7 @@ ACROSS_ROOMS = {
     "tests/steering/test_latency.py",
     "tests/steering/test_mno_virtual.py",
     "tests/steering/test_passing_trouble.py",
+    "tests/steering/test_pockets.py",
     "tests/steering/test_stations.py",
     "tests/steering/test_supports.py",
     "tests/steering/test_tube_bias.py",

@@ -3,7 +3,7 @@
 from simulations.crystal.cell import Crystal, element_of
 from simulations.crystal.first_look import refuse_announced_atoms
 from simulations.crystal.placement import FILE_SYMPREC_A, Placement, place_structure
-from simulations.crystal.sample import SampleSection
+from simulations.crystal.sample import SampleSection, Treatment
 from simulations.crystal.species import (
     Isotopes,
     Species,
@@ -45,6 +45,7 @@ __all__ = [
     "SampleSection",
     "SpaceGroup",
     "Species",
+    "Treatment",
     "builtin_crystal",
     "builtin_crystals",
     "builtin_entry",

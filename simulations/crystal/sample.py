@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from simulations.crystal.species import Isotopes
 from simulations.section import NotNegative, Number, Positive, Section, Text, Vector, expected
+
+Treatment = Literal["left_out", "damped", "refuse"]
+"""What to do with a small pocket of imaginary modes."""
 
 Whole = Annotated[int, Field(strict=True, ge=-100, le=100)]
 
@@ -42,6 +45,11 @@ class SampleSection(Section):
         default=None,
         description="three or nine whole numbers: supercell of FORCE_SETS or FORCE_CONSTANTS that "
         "lie beside a structure",
+    )
+    imaginary: Treatment = Field(
+        default="left_out",
+        description="what becomes of a small pocket of imaginary modes: left_out, damped (counted "
+        "by their modulus, as wide as that) or refuse",
     )
     omega_deg: Number = Field(default=0.0, description="axis of the goniometer's small arcs")
     dpsi_deg: Number = Field(default=0.0, description="correction of psi")

@@ -7,6 +7,7 @@ mean of g plus and minus its standard deviation); k_f, Q^2, occupation and width
 energy at which the neutrons measured in a cell were scattered. Approximations: shifts are linear in
 the group velocity, eigenvectors are those of the voxel's grid point, the Debye-Waller factor
 inside T is that of the reference force constants, and only the energy-loss side is modelled.
+Imaginary modes of a small pocket are counted by the rule of `simulations.scattering.Pockets`.
 """
 
 from __future__ import annotations
@@ -28,12 +29,14 @@ from simulations.kernels import njit
 from simulations.likelihood.forward_model import Derived
 from simulations.prior import BoxPrior
 from simulations.reciprocal import EnergyAxis
+from simulations.scattering import Pockets, count_mode, damped_line
 
 LOWEST_ENERGY_MEV = 0.3  # modes below count as lying here: the weight 1/E has no limit at Gamma
 OFF_AXIS_INVERSE_A = np.array([3.1e-4, 7.3e-4, 5.7e-4])
 FEW_IMAGES = 12  # of a cell, and a sixth of the modes: so few are projected one by one
 RANK_SHARE = 1e-6  # of w Q^2 that may be left out of an image
 STABLE_AT_VOXELS = 60  # drawn sets must have no imaginary mode at about so many of them
+STABLE_WITHIN_MEV = 0.5  # that lies deeper than this
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -69,6 +72,8 @@ class FoldedPhonons:
         Gaussian width at every energy transfer.
     reach_sigmas : float
         Widths of a line beyond which it counts nothing; less is faster.
+    pockets : Pockets or None
+        How imaginary modes count; None: the crystal has none.
     """
 
     name = "one-phonon scattering"
@@ -83,8 +88,10 @@ class FoldedPhonons:
         temperature_K: float,
         resolution: Resolution,
         reach_sigmas: float = 6.0,
+        pockets: Pockets | None = None,
     ) -> None:
         self.model = model
+        self.pockets = pockets
         self._reach = reach_sigmas
         self.parameter_names = model.names
         self.parameter_units = ("eV/angstrom^2",) * len(model.names)
@@ -120,6 +127,13 @@ class FoldedPhonons:
             slopes.append(((up[0] - down[0]) / (2 * step), (up[1] - down[1]) / (2 * step)))
         self._fixed_slope = np.stack([s[0] for s in slopes], axis=1)
         self._basis_slope = np.stack([s[1] for s in slopes], axis=1)
+
+    @property
+    def deepest_meV(self) -> float:
+        """How far below zero modes of a set may lie: as those of the reference, or a rounding."""
+        if self.pockets is None:
+            return STABLE_WITHIN_MEV
+        return max(STABLE_WITHIN_MEV, self.pockets.depth_meV)
 
     def prepare(self, phi: FloatArray) -> ModeState:
         """Diagonalise every voxel at ``phi`` (K,), eV/angstrom^2."""
@@ -205,6 +219,7 @@ class FoldedPhonons:
                 reach=self._reach,
             ),
             gradient,
+            None if self.pockets is None else (self.pockets.floor_meV, self.pockets.damped),
             rate,
             jacobian,
         )
@@ -233,9 +248,12 @@ class FoldedPhonons:
         return modes(self.model, q, phi)[0]
 
     def draw(self, prior: BoxPrior, n: int, rng: np.random.Generator) -> FloatArray:
-        """Sets (n, K) of the box with a stable lattice, looked at in some of the voxels."""
+        """Sets (n, K) of the box with a stable lattice, looked at in some of the voxels.
+
+        Of a crystal with pockets: sets with none that are deeper.
+        """
         q = self.voxels.centre_cartesian[:: max(1, self.voxels.n_voxels // STABLE_AT_VOXELS)]
-        return prior.sample(n, rng, self.model, q).values
+        return prior.sample(n, rng, self.model, q, tolerance_meV=self.deepest_meV).values
 
 
 @njit(cache=True)
@@ -326,8 +344,9 @@ def _amplitudes(sums, atom, out, rank):
     cache=True, parallel=True, error_model="numpy", fastmath={"contract", "reassoc", "nsz", "arcp"}
 )
 def _rates(
-    voxel_order, bin_start, moments, coverage, branches, lines, gradient, out_rate, out_jacobian
-):
+    voxel_order, bin_start, moments, coverage, branches, lines, gradient, pockets, out_rate,
+    out_jacobian,
+):  # fmt: skip
     """Fill rate (path_bins, bins) and jacobian (..., K + 1); see ``FoldedPhonons.rates``."""
     weight, first, second, slope, slope_second, q_squared = moments
     tensor, image_start, image, image_sums, image_phase, displacement = coverage
@@ -361,9 +380,34 @@ def _rates(
                     vx, vy, vz = velocity[v, s, 0], velocity[v, s, 1], velocity[v, s, 2]
                     dx, dy, dz = first[v, e, 0] / D, first[v, e, 1] / D, first[v, e, 2] / D
                     E = energy[v, s] + vx * dx + vy * dy + vz * dz
+                    if pockets is not None:
+                        signed = E
+                        live, size, wide = count_mode(E, pockets[0], pockets[1])
+                        flat = size != abs(E)  # the energy moves with nothing
+                        shifted[s] = E
+                        if not live or wide > 0.0:
+                            f[s] = 0.0
+                            df[s] = 0.0
+                            dw[s] = 0.0
+                            active[s] = wide > 0.0
+                            if active[s]:
+                                value, by_size = damped_line(
+                                    centres[e], size, sqrt(sigma[e] ** 2 + step * step / 12),
+                                    thermal,
+                                )  # fmt: skip
+                                f[s] = 0.5 * HBAR2_OVER_U * value
+                                if not flat:
+                                    df[s] = -0.25 * HBAR2_OVER_U * by_size / size
+                                any_active = True
+                            continue
+                        if flat:
+                            E = size
+                            vx, vy, vz = 0.0, 0.0, 0.0
                     if E < LOWEST_ENERGY_MEV:
                         E = LOWEST_ENERGY_MEV
                     shifted[s] = E
+                    if pockets is not None:
+                        shifted[s] = signed
                     g = (vx * slope[v, e, 0] + vy * slope[v, e, 1] + vz * slope[v, e, 2]) / D
                     spread = (
                         vx * vx * (second[v, e, 0] / D - dx * dx)
@@ -452,6 +496,9 @@ def _rates(
                         df[s] += by_shifted / (4.0 * E)
                         dw[s] += 0.5 * strength * by_width * sigma[e]
                         active[s] = True
+                    if pockets is not None:
+                        if flat:
+                            df[s] = 0.0
                     any_active = any_active or active[s]
                 if not any_active:
                     continue
@@ -525,6 +572,8 @@ def _rates(
                             overlap = complex(M, 0.0)
                         else:
                             gap = shifted[i] * shifted[i] - shifted[j] * shifted[j]
+                            if pockets is not None:  # imaginary ones are negative
+                                gap = shifted[i] * abs(shifted[i]) - shifted[j] * abs(shifted[j])
                             if abs(shifted[i] - shifted[j]) < 0.05:
                                 factor = 0.5 * (df[i] + df[j])
                             else:

@@ -51,6 +51,7 @@ from simulations.likelihood.trajectory_kernel import (
 )
 from simulations.likelihood.zone_map import ZoneMap
 from simulations.reciprocal import EnergyAxis
+from simulations.scattering import Pockets
 
 STEP_SIGMAS = 0.3  # steps in true energy, widths of the resolution
 WARM_STEP = (
@@ -303,6 +304,8 @@ class TrajectoryPhonons:
     ray_inverse_A : float
         Pixels whose ``Q`` at the elastic line lies within this of the first one's are walked
         together, along the middle of them; each keeps its own cells and exposure.
+    pockets : Pockets or None
+        How imaginary modes count; None: the crystal has none.
     """
 
     def __init__(
@@ -317,7 +320,9 @@ class TrajectoryPhonons:
         temperature_K: float,
         resolution: Resolution,
         ray_inverse_A: float = 0.0,
+        pockets: Pockets | None = None,
     ) -> None:
+        self.pockets = pockets
         self.ray_inverse_A = ray_inverse_A
         self.crystal = crystal
         self.zone = zone
@@ -559,6 +564,13 @@ class TrajectoryPhonons:
                 thermal=self.temperature_K * BOLTZMANN_MEV_PER_K,
                 own_width=LINE_SIGMA_MEV,
                 lowest=LOWEST_ENERGY_MEV,
+            ),
+            None
+            if self.pockets is None
+            else (
+                self.pockets.floor_meV,
+                self.pockets.damped,
+                self.temperature_K * BOLTZMANN_MEV_PER_K,
             ),
             out,
             slopes,

@@ -16,6 +16,7 @@ from simulations.arrays import ComplexArray, FloatArray, IntArray
 from simulations.constants import HBAR2_OVER_U
 from simulations.fold import grid_index
 from simulations.kernels import njit
+from simulations.scattering import count_mode, damped_line
 
 
 @njit(cache=True)
@@ -73,6 +74,52 @@ def diagonalise(matrix, turn, start, stop):
             return
 
 
+@njit(cache=True)
+def _signed_root(square):
+    """Energy of a mode, negative where it is imaginary."""
+    return sqrt(square) if square > 0.0 else -sqrt(-square)
+
+
+@njit(cache=True, error_model="numpy")
+def _pocket_shape(level, energy, width, own_width, lowest, rise, pockets):
+    """Line of one mode of a crystal with pockets, as ``_meet`` has it; see `count_mode`.
+
+    A damped mode is weighed by its own energy: what ``walk`` weighs it with is taken off.
+    """
+    floor, damped, thermal = pockets
+    live, size, wide = count_mode(level, floor, damped)
+    if not live:
+        return 0.0, 0.0
+    flat = size != abs(level)  # the energy moves with nothing
+    if wide > 0.0:
+        value, by_size = damped_line(energy, size, sqrt(width * width + own_width**2), thermal)
+        back = energy * (1.0 - exp(-energy / thermal)) if thermal > 0.0 else energy
+        return value * back, 0.0 if flat else -0.5 * by_size * back / size
+    if size < lowest:
+        size, flat = lowest, True
+    jac = 1.0 if flat else 1.0 - 0.5 / size * rise
+    spread = sqrt(width * width * jac * jac + own_width * own_width)
+    x = (energy - size) / spread
+    if abs(x) >= 4.0:
+        return 0.0, 0.0
+    shape = exp(-0.5 * x * x) / (spread * sqrt(2.0 * pi))
+    return shape, 0.0 if flat else shape * x / spread / (2.0 * size)
+
+
+@njit(cache=True)
+def _pocket_is_near(square, reach, energy, spread, lowest, pockets):
+    """Whether a mode that does not lie where it counts may have a line at ``energy``.
+
+    ``square`` is its E^2 within ``reach``, ``spread`` the width that a line is found by.
+    """
+    floor, damped, _ = pockets
+    if damped and square - reach < 0.0:
+        return True
+    floor = max(floor, lowest)
+    inside = square - reach < floor * floor and square + reach > 0.0
+    return inside and abs(energy - floor) < 4.0 * spread
+
+
 @njit(
     cache=True,
     forceinline=True,
@@ -81,10 +128,13 @@ def diagonalise(matrix, turn, start, stop):
 )
 def _meet(
     r, energy, width, own_width, lowest, d, slope, near, here,
-    gradient, curvature, block_of, mixing, end, turn, level, shape, by_square,
+    gradient, curvature, block_of, mixing, pockets, end, turn, level, shape, by_square,
     rise, side, hermitian,
 ):  # fmt: skip
     """Energies of all modes near grid point ``r`` and the shape of their lines at ``energy``.
+
+    ``pockets`` is (floor, damped, k_B T) of a crystal that has some, or None. Then ``level`` of
+    imaginary modes is negative.
 
     ``here`` holds E^2 continued to first order, ``near`` which of them may have a line. Fills
     ``end`` and ``turn`` (how modes of a block turn into those found here), ``level``, ``shape`` and
@@ -106,7 +156,10 @@ def _meet(
             far = far and not near[i]
         if far:
             for i in range(s, stop):
-                level[i] = sqrt(max(here[i], lowest * lowest))
+                if pockets is None:
+                    level[i] = sqrt(max(here[i], lowest * lowest))
+                else:
+                    level[i] = _signed_root(here[i])
                 turn[i, s:stop] = 0.0
                 turn[i, i] = 1.0
             s = stop
@@ -155,6 +208,13 @@ def _meet(
                             )
                     rise[i] += (turn[j, i].conjugate() * y).real
         for i in range(s, stop):
+            if pockets is not None:
+                level[i] = _signed_root(here[i])
+                shape[i], by_square[i] = _pocket_shape(
+                    level[i], energy, width, own_width, lowest, rise[i], pockets
+                )
+                any_active = any_active or shape[i] != 0.0
+                continue
             line = sqrt(max(here[i], lowest * lowest))
             jac = 1.0 - 0.5 / line * rise[i]
             level[i] = line
@@ -229,7 +289,7 @@ def _project(
     fastmath={"contract", "reassoc", "nsz", "arcp"},
 )
 def _differentiate(
-    r, common, coupling, block_of, end, turn, level, shape, by_square, overlap, z, change
+    r, common, coupling, block_of, pockets, end, turn, level, shape, by_square, overlap, z, change
 ):  # fmt: skip
     """Add derivatives of a step's rate by the parameters to ``change``: divided differences."""
     n = len(shape)
@@ -246,6 +306,9 @@ def _differentiate(
                 factor = by_square[s]
             elif abs(level[s] - level[i]) < 0.05:
                 factor = by_square[s] + by_square[i]
+            elif pockets is not None:
+                gap = level[s] * abs(level[s]) - level[i] * abs(level[i])
+                factor = 2.0 * (shape[s] - shape[i]) / gap
             else:
                 factor = 2.0 * (shape[s] - shape[i]) / (level[s] * level[s] - level[i] * level[i])
             y = common * factor * overlap[i]
@@ -421,11 +484,11 @@ def group_stretches(direction, widest, pixel, first_step, start, edges, gap):
 @njit(
     cache=True, parallel=True, error_model="numpy", fastmath={"contract", "reassoc", "nsz", "arcp"}
 )
-def walk(stretches, rays, axis, grid, zone, scatterers, line, out, out_slope):
+def walk(stretches, rays, axis, grid, zone, scatterers, line, pockets, out, out_slope):
     """Walk every group of stretches in true energy and spread what is found over its cells.
 
     Arguments are the groups above; adds to ``out`` (blocks, cells) and ``out_slope`` (blocks,
-    cells, K), K = 0 for no derivatives.
+    cells, K), K = 0 for no derivatives. ``pockets`` as in ``_meet``.
     """
     exposure, first_step, start, length, cell, group, ray = stretches
     direction, fractional, beam, beam_fractional = rays
@@ -551,11 +614,16 @@ def walk(stretches, rays, axis, grid, zone, scatterers, line, out, out_slope):
                         true[t] * (own_width + found[t]) + found[t] * (climb + bend[r, s])
                     )
                     near[s] = abs(here[s] - true[t] * true[t]) <= window + bend[r, s]
+                    if pockets is not None and not near[s]:
+                        spread_here = found[t] + own_width
+                        near[s] = _pocket_is_near(
+                            here[s], bend[r, s], true[t], spread_here, lowest, pockets
+                        )
                     none = none and not near[s]
                 if none or not _meet(
                     r, true[t], found[t], own_width, lowest, d, slope, near, here,
-                    gradient, curvature, block_of, mixing, end, turn, level, shape, by_square, rise,
-                    side, hermitian,
+                    gradient, curvature, block_of, mixing, pockets, end, turn, level, shape,
+                    by_square, rise, side, hermitian,
                 ):  # fmt: skip
                     continue
                 qx = beam[0] - k * dx
@@ -596,8 +664,8 @@ def walk(stretches, rays, axis, grid, zone, scatterers, line, out, out_slope):
                 if n_k > 0:
                     change[:] = 0.0
                     _differentiate(
-                        r, common, coupling, block_of, end, turn, level, shape, by_square, overlap,
-                        z, change,
+                        r, common, coupling, block_of, pockets, end, turn, level, shape, by_square,
+                        overlap, z, change,
                     )  # fmt: skip
                 for member in range(group[one], group[one + 1]):
                     first = first_step[member]

@@ -34,6 +34,7 @@ TOLERANCE = 0.005
 
 _MESH_STEP = 0.25  # 1/angstrom, the coarser of the two meshes of Debye-Waller tensors
 _MOST_WORK = 3e9  # points times modes cubed
+_MOST_POINTS = 2e5  # beside a pocket, where errors fall unevenly
 
 log = logging.getLogger(__name__)
 
@@ -60,14 +61,22 @@ def _coth(energy: FloatArray, temperature_K: float) -> FloatArray:
     return 1 + 2 * bose(energy, temperature_K)
 
 
-def default_zone(crystal: Crystal, divisions: tuple[int, int, int] | None = None) -> ZonePoints:
+def default_zone(
+    crystal: Crystal,
+    divisions: tuple[int, int, int] | None = None,
+    *,
+    extrapolated: bool = True,
+) -> ZonePoints:
     """Points for Debye-Waller tensors: two meshes, extrapolated to an infinitely fine one.
 
     Long acoustic waves make the error of one mesh proportional to its step, 1 % at a step of
     0.12 1/angstrom; twice a mesh less one of double step removes it. Some weights are negative.
     The finer one has ``divisions``, those of `converged_displacements` for example; None: a fixed
     step, with which tensors of most crystals are within 1e-3 and those of soft ones are not.
+    Not ``extrapolated``: that one alone, as `Displacements` of a crystal with pockets have it.
     """
+    if divisions is not None and not extrapolated:
+        return irreducible_mesh(crystal, np.array(divisions), shifted=True)
     if divisions is None:
         coarse = np.array(mesh_divisions(crystal, _MESH_STEP))
     else:
@@ -88,13 +97,15 @@ class Displacements:
     error: float  # estimated, of the largest component
     divisions: tuple[int, int, int]  # of the finest mesh
     points: int  # diagonalised
+    extrapolated: bool = True  # to an infinitely fine mesh; False: of the finest one alone
 
     @property
     def words(self) -> str:
         """In one line, with the price of half the error."""
         n = " x ".join(map(str, self.divisions))
         met = "" if self.error <= TOLERANCE else f", above the wanted {TOLERANCE:.1%}"
-        return f"mesh {n} extrapolated, error {self.error:.2g}{met}; a quarter of it takes 8 x more"
+        how, less = (" extrapolated", "a quarter") if self.extrapolated else ("", "half")
+        return f"mesh {n}{how}, error {self.error:.2g}{met}; {less} of it takes 8 x more"
 
 
 def converged_displacements(
@@ -109,7 +120,8 @@ def converged_displacements(
 
     Each answer is twice a mesh less one of double step, which removes the error of long acoustic
     waves, proportional to the step. What is left falls with its power 1.5 to 2, so that two such
-    answers tell the error of the finer one.
+    answers tell the error of the finer one. Beside a pocket the error has no such power: there the
+    answer is that of the finest mesh, its error the last difference.
 
     Parameters
     ----------
@@ -137,16 +149,28 @@ def converged_displacements(
     before = (ratio * coarse - rough) / (ratio - 1) if ratio > 1.2 else np.full_like(coarse, np.nan)
     n = 2 * n
     while True:
-        found = 2 * fine - coarse
-        error = float(np.abs(found - before).max() / 1.8 / np.abs(found).max())
+        if pockets is None:
+            found = 2 * fine - coarse
+            error = float(np.abs(found - before).max() / 1.8 / np.abs(found).max())
+        else:
+            found = fine
+            error = float(np.abs(fine - coarse).max() / np.abs(fine).max())
         points = len(irreducible_mesh(crystal, 2 * n, shifted=True).q_cart)
         if error <= tolerance or points * model.n_modes**3 > _MOST_WORK:
+            break
+        if pockets is not None and points > _MOST_POINTS:
             break
         n = 2 * n
         before, coarse, fine = found, fine, mesh(n)
     a, b, c = (int(k) for k in n)
     log.info("debye_waller_converged divisions=%s points=%d error=%.2g", (a, b, c), count, error)
-    return Displacements(tensors=found, error=error, divisions=(a, b, c), points=count)
+    return Displacements(
+        tensors=found,
+        error=error,
+        divisions=(a, b, c),
+        points=count,
+        extrapolated=pockets is None,
+    )
 
 
 def displacement_tensors(

@@ -21,9 +21,10 @@ from simulations.scattering import (
     MAX_ORDER,
     AtomMotion,
     atom_motions,
+    converged_displacements,
     debye_dos,
-    displacement_tensors,
     energy_grid,
+    pocketed,
 )
 from simulations.virtual.walk import ENERGY_PER_K2
 
@@ -99,8 +100,13 @@ def smooth_parts(experiment: VirtualExperiment) -> SmoothParts:
     if experiment.sample and (experiment.incoherent_scale or experiment.multiphonon_scale):
         crystal = experiment.model.crystal
         dos = phonon_dos(experiment.model, phi=experiment.phi)
+        pockets = experiment.pockets
+        if pockets is not None and dos.imaginary is not None:
+            dos = pocketed(dos, pockets)
         grid = energy_grid(dos, ends, MAX_ORDER)
-        displacement = displacement_tensors(experiment.model, temperature, experiment.phi)
+        displacement = converged_displacements(
+            experiment.model, temperature, experiment.phi, pockets=pockets
+        ).tensors
         motions = list(
             atom_motions(
                 crystal, dos, temperature, grid, MAX_ORDER,

@@ -11,6 +11,7 @@ from scipy.spatial.transform import Rotation
 from simulations.arrays import FloatArray
 from simulations.errors import InputError
 from simulations.instrument import Instrument
+from simulations.scattering import Pockets
 from simulations.virtual.can import VirtualCan
 from simulations.virtual.spread import Spread
 
@@ -55,6 +56,7 @@ class VirtualExperiment:
     spread: Spread = Spread()  # of Q; none by default
     intrinsic_sigma_meV: float = 0.05  # width of a phonon line before resolution
     lowest_line_meV: float = 0.25  # lines below are left out
+    pockets: Pockets | None = None  # how imaginary modes count; None: there must be none
     window_meV: tuple[float, float] | None = None  # measured energies kept; -Ei/2..0.985 Ei
     psi_offset_deg: float = 0.0  # added to every recorded psi
     omega_deg: float = 0.0

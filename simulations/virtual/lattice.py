@@ -16,8 +16,15 @@ from numpy.typing import ArrayLike, NDArray
 
 from simulations.arrays import ComplexArray, FloatArray, IntArray
 from simulations.crystal import Crystal, laue_rotations, space_group_operations
+from simulations.dynamics import NOISE_MEV
 from simulations.errors import InputError
 from simulations.kernels import njit
+from simulations.scattering import (
+    POCKET_DEPTH,
+    POCKET_SHARE,
+    Pockets,
+    converged_displacements,
+)
 from simulations.virtual.dipole import VirtualDipoles, virtual_dipoles
 
 if TYPE_CHECKING:
@@ -33,6 +40,7 @@ UNSTABLE_AT_GAMMA_meV = -1.0
 """The same within ``GAMMA_RADIUS``: forces that break rotational invariance (those of wurtzite from
 a small supercell, for one) bend a sound branch below 0 there, under the elastic line."""
 GAMMA_RADIUS = 0.1  # 1/angstrom
+MORE = 2.0  # times what the reference's pocket may hold: another truth may have another one
 
 TABLE_SPACING = 0.04
 """Wanted spacing of the energy table, 1/angstrom; ``ENERGY_TABLE_VALUES`` may widen it."""
@@ -97,6 +105,7 @@ class VirtualLattice:
     vectors: NDArray[np.complex64]  # (m0, m1, m2, n, n) eigenvectors in rows, coarser nodes
     group: NDArray[np.int16]  # (m0, m1, m2, n) first mode of equal energy at the coarser nodes
     margin: FloatArray  # (m0, m1, m2) share of all strength that a mode may gain off its node
+    pockets: Pockets | None = None  # of imaginary modes, which are negative in `energies` then
 
     @property
     def highest_meV(self) -> float:
@@ -115,6 +124,8 @@ def build_lattice(
     temperature_K: float,
     *,
     table_spacing: float = TABLE_SPACING,
+    pockets: Pockets | None = None,
+    mean_square: FloatArray | None = None,
 ) -> VirtualLattice:
     """Read the couplings off the model, check stability, make the tables.
 
@@ -128,6 +139,10 @@ def build_lattice(
         Zero or more.
     table_spacing : float
         Wanted spacing of the energy table, 1/angstrom.
+    pockets : Pockets or None
+        How imaginary modes count; None: there must be none.
+    mean_square : (atoms, 3, 3) or None
+        <u u> of every atom, angstrom^2; None: computed here.
 
     Returns
     -------
@@ -161,12 +176,15 @@ def build_lattice(
     if polar:
         limits = _limits_at_gamma(crystal, forces)
         fine[0, 0, 0] = 0.5 * (limits.min(axis=0) + limits.max(axis=0))
-    _refuse_unstable(crystal, fine[..., 0])
-    fine = np.where(fine > DEGENERATE_meV, fine, np.float32(0))  # rounding at Gamma is no energy
+    if pockets is None:
+        _refuse_unstable(crystal, fine[..., 0])
+        fine = np.where(fine > DEGENERATE_meV, fine, np.float32(0))  # rounding at Gamma
+    else:
+        _refuse_more_than_pockets(fine)
     energies = np.ascontiguousarray(fine[::2, ::2, ::2])
     slack = 1.5 * _cell_error(energies, fine) + 2e-3
     if polar:
-        _widen_at_gamma(slack, energies, crystal, forces)
+        _widen_at_gamma(slack, energies, crystal, forces, signed=pockets is not None)
 
     limit = VECTOR_TABLE_VALUES / n**2
     coarse = _divisions(wanted * min(0.7, (limit / np.prod(wanted)) ** (1 / 3)), rotations)
@@ -175,17 +193,23 @@ def build_lattice(
     margin = np.full(coarse, 0.6 / n)
     if polar:  # eigenvectors turn with the direction of q there, whatever the node's are
         margin[np.ix_(*[[-1, 0, 1]] * 3)] = 1.0
+    if mean_square is None and pockets is None:
+        mean_square = _mean_square(crystal, forces, temperature_K, symmetric)
+    elif mean_square is None:
+        found = converged_displacements(model, temperature_K, values, pockets=pockets)
+        mean_square = found.tensors
     return VirtualLattice(
         crystal=crystal,
         temperature_K=float(temperature_K),
         forces=forces,
-        mean_square=_mean_square(crystal, forces, temperature_K, symmetric),
+        mean_square=mean_square,
         energies=energies,
         slack=slack.astype(np.float32),
         steepest=_steepest(crystal, energies),
         vectors=vectors.reshape(*coarse, n, n),
         group=group.reshape(*coarse, n),
         margin=margin,
+        pockets=pockets,
     )
 
 
@@ -214,7 +238,7 @@ def exact_lines(lattice: VirtualLattice, Q: FloatArray) -> tuple[FloatArray, Flo
     Returns
     -------
     energies : (points, n) float64
-        meV, ascending; imaginary modes at 0.
+        meV, ascending; imaginary modes at 0, in a crystal with pockets negative.
     strengths : (points, n) float64
         ``|sum_k b_k / sqrt(m_k) exp(-W_k) (Q . e_k) exp(-i Q r_k)|^2``, barn / (angstrom^2 u):
         ``S = hbar^2 / 2E * strength * (n + 1)``, barn/meV/sr per primitive cell.
@@ -235,7 +259,9 @@ def exact_lines(lattice: VirtualLattice, Q: FloatArray) -> tuple[FloatArray, Flo
         phase = np.exp(-2j * np.pi * (fraction @ lattice.crystal.positions.T))
         W = 0.5 * np.einsum("qa,kab,qb->qk", q, lattice.mean_square, q, optimize=True)
         f = ((amplitude * np.exp(-W) * phase)[:, :, None] * q[:, None, :]).reshape(len(q), n)
-        energies[start : start + BATCH] = np.sqrt(np.maximum(squares, 0))
+        energies[start : start + BATCH] = (
+            np.sqrt(np.maximum(squares, 0)) if lattice.pockets is None else _signed_roots(squares)
+        )
         strengths[start : start + BATCH] = np.abs(np.matmul(f[:, None, :], vectors)[:, 0]) ** 2
     return energies, strengths
 
@@ -350,6 +376,18 @@ def _refuse_unstable(crystal: Crystal, lowest: NDArray[np.float32]) -> None:
             )
 
 
+def _refuse_more_than_pockets(energies: NDArray[np.float32]) -> None:
+    """Raise InputError where a table (n0, n1, n2, n) holds far more than a small pocket."""
+    share, lowest = float(np.mean(energies < -NOISE_MEV)), float(energies.min())
+    deepest = POCKET_DEPTH * float(energies.max())
+    if share > MORE * POCKET_SHARE or -lowest > MORE * deepest:
+        raise InputError(
+            f"phi makes the crystal unstable: {share:.2%} of its modes are imaginary, down to "
+            f"{-lowest:.3g}i meV; expected a small pocket, about {POCKET_SHARE:.0%} of the modes "
+            f"and no deeper than about {deepest:.3g} meV. Use other force constants."
+        )
+
+
 def _energy_table(
     forces: VirtualForces, n: int, shape: IntArray, rotations: IntArray
 ) -> NDArray[np.float32]:
@@ -366,7 +404,11 @@ def _energy_table(
 
 def _signed_energies(forces: VirtualForces, fraction: FloatArray) -> FloatArray:
     """Energies (points, n), meV, ascending; imaginary ones negative."""
-    squares = np.linalg.eigvalsh(forces.matrices(fraction))
+    squares: FloatArray = np.linalg.eigvalsh(forces.matrices(fraction)).astype(np.float64)
+    return _signed_roots(squares)
+
+
+def _signed_roots(squares: FloatArray) -> FloatArray:
     return np.sign(squares) * np.sqrt(np.abs(squares))
 
 
@@ -386,6 +428,8 @@ def _widen_at_gamma(
     energies: NDArray[np.float32],
     crystal: Crystal,
     forces: VirtualForces,
+    *,
+    signed: bool,
 ) -> None:
     """Make the slack around Gamma cover energies that depend on the direction of q; in place.
 
@@ -400,7 +444,9 @@ def _widen_at_gamma(
     points = points[np.any(points != 0, axis=1)]
     shell = points[np.abs(points).max(axis=1) == 1.0]
     points = np.concatenate([points, *(shell * radius for radius in (0.002, 0.02, 0.06, 0.12))])
-    exact = np.maximum(_signed_energies(forces, points / shape), 0)
+    exact = _signed_energies(forces, points / shape)
+    if not signed:
+        exact = np.maximum(exact, 0)
     error = (1.5 * np.abs(exact - _trilinear(energies, points)) + 2e-3).astype(np.float32)
     for offset in product((-CUT_CORNER, CUT_CORNER), repeat=3):
         cell = np.floor(points + offset).astype(int) % shape

@@ -35,6 +35,7 @@ from scipy.special import ndtr, ndtri
 
 from simulations.arrays import FloatArray
 from simulations.errors import InputError
+from simulations.scattering import counted
 from simulations.virtual.background import (
     SPEED,
     SmoothPart,
@@ -97,9 +98,20 @@ class VirtualChunk:
         return {name: int(np.sum(self.origin == code)) for name, code in ORIGINS.items()}
 
 
-def lattice_of(experiment: VirtualExperiment) -> VirtualLattice:
-    """Lines of the experiment's crystal; make it once and hand it to every chunk."""
-    return build_lattice(experiment.model, experiment.phi, experiment.temperature_K)
+def lattice_of(
+    experiment: VirtualExperiment, mean_square: FloatArray | None = None
+) -> VirtualLattice:
+    """Lines of the experiment's crystal; make it once and hand it to every chunk.
+
+    Mean-square displacements (atoms, 3, 3), angstrom^2, are computed unless they are given.
+    """
+    return build_lattice(
+        experiment.model,
+        experiment.phi,
+        experiment.temperature_K,
+        pockets=experiment.pockets,
+        mean_square=mean_square,
+    )
 
 
 def time_of_flight(
@@ -452,13 +464,19 @@ def _exact_rate(
     """S(Q, E') in barn/meV/sr per primitive cell, without k_f/k_i, (points,)."""
     sigma = experiment.intrinsic_sigma_meV
     lines, strengths = exact_lines(lattice, Q)
+    width, share = sigma, 1.0
+    if lattice.pockets is not None:
+        live, lines, own = counted(lines, Q, lattice.pockets)
+        strengths = np.where(live, strengths, 0.0)
+        width = np.hypot(sigma, own)
+        share = sigma / width
     strengths = np.where(lines >= experiment.lowest_line_meV, strengths, 0.0)
     lines = np.maximum(lines, experiment.lowest_line_meV)
     total = np.zeros(len(Q))
     for sign in (1.0, -1.0):
         if experiment.temperature_K == 0 and sign < 0:
             continue
-        shape = np.exp(-0.5 * ((energy[:, None] - sign * lines) / sigma) ** 2)
+        shape = np.exp(-0.5 * ((energy[:, None] - sign * lines) / width) ** 2) * share
         total += np.sum(
             strengths * occupied(sign * lines, experiment.temperature_K) * shape, axis=1
         )
@@ -482,7 +500,8 @@ def _sample_phonons(
     ki = np.sqrt(ei / ENERGY_PER_K2)
     distance = np.linalg.norm(instrument.position_m, axis=1)
     away = instrument.position_m / distance[:, None]
-    spread = experiment.spread
+    spread, rule = experiment.spread, lattice.pockets
+    pockets = None if rule is None else (rule.floor_meV, rule.damped)
     to_fraction = np.linalg.inv(crystal.reciprocal)
     live = np.flatnonzero(~instrument.masked & (instrument.solid_angle_sr > 0))
     strength = np.sum(lattice.amplitude**2)
@@ -506,7 +525,7 @@ def _sample_phonons(
         row, energy, level, chance = propose(
             walk_seeds, scale / rays * minutes * instrument.solid_angle_sr[part],
             final @ to_fraction, beam @ to_fraction * ki, backward, kf_walk, ki,
-            lattice.energies, lattice.slack, lattice.steepest, cut, sigma, kt,
+            lattice.energies, lattice.slack, lattice.steepest, cut, sigma, kt, pockets,
         )  # fmt: skip
         pixel = part[row]
         kf = np.sqrt((ei - energy) / ENERGY_PER_K2)
@@ -520,7 +539,7 @@ def _sample_phonons(
         above = guess(
             lattice.energies, lattice.slack, lattice.vectors, lattice.group, lattice.margin,
             lattice.amplitude,
-            crystal.positions, to_fraction, Q, energy, cut, sigma, kt,
+            crystal.positions, to_fraction, Q, energy, cut, sigma, kt, pockets,
         )  # fmt: skip
         bound = np.minimum(above * kf / ki / strength, level)
         accepted, copy, place, normal = chance.T

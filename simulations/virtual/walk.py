@@ -82,8 +82,37 @@ def _interpolate(energies, slack, q0, q1, q2, line, error):
 
 
 @njit(cache=True, inline="always")
-def _line_bound(line, error, energy, half, cut, sigma, kt):
+def _between(energy, low, high, half, sigma):
+    """Bound of a line's shape that lies somewhere from ``low`` to ``high``; 0 beyond its tail."""
+    d = (max(low - energy, energy - high) - half) / sigma
+    if d >= TAIL:
+        return 0.0
+    return np.exp(-0.5 * d * d) if d > 0.0 else 1.0
+
+
+@njit(cache=True)
+def _pocket_bound(line, error, energy, half, cut, sigma, kt, pockets):
+    """``_line_bound`` of a crystal with pockets (floor, damped); imaginary lines are negative."""
+    floor, damped = pockets
+    best = 0.0
+    low, high = max(line - error, floor, cut), max(line + error, floor)
+    if line + error > 0.0 and high >= cut:
+        best = _occupied(low, kt) * _between(energy, low, high, half, sigma)
+        if kt > 0.0:
+            best += _occupied(-low, kt) * _between(-energy, low, high, half, sigma)
+    if damped and line - error < 0.0:
+        small, large = max(-line - error, floor, cut), max(error - line, floor, cut)
+        narrow, wide = np.hypot(sigma, small), np.hypot(sigma, large)
+        weight = (_occupied(small, kt) + _occupied(-small, kt)) * sigma / narrow
+        best += weight * _between(abs(energy), 0.0, large, half, wide)
+    return best
+
+
+@njit(cache=True, inline="always")
+def _line_bound(line, error, energy, half, cut, sigma, kt, pockets):
     """Upper bound of ``weight x shape``: line known to +-error, true energy to +-half."""
+    if pockets is not None:
+        return _pocket_bound(line, error, energy, half, cut, sigma, kt, pockets)
     if line + error < cut:
         return 0.0
     best = 0.0
@@ -101,7 +130,7 @@ def _line_bound(line, error, energy, half, cut, sigma, kt):
 @njit(cache=True)
 def propose(
     seeds, mean_scale, fraction, beam_fraction, backward, kf, ki,
-    energies, slack, steepest, cut, sigma, kt,
+    energies, slack, steepest, cut, sigma, kt, pockets,
 ):  # fmt: skip
     """Points (row, true energy) of a Poisson process near the lines, and its density there.
 
@@ -146,7 +175,7 @@ def propose(
                 best = max(
                     best,
                     _line_bound(
-                        0.5 * (line_a[s] + line_b[s]), around, middle, half, cut, sigma, kt
+                        0.5 * (line_a[s] + line_b[s]), around, middle, half, cut, sigma, kt, pockets
                     ),
                 )
             density = best * max(q2_from, q2_to) * k / ki
@@ -159,7 +188,9 @@ def propose(
                 _interpolate(energies, slack, b0 - ke * u0, b1 - ke * u1, b2 - ke * u2, line, error)
                 level = 0.0
                 for s in range(n):
-                    level = max(level, _line_bound(line[s], error[s], energy, 0.0, cut, sigma, kt))
+                    level = max(
+                        level, _line_bound(line[s], error[s], energy, 0.0, cut, sigma, kt, pockets)
+                    )
                 level *= ((ki - ke) ** 2 + 2 * ki * ke * backward[row]) * ke / ki
                 level = min(level, density)
                 if _uniform(state) * density >= level:
@@ -189,7 +220,7 @@ def propose(
 @njit(cache=True)
 def guess(
     energies, slack, vectors, group, margin, amplitude, positions, to_fraction, Q, energy, cut,
-    sigma, kt,
+    sigma, kt, pockets,
 ):  # fmt: skip
     """Likely upper bound of the sum over lines of strength x weight x shape, without W.
 
@@ -231,7 +262,7 @@ def guess(
         g = group[a0 % m0, a1 % m1, a2 % m2]
         highest, size = 0.0, 0.0  # of the modes of a group
         for s in range(n):
-            best = _line_bound(line[s], error[s], energy[i], 0.0, cut, sigma, kt)
+            best = _line_bound(line[s], error[s], energy[i], 0.0, cut, sigma, kt, pockets)
             amount = 0j
             for c in range(n):
                 amount += f[c] * v[s, c]

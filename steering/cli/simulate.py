@@ -65,6 +65,8 @@ def simulate(
     if json:
         terminal.print_json(truth)
     else:
+        for note in truth["notes"]:
+            terminal.out.print(f"note: {note}", markup=False)
         terminal.out.print(f"Files and truth are in {output}. Replay them with")
         ending = "nxs.h5" if "sns" in wanted else "nxspe"
         terminal.out.print(

@@ -30,8 +30,13 @@ BESIDE_A_STRUCTURE = (
     "phonopy_disp.yaml",
     "phonopy.yaml",
 )
-LATER_FIELDS = ("isotopes", "force_constants", "supercell")
-"""Of the sample; left out where they say nothing, so that older folds are still known."""
+LATER_FIELDS = {
+    "isotopes": None,
+    "force_constants": None,
+    "supercell": None,
+    "imaginary": "left_out",
+}
+"""Of the sample; left out where they say nothing else, so that older folds are still known."""
 BLOCK_BYTES = 2**20
 
 
@@ -54,8 +59,8 @@ def fingerprint_of(experiment: Experiment, folder: Path) -> dict[str, str]:
     found = {"program.fold": str(FOLD_VERSION)}
     for section in SECTIONS:
         values = dict(whole[section])
-        for name in LATER_FIELDS:
-            if values.get(name, ...) is None:
+        for name, usual in LATER_FIELDS.items():
+            if values.get(name, ...) == usual:
                 del values[name]
         _flatten(section, values, found)
     for section, field in FIELDS:

@@ -70,7 +70,7 @@ from simulations.likelihood import (
 )
 from simulations.prior import BoxPrior, load_prior, load_prior_record, stored_priors
 from simulations.reciprocal import EnergyAxis, Path, PathSection, seekpath_segments
-from simulations.scattering import displacement_tensors
+from simulations.scattering import Pockets, converged_displacements, look_for_pockets
 from steering.experiment.experiment_file import Experiment
 from steering.experiment.fingerprint_file import fingerprint_of
 
@@ -117,10 +117,30 @@ class Measurement:
         return self.box
 
     @cached_property
+    def _pockets(self) -> tuple[Pockets | None, str]:
+        found, words = look_for_pockets(self.model, self.experiment.sample.imaginary)
+        if found is not None:
+            log.warning("imaginary_modes", told=words)
+        return found, words
+
+    @property
+    def pockets(self) -> Pockets | None:
+        """How the reference's imaginary modes count; None where it has none.
+
+        Raises
+        ------
+        InputError
+            If they are no small pocket, or are to be refused (``sample.imaginary``).
+        """
+        return self._pockets[0]
+
+    @cached_property
     def notes(self) -> tuple[str, ...]:
         """What was assumed that the experiment does not say, and the convention of dipoles."""
         dipoles = compare_dipole_sums(self.model)
         polar = () if dipoles is None else (dipoles.note,)
+        if self.pockets is not None:
+            polar = (self._pockets[1], *polar)
         section = self.experiment.instrument
         told = section.resolution is not None or section.chopper is not None
         if told or self.instrument.resolution != UNKNOWN_RESOLUTION:
@@ -167,7 +187,8 @@ class Measurement:
     @cached_property
     def displacement(self) -> FloatArray:
         """Mean-square displacements (atoms, 3, 3) of the reference, for the Debye-Waller factor."""
-        return displacement_tensors(self.model, self.experiment.sample.temperature_K)
+        temperature_K = self.experiment.sample.temperature_K
+        return converged_displacements(self.model, temperature_K, pockets=self.pockets).tensors
 
     @cached_property
     def forward(self) -> FoldedPhonons:
@@ -187,6 +208,7 @@ class Measurement:
             temperature_K=self.experiment.sample.temperature_K,
             resolution=self.instrument.resolution,
             ray_inverse_A=RAY_INVERSE_A if self.by_tangents else 0.0,
+            pockets=self.pockets,
         )
 
     def _zone(self) -> ZoneMap:
@@ -274,6 +296,7 @@ class Measurement:
             ei_meV=self.ei_meV,
             temperature_K=self.experiment.sample.temperature_K,
             resolution=self.instrument.resolution,
+            pockets=self.pockets,
             **({"reach_sigmas": QUICK_REACH_SIGMAS} if self.by_tangents else {}),
         )
 

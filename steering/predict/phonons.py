@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 
 from simulations.arrays import FloatArray
+from simulations.crystal import Treatment
 from simulations.dynamics import NOISE_MEV, ForceConstantModel, PhononDos, modes
 from simulations.errors import InputError
-from simulations.scattering import Treatment, pocketed, pockets_of
+from simulations.scattering import imaginary_words, pocket_words, pocketed, pockets_of
 from steering.predict.path_points import PathPoints, path_points
 from steering.predict.vibrations import Vibrations, formula
 
@@ -23,32 +24,21 @@ IMAGINARY_MEV = NOISE_MEV
 _SHOWN_BELOW = 100  # bins of imaginary modes
 
 
-MEND = (
-    "relax it, or compute them in a larger supercell, or, if it is stable only when warm, take "
-    "constants of that temperature (anharmonic, renormalised)"
-)
-
-
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class ImaginaryModes:
     """Modes whose squared energy is negative; energies are shown negative."""
 
     share: float  # of all modes of the zone
     lowest_meV: float  # negative
-    hkl: tuple[float, float, float]  # where the lowest one is, r.l.u.
+    hkl: FloatArray  # (3,) where the lowest one is, r.l.u.
     energy_edges_meV: FloatArray  # (E + 1,) negative
     density: FloatArray  # (E,) modes/meV per primitive cell
 
     @property
     def words(self) -> str:
         """What that means and what to do."""
-        h, k, l = (round(x, 3) + 0.0 for x in self.hkl)  # noqa: E741
-        return (
-            f"{100 * self.share:.2g} % of the modes are imaginary; the lowest, "
-            f"{-self.lowest_meV:.3g}i meV, is at q = ({h:g}, {k:g}, {l:g}) r.l.u. The structure is "
-            f"not stable with these force constants: {MEND}. Imaginary modes are shown as negative "
-            "energies."
-        )
+        told = imaginary_words(self.share, self.lowest_meV, self.hkl)
+        return f"{told} Imaginary modes are shown as negative energies."
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -93,7 +83,7 @@ class Phonons:
             imaginary = {
                 "share": self.imaginary.share,
                 "lowest_meV": self.imaginary.lowest_meV,
-                "q_hkl_rlu": list(self.imaginary.hkl),
+                "q_hkl_rlu": self.imaginary.hkl.tolist(),
                 "words": self.imaginary.words,
                 "energy_edges_meV": self.imaginary.energy_edges_meV,
                 "density_per_meV": self.imaginary.density,
@@ -212,7 +202,7 @@ def imaginary_modes(
     return ImaginaryModes(
         share=dos.imaginary_share,
         lowest_meV=float(lowest[worst]),
-        hkl=(float(place[0]), float(place[1]), float(place[2])),
+        hkl=place,
         energy_edges_meV=edges,
         density=density,
     )
@@ -244,14 +234,7 @@ def stable(vibrations: Vibrations, imaginary: Treatment = "left_out") -> Vibrati
         reason = str(error)
     else:
         if pockets is not None and found is not None:
-            h, k, l = (round(x, 3) + 0.0 for x in found.hkl)  # noqa: E741
-            done = "counted by their modulus, as wide as that" if pockets.damped else "left out"
-            told = (
-                f"{100 * dos.imaginary_share:.2g} % of the modes are imaginary, a small pocket "
-                f"down to {-found.lowest_meV:.3g}i meV at q = ({h:g}, {k:g}, {l:g}) r.l.u.; they "
-                f"are {done}, and real modes below {pockets.floor_meV:.2g} meV count as if there. "
-                f"To be rid of it: {MEND}."
-            )
+            told = pocket_words(pockets, found.share, found.lowest_meV, found.hkl)
             return replace(
                 vibrations,
                 dos=pocketed(dos, pockets),
@@ -261,7 +244,7 @@ def stable(vibrations: Vibrations, imaginary: Treatment = "left_out") -> Vibrati
         reason = "without force constants nothing is known of where they are"
     told = f"{100 * dos.imaginary_share:.2g} % of the modes are imaginary."
     if found is not None:
-        told = found.words.replace(" Imaginary modes are shown as negative energies.", "")
+        told = imaginary_words(found.share, found.lowest_meV, found.hkl)
     raise InputError(
         f"structure: {told} No spectrum is made of them: {reason}. Look at them with "
         "`beamsteer phonons`."

@@ -12,12 +12,11 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from simulations.arrays import FloatArray
-from simulations.crystal import Crystal
+from simulations.crystal import Crystal, Treatment
 from simulations.dynamics import PhononDos
 from simulations.errors import InputError
 from simulations.instrument import Instrument, Resolution, load_instrument
 from simulations.scattering import (
-    Treatment,
     can_background,
     incoherent_spectrum,
     kinematic_mask,

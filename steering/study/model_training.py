@@ -111,7 +111,7 @@ def train(
             if progress is not None:
                 progress("exposures", 0.5 * k + 0.1 * (n + 1) / len(angles))
         q = this.voxels.centre_cartesian[:: max(1, this.voxels.n_voxels // 150)]
-        drawn = this.box.sample(sets, rng, this.model, q)
+        drawn = this.box.sample(sets, rng, this.model, q, tolerance_meV=this.forward.deepest_meV)
         parts.append(
             simulate_spectra(
                 this.forward,

@@ -187,11 +187,13 @@ def simulate(
     virtual, rates = virtual_experiment(
         measurement, angles, phi, instrument=instrument, settings=settings, dead_pixels=dead_pixels
     )
+    # Beside a pocket they take long to converge, and the reference's are known.
+    known = virtual.pockets is not None and np.array_equal(phi, measurement.model.values)
     power = np.random.default_rng([seed, 1 << 33]).normal(1.0, power_sigma, len(angles))
     edges = measurement.energy.edges_meV
     job = _Job(
         virtual=virtual,
-        lattice=lattice_of(virtual),
+        lattice=lattice_of(virtual, measurement.displacement if known else None),
         smooth=smooth_parts(virtual),
         recorded=instrument,
         idf=idf,
@@ -242,6 +244,7 @@ def virtual_experiment(
         "temperature_K": sample.temperature_K,
         "flux": counts / rates.phonon,
         "background": experiment.virtual.background_ratio * counts / rates.flat,
+        "pockets": measurement.pockets,
         "psi_offset_deg": sample.psi_offset_deg,
         "omega_deg": sample.omega_deg,
         "dpsi_deg": sample.dpsi_deg,
@@ -314,7 +317,9 @@ def true_parameters(
         fraction = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), axis=-1).reshape(-1, 3)
         q = np.concatenate([fraction, 0.05 * (fraction - 0.5)]) @ measurement.crystal.reciprocal
         rng = np.random.default_rng([seed, 1 << 32])
-        return measurement.box.sample(1, rng, model, q, tolerance_meV=0.0).values[0]
+        pockets = measurement.pockets
+        deepest = 0.0 if pockets is None else pockets.depth_meV
+        return measurement.box.sample(1, rng, model, q, tolerance_meV=deepest).values[0]
     raise InputError(f"truth is {truth!r}; expected 'reference', 'prior' or values by name")
 
 
@@ -492,6 +497,7 @@ def _truth(
         "title": experiment.title,
         "seed": job.seed,
         "drawn": truth if isinstance(truth, str) else "given",
+        "notes": list(measurement.notes),
         "parameters": [
             {"name": name, "unit": "eV/angstrom^2", "value": float(value)}
             for name, value in zip(model.names, virtual.phi, strict=True)

@@ -11,8 +11,17 @@ from simulations.dynamics import phonon_dos
 from simulations.dynamics.phonon_dos import ImaginaryPart
 from simulations.errors import InputError
 from simulations.reciprocal import irreducible_mesh
-from simulations.scattering import Pockets, broadened, one_phonon_lines, pocketed, pockets_of
-from simulations.scattering.pockets import counted
+from simulations.scattering import (
+    Pockets,
+    broadened,
+    converged_displacements,
+    displacement_tensors,
+    one_phonon_lines,
+    pocketed,
+    pockets_of,
+)
+from simulations.scattering.one_phonon import default_zone
+from simulations.scattering.pockets import count_mode, counted, damped_line, look_for_pockets
 from tests.simulations.phonon_oracles import aluminium, germanium
 
 
@@ -95,3 +104,62 @@ def test_damped_lines_are_as_wide_as_their_energy():
     assert spread > lines.energies_meV.min()
     bare = one_phonon_lines(model, Q, 300.0, unstable)
     assert bare.creation.sum() == 0
+
+
+@pytest.mark.parametrize(
+    ("energy", "left_out", "damped"),
+    [
+        (3.0, (True, 3.0, 0.0), (True, 3.0, 0.0)),
+        (0.02, (True, 0.2, 0.0), (True, 0.2, 0.0)),
+        (-0.02, (False, 1.0, 0.0), (False, 1.0, 0.0)),  # rounding at Gamma
+        (-0.1, (False, 1.0, 0.0), (True, 0.2, 0.2)),
+        (-1.5, (False, 1.0, 0.0), (True, 1.5, 1.5)),
+    ],
+)
+def test_the_compiled_rule(energy, left_out, damped):
+    assert count_mode(energy, 0.2, False) == left_out
+    assert count_mode(energy, 0.2, True) == damped
+
+
+@pytest.mark.parametrize("thermal", [0.0, 0.43, 25.9])
+def test_the_damped_line_and_its_slope(thermal):
+    size, spread, step = 1.3, 0.4, 1e-5
+    for energy in (0.4, 1.3, 4.0):
+        value, slope = damped_line(energy, size, spread, thermal)
+        n = 0.0 if thermal == 0 else 1 / np.expm1(size / thermal)
+        width = np.hypot(size, spread)
+        up, down = (
+            np.exp(-0.5 * ((energy - sign * size) / width) ** 2) / (np.sqrt(2 * np.pi) * width)
+            for sign in (1, -1)
+        )
+        assert value == pytest.approx(((n + 1) * up + n * down) / size)
+        above, below = (
+            damped_line(energy, size + sign * step, spread, thermal)[0] for sign in (1, -1)
+        )
+        assert slope == pytest.approx((above - below) / (2 * step), rel=1e-6)
+
+
+def test_displacements_beside_a_pocket_are_those_of_the_finest_mesh():
+    model = aluminium()
+    pockets = Pockets(floor_meV=2.0, damped=False)
+    found = converged_displacements(model, 100.0, pockets=pockets)
+    assert not found.extrapolated
+    assert "extrapolated" not in found.words
+    assert "half of it takes 8 x more" in found.words
+    assert found.error <= 0.005
+    zone = default_zone(model.crystal, found.divisions, extrapolated=False)
+    assert np.all(zone.weights > 0)
+    single = displacement_tensors(model, 100.0, zone=zone)  # modes below 2 meV are few in it
+    np.testing.assert_allclose(found.tensors, single, atol=0.02 * single.max())
+    assert converged_displacements(model, 100.0).extrapolated
+
+
+def test_a_stable_crystal_is_looked_at_once():
+    assert look_for_pockets(germanium(), "refuse") == (None, "")
+
+
+def test_what_is_found_is_told_with_what_would_mend_it():
+    model = aluminium()
+    with pytest.raises(InputError, match="no small pocket.*Look at them") as told:
+        look_for_pockets(model.with_elements(-model.element_values), "left_out")
+    assert "compute them in a larger supercell" in str(told.value)
