@@ -153,10 +153,12 @@ SHARED = {
         "Crystal", "laue_rotations", "neutron_data", "space_group_operations",
     },
     "simulations.instrument": {"Instrument"},
-    "simulations.dynamics": {"ForceConstantModel", "PairForceConstants", "phonon_dos"},
+    "simulations.dynamics": {
+        "ForceConstantModel", "NOISE_MEV", "PairForceConstants", "phonon_dos",
+    },
     "simulations.scattering": {
         "CAN_MATERIALS", "MAX_ORDER", "AtomMotion", "atom_motions", "debye_dos", "energy_grid",
-        "displacement_tensors",
+        "POCKET_DEPTH", "POCKET_SHARE", "Pockets", "converged_displacements", "counted", "pocketed",
     },
 }  # fmt: skip
 """All that a virtual experiment may have in common with what is tested against it."""
