@@ -35,5 +35,8 @@ EV_A3_IN_GPA = _EV / _A**3 / 1e9
 MEV_PER_THZ = _c.Planck * 1e12 / _EV * 1e3
 """Energy of a phonon of 1 THz, meV."""
 
+NOISE_MEV = 0.05
+"""Modes less than this below zero are numerical noise of acoustic ones at Gamma, not imaginary."""
+
 Z90 = 1.6448536269514722
 """Standard deviations of a normal distribution from its mean to the ends of its 90 % interval."""

@@ -23,7 +23,6 @@ from simulations.dynamics.mode_kernels import (
 from simulations.dynamics.modes import divided_differences, eigenmodes, modes, signed_root
 from simulations.dynamics.parameters_choice import ParametersSection
 from simulations.dynamics.phonon_dos import (
-    NOISE_MEV,
     VOIGT,
     PhononDos,
     Sampling,
@@ -38,7 +37,6 @@ __all__ = [
     "LANES",
     "LineTable",
     "LinearMatrices",
-    "NOISE_MEV",
     "PairForceConstants",
     "ParametersSection",
     "PhononDos",

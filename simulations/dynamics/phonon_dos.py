@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import ndtr
 
 from simulations.arrays import ComplexArray, FloatArray
-from simulations.constants import BOLTZMANN_MEV_PER_K
+from simulations.constants import BOLTZMANN_MEV_PER_K, NOISE_MEV
 from simulations.crystal import Crystal, space_group_operations
 from simulations.dynamics.force_constants import ForceConstantModel
 from simulations.dynamics.modes import modes
@@ -31,9 +31,6 @@ from simulations.reciprocal import (
 )
 
 log = logging.getLogger(__name__)
-
-NOISE_MEV = 0.05
-"""Modes less than this below zero are numerical noise of acoustic ones at Gamma, not imaginary."""
 
 TOLERANCE = 0.005
 """Wanted share of the modes that lie in a wrong one of `JUDGED_BINS` bins."""

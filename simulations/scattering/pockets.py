@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from scipy.special import ndtr
 
 from simulations.arrays import FloatArray
+from simulations.constants import NOISE_MEV
 from simulations.crystal import Treatment
-from simulations.dynamics import NOISE_MEV, ForceConstantModel, PhononDos, phonon_dos
+from simulations.dynamics import ForceConstantModel, PhononDos, phonon_dos
 from simulations.errors import InputError
 from simulations.kernels import njit
 from simulations.reciprocal import irreducible_mesh, mesh_divisions

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from simulations.arrays import ComplexArray, FloatArray, IntArray
+from simulations.constants import NOISE_MEV
 from simulations.crystal import Crystal, laue_rotations, space_group_operations
-from simulations.dynamics import NOISE_MEV
 from simulations.errors import InputError
 from simulations.kernels import njit
 from simulations.scattering import (

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from simulations.arrays import FloatArray
+from simulations.constants import NOISE_MEV
 from simulations.crystal import Treatment
-from simulations.dynamics import NOISE_MEV, ForceConstantModel, PhononDos, modes
+from simulations.dynamics import ForceConstantModel, PhononDos, modes
 from simulations.errors import InputError
 from simulations.scattering import imaginary_words, pocket_words, pocketed, pockets_of
 from steering.predict.path_points import PathPoints, path_points

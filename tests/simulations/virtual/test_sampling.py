@@ -146,6 +146,7 @@ def test_hkl_of_a_pixel_agrees_with_the_numbers_of_the_design(
 
 SHARED = {
     "simulations.arrays": {"FloatArray", "IntArray", "ComplexArray"},
+    "simulations.constants": {"NOISE_MEV"},
     "simulations.errors": {"InputError"},
     "simulations.kernels": {"njit"},
     "simulations.section": {"Section", "Number", "NotNegative", "Positive", "Text", "expected"},
@@ -154,7 +155,7 @@ SHARED = {
     },
     "simulations.instrument": {"Instrument"},
     "simulations.dynamics": {
-        "ForceConstantModel", "NOISE_MEV", "PairForceConstants", "phonon_dos",
+        "ForceConstantModel", "PairForceConstants", "phonon_dos",
     },
     "simulations.scattering": {
         "CAN_MATERIALS", "MAX_ORDER", "AtomMotion", "atom_motions", "debye_dos", "energy_grid",
