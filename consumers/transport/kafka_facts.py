@@ -30,6 +30,7 @@ from simulations.errors import InputError
 
 log = structlog.get_logger()
 LOOK_S = 5.0  # how often the broker is asked again, for some 10 ms of processor
+CLOSE_S = 1.0  # that a look may take to end
 CONFIGS = ("cleanup.policy", "retention.ms", "retention.bytes", "max.message.bytes")
 
 
@@ -290,10 +291,11 @@ class BrokerWatch:
         self.fault: InputError | None = None
         self._look()
         self._over = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="broker-facts", daemon=True)
 
     def start(self) -> None:
         """Look again every so often, until ``close``."""
-        threading.Thread(target=self._watch, name="broker-facts", daemon=True).start()
+        self._thread.start()
 
     def _look(self) -> None:
         facts = ask_broker(self._section, self._arguments, self._needed())
@@ -317,5 +319,7 @@ class BrokerWatch:
                 told = True
 
     def close(self) -> None:
-        """End the thread; a look that waits for the broker ends by itself."""
+        """End the thread; a look that waits for a broker that is away ends by itself."""
         self._over.set()
+        if self._thread.is_alive():
+            self._thread.join(CLOSE_S)
