@@ -347,6 +347,13 @@ def test_yaml_of_the_house_parses():
         yaml.safe_load(path.read_text())
 
 
+def test_benchmarks_follow_what_they_import():
+    """``make test`` does not run them, and a name that moved would break them in silence."""
+    assert "collected" in run(
+        sys.executable, "-m", "pytest", "--collect-only", "-q", "tests/benchmarks"
+    )
+
+
 def test_ci_requires_the_real_components():
     script = (ROOT / ".ci" / "run").read_text()
     assert "browser,shared_data,kafka" in script

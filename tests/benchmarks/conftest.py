@@ -14,6 +14,11 @@ RESULTS: list[dict[str, object]] = []
 FILE = Path(__file__).resolve().parents[2] / "build" / "bench.json"
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Let Euphonic go on beside another library's OpenMP: every peer has one thread."""
+    config.addinivalue_line("filterwarnings", "ignore:More than one OpenMP library:UserWarning")
+
+
 @pytest.fixture
 def against() -> Callable[..., float]:
     """Time ours and a peer's callable in turn and record the ratio of the medians.
