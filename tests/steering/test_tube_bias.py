@@ -129,6 +129,7 @@ def yardstick_of(crystal: str, shared) -> tuple[walk.TrajectoryPhonons, walk.Zon
         ei_meV=measurement.ei_meV,
         temperature_K=case.temperature_K,
         resolution=measurement.instrument.resolution,
+        pockets=measurement.pockets,
     )
     state = finer.prepare(model.values)
     walk.NEAR = usual
