@@ -87,14 +87,14 @@ def _continued(
 ) -> tuple[FloatArray, FloatArray]:
     """Squares of energies and strengths (1, n) at a step from point ``v``, as the walk has them."""
     same = state.block[v][:, None] == state.block[v][None, :]
-    mixing = state.mixing[v] @ step
+    mixing = state.mixing_along(v, step)
     curvature = state.curvature[v][:, CURVATURES]
     matrix = np.where(same, mixing, 0)
     np.fill_diagonal(
         matrix, state.square[v] + state.slope[v] @ step + 0.5 * step @ (curvature @ step).T
     )
     square, turn = np.linalg.eigh(matrix)
-    z = state.vectors[v] @ f
+    z = state.vectors_at(v) @ f
     z = z + np.where(same, 0, mixing).conj() @ z
     return square[None], np.abs(turn.conj().T @ z)[None] ** 2
 

@@ -33,7 +33,8 @@ from simulations.scattering import Pockets, count_mode, damped_line
 
 LOWEST_ENERGY_MEV = 0.3  # modes below count as lying here: the weight 1/E has no limit at Gamma
 OFF_AXIS_INVERSE_A = np.array([3.1e-4, 7.3e-4, 5.7e-4])
-FEW_IMAGES = 12  # of a cell, and a sixth of the modes: so few are projected one by one
+FEW_IMAGES = 24  # of a cell, and so many times its lines: so few are projected one by one
+FEW_IMAGES_PER_LINE = 3
 RANK_SHARE = 1e-6  # of w Q^2 that may be left out of an image
 STABLE_AT_VOXELS = 60  # drawn sets must have no imaginary mode at about so many of them
 STABLE_WITHIN_MEV = 0.5  # that lies deeper than this
@@ -359,23 +360,32 @@ def _rates(
     n_k = coupling.shape[3]
     half = 0.5 * step
     for path_bin in prange(len(bin_start) - 1):
-        T = np.zeros((n, n), dtype=np.complex128)
         shifted = np.zeros(n)
         f = np.zeros(n)
         df = np.zeros(n)  # d f / d (E^2)
         dw = np.zeros(n)
         active = np.zeros(n, dtype=np.bool_)
-        te = np.zeros(n, dtype=np.complex128)
+        # Real and imaginary parts apart, innermost axes contiguous: the compiler makes vectors.
+        vector_re, vector_im = np.empty((n, n)), np.empty((n, n))  # (mode, component)
+        tensor_re, tensor_im = np.empty((n, n)), np.empty((n, n))
+        te_re, te_im = np.empty(n), np.empty(n)
+        row = np.empty(n_k)
         atom = np.zeros(n_atoms, dtype=np.complex128)
-        amplitude = np.zeros((3 * FEW_IMAGES, n), dtype=np.complex128)
-        projected = np.zeros((n, 3 * FEW_IMAGES), dtype=np.complex128)
+        amplitude = np.empty((3, n), dtype=np.complex128)  # of one image
+        ray_re, ray_im = np.empty((3 * FEW_IMAGES, n)), np.empty((3 * FEW_IMAGES, n))
+        projected_re = np.empty((n, 3 * FEW_IMAGES))
+        projected_im = np.empty((n, 3 * FEW_IMAGES))
         for place in range(bin_start[path_bin], bin_start[path_bin + 1]):
             v = voxel_order[place]
+            for a in range(n):
+                for s in range(n):
+                    vector_re[s, a] = vectors[v, a, s].real
+                    vector_im[s, a] = vectors[v, a, s].imag
             for e in range(n_e):
                 D = weight[v, e]
                 if D <= 0.0:
                     continue
-                any_active = False
+                n_active = 0
                 for s in range(n):
                     vx, vy, vz = velocity[v, s, 0], velocity[v, s, 1], velocity[v, s, 2]
                     dx, dy, dz = first[v, e, 0] / D, first[v, e, 1] / D, first[v, e, 2] / D
@@ -398,7 +408,7 @@ def _rates(
                                 f[s] = 0.5 * HBAR2_OVER_U * value
                                 if not flat:
                                     df[s] = -0.25 * HBAR2_OVER_U * by_size / size
-                                any_active = True
+                                n_active += 1
                             continue
                         if flat:
                             E = size
@@ -499,38 +509,37 @@ def _rates(
                     if pockets is not None:
                         if flat:
                             df[s] = 0.0
-                    any_active = any_active or active[s]
-                if not any_active:
+                    n_active += active[s]
+                if n_active == 0:
                     continue
                 low, high = 0, 0
                 if by_image:
                     low, high = image_start[v * n_e + e], image_start[v * n_e + e + 1]
-                few = by_image and high - low <= min(FEW_IMAGES, n // 6)
+                few = by_image and high - low <= min(FEW_IMAGES, FEW_IMAGES_PER_LINE * n_active)
                 rank = 0
-                if few:
+                if by_image:
+                    if not few:
+                        tensor_re[:] = 0.0
+                        tensor_im[:] = 0.0
                     for entry in range(low, high):
                         damp(image_sums[entry], image_phase[image[entry]], displacement, atom)
-                        rank = _amplitudes(image_sums[entry], atom, amplitude, rank)
-                    for s in range(n):
-                        if active[s] or gradient:
-                            for p in range(rank):
-                                z = 0j
+                        rays = _amplitudes(image_sums[entry], atom, amplitude, 0)
+                        if few:
+                            for p in range(rays):
                                 for a in range(n):
-                                    z += vectors[v, a, s].conjugate() * amplitude[p, a]
-                                projected[s, p] = z
-                elif by_image:
-                    T[:] = 0.0
-                    for entry in range(low, high):
-                        damp(image_sums[entry], image_phase[image[entry]], displacement, atom)
-                        for c in range(n_atoms):
-                            for m in range(n_atoms):
-                                z = atom[c] * atom[m].conjugate()
-                                for i in range(6):
-                                    a = i if i < 3 else (1 if i == 3 else 0)
-                                    b = i if i < 3 else (1 if i == 5 else 2)
-                                    T[3 * c + a, 3 * m + b] += z * image_sums[entry, 1 + i]
-                                    if i >= 3:
-                                        T[3 * c + b, 3 * m + a] += z * image_sums[entry, 1 + i]
+                                    ray_re[rank, a] = amplitude[p, a].real
+                                    ray_im[rank, a] = amplitude[p, a].imag
+                                rank += 1
+                            continue
+                        for p in range(rays):
+                            for a in range(n):
+                                te_re[a] = amplitude[p, a].real
+                                te_im[a] = amplitude[p, a].imag
+                            for a in range(n):
+                                x, y = te_re[a], te_im[a]
+                                for b in range(n):
+                                    tensor_re[a, b] += x * te_re[b] + y * te_im[b]
+                                    tensor_im[a, b] += y * te_re[b] - x * te_im[b]
                 else:
                     at = 0
                     for c in range(n_atoms):
@@ -538,30 +547,57 @@ def _rates(
                             for i in range(6):
                                 a = i if i < 3 else (1 if i == 3 else 0)
                                 b = i if i < 3 else (1 if i == 5 else 2)
+                                re = tensor[v, e, at + i]
                                 im = tensor[v, e, at + 6 + i] if m > c else 0.0
-                                z = complex(tensor[v, e, at + i], im)
-                                T[3 * c + a, 3 * m + b] = z
-                                T[3 * c + b, 3 * m + a] = z
-                                T[3 * m + b, 3 * c + a] = z.conjugate()
-                                T[3 * m + a, 3 * c + b] = z.conjugate()
+                                tensor_re[3 * c + a, 3 * m + b] = re
+                                tensor_re[3 * c + b, 3 * m + a] = re
+                                tensor_re[3 * m + b, 3 * c + a] = re
+                                tensor_re[3 * m + a, 3 * c + b] = re
+                                tensor_im[3 * c + a, 3 * m + b] = im
+                                tensor_im[3 * c + b, 3 * m + a] = im
+                                tensor_im[3 * m + b, 3 * c + a] = -im
+                                tensor_im[3 * m + a, 3 * c + b] = -im
                             at += 6 if m == c else 12
+                if few:
+                    for s in range(n):
+                        if not (active[s] or gradient):
+                            continue
+                        for p in range(rank):
+                            re, im = 0.0, 0.0
+                            for a in range(n):
+                                re += (
+                                    vector_re[s, a] * ray_re[p, a] + vector_im[s, a] * ray_im[p, a]
+                                )
+                                im += (
+                                    vector_re[s, a] * ray_im[p, a] - vector_im[s, a] * ray_re[p, a]
+                                )
+                            projected_re[s, p] = re
+                            projected_im[s, p] = im
                 total = 0.0
+                row[:] = 0.0
                 for i in range(n):
                     if not active[i]:
                         continue
                     M = 0.0
                     if few:
                         for p in range(rank):
-                            z = projected[i, p]
-                            M += z.real * z.real + z.imag * z.imag
+                            M += projected_re[i, p] ** 2 + projected_im[i, p] ** 2
                     else:
                         for a in range(n):
-                            z = 0j
+                            re, im = 0.0, 0.0
                             for b in range(n):
-                                z += T[a, b] * vectors[v, b, i]
-                            te[a] = z
+                                re += (
+                                    tensor_re[a, b] * vector_re[i, b]
+                                    - tensor_im[a, b] * vector_im[i, b]
+                                )
+                                im += (
+                                    tensor_re[a, b] * vector_im[i, b]
+                                    + tensor_im[a, b] * vector_re[i, b]
+                                )
+                            te_re[a] = re
+                            te_im[a] = im
                         for a in range(n):
-                            M += (vectors[v, a, i].conjugate() * te[a]).real
+                            M += vector_re[i, a] * te_re[a] + vector_im[i, a] * te_im[a]
                     total += f[i] * M
                     if not gradient:
                         continue
@@ -569,7 +605,7 @@ def _rates(
                     for j in range(n):
                         if j == i:
                             factor = df[i]
-                            overlap = complex(M, 0.0)
+                            re, im = M, 0.0
                         else:
                             gap = shifted[i] * shifted[i] - shifted[j] * shifted[j]
                             if pockets is not None:  # imaginary ones are negative
@@ -580,16 +616,23 @@ def _rates(
                                 factor = (f[i] - f[j]) / gap
                             if not active[j]:
                                 factor *= 2.0
-                            overlap = 0j
+                            re, im = 0.0, 0.0
                             if few:
                                 for p in range(rank):
-                                    overlap += projected[j, p] * projected[i, p].conjugate()
+                                    x, y = projected_re[i, p], projected_im[i, p]
+                                    re += projected_re[j, p] * x + projected_im[j, p] * y
+                                    im += projected_im[j, p] * x - projected_re[j, p] * y
                             else:
                                 for a in range(n):
-                                    overlap += vectors[v, a, j].conjugate() * te[a]
+                                    re += vector_re[j, a] * te_re[a] + vector_im[j, a] * te_im[a]
+                                    im += vector_re[j, a] * te_im[a] - vector_im[j, a] * te_re[a]
+                        # f1_ij (e_i^dagger B_k e_j)(e_j^dagger T e_i)
+                        re *= factor
+                        im *= factor
                         for k in range(n_k):
-                            # f1_ij (e_i^dagger B_k e_j)(e_j^dagger T e_i)
-                            out_jacobian[path_bin, e, k] += (
-                                factor * (coupling[v, i, j, k] * overlap).real
+                            row[k] += (
+                                coupling[v, i, j, k].real * re - coupling[v, i, j, k].imag * im
                             )
+                for k in range(n_k if gradient else 0):
+                    out_jacobian[path_bin, e, k] += row[k]
                 out_rate[path_bin, e] += total

@@ -20,7 +20,7 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from simulations.arrays import ComplexArray, FloatArray, IntArray
+from simulations.arrays import ComplexArray, FloatArray, IntArray, SingleArray
 from simulations.constants import BOLTZMANN_MEV_PER_K
 from simulations.constants import NEUTRON_MEV_A2 as MEV_PER_K2
 from simulations.crystal import Crystal
@@ -276,14 +276,21 @@ class ZoneState:
     square: FloatArray  # (points, n) E^2, meV^2
     slope: FloatArray  # (points, n, 3) d E^2 / dq
     curvature: FloatArray  # (points, n, 6) second derivatives of E^2: xx yy zz yz xz xy
-    vectors: ComplexArray  # (points, n, n) eigenvectors in rows, conjugated
+    vectors: SingleArray  # (points, n, 2, n) eigenvectors in rows, conjugated
     block: NDArray[np.int8]  # (points, n) first mode of the block that each mode belongs to
-    mixing: NDArray[np.complex64]
-    """(points, n, n, 3). [s, s'] of two blocks: e_s'^dagger (dD/dq) e_s / (E_s^2 - E_s'^2); of one
-    block: e_s^dagger (dD/dq) e_s'."""
-    coupling: NDArray[
-        np.complex64
-    ]  # (points, n, n, K) e_s^dagger B_k e_s', meV^2 / (eV/angstrom^2)
+    mixing: SingleArray
+    """(points, n, 3, 2, n). [s, a, :, s'] of two blocks: e_s'^dagger (dD/dq_a) e_s / (E_s^2 -
+    E_s'^2); of one block: e_s^dagger (dD/dq_a) e_s'."""
+    coupling: SingleArray  # (points, n, n, 2, K) e_s^dagger B_k e_s', meV^2 / (eV/angstrom^2)
+
+    def vectors_at(self, point: int) -> ComplexArray:
+        """Eigenvectors of a point in rows, conjugated, (n, n)."""
+        return self.vectors[point, :, 0] + 1j * self.vectors[point, :, 1]
+
+    def mixing_along(self, point: int, step: FloatArray) -> ComplexArray:
+        """``mixing`` times a step (3,) from a point, (n, n)."""
+        along = np.einsum("sapi,a->psi", self.mixing[point], step)
+        return along[0] + 1j * along[1]
 
 
 class TrajectoryPhonons:
@@ -367,10 +374,10 @@ class TrajectoryPhonons:
             square=np.empty((count, n)),
             slope=np.empty((count, n, 3)),
             curvature=np.empty((count, n, 6)),
-            vectors=np.empty((count, n, n), dtype=np.complex128),
+            vectors=np.empty((count, n, 2, n), dtype=np.float32),
             block=np.empty((count, n), dtype=np.int8),
-            mixing=np.empty((count, n, n, 3), dtype=np.complex64),
-            coupling=np.empty((count, n, n, n_k), dtype=np.complex64),
+            mixing=np.empty((count, n, 3, 2, n), dtype=np.float32),
+            coupling=np.empty((count, n, n, 2, n_k), dtype=np.float32),
         )
         for some in self._chunks():
             self._prepare(phi, some, state)
@@ -397,11 +404,12 @@ class TrajectoryPhonons:
         state.square[some] = square
         state.slope[some] = np.einsum("vass->vsa", coupling).real
         state.curvature[some] = own + np.stack(across, axis=-1)
-        state.vectors[some] = bra[:, 0]
+        state.vectors[some] = _parts(bra[:, 0], axis=2)
         state.block[some] = block
         mixing = np.where(near[:, None], coupling, coupling.swapaxes(2, 3) * inverse[:, None])
-        state.mixing[some] = np.moveaxis(mixing, 1, -1)
-        state.coupling[some] = np.moveaxis(bra @ basis @ vectors[:, None], 1, -1)
+        state.mixing[some] = _parts(mixing.swapaxes(1, 2), axis=3)
+        coupling = bra @ basis @ vectors[:, None]
+        state.coupling[some] = _parts(np.moveaxis(coupling, 1, -1), axis=3)
 
     def _second_derivatives(self, phi: FloatArray) -> NDArray[np.complex64]:
         """Second derivatives of D by q at every point, (points, 6, n, n), packed as ``PAIRS``.
@@ -425,7 +433,7 @@ class TrajectoryPhonons:
         same &= ~np.eye(same.shape[1], dtype=bool)
         pull = np.zeros(state.square.shape)
         point, mode, other = np.nonzero(same)
-        size = np.linalg.norm(state.mixing[point, mode, other], axis=-1)
+        size = np.linalg.norm(state.mixing[point, mode, :, :, other], axis=(-2, -1))
         np.add.at(pull, (point, mode), size)
         return self.zone.reach * (pull + self.zone.reach * np.linalg.norm(state.curvature, axis=-1))
 
@@ -603,8 +611,13 @@ def bytes_per_point(model: ForceConstantModel, *, basis: bool = True) -> int:
     Large grids (``BASIS_BYTES``) keep no ``basis``.
     """
     free = len(model.names)
-    double, single = 16 * (1 + free * basis + 1), 8 * (3 + 6 + 6 + 3 + free)
+    double, single = 16 * (1 + free * basis), 8 * (1 + 3 + 6 + 6 + 3 + free)
     return (double + single) * model.n_modes**2
+
+
+def _parts(array: ComplexArray, axis: int) -> FloatArray:
+    """Real and imaginary parts along a new axis."""
+    return np.stack([array.real, array.imag], axis=axis)
 
 
 def _bend(gradients: Callable[[FloatArray], ComplexArray], q: FloatArray) -> ComplexArray:

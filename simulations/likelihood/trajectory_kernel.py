@@ -12,7 +12,7 @@ import numpy as np
 from numba import prange
 from numpy.typing import NDArray
 
-from simulations.arrays import ComplexArray, FloatArray, IntArray
+from simulations.arrays import FloatArray, IntArray
 from simulations.constants import HBAR2_OVER_U
 from simulations.fold import grid_index
 from simulations.kernels import njit
@@ -120,6 +120,14 @@ def _pocket_is_near(square, reach, energy, spread, lowest, pockets):
     return inside and abs(energy - floor) < 4.0 * spread
 
 
+@njit(cache=True, forceinline=True)
+def _mixed(mixing, step, other):
+    """A mode's coupling (3, 2, n) along a step to another mode."""
+    re = mixing[0, 0, other] * step[0] + mixing[1, 0, other] * step[1]
+    im = mixing[0, 1, other] * step[0] + mixing[1, 1, other] * step[1]
+    return complex(re + mixing[2, 0, other] * step[2], im + mixing[2, 1, other] * step[2])
+
+
 @njit(
     cache=True,
     forceinline=True,
@@ -184,11 +192,7 @@ def _meet(
             for i in range(s, stop):
                 for j in range(s, stop):
                     turn[i, j] = 0.0
-                    hermitian[i, j] = (
-                        mixing[r, i, j, 0] * d[0]
-                        + mixing[r, i, j, 1] * d[1]
-                        + mixing[r, i, j, 2] * d[2]
-                    )
+                    hermitian[i, j] = _mixed(mixing[r, i], d, j)
                 turn[i, i] = 1.0
                 hermitian[i, i] = here[i]
             diagonalise(hermitian, turn, s, stop)
@@ -201,11 +205,7 @@ def _meet(
                     y = turn[j, i] * side[j].real
                     for m in range(s, stop):
                         if m != j:
-                            y += turn[m, i] * (
-                                mixing[r, j, m, 0] * slope[0]
-                                + mixing[r, j, m, 1] * slope[1]
-                                + mixing[r, j, m, 2] * slope[2]
-                            )
+                            y += turn[m, i] * _mixed(mixing[r, j], slope, m)
                     rise[i] += (turn[j, i].conjugate() * y).real
         for i in range(s, stop):
             if pockets is not None:
@@ -238,15 +238,20 @@ def _meet(
 def _project(
     r, d, every, amplitude, vectors, block_of, mixing, end, turn, shape, z, unturned, out
 ):  # fmt: skip
-    """Overlap of the structure amplitude with the modes found at a step, in ``out``.
+    """Overlap of the structure amplitude (2, n) with the modes found at a step, in ``out``.
 
     Of all modes if ``every``, else of those with a line; returns the sum of shape x overlap^2.
+    Amplitudes have their real and imaginary parts apart, ``z`` (2, n) is room to work in.
     """
     n = len(shape)
     for s in range(n):
-        z[s] = 0j
+        re, im = 0.0, 0.0
         for i in range(n):
-            z[s] += vectors[r, s, i] * amplitude[i]
+            re += vectors[r, s, 0, i] * amplitude[0, i] - vectors[r, s, 1, i] * amplitude[1, i]
+            im += vectors[r, s, 0, i] * amplitude[1, i] + vectors[r, s, 1, i] * amplitude[0, i]
+        z[0, s] = re
+        z[1, s] = im
+    d0, d1, d2 = d[0], d[1], d[2]
     for s in range(n):
         first = block_of[r, s]
         if not every:
@@ -255,18 +260,22 @@ def _project(
                 far = far and shape[i] == 0.0
             if far:
                 continue
-        y = z[s]
-        for i in range(n):
-            if block_of[r, i] != first:
-                y += (
-                    z[i]
-                    * (
-                        mixing[r, s, i, 0] * d[0]
-                        + mixing[r, s, i, 1] * d[1]
-                        + mixing[r, s, i, 2] * d[2]
-                    ).conjugate()
+        re, im = z[0, s], z[1, s]
+        for side in range(2):  # modes below the block, and above it
+            for i in range(0 if side == 0 else end[s], first if side == 0 else n):
+                x = (
+                    mixing[r, s, 0, 0, i] * d0
+                    + mixing[r, s, 1, 0, i] * d1
+                    + mixing[r, s, 2, 0, i] * d2
                 )
-        unturned[s] = y
+                y = (
+                    mixing[r, s, 0, 1, i] * d0
+                    + mixing[r, s, 1, 1, i] * d1
+                    + mixing[r, s, 2, 1, i] * d2
+                )
+                re += z[0, i] * x + z[1, i] * y
+                im += z[1, i] * x - z[0, i] * y
+        unturned[s] = complex(re, im)
     total = 0.0
     for s in range(n):
         first = block_of[r, s]
@@ -323,10 +332,11 @@ def _differentiate(
                 bra *= turn[j, s].conjugate()
             for i in range(n):
                 y = bra * z[i]
+                re, im = y.real, y.imag
+                if re == 0.0 and im == 0.0:
+                    continue
                 for q in range(n_k):
-                    change[q] += (
-                        y.real * coupling[r, j, i, q].real - y.imag * coupling[r, j, i, q].imag
-                    )
+                    change[q] += re * coupling[r, j, i, 0, q] - im * coupling[r, j, i, 1, q]
 
 
 class Stretches(NamedTuple):
@@ -393,10 +403,10 @@ class Continued(NamedTuple):
     gradient: FloatArray
     curvature: FloatArray
     bend: FloatArray
-    vectors: ComplexArray
+    vectors: NDArray[np.float32]
     block_of: NDArray[np.int8]
-    mixing: NDArray[np.complex64]
-    coupling: NDArray[np.complex64]
+    mixing: NDArray[np.float32]
+    coupling: NDArray[np.float32]
 
 
 class Scatterers(NamedTuple):
@@ -514,13 +524,16 @@ def walk(stretches, rays, axis, grid, zone, scatterers, line, pockets, out, out_
         h = np.empty(3)
         slope = np.empty(3)
         q_in = np.empty(3)
-        f = np.empty(n, dtype=np.complex128)
+        f = np.empty((2, n))  # real and imaginary parts
+        parts = np.empty((2, n))
         shape = np.empty(n)
         by_square = np.empty(n)  # d shape / d E^2
         level = np.empty(n)
         overlap = np.empty(n, dtype=np.complex128)
         n_k = out_slope.shape[2]
         change = np.empty(n_k)
+        counted = np.empty(len(measured_edges) - 1)  # of the stretches of a group, in each step
+        counted_slope = np.empty((len(measured_edges) - 1, n_k))
         z = np.empty(n, dtype=np.complex128)
         end = np.empty(n, dtype=np.int64)  # of the block of each mode; its first one: block_of
         near = np.empty(n, dtype=np.bool_)
@@ -537,6 +550,8 @@ def walk(stretches, rays, axis, grid, zone, scatterers, line, pockets, out, out_
             s1 = s0
             for member in range(group[one], group[one + 1]):
                 s1 = max(s1, first_step[member] + length[member])
+            counted[s0:s1] = 0.0
+            counted_slope[s0:s1] = 0.0
             t0 = np.searchsorted(true, measured_edges[s0] - reach)
             t1 = np.searchsorted(true, measured_edges[s1] + reach)
             for t in range(t0, t1):
@@ -654,9 +669,11 @@ def walk(stretches, rays, axis, grid, zone, scatterers, line, pockets, out, out_
                     )
                     factor = amplitude[c] * exp(-W) * complex(cos(angle), sin(angle))
                     for i in range(3):
-                        f[3 * c + i] = factor * q_in[i]
+                        f[0, 3 * c + i] = factor.real * q_in[i]
+                        f[1, 3 * c + i] = factor.imag * q_in[i]
                 total = _project(
-                    r, d, n_k > 0, f, vectors, block_of, mixing, end, turn, shape, z, side, overlap
+                    r, d, n_k > 0, f, vectors, block_of, mixing, end, turn, shape, parts, side,
+                    overlap,
                 )  # fmt: skip
                 x = exp(-true[t] / thermal) if thermal > 0 else 0.0
                 common = 0.5 * HBAR2_OVER_U / true[t] / (1.0 - x) * weight[t]
@@ -667,14 +684,16 @@ def walk(stretches, rays, axis, grid, zone, scatterers, line, pockets, out, out_
                         r, common, coupling, block_of, pockets, end, turn, level, shape, by_square,
                         overlap, z, change,
                     )  # fmt: skip
-                for member in range(group[one], group[one + 1]):
-                    first = first_step[member]
-                    a = max(first, spread_first[t])
-                    b = min(first + length[member], spread_last[t])
-                    for j in range(a, b):
-                        where = cell[start[member] + j - first]
-                        if where >= 0:
-                            share = exposure[member] * spread[t, j - spread_first[t]]
-                            out[block, where] += total * share
-                            for q in range(n_k):
-                                out_slope[block, where, q] += change[q] * share
+                for j in range(a, b):
+                    share = spread[t, j - spread_first[t]]
+                    counted[j] += total * share
+                    for q in range(n_k):
+                        counted_slope[j, q] += change[q] * share
+            for member in range(group[one], group[one + 1]):
+                for j in range(length[member]):
+                    where = cell[start[member] + j]
+                    if where >= 0:
+                        step = first_step[member] + j
+                        out[block, where] += exposure[member] * counted[step]
+                        for q in range(n_k):
+                            out_slope[block, where, q] += exposure[member] * counted_slope[step, q]

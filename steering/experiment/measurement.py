@@ -214,9 +214,9 @@ class Measurement:
     def _zone(self) -> ZoneMap:
         """Grid of the zone; where it is large, as wide as the error of continued modes allows."""
         wanted = ZONE_STEP * self.experiment.path.voxel_rlu
-        zone = self._zone_of(wanted)
-        if zone.n_points * bytes_per_point(self.model) <= min(SMALL_ZONE_BYTES, ZONE_BYTES):
-            return zone
+        usual = self._zone_of(wanted)
+        if usual.n_points * bytes_per_point(self.model) <= min(SMALL_ZONE_BYTES, ZONE_BYTES):
+            return usual
         point = bytes_per_point(self.model, basis=False)
         step = WIDER[0] * wanted
         while (zone := self._zone_of(step)).n_points * point > ZONE_BYTES:
@@ -228,6 +228,8 @@ class Measurement:
                 break
             zone, step = finer, factor * wanted
             error = self._continuation_error(zone)
+        if zone.n_points >= usual.n_points:  # it is finer about Gamma, where most points are
+            return usual
         log.warning(
             "zone_grid_widened",
             wanted_rlu=wanted,

@@ -215,7 +215,7 @@ def test_modes_that_cross_are_those_of_the_matrix_once_their_block_is_diagonalis
     together = np.empty_like(alone)
     for row, (point, move) in enumerate(zip(points, step, strict=True)):
         same = state.block[point][:, None] == state.block[point][None, :]
-        matrix = np.where(same, state.mixing[point] @ move, 0)
+        matrix = np.where(same, state.mixing_along(point, move), 0)
         matrix[np.diag_indices_from(matrix)] = alone[row]
         together[row] = np.linalg.eigvalsh(matrix)
     off_alone = np.abs(np.sqrt(np.sort(alone, axis=1)) - np.sqrt(true))
