@@ -161,7 +161,7 @@ def test_a_client_that_closes_with_a_request_to_write_leaves_no_socket_open(kafk
         consumer = open_client(KafkaConsumer, section, {"bootstrap_servers": kafka.bootstrap})
         consumer.topics()
         (connection,) = [c for c in consumer._client._manager._conns.values() if c.connected]
-        large = bytes(2**26)  # more than the kernel takes at once
+        large = (2**26).to_bytes(4) + bytes(2**26)  # more than the kernel takes at once
         consumer._client._net.call_soon_threadsafe(lambda: connection.transport.write(large))
         consumer.close()
 
