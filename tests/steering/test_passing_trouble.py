@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import subprocess
 import sys
 import threading
@@ -172,6 +173,42 @@ def test_too_many_open_files_pause_the_worker_and_set_nothing_aside(
     assert len(told["read"]) == 2
     assert all("cannot be read now (Too many open files)" in text for text in told["read"])
     assert contents(tmp_path / "state") == undisturbed
+
+
+def test_file_handles_that_stay_away_end_the_worker_with_75_and_a_restart_goes_on(
+    messages, undisturbed, tmp_path
+):
+    file, state = tmp_path / "experiment.yaml", tmp_path / "state"
+    experiment = live_experiment(lateness_s=300.0, settle_s=0.2, storage_s=0.5)
+    dump_experiment(with_absolute_files(experiment, EXAMPLES), file)
+    raws, half = as_raw(messages), len(messages) // 2
+    command = ["consume", str(file), "--tape", str(tmp_path / "tape"), "-o", str(state)]
+    command += ["--health-port", "0"]
+    with TapeWriter(tmp_path / "tape") as tape:
+        tape.append(raws[:half])
+        worker = subprocess.Popen(
+            [sys.executable, "-m", "steering.cli", *command],
+            cwd=ROOT,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            until(lambda: (found := read_manifest(state / "partition-0")) and found.runs, 60.0)
+            _, most = resource.prlimit(worker.pid, resource.RLIMIT_NOFILE)
+            resource.prlimit(worker.pid, resource.RLIMIT_NOFILE, (3, most))  # those it has stay
+            since = time.monotonic()
+            tape.append(raws[half:])
+            _, told = worker.communicate(timeout=60)
+        finally:
+            worker.kill()
+            worker.wait()
+    assert worker.returncode == 75, told
+    assert time.monotonic() - since < TOLD_S
+    assert "Too many open files" in " ".join(told.split())
+    assert "Traceback" not in told
+    assert beamsteer([*command, "--until-idle", "0.5"]) == 0
+    assert contents(state) == undisturbed
 
 
 @pytest.mark.parametrize("fate", ["deleted", "cut", "foreign"])
