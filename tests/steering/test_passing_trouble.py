@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -29,6 +30,8 @@ from steering.experiment import dump_experiment, with_absolute_files
 from steering.service import LiveOptions, open_live
 from steering.service.consuming import consume
 from steering.service.fold_worker import FoldWorker, Patience
+from steering.service.health import Verdict as Health
+from steering.service.health import judge_readiness
 from tests.steering.live_stream import (
     ListSource,
     as_raw,
@@ -362,11 +365,18 @@ def test_a_topic_of_dead_letters_that_goes_is_told_and_nothing_is_committed_unti
     topics = topics_of(kafka)
     names = KafkaTopics(prefix=topics.prefix, reduced=None, bluesky=None)
     dead = str(names.name("dead_letters"))
-    section = KafkaSection(bootstrap_servers=kafka.bootstrap, topics=names, group=topics.prefix)
+    section = KafkaSection(
+        bootstrap_servers=kafka.bootstrap,
+        topics=names,
+        group=topics.prefix,
+        connect_timeout_s=2.0,
+    )
     experiment = live_experiment(kind="kafka", lateness_s=300.0, settle_s=0.5)
     source = experiment.source.model_copy(update={"kafka": section})
     experiment = experiment.model_copy(update={"source": source})
     half = len(messages) // 2
+    rubbish = [("detector", b"night", b"rubbish")]
+    rubbish += [("detector", b"night", bytes([n]) * 5_000_000) for n in range(15)]
     with (
         open_live(
             experiment,
@@ -387,18 +397,24 @@ def test_a_topic_of_dead_letters_that_goes_is_told_and_nothing_is_committed_unti
             since = time.monotonic()
             until(lambda: any(dead in warning for warning in live.worker_status().warnings))
             assert time.monotonic() - since < TOLD_S
-            send([("detector", b"night", b"rubbish"), *messages[half:]])
+            send([*rubbish[:1], *messages[half:]])
             until(lambda: live.worker_status().counters.get("dead_letters.message"))
             before = read_manifest(tmp_path / "partition-0")
             until(lambda: "dead letters could not be sent" in (live.worker_status().error or ""))
             assert read_manifest(tmp_path / "partition-0") == before
+            send(rubbish[1:])
+            since = time.monotonic()
+            until(lambda: live.worker.stuck() == {0})
+            assert time.monotonic() - since < TOLD_S
+            told = judge_readiness(live.worker_status(), Health()).reasons[0]
+            assert re.search(r"1\d dead letters \(\d+ MB\) of partition-0 cannot be sent", told)
             topics(dead.removeprefix(f"{topics.prefix}_"))
             until(lambda: live.worker_status().chunks.get("night") == len(PSI))
-            until(lambda: read_manifest(tmp_path / "partition-0").counters.get("dead_letters"))
+            until(lambda: read_manifest(tmp_path / "partition-0").counters.get("dead_letters") == 16)
             until(lambda: not live.worker_status().error)
         finally:
             stop.set()
             loop.join()
-    assert [value for _, value in kept(kafka.bootstrap, dead, 1)] == [b"rubbish"]
+    assert {value for _, value in kept(kafka.bootstrap, dead, 16)} == {m[2] for m in rubbish}
     topics.remove()
     assert contents(tmp_path) == undisturbed

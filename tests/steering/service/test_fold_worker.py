@@ -295,27 +295,6 @@ def test_dead_letters_arrive_before_anything_is_committed(measurement, messages,
     worker.close()
 
 
-def test_dead_letters_that_cannot_be_sent_pause_a_partition_before_they_fill_the_memory(
-    measurement, messages, undisturbed, tmp_path
-):
-    letters = Letters()
-    letters.broken = True
-    rubbish = [("detector", b"night", bytes([n % 251]) * 5_000_000) for n in range(15)]
-    raws = as_raw([*messages[:50], *rubbish, *messages[50:]])
-    worker = worker_of(measurement, tmp_path, dead_letters=DeadLetters(letters, "dead"))
-    source = ListSource(raws, worker, batch=70)
-    for raw in source.poll(0):
-        worker.accept(raw)
-    assert not worker.turn()
-    assert worker.stuck() == {0}
-    assert "15 dead letters (75 MB) of partition-0 cannot be sent" in worker.status().error
-    letters.broken = False
-    consume(source, worker, stop=lambda: False, until_idle_s=0.5)
-    worker.close()
-    assert contents(tmp_path) == undisturbed
-    assert read_manifest(tmp_path / "partition-0").counters["dead_letters"] == 15
-
-
 def test_dead_letters_that_cannot_be_sent_at_the_end_are_told_by_an_error(
     measurement, messages, tmp_path
 ):
