@@ -43,11 +43,11 @@ from tests.steering.live_stream import (
 from tests.steering.service.test_live import sending, topics_of
 from tests.steering.service.test_publishing import kept
 from tests.steering.virtual_scan import EXAMPLES
+from tests.told import TOLD_S, told_in_time
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE = Patience(settle_s=2.0, lateness_s=300.0, turn_s=0.0, commit_s=0.0)
 PSI = (5.0, 17.0, 29.0)
-TOLD_S = 10.0  # longest time until a fault is told
 
 
 @pytest.fixture(scope="module")
@@ -267,7 +267,8 @@ def test_what_becomes_of_a_message_that_cannot_be_decoded_is_the_experiment_s_to
         tape.append(as_raw([*messages[:100], bad, *messages[100:]]))
     command = ["consume", str(file), "--tape", str(tmp_path / "tape"), "-o", str(state)]
     command += ["--until-idle", "0.2", "--health-port", "0", "--json"]
-    ended = beamsteer(command)
+    with told_in_time():
+        ended = beamsteer(command)
     told = capsys.readouterr()
     if policy == "stop":
         assert ended == 2
@@ -410,7 +411,9 @@ def test_a_topic_of_dead_letters_that_goes_is_told_and_nothing_is_committed_unti
             assert re.search(r"1\d dead letters \(\d+ MB\) of partition-0 cannot be sent", told)
             topics(dead.removeprefix(f"{topics.prefix}_"))
             until(lambda: live.worker_status().chunks.get("night") == len(PSI))
-            until(lambda: read_manifest(tmp_path / "partition-0").counters.get("dead_letters") == 16)
+            until(
+                lambda: read_manifest(tmp_path / "partition-0").counters.get("dead_letters") == 16
+            )
             until(lambda: not live.worker_status().error)
         finally:
             stop.set()
