@@ -14,6 +14,7 @@ from uuid import UUID
 from kafka import KafkaAdminClient, errors
 from kafka.admin import MemberToRemove  # pyright: ignore[reportAttributeAccessIssue]
 from kafka.net.compat import KafkaNetClient
+from kafka.net.inet import KafkaNetSocket
 
 from consumers.transport.kafka_settings import KafkaSection
 from simulations.errors import InputError
@@ -232,6 +233,40 @@ class _Refusals(logging.Handler):
                 self.hung_up = True
 
 
+class _Direct(KafkaNetSocket):
+    """A connection without a proxy; the library leaves sockets that could not connect open."""
+
+    SCHEMES = ("direct",)
+
+    async def sock_connect(
+        self, net: Any, sock: socket.socket, sockaddr: Any, timeout_at: float | None = None
+    ) -> socket.socket:
+        try:
+            return await super().sock_connect(net, sock, sockaddr, timeout_at=timeout_at)
+        except BaseException:
+            sock.close()
+            raise
+
+
+class _Client(KafkaNetClient):
+    """The library's, with nothing left open when it closes.
+
+    The library would leave a connection open on which a request is still to be written, e.g.
+    because its broker has died.
+    """
+
+    def __init__(self, **configs: Any) -> None:
+        super().__init__(**configs | {"proxy_url": f"{_Direct.SCHEMES[0]}://"})
+
+    def close(self, node_id: Any = None) -> None:
+        connections = list(self._manager._conns.values()) if node_id is None else []
+        transports = [c.transport for c in connections if c.transport is not None]
+        super().close(node_id)
+        for transport in transports:
+            if transport._sock is not None:
+                transport._sock.close()
+
+
 def open_client(
     make: Callable[..., Client], section: KafkaSection, arguments: Mapping[str, Any]
 ) -> Client:
@@ -243,10 +278,10 @@ def open_client(
         If nobody answers within ``connect_timeout_s``, or the broker lets nobody in.
     """
     reach(section, arguments)
-    made: list[KafkaNetClient] = []
+    made: list[_Client] = []
 
-    def remember(**configs: Any) -> KafkaNetClient:
-        made.append(KafkaNetClient(**configs))
+    def remember(**configs: Any) -> _Client:
+        made.append(_Client(**configs))
         return made[-1]
 
     refusals = _Refusals()

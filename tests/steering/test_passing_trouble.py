@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import resource
 import subprocess
 import sys
 import threading
@@ -28,6 +30,8 @@ from steering.experiment import dump_experiment, with_absolute_files
 from steering.service import LiveOptions, open_live
 from steering.service.consuming import consume
 from steering.service.fold_worker import FoldWorker, Patience
+from steering.service.health import Verdict as Health
+from steering.service.health import judge_readiness
 from tests.steering.live_stream import (
     ListSource,
     as_raw,
@@ -39,11 +43,11 @@ from tests.steering.live_stream import (
 from tests.steering.service.test_live import sending, topics_of
 from tests.steering.service.test_publishing import kept
 from tests.steering.virtual_scan import EXAMPLES
+from tests.told import TOLD_S, told_in_time
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE = Patience(settle_s=2.0, lateness_s=300.0, turn_s=0.0, commit_s=0.0)
 PSI = (5.0, 17.0, 29.0)
-TOLD_S = 10.0  # longest time until a fault is told
 
 
 @pytest.fixture(scope="module")
@@ -174,6 +178,42 @@ def test_too_many_open_files_pause_the_worker_and_set_nothing_aside(
     assert contents(tmp_path / "state") == undisturbed
 
 
+def test_file_handles_that_stay_away_end_the_worker_with_75_and_a_restart_goes_on(
+    messages, undisturbed, tmp_path
+):
+    file, state = tmp_path / "experiment.yaml", tmp_path / "state"
+    experiment = live_experiment(lateness_s=300.0, settle_s=0.2, storage_s=0.5)
+    dump_experiment(with_absolute_files(experiment, EXAMPLES), file)
+    raws, half = as_raw(messages), len(messages) // 2
+    command = ["consume", str(file), "--tape", str(tmp_path / "tape"), "-o", str(state)]
+    command += ["--health-port", "0"]
+    with TapeWriter(tmp_path / "tape") as tape:
+        tape.append(raws[:half])
+        worker = subprocess.Popen(
+            [sys.executable, "-m", "steering.cli", *command],
+            cwd=ROOT,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            until(lambda: (found := read_manifest(state / "partition-0")) and found.runs, 60.0)
+            _, most = resource.prlimit(worker.pid, resource.RLIMIT_NOFILE)
+            resource.prlimit(worker.pid, resource.RLIMIT_NOFILE, (3, most))  # those it has stay
+            since = time.monotonic()
+            tape.append(raws[half:])
+            _, told = worker.communicate(timeout=60)
+        finally:
+            worker.kill()
+            worker.wait()
+    assert worker.returncode == 75, told
+    assert time.monotonic() - since < TOLD_S
+    assert "Too many open files" in " ".join(told.split())
+    assert "Traceback" not in told
+    assert beamsteer([*command, "--until-idle", "0.5"]) == 0
+    assert contents(state) == undisturbed
+
+
 @pytest.mark.parametrize("fate", ["deleted", "cut", "foreign"])
 def test_a_late_log_to_a_dwell_whose_recording_is_gone_is_a_dead_letter(
     fate, messages, undisturbed, tmp_path
@@ -227,7 +267,8 @@ def test_what_becomes_of_a_message_that_cannot_be_decoded_is_the_experiment_s_to
         tape.append(as_raw([*messages[:100], bad, *messages[100:]]))
     command = ["consume", str(file), "--tape", str(tmp_path / "tape"), "-o", str(state)]
     command += ["--until-idle", "0.2", "--health-port", "0", "--json"]
-    ended = beamsteer(command)
+    with told_in_time():
+        ended = beamsteer(command)
     told = capsys.readouterr()
     if policy == "stop":
         assert ended == 2
@@ -325,11 +366,18 @@ def test_a_topic_of_dead_letters_that_goes_is_told_and_nothing_is_committed_unti
     topics = topics_of(kafka)
     names = KafkaTopics(prefix=topics.prefix, reduced=None, bluesky=None)
     dead = str(names.name("dead_letters"))
-    section = KafkaSection(bootstrap_servers=kafka.bootstrap, topics=names, group=topics.prefix)
+    section = KafkaSection(
+        bootstrap_servers=kafka.bootstrap,
+        topics=names,
+        group=topics.prefix,
+        connect_timeout_s=2.0,
+    )
     experiment = live_experiment(kind="kafka", lateness_s=300.0, settle_s=0.5)
     source = experiment.source.model_copy(update={"kafka": section})
     experiment = experiment.model_copy(update={"source": source})
     half = len(messages) // 2
+    rubbish = [("detector", b"night", b"rubbish")]
+    rubbish += [("detector", b"night", bytes([n]) * 5_000_000) for n in range(15)]
     with (
         open_live(
             experiment,
@@ -350,18 +398,26 @@ def test_a_topic_of_dead_letters_that_goes_is_told_and_nothing_is_committed_unti
             since = time.monotonic()
             until(lambda: any(dead in warning for warning in live.worker_status().warnings))
             assert time.monotonic() - since < TOLD_S
-            send([("detector", b"night", b"rubbish"), *messages[half:]])
+            send([*rubbish[:1], *messages[half:]])
             until(lambda: live.worker_status().counters.get("dead_letters.message"))
             before = read_manifest(tmp_path / "partition-0")
             until(lambda: "dead letters could not be sent" in (live.worker_status().error or ""))
             assert read_manifest(tmp_path / "partition-0") == before
+            send(rubbish[1:])
+            since = time.monotonic()
+            until(lambda: live.worker.stuck() == {0})
+            assert time.monotonic() - since < TOLD_S
+            told = judge_readiness(live.worker_status(), Health()).reasons[0]
+            assert re.search(r"1\d dead letters \(\d+ MB\) of partition-0 cannot be sent", told)
             topics(dead.removeprefix(f"{topics.prefix}_"))
             until(lambda: live.worker_status().chunks.get("night") == len(PSI))
-            until(lambda: read_manifest(tmp_path / "partition-0").counters.get("dead_letters"))
+            until(
+                lambda: read_manifest(tmp_path / "partition-0").counters.get("dead_letters") == 16
+            )
             until(lambda: not live.worker_status().error)
         finally:
             stop.set()
             loop.join()
-    assert [value for _, value in kept(kafka.bootstrap, dead, 1)] == [b"rubbish"]
+    assert {value for _, value in kept(kafka.bootstrap, dead, 16)} == {m[2] for m in rubbish}
     topics.remove()
     assert contents(tmp_path) == undisturbed

@@ -29,6 +29,7 @@ from tests.consumers.isis_files import (
     virtual_events,
     write_isis,
 )
+from tests.told import told_in_time
 
 
 def payloads(*files: Path, **how: object) -> list[Payload]:
@@ -251,7 +252,8 @@ def test_an_isis_file_does_not_travel(tmp_path):
 @pytest.mark.parametrize("hostile", HOSTILE_ISIS, ids=lambda h: h.name)
 def test_a_broken_file_is_set_aside_with_its_field(hostile, tmp_path):
     path = hostile.make(tmp_path)
-    (aside,) = payloads(path, t0_us=T0_US)
+    with told_in_time():
+        (aside,) = payloads(path, t0_us=T0_US)
     assert isinstance(aside, SetAside)
     assert re.search(hostile.words, aside.reason), aside.reason
     assert inspect_file(path)["problems"]

@@ -645,6 +645,12 @@ def test_a_start_of_another_instrument_is_refused_at_once(change):
     disk, _ = play(messages, instrument="ARCS/16")
     assert facts(disk) == facts(plain)
     assert "instrument 'CNCS'" in disk.dead[0].reason
+    early = Disk()
+    assembler = early.assembler(instrument="ARCS/16")
+    for raw, value in broker(messages[:61]):
+        assembler.accept(raw, value, BEGIN)
+    early.turn(assembler, BEGIN + SECOND)
+    assert "instrument 'CNCS'" in early.dead[0].reason
 
 
 def test_the_own_start_inside_a_foreign_dwell_begins():

@@ -26,6 +26,7 @@ from tests.consumers.hostile_packets import (
     raw,
     run_status,
 )
+from tests.told import told_in_time
 
 
 def take(source: RawSource, count: int, patience_s: float = 20.0) -> list[RawMessage]:
@@ -84,10 +85,12 @@ def test_a_connection_that_is_cut_is_made_anew_and_nothing_is_missing(
     with closing(Taped(source_of(sink), tmp_path)) as source:
         with playing(sink, first):
             before = take(source, len(first) + 1)
-        for client in tuple(sink._clients):  # the cable is pulled
-            client.socket.shutdown(socket.SHUT_RDWR)
-        with playing(sink, rest):
-            after = take(source, 10**6, patience_s=3.0)
+        with told_in_time(), structlog.testing.capture_logs() as logs:
+            for client in tuple(sink._clients):  # the cable is pulled
+                client.socket.shutdown(socket.SHUT_RDWR)
+            with playing(sink, rest):
+                after = take(source, 10**6, patience_s=3.0)
+    assert "adara_disconnected" in [entry["event"] for entry in logs]
     assert bodies(before) == first
     again = bodies(after)
     assert set(rest) <= set(again)
@@ -118,7 +121,7 @@ def test_what_no_history_fills_is_told(tmp_path: Path) -> None:
                 take(source, 7)
             for client in tuple(sink._clients):
                 client.socket.shutdown(socket.SHUT_RDWR)
-            with playing(sink, [pulse(31), pulse(32)]):
+            with told_in_time(), playing(sink, [pulse(31), pulse(32)]):
                 take(source, 5)
     (lost,) = [entry for entry in logs if entry["event"] == "adara_lost"]
     assert lost["seconds"] == source.lost_s == 30.0
@@ -188,7 +191,7 @@ def test_a_lost_frame_is_set_aside_and_the_connection_made_anew() -> None:
     garbage = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n and so on"
     good = [*OPENING, pulse(1)]
     with rude_server(b"".join(good) + garbage, b"".join([pulse(1), pulse(2)])) as address:
-        with closing(source_of(address)) as source:
+        with closing(source_of(address)) as source, told_in_time():
             found = take(source, 9)
     assert source.disconnections >= 1
     refused = [m for m in found if m.value == garbage[:64]]

@@ -1,21 +1,25 @@
-"""Faulty certificates at a real TLS listener: each is named as what it is."""
+"""Faulty certificates at a real TLS listener, and sockets that nobody may leave open."""
 
 from __future__ import annotations
 
 import functools
+import gc
 import re
 import socket
 import ssl
 import subprocess
 import threading
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
+from kafka import KafkaAdminClient, KafkaConsumer
 
-from consumers.transport import KafkaSection, KafkaSink
+from consumers.transport import KafkaSection, KafkaSink, KafkaTopics, consumer_arguments
+from consumers.transport.kafka_connection import open_client
 
 
 def certificate(folder: Path, name: str, *, host: str = "127.0.0.1", expired: bool = False) -> Path:
@@ -116,3 +120,50 @@ def test_a_listener_without_tls_and_a_file_without_certificates_are_named(tmp_pa
         pytest.raises(ValueError, match=r"kafka.ca_file is .*empty.pem"),
     ):
         refused("{}:{}".format(*listener.getsockname()), ca_file=tmp_path / "empty.pem")
+
+
+def left_open() -> list[str]:
+    """Sockets that are left to the collector."""
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        gc.collect()
+    return [str(one.message) for one in said if issubclass(one.category, ResourceWarning)]
+
+
+def test_a_broker_that_goes_while_a_client_connects_leaves_no_socket_open():
+    """It takes one connection, and refuses those that follow."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        section = KafkaSection(
+            bootstrap_servers="{}:{}".format(*listener.getsockname()),
+            topics=KafkaTopics(prefix="x"),
+            connect_timeout_s=1.0,
+        )
+
+        def take_one() -> None:
+            listener.accept()[0].close()
+            listener.close()
+
+        thread = threading.Thread(target=take_one)
+        thread.start()
+        arguments = consumer_arguments(section)
+        known = {key: arguments[key] for key in arguments if key in KafkaAdminClient.DEFAULT_CONFIG}
+        with pytest.raises(ConnectionError, match="nobody answers as Kafka"):
+            open_client(KafkaAdminClient, section, known)
+        thread.join()
+    assert left_open() == []
+
+
+@pytest.mark.kafka
+def test_a_client_that_closes_with_a_request_to_write_leaves_no_socket_open(kafka):
+    section = KafkaSection(bootstrap_servers=kafka.bootstrap, topics=KafkaTopics(prefix="x"))
+
+    def play() -> None:
+        consumer = open_client(KafkaConsumer, section, {"bootstrap_servers": kafka.bootstrap})
+        consumer.topics()
+        (connection,) = [c for c in consumer._client._manager._conns.values() if c.connected]
+        large = (2**26).to_bytes(4) + bytes(2**26)  # more than the kernel takes at once
+        consumer._client._net.call_soon_threadsafe(lambda: connection.transport.write(large))
+        consumer.close()
+
+    play()
+    assert left_open() == []

@@ -13,6 +13,7 @@ from consumers.transport import KafkaSection, KafkaSource, KafkaTopics, describe
 from consumers.transport.kafka_facts import BrokerFacts, TopicFacts, judge_broker
 from tests.consumers.transport.test_kafka_source import Owner, partition_of, section_of
 from tests.kafka_broker import Broker, admin
+from tests.told import TOLD_S, told_in_time
 
 
 def set_config(broker: Broker, topic: str, **settings: str) -> None:
@@ -20,9 +21,6 @@ def set_config(broker: Broker, topic: str, **settings: str) -> None:
     configs = {key.replace("_", "."): value for key, value in settings.items()}
     with admin(broker) as client:
         client.alter_configs([ConfigResource(ConfigResourceType.TOPIC, topic, configs)])
-
-
-TOLD_S = 10.0  # longest time until a fault is told
 
 
 def poll_until(source: KafkaSource, done: Callable[[], bool]) -> float:
@@ -58,7 +56,8 @@ def test_short_retention_and_what_our_topics_lack_are_warnings_that_go_when_mend
 ):
     (events,) = kafka_topics("detector", retention_ms="60000", max_message_bytes="50000000")
     section = section_of(kafka, [events])
-    source = KafkaSource(section, Owner(), needed_s=4200.0, look_s=0.2)
+    with told_in_time():
+        source = KafkaSource(section, Owner(), needed_s=4200.0, look_s=0.2)
     said = " | ".join(source.warnings)
     assert f"retention.ms of {events} is 60000, and messages are needed for 4200000 ms" in said
     assert f"max.message.bytes of {events} is 50000000" in said

@@ -28,6 +28,7 @@ from tests.consumers.transport.test_kafka_source import (
 from tests.kafka_broker import PASSWORDS, Topics
 from tests.steering.stepping_clock import NoCompilerError, build_stepping_clock
 from tests.steering.worker_host import ROOT
+from tests.told import TOLD_S, told_in_time
 
 pytestmark = pytest.mark.kafka
 
@@ -92,7 +93,8 @@ def test_a_dead_letter_that_its_topic_does_not_take_goes_without_most_of_its_val
     letters = DeadLetters(sink, dead)
     large = RawMessage(topic=bad, partition=0, offset=7, value=b"x" * 50_000, key=b"night")
     small = replace(large, offset=8, value=b"small")
-    letters.deliver([(large, "cannot be decoded"), (small, "neither can this")])
+    with told_in_time():
+        letters.deliver([(large, "cannot be decoded"), (small, "neither can this")])
     sink.close()
     consumer = KafkaConsumer(
         dead, bootstrap_servers=kafka.bootstrap, auto_offset_reset="earliest",
@@ -164,7 +166,7 @@ def test_a_stranger_may_not_write_and_hears_who_can_change_that(kafka, kafka_top
     topics = kafka_topics("detector")
     section = sasl_of(kafka, topics, "stranger")
     sink = KafkaSink(section, environment={section.password_variable: PASSWORDS["stranger"]})
-    with pytest.raises(ConnectionError, match="kafka.user is stranger"):
+    with told_in_time(), pytest.raises(ConnectionError, match="kafka.user is stranger"):
         _send_and_flush(sink, topics[0])
     sink._producer.close(timeout=1.0)
     with pytest.raises(ConnectionError, match="does not let in"):
@@ -275,9 +277,11 @@ assert time.time() > then + 80_000, "the library is not in front"
 sink = KafkaSink(
     KafkaSection(bootstrap_servers=bootstrap, topics=KafkaTopics(prefix="p")), environment={}
 )
+since = time.monotonic()
 for n in range(5):
     sink.send(topic, b"%d" % n, key=b"run")
 sink.flush()
+assert time.monotonic() - since < float(sys.argv[4])
 sink.send(topic, b"5", key=b"run")
 sink.close()
 """
@@ -292,7 +296,8 @@ def test_a_clock_a_day_ahead_of_the_brokers_holds_nothing_back(kafka, kafka_topi
         pytest.skip(str(reason))
     (tmp_path / "step").write_text("86400")
     done = subprocess.run(
-        [sys.executable, "-c", SEND_A_DAY_AHEAD, kafka.bootstrap, dead, str(time.time())],
+        [sys.executable, "-c", SEND_A_DAY_AHEAD, kafka.bootstrap, dead]
+        + [str(time.time()), str(TOLD_S)],
         env={**os.environ, "LD_PRELOAD": str(library), "STEP_FILE": str(tmp_path / "step")},
         cwd=ROOT,
         capture_output=True,

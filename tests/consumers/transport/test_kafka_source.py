@@ -18,9 +18,9 @@ from consumers.transport import KafkaSection, KafkaSink, KafkaSource
 from consumers.wire import RawMessage, WireError, decode
 from simulations.errors import InputError
 from tests.kafka_broker import PASSWORDS, Topics, admin
+from tests.told import TOLD_S, told_in_time
 
 pytestmark = pytest.mark.kafka
-TOLD_S = 10.0  # longest time until a fault is told
 
 
 @dataclass
@@ -173,7 +173,10 @@ def test_a_topic_that_ends_before_the_saved_position_was_made_anew(kafka, kafka_
     (topic,) = kafka_topics("detector")
     partition_of(kafka, topic, 0, [b"x"] * 3)
     source = KafkaSource(section_of(kafka, [topic]), Owner(positions={0: {topic: 8}}))
-    with pytest.raises(ValueError, match=r"ends at offset 3.* needs 8: 5 messages are gone"):
+    with (
+        told_in_time(),
+        pytest.raises(ValueError, match=r"ends at offset 3.* needs 8: 5 messages are gone"),
+    ):
         read(source, 1)
     source.close()
 
@@ -353,14 +356,20 @@ def test_no_broker_is_told_within_ten_seconds(there):
 def test_missing_topics_are_named(kafka, kafka_topics):
     (topic,) = kafka_topics("detector")
     section = section_of(kafka, [topic, f"{topic}-nowhere"])
-    with pytest.raises(ValueError, match=rf"names {topic}-nowhere, which .* does not have"):
+    with (
+        told_in_time(),
+        pytest.raises(ValueError, match=rf"names {topic}-nowhere, which .* does not have"),
+    ):
         KafkaSource(section, Owner())
 
 
 def test_unequal_numbers_of_partitions_are_refused(kafka, kafka_topics):
     (events,) = kafka_topics("detector", partitions=2)
     (logs,) = kafka_topics("motion", partitions=3)
-    with pytest.raises(ValueError, match=rf"{events}: 2, {logs}: 3\); expected equal"):
+    with (
+        told_in_time(),
+        pytest.raises(ValueError, match=rf"{events}: 2, {logs}: 3\); expected equal"),
+    ):
         KafkaSource(section_of(kafka, [events, logs]), Owner())
 
 
@@ -409,14 +418,17 @@ def test_rights_are_asked_for_by_name_and_with_them_messages_come(kafka, kafka_t
                 ]
             )
 
-    with pytest.raises(
-        ConnectionError, match=f"kafka.user is reader, which may not use {topics[0]}"
+    with (
+        told_in_time(),
+        pytest.raises(
+            ConnectionError, match=f"kafka.user is reader, which may not use {topics[0]}"
+        ),
     ):
         KafkaSource(section, Owner(), environment=environment)
     allow(ResourceType.TOPIC, topics[0])
     source = KafkaSource(section, Owner(), environment=environment)
     assert any("does not show reader the configuration" in w for w in source.warnings)
-    with pytest.raises(ConnectionError, match=f"kafka.group is {section.group}"):
+    with told_in_time(), pytest.raises(ConnectionError, match=f"kafka.group is {section.group}"):
         read(source, 1)
     source.close()
     allow(ResourceType.GROUP, section.group)
@@ -429,7 +441,8 @@ def test_a_message_above_the_limit_comes_as_a_fault_and_the_rest_as_it_is(kafka,
     (topic,) = kafka_topics("detector")
     send(kafka, [(topic, b"small", None), (topic, bytes(100_000), None), (topic, b"next", None)])
     source = KafkaSource(section_of(kafka, [topic], max_message_bytes=50_000), Owner())
-    small, large, after = read(source, 3)
+    with told_in_time():
+        small, large, after = read(source, 3)
     assert [m.value for m in (small, large, after)] == [b"small", b"", b"next"]
     assert [m.offset for m in (small, large, after)] == [0, 1, 2]
     with pytest.raises(

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from consumers.transport import TapeReader, TapeWriter, read_tape
 from consumers.transport.tape_record import TapeError
 from consumers.wire import RawMessage
+from tests.told import told_in_time
 
 INT64 = st.integers(-(2**63), 2**63 - 1)
 MESSAGES = st.builds(
@@ -120,7 +121,9 @@ def test_space_that_was_never_filled_is_a_torn_tail(tmp_path: Path, tail: bytes)
     with (tmp_path / "00000000.tape").open("ab") as file:
         file.write(tail)
     assert same(list(read_tape(tmp_path)), messages(3))
-    with TapeWriter(tmp_path) as tape:
+    with told_in_time():
+        tape = TapeWriter(tmp_path)
+    with tape:
         assert f"{len(tail)} bytes" in str(tape.note)
         tape.append(messages(1, first=3))
     assert same(list(read_tape(tmp_path)), messages(4))
@@ -149,7 +152,10 @@ def test_damage_before_the_end_is_an_error_that_names_file_and_byte(
         spoilt[byte] ^= flip
         path.write_bytes(spoilt)
         for use in (lambda: list(read_tape(tmp_path)), lambda: TapeWriter(tmp_path)):
-            with pytest.raises(TapeError, match=r"00000000\.tape: .*(byte \d+|version)") as caught:
+            with (
+                told_in_time(),
+                pytest.raises(TapeError, match=r"00000000\.tape: .*(byte \d+|version)") as caught,
+            ):
                 use()
             kept = re.search(r"head -c (\d+)", str(caught.value))
             assert kept is None or int(kept[1]) <= byte
@@ -269,7 +275,9 @@ def test_a_killed_writer_loses_nothing_that_it_had_confirmed(tmp_path: Path, lin
         assert process.stdout is not None
         confirmed = [int(process.stdout.readline()) for _ in range(lines)]
         process.send_signal(signal.SIGKILL)
-    with TapeWriter(tmp_path) as tape:
+    with told_in_time():
+        tape = TapeWriter(tmp_path)
+    with tape:
         there = tape.positions["t", 0]
         tape.append(messages(1, size=500, first=there))
     assert there >= confirmed[-1]

@@ -38,6 +38,7 @@ from consumers.wire import (
     encode_log,
 )
 from tests.consumers.zmq_proxy import ProxyAt, bluesky_proxy
+from tests.told import told_in_time
 
 
 @pytest.fixture(scope="module")
@@ -126,10 +127,11 @@ def test_a_pickle_arrives_unopened_and_is_refused_with_what_to_do(proxy: ProxyAt
         with closing(Publisher(proxy.inside, prefix=b"pickled")) as publisher:
             introduced(publisher, source)
             publisher._serializer = lambda document: pickle.dumps(Bomb())
-            publisher("start", {})
-            (message,) = take(source, 1)
-    with pytest.raises(WireError, match="is a pickle.*serializer=msgpack_numpy.dumps"):
-        decode(message)
+            with told_in_time():
+                publisher("start", {})
+                (message,) = take(source, 1)
+                with pytest.raises(WireError, match="is a pickle.*serializer=msgpack_numpy.dumps"):
+                    decode(message)
     assert not Bomb.exploded
 
 

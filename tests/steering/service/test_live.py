@@ -30,6 +30,7 @@ from tests.steering.live_stream import (
 )
 from tests.steering.virtual_scan import EXAMPLES
 from tests.steering.worker_host import Host
+from tests.told import told_in_time
 
 TOPICS = ("detector", "runInfo", "motion", "sampleEnv")
 
@@ -281,6 +282,7 @@ def test_a_state_of_another_experiment_is_refused_and_says_which_key(
     before = everything_in(tmp_path / "state")
     other = live_experiment() if changes is None else other_experiment(section, **changes)
     with (
+        told_in_time(),
         pytest.raises(ValueError, match="Expected the experiment that it was folded") as refused,
         folding_a_tape(other, tmp_path, scan, **options),
     ):
@@ -301,6 +303,7 @@ def test_a_file_that_changed_is_another_experiment_and_one_that_moved_is_not(sca
         with folding_a_tape(experiment, tmp_path, scan[:200]) as live:
             live.consume(lambda: False, until_idle_s=0.0)
     with (
+        told_in_time(),
         pytest.raises(ValueError, match=r"instrument.mask was sha256:\w+... and is sha256:"),
         folding_a_tape(experiments[2], tmp_path, scan),
     ):
@@ -313,6 +316,7 @@ def test_nothing_is_written_into_a_folder_that_another_worker_holds(scan, tmp_pa
         assert live.source.poll(0)
         before = everything_in(tmp_path / "state")
         with (
+            told_in_time(),
             pytest.raises(BlockingIOError, match="another process owns this partition"),
             folding_a_tape(other, tmp_path, scan) as second,
         ):
@@ -329,6 +333,7 @@ def test_a_partition_from_another_state_is_refused(scan, tmp_path):
     shutil.rmtree(ours)
     shutil.copytree(theirs, ours)
     with (
+        told_in_time(),
         pytest.raises(ValueError, match=r"state_id is \w+; expected \w+, that of state.json"),
         folding_a_tape(live_experiment(), tmp_path / "a", scan) as live,
     ):

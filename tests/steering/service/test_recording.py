@@ -45,6 +45,7 @@ from tests.consumers.hostile_files import good_events
 from tests.kafka_broker import Broker, Topics
 from tests.steering.live_stream import ListSource, as_raw, contents, live_measurement, live_scan
 from tests.steering.virtual_scan import EXAMPLES
+from tests.told import TOLD_S, told_in_time
 
 SECOND = 10**9
 
@@ -289,8 +290,8 @@ def test_seconds_that_no_beamline_has_any_more_are_a_metric(tmp_path: Path) -> N
             assert lost() == 0.0
             for client in tuple(beamline._clients):
                 client.socket.shutdown(socket.SHUT_RDWR)
-            with playing(beamline, [pulse(31), pulse(32)]):
-                live.consume(lambda: False, until_idle_s=2.0)
+            with told_in_time(), playing(beamline, [pulse(31), pulse(32)]):
+                live.consume(lambda: lost() == 30.0, until_idle_s=TOLD_S)
             assert lost() == 30.0
 
 

@@ -39,11 +39,11 @@ from tests.steering.live_stream import (
 )
 from tests.steering.service.test_live import sending, topics_of
 from tests.steering.virtual_scan import EXAMPLES
+from tests.told import TOLD_S, told_in_time
 
 PATIENCE = Patience(settle_s=2.0, lateness_s=300.0, turn_s=0.0, commit_s=0.0)
 PSI = (5.0, 17.0, 29.0)
 BAD = ("detector", b"night", b"rubbish")
-TOLD_S = 10.0  # longest time until a fault is told
 
 
 @pytest.fixture(scope="module")
@@ -154,9 +154,10 @@ def test_open_dwells_that_find_no_room_hold_everything_back(messages, undisturbe
     worker = worker_on(state, held=HeldBound(limit_bytes=0))
     source = ListSource(as_raw(messages), worker)
     small_disk.fill(50_000_000)  # for chunks, not for the file that open dwells take
-    for raw in source.poll(0):
-        worker.accept(raw)
-    assert not worker.turn()
+    with told_in_time():
+        for raw in source.poll(0):
+            worker.accept(raw)
+        assert not worker.turn()
     assert "events of open dwells cannot be written (" in worker.status().error
     assert worker.stuck() == {0}
     small_disk.make_room()
@@ -173,9 +174,10 @@ def test_dead_letters_that_find_no_room_hold_everything_back(messages, undisturb
     worker = worker_on(state)
     source = ListSource(raws, worker, batch=61)
     small_disk.fill()
-    for raw in source.poll(0):
-        worker.accept(raw)
-    assert not worker.turn()
+    with told_in_time():
+        for raw in source.poll(0):
+            worker.accept(raw)
+        assert not worker.turn()
     assert "the tape of dead letters cannot be written" in worker.status().error
     assert read_manifest(state / "partition-0") is None
     small_disk.make_room()
@@ -193,12 +195,16 @@ def test_a_stream_waits_while_the_disk_is_full_and_goes_on_by_itself(
     state = small_disk.folder / "state"
     worker = worker_on(state)
     source = ListSource(as_raw(messages), worker)
-    stuck = []
+    stuck, since = [], None
 
     def trouble():
+        nonlocal since
         if len(stuck) < 3 and not worker.stuck():
             small_disk.fill(100_000 * (1 + len(stuck)))
+            since = since or time.monotonic()
         elif worker.stuck():
+            assert since is None or time.monotonic() - since < TOLD_S
+            since = None
             rest = len(source.rest)
             if not stuck or stuck[-1] != rest:
                 stuck.append(rest)
@@ -217,8 +223,12 @@ def test_a_worker_that_dies_on_a_full_disk_leaves_the_manifest_before(
     for left in (0, 80_000, 400_000):
         worker = worker_on(state, storage_s=0.0)
         small_disk.fill(left)
-        with pytest.raises(
-            StorageError, match=r"nothing could be written for 0 s|state\.json cannot be written"
+        with (
+            told_in_time(),
+            pytest.raises(
+                StorageError,
+                match=r"nothing could be written for 0 s|state\.json cannot be written",
+            ),
         ):
             consume(
                 ListSource(as_raw(messages), worker),
@@ -246,7 +256,10 @@ def test_a_partition_that_goes_while_the_disk_is_full_is_read_again(
             first.accept(raw)
         first.turn()
     manifest = read_manifest(state / "partition-0")
-    with pytest.raises(StorageError, match="what came last was not written: .* start again"):
+    with (
+        told_in_time(),
+        pytest.raises(StorageError, match="what came last was not written: .* start again"),
+    ):
         first.close()
     assert read_manifest(state / "partition-0") == manifest
     small_disk.make_room()
@@ -302,7 +315,8 @@ def test_the_command_ends_with_75_when_nothing_can_be_written_for_long(
         small_disk.fill(200_000)
     else:
         small_disk.read_only()
-    assert beamsteer(command) == 75
+    with told_in_time():
+        assert beamsteer(command) == 75
     told = " ".join(capsys.readouterr().err.split())
     assert ("No space left" if trouble == "full" else "Read-only file system") in told
     assert "Traceback" not in told

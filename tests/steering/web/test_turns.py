@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from steering.web.turns import QueueFullError, Turns, UserGoneError
+from tests.told import told_in_time
 
 
 async def settle() -> None:
@@ -41,10 +42,13 @@ def test_queues_are_bounded_for_each_and_for_all():
             for user in ("a", "a", "b"):
                 group.create_task(job(user))
             await settle()
-            with pytest.raises(QueueFullError, match="2 of yours; expected at most 2") as full:
+            with (
+                told_in_time(),
+                pytest.raises(QueueFullError, match="2 of yours; expected at most 2") as full,
+            ):
                 await job("a")
             assert full.value.retry_after_s >= 1
-            with pytest.raises(QueueFullError, match="3; expected at most 3"):
+            with told_in_time(), pytest.raises(QueueFullError, match="3; expected at most 3"):
                 await job("c")
             done.set()
         await job("c")
