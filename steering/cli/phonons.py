@@ -61,7 +61,7 @@ PathText = Annotated[
 def register(app: typer.Typer) -> None:
     """Add the verb."""
     app.command(
-        epilog="Examples: beamsteer phonons germanium -o build/ge-phonons; beamsteer phonons "
+        epilog="Example: beamsteer phonons germanium -o build/ge-phonons, or beamsteer phonons "
         "build/ge/replay/result.json -o build/ge-posterior"
     )(phonons)
 

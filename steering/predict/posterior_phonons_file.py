@@ -74,7 +74,8 @@ def write_posterior_phonons(
     found : PosteriorPhonons
     folder : Path
         Gets ``phonopy.yaml`` and ``FORCE_CONSTANTS`` of the mean, the same of the first draws in
-        ``sample-001`` and so on, ``phonons.png``, ``phonons.npz``, and tables in CSV.
+        ``sample-001`` and so on, ``phonons.png``, ``phonons.npz``, and tables in CSV. Samples that
+        an earlier call left there are removed.
     sets : int
         Most draws written as force constants; stable ones only.
     progress : callable, optional
@@ -91,7 +92,9 @@ def write_posterior_phonons(
     folder.mkdir(parents=True, exist_ok=True)
     model = found.posterior.model
     mean = model.force_constants(found.posterior.values)
-    phonopy = PhonopyFolder(mean)
+    # a draw, since the mean may lie where the supercell happens to lose nothing
+    moved = model.force_constants(found.draws[0]) if len(found.draws) else mean
+    phonopy = PhonopyFolder(moved)
     notes = list(found.notes)
     if phonopy.lost_eV_A2 > 1e-9:
         notes.append(
@@ -99,6 +102,7 @@ def write_posterior_phonons(
             f"up to {phonopy.lost_eV_A2:.2g} eV/angstrom^2"
         )
     written = list(phonopy.write(mean, folder))
+    _remove_older(folder)
     for k, phi in enumerate(found.draws[:sets]):
         say(f"FORCE_CONSTANTS of sample {k + 1}", k / max(sets, 1))
         phonopy.write(model.force_constants(phi), folder / f"sample-{k + 1:03d}")
@@ -111,6 +115,15 @@ def write_posterior_phonons(
         notes=about,
     )
     return written
+
+
+def _remove_older(folder: Path) -> None:
+    """Remove samples of an earlier call; draws of two posteriors must not lie side by side."""
+    for sample in sorted(folder.glob("sample-[0-9][0-9][0-9]*")):
+        for name in ("phonopy.yaml", "FORCE_CONSTANTS"):
+            (sample / name).unlink(missing_ok=True)
+        if sample.is_dir() and not any(sample.iterdir()):
+            sample.rmdir()
 
 
 def posterior_png(found: PosteriorPhonons) -> bytes:
