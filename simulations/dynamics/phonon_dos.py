@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import ndtr
 
 from simulations.arrays import ComplexArray, FloatArray
-from simulations.constants import BOLTZMANN_MEV_PER_K, HBAR2_OVER_U, NOISE_MEV
+from simulations.constants import BOLTZMANN_MEV_PER_K, NOISE_MEV
 from simulations.crystal import Crystal, space_group_operations
 from simulations.dynamics.force_constants import ForceConstantModel
 from simulations.dynamics.modes import eigenmodes, modes
@@ -471,28 +471,3 @@ def heat_capacity(dos: PhononDos, temperature_K: float) -> float:
     kernel = (0.5 * x / np.sinh(0.5 * x)) ** 2
     keep = dos.energies_meV > 0
     return float(np.sum((kernel * dos.total * np.diff(dos.energy_edges_meV))[keep]))
-
-
-def dos_displacements(dos: PhononDos, crystal: Crystal, temperature_K: float) -> FloatArray:
-    """Mean squared displacements of a density of states, imaginary modes left out.
-
-    Parameters
-    ----------
-    dos : PhononDos
-        Of a converged mesh, with `PhononDos.tensors`.
-    crystal : Crystal
-    temperature_K : float
-
-    Returns
-    -------
-    (atoms, 6) float64
-        angstrom^2, components as `VOIGT`; the Debye-Waller exponent is ``W = Q U Q / 2``.
-    """
-    if dos.tensors is None:
-        raise ValueError("the density of states has no tensors; expected one of a converged mesh")
-    energy = dos.energies_meV
-    thermal = np.full_like(energy, np.inf)
-    if temperature_K > 0:
-        thermal = energy / (2 * BOLTZMANN_MEV_PER_K * temperature_K)
-    weight = np.diff(dos.energy_edges_meV) / (energy * np.tanh(thermal))
-    return np.asarray(0.5 * HBAR2_OVER_U / crystal.masses_u[:, None] * (dos.tensors @ weight))

@@ -1,4 +1,4 @@
-"""Expected phonons and spectra of a structure, and priors made for it."""
+"""Expected phonons and spectra of a structure or a result, and priors made for it."""
 
 from steering.predict.crystal_maps import Line, Plane, line_map, path_map, plane_map
 from steering.predict.indirect_spectrum import IndirectSpectrum, indirect_spectrum

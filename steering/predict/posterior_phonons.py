@@ -16,12 +16,11 @@ from numpy.typing import ArrayLike
 from simulations.arrays import FloatArray
 from simulations.constants import GAS_CONSTANT_J_PER_MOL_K, NOISE_MEV
 from simulations.dynamics import (
+    VOIGT,
     ForceConstantModel,
     PhononDos,
-    Sampling,
     compare_dipole_sums,
     densities_of_sets,
-    dos_displacements,
     elastic_constants,
     energies_of_sets,
     heat_capacity,
@@ -30,6 +29,7 @@ from simulations.dynamics import (
 )
 from simulations.errors import InputError
 from simulations.progress import Progress, silent
+from simulations.scattering import converged_displacements, displacements_of_sets
 from steering.predict.path_points import PathPoints, path_points
 from steering.predict.vibrations import formula
 from steering.run import RunResult
@@ -297,25 +297,25 @@ def posterior_phonons(
     energies = energies_of_sets(model, along.hkl @ model.crystal.conventional_reciprocal, sets)
     elastic = elastic_constants(model, sets)
     say("density of states of the mean", 0.1)
-    converged = phonon_dos(model, phi=mean, tolerance=_TOLERANCE)
-    divisions, told = _mesh(converged.sampling, model.n_modes, samples)
+    coarse, told = _dos_mesh(model, mean, samples)
+    stable = energies.min(axis=(1, 2)) >= -NOISE_MEV
 
     edges = np.linspace(0.0, 1.06 * float(energies.max()), _DOS_BINS + 1)
     symbols = model.crystal.symbols
     kinds = {s: [k for k, t in enumerate(symbols) if t == s] for s in dict.fromkeys(symbols)}
-    stable = energies.min(axis=(1, 2)) >= -NOISE_MEV
     density = np.empty((len(sets), len(kinds), _DOS_BINS))
     capacity = np.full((len(sets), len(temperatures)), np.nan)
-    moved = np.full((len(sets), len(temperatures), len(symbols), 6), np.nan)
-    for k, dos in enumerate(densities_of_sets(model, sets, divisions)):
+    for k, dos in enumerate(densities_of_sets(model, sets, coarse)):
         if k % 20 == 0:
-            say(f"density of states of draw {k} of {samples}", 0.15 + 0.8 * k / len(sets))
+            say(f"density of states of draw {k} of {samples}", 0.15 + 0.6 * k / len(sets))
         stable[k] &= dos.imaginary_share == 0
         shown = rebinned(dos, edges)
         density[k] = [shown.partial[atoms].sum(axis=0) for atoms in kinds.values()]
-        if stable[k]:
-            capacity[k] = _heat_capacity(dos, temperatures)
-            moved[k] = [dos_displacements(dos, model.crystal, float(T)) for T in temperatures]
+        capacity[k] = _heat_capacity(dos, temperatures)
+    say("displacements", 0.75)
+    moved = _displacements(model, sets, stable, temperatures)
+    stable &= np.isfinite(moved).all(axis=(1, 2, 3))
+    capacity[~stable] = moved[~stable] = np.nan
     keep = stable[1:]
     kept = int(keep.sum())
     isotropic = moved[..., :3].mean(axis=-1)
@@ -344,19 +344,50 @@ def posterior_phonons(
     )
 
 
-def _mesh(
-    sampling: Sampling | None, n_modes: int, samples: int
+def _dos_mesh(
+    model: ForceConstantModel, mean: FloatArray, samples: int
 ) -> tuple[tuple[int, int, int], str]:
-    """Mesh of every draw: that of the mean, or a coarser one where draws would take too long."""
+    """Mesh of the density of states of every draw, and words on it."""
+    sampling = phonon_dos(model, phi=mean, tolerance=_TOLERANCE).sampling
     if sampling is None:
         raise ValueError("the density of states has no sampling; expected one of a converged mesh")
-    work = float(samples) * sampling.points * (n_modes**3 + 500)
-    shrink = min(1.0, (_MOST_WORK / work) ** (1 / 3))
-    a, b, c = (
-        max(min(n, _LEAST_DIVISIONS), 2 * round(0.5 * shrink * n)) for n in sampling.divisions
-    )
+    a, b, c = _bounded(sampling.divisions, sampling.points, model.n_modes, samples)
     error = sampling.error * float(np.prod(sampling.divisions) / (a * b * c)) ** (2 / 3)
     return (a, b, c), f"mesh {a} x {b} x {c}, error {error:.1%} of the modes in a wrong bin of 100"
+
+
+def _displacements(
+    model: ForceConstantModel, sets: FloatArray, stable: Any, temperatures_K: FloatArray
+) -> FloatArray:
+    """Tensors (sets, T, atoms, 6) in the order of `VOIGT`; NaN where modes are imaginary."""
+    out = np.full((len(sets), len(temperatures_K), model.crystal.n_atoms, 6), np.nan)
+    use = np.flatnonzero(stable)
+    for k in use:
+        try:
+            found = converged_displacements(model, float(temperatures_K[-1]), sets[k])
+            break
+        except InputError:  # imaginary modes that the density of states did not meet
+            continue
+    else:
+        return out
+    mesh = _bounded(found.divisions, found.points, model.n_modes, len(use))
+    for k, tensors in zip(
+        use, displacements_of_sets(model, sets[use], temperatures_K, mesh), strict=True
+    ):
+        if tensors is not None:
+            out[k] = np.stack([tensors[..., a, b] for a, b in VOIGT], axis=-1)
+    return out
+
+
+def _bounded(
+    divisions: tuple[int, int, int], points: int, n_modes: int, samples: int
+) -> tuple[int, int, int]:
+    """A mesh, or a coarser one where all draws on it would take too long; even divisions."""
+    work = float(samples) * points * (n_modes**3 + 500)
+    shrink = min(1.0, (_MOST_WORK / work) ** (1 / 3))
+    a, b, c = (n if shrink == 1 else max(min(n, _LEAST_DIVISIONS), 2 * round(0.5 * shrink * n))
+               for n in divisions)  # fmt: skip
+    return a, b, c
 
 
 def _heat_capacity(dos: PhononDos, temperatures_K: FloatArray) -> FloatArray:
@@ -424,7 +455,7 @@ def _notes(
             f"held at {source} and without an error bar: {' and '.join(parts)}; the bands are too "
             "narrow by what is not known of them"
         )
-    said.append(f"density of states, heat capacity and displacements: {dos}")
+    said.append(f"density of states and heat capacity: {dos}")
     said.append(
         "elastic constants: slopes of acoustic waves with atoms of the cell relaxed (long waves), "
         "in the Cartesian frame of the lattice; rotational sum rules are not imposed, and "

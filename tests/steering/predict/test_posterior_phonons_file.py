@@ -162,7 +162,7 @@ def test_the_verb_answers_with_the_verdict_first_and_writes(result, tmp_path, ca
     assert "C11 = C22 = C33" in told
     assert "18 of the 21 constants" in " ".join(told.split())
     assert (tmp_path / "o" / "sample-003" / "phonopy.yaml").is_file()
-    assert cli.run(["phonons", str(tmp_path / "o" / "sample-003")]) == 0
+    assert cli.run(["phonons", str(tmp_path / "o" / "sample-003" / "phonopy.yaml")]) == 0
 
 
 def test_the_verb_answers_machines(result, capsys):
