@@ -11,7 +11,6 @@ from steering.cli import _terminal as terminal
 from steering.cli._option_text import axis
 
 if TYPE_CHECKING:
-    from simulations.arrays import FloatArray
     from steering.predict import PosteriorPhonons
 
 SHOWN_K = (100.0, 300.0)
@@ -103,7 +102,6 @@ def _print(found: PosteriorPhonons, sample_K: float) -> None:
         rows,
     )
     heat, moved = found.heat_capacity, found.isotropic_A2
-    symbols = found.posterior.model.crystal.symbols
     rows = []
     for k, kelvin in enumerate(found.temperatures_K):
         if not np.isclose(kelvin, [sample_K, *SHOWN_K]).any():
@@ -111,7 +109,7 @@ def _print(found: PosteriorPhonons, sample_K: float) -> None:
         at = f"{kelvin:g} K"
         told = _cells(heat.value[k], heat.sigma[k], heat.low90[k], heat.high90[k])
         rows.append([at, "C_V, J/(mol K)", *told])
-        for name, atom in _sites(symbols, moved.value[k]):
+        for name, atom in found.distinct_atoms():
             told = _cells(
                 moved.value[k, atom], moved.sigma[k, atom], moved.low90[k, atom],
                 moved.high90[k, atom],
@@ -132,25 +130,11 @@ def _print(found: PosteriorPhonons, sample_K: float) -> None:
         )
 
 
-def _sites(symbols: tuple[str, ...], values: FloatArray) -> list[tuple[str, int]]:
-    """Atoms that move differently, by species, and by number where a species has several."""
-    shown: list[int] = []
-    for atom in range(len(symbols)):
-        same = (k for k in shown if symbols[k] == symbols[atom])
-        if not any(abs(values[k] - values[atom]) <= 1e-5 * abs(values[k]) for k in same):
-            shown.append(atom)
-    kinds = [symbols[k] for k in shown]
-    return [
-        (symbols[k] if kinds.count(symbols[k]) == 1 else f"{symbols[k]} {k + 1}", k) for k in shown
-    ]
-
-
 def _cells(value: float, sigma: float, low: float, high: float) -> list[str]:
     """Value in the digits that its error leaves, sigma in two, and the band."""
     if not math.isfinite(sigma):
         return [terminal.number(float(value)), "-", "-"]
-    decimals = max(0, 1 - math.floor(math.log10(sigma))) if sigma > 0 else 4
-    value_text, sigma_text, low_text, high_text = (
-        f"{x:.{decimals}f}" for x in (value, sigma, low, high)
-    )
-    return [value_text, sigma_text, f"{low_text} to {high_text}"]
+    from steering.predict import rounded
+
+    value_text, sigma_text = rounded(value, sigma)
+    return [value_text, sigma_text, f"{rounded(low, sigma)[0]} to {rounded(high, sigma)[0]}"]

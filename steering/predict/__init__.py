@@ -5,7 +5,7 @@ from steering.predict.indirect_spectrum import IndirectSpectrum, indirect_spectr
 from steering.predict.optics import Optics, optics, top_meV
 from steering.predict.phonons import Phonons, phonons, stable
 from steering.predict.phonons_file import write_phonons
-from steering.predict.posterior_phonons import PosteriorPhonons, posterior_phonons
+from steering.predict.posterior_phonons import PosteriorPhonons, posterior_phonons, rounded
 from steering.predict.posterior_phonons_file import (
     experiment_of_result,
     independent_elastic,
@@ -47,6 +47,7 @@ __all__ = [
     "posterior_phonons",
     "powder_map",
     "predict",
+    "rounded",
     "stable",
     "top_meV",
     "vibrations_of",

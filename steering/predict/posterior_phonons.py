@@ -6,6 +6,7 @@ where the draws lie. Harmonic, at constant volume.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,7 @@ from numpy.typing import ArrayLike
 
 from simulations.arrays import FloatArray
 from simulations.constants import GAS_CONSTANT_J_PER_MOL_K, NOISE_MEV
+from simulations.crystal import space_group_operations
 from simulations.dynamics import (
     VOIGT,
     ForceConstantModel,
@@ -129,6 +131,22 @@ class PosteriorPhonons:
         why = "; ".join(self.reasons) or "no reason was given"
         return f"NOT TRUSTED: {why}. The numbers below claim nothing"
 
+    def distinct_atoms(self) -> list[tuple[str, int]]:
+        """Atoms that move differently: species, with the number where it has several, and index."""
+        symbols, moved = self.posterior.model.crystal.symbols, self.isotropic_A2.value
+        shown: list[int] = []
+        for atom, symbol in enumerate(symbols):
+            same = [k for k in shown if symbols[k] == symbol]
+            if not any(
+                np.allclose(moved[:, k], moved[:, atom], rtol=1e-4, equal_nan=True) for k in same
+            ):
+                shown.append(atom)
+        kinds = [symbols[k] for k in shown]
+        return [
+            (symbols[k] if kinds.count(symbols[k]) == 1 else f"{symbols[k]} {k + 1}", k)
+            for k in shown
+        ]
+
     def content(self) -> dict[str, Any]:
         """All of it as plain names and arrays, units in the names."""
         posterior, crystal = self.posterior, self.posterior.model.crystal
@@ -182,6 +200,12 @@ class PosteriorPhonons:
                 "isotropic_A2": self.isotropic_A2.content(),
             },
         }
+
+
+def rounded(value: float, sigma: float) -> tuple[str, str]:
+    """Value and sigma as text, in the digits that two of sigma leave."""
+    decimals = max(0, 1 - math.floor(math.log10(sigma))) if sigma > 0 else 4
+    return f"{value:.{decimals}f}", f"{sigma:.{decimals}f}"
 
 
 def posterior_of(result: RunResult, model: ForceConstantModel, *, where: str) -> Posterior:
@@ -463,8 +487,11 @@ def _notes(
     )
     dipoles = compare_dipole_sums(model)
     if dipoles is not None:
-        said += [
-            dipoles.note,
-            "polar: if piezoelectric, waves and elastic constants are stiffened by their field",
-        ]
+        said.append(dipoles.note)
+        whole = space_group_operations(model.crystal).cartesian
+        if not np.isclose(whole, -np.eye(3)).all(axis=(1, 2)).any():
+            said.append(
+                "polar without a centre of inversion: waves and elastic constants are stiffened by "
+                "their own field"
+            )
     return tuple(said)

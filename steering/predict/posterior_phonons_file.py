@@ -19,7 +19,7 @@ from simulations.errors import InputError
 from simulations.progress import Progress, silent
 from steering.experiment import Experiment, load_experiment
 from steering.predict.phonons_file import BRANCH, ELEMENTS, UNSTABLE, mark_path, subscripted
-from steering.predict.posterior_phonons import VOIGT_NAMES, Band, PosteriorPhonons
+from steering.predict.posterior_phonons import VOIGT_NAMES, Band, PosteriorPhonons, rounded
 from steering.report import write_files
 from steering.run import RESULT_EXPERIMENT
 
@@ -266,19 +266,9 @@ def _from_zero(axes: Axes, band: Band) -> None:
 
 
 def _draw_motion(axes: Axes, found: PosteriorPhonons) -> None:
-    symbols = found.posterior.model.crystal.symbols
-    shown: list[FloatArray] = []
-    for atom, symbol in enumerate(symbols):
+    for k, (label, atom) in enumerate(found.distinct_atoms()[: len(ELEMENTS)]):
         band = found.isotropic_A2.select(lambda x, atom=atom: x[:, atom])
-        if any(np.allclose(band.value, other, rtol=1e-4, equal_nan=True) for other in shown):
-            continue
-        color = ELEMENTS[len(shown) % len(ELEMENTS)]
-        label = symbol if symbols.count(symbol) == 1 else f"{symbol} {atom + 1}"
-        alone = all(symbols[k] == symbol for k in range(len(symbols)))
-        _fill(axes, found.temperatures_K, band, color, symbol if alone else label, _style(found))
-        shown.append(band.value)
-        if len(shown) == len(ELEMENTS):
-            break
+        _fill(axes, found.temperatures_K, band, ELEMENTS[k], label, _style(found))
     axes.legend(frameon=False, fontsize=8, handlelength=1.4, loc="upper left")
     axes.set_xlabel("temperature (K)")
     axes.set_ylabel("$U_{iso}$ ($\\mathrm{\\AA}^2$)")
@@ -289,16 +279,19 @@ def _draw_elastic(axes: Axes, found: PosteriorPhonons) -> None:
     listed = independent_elastic(found)[:_MOST_LABELS]
     band = found.elastic_GPa
     for k, (_, i, j) in enumerate(listed):
-        value, sigma = band.value[i, j], band.sigma[i, j]
+        value, sigma, top = band.value[i, j], band.sigma[i, j], band.high90[i, j]
         label = f"{value:.4g}"
         if np.isfinite(sigma):
-            axes.vlines(
-                k, band.low90[i, j], band.high90[i, j], color=BRANCH, alpha=0.35, linewidth=7
-            )
-            label += f"\n± {sigma:.2g}"
+            axes.vlines(k, band.low90[i, j], top, color=BRANCH, alpha=0.35, linewidth=7)
+            label = "{}\n± {}".format(*rounded(value, sigma))
         axes.plot(k, value, "_", color=BRANCH, markersize=12)
         axes.annotate(
-            label, (k, value), (0, 7), textcoords="offset points", fontsize=8, ha="center"
+            label,
+            (k, np.fmax(value, top)),
+            (0, 5),
+            textcoords="offset points",
+            fontsize=8,
+            ha="center",
         )
     axes.set_xticks(
         range(len(listed)), [f"$C_{{{i + 1}{j + 1}}}$" for _, i, j in listed], fontsize=9

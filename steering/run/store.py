@@ -316,15 +316,14 @@ def read_result(path: Path | str) -> RunResult:
     """
     path = Path(path)
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise InputError(
             f"{path}: is no whole JSON ({error}); expected the result.json of a run. Replay the "
             "run again, or copy the file again"
         ) from error
-    if not isinstance(document, dict) or not {"schema_version", "parameters", "run"} <= set(
-        document
-    ):
+    wanted = ("schema_version", "parameters", "run")
+    if not isinstance(document, dict) or any(key not in document for key in wanted):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise InputError(
             f"{path}: is JSON, but no result of a run (schema_version, run or parameters is "
             "missing); expected the result.json that `beamsteer replay` or `model-server` writes"
