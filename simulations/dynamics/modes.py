@@ -100,7 +100,8 @@ def energies_of_sets(model: ForceConstantModel, q_cart: ArrayLike, sets: ArrayLi
     phis = np.asarray(sets, dtype=float).reshape(-1, len(model.names))
     out = np.empty((len(phis), len(fixed), model.n_modes))
     for k, phi in enumerate(phis):
-        out[k] = signed_root(np.linalg.eigvalsh(fixed + model.free_matrices(q_cart, phi)))
+        squared = np.linalg.eigvalsh(fixed + model.free_matrices(q_cart, phi))
+        out[k] = signed_root(np.asarray(squared, dtype=float))
     return out
 
 

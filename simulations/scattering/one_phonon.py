@@ -260,7 +260,7 @@ def displacements_of_sets(
         e = vectors.reshape(len(vectors), crystal.n_atoms, 3, -1)
         sites = np.einsum("qias,qibs->qsiab", e, e.conj(), optimize=True).real
         factor = np.stack([np.where(live, _coth(size, T) / size, 0.0) for T in temperatures])
-        sums: FloatArray = np.tensordot(factor * zone.weights[:, None], sites, axes=2)
+        sums = np.asarray(np.tensordot(factor * zone.weights[:, None], sites, axes=2), dtype=float)
         sums *= 0.5 * HBAR2_OVER_U / crystal.masses_u[:, None, None]
         yield symmetrised_site_tensors(crystal, sums)
 
