@@ -17,6 +17,9 @@ MEV2_PER_FORCE_CONSTANT = 1e3 * HBAR2_OVER_U
 BOLTZMANN_MEV_PER_K = _c.Boltzmann / _EV * 1e3
 """Boltzmann constant in meV/K."""
 
+GAS_CONSTANT_J_PER_MOL_K = _c.gas_constant
+"""Boltzmann constant per mole."""
+
 NEUTRON_MEV_A2 = _c.hbar**2 / (2 * _c.neutron_mass) / _EV * 1e3 / _A**2
 """hbar^2 / 2 m_n: a neutron of wave number k (1/angstrom) has this times k^2 meV."""
 

@@ -2,6 +2,7 @@
 
 from simulations.dynamics.bonds import PairForceConstants, supercell_bonds
 from simulations.dynamics.dipole_sums import compare_dipole_sums, with_dipole_sum
+from simulations.dynamics.elastic import elastic_constants
 from simulations.dynamics.equivalent_cell import carried_onto
 from simulations.dynamics.force_constants import ForceConstantModel, force_constant_model
 from simulations.dynamics.given_file import read_force_constants
@@ -20,15 +21,25 @@ from simulations.dynamics.mode_kernels import (
     unit_rows,
     unpacked_basis,
 )
-from simulations.dynamics.modes import divided_differences, eigenmodes, modes, signed_root
+from simulations.dynamics.modes import (
+    divided_differences,
+    eigenmodes,
+    energies_of_sets,
+    modes,
+    signed_root,
+)
 from simulations.dynamics.parameters_choice import ParametersSection
 from simulations.dynamics.phonon_dos import (
     VOIGT,
     PhononDos,
     Sampling,
     default_dos_zone,
+    densities_of_sets,
+    heat_capacity,
     phonon_dos,
+    rebinned,
 )
+from simulations.dynamics.phonopy_file import PhonopyFolder
 from simulations.dynamics.shells import select_free
 from simulations.dynamics.supercell import cell_index, from_representatives, from_supercell
 
@@ -40,19 +51,24 @@ __all__ = [
     "PairForceConstants",
     "ParametersSection",
     "PhononDos",
+    "PhonopyFolder",
     "Sampling",
     "VOIGT",
     "carried_onto",
     "cell_index",
     "compare_dipole_sums",
     "default_dos_zone",
+    "densities_of_sets",
     "diagonalised_blocks",
     "divided_differences",
     "eigenmodes",
+    "elastic_constants",
+    "energies_of_sets",
     "force_constant_model",
     "from_representatives",
     "from_supercell",
     "gradients_of_sets",
+    "heat_capacity",
     "linear_matrices",
     "lowest_eigenvalues",
     "matrix_modes",
@@ -61,6 +77,7 @@ __all__ = [
     "projector_sums",
     "read_force_constants",
     "real_form",
+    "rebinned",
     "select_free",
     "signed_root",
     "spectra_of_block",

@@ -265,6 +265,16 @@ class ForceConstantModel:
             out = out + self._weighted(ewald.gradients(q))
         return out
 
+    def free_matrices(self, q_cart: ArrayLike, phi: ArrayLike) -> ComplexArray:
+        """The share of the free parameters in the dynamical matrices, (Q, n, n), meV^2.
+
+        ``dynamical_matrices(q, phi) = fixed_matrices(q) + free_matrices(q, phi)``: far shells and
+        dipoles need be summed once for many sets.
+        """
+        q = checked_q(q_cart)
+        columns = self._columns @ np.asarray(phi, dtype=float)[:, None]
+        return _fourier(_compile(self.reference, columns), q, self.crystal.n_atoms)[0]
+
     def free_gradients(self, q_cart: ArrayLike, phi: ArrayLike) -> ComplexArray:
         """The share of the free parameters in :meth:`matrix_gradients`, which is linear in them.
 

@@ -80,6 +80,31 @@ def modes(
     return np.array([e for e, _ in one_by_one]), np.array([v for _, v in one_by_one])
 
 
+def energies_of_sets(model: ForceConstantModel, q_cart: ArrayLike, sets: ArrayLike) -> FloatArray:
+    """Energies alone of many sets of force constants, for long paths and large cells.
+
+    Parameters
+    ----------
+    model : ForceConstantModel
+    q_cart : (Q, 3) float64
+        1/angstrom.
+    sets : (sets, K) float64
+        Free parameters, eV/angstrom^2.
+
+    Returns
+    -------
+    (sets, Q, n) float64
+        meV, ascending; negative means imaginary.
+    """
+    fixed = model.fixed_matrices(q_cart)
+    phis = np.asarray(sets, dtype=float).reshape(-1, len(model.names))
+    out = np.empty((len(phis), len(fixed), model.n_modes))
+    for k, phi in enumerate(phis):
+        squared = np.linalg.eigvalsh(fixed + model.free_matrices(q_cart, phi))
+        out[k] = signed_root(np.asarray(squared, dtype=float))
+    return out
+
+
 def energy_gradients(
     model: ForceConstantModel, q_cart: ArrayLike, energies: FloatArray, eigenvectors: ComplexArray
 ) -> FloatArray:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,7 +19,7 @@ from simulations.arrays import ComplexArray, FloatArray
 from simulations.constants import BOLTZMANN_MEV_PER_K, NOISE_MEV
 from simulations.crystal import Crystal, space_group_operations
 from simulations.dynamics.force_constants import ForceConstantModel
-from simulations.dynamics.modes import modes
+from simulations.dynamics.modes import eigenmodes, modes
 from simulations.dynamics.tetrahedra import binned_tensors
 from simulations.errors import InputError
 from simulations.reciprocal import (
@@ -175,7 +176,46 @@ def phonon_dos(
     if not tolerance > 0:
         raise InputError(f"tolerance is {tolerance}; expected a positive share")
     found = _interpolated(model, phi, tolerance)
-    return found if edges is None else _rebinned(found, edges)
+    return found if edges is None else rebinned(found, edges)
+
+
+def densities_of_sets(
+    model: ForceConstantModel, sets: ArrayLike, divisions: tuple[int, int, int]
+) -> Iterator[PhononDos]:
+    """Densities of states of many sets of force constants, all on one mesh.
+
+    Parameters
+    ----------
+    model : ForceConstantModel
+    sets : (sets, K) float64
+        Free parameters, eV/angstrom^2.
+    divisions : tuple of int
+        Even; for example those of a `Sampling`. What the sets share is computed once.
+
+    Yields
+    ------
+    PhononDos
+        As of `phonon_dos` on such a mesh, without `PhononDos.sampling`.
+    """
+    n = np.array(divisions)
+    crystal = model.crystal
+    meshes = [zone_cells(crystal, n // 2, _HALVINGS, 1), zone_cells(crystal, n, _HALVINGS, 2)]
+    fixed = [model.fixed_matrices(cells.q_cart) for cells in meshes]
+    for phi in np.asarray(sets, dtype=float):
+        coarse, fine = (
+            _mesh(cells, _looking(model, cells, known, phi), model.n_modes)
+            for cells, known in zip(meshes, fixed, strict=True)
+        )
+        yield _density(crystal, coarse, fine, None)
+
+
+def _looking(
+    model: ForceConstantModel, cells: ZoneCells, fixed: ComplexArray, phi: FloatArray
+) -> Callable[[slice], tuple[FloatArray, ComplexArray]]:
+    def look(part: slice) -> tuple[FloatArray, ComplexArray]:
+        return eigenmodes(fixed[part] + model.free_matrices(cells.q_cart[part], phi))
+
+    return look
 
 
 # ------------------------------------------------------------------------------- interpolated
@@ -220,13 +260,20 @@ class _Mesh:
 
 
 def _on_cells(model: ForceConstantModel, phi: ArrayLike | None, cells: ZoneCells) -> _Mesh:
-    n, atoms = model.n_modes, model.crystal.n_atoms
+    return _mesh(cells, lambda part: modes(model, cells.q_cart[part], phi), model.n_modes)
+
+
+def _mesh(
+    cells: ZoneCells, look: Callable[[slice], tuple[FloatArray, ComplexArray]], n: int
+) -> _Mesh:
+    """Energies and tensors at all corners; ``look`` gives the modes of a part of them."""
+    atoms = n // 3
     energies = np.empty((len(cells.q_cart), n))
     tensors = np.empty((len(cells.q_cart), n, 6 * atoms), dtype=np.float32)
     step = max(1, _CHUNK // (n * n))
     for start in range(0, len(cells.q_cart), step):
         part = slice(start, start + step)
-        energies[part], vectors = modes(model, cells.q_cart[part], phi)
+        energies[part], vectors = look(part)
         tensors[part] = site_tensors(vectors, atoms).reshape(-1, n, 6 * atoms)
     energies = np.where((energies < 0) & (energies > -NOISE_MEV), 0.0, energies)
     return _Mesh(cells=cells, energies=energies, tensors=tensors)
@@ -257,7 +304,7 @@ def _difference(coarse: _Mesh, fine: _Mesh) -> float:
     return float(np.abs(a - b).sum() / b.sum())
 
 
-def _density(crystal: Crystal, coarse: _Mesh, mesh: _Mesh, sampling: Sampling) -> PhononDos:
+def _density(crystal: Crystal, coarse: _Mesh, mesh: _Mesh, sampling: Sampling | None) -> PhononDos:
     """Both meshes, extrapolated: what curvature adds to interpolated energies goes with step^2.
 
     Around Gamma, where cones curve most, that is most of the error. A bin moves by at most a
@@ -312,8 +359,8 @@ def _projector(crystal: Crystal) -> FloatArray:
     return np.stack([site[..., a, b] for a, b in VOIGT], axis=-1).reshape(6 * n, 6 * n).T
 
 
-def _rebinned(dos: PhononDos, edges: FloatArray) -> PhononDos:
-    """The same integrals in other bins."""
+def rebinned(dos: PhononDos, edges: FloatArray) -> PhononDos:
+    """The same integrals in other bins, (E + 1,) edges in meV; of a converged mesh only."""
     if dos.tensors is None:
         raise ValueError("the density of states has no tensors; expected one of a converged mesh")
     width = np.diff(dos.energy_edges_meV)

@@ -29,7 +29,7 @@ from simulations.crystal import (
     refuse_announced_atoms,
     refuse_tags,
 )
-from simulations.dynamics.bonds import PairForceConstants, supercell_cells
+from simulations.dynamics.bonds import PairForceConstants, bond_keys, supercell_cells
 from simulations.dynamics.dipole import Dipole
 from simulations.dynamics.supercell import cell_index, from_supercell, to_supercell
 from simulations.dynamics.supercell_check import (
@@ -44,6 +44,7 @@ from simulations.errors import InputError, NoForceConstantsError
 PHONOPY_SYMPREC_A = 1e-5
 """Phonopy's own tolerance."""
 _LARGEST_DIELECTRIC = 1000.0
+_LOST = 1e-9  # of the largest constant: what a supercell may lose of a set
 
 # ------------------------------------------------------------------------------ force constants
 
@@ -536,6 +537,115 @@ def to_phonopy_array(
         index = cell_index(cell - cell[s], supercell, cells)
         out[s] = constants[atom[s], index, atom]
     return np.einsum("ca,db,ijcd->ijab", R, R, out, optimize=True)
+
+
+class PhonopyFolder:
+    """Writes sets of force constants of one crystal, each as a folder that phonopy reads.
+
+    The crystal's primitive cell is phonopy's unit cell, in the same frame.
+
+    Parameters
+    ----------
+    force_constants : PairForceConstants
+        Their bonds choose the supercell: the one they came with where that holds them, else the
+        smallest that does.
+    """
+
+    def __init__(self, force_constants: PairForceConstants) -> None:
+        from phonopy import Phonopy
+        from phonopy.structure.atoms import PhonopyAtoms
+
+        crystal = force_constants.crystal
+        self.supercell, self.lost_eV_A2 = _holding(force_constants)
+        cell = PhonopyAtoms(
+            symbols=list(crystal.elements),
+            cell=crystal.lattice,
+            scaled_positions=crystal.positions,
+            masses=crystal.masses_u,
+        )
+        with quiet_spglib():
+            self._phonon: Any = Phonopy(
+                cell,
+                self.supercell.T,
+                primitive_matrix=np.eye(3),
+                symprec=PHONOPY_SYMPREC_A,
+                log_level=0,
+            )
+        dipole = force_constants.dipole
+        if dipole is not None:
+            self._phonon.nac_params = {
+                "born": dipole.born,
+                "dielectric": dipole.dielectric,
+                "factor": dipole.coulomb_eV_A,
+            }
+        x = self._phonon.supercell.positions @ np.linalg.inv(crystal.lattice)
+        self._atom, self._cell = match_atoms(crystal, x, tuple(self._phonon.supercell.symbols))
+        self._home = np.asarray(self._phonon.primitive.p2s_map)
+
+    def write(self, force_constants: PairForceConstants, folder: Path) -> tuple[Path, Path]:
+        """Write ``phonopy.yaml`` and a compact ``FORCE_CONSTANTS``, eV/angstrom^2.
+
+        Parameters
+        ----------
+        force_constants : PairForceConstants
+            With the bonds and dipoles of those that this was made with.
+        folder : Path
+            Made where it is not there; files of these names in it are replaced.
+        """
+        from phonopy.file_IO import write_FORCE_CONSTANTS
+
+        cells, constants = to_supercell(force_constants, self.supercell)
+        rows = np.empty((len(self._home), len(self._atom), 3, 3))
+        for k, home in enumerate(self._home):
+            index = cell_index(self._cell - self._cell[home], self.supercell, cells)
+            rows[k] = constants[self._atom[home], index, self._atom]
+        folder.mkdir(parents=True, exist_ok=True)
+        described, written = folder / "phonopy.yaml", folder / "FORCE_CONSTANTS"
+        self._phonon.save(
+            described,
+            settings={"force_sets": False, "displacements": False, "force_constants": False},
+        )
+        write_FORCE_CONSTANTS(rows, written, p2s_map=self._home)
+        return described, written
+
+
+def _holding(force_constants: PairForceConstants) -> tuple[IntArray, float]:
+    """Smallest supercell that gives force constants back, and what it loses, eV/angstrom^2.
+
+    Dipoles are part of the constants of a given supercell, which is kept then.
+    """
+    size = float(np.abs(force_constants.tensors).max(initial=0.0))
+    given = force_constants.supercell
+    if given is not None:
+        lost = _lost(force_constants, given)
+        if lost <= _LOST * size or force_constants.dipole is not None:
+            return given, lost
+    used = np.abs(force_constants.tensors).max(axis=(1, 2), initial=0.0) > 0
+    reach = float(force_constants.lengths[used].max(initial=0.0))
+    heights = 1 / np.linalg.norm(np.linalg.inv(force_constants.crystal.lattice), axis=0)
+    target, before = reach, np.zeros(3, dtype=np.int64)
+    while True:
+        repeats = np.maximum(1, np.ceil(target / heights - 1e-6).astype(np.int64))
+        if not np.array_equal(repeats, before):
+            before, supercell = repeats, np.diag(repeats)
+            lost = _lost(force_constants, supercell)
+            if lost <= _LOST * size:
+                return supercell, lost
+        target += 0.25 * float(heights.min())
+
+
+def _lost(force_constants: PairForceConstants, supercell: IntArray) -> float:
+    """Largest change of a bond on the way through a supercell, eV/angstrom^2."""
+    crystal = force_constants.crystal
+    cells, constants = to_supercell(force_constants, supercell)
+    back = from_supercell(crystal, supercell, cells, constants)
+    both = (force_constants, back)
+    keys = [bond_keys(one.first, one.second, one.cell, crystal.n_atoms) for one in both]
+    every = np.unique(np.concatenate(keys))
+    tensors = np.zeros((2, len(every), 3, 3))
+    for k, one in enumerate(both):
+        np.add.at(tensors[k], np.searchsorted(every, keys[k]), one.tensors)
+    return float(np.abs(tensors[0] - tensors[1]).max(initial=0.0))
 
 
 def _whole(matrix: FloatArray, what: str) -> NDArray[np.int64]:

@@ -18,6 +18,7 @@ from simulations.scattering.one_phonon import (
     broadened,
     converged_displacements,
     displacement_tensors,
+    displacements_of_sets,
     one_phonon_lines,
 )
 from simulations.scattering.pockets import (
@@ -70,6 +71,7 @@ __all__ = [
     "damped_line",
     "debye_dos",
     "displacement_tensors",
+    "displacements_of_sets",
     "energy_grid",
     "imaginary_words",
     "incoherent_lines",

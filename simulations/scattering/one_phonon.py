@@ -7,7 +7,7 @@ in 1/meV it is S(Q,E) in barn/meV/sr. (Euphonic's structure factor is this over 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 from simulations.arrays import ComplexArray, FloatArray
 from simulations.constants import BOLTZMANN_MEV_PER_K, HBAR2_OVER_U
 from simulations.crystal import Crystal
-from simulations.dynamics import ForceConstantModel, divided_differences, modes
+from simulations.dynamics import ForceConstantModel, divided_differences, eigenmodes, modes
 from simulations.errors import InputError
 from simulations.reciprocal import (
     ZonePoints,
@@ -221,6 +221,48 @@ def _displacements(
     sums = np.einsum("qs,qias,qibs->iab", factor, e, e.conj(), optimize=True).real
     sums *= 0.5 * HBAR2_OVER_U / crystal.masses_u[:, None, None]
     return symmetrised_site_tensors(crystal, sums)
+
+
+def displacements_of_sets(
+    model: ForceConstantModel,
+    sets: ArrayLike,
+    temperatures_K: ArrayLike,
+    divisions: tuple[int, int, int],
+) -> Iterator[FloatArray | None]:
+    """Mean squared displacements of many sets of force constants, all on the same meshes.
+
+    Parameters
+    ----------
+    model : ForceConstantModel
+    sets : (sets, K) float64
+        Free parameters, eV/angstrom^2.
+    temperatures_K : (T,) float64
+    divisions : tuple of int
+        Of the finer mesh, for example those of a `Displacements`. What the sets share is computed
+        once.
+
+    Yields
+    ------
+    (T, atoms, 3, 3) float64 or None
+        angstrom^2; None: modes of this set are imaginary.
+    """
+    crystal = model.crystal
+    zone = default_zone(crystal, divisions)
+    fixed = model.fixed_matrices(zone.q_cart)
+    temperatures = np.asarray(temperatures_K, dtype=float)
+    for phi in np.asarray(sets, dtype=float):
+        energies, vectors = eigenmodes(fixed + model.free_matrices(zone.q_cart, phi))
+        try:
+            live, size, _ = counted(energies, zone.q_cart, None)
+        except InputError:
+            yield None
+            continue
+        e = vectors.reshape(len(vectors), crystal.n_atoms, 3, -1)
+        sites = np.einsum("qias,qibs->qsiab", e, e.conj(), optimize=True).real
+        factor = np.stack([np.where(live, _coth(size, T) / size, 0.0) for T in temperatures])
+        sums = np.asarray(np.tensordot(factor * zone.weights[:, None], sites, axes=2), dtype=float)
+        sums *= 0.5 * HBAR2_OVER_U / crystal.masses_u[:, None, None]
+        yield symmetrised_site_tensors(crystal, sums)
 
 
 def displacement_gradients(

@@ -1,4 +1,4 @@
-"""``beamsteer phonons``: dispersion and density of states of a crystal."""
+"""``beamsteer phonons``: dispersion and density of states of a crystal, or of a run's result."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from simulations.errors import InputError
 from steering.cli import _terminal as terminal
 from steering.cli._option_text import isotopes_named, supercell_numbers
 
@@ -18,7 +19,7 @@ Structure = Annotated[
     str,
     typer.Argument(
         help="phonopy.yaml, POSCAR or CIF (with FORCE_CONSTANTS or FORCE_SETS and BORN beside it "
-        "if there are any), or the name of a builtin crystal."
+        "if there are any), the name of a builtin crystal, or the result.json of a run."
     ),
 ]
 Route = Annotated[
@@ -44,7 +45,8 @@ Outputs = Annotated[
     typer.Option(
         "--output",
         "-o",
-        help="File ending in .png, .npz or .csv; may be given again. Without an ending: all three.",
+        help="File ending in .png, .npz or .csv; may be given again. Without an ending: all "
+        "three. Of a result: a folder.",
     ),
 ]
 PathText = Annotated[
@@ -58,7 +60,10 @@ PathText = Annotated[
 
 def register(app: typer.Typer) -> None:
     """Add the verb."""
-    app.command(epilog="Example: beamsteer phonons germanium -o build/ge-phonons")(phonons)
+    app.command(
+        epilog="Example: beamsteer phonons germanium -o build/ge-phonons, or beamsteer phonons "
+        "build/ge/replay/result.json -o build/ge-posterior"
+    )(phonons)
 
 
 def phonons(
@@ -70,13 +75,75 @@ def phonons(
     route: Route = "auto",
     supercell: Supercell = None,
     isotopes: Isotopes = None,
+    experiment: Annotated[
+        Path | None,
+        typer.Option(
+            "--experiment",
+            "-e",
+            help="Of a result: the experiment that it was measured with, if it does not lie "
+            "beside it.",
+        ),
+    ] = None,
+    samples: Annotated[
+        int | None,
+        typer.Option(min=20, max=10_000, help="Of a result: draws for its bands (200)."),
+    ] = None,
+    sets: Annotated[
+        int | None,
+        typer.Option(
+            min=0, max=10_000, help="Of a result: most draws written as FORCE_CONSTANTS (20)."
+        ),
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Of a result: seed of the draws (0).")
+    ] = None,
+    temperatures: Annotated[
+        str | None,
+        typer.Option(
+            help="Of a result: kelvins of heat capacity and displacements, min:max:step "
+            "(0:600:10); that of the sample is added."
+        ),
+    ] = None,
     output: Outputs = None,
     json: terminal.Json = False,
 ) -> None:
     """Compute the phonon dispersion along the standard path and the density of states.
 
-    Imaginary modes are reported and drawn below zero.
+    Imaginary modes are reported and drawn below zero. Of the result of a run: with bands from
+    draws of its posterior, elastic constants, heat capacity and displacements; mean and draws are
+    written for phonopy.
     """
+    from steering.cli._posterior_phonons import posterior_verb
+    from steering.predict import is_result
+
+    own = {"--route": route != "auto", "--supercell": supercell, "--isotopes": isotopes}
+    results = {
+        "--experiment": experiment,
+        "--samples": samples,
+        "--sets": sets,
+        "--seed": seed,
+        "--temperatures": temperatures,
+    }
+    of_result = is_result(Path(structure))
+    for option, given in (own if of_result else results).items():
+        if given is not None and given is not False:
+            kind = "a structure" if of_result else "the result.json of a run"
+            raise InputError(f"{option} is given; expected it with {kind} alone. Leave it out")
+    if of_result:
+        posterior_verb(
+            Path(structure),
+            experiment=experiment,
+            path=path,
+            points=points,
+            samples=200 if samples is None else samples,
+            sets=20 if sets is None else sets,
+            seed=seed or 0,
+            temperatures=temperatures or "0:600:10",
+            output=output or [],
+            json=json,
+        )
+        return
+
     from steering.report import named_files
 
     files = named_files(output or [])

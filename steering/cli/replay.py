@@ -98,10 +98,11 @@ def replay(
 ) -> None:
     """Replay recorded files chunk by chunk: fold, estimate and advice after each.
 
-    Writes result.json, folded.npz, folded.png and snapshot.npz (which `beamsteer serve` shows
-    again) into the output folder. A tape is folded as `beamsteer consume` would, into a state
-    folder. With --to kafka, zmq or adara nothing is folded here: the messages of a tape, or those
-    that a facility would have sent while the files were recorded, go out at the pace of --speed.
+    Writes result.json, result-experiment.yaml (what it was measured with), folded.npz, folded.png
+    and snapshot.npz (which `beamsteer serve` shows again) into the output folder. A tape is folded
+    as `beamsteer consume` would, into a state folder. With --to kafka, zmq or adara nothing is
+    folded here: the messages of a tape, or those that a facility would have sent while the files
+    were recorded, go out at the pace of --speed.
     """
     from steering.experiment import load_experiment
 

@@ -22,6 +22,7 @@ from simulations.crystal import (
 )
 from simulations.dynamics import (
     ForceConstantModel,
+    PairForceConstants,
     carried_onto,
     compare_dipole_sums,
     force_constant_model,
@@ -562,10 +563,29 @@ def _sample(experiment: Experiment, experiment_dir: FilePath):
     return crystal, reference
 
 
-def _parameters(experiment, experiment_dir, crystal, reference, path: Path):
+def force_constants_of(experiment: Experiment, experiment_dir: FilePath) -> ForceConstantModel:
+    """Reference force constants of an experiment, every element within the cutoff free.
+
+    Parameters
+    ----------
+    experiment : Experiment
+    experiment_dir : Path
+        Folder that relative paths in the experiment start from.
+    """
+    return _all_free(experiment, *_sample(experiment, experiment_dir))
+
+
+def _all_free(
+    experiment: Experiment, crystal: Crystal, reference: PairForceConstants
+) -> ForceConstantModel:
     section = experiment.parameters
     full = force_constant_model(crystal, reference, section.cutoff_A)
-    full = with_dipole_sum(full, section.dipole_sum)
+    return with_dipole_sum(full, section.dipole_sum)
+
+
+def _parameters(experiment, experiment_dir, crystal, reference, path: Path):
+    section = experiment.parameters
+    full = _all_free(experiment, crystal, reference)
     if section.prior is None:
         half = REFERENCE_BOX * np.maximum(
             np.abs(full.element_values), 0.02 * np.abs(full.element_values).max()

@@ -1,10 +1,17 @@
-"""Expected phonons and spectra of a structure, and priors made for it."""
+"""Expected phonons and spectra of a structure or a result, and priors made for it."""
 
 from steering.predict.crystal_maps import Line, Plane, line_map, path_map, plane_map
 from steering.predict.indirect_spectrum import IndirectSpectrum, indirect_spectrum
 from steering.predict.optics import Optics, optics, top_meV
 from steering.predict.phonons import Phonons, phonons, stable
 from steering.predict.phonons_file import write_phonons
+from steering.predict.posterior_phonons import PosteriorPhonons, posterior_phonons, rounded
+from steering.predict.posterior_phonons_file import (
+    experiment_of_result,
+    independent_elastic,
+    is_result,
+    write_posterior_phonons,
+)
 from steering.predict.powder_map import powder_map
 from steering.predict.predictions import PredictionRequest, predict
 from steering.predict.prior_making import MadePrior, make_prior
@@ -21,11 +28,15 @@ __all__ = [
     "Optics",
     "Phonons",
     "Plane",
+    "PosteriorPhonons",
     "PredictionRequest",
     "SpectrumMap",
     "Vibrations",
+    "experiment_of_result",
     "formula",
+    "independent_elastic",
     "indirect_spectrum",
+    "is_result",
     "line_map",
     "make_prior",
     "open_structure",
@@ -33,11 +44,14 @@ __all__ = [
     "path_map",
     "phonons",
     "plane_map",
+    "posterior_phonons",
     "powder_map",
     "predict",
+    "rounded",
     "stable",
     "top_meV",
     "vibrations_of",
     "write_phonons",
+    "write_posterior_phonons",
     "write_spectrum",
 ]

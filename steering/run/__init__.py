@@ -19,6 +19,7 @@ from steering.run.result import (
 )
 from steering.run.run import Run
 from steering.run.store import (
+    RESULT_EXPERIMENT,
     RunSnapshot,
     RunStore,
     SnapshotFolders,
@@ -26,6 +27,7 @@ from steering.run.store import (
     load_result,
     load_snapshot,
     now_ns,
+    read_result,
     save_result,
     save_snapshot,
 )
@@ -39,6 +41,7 @@ __all__ = [
     "HistoryEntry",
     "ParameterResult",
     "PowderFold",
+    "RESULT_EXPERIMENT",
     "Run",
     "RunResult",
     "RunSnapshot",
@@ -52,6 +55,7 @@ __all__ = [
     "load_result",
     "load_snapshot",
     "now_ns",
+    "read_result",
     "replay",
     "result_document",
     "save_result",

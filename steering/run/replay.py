@@ -15,11 +15,13 @@ from simulations.progress import Progress, silent
 from steering.experiment import (
     Experiment,
     build_measurement,
+    dump_experiment,
     recorded_instrument,
+    with_absolute_files,
 )
 from steering.run.result import result_document
 from steering.run.run import Run
-from steering.run.store import RunStore, save_result
+from steering.run.store import RESULT_EXPERIMENT, RunStore, save_result
 
 
 def replay(
@@ -45,7 +47,7 @@ def replay(
     experiment_dir : Path
         Folder that relative paths in the experiment start from.
     output : Path, optional
-        Gets ``result.json``, ``folded.npz`` and the closed chunks.
+        Gets ``result.json``, the experiment beside it, ``folded.npz`` and the closed chunks.
     speed : float, optional
         1 waits the dwell of each chunk, 10 a tenth of it; absent: as fast as it goes.
     store : RunStore, optional
@@ -115,6 +117,8 @@ def replay(
             raise
         result = run.result()
         if output is not None:
+            described = with_absolute_files(experiment, experiment_dir)
+            dump_experiment(described, output / RESULT_EXPERIMENT)
             save_result(result_document(result), output / "result.json")
             run.write_folded(output / "folded.npz")
         if store is not None:

@@ -18,6 +18,9 @@ import numpy as np
 from simulations.arrays import FloatArray
 from simulations.errors import InputError
 from steering.run.result import (
+    SCHEMA_VERSION as RESULT_VERSION,
+)
+from steering.run.result import (
     ChunkResult,
     HistoryEntry,
     RunResult,
@@ -28,6 +31,8 @@ from steering.run.result import (
 
 Status = Literal["running", "finished", "failed"]
 SCHEMA_VERSION = 1
+RESULT_EXPERIMENT = "result-experiment.yaml"
+"""Beside a ``result.json``: the experiment that it was measured with."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -296,10 +301,39 @@ def save_result(result: RunResult, path: Path | str) -> None:
 def load_result(path: Path | str) -> RunResult | None:
     """Read what :func:`save_result` wrote; None where there is none, or it is damaged."""
     try:
-        document = json.loads(Path(path).read_text(encoding="utf-8"))
-        return result_document(document, where=str(path))
+        return read_result(path)
     except (OSError, ValueError):
         return None
+
+
+def read_result(path: Path | str) -> RunResult:
+    """Read what :func:`save_result` wrote.
+
+    Raises
+    ------
+    InputError
+        If the file is cut short, or something else.
+    """
+    path = Path(path)
+    try:
+        document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise InputError(
+            f"{path}: is no whole JSON ({error}); expected the result.json of a run. Replay the "
+            "run again, or copy the file again"
+        ) from error
+    wanted = ("schema_version", "parameters", "run")
+    if not isinstance(document, dict) or any(key not in document for key in wanted):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise InputError(
+            f"{path}: is JSON, but no result of a run (schema_version, run or parameters is "
+            "missing); expected the result.json that `beamsteer replay` or `model-server` writes"
+        )
+    if document["schema_version"] != RESULT_VERSION:
+        raise InputError(
+            f"{path}: schema_version is {document['schema_version']!r}; expected {RESULT_VERSION}. "
+            "Replay the run with this version of Beamsteer"
+        )
+    return result_document(document, where=str(path))
 
 
 def _snapshots_below(folder: Path) -> Iterator[Path]:

@@ -14,6 +14,7 @@ from simulations.constants import MEV2_PER_FORCE_CONSTANT
 from simulations.crystal import laue_rotations, place_structure, read_crystal
 from simulations.crystal.placement import crystal_from_cells
 from simulations.dynamics import (
+    energies_of_sets,
     force_constant_model,
     from_representatives,
     from_supercell,
@@ -404,3 +405,16 @@ def test_shells_sum_to_the_onsite_constant():
     assert [s.label for s in listed[:2]] == ["1NN", "2NN"]
     assert listed[0].bonds == 8  # 4 neighbours of each of 2 atoms
     assert listed[0].length_A == pytest.approx(5.6463329 * np.sqrt(3) / 4)
+
+
+@pytest.mark.shared_data
+@pytest.mark.parametrize("name", ["Ge", "NaCl"])
+def test_free_and_fixed_matrices_make_the_whole(shared_data, name):
+    _, model = phonopy_model(shared_data, name)
+    model = model.with_free(model.elements[:5])
+    q = np.random.default_rng(2).normal(size=(7, 3))
+    phi = 1.1 * model.values
+    whole = model.fixed_matrices(q) + model.free_matrices(q, phi)
+    np.testing.assert_allclose(whole, model.dynamical_matrices(q, phi), atol=1e-9)
+    many = energies_of_sets(model, q, np.stack([model.values, phi]))
+    np.testing.assert_allclose(many[1], modes(model, q, phi)[0], atol=1e-8)

@@ -4,8 +4,12 @@ import numpy as np
 import pytest
 
 from simulations.constants import BOLTZMANN_MEV_PER_K
-from simulations.dynamics import modes, phonon_dos
-from simulations.dynamics.phonon_dos import heat_capacity
+from simulations.dynamics import (
+    densities_of_sets,
+    heat_capacity,
+    modes,
+    phonon_dos,
+)
 from simulations.reciprocal import irreducible_mesh, mesh_divisions, quasi_random_points
 from simulations.scattering import debye_dos
 from tests.simulations.phonon_oracles import (
@@ -146,3 +150,12 @@ def test_the_lowest_modes_are_those_of_sound():
 def test_axes_that_do_not_increase_are_refused():
     with pytest.raises(ValueError, match="energy_edges_meV"):
         phonon_dos(aluminium(), [0, 0, 1])
+
+
+def test_densities_of_many_sets_are_each_as_on_their_own():
+    model = germanium(None)
+    dos = phonon_dos(model, tolerance=0.02)
+    sets = np.stack([model.values, 1.1 * model.values])
+    first, second = densities_of_sets(model, sets, dos.sampling.divisions)
+    np.testing.assert_allclose(first.partial, dos.partial, atol=1e-7 * dos.partial.max())
+    np.testing.assert_allclose(second.energy_edges_meV, np.sqrt(1.1) * dos.energy_edges_meV)

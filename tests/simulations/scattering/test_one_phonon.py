@@ -15,7 +15,9 @@ from simulations.reciprocal import ZonePoints, irreducible_mesh
 from simulations.scattering import (
     bragg_intensities,
     broadened,
+    converged_displacements,
     displacement_tensors,
+    displacements_of_sets,
     incoherent_spectrum,
     one_phonon_lines,
 )
@@ -356,3 +358,37 @@ def test_every_route_to_the_mean_square_displacements_gives_the_same(shared_data
     assert elastic * 2.0 == pytest.approx((decay * crystal.incoherent_barn).sum() / (4 * np.pi))
     for tensors in routes.values():
         np.testing.assert_allclose(tensors, expected, atol=1e-4 * expected.max())
+
+
+@pytest.mark.shared_data
+@pytest.mark.parametrize("name", ["Ge", "MgB2", "SnO2"])
+def test_displacements_of_many_sets_are_each_the_converged_ones(shared_data, name):
+    _, model = phonopy_model(shared_data, name)
+    temperatures = [0.0, 20.0, 300.0]
+    hot = converged_displacements(model, 300.0)
+    sets = np.stack([model.values, 1.05 * model.values, -model.values])
+    first, second, imaginary = displacements_of_sets(model, sets, temperatures, hot.divisions)
+    assert imaginary is None
+    for k, T in enumerate(temperatures):
+        expected = converged_displacements(model, T).tensors
+        np.testing.assert_allclose(first[k], expected, atol=5e-3 * expected.max())
+        expected = displacement_tensors(model, T, 1.05 * model.values)
+        np.testing.assert_allclose(second[k], expected, atol=5e-3 * expected.max())
+
+
+@pytest.mark.shared_data
+@pytest.mark.parametrize("name", ["MgB2", "SnO2"])
+def test_displacements_of_sets_are_those_of_phonopy(shared_data, name):
+    """On phonopy's own mesh, once with the mesh of double step taken off twice."""
+    phonon, model = phonopy_model(shared_data, name)
+    divisions = (12, 12, 12)
+    (found,) = displacements_of_sets(model, model.values[None], [300.0], divisions)
+    meshes = []
+    for n in (12, 6):
+        phonon.run_mesh([n] * 3, with_eigenvectors=True, is_mesh_symmetry=False)
+        phonon.run_thermal_displacement_matrices(temperatures=[300], freq_min=1e-2)
+        matrices = phonon.thermal_displacement_matrices.thermal_displacement_matrices[0]
+        meshes.append(np.trace(matrices, axis1=1, axis2=2).real)
+    theirs = dict(zip(phonon.primitive.symbols, 2 * meshes[0] - meshes[1], strict=True))
+    for atom, symbol in enumerate(model.crystal.symbols):
+        assert np.trace(found[0, atom]) == pytest.approx(theirs[symbol], rel=1e-3)

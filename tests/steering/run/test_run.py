@@ -15,9 +15,9 @@ from consumers.recorded import recorded_source
 from consumers.state import close_chunk, read_chunk
 from simulations.fold import CellSums
 from simulations.fold.exposure import Exposure
-from steering.experiment import load_experiment
+from steering.experiment import load_experiment, with_absolute_files
 from steering.report import fold
-from steering.run import Run, RunStore, replay
+from steering.run import RESULT_EXPERIMENT, Run, RunStore, replay
 from steering.web import create_app
 from tests.steering.rutile_scan import rutile_measurement, rutile_messages
 from tests.steering.virtual_scan import (
@@ -157,6 +157,13 @@ def test_replaying_twice_gives_the_same_bytes(
     )
     again = (tmp_path / "result.json").read_bytes()
     assert again == (replayed.folder / "result.json").read_bytes()
+
+
+def test_the_experiment_lies_beside_the_result_with_its_files_absolute(
+    replayed: Replayed, virtual_scan: VirtualScan
+):
+    kept = load_experiment(replayed.folder / RESULT_EXPERIMENT)
+    assert kept == with_absolute_files(virtual_scan.experiment, EXAMPLES)
 
 
 def test_folded_npz_holds_sums_tensor_moments_and_units(replayed: Replayed):
