@@ -197,7 +197,7 @@ def report(
     worker: Worker, beamline: Beamline, dwells: int, lasted_s: float, ended: list[int], told: dict
 ) -> bool:
     """Print what was measured beside what was asked; whether all of it held."""
-    seen, counters = worker.samples, told["counters"]
+    seen, counters = worker.samples, told.get("counters", {})  # none where it ended early
     fate = {k: n for k, n in counters.items() if k.startswith("events.")}
     lost = {
         topic: sent - counters.get(f"messages.{topic}", 0)
