@@ -9,9 +9,10 @@ from simulations.likelihood.trajectories import (
     bytes_per_point,
     trace_trajectories,
 )
-from simulations.likelihood.zone_map import ZoneMap, build_zone_map
+from simulations.likelihood.zone_map import WARM_FROM_K, ZoneMap, build_zone_map
 
 __all__ = [
+    "WARM_FROM_K",
     "ExactModel",
     "FoldedPhonons",
     "ForwardModel",
