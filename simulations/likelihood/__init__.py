@@ -12,13 +12,13 @@ from simulations.likelihood.trajectories import (
 from simulations.likelihood.zone_map import WARM_FROM_K, ZoneMap, build_zone_map
 
 __all__ = [
-    "WARM_FROM_K",
     "ExactModel",
     "FoldedPhonons",
     "ForwardModel",
     "State",
     "Trajectories",
     "TrajectoryPhonons",
+    "WARM_FROM_K",
     "ZoneMap",
     "build_zone_map",
     "bytes_per_point",

@@ -1,0 +1,221 @@
+"""How often posteriors hold the truth, truths drawn from the full prior; resumable.
+
+    python -m tests.steering.posterior_coverage FOLDER --runs 100
+
+Every run draws all force constants from the prior, a scale, two backgrounds and the width of the
+resolution, and counts of a scan of 1 to 120 minutes (log-uniform, at most twelve orientations, of
+all that is looked at in random order) from exact rates at the truth. It is fitted as a run of the
+software fits it, and once more with the truth among its starts: an answer whose objective lies
+above that one is another mode. FOLDER keeps a line of JSON for each run; what is there is not
+computed again. Pixels are merged along the tubes, eight to one, so that a thousand runs take hours,
+not weeks; truth and fit share that, the geometry, the temperature and the form of the resolution.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.stats import chi2
+
+from model_server.posterior import Coarse, Observation, Refinement
+from simulations.arrays import FloatArray
+from simulations.constants import Z90
+from simulations.fold import CellSums
+from simulations.instrument import coarsen
+from simulations.likelihood import Trajectories
+from steering.experiment import Measurement, build_measurement, load_experiment
+from tests.conftest import ROOT
+
+COARSENING = 8
+PSI_DEG = np.arange(0.0, 121.0, 5.0)
+MOST_CHUNKS = 12
+MINUTES = (1.0, 120.0)
+COUNTS_PER_MINUTE = 3000.0
+BACKGROUND_RATIO = (0.3, 2.0)  # of the phonons' counts, log-uniform, split at random
+LOG_WIDTH_SIGMA = 0.05
+OTHER_MODE = 2.0  # of minus log posterior
+
+
+@dataclass(frozen=True)
+class Look:
+    """What one orientation sees in a coulomb."""
+
+    exposure: Any
+    weight: FloatArray
+    flat: FloatArray
+    trajectories: Trajectories
+
+
+def germanium(free: int) -> Measurement:
+    """The reference experiment with so many force constants free."""
+    experiment = load_experiment(ROOT / "examples" / "ge-arcs.yaml")
+    parameters = experiment.parameters.model_copy(update={"free": free})
+    return build_measurement(
+        experiment.model_copy(update={"model": None, "parameters": parameters}), ROOT / "examples"
+    )
+
+
+class Study:
+    """Looks of every orientation, a forward model for truths, and the fit."""
+
+    def __init__(self, free: int, all_free: int, tangents: bool) -> None:
+        self.full = germanium(all_free)
+        self.fitted = germanium(free)
+        instrument = coarsen(self.full.instrument, COARSENING)
+        self.looks = []
+        for psi in PSI_DEG:
+            exposure = self.full.exposure(float(psi), instrument)
+            weight, flat = self.full.geometry.path_sums(exposure)
+            along = self.full.trajectories(float(psi), instrument)
+            self.looks.append(Look(exposure, weight, flat, along))
+        m = self.fitted
+        common: dict[str, Any] = {
+            "prior": m.prior,
+            "energy_centres_meV": m.energy.centres_meV,
+            "elastic_cut_meV": m.elastic_cut_meV,
+        }
+        self.forward = m.coarse_forward if tangents else m.forward
+        self.refinement = Refinement(model=self.forward, exact=m.exact, tangents=tangents, **common)
+        self.coarse = Coarse(
+            refinement=Refinement(model=m.coarse_forward, **common), merged=m.merged
+        )
+        self.tangents = tangents
+
+    def run(self, seed: int) -> dict[str, Any]:
+        """One virtual scan and its fit."""
+        rng = np.random.default_rng([20270, seed])
+        full, fitted = self.full, self.fitted
+        truth = full.forward.draw(full.prior, 1, rng)[0]
+        minutes = float(np.exp(rng.uniform(*np.log(MINUTES))))
+        chunks = int(min(MOST_CHUNKS, np.ceil(minutes)))
+        chosen = rng.permutation(len(PSI_DEG))[:chunks]
+        width = LOG_WIDTH_SIGMA * rng.standard_normal()
+        ratio = np.exp(rng.uniform(*np.log(BACKGROUND_RATIO)))
+        share = rng.uniform()
+        state = full.exact.prepare(truth)
+        rates = [
+            full.exact.rates(self.looks[k].trajectories, state, log_width=width, gradient=False)[0]
+            for k in chosen
+        ]
+        scale = COUNTS_PER_MINUTE * chunks / sum(float(r.sum()) for r in rates)
+        flat = (
+            share
+            * ratio
+            * COUNTS_PER_MINUTE
+            * chunks
+            / sum(float(self.looks[k].flat.sum()) for k in chosen)
+        )
+        constant = (
+            (1 - share)
+            * ratio
+            * COUNTS_PER_MINUTE
+            * chunks
+            / sum(float(self.looks[k].weight.sum()) for k in chosen)
+        )
+        each = minutes / chunks
+        observations = []
+        for k, rate in zip(chosen, rates, strict=True):
+            look = self.looks[k]
+            expected = each * (scale * rate + flat * look.flat + constant * look.weight)
+            counts = rng.poisson(expected).astype(float)
+            sums = CellSums(
+                signal=counts, variance=counts, counts=counts,
+                exposure=each * look.weight, flat=each * look.flat,
+            )  # fmt: skip
+            exposure = look.exposure.scaled(each)
+            if self.tangents:
+                exposure = exposure.merged(fitted.merged)
+            observations.append(
+                Observation(
+                    sums=sums,
+                    exposure=partial(lambda e: e, exposure),
+                    trajectories=partial(look.trajectories.scaled, each),
+                    key=str(k),
+                )
+            )
+        names = list(full.model.names)
+        at = [names.index(name) for name in fitted.model.names]
+        self.refinement.recall({})
+        started = time.process_time()
+        starts = list(self.forward.draw(fitted.prior, 6, rng))
+        found = self.refinement.fit(
+            observations, starts=starts, coarse=None if self.tangents else self.coarse
+        )
+        seconds = time.process_time() - started
+        self.refinement.recall({})
+        knowing = self.refinement.fit(
+            observations, starts=[truth[at]], coarse=None if self.tangents else self.coarse
+        )
+        gap = found.values - truth[at]
+        return {
+            "seed": seed,
+            "minutes": minutes,
+            "chunks": chunks,
+            "converged": found.converged,
+            "seconds": seconds,
+            "names": list(found.names),
+            "gap": gap.tolist(),
+            "sigma": found.sigma.tolist(),
+            "prior_sigma": fitted.prior.sigma.tolist(),
+            "above_truth": found.objective - knowing.objective,
+            "joint": float(gap @ np.linalg.solve(found.covariance, gap)),
+            "nuisances": found.theta[found.layout.nuisances].tolist(),
+        }
+
+
+def table(file: Path, targeted: int) -> str:
+    """What the runs say, by exposure."""
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    lines = ["minutes      runs  converged  right mode  inside 90 %  joint 90 %  median s"]
+    for low, high in ((1, 3), (3, 10), (10, 40), (40, 121), (1, 121)):
+        some = [row for row in rows if low <= row["minutes"] < high]
+        if not some:
+            continue
+        gap = np.array([row["gap"][:targeted] for row in some])
+        sigma = np.array([row["sigma"][:targeted] for row in some])
+        bound = chi2.ppf(0.9, len(some[0]["gap"]))
+        shares = (
+            np.mean([row["converged"] for row in some]),
+            np.mean([row["above_truth"] < OTHER_MODE for row in some]),
+            np.mean(np.abs(gap) <= Z90 * sigma),
+            np.mean([row["joint"] <= bound for row in some]),
+        )
+        seconds = np.median([row["seconds"] for row in some])
+        told = "".join(f"{share:12.3f}" for share in shares)
+        lines.append(f"{low:3d} to {high:3d}  {len(some):6d}{told}{seconds:10.1f}")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--runs", type=int, default=100)
+    parser.add_argument("--free", type=int, default=21)
+    parser.add_argument("--all", type=int, default=21)
+    parser.add_argument("--targeted", type=int, default=8)
+    parser.add_argument("--tangents", action="store_true")
+    arguments = parser.parse_args()
+    arguments.folder.mkdir(parents=True, exist_ok=True)
+    file = arguments.folder / "runs.jsonl"
+    done = set()
+    if file.exists():
+        done = {json.loads(line)["seed"] for line in file.read_text().splitlines()}
+    study = Study(arguments.free, arguments.all, arguments.tangents)
+    for seed in range(1, 1 + arguments.runs):
+        if seed not in done:
+            with file.open("a") as sink:
+                sink.write(json.dumps(study.run(seed)) + "\n")
+            print(table(file, arguments.targeted), flush=True)  # noqa: T201
+    print(table(file, arguments.targeted))  # noqa: T201
+
+
+if __name__ == "__main__":
+    main()
