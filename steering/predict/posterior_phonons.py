@@ -83,7 +83,7 @@ class Band:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Posterior:
+class ResultPosterior:
     """Gaussian posterior of the free parameters of a model."""
 
     model: ForceConstantModel  # with the parameters free, in the order of the result
@@ -106,7 +106,7 @@ class PosteriorPhonons:
     trusted: bool
     reasons: tuple[str, ...]
     notes: tuple[str, ...]
-    posterior: Posterior
+    posterior: ResultPosterior
     drawn: int
     unstable: int  # of the draws, left out of every band
     mean_stable: bool
@@ -208,7 +208,7 @@ def rounded(value: float, sigma: float) -> tuple[str, str]:
     return f"{value:.{decimals}f}", f"{sigma:.{decimals}f}"
 
 
-def posterior_of(result: RunResult, model: ForceConstantModel, *, where: str) -> Posterior:
+def posterior_of(result: RunResult, model: ForceConstantModel, *, where: str) -> ResultPosterior:
     """Posterior of a result on the force constants that it was measured with.
 
     Parameters
@@ -268,7 +268,7 @@ def posterior_of(result: RunResult, model: ForceConstantModel, *, where: str) ->
             f"{where}: covariance has the eigenvalue {squared[0]:.3g}; expected none below zero. "
             "Replay the run again"
         )
-    return Posterior(model=model.with_free(names), values=values, covariance=covariance)
+    return ResultPosterior(model=model.with_free(names), values=values, covariance=covariance)
 
 
 def posterior_phonons(
@@ -441,7 +441,7 @@ def _band(of_sets: FloatArray, keep: Any) -> Band:
 
 
 def _notes(
-    posterior: Posterior, drawn: int, stable: int, mean_stable: bool, dos: str, misfit: float
+    posterior: ResultPosterior, drawn: int, stable: int, mean_stable: bool, dos: str, misfit: float
 ) -> tuple[str, ...]:
     """What was done, and what the error bars leave out."""
     model = posterior.model
