@@ -96,6 +96,12 @@ def _passes(error: Exception) -> bool:
 def _said(error: BaseException) -> str:
     if isinstance(error, OSError) and error.filename and error.strerror:
         return f"{error.filename}: {error.strerror}."
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if not isinstance(error, StorageError):  # which names the file itself
+            return (
+                f"the output cannot be written ({error.strerror}); expected room on its disk. Make "
+                "room, or name another folder, and run it again."
+            )
     return str(error) or type(error).__name__
 
 

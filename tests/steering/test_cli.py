@@ -446,3 +446,12 @@ def test_truth_and_savings_of_the_demonstration():
     line = minutes_saved(result, (0.0, 120.0))
     assert "100 of the 120 minutes" in line
     assert "first, 70" in line
+
+
+def test_output_that_finds_no_room_is_told_with_what_to_do(small_disk, capsys):
+    small_disk.fill()
+    arguments = ["phonons", "germanium", "--points", "20", "-o", str(small_disk.folder / "out")]
+    assert cli.run(arguments) == cli.AWAY
+    told = capsys.readouterr().err
+    assert "No space left on device" in told
+    assert "Make room" in told
