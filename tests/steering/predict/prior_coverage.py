@@ -87,14 +87,14 @@ def _crystal(database: Path, material: str) -> dict[str, Any] | None:
     """DFT values of a crystal's named constants; None where it is not taken."""
     import phonopy
 
-    try:
-        phonon = phonondb_crystal(database, material)
-    except InputError:  # charges or a dielectric tensor that cannot be
-        return None
+    phonon = phonondb_crystal(database, material)
     cell = phonon.primitive
     if not ATOMS[0] <= len(cell) <= ATOMS[1]:
         return None
-    reference = from_phonopy(phonon, source=material, symprec_A=SYMPREC_A)
+    try:
+        reference = from_phonopy(phonon, source=material, symprec_A=SYMPREC_A)
+    except InputError:  # charges or a dielectric tensor that cannot be
+        return None
     crystal = reference.crystal
     length = 6.0
     while True:
