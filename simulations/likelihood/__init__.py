@@ -3,6 +3,12 @@
 from simulations.likelihood.continuation import continuation_error
 from simulations.likelihood.folded_phonons import FoldedPhonons
 from simulations.likelihood.forward_model import ExactModel, ForwardModel, State
+from simulations.likelihood.missetting import (
+    NONE_OFF,
+    Missetting,
+    lattice_strains,
+    missetting,
+)
 from simulations.likelihood.trajectories import (
     Trajectories,
     TrajectoryPhonons,
@@ -15,6 +21,8 @@ __all__ = [
     "ExactModel",
     "FoldedPhonons",
     "ForwardModel",
+    "Missetting",
+    "NONE_OFF",
     "State",
     "Trajectories",
     "TrajectoryPhonons",
@@ -23,5 +31,7 @@ __all__ = [
     "build_zone_map",
     "bytes_per_point",
     "continuation_error",
+    "lattice_strains",
+    "missetting",
     "trace_trajectories",
 ]

@@ -1,0 +1,180 @@
+"""What may be off in the set-up of a measurement: orientation, lattice, incident energy, time zero.
+
+Events are put into cells with the set-up that is believed. Where it is off, the neutrons of a cell
+come from ``Q' = (1 + sum_g x_g A_g) Q``, to first order, with ``A_g`` a rotation or a strain in the
+frame of the crystal; an incident energy that is off by a share x moves ``k_i`` by x/2 and what is
+scattered at E to the measured E - x E_i; a time zero that is late by tau moves it by
+``2 E_f tau / t_f`` with ``t_f`` the time of flight from the sample.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from simulations.arrays import FloatArray
+from simulations.constants import NEUTRON_MEV_A2
+from simulations.crystal import Crystal, laue_rotations
+from simulations.instrument import Orientation, crystal_to_lab, wave_vector
+from simulations.likelihood.trajectory_kernel import Moves
+
+PERCENT = 1e-2
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Missetting:
+    """Ways a set-up may be off, G of them, each with one number x in its unit."""
+
+    names: tuple[str, ...]
+    units: tuple[str, ...]
+    sigma: FloatArray  # (G,) of what is off, before any data
+    linear: FloatArray  # (G, 3, 3) of Q, for one unit
+    ei: FloatArray  # (G,) relative change of the incident energy, for one unit
+    delay: FloatArray  # (G,) of time zero, in times of flight from the sample at E = 0
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def moves(self, true_meV: FloatArray, ei_meV: float) -> Moves:
+        """How Q, k_f and the measured energy move with each, at true energy transfers.
+
+        Parameters
+        ----------
+        true_meV : (T,) float64
+        ei_meV : float
+        """
+        final = ei_meV - np.asarray(true_meV)
+        kf = wave_vector(final)
+        late = 2 * final * np.sqrt(final / ei_meV)
+        return Moves(
+            linear=np.ascontiguousarray(self.linear),
+            beam=0.5 * self.ei,
+            final=self.ei[:, None] * ei_meV / (2 * NEUTRON_MEV_A2 * kf),
+            shift=self.delay[:, None] * late - self.ei[:, None] * ei_meV,
+        )
+
+    def turn(self, off: FloatArray) -> FloatArray:
+        """Matrix (3, 3) that takes believed to true wave vectors, both in the crystal's frame."""
+        return np.eye(3) + np.tensordot(np.asarray(off, dtype=float), self.linear, axes=1)
+
+
+NONE_OFF = Missetting(
+    names=(),
+    units=(),
+    sigma=np.empty(0),
+    linear=np.empty((0, 3, 3)),
+    ei=np.empty(0),
+    delay=np.empty(0),
+)
+
+
+def missetting(
+    crystal: Crystal,
+    orientation: Orientation,
+    *,
+    psi_deg: float = 0.0,
+    tilt_deg: float = 0.0,
+    lattice_percent: float = 0.0,
+    ei_percent: float = 0.0,
+    t0_us: float = 0.0,
+    flight_us: float | None = None,
+) -> Missetting:
+    """Ways a mounted crystal may be off; a standard deviation of zero leaves one out.
+
+    Parameters
+    ----------
+    crystal : Crystal
+    orientation : Orientation
+    psi_deg, tilt_deg : float
+        Of the rotation about the vertical, and of either tilt (``gl`` and ``gs``).
+    lattice_percent : float
+        Of every length of the cell that the point group leaves free.
+    ei_percent : float
+        Of the incident energy.
+    t0_us : float
+        Of time zero.
+    flight_us : float or None
+        Time of flight from the sample at E = 0; needed with ``t0_us``.
+
+    Returns
+    -------
+    Missetting
+    """
+    names: list[tuple[str, str, float]] = []
+    linear: list[FloatArray] = []
+    ei: list[float] = []
+    delay: list[float] = []
+
+    def add(
+        name: str, unit: str, sigma: float, A: ArrayLike = 0.0, of_ei: float = 0.0, late: float = 0
+    ) -> None:
+        names.append((name, unit, sigma))
+        linear.append(np.broadcast_to(np.asarray(A, dtype=float), (3, 3)))
+        ei.append(of_ei)
+        delay.append(late)
+
+    for name, arc, sigma in (
+        ("psi offset", "dpsi_deg", psi_deg),
+        ("tilt gl", "gl_deg", tilt_deg),
+        ("tilt gs", "gs_deg", tilt_deg),
+    ):
+        if sigma > 0:
+            add(name, "deg", sigma, _turn(crystal, orientation, arc))
+    if lattice_percent > 0:
+        for name, strain in lattice_strains(crystal):
+            add(name, "%", lattice_percent, PERCENT * strain)
+    if ei_percent > 0:
+        add("incident energy", "%", ei_percent, of_ei=PERCENT)
+    if t0_us > 0 and flight_us is not None:
+        add("time zero", "us", t0_us, late=1 / flight_us)
+    return Missetting(
+        names=tuple(n for n, _, _ in names),
+        units=tuple(u for _, u, _ in names),
+        sigma=np.array([s for _, _, s in names]),
+        linear=np.array(linear).reshape(-1, 3, 3),
+        ei=np.array(ei),
+        delay=np.array(delay),
+    )
+
+
+def _turn(crystal: Crystal, orientation: Orientation, arc: str) -> FloatArray:
+    """Generator of a turn of the crystal by one degree of an arc, in the crystal's frame."""
+    at = {name: getattr(orientation, name) for name in ("u", "v", "omega_deg")}
+    arcs = {name: getattr(orientation, name) for name in ("dpsi_deg", "gl_deg", "gs_deg")}
+    step = 0.5
+    rotations = [
+        crystal_to_lab(
+            Orientation(**at, **{**arcs, arc: arcs[arc] + sign * step}),
+            crystal.conventional_reciprocal,
+            0.0,
+        )
+        for sign in (-1, 0, 1)
+    ]
+    return (rotations[2] - rotations[0]).T @ rotations[1] / (2 * step)
+
+
+def lattice_strains(crystal: Crystal) -> list[tuple[str, FloatArray]]:
+    """Strains (3, 3) that the point group leaves free, one per length of the conventional cell.
+
+    Lengths that an operation mixes are one. Angles are taken to be known.
+    """
+    cell = np.linalg.inv(crystal.conventional_reciprocal).T  # rows; the factor of 2 pi is of no use
+    axes = cell / np.linalg.norm(cell, axis=1, keepdims=True)
+    _, operations = laue_rotations(crystal)
+    left = [0, 1, 2]
+    strains: list[tuple[str, FloatArray]] = []
+    while left:
+        first = left[0]
+        overlap = np.abs(np.einsum("oij,j,ki->ok", operations, axes[first], axes))
+        together = [k for k in left if np.any(overlap[:, k] > 1 - 1e-4)]
+        if len(together) == 3:
+            strain = np.eye(3)
+        else:
+            # Along these axes, with the others still: rows of the dual basis pick their part out.
+            dual = np.linalg.inv(cell)
+            strain = sum((np.outer(cell[k], dual[:, k]) for k in together), np.zeros((3, 3)))
+        strains.append(("lattice " + "".join("abc"[k] for k in together), strain))
+        left = [k for k in left if k not in together]
+    return strains
