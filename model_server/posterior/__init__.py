@@ -2,11 +2,10 @@
 
 from model_server.posterior.first_guess import FirstGuess
 from model_server.posterior.posterior import Posterior
-from model_server.posterior.refinement import Coarse, Observation, Refinement, usable_cells
+from model_server.posterior.refinement import Observation, Refinement, usable_cells
 from model_server.posterior.trust import Trust, assess, residual_sigma
 
 __all__ = [
-    "Coarse",
     "FirstGuess",
     "Observation",
     "Posterior",

@@ -6,6 +6,7 @@ from simulations.likelihood.forward_model import ExactModel, ForwardModel, State
 from simulations.likelihood.missetting import (
     NONE_OFF,
     Missetting,
+    MissettingSection,
     lattice_strains,
     missetting,
 )
@@ -22,6 +23,7 @@ __all__ = [
     "FoldedPhonons",
     "ForwardModel",
     "Missetting",
+    "MissettingSection",
     "NONE_OFF",
     "State",
     "Trajectories",

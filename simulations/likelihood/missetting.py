@@ -13,14 +13,38 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
+from pydantic import Field
 
 from simulations.arrays import FloatArray
 from simulations.constants import NEUTRON_MEV_A2
 from simulations.crystal import Crystal, laue_rotations
-from simulations.instrument import Orientation, crystal_to_lab, wave_vector
+from simulations.instrument import (
+    Instrument,
+    Orientation,
+    crystal_to_lab,
+    flight_time_us,
+    wave_vector,
+)
 from simulations.likelihood.trajectory_kernel import Moves
+from simulations.section import NotNegative, Section
 
 PERCENT = 1e-2
+
+
+class MissettingSection(Section):
+    """How well the set-up is known: standard deviations before any data; 0: exactly."""
+
+    psi_offset_deg: NotNegative = Field(
+        default=0.3, description="of the turn about the vertical, degrees, 0 or more"
+    )
+    tilt_deg: NotNegative = Field(
+        default=0.3, description="of the tilts gl and gs, degrees, 0 or more"
+    )
+    lattice_percent: NotNegative = Field(
+        default=0.3, description="of every free length of the cell, %, 0 or more"
+    )
+    ei_percent: NotNegative = Field(default=0.5, description="of the incident energy, %, 0 or more")
+    t0_us: NotNegative = Field(default=0.5, description="of time zero, microseconds, 0 or more")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -71,36 +95,20 @@ NONE_OFF = Missetting(
 
 
 def missetting(
-    crystal: Crystal,
-    orientation: Orientation,
-    *,
-    psi_deg: float = 0.0,
-    tilt_deg: float = 0.0,
-    lattice_percent: float = 0.0,
-    ei_percent: float = 0.0,
-    t0_us: float = 0.0,
-    flight_us: float | None = None,
-) -> Missetting:
-    """Ways a mounted crystal may be off; a standard deviation of zero leaves one out.
+    crystal: Crystal, instrument: Instrument, orientation: Orientation, ei_meV: float,
+    section: MissettingSection,
+) -> Missetting:  # fmt: skip
+    """Ways a measurement may be off; a standard deviation of zero leaves one out.
 
     Parameters
     ----------
     crystal : Crystal
+    instrument : Instrument
+        Its pixels give the time of flight that time zero is held against.
     orientation : Orientation
-    psi_deg, tilt_deg : float
-        Of the rotation about the vertical, and of either tilt (``gl`` and ``gs``).
-    lattice_percent : float
-        Of every length of the cell that the point group leaves free.
-    ei_percent : float
-        Of the incident energy.
-    t0_us : float
-        Of time zero.
-    flight_us : float or None
-        Time of flight from the sample at E = 0; needed with ``t0_us``.
-
-    Returns
-    -------
-    Missetting
+        Tilts are about its arcs.
+    ei_meV : float
+    section : MissettingSection
     """
     names: list[tuple[str, str, float]] = []
     linear: list[FloatArray] = []
@@ -116,19 +124,21 @@ def missetting(
         delay.append(late)
 
     for name, arc, sigma in (
-        ("psi offset", "dpsi_deg", psi_deg),
-        ("tilt gl", "gl_deg", tilt_deg),
-        ("tilt gs", "gs_deg", tilt_deg),
+        ("psi offset", "dpsi_deg", section.psi_offset_deg),
+        ("tilt gl", "gl_deg", section.tilt_deg),
+        ("tilt gs", "gs_deg", section.tilt_deg),
     ):
         if sigma > 0:
             add(name, "deg", sigma, _turn(crystal, orientation, arc))
-    if lattice_percent > 0:
+    if section.lattice_percent > 0:
         for name, strain in lattice_strains(crystal):
-            add(name, "%", lattice_percent, PERCENT * strain)
-    if ei_percent > 0:
-        add("incident energy", "%", ei_percent, of_ei=PERCENT)
-    if t0_us > 0 and flight_us is not None:
-        add("time zero", "us", t0_us, late=1 / flight_us)
+            add(name, "%", section.lattice_percent, PERCENT * strain)
+    if section.ei_percent > 0:
+        add("incident energy", "%", section.ei_percent, of_ei=PERCENT)
+    if section.t0_us > 0:
+        distance = np.linalg.norm(instrument.position_m[~instrument.masked], axis=1)
+        flight = float(np.mean(flight_time_us(distance, ei_meV)))
+        add("time zero", "us", section.t0_us, late=1 / flight)
     return Missetting(
         names=tuple(n for n, _, _ in names),
         units=tuple(u for _, u, _ in names),

@@ -284,8 +284,8 @@ class ZoneState:
     """(points, n, 3, 2, n). [s, a, :, s'] of two blocks: e_s'^dagger (dD/dq_a) e_s / (E_s^2 -
     E_s'^2); of one block: e_s^dagger (dD/dq_a) e_s'."""
     coupling: SingleArray
-    """(points, n, n, 2, K + 3) e_s^dagger B_k e_s', meV^2 / (eV/angstrom^2), then e_s^dagger (dD/dq_a)
-    e_s', meV^2 angstrom."""
+    """(points, n, n, 2, K + 3) e_s^dagger B_k e_s', meV^2 / (eV/angstrom^2), and at the end
+    e_s^dagger (dD/dq_a) e_s', meV^2 angstrom."""
 
     def vectors_at(self, point: int) -> ComplexArray:
         """Eigenvectors of a point in rows, conjugated, (n, n)."""

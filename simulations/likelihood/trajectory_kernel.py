@@ -751,8 +751,8 @@ def walk(stretches, rays, axis, moves, grid, zone, scatterers, line, pockets, ou
                         f[0, 3 * c + i] = factor[c].real * q_in[i]
                         f[1, 3 * c + i] = factor[c].imag * q_in[i]
                 total = _project(
-                    r, d, n_columns > 0, f, vectors, block_of, mixing, end, turn, shape, parts, side,
-                    overlap,
+                    r, d, n_columns > 0, f, vectors, block_of, mixing, end, turn, shape, parts,
+                    side, overlap,
                 )  # fmt: skip
                 x = exp(-true[t] / thermal) if thermal > 0 else 0.0
                 common = 0.5 * HBAR2_OVER_U / true[t] / (1.0 - x) * weight[t]

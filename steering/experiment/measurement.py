@@ -69,6 +69,7 @@ from simulations.likelihood import (
     build_zone_map,
     bytes_per_point,
     continuation_error,
+    missetting,
 )
 from simulations.prior import BoxPrior, load_prior, load_prior_record, stored_priors
 from simulations.reciprocal import EnergyAxis, Path, PathSection, seekpath_segments
@@ -211,6 +212,13 @@ class Measurement:
             resolution=self.instrument.resolution,
             ray_inverse_A=self._ray_inverse_A,
             pockets=self.pockets,
+            missetting=missetting(
+                self.crystal,
+                self.instrument,
+                self.orientation,
+                self.ei_meV,
+                self.experiment.missetting,
+            ),
         )
 
     @property
@@ -218,7 +226,7 @@ class Measurement:
         # Most counts of warm crystals lie on steep acoustic lines: rays moved a parameter of zinc
         # oxide at 300 K by half a sigma of a full scan.
         warm = self.experiment.sample.temperature_K >= WARM_FROM_K
-        return RAY_INVERSE_A if self.by_tangents and not warm else 0.0
+        return RAY_INVERSE_A if self.costly and not warm else 0.0
 
     def _zone(self) -> ZoneMap:
         """Grid of the zone; where it is large, as wide as the error of continued modes allows."""
@@ -286,18 +294,15 @@ class Measurement:
         return self._forward(self.merged)
 
     @property
-    def by_tangents(self) -> bool:
-        """Whether fits take exact rates alone, and ``coarse_forward`` to find the way to them.
-
-        Of crystals whose ``forward`` model would take too much time and memory.
-        """
+    def costly(self) -> bool:
+        """Whether the ``forward`` model of this crystal would take too much time and memory."""
         size = 16 * self.model.n_modes**2 * self.voxels.n_voxels
         return size * 5 * (1 + len(self.model.names)) > FORWARD_BYTES
 
     @property
     def quick_forward(self) -> FoldedPhonons:
-        """The forward model that runs of this crystal can bear."""
-        return self.coarse_forward if self.by_tangents else self.forward
+        """The best forward model that this crystal can bear."""
+        return self.coarse_forward if self.costly else self.forward
 
     def _forward(self, voxels: VoxelMap | MergedVoxels) -> FoldedPhonons:
         return FoldedPhonons(
@@ -308,7 +313,7 @@ class Measurement:
             temperature_K=self.experiment.sample.temperature_K,
             resolution=self.instrument.resolution,
             pockets=self.pockets,
-            **({"reach_sigmas": QUICK_REACH_SIGMAS} if self.by_tangents else {}),
+            **({"reach_sigmas": QUICK_REACH_SIGMAS} if self.costly else {}),
         )
 
     def calibrated(self, instrument: Instrument) -> Instrument:

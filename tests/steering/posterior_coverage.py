@@ -24,13 +24,14 @@ from typing import Any
 import numpy as np
 from scipy.stats import chi2
 
-from model_server.posterior import Coarse, Observation, Refinement
+from model_server.posterior import Observation, Refinement
 from simulations.arrays import FloatArray
 from simulations.constants import Z90
 from simulations.fold import CellSums
 from simulations.instrument import coarsen
 from simulations.likelihood import Trajectories
 from steering.experiment import Measurement, build_measurement, load_experiment
+from steering.run.estimator import DRAWS, KICKS
 from tests.conftest import ROOT
 
 COARSENING = 8
@@ -65,7 +66,7 @@ def germanium(free: int) -> Measurement:
 class Study:
     """Looks of every orientation, a forward model for truths, and the fit."""
 
-    def __init__(self, free: int, all_free: int, tangents: bool) -> None:
+    def __init__(self, free: int, all_free: int) -> None:
         self.full = germanium(all_free)
         self.fitted = germanium(free)
         instrument = coarsen(self.full.instrument, COARSENING)
@@ -74,34 +75,34 @@ class Study:
             exposure = self.full.exposure(float(psi), instrument)
             weight, flat = self.full.geometry.path_sums(exposure)
             along = self.full.trajectories(float(psi), instrument)
-            self.looks.append(Look(exposure, weight, flat, along))
+            merged = exposure.merged(self.full.merged)
+            self.looks.append(Look(merged, weight, flat, along))
         m = self.fitted
-        common: dict[str, Any] = {
-            "prior": m.prior,
-            "energy_centres_meV": m.energy.centres_meV,
-            "elastic_cut_meV": m.elastic_cut_meV,
-        }
-        self.forward = m.coarse_forward if tangents else m.forward
-        self.refinement = Refinement(model=self.forward, exact=m.exact, tangents=tangents, **common)
-        self.coarse = Coarse(
-            refinement=Refinement(model=m.coarse_forward, **common), merged=m.merged
+        self.refinement = Refinement(
+            model=m.coarse_forward,
+            prior=m.prior,
+            energy_centres_meV=m.energy.centres_meV,
+            elastic_cut_meV=m.elastic_cut_meV,
+            exact=m.exact,
         )
-        self.tangents = tangents
 
     def run(self, seed: int) -> dict[str, Any]:
         """One virtual scan and its fit."""
         rng = np.random.default_rng([20270, seed])
         full, fitted = self.full, self.fitted
-        truth = full.forward.draw(full.prior, 1, rng)[0]
+        truth = full.coarse_forward.draw(full.prior, 1, rng)[0]
         minutes = float(np.exp(rng.uniform(*np.log(MINUTES))))
         chunks = int(min(MOST_CHUNKS, np.ceil(minutes)))
         chosen = rng.permutation(len(PSI_DEG))[:chunks]
         width = LOG_WIDTH_SIGMA * rng.standard_normal()
+        off = full.exact.missetting.sigma * rng.standard_normal(len(full.exact.missetting))
         ratio = np.exp(rng.uniform(*np.log(BACKGROUND_RATIO)))
         share = rng.uniform()
         state = full.exact.prepare(truth)
         rates = [
-            full.exact.rates(self.looks[k].trajectories, state, log_width=width, gradient=False)[0]
+            full.exact.rates(
+                self.looks[k].trajectories, state, log_width=width, off=off, gradient=False
+            )[0]
             for k in chosen
         ]
         scale = COUNTS_PER_MINUTE * chunks / sum(float(r.sum()) for r in rates)
@@ -130,8 +131,6 @@ class Study:
                 exposure=each * look.weight, flat=each * look.flat,
             )  # fmt: skip
             exposure = look.exposure.scaled(each)
-            if self.tangents:
-                exposure = exposure.merged(fitted.merged)
             observations.append(
                 Observation(
                     sums=sums,
@@ -144,19 +143,16 @@ class Study:
         at = [names.index(name) for name in fitted.model.names]
         self.refinement.recall({})
         started = time.process_time()
-        starts = list(self.forward.draw(fitted.prior, 6, rng))
-        found = self.refinement.fit(
-            observations, starts=starts, coarse=None if self.tangents else self.coarse
-        )
+        starts = list(fitted.coarse_forward.draw(fitted.prior, DRAWS, rng))
+        found = self.refinement.fit(observations, starts=starts, kicks=KICKS)
         seconds = time.process_time() - started
         self.refinement.recall({})
-        knowing = self.refinement.fit(
-            observations, starts=[truth[at]], coarse=None if self.tangents else self.coarse
-        )
+        knowing = self.refinement.fit(observations, starts=[truth[at]])
         gap = found.values - truth[at]
         return {
             "seed": seed,
             "minutes": minutes,
+            "off": off.tolist(),
             "chunks": chunks,
             "converged": found.converged,
             "seconds": seconds,
@@ -166,6 +162,8 @@ class Study:
             "prior_sigma": fitted.prior.sigma.tolist(),
             "above_truth": found.objective - knowing.objective,
             "joint": float(gap @ np.linalg.solve(found.covariance, gap)),
+            "off_found": found.theta[found.layout.off].tolist(),
+            "off_sigma": found.theta_sigma[found.layout.off].tolist(),
             "nuisances": found.theta[found.layout.nuisances].tolist(),
         }
 
@@ -201,14 +199,13 @@ def main() -> None:
     parser.add_argument("--free", type=int, default=21)
     parser.add_argument("--all", type=int, default=21)
     parser.add_argument("--targeted", type=int, default=8)
-    parser.add_argument("--tangents", action="store_true")
     arguments = parser.parse_args()
     arguments.folder.mkdir(parents=True, exist_ok=True)
     file = arguments.folder / "runs.jsonl"
     done = set()
     if file.exists():
         done = {json.loads(line)["seed"] for line in file.read_text().splitlines()}
-    study = Study(arguments.free, arguments.all, arguments.tangents)
+    study = Study(arguments.free, arguments.all)
     for seed in range(1, 1 + arguments.runs):
         if seed not in done:
             with file.open("a") as sink:
