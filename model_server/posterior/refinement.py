@@ -9,7 +9,7 @@ rate is added, and theta gets one more nuisance, the can's strength.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
@@ -21,18 +21,21 @@ from model_server.posterior._scipy import (
     non_negative_least_squares,
     solve_positive,
 )
+from model_server.posterior.observation import Observation, pool, usable_cells
 from model_server.posterior.posterior import Posterior, ThetaLayout
-from model_server.posterior.tangent import Tangent
+from model_server.posterior.tangent import Tangent, Tangents
 from simulations.arrays import BoolArray, FloatArray
 from simulations.errors import InputError
-from simulations.fold import CanRate, CellSums, VoxelExposure
-from simulations.likelihood import NONE_OFF, ExactModel, ForwardModel, State, Trajectories
+from simulations.likelihood import NONE_OFF, ExactModel, ForwardModel, State
 from simulations.prior import BoxPrior
 
 NUISANCE_SIGMA = (5.0, 3.0, 3.0, 0.05)  # prior widths of ``NUISANCES``; the resolution: 5 %
 BACKGROUND_SHARE = 0.1  # of the counts: where the prior of either background is centred
 BETTER_THAN_BEFORE = 1.0  # of minus log posterior: less does not drop tangents that still hold
-SAME_SIGMAS = 2.0  # what annealing finds closer to the answer before is that answer
+SEARCHED_AT = (1, 2, 4)  # orientations
+WALKED_BLURS_MEV = (3.0, 1.5, 0.0)
+ROUGH_WALKS = 3  # most linearisations at each of them
+ROUGH_DECREASE = 1.0  # of minus log posterior: less does not pay for a rough walk
 WALKS = 12  # most linearisations of exact rates in one fit
 SHORTER = 0.4  # share of a step that did not pay which is tried next
 SHORTEST = 0.02
@@ -43,17 +46,6 @@ KICK_SIGMAS = (2.0, 4.0, 8.0)  # how far, in turn
 KICK_PAYS = 0.5  # of minus log posterior
 MOST_KICKS = 40
 BLURS_MEV = (6.0, 3.0, 1.5, 0.75, 0.0)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Observation:
-    """Counts of one orientation with the exposure they were taken under."""
-
-    sums: CellSums
-    exposure: Callable[[], VoxelExposure]  # loads or computes; not kept between calls
-    trajectories: Callable[[], Trajectories] | None = None  # for the exact rate, likewise
-    key: str = ""  # names the orientation; its exact rate is kept between fits
-    can: CanRate | None = None  # what the empty can adds; ``sums`` are then those that go with it
 
 
 _Parts: TypeAlias = "tuple[_Linear, FloatArray, FloatArray, FloatArray]"
@@ -70,39 +62,14 @@ class _Linear:
     variance: FloatArray | None  # reduced input
 
 
-def usable_cells(
-    sums: CellSums, energy_centres_meV: FloatArray, elastic_cut_meV: float
-) -> BoolArray:
-    """Exposed cells on the energy-loss side of the elastic band; reduced ones need an error."""
-    use = (sums.exposure > 0) & (energy_centres_meV > elastic_cut_meV)[None, :]
-    if sums.gaussian:
-        use &= sums.variance > 0
-    return use
+def searches(before: Posterior, now: int) -> bool:
+    """Whether a fit of ``now`` orientations looks for another answer than the one before.
 
-
-def anneals(before: int, now: int) -> bool:
-    """Whether a fit looks for another answer than that of ``before`` orientations.
-
-    At 1, 2, 3, 4, 6, 9, 13... orientations, half as many again each time, or when those are passed:
-    a wrong answer is left after a third of a run at most, and the search costs little beside all
-    that is walked. And where orientations were withdrawn.
+    At 1, 2 and 4 orientations, or when those are passed; where orientations were withdrawn; and
+    where the answer before is none.
     """
-    at = 1
-    while at <= before:
-        at = max(at + 1, at * 3 // 2)
-    return now <= before or at <= now
-
-
-def pool(observations: Sequence[Observation]) -> Observation:
-    """All orientations as one; exact for the coverage tensor, loses some information."""
-    sums = observations[0].sums
-    exposure = observations[0].exposure()
-    can = observations[0].can
-    for other in observations[1:]:
-        sums = sums + other.sums
-        exposure = exposure + other.exposure()
-        can = None if can is None or other.can is None else can + other.can
-    return Observation(sums=sums, exposure=lambda: exposure, can=can)
+    known = len(before.totals)
+    return now < known or not before.converged or any(known < n <= now for n in SEARCHED_AT)
 
 
 class Refinement:
@@ -149,7 +116,6 @@ class Refinement:
         self.energy = np.asarray(energy_centres_meV)
         self.elastic_cut = elastic_cut_meV
         self.exact = exact
-        self._tangents: dict[str, Tangent] = {}
         missetting = NONE_OFF if exact is None else exact.missetting
         self.layout = ThetaLayout(
             parameter_names=tuple(names),
@@ -160,6 +126,7 @@ class Refinement:
         )
         can = () if can_sigma is None else (can_sigma,)
         self.nuisance_sigma = (*NUISANCE_SIGMA, *can, *missetting.sigma.tolist())
+        self._tangents = Tangents(exact, self.layout)
         step = float(self.energy[1] - self.energy[0])
         gap = np.abs(self.energy[:, None] - self.energy[None, :])
         self._spread_of: tuple[tuple[float, bytes], SparseMatrix] | None = None
@@ -189,7 +156,7 @@ class Refinement:
             ``SCREENED`` of them, which explain blurred counts best, are annealed.
         warm : Posterior, optional
             The answer before the newest chunk. With exact rates it is followed alone at most
-            numbers of orientations, see ``anneals``; else it competes with the annealed ones.
+            numbers of orientations, see ``searches``; else it competes with the annealed ones.
         pooled : Observation, optional
             The same orientations as one, where the caller has them.
         kicks : int
@@ -207,7 +174,7 @@ class Refinement:
         pooled = pool(observations) if pooled is None else pooled
         centre = self._centre(pooled)
         exactly = self.exact is not None and all(o.trajectories is not None for o in observations)
-        if warm is not None and exactly and not anneals(len(warm.totals), len(observations)):
+        if warm is not None and exactly and not searches(warm, len(observations)):
             return self._descend(observations, warm.theta, warm.theta_sigma, centre, iterations)
         first = self._screened(pooled, [self.prior.mean, *starts])
         blurred = self._anneal_ever_fewer(pooled, first, centre)
@@ -216,21 +183,59 @@ class Refinement:
             gaps = [np.abs((candidate.values - d.values) / d.sigma).max() for d in distinct]
             if len(distinct) < 2 and min(gaps, default=np.inf) > 1.0:
                 distinct.append(candidate)
-        if warm is not None and exactly:
-            moved = [np.abs((d.values - warm.values) / d.sigma).max() for d in distinct]
-            if max(moved) < SAME_SIGMAS:
-                return self._descend(observations, warm.theta, warm.theta_sigma, centre, iterations)
         candidates = [self._anneal(pooled, p.theta, centre, BLURS_MEV[3:], 8) for p in distinct]
         best = min(candidates, key=lambda p: p.objective)
         best = self._kicked(pooled, best, centre, kicks)
+        if exactly:
+            theta = self._anneal_walked(observations, pooled, best, warm, centre)
+            return self._descend(observations, theta, best.theta_sigma, centre, iterations)
         if warm is not None:
             before = self._score([pooled], warm.theta, centre, 8)
-            if before.objective < best.objective + BETTER_THAN_BEFORE:
-                # Where the answer before still holds, the rates walked there do too.
-                best = replace(before, theta=warm.theta)
-        if not exactly:
-            return self._score(observations, best.theta, centre, iterations)
-        return self._descend(observations, best.theta, best.theta_sigma, centre, iterations)
+            best = before if before.objective < best.objective + BETTER_THAN_BEFORE else best
+        return self._score(observations, best.theta, centre, iterations)
+
+    def _anneal_walked(
+        self,
+        observations: Sequence[Observation],
+        pooled: Observation,
+        found: Posterior,
+        warm: Posterior | None,
+        centre: FloatArray,
+    ) -> FloatArray:
+        """Theta near the minimum of exact rates, where the folded model and warm lead to.
+
+        The folded model does not know what is mis-set: on blurred counts, and with rates that are
+        walked roughly, theta finds the set-up as well. Where the answer before does as well, it
+        stays.
+        """
+        layout = self.layout
+        theta = found.theta.copy()
+        if warm is not None:
+            theta[layout.off] = warm.theta[layout.off]
+        value = np.inf
+        for blur in WALKED_BLURS_MEV:
+            tangent = self._tangents.walked_roughly(observations, theta)
+            value = self._value([pooled], theta, centre, [tangent], blur)
+            for _ in range(ROUGH_WALKS):
+                aim = self._score([pooled], theta, centre, 10, blur=blur, tangents=[tangent])
+                if value - aim.objective < ROUGH_DECREASE:
+                    break
+                share = 1.0
+                while share > SHORTEST:
+                    trial = theta + share * (aim.theta - theta)
+                    there = self._tangents.walked_roughly(observations, trial)
+                    reached = self._value([pooled], trial, centre, [there], blur)
+                    if reached < value:
+                        theta, tangent, value = trial, there, reached
+                        break
+                    share *= SHORTER
+                if share <= SHORTEST:
+                    break
+        if warm is not None:
+            tangent = self._tangents.walked_roughly(observations, warm.theta)
+            before = self._value([pooled], warm.theta, centre, [tangent])
+            theta = warm.theta if before < value + BETTER_THAN_BEFORE else theta
+        return theta
 
     def _descend(
         self,
@@ -241,12 +246,12 @@ class Refinement:
         iterations: int,
     ) -> Posterior:
         """Minimise the objective of exact rates: linearise, step, and shorten steps that fail."""
-        tangents = self._walked(observations, theta, sigma)
+        tangents = self._tangents.walked(observations, theta, sigma)
         value = self._value(observations, theta, centre, tangents)
         posterior = self._score(observations, theta, centre, iterations, tangents=tangents)
         for _ in range(WALKS):
             sigma = posterior.theta_sigma
-            settled = value - posterior.objective < ROUGHNESS or self._carry(
+            settled = value - posterior.objective < ROUGHNESS or self._tangents.carry(
                 tangents, observations, posterior.theta, sigma
             )
             if settled and posterior.converged:
@@ -254,7 +259,7 @@ class Refinement:
             share = 1.0
             while True:
                 trial = theta + share * (posterior.theta - theta)
-                there = self._walked(observations, trial, sigma)
+                there = self._tangents.walked(observations, trial, sigma)
                 reached = self._value(observations, trial, centre, there)
                 if reached < value + ROUGHNESS:
                     break
@@ -271,73 +276,25 @@ class Refinement:
         theta: FloatArray,
         centre: FloatArray,
         tangents: Sequence[Tangent],
+        blur: float = 0.0,
     ) -> float:
         linears = [
-            self._linearise(theta, None, o, tangent=t)[0]
+            self._linearise(theta, None, o, blur, tangent=t)[0]
             for o, t in zip(observations, tangents, strict=True)
         ]
         return self._objective(theta, linears, centre)
 
-    def _carry(
-        self,
-        tangents: Sequence[Tangent],
-        observations: Sequence[Observation],
-        theta: FloatArray,
-        sigma: FloatArray,
-    ) -> bool:
-        """Whether all tangents hold at theta."""
-        return all(
-            t.holds(theta, sigma, self.layout, o.sums, len(observations))
-            for t, o in zip(tangents, observations, strict=True)
-        )
-
-    def _walked(
-        self, observations: Sequence[Observation], theta: FloatArray, sigma: FloatArray
-    ) -> list[Tangent]:
-        """Tangents of every orientation, walked anew where theta has moved away from theirs."""
-        if self.exact is None:
-            raise InputError("the refinement has no exact model; expected one for trajectories")
-        layout, state = self.layout, None
-        at = theta[layout.walked]
-        tangents: list[Tangent] = []
-        for one in observations:
-            tangent = self._tangents.get(one.key)
-            half = tangent is not None and tangent.holds(
-                theta, sigma, layout, one.sums, len(observations), share=0.5
-            )
-            if tangent is None or not half:
-                if one.trajectories is None:
-                    raise InputError("observation has no trajectories; the exact rate needs them")
-                if state is None:
-                    state = self.exact.prepare(theta[layout.parameters])
-                known = tangent is not None and tangent.slope_holds(theta, sigma, layout)
-                rate, slope = self.exact.rates(
-                    one.trajectories(),
-                    state,
-                    log_width=float(theta[layout.log_width]),
-                    off=theta[layout.off],
-                    gradient=not known,
-                )
-                if known and tangent is not None:
-                    tangent = replace(tangent, at=at, exact=rate)
-                else:
-                    tangent = Tangent(at=at, exact=rate, slope=slope, slope_at=at)
-                if one.key:
-                    self._tangents[one.key] = tangent
-            tangents.append(tangent)
-        return tangents
-
     def forget(self, key: str) -> None:
         """Drop the exact rates kept of an orientation that left the run."""
-        self._tangents.pop(key, None)
+        self._tangents.forget(key)
 
     def remembered(self) -> dict[str, Any]:
         """Exact rates kept between fits, by orientation; a later ``recall`` goes back to them."""
-        return dict(self._tangents)
+        return self._tangents.remembered()
 
     def recall(self, remembered: Mapping[str, Any]) -> None:
         """Keep exactly these rates: the next fit does not depend on fits since then."""
-        self._tangents = dict(remembered)
+        self._tangents.recall(remembered)
 
     def information_of(
         self, theta: FloatArray, observation: Observation, state: State | None = None

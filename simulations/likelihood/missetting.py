@@ -25,7 +25,7 @@ from simulations.instrument import (
     flight_time_us,
     wave_vector,
 )
-from simulations.likelihood.trajectory_kernel import Moves
+from simulations.likelihood.trajectory_arguments import Moves
 from simulations.section import NotNegative, Section
 
 PERCENT = 1e-2

@@ -38,7 +38,7 @@ from simulations.fold import (
 from simulations.instrument import Instrument, Resolution, wave_vector
 from simulations.kernels import njit
 from simulations.likelihood.missetting import NONE_OFF, Missetting
-from simulations.likelihood.trajectory_kernel import (
+from simulations.likelihood.trajectory_arguments import (
     Continued,
     Grid,
     Line,
@@ -47,10 +47,9 @@ from simulations.likelihood.trajectory_kernel import (
     Scatterers,
     Stretches,
     TrueAxis,
-    fill_spread,
-    group_stretches,
-    walk,
 )
+from simulations.likelihood.trajectory_kernel import walk
+from simulations.likelihood.trajectory_steps import fill_spread, group_stretches
 from simulations.likelihood.zone_map import ZoneMap
 from simulations.reciprocal import EnergyAxis
 from simulations.scattering import Pockets
@@ -65,6 +64,7 @@ LINE_SIGMA_MEV = 0.05  # own width of a phonon line
 REACH_SIGMAS = 3.7
 BENT_GRAIN = 0.1  # of the largest force constant
 LOWEST_ENERGY_MEV = 0.3  # as in the folded model
+ROUGH_RAY_INVERSE_A = 0.06  # three to four times as quick; cells are off by 4 % in the mean
 NEAR = 4.0  # modes closer than this times what couples them in a cell of the grid make a block
 BASIS_BYTES = 1e8  # of derivatives of D by the parameters: more are computed where needed
 CHUNK = 512  # points of the zone diagonalised together
@@ -507,6 +507,7 @@ class TrajectoryPhonons:
         log_width: float = 0.0,
         off: FloatArray | None = None,
         gradient: bool = True,
+        rough: bool = False,
     ) -> tuple[FloatArray, FloatArray]:
         """Phonon rate of every path cell with scale 1.
 
@@ -520,6 +521,8 @@ class TrajectoryPhonons:
             How far the set-up is off in each way of ``missetting``; None: not at all.
         gradient : bool
             False leaves the jacobian without components.
+        rough : bool
+            Pixels within ``ROUGH_RAY_INVERSE_A`` are walked together.
 
         Returns
         -------
@@ -546,7 +549,8 @@ class TrajectoryPhonons:
         crystal = self.crystal
         to_fractional = np.linalg.inv(crystal.reciprocal)
         axis, moves = self._true_axis(trajectories, log_width, off)
-        direction, order, group, ray = self._groups(trajectories, axis.reach)
+        widest = max(self.ray_inverse_A, ROUGH_RAY_INVERSE_A if rough else 0.0)
+        direction, order, group, ray = self._groups(trajectories, axis.reach, widest)
         turn = self.missetting.turn(off)
         direction = np.ascontiguousarray(direction @ turn.T)
         beam = turn @ trajectories.beam * (1 + off @ moves.beam)
@@ -620,16 +624,16 @@ class TrajectoryPhonons:
         return out.sum(axis=0).reshape(shape), slopes.sum(axis=0).reshape(*shape, columns)
 
     def _groups(
-        self, trajectories: Trajectories, reach_meV: float
+        self, trajectories: Trajectories, reach_meV: float, widest_inverse_A: float
     ) -> tuple[FloatArray, IntArray, IntArray, IntArray]:
         """Rays that stretches are walked along, as ``group_stretches`` has them."""
-        if self.ray_inverse_A == 0:
+        if widest_inverse_A == 0:
             count = len(trajectories.pixel)
             every = np.arange(count + 1)
             return trajectories.direction, every[:-1], every, trajectories.pixel.astype(np.int64)
         return group_stretches(
             trajectories.direction,
-            self.ray_inverse_A / float(wave_vector(self.ei_meV)),
+            widest_inverse_A / float(wave_vector(self.ei_meV)),
             trajectories.pixel,
             trajectories.first_step,
             trajectories.start,

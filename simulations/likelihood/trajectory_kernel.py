@@ -1,45 +1,20 @@
 """Compiled walk along trajectories: modes that it meets, what they scatter, where that is counted.
 
-All compiled code of ``trajectories`` but the search for stretches is in this one module.
+What is computed once before a walk is in ``trajectory_steps``, the search for stretches in
+``trajectories``.
 """
 
 from __future__ import annotations
 
-from math import cos, erf, exp, pi, sin, sqrt
-from typing import NamedTuple
+from math import cos, exp, pi, sin, sqrt
 
 import numpy as np
 from numba import prange
-from numpy.typing import NDArray
 
-from simulations.arrays import FloatArray, IntArray
 from simulations.constants import HBAR2_OVER_U
 from simulations.fold import grid_index
 from simulations.kernels import njit
 from simulations.scattering import count_mode, damped_line
-
-
-@njit(cache=True)
-def fill_spread(centre, rest, sigma, edges, first, last, out, by_width, by_shift):
-    """Share of each true step that is counted in each measured step, and its derivatives.
-
-    ``centre`` (steps,) is where a step is measured in the mean and ``rest`` how wide then, of the
-    whole ``sigma``; ``by_width`` is the derivative by the logarithm of sigma, ``by_shift`` by the
-    centre.
-    """
-    for t in range(len(centre)):
-        s = rest[t] * sqrt(2.0)
-        grow = (sigma[t] / rest[t]) ** 2
-        u = (edges[first[t]] - centre[t]) / s
-        below, bell = erf(u), exp(-u * u) / sqrt(pi)
-        moment = u * bell
-        for j in range(first[t], last[t]):
-            u = (edges[j + 1] - centre[t]) / s
-            above, next_bell = erf(u), exp(-u * u) / sqrt(pi)
-            out[t, j - first[t]] = 0.5 * (above - below)
-            by_shift[t, j - first[t]] = (bell - next_bell) / s
-            by_width[t, j - first[t]] = grow * (moment - u * next_bell)
-            below, bell, moment = above, next_bell, u * next_bell
 
 
 @njit(cache=True, error_model="numpy")
@@ -401,178 +376,15 @@ def _move(
         by_q[2] -= along * (u[4] * q[0] + u[3] * q[1] + u[2] * q[2])
 
 
-class Stretches(NamedTuple):
-    """Stretches of trajectories inside the tubes, in groups that are walked along one ray."""
-
-    exposure: FloatArray  # (stretches,) of the pixel
-    first_step: NDArray[np.int32]  # (stretches,)
-    start: IntArray  # (stretches,) first of its steps in ``cell``
-    length: IntArray  # (stretches,) steps
-    cell: NDArray[np.int32]
-    group: IntArray  # (groups + 1,) first stretch of each
-    ray: IntArray  # (groups,)
-
-
-class Rays(NamedTuple):
-    """Where pixels, or some next to each other together, look."""
-
-    direction: FloatArray  # (rays, 3)
-    fractional: FloatArray  # (rays, 3), directions in units of the reciprocal lattice
-    beam: FloatArray  # (3,)
-    beam_fractional: FloatArray  # (3,)
-
-
-class TrueAxis(NamedTuple):
-    """Steps of true energy, and what of each is counted in which measured step."""
-
-    measured_edges: FloatArray  # (steps + 1,)
-    true: FloatArray  # (true steps,) as all below
-    kf: FloatArray
-    weight: FloatArray
-    found: FloatArray  # standard deviation that the walk itself gives a line, meV
-    slope_of_step: FloatArray
-    spread_first: IntArray
-    spread_last: IntArray
-    spread: FloatArray  # (true steps, most measured steps)
-    by_width: FloatArray  # the same, by the logarithm of the width
-    by_shift: FloatArray  # the same, by the energy it is measured at
-    reach: float  # meV
-
-
-class Moves(NamedTuple):
-    """How Q, k_f and measured energy move by each thing that may be mis-set."""
-
-    linear: FloatArray  # (G, 3, 3) of Q
-    beam: FloatArray  # (G,) of k_i, relative
-    final: FloatArray  # (G, true steps) of k_f at a true energy, 1/angstrom
-    shift: FloatArray  # (G, true steps) of the measured energy at a true one, meV
-
-
-class Grid(NamedTuple):
-    """Which reference point is nearest, as ``ZoneMap`` has it."""
-
-    divisions: IntArray
-    index: NDArray[np.int32]
-    operation: NDArray[np.int16]
-    fine_divisions: IntArray
-    fine_radius: float
-    fine_index: NDArray[np.int32]
-    fine_operation: NDArray[np.int16]
-    core_divisions: IntArray
-    core_radius: float
-    core_index: NDArray[np.int32]
-    core_operation: NDArray[np.int16]
-    operation_fractional: FloatArray
-    operation_cartesian: FloatArray
-    point: FloatArray
-    reciprocal: FloatArray
-
-
-class Continued(NamedTuple):
-    """Modes at the reference points and how they are continued, as ``ZoneState`` has them."""
-
-    off_axis: FloatArray  # (3,) 1/angstrom
-    square: FloatArray
-    gradient: FloatArray
-    curvature: FloatArray
-    bend: FloatArray
-    vectors: NDArray[np.float32]
-    block_of: NDArray[np.int8]
-    mixing: NDArray[np.float32]
-    coupling: NDArray[np.float32]  # by the parameters, then by q
-
-
-class Scatterers(NamedTuple):
-    """The atoms."""
-
-    positions: FloatArray  # (atoms, 3) fractional
-    amplitude: FloatArray  # (atoms,) b / sqrt(m)
-    displacement: FloatArray  # (atoms, 6) angstrom^2, packed xx yy zz yz xz xy
-
-
-class Line(NamedTuple):
-    """Occupation and form of a line, all in meV."""
-
-    thermal: float  # k_B T
-    own_width: float
-    lowest: float
-
-
-@njit(cache=True)
-def group_stretches(direction, widest, pixel, first_step, start, edges, gap):
-    """Groups of stretches that one walk serves: of neighbouring pixels, and near in energy.
-
-    Parameters
-    ----------
-    direction : (pixels, 3) float64
-        Unit vectors; neighbours follow each other.
-    widest : float
-        Pixels share a ray while all lie within this distance of the first one's direction.
-    pixel, first_step, start
-        As ``Trajectories`` has them, in the order of pixels.
-    edges : (steps + 1,) float64
-        Measured energy transfer, meV.
-    gap : float
-        Stretches of a ray that lie closer in energy than this go together, meV.
-
-    Returns
-    -------
-    rays : (rays, 3) float64
-    order : (stretches,) int64
-        Stretches in the order of their groups.
-    group : (groups + 1,) int64
-        First of each in ``order``.
-    ray : (groups,) int64
-    """
-    n = len(pixel)
-    rays = np.empty_like(direction)
-    order = np.empty(n, dtype=np.int64)
-    group = np.zeros(n + 1, dtype=np.int64)
-    ray = np.empty(n, dtype=np.int64)
-    n_rays, n_groups, stretch, row = 0, 0, 0, 0
-    while row < len(direction):
-        behind = row + 1
-        while behind < len(direction):
-            distance = 0.0
-            for c in range(3):
-                distance += (direction[behind, c] - direction[row, c]) ** 2
-            if distance > widest * widest:
-                break
-            behind += 1
-        rays[n_rays] = direction[row]
-        if behind > row + 1:
-            for c in range(3):
-                rays[n_rays, c] = direction[row:behind, c].sum()
-            rays[n_rays] /= sqrt((rays[n_rays] ** 2).sum())
-        low = stretch
-        while stretch < n and pixel[stretch] < behind:
-            stretch += 1
-        sequence = np.argsort(first_step[low:stretch], kind="mergesort")
-        last = -1
-        for place in range(low, stretch):
-            one = low + sequence[place - low]
-            order[place] = one
-            if last < 0 or edges[first_step[one]] - edges[last] > gap:
-                ray[n_groups] = n_rays
-                group[n_groups] = place
-                n_groups += 1
-                last = -1
-            last = max(last, first_step[one] + start[one + 1] - start[one])
-        n_rays += 1
-        row = behind
-    group[n_groups] = n
-    return rays[:n_rays].copy(), order, group[: n_groups + 1].copy(), ray[:n_groups].copy()
-
-
 @njit(
     cache=True, parallel=True, error_model="numpy", fastmath={"contract", "reassoc", "nsz", "arcp"}
 )
 def walk(stretches, rays, axis, moves, grid, zone, scatterers, line, pockets, out, out_slope):
     """Walk every group of stretches in true energy and spread what is found over its cells.
 
-    Arguments are the groups above; adds to ``out`` (blocks, cells) and ``out_slope`` (blocks,
-    cells, K + 1 + G): by the parameters, the logarithm of the width and ``moves``; or (..., 0) for
-    no derivatives. ``pockets`` as in ``_meet``.
+    Arguments are the groups of ``trajectory_arguments``; adds to ``out`` (blocks, cells) and
+    ``out_slope`` (blocks, cells, K + 1 + G): by the parameters, the logarithm of the width and
+    ``moves``; or (..., 0) for no derivatives. ``pockets`` as in ``_meet``.
     """
     exposure, first_step, start, length, cell, group, ray = stretches
     direction, fractional, beam, beam_fractional = rays

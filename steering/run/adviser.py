@@ -37,7 +37,7 @@ class Advised:
 
     advice: tuple[Advice, ...]  # best first
     policy: str
-    targets: FloatArray  # (K,) wanted standard deviations, eV/angstrom^2
+    targets: FloatArray  # wanted standard deviations of the first parameters, eV/angstrom^2
     forecast_minutes: float | None
     looked_from: Standpoint
 
@@ -106,7 +106,7 @@ class Adviser:
             )
         candidates = self._candidates(ledger, can, standpoint)
         targets = absolute_targets(
-            posterior, [experiment.targets.relative(n) for n in posterior.names]
+            posterior, [experiment.targets.relative(n) for n in self._measurement.targeted]
         )
         policy = (
             InformationPolicy()

@@ -57,7 +57,7 @@ class Estimate:
     posterior: Posterior
     trust: Trust
     residual_sigma: FloatArray  # (path_bins, energy_bins) as cells are judged
-    targets: FloatArray  # (K,) wanted standard deviations, eV/angstrom^2
+    targets: FloatArray  # wanted standard deviations of the first parameters, eV/angstrom^2
     advice: tuple[Advice, ...]  # best first
     policy: str
     forecast_minutes: float | None  # wall minutes to every target; None: out of reach
@@ -175,7 +175,9 @@ class Estimator:
         if self._first_guess is not None:
             scale = None if base is None else base.posterior.can_scale
             guesses = self._first_guess.guess(self._can.net(ledger.chunks, ledger.sums, scale))
-            starts.extend(np.clip(guesses, measurement.prior.lower, measurement.prior.upper))
+            others = np.tile(measurement.prior.mean, (len(guesses), 1))
+            others[:, : guesses.shape[1]] = guesses
+            starts.extend(np.clip(others, measurement.prior.lower, measurement.prior.upper))
         draws = DRAWS if base is None else DRAWS // 5
         if measurement.costly:
             draws = DRAWS_IF_COSTLY if base is None else 0
@@ -281,7 +283,7 @@ def _first_guess_of(measurement: Measurement) -> FirstGuess | None:
     bundle = Bundle.load(name)
     bundle.check(
         Domain(
-            parameter_names=measurement.model.names,
+            parameter_names=measurement.targeted,
             path_hkl=measurement.path.centres_hkl(),
             energy_edges_meV=measurement.energy.edges_meV,
             isotopes=species_words(measurement.crystal),

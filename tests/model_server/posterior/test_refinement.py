@@ -13,7 +13,8 @@ from model_server.posterior import (
     assess,
     usable_cells,
 )
-from model_server.posterior.refinement import NUISANCE_SIGMA, anneals, pool
+from model_server.posterior.observation import pool
+from model_server.posterior.refinement import NUISANCE_SIGMA, searches
 from simulations.crystal import read_crystal
 from simulations.fold import CanRate, CellSums, VoxelMap, build_voxel_map, likelihood_of_can
 from simulations.fold.exposure import Exposure
@@ -566,7 +567,7 @@ class _Counting:
     def prepare(self, phi):
         return self.line.prepare(phi)
 
-    def rates(self, trajectories, state, *, log_width, off, gradient):
+    def rates(self, trajectories, state, *, log_width, off, gradient, rough=False):
         self.walks.append(gradient)
         return self.line.rates(trajectories, state, log_width=log_width, off=off, gradient=gradient)
 
@@ -601,11 +602,19 @@ def test_tangents_that_theta_left_are_walked_anew():
     assert np.all(np.abs(moved.values - posterior.values) < 0.3 * posterior.sigma)
 
 
-def test_the_search_for_another_answer_comes_back_ever_more_rarely_and_is_never_jumped_over():
-    assert [n for n in range(1, 30) if anneals(n - 1, n)] == [1, 2, 3, 4, 6, 9, 13, 19, 28]
-    assert anneals(4, 7)  # an estimate that fell behind
-    assert anneals(5, 4)  # an orientation was withdrawn
-    assert not anneals(6, 8)
+def test_another_answer_is_searched_for_at_few_orientations_and_where_there_is_none():
+    observations = counted(folded_line(), LINE, 1, 4000.0)
+    fit = refinement(model=folded_line(), prior=LINE_BOX, exact=_Counting())
+    posterior = fit.fit(observations)
+
+    def of(orientations: int) -> Posterior:
+        return replace(posterior, totals=np.ones(orientations))
+
+    assert [n for n in range(2, 30) if searches(of(n - 1), n)] == [2, 4]
+    assert searches(of(3), 6)  # an estimate that fell behind
+    assert searches(of(5), 4)  # an orientation was withdrawn
+    assert not searches(of(6), 8)
+    assert searches(replace(of(6), converged=False), 8)
 
 
 def test_between_searches_tangents_follow_the_answer_before():
