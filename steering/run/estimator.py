@@ -229,6 +229,7 @@ class Estimator:
             look=len(ledger.chunks),
             chunk_ratios=ratios if len(ratios) > 1 else (),
             q_squared=q_squared,
+            set_up_sigma=self._measurement.exact.missetting.sigma,
         )
 
     def _usable(self, sums: CellSums) -> BoolArray:

@@ -24,7 +24,8 @@ from typing import Any
 import numpy as np
 from scipy.stats import chi2
 
-from model_server.posterior import Observation, Refinement
+from model_server.posterior import Observation, Posterior, Refinement
+from model_server.posterior.observation import pool
 from simulations.arrays import FloatArray
 from simulations.constants import Z90
 from simulations.fold import CellSums
@@ -149,6 +150,7 @@ class Study:
         self.refinement.recall({})
         knowing = self.refinement.fit(observations, starts=[truth[at]])
         gap = found.values - truth[at]
+        true = np.array([*truth[at], *np.log([scale, flat, constant]), width, *off])
         return {
             "seed": seed,
             "minutes": minutes,
@@ -161,11 +163,19 @@ class Study:
             "sigma": found.sigma.tolist(),
             "prior_sigma": fitted.prior.sigma.tolist(),
             "above_truth": found.objective - knowing.objective,
+            "deviance": 2 * (self._at(observations, true, found) - found.objective),
             "joint": float(gap @ np.linalg.solve(found.covariance, gap)),
             "off_found": found.theta[found.layout.off].tolist(),
             "off_sigma": found.theta_sigma[found.layout.off].tolist(),
             "nuisances": found.theta[found.layout.nuisances].tolist(),
         }
+
+    def _at(self, observations: list[Observation], theta: FloatArray, found: Posterior) -> float:
+        """Objective at theta, of rates walked there."""
+        fit = self.refinement
+        fit.recall({})
+        tangents = fit._tangents.walked(observations, theta, found.theta_sigma)
+        return fit._value(observations, theta, fit._centre(pool(observations)), tangents)
 
 
 def table(file: Path, targeted: int) -> str:
