@@ -45,7 +45,27 @@ SCREENED = 6  # starts that are annealed
 KICK_SIGMAS = (2.0, 4.0, 8.0)  # how far, in turn
 KICK_PAYS = 0.5  # of minus log posterior
 MOST_KICKS = 40
+LEAPS = 4  # most ways out of shallow minima of the exact rates
+LEAP_PAYS = 1.0  # of minus log posterior, as the corrected folded rates see it
 BLURS_MEV = (6.0, 3.0, 1.5, 0.75, 0.0)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class _Anchor:
+    """What exact rates of all orientations add to folded ones at one theta, and its change.
+
+    Good enough to look for other minima about that theta, which exact rates then judge.
+    """
+
+    off: FloatArray  # (G,)
+    exact: FloatArray  # (path_bins, energy_bins), scale 1
+    more: FloatArray  # exact minus folded
+    by_off: FloatArray  # (path_bins, energy_bins, G) of the exact rates
+
+    def corrected(self, rate: FloatArray, off: FloatArray) -> FloatArray:
+        """Folded rates with the correction, for a set-up that is off by (G,)."""
+        least = 0.1 * np.minimum(self.exact, rate)
+        return np.maximum(rate + self.more + self.by_off @ (off - self.off), least)
 
 
 _Parts: TypeAlias = "tuple[_Linear, FloatArray, FloatArray, FloatArray]"
@@ -175,7 +195,8 @@ class Refinement:
         centre = self._centre(pooled)
         exactly = self.exact is not None and all(o.trajectories is not None for o in observations)
         if warm is not None and exactly and not searches(warm, len(observations)):
-            return self._descend(observations, warm.theta, warm.theta_sigma, centre, iterations)
+            found = self._descend(observations, warm.theta, warm.theta_sigma, centre, iterations)
+            return self._leave_shallow(observations, pooled, found, centre, kicks, iterations)
         first = self._screened(pooled, [self.prior.mean, *starts])
         blurred = self._anneal_ever_fewer(pooled, first, centre)
         distinct: list[Posterior] = []
@@ -188,7 +209,8 @@ class Refinement:
         best = self._kicked(pooled, best, centre, kicks)
         if exactly:
             theta = self._anneal_walked(observations, pooled, best, warm, centre)
-            return self._descend(observations, theta, best.theta_sigma, centre, iterations)
+            found = self._descend(observations, theta, best.theta_sigma, centre, iterations)
+            return self._leave_shallow(observations, pooled, found, centre, kicks, iterations)
         if warm is not None:
             before = self._score([pooled], warm.theta, centre, 8)
             best = before if before.objective < best.objective + BETTER_THAN_BEFORE else best
@@ -270,6 +292,46 @@ class Refinement:
             posterior = self._score(observations, theta, centre, iterations, tangents=tangents)
         return replace(posterior, converged=False)
 
+    def _leave_shallow(
+        self,
+        observations: Sequence[Observation],
+        pooled: Observation,
+        found: Posterior,
+        centre: FloatArray,
+        kicks: int,
+        iterations: int,
+    ) -> Posterior:
+        """Leave shallow minima of the exact rates beside the deepest, while that pays."""
+        layout = self.layout
+        for _ in range(LEAPS if kicks else 0):
+            theta, sigma = found.theta, found.theta_sigma
+            tangents = self._tangents.walked(observations, theta, sigma)
+            exact = np.sum([t.carried(theta[layout.walked]) for t in tangents], axis=0)
+            slope = np.sum([t.slope for t in tangents], axis=0)
+            folded, _ = self.model.rates(
+                pooled.exposure(),
+                self.state_at(theta),
+                log_width=float(theta[layout.log_width]),
+                gradient=False,
+            )
+            anchor = _Anchor(
+                off=theta[layout.off],
+                exact=exact,
+                more=exact - folded,
+                by_off=slope[..., layout.n_parameters + 1 :],
+            )
+            here = self._score([pooled], theta, centre, 10, anchor=anchor)
+            there = self._kicked(pooled, here, centre, kicks, anchor)
+            if there.objective > here.objective - LEAP_PAYS:
+                break
+            kept = self._tangents.remembered()
+            leapt = self._descend(observations, there.theta, sigma, centre, iterations)
+            if leapt.objective > found.objective - KICK_PAYS:
+                self._tangents.recall(kept)
+                break
+            found = leapt
+        return found
+
     def _value(
         self,
         observations: Sequence[Observation],
@@ -336,6 +398,7 @@ class Refinement:
         observation: Observation,
         blur: float = 0.0,
         tangent: Tangent | None = None,
+        anchor: _Anchor | None = None,
     ) -> _Parts:
         layout = self.layout
         scale, flat, constant = np.exp(theta[layout.log_amplitudes])
@@ -343,14 +406,18 @@ class Refinement:
         walked = layout.walked
         if tangent is not None:
             rate, slope = tangent.carried(theta[walked]), tangent.slope
-        else:  # which does not know what is mis-set
+        else:
             rate, slope = self.model.rates(
                 observation.exposure(),
                 state,
                 log_width=float(theta[layout.log_width]),
                 gradient=True,
             )
-            walked = walked[: layout.n_parameters + 1]
+            if anchor is None:  # the model does not know what is mis-set
+                walked = walked[: layout.n_parameters + 1]
+            else:
+                rate = anchor.corrected(rate, theta[layout.off])
+                slope = np.concatenate([slope, anchor.by_off], axis=-1)
         phonon = scale * rate
         total = phonon + flat * sums.flat + constant * sums.exposure
         by_scale, can, by_strength = self._can(theta, observation, phonon)
@@ -422,11 +489,13 @@ class Refinement:
         centre: FloatArray,
         blurs: Sequence[float],
         iterations: int,
+        anchor: _Anchor | None = None,
     ) -> Posterior:
-        posterior = self._score([pooled], theta, centre, iterations, blur=blurs[0])
+        more: dict[str, Any] = {"anchor": anchor}
+        found = self._score([pooled], theta, centre, iterations, blur=blurs[0], **more)
         for blur in blurs[1:]:
-            posterior = self._score([pooled], posterior.theta, centre, iterations, blur=blur)
-        return posterior
+            found = self._score([pooled], found.theta, centre, iterations, blur=blur, **more)
+        return found
 
     def _anneal_ever_fewer(
         self, pooled: Observation, starts: Sequence[FloatArray], centre: FloatArray
@@ -441,21 +510,31 @@ class Refinement:
         return found
 
     def _kicked(
-        self, pooled: Observation, best: Posterior, centre: FloatArray, kicks: int
+        self,
+        pooled: Observation,
+        best: Posterior,
+        centre: FloatArray,
+        kicks: int,
+        anchor: _Anchor | None = None,
     ) -> Posterior:
         """Leave shallow minima beside the deepest: of many close constants there are several."""
         rng = np.random.default_rng([self.layout.size, 20262])
+        layout, low, high = self.layout, self.prior.lower, self.prior.upper
+        blurs = BLURS_MEV[3:]
         in_vain = 0
         for k in range(MOST_KICKS):
             if in_vain >= kicks:
                 break
+            covariance = np.asarray(np.linalg.inv(best.precision), dtype=np.float64)
+            away = np.asarray(np.linalg.cholesky(covariance), dtype=np.float64)
+            away = away @ rng.standard_normal(layout.size)
             theta = best.theta.copy()
-            away = np.asarray(np.linalg.cholesky(best.covariance), dtype=np.float64)
-            values = best.values + KICK_SIGMAS[k % len(KICK_SIGMAS)] * (
-                away @ rng.standard_normal(self.n_parameters)
-            )
-            theta[self.layout.parameters] = np.clip(values, self.prior.lower, self.prior.upper)
-            found = self._anneal(pooled, theta, centre, BLURS_MEV[3:], 10)
+            for part in (layout.parameters, layout.off):
+                theta[part] += KICK_SIGMAS[k % len(KICK_SIGMAS)] * away[part]
+            theta[layout.parameters] = np.clip(theta[layout.parameters], low, high)
+            if anchor is None:
+                theta[layout.off] = best.theta[layout.off]
+            found = self._anneal(pooled, theta, centre, blurs, 10, anchor)
             better = found.objective < best.objective - KICK_PAYS
             best, in_vain = (found, 0) if better else (best, in_vain + 1)
         return best
@@ -538,6 +617,7 @@ class Refinement:
         iterations: int,
         blur: float = 0.0,
         tangents: Sequence[Tangent] | None = None,
+        anchor: _Anchor | None = None,
     ) -> Posterior:
         layout = self.layout
         of = tangents if tangents is not None else [None] * len(observations)
@@ -548,7 +628,7 @@ class Refinement:
         ) -> tuple[list[_Linear], list[_Parts], float]:
             state = None if tangents is not None else self.state_at(candidate)
             parts = [
-                self._linearise(candidate, state, o, blur, t)
+                self._linearise(candidate, state, o, blur, t, anchor)
                 for o, t in zip(observations, of, strict=True)
             ]
             linears = [p[0] for p in parts]

@@ -67,7 +67,8 @@ def germanium(free: int) -> Measurement:
 class Study:
     """Looks of every orientation, a forward model for truths, and the fit."""
 
-    def __init__(self, free: int, all_free: int) -> None:
+    def __init__(self, free: int, all_free: int, off_scale: float = 1.0) -> None:
+        self.off_scale = off_scale
         self.full = germanium(all_free)
         self.fitted = germanium(free)
         instrument = coarsen(self.full.instrument, COARSENING)
@@ -87,8 +88,8 @@ class Study:
             exact=m.exact,
         )
 
-    def run(self, seed: int) -> dict[str, Any]:
-        """One virtual scan and its fit."""
+    def drawn(self, seed: int) -> tuple[list[Observation], FloatArray, float, np.random.Generator]:
+        """Counts of one virtual scan, the theta they were drawn from, and its minutes."""
         rng = np.random.default_rng([20270, seed])
         full, fitted = self.full, self.fitted
         truth = full.coarse_forward.draw(full.prior, 1, rng)[0]
@@ -96,7 +97,8 @@ class Study:
         chunks = int(min(MOST_CHUNKS, np.ceil(minutes)))
         chosen = rng.permutation(len(PSI_DEG))[:chunks]
         width = LOG_WIDTH_SIGMA * rng.standard_normal()
-        off = full.exact.missetting.sigma * rng.standard_normal(len(full.exact.missetting))
+        off = self.off_scale * rng.standard_normal(len(full.exact.missetting))
+        off = off * full.exact.missetting.sigma
         ratio = np.exp(rng.uniform(*np.log(BACKGROUND_RATIO)))
         share = rng.uniform()
         state = full.exact.prepare(truth)
@@ -142,20 +144,27 @@ class Study:
             )
         names = list(full.model.names)
         at = [names.index(name) for name in fitted.model.names]
+        true = np.array([*truth[at], *np.log([scale, flat, constant]), width, *off])
+        return observations, true, minutes, rng
+
+    def run(self, seed: int) -> dict[str, Any]:
+        """One virtual scan and its fit."""
+        observations, true, minutes, rng = self.drawn(seed)
+        fitted, layout = self.fitted, self.refinement.layout
+        truth = true[layout.parameters]
         self.refinement.recall({})
         started = time.process_time()
         starts = list(fitted.coarse_forward.draw(fitted.prior, DRAWS, rng))
         found = self.refinement.fit(observations, starts=starts, kicks=KICKS)
         seconds = time.process_time() - started
         self.refinement.recall({})
-        knowing = self.refinement.fit(observations, starts=[truth[at]])
-        gap = found.values - truth[at]
-        true = np.array([*truth[at], *np.log([scale, flat, constant]), width, *off])
+        knowing = self.refinement.fit(observations, starts=[truth])
+        gap = found.values - truth
         return {
             "seed": seed,
             "minutes": minutes,
-            "off": off.tolist(),
-            "chunks": chunks,
+            "off": true[layout.off].tolist(),
+            "chunks": len(observations),
             "converged": found.converged,
             "seconds": seconds,
             "names": list(found.names),
@@ -208,6 +217,9 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=100)
     parser.add_argument("--free", type=int, default=21)
     parser.add_argument("--all", type=int, default=21)
+    parser.add_argument(
+        "--off", type=float, default=1.0, help="errors of the set-up, in sigma of what is believed"
+    )
     parser.add_argument("--targeted", type=int, default=8)
     arguments = parser.parse_args()
     arguments.folder.mkdir(parents=True, exist_ok=True)
@@ -215,7 +227,7 @@ def main() -> None:
     done = set()
     if file.exists():
         done = {json.loads(line)["seed"] for line in file.read_text().splitlines()}
-    study = Study(arguments.free, arguments.all)
+    study = Study(arguments.free, arguments.all, arguments.off)
     for seed in range(1, 1 + arguments.runs):
         if seed not in done:
             with file.open("a") as sink:
