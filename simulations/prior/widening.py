@@ -60,7 +60,7 @@ MEASURED = Widening(
     range_towards_zero=0.25,
     range_towards_stiff=0.5,
     size_towards_zero=0.15,
-    size_towards_stiff=0.5,
+    size_towards_stiff=0.9,
     bond=0.08,
 )
 """Of new priors: fitted to DFT constants of crystals of phonondb, where the force fields' mean is a

@@ -87,7 +87,10 @@ def _crystal(database: Path, material: str) -> dict[str, Any] | None:
     """DFT values of a crystal's named constants; None where it is not taken."""
     import phonopy
 
-    phonon = phonondb_crystal(database, material)
+    try:
+        phonon = phonondb_crystal(database, material)
+    except InputError:  # charges or a dielectric tensor that cannot be
+        return None
     cell = phonon.primitive
     if not ATOMS[0] <= len(cell) <= ATOMS[1]:
         return None
