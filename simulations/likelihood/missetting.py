@@ -32,19 +32,23 @@ PERCENT = 1e-2
 
 
 class MissettingSection(Section):
-    """How well the set-up is known: standard deviations before any data; 0: exactly."""
+    """How far the set-up may be off: standard deviations before any data; 0: it is known.
+
+    What is above 0 is fitted with the force constants. The search for the first answer does not
+    know of it: errors beyond about 0.2 degrees or 0.2 % are better mended first (`align`).
+    """
 
     psi_offset_deg: NotNegative = Field(
-        default=0.3, description="of the turn about the vertical, degrees, 0 or more"
+        default=0.0, description="of the turn about the vertical, degrees, 0 or more"
     )
     tilt_deg: NotNegative = Field(
-        default=0.3, description="of the tilts gl and gs, degrees, 0 or more"
+        default=0.0, description="of the tilts gl and gs, degrees, 0 or more"
     )
     lattice_percent: NotNegative = Field(
-        default=0.3, description="of every free length of the cell, %, 0 or more"
+        default=0.0, description="of every free length of the cell, %, 0 or more"
     )
-    ei_percent: NotNegative = Field(default=0.5, description="of the incident energy, %, 0 or more")
-    t0_us: NotNegative = Field(default=0.5, description="of time zero, microseconds, 0 or more")
+    ei_percent: NotNegative = Field(default=0.0, description="of the incident energy, %, 0 or more")
+    t0_us: NotNegative = Field(default=0.0, description="of time zero, microseconds, 0 or more")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

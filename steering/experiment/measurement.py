@@ -124,7 +124,7 @@ class Measurement:
 
     @property
     def held(self) -> tuple[str, ...]:
-        """Force constants within the cutoff that stay at their reference: none, but for size."""
+        """Force constants within the cutoff that stay at their reference."""
         return tuple(name for name in self.model.elements if name not in self.model.names)
 
     def targeted_alone(self) -> Measurement:
@@ -160,7 +160,7 @@ class Measurement:
         polar = () if dipoles is None else (dipoles.note,)
         if self.pockets is not None:
             polar = (self._pockets[1], *polar)
-        if self.held:
+        if self.held and self.experiment.parameters.others == "fitted":
             polar = (
                 *polar,
                 f"{len(self.model.names)} of {len(self.model.elements)} force constants are "
@@ -650,7 +650,9 @@ def _parameters(experiment, experiment_dir, crystal, reference, path: Path):
     # Targets first, then what moves the lines most, as many as the walk has memory for.
     room = max(len(names), COUPLINGS // full.n_modes**2)
     rest = [name for name in full.elements if name not in names]
-    if len(full.elements) > room:
+    if section.others == "held":
+        rest = []
+    if len(names) + len(rest) > room:
         response = path_sensitivity(full, q, scale=box.sigma)
         of_name = dict(zip(full.elements, response, strict=True))
         rest.sort(key=lambda name: -of_name[name])

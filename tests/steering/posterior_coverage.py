@@ -2,13 +2,13 @@
 
     python -m tests.steering.posterior_coverage FOLDER --runs 100
 
-Every run draws all force constants from the prior, a scale, two backgrounds and the width of the
-resolution, and counts of a scan of 1 to 120 minutes (log-uniform, at most twelve orientations, of
-all that is looked at in random order) from exact rates at the truth. It is fitted as a run of the
-software fits it, and once more with the truth among its starts: an answer whose objective lies
-above that one is another mode. FOLDER keeps a line of JSON for each run; what is there is not
+Every run draws all force constants from the prior, a scale, two backgrounds, the width of the
+resolution, how far the set-up is off, and counts of a scan of 1 to 120 minutes (log-uniform, at
+most twelve orientations, of all that is looked at in random order) from exact rates at the truth.
+It is fitted as a run of the software fits it, and once more with the truth among its starts: an
+answer whose objective lies above that one is another mode. FOLDER keeps a line of JSON for each run; what is there is not
 computed again. Pixels are merged along the tubes, eight to one, so that a thousand runs take hours,
-not weeks; truth and fit share that, the geometry, the temperature and the form of the resolution.
+not weeks; truth and fit share that, the temperature and the form of the resolution.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from simulations.arrays import FloatArray
 from simulations.constants import Z90
 from simulations.fold import CellSums
 from simulations.instrument import coarsen
-from simulations.likelihood import Trajectories
+from simulations.likelihood import MissettingSection, Trajectories
 from steering.experiment import Measurement, build_measurement, load_experiment
 from steering.run.estimator import DRAWS, KICKS
 from tests.conftest import ROOT
@@ -59,9 +59,11 @@ def germanium(free: int) -> Measurement:
     """The reference experiment with so many force constants free."""
     experiment = load_experiment(ROOT / "examples" / "ge-arcs.yaml")
     parameters = experiment.parameters.model_copy(update={"free": free})
-    return build_measurement(
-        experiment.model_copy(update={"model": None, "parameters": parameters}), ROOT / "examples"
+    missetting = MissettingSection(
+        psi_offset_deg=0.3, tilt_deg=0.3, lattice_percent=0.3, ei_percent=0.5, t0_us=0.5
     )
+    changed = {"model": None, "parameters": parameters, "missetting": missetting}
+    return build_measurement(experiment.model_copy(update=changed), ROOT / "examples")
 
 
 class Study:

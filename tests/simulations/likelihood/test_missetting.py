@@ -21,8 +21,12 @@ PSI_DEG = 30.0
 
 @pytest.fixture(scope="module")
 def germanium():
+    section = MissettingSection(
+        psi_offset_deg=0.3, tilt_deg=0.3, lattice_percent=0.3, ei_percent=0.5, t0_us=0.5
+    )
+    experiment = load_experiment(ROOT / "examples" / "ge-arcs.yaml")
     measurement = build_measurement(
-        load_experiment(ROOT / "examples" / "ge-arcs.yaml"), ROOT / "examples"
+        experiment.model_copy(update={"missetting": section}), ROOT / "examples"
     )
     whole = measurement.instrument
     masked = np.ones(whole.n_pixels, dtype=bool)
@@ -131,9 +135,8 @@ def test_strains_are_those_that_the_point_group_leaves_free(tmp_path, cell, name
 
 def test_what_is_known_is_left_out(germanium):
     measurement = germanium[0]
-    known = {"psi_offset_deg": 0, "lattice_percent": 0, "ei_percent": 0, "t0_us": 0}
     for tilt, names in ((0.2, ("tilt gl", "tilt gs")), (0.0, ())):
-        section = MissettingSection(tilt_deg=tilt, **known)
+        section = MissettingSection(tilt_deg=tilt)
         ways = missetting(
             measurement.crystal, measurement.instrument, measurement.orientation, 40.0, section
         )
