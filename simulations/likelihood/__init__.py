@@ -5,9 +5,7 @@ from simulations.likelihood.folded_phonons import FoldedPhonons
 from simulations.likelihood.forward_model import ExactModel, ForwardModel, State
 from simulations.likelihood.missetting import (
     NONE_OFF,
-    Missetting,
     MissettingSection,
-    lattice_strains,
     missetting,
 )
 from simulations.likelihood.trajectories import (
@@ -22,7 +20,6 @@ __all__ = [
     "ExactModel",
     "FoldedPhonons",
     "ForwardModel",
-    "Missetting",
     "MissettingSection",
     "NONE_OFF",
     "State",
@@ -33,7 +30,6 @@ __all__ = [
     "build_zone_map",
     "bytes_per_point",
     "continuation_error",
-    "lattice_strains",
     "missetting",
     "trace_trajectories",
 ]

@@ -6,9 +6,10 @@ Every run draws all force constants from the prior, a scale, two backgrounds, th
 resolution, how far the set-up is off, and counts of a scan of 1 to 120 minutes (log-uniform, at
 most twelve orientations, of all that is looked at in random order) from exact rates at the truth.
 It is fitted as a run of the software fits it, and once more with the truth among its starts: an
-answer whose objective lies above that one is another mode. FOLDER keeps a line of JSON for each run; what is there is not
-computed again. Pixels are merged along the tubes, eight to one, so that a thousand runs take hours,
-not weeks; truth and fit share that, the temperature and the form of the resolution.
+answer whose objective lies above that one is another mode. FOLDER keeps a line of JSON for each
+run; what is there is not computed again. Pixels are merged along the tubes, eight to one, so that a
+thousand runs take hours, not weeks; truth and fit share that, the temperature and the form of the
+resolution.
 """
 
 from __future__ import annotations

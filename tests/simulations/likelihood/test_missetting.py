@@ -7,12 +7,8 @@ import pytest
 
 from simulations.crystal import read_crystal
 from simulations.instrument import crystal_to_lab
-from simulations.likelihood import (
-    Missetting,
-    MissettingSection,
-    lattice_strains,
-    missetting,
-)
+from simulations.likelihood import MissettingSection, missetting
+from simulations.likelihood.missetting import Missetting, lattice_strains
 from steering.experiment import build_measurement, load_experiment
 from tests.conftest import ROOT
 
