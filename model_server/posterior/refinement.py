@@ -207,14 +207,19 @@ class Refinement:
         candidates = [self._anneal(pooled, p.theta, centre, BLURS_MEV[3:], 8) for p in distinct]
         best = min(candidates, key=lambda p: p.objective)
         best = self._kicked(pooled, best, centre, kicks)
-        if exactly:
+        if exactly and self.layout.off_names:
             theta = self._anneal_walked(observations, pooled, best, warm, centre)
-            found = self._descend(observations, theta, best.theta_sigma, centre, iterations)
-            return self._leave_shallow(observations, pooled, found, centre, kicks, iterations)
-        if warm is not None:
-            before = self._score([pooled], warm.theta, centre, 8)
-            best = before if before.objective < best.objective + BETTER_THAN_BEFORE else best
-        return self._score(observations, best.theta, centre, iterations)
+        else:
+            theta = best.theta
+            if warm is not None:
+                before = self._score([pooled], warm.theta, centre, 8)
+                if before.objective < best.objective + BETTER_THAN_BEFORE:
+                    # Where the answer before still holds, the rates walked there do too.
+                    theta = warm.theta if exactly else before.theta
+        if not exactly:
+            return self._score(observations, theta, centre, iterations)
+        found = self._descend(observations, theta, best.theta_sigma, centre, iterations)
+        return self._leave_shallow(observations, pooled, found, centre, kicks, iterations)
 
     def _anneal_walked(
         self,
@@ -224,7 +229,7 @@ class Refinement:
         warm: Posterior | None,
         centre: FloatArray,
     ) -> FloatArray:
-        """Theta near the minimum of exact rates, where the folded model and warm lead to.
+        """Theta near the minimum of exact rates of a set-up that may be off.
 
         The folded model does not know what is mis-set: on blurred counts, and with rates that are
         walked roughly, theta finds the set-up as well. Where the answer before does as well, it
