@@ -34,11 +34,12 @@ from simulations.scattering.one_phonon import (
 )
 from simulations.scattering.pockets import Pockets, counted
 from simulations.scattering.powder_slopes import PowderAxes, summed_slopes
+from simulations.scattering.soft_cells import split_soft_cells
 
 _BATCH = 2_000_000  # complex numbers held at a time
 _FIRST_STEP = 0.1  # 1/angstrom, of the mesh that convergence starts from
 _FALL = 1.6  # the error falls with about this power of the step
-_MOST_WORK = 4e10  # modes times atoms times vectors Q: minutes
+_MOST_WORK = 1.2e11  # modes times atoms times vectors Q, of all meshes: two minutes
 
 log = logging.getLogger(__name__)
 
@@ -373,6 +374,10 @@ def powder_spectrum(
     if momentum_sigma > 0:
         smear = momentum_smearing(momentum_edges, momentum_sigma)
 
+    def mesh(step: float) -> ZonePoints:
+        regular = irreducible_mesh(crystal, mesh_divisions(crystal, step), shifted=True)
+        return split_soft_cells(model, regular, temperature_K, phi, pockets)
+
     def sampled(points: ZonePoints) -> tuple[FloatArray, FloatArray]:
         """Parts of the map (pairs, Q, E), and the summed weights of its rows."""
         parts, norm = _summed_lines(
@@ -382,7 +387,9 @@ def powder_spectrum(
 
     sampling = None
     if zone is None:
-        parts, sampling = _converged(crystal, sampled, momentum_edges, accessible, tolerance)
+        parts, sampling = _converged(
+            crystal, mesh, sampled, momentum_edges, accessible, tolerance
+        )
         norm = np.ones(len(momentum_edges) - 1)
     else:
         parts, norm = sampled(zone)
@@ -414,6 +421,7 @@ def _inverse(norm: FloatArray) -> FloatArray:
 
 def _converged(
     crystal: Crystal,
+    mesh: Callable[[float], ZonePoints],
     sampled: Callable[[ZonePoints], tuple[FloatArray, FloatArray]],
     momentum_edges: FloatArray,
     accessible: NDArray[np.bool_],
@@ -429,11 +437,12 @@ def _converged(
 
     def on(step: float) -> tuple[ZonePoints, FloatArray, float]:
         start = time.process_time()
-        zone = irreducible_mesh(crystal, mesh_divisions(crystal, step), shifted=True)
+        zone = mesh(step)
         return zone, sampled(zone)[0], time.process_time() - start
 
     step = _FIRST_STEP
     before, old, _ = on(1.5 * step)
+    left = _MOST_WORK - per_point * len(before.q_cart)
     while True:
         zone, parts, seconds = on(step)
         new = parts.sum(axis=0)
@@ -443,11 +452,13 @@ def _converged(
         change = float(np.abs(new - old.sum(axis=0))[accessible].sum()) / max(whole, 1e-300)
         # both meshes are off, independently; half as much again is what single crystals need
         error = 1.5 * change / math.sqrt(1 + fall**2)
-        next_step = step * min(0.8, max(0.4, 0.9 * (tolerance / max(error, 1e-9)) ** (1 / _FALL)))
-        points = len(zone.q_cart) * (step / next_step) ** 3
-        if error <= tolerance or points * per_point > _MOST_WORK:
+        work = per_point * len(zone.q_cart)
+        left -= work
+        affordable = (work / max(left, 1e-300)) ** (1 / 3)
+        wanted = min(0.8, max(0.4, 0.9 * (tolerance / max(error, 1e-9)) ** (1 / _FALL)))
+        if error <= tolerance or affordable > 0.9:
             break
-        before, old, step = zone, parts, next_step
+        before, old, step = zone, parts, step * max(wanted, affordable)
     found = Sampling(
         divisions=zone.divisions or (0, 0, 0),
         points=len(zone.q_cart),
