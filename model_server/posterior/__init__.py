@@ -1,12 +1,12 @@
 """Posterior of force constants: refinement and trust."""
 
 from model_server.posterior.first_guess import FirstGuess
+from model_server.posterior.observation import Observation, usable_cells
 from model_server.posterior.posterior import Posterior
-from model_server.posterior.refinement import Coarse, Observation, Refinement, usable_cells
+from model_server.posterior.refinement import Refinement
 from model_server.posterior.trust import Trust, assess, residual_sigma
 
 __all__ = [
-    "Coarse",
     "FirstGuess",
     "Observation",
     "Posterior",

@@ -36,9 +36,9 @@ def solve_transposed(lower: FloatArray, right: FloatArray) -> FloatArray:
     return cast(FloatArray, linalg.solve_triangular(lower, right, lower=True, trans=1))
 
 
-def non_negative_least_squares(columns: FloatArray, data: FloatArray) -> FloatArray:
-    """Vector x >= 0 that brings ``columns x`` nearest to ``data``."""
-    return cast(FloatArray, optimize.nnls(columns, data)[0])
+def non_negative_least_squares(columns: FloatArray, data: FloatArray) -> tuple[FloatArray, float]:
+    """Vector x >= 0 that brings ``columns x`` nearest to ``data``, and how far it stays."""
+    return cast("tuple[FloatArray, float]", optimize.nnls(columns, data))
 
 
 def chi_square_tail(statistic: float, degrees_of_freedom: int) -> float:

@@ -15,14 +15,16 @@ CAN_STRENGTH = "ln can strength"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ThetaLayout:
-    """What stands where in theta, (P,): K parameters of the model, then ``NUISANCES``, then a can.
+    """What stands where in theta, (P,): K parameters, ``NUISANCES``, a can, and what is mis-set.
 
-    All but the parameters are natural logarithms.
+    ``NUISANCES`` and the can's strength are natural logarithms; the G last are in their own units.
     """
 
     parameter_names: tuple[str, ...]
     parameter_units: tuple[str, ...]
-    has_can: bool = False  # theta ends with the logarithm of the can's strength
+    has_can: bool = False  # the logarithm of the can's strength follows the nuisances
+    off_names: tuple[str, ...] = ()  # (G,) ways the set-up may be off
+    off_units: tuple[str, ...] = ()
 
     @property
     def n_parameters(self) -> int:
@@ -33,7 +35,7 @@ class ThetaLayout:
     def names(self) -> tuple[str, ...]:
         """Name of every entry, (P,)."""
         can = (CAN_STRENGTH,) if self.has_can else ()
-        return (*self.parameter_names, *NUISANCES, *can)
+        return (*self.parameter_names, *NUISANCES, *can, *self.off_names)
 
     @property
     def size(self) -> int:
@@ -57,8 +59,19 @@ class ThetaLayout:
 
     @property
     def centred_at_zero(self) -> slice:
-        """Nuisances whose prior is centred at zero: width, and strength of the can."""
+        """Nuisances whose prior is centred at zero: width, strength of the can, what is mis-set."""
         return slice(self.log_width, self.size)
+
+    @property
+    def off(self) -> slice:
+        """How far the set-up is off in each way, G entries."""
+        return slice(self.size - len(self.off_names), self.size)
+
+    @property
+    def walked(self) -> list[int]:
+        """What exact rates depend on beside the amplitudes: parameters, width, what is mis-set."""
+        off = range(self.off.start, self.off.stop)
+        return [*range(self.n_parameters), self.log_width, *off]
 
     @property
     def log_scale(self) -> int:
@@ -135,6 +148,11 @@ class Posterior:
         if at is None:
             return None
         return float(np.exp(self.theta[self.layout.log_scale] + self.theta[at]))
+
+    @property
+    def theta_sigma(self) -> FloatArray:
+        """Standard deviations of all of theta, (P,)."""
+        return np.sqrt(np.diag(np.asarray(np.linalg.inv(self.precision), dtype=np.float64)))
 
     def draws(self, n: int, rng: np.random.Generator) -> FloatArray:
         """Draw theta ``n`` times, (n, P)."""

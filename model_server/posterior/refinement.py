@@ -1,15 +1,15 @@
 """Refinement: force constants from counts by Poisson scoring, with honest nuisances and prior.
 
-``lambda = A I(cell; phi, width) + b1 F + b2 D`` for every (cell, orientation): scale A, a
-background flat in time of flight (F) and one proportional to exposure (D), and the resolution
-width. All of theta is fitted together; the Laplace covariance of the parameters is marginal over
-the nuisances. Where the experiment names an empty can, its expected rate is added, and theta gets
-one more nuisance, the can's strength.
+``lambda = A I(cell; phi, width, off) + b1 F + b2 D`` for every (cell, orientation): scale A, a
+background flat in time of flight (F) and one proportional to exposure (D), the resolution width,
+and how far the set-up is off. All of theta is fitted together; the Laplace covariance of the
+parameters is marginal over the nuisances. Where the experiment names an empty can, its expected
+rate is added, and theta gets one more nuisance, the can's strength.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
@@ -21,95 +21,51 @@ from model_server.posterior._scipy import (
     non_negative_least_squares,
     solve_positive,
 )
+from model_server.posterior.observation import Observation, pool, usable_cells
 from model_server.posterior.posterior import Posterior, ThetaLayout
+from model_server.posterior.tangent import Tangent, Tangents
 from simulations.arrays import BoolArray, FloatArray
 from simulations.errors import InputError
-from simulations.fold import CanRate, CellSums, MergedVoxels, VoxelExposure
-from simulations.likelihood import ExactModel, ForwardModel, State, Trajectories
+from simulations.likelihood import NONE_OFF, ExactModel, ForwardModel, State
 from simulations.prior import BoxPrior
 
 NUISANCE_SIGMA = (5.0, 3.0, 3.0, 0.05)  # prior widths of ``NUISANCES``; the resolution: 5 %
-ANCHOR_SIGMAS = 1.0  # exact rates are carried over this many sigma
+BACKGROUND_SHARE = 0.1  # of the counts: where the prior of either background is centred
 BETTER_THAN_BEFORE = 1.0  # of minus log posterior: less does not drop tangents that still hold
-ANCHOR_LOG_WIDTH = 0.03
-SLOPE_SIGMAS = 1.0  # slopes of tangents are taken anew when theta has moved farther
-SAME_SIGMAS = 2.0  # what annealing finds closer to the answer before is that answer
-TANGENT_SIGMAS = 1.5  # tangents carry exact rates over this many sigma at most
-BENT = (
-    0.1  # and where the second order, judged from the first, adds no more than this to chi-square
-)
-ANCHOR_ROUNDS = 6
+SEARCHED_AT = (1, 2, 4)  # orientations
+WALKED_BLURS_MEV = (3.0, 1.5, 0.0)
+ROUGH_WALKS = 3  # most linearisations at each of them
+ROUGH_DECREASE = 1.0  # of minus log posterior: less does not pay for a rough walk
+WALKS = 12  # most linearisations of exact rates in one fit
+SHORTER = 0.4  # share of a step that did not pay which is tried next
+SHORTEST = 0.02
+ROUGHNESS = 0.05  # of minus log posterior, which exact rates jump by between grid points
 NEGLIGIBLE_DECREASE = 0.01  # of minus log posterior: a tenth of a sigma
+SCREENED = 6  # starts that are annealed
+KICK_SIGMAS = (2.0, 4.0, 8.0)  # how far, in turn
+KICK_PAYS = 0.5  # of minus log posterior
+MOST_KICKS = 40
+LEAPS = 4  # most ways out of shallow minima of the exact rates
+LEAP_PAYS = 1.0  # of minus log posterior, as the corrected folded rates see it
 BLURS_MEV = (6.0, 3.0, 1.5, 0.75, 0.0)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Observation:
-    """Counts of one orientation with the exposure they were taken under."""
-
-    sums: CellSums
-    exposure: Callable[[], VoxelExposure]  # loads or computes; not kept between calls
-    trajectories: Callable[[], Trajectories] | None = None  # for the exact rate, likewise
-    key: str = ""  # names the orientation; its exact rate is kept between fits
-    can: CanRate | None = None  # what the empty can adds; ``sums`` are then those that go with it
-
-
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class _Anchor:
-    """Exact and folded rates of one orientation where the folded model was last corrected."""
+    """What exact rates of all orientations add to folded ones at one theta, and its change.
 
-    values: FloatArray  # (K,)
-    log_width: float
-    exact: FloatArray  # (path_bins, energy_bins), scale 1
-    rate: FloatArray  # exact minus folded, scale 1
-    slope: FloatArray  # (path_bins, energy_bins, K) the same for the derivatives
-
-    def carry(
-        self, values: FloatArray, rate: FloatArray, slope: FloatArray
-    ) -> tuple[FloatArray, FloatArray]:
-        """Correct the folded rate and its derivatives at ``values``, scale 1."""
-        k = len(values)
-        corrected = rate + self.rate + self.slope @ (values - self.values)
-        slope = slope.copy()
-        slope[..., :k] += self.slope
-        return np.maximum(corrected, 0.1 * np.minimum(self.exact, rate)), slope
-
-
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class _Tangent:
-    """Exact rates of one orientation at one theta, carried by their own derivatives alone.
-
-    Iterations between two walks cost no forward model. What the second order would add is judged
-    from the first (a line that moves by a share of its width), and a new walk follows before it
-    matters.
+    Good enough to look for other minima about that theta, which exact rates then judge.
     """
 
-    values: FloatArray  # (K,)
-    log_width: float
+    off: FloatArray  # (G,)
     exact: FloatArray  # (path_bins, energy_bins), scale 1
-    slope: FloatArray  # (path_bins, energy_bins, K + 1), the last by the logarithm of the width
-    slope_values: FloatArray  # (K,) where the slope was taken
+    more: FloatArray  # exact minus folded
+    by_off: FloatArray  # (path_bins, energy_bins, G) of the exact rates
 
-    def at(self, values: FloatArray, log_width: float) -> tuple[FloatArray, FloatArray]:
-        """Rate and its derivatives, scale 1."""
-        return np.maximum(self.exact + self._change(values, log_width), 0.1 * self.exact), (
-            self.slope
-        )
-
-    def bent(self, theta: FloatArray, layout: ThetaLayout, sums: CellSums) -> float:
-        """Chi-square that the second order might make at theta in the counts of ``sums``."""
-        scale, flat, constant = np.exp(theta[layout.log_amplitudes])
-        change = np.abs(self._change(theta[layout.parameters], float(theta[layout.log_width])))
-        second = 0.5 * scale * change**2 / np.maximum(self.exact + change, 1e-300)
-        if sums.gaussian:
-            variance = np.where(sums.variance > 0, sums.variance, np.inf)
-        else:
-            variance = scale * self.exact + flat * sums.flat + constant * sums.exposure
-            variance = np.where(variance > 0, variance, np.inf)
-        return float(np.sum(second**2 / variance))
-
-    def _change(self, values: FloatArray, log_width: float) -> FloatArray:
-        return self.slope @ np.append(values - self.values, log_width - self.log_width)
+    def corrected(self, rate: FloatArray, off: FloatArray) -> FloatArray:
+        """Folded rates with the correction, for a set-up that is off by (G,)."""
+        least = 0.1 * np.minimum(self.exact, rate)
+        return np.maximum(rate + self.more + self.by_off @ (off - self.off), least)
 
 
 _Parts: TypeAlias = "tuple[_Linear, FloatArray, FloatArray, FloatArray]"
@@ -126,52 +82,14 @@ class _Linear:
     variance: FloatArray | None  # reduced input
 
 
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Coarse:
-    """A refinement of the same experiment on merged voxels, and the way to it."""
+def searches(before: Posterior, now: int) -> bool:
+    """Whether a fit of ``now`` orientations looks for another answer than the one before.
 
-    refinement: Refinement
-    merged: MergedVoxels
-
-    def of(self, observation: Observation) -> Observation:
-        """The same observation on merged voxels."""
-        exposure = observation.exposure().merged(self.merged)
-        return Observation(sums=observation.sums, exposure=lambda: exposure, can=observation.can)
-
-
-def usable_cells(
-    sums: CellSums, energy_centres_meV: FloatArray, elastic_cut_meV: float
-) -> BoolArray:
-    """Exposed cells on the energy-loss side of the elastic band; reduced ones need an error."""
-    use = (sums.exposure > 0) & (energy_centres_meV > elastic_cut_meV)[None, :]
-    if sums.gaussian:
-        use &= sums.variance > 0
-    return use
-
-
-def anneals(before: int, now: int) -> bool:
-    """Whether a fit by tangents looks for another answer than that of ``before`` orientations.
-
-    At 1, 2, 3, 4, 6, 9, 13... orientations, half as many again each time, or when those are passed:
-    a wrong answer is left after a third of a run at most, and the search costs little beside all
-    that is walked. And where orientations were withdrawn.
+    At 1, 2 and 4 orientations, or when those are passed; where orientations were withdrawn; and
+    where the answer before is none.
     """
-    at = 1
-    while at <= before:
-        at = max(at + 1, at * 3 // 2)
-    return now <= before or at <= now
-
-
-def pool(observations: Sequence[Observation]) -> Observation:
-    """All orientations as one; exact for the coverage tensor, loses some information."""
-    sums = observations[0].sums
-    exposure = observations[0].exposure()
-    can = observations[0].can
-    for other in observations[1:]:
-        sums = sums + other.sums
-        exposure = exposure + other.exposure()
-        can = None if can is None or other.can is None else can + other.can
-    return Observation(sums=sums, exposure=lambda: exposure, can=can)
+    known = len(before.totals)
+    return now < known or not before.converged or any(known < n <= now for n in SEARCHED_AT)
 
 
 class Refinement:
@@ -187,13 +105,10 @@ class Refinement:
     elastic_cut_meV : float
         Cells nearer to zero energy transfer are left out.
     exact : ExactModel, optional
-        Rates along trajectories. The folded model then only carries them from one answer to
-        the next and gives the derivatives; without it the folded model stands alone.
+        Rates along trajectories with all their derivatives. The folded model, which may then be a
+        rough one, only finds the way to them; without it the folded model stands alone.
     can_sigma : float, optional
-        Relative standard deviation of the can's strength. Theta ends with its logarithm then.
-    tangents : bool
-        Exact rates are carried by their own derivatives; the forward model, which may then be a
-        rougher one, finds the way to them and gives the derivative by the width.
+        Relative standard deviation of the can's strength. Theta has its logarithm then.
     """
 
     def __init__(
@@ -205,7 +120,6 @@ class Refinement:
         elastic_cut_meV: float,
         exact: ExactModel | None = None,
         can_sigma: float | None = None,
-        tangents: bool = False,
     ) -> None:
         names = model.parameter_names
         if tuple(prior.names) != tuple(names):
@@ -222,14 +136,17 @@ class Refinement:
         self.energy = np.asarray(energy_centres_meV)
         self.elastic_cut = elastic_cut_meV
         self.exact = exact
-        self.tangents = tangents
-        self._anchors: dict[str, _Anchor | _Tangent] = {}
+        missetting = NONE_OFF if exact is None else exact.missetting
         self.layout = ThetaLayout(
             parameter_names=tuple(names),
             parameter_units=tuple(model.parameter_units),
             has_can=can_sigma is not None,
+            off_names=missetting.names,
+            off_units=missetting.units,
         )
-        self.nuisance_sigma = NUISANCE_SIGMA if can_sigma is None else (*NUISANCE_SIGMA, can_sigma)
+        can = () if can_sigma is None else (can_sigma,)
+        self.nuisance_sigma = (*NUISANCE_SIGMA, *can, *missetting.sigma.tolist())
+        self._tangents = Tangents(exact, self.layout)
         step = float(self.energy[1] - self.energy[0])
         gap = np.abs(self.energy[:, None] - self.energy[None, :])
         self._spread_of: tuple[tuple[float, bytes], SparseMatrix] | None = None
@@ -246,7 +163,7 @@ class Refinement:
         starts: Sequence[FloatArray] = (),
         warm: Posterior | None = None,
         pooled: Observation | None = None,
-        coarse: Coarse | None = None,
+        kicks: int = 0,
         iterations: int = 15,
     ) -> Posterior:
         """Fit all orientations, one Poisson term per (cell, orientation).
@@ -255,14 +172,16 @@ class Refinement:
         ----------
         observations : sequence of Observation
         starts : sequence of (K,)
-            Places to anneal from beside the prior mean (the encoder's answer, draws of the prior).
+            Places to begin at beside the prior mean (the encoder's answer, draws of the prior);
+            ``SCREENED`` of them, which explain blurred counts best, are annealed.
         warm : Posterior, optional
-            The answer before the newest chunk; competes with the annealed ones. With ``tangents``
-            it is followed alone at most numbers of orientations, see ``anneals``.
+            The answer before the newest chunk. With exact rates it is followed alone at most
+            numbers of orientations, see ``searches``; else it competes with the annealed ones.
         pooled : Observation, optional
             The same orientations as one, where the caller has them.
-        coarse : Coarse, optional
-            The same fit on merged voxels, for the blurred stages of annealing.
+        kicks : int
+            The answer is left by some sigma, and annealed again, until so many kicks in a row led
+            to nothing better.
         iterations : int
             Most scoring steps.
 
@@ -272,160 +191,177 @@ class Refinement:
         """
         if not observations:
             raise InputError("observations is empty; expected at least one folded orientation")
-        exactly = self.tangents and all(o.trajectories is not None for o in observations)
-        if warm is not None and exactly and self.exact is not None:
-            if not anneals(len(warm.totals), len(observations)):
-                theta = warm.theta.copy()
-                return self._score_exactly(self.exact, observations, theta, warm.sigma, iterations)
         pooled = pool(observations) if pooled is None else pooled
-        coarse_model = self if coarse is None else coarse.refinement
-        coarse_pooled = pooled if coarse is None else coarse.of(pooled)
-        first = [coarse_model._first_theta(coarse_pooled, s) for s in (self.prior.mean, *starts)]
-        if self.tangents:
-            blurred = coarse_model._anneal_ever_fewer(coarse_pooled, first, BLURS_MEV[:3], 6)
-        else:
-            blurred = [coarse_model._anneal(coarse_pooled, t, BLURS_MEV[:3], 6) for t in first]
+        centre = self._centre(pooled)
+        exactly = self.exact is not None and all(o.trajectories is not None for o in observations)
+        if warm is not None and exactly and not searches(warm, len(observations)):
+            found = self._descend(observations, warm.theta, warm.theta_sigma, centre, iterations)
+            return self._leave_shallow(observations, pooled, found, centre, kicks, iterations)
+        first = self._screened(pooled, [self.prior.mean, *starts])
+        blurred = self._anneal_ever_fewer(pooled, first, centre)
         distinct: list[Posterior] = []
         for candidate in sorted(blurred, key=lambda p: p.objective):
             gaps = [np.abs((candidate.values - d.values) / d.sigma).max() for d in distinct]
             if len(distinct) < 2 and min(gaps, default=np.inf) > 1.0:
                 distinct.append(candidate)
-        if warm is not None and exactly and self.exact is not None:
-            moved = [np.abs((d.values - warm.values) / d.sigma).max() for d in distinct]
-            if max(moved) < SAME_SIGMAS:
-                theta = warm.theta.copy()
-                return self._score_exactly(self.exact, observations, theta, warm.sigma, iterations)
-        candidates = [self._anneal(pooled, p.theta.copy(), BLURS_MEV[3:], 8) for p in distinct]
-        if warm is not None:
-            candidates.append(self._score([pooled], warm.theta.copy(), 8))
+        candidates = [self._anneal(pooled, p.theta, centre, BLURS_MEV[3:], 8) for p in distinct]
         best = min(candidates, key=lambda p: p.objective)
-        if warm is not None and self.tangents:
-            before = candidates[-1]
-            best = before if before.objective < best.objective + BETTER_THAN_BEFORE else best
-        if self.exact is None or any(o.trajectories is None for o in observations):
-            return self._score(observations, best.theta.copy(), iterations)
-        # Where the answer before still holds, the rates anchored there do too.
-        theta = warm.theta if warm is not None and best is candidates[-1] else best.theta
-        return self._score_exactly(self.exact, observations, theta, best.sigma, iterations)
+        best = self._kicked(pooled, best, centre, kicks)
+        if exactly and self.layout.off_names:
+            theta = self._anneal_walked(observations, pooled, best, warm, centre)
+        else:
+            theta = best.theta
+            if warm is not None:
+                before = self._score([pooled], warm.theta, centre, 8)
+                if before.objective < best.objective + BETTER_THAN_BEFORE:
+                    # Where the answer before still holds, the rates walked there do too.
+                    theta = warm.theta if exactly else before.theta
+        if not exactly:
+            return self._score(observations, theta, centre, iterations)
+        found = self._descend(observations, theta, best.theta_sigma, centre, iterations)
+        return self._leave_shallow(observations, pooled, found, centre, kicks, iterations)
 
-    def _score_exactly(
+    def _anneal_walked(
         self,
-        exact: ExactModel,
+        observations: Sequence[Observation],
+        pooled: Observation,
+        found: Posterior,
+        warm: Posterior | None,
+        centre: FloatArray,
+    ) -> FloatArray:
+        """Theta near the minimum of exact rates of a set-up that may be off.
+
+        The folded model does not know what is mis-set: on blurred counts, and with rates that are
+        walked roughly, theta finds the set-up as well. Where the answer before does as well, it
+        stays.
+        """
+        layout = self.layout
+        theta = found.theta.copy()
+        if warm is not None:
+            theta[layout.off] = warm.theta[layout.off]
+        value = np.inf
+        for blur in WALKED_BLURS_MEV:
+            tangent = self._tangents.walked_roughly(observations, theta)
+            value = self._value([pooled], theta, centre, [tangent], blur)
+            for _ in range(ROUGH_WALKS):
+                aim = self._score([pooled], theta, centre, 10, blur=blur, tangents=[tangent])
+                if value - aim.objective < ROUGH_DECREASE:
+                    break
+                share = 1.0
+                while share > SHORTEST:
+                    trial = theta + share * (aim.theta - theta)
+                    there = self._tangents.walked_roughly(observations, trial)
+                    reached = self._value([pooled], trial, centre, [there], blur)
+                    if reached < value:
+                        theta, tangent, value = trial, there, reached
+                        break
+                    share *= SHORTER
+                if share <= SHORTEST:
+                    break
+        if warm is not None:
+            tangent = self._tangents.walked_roughly(observations, warm.theta)
+            before = self._value([pooled], warm.theta, centre, [tangent])
+            theta = warm.theta if before < value + BETTER_THAN_BEFORE else theta
+        return theta
+
+    def _descend(
+        self,
         observations: Sequence[Observation],
         theta: FloatArray,
         sigma: FloatArray,
+        centre: FloatArray,
         iterations: int,
     ) -> Posterior:
-        """Score with the folded rates corrected to the exact ones, until the answer stays."""
-        rounds = 0
-        while True:
-            anchors = self._anchored(exact, observations, theta, sigma)
-            posterior = self._score(observations, theta.copy(), iterations, anchors=anchors)
-            sigma = posterior.sigma
-            carried = zip(anchors, observations, strict=True)
-            if all(
-                self._carries(a, o, posterior.theta, sigma, 1.0, len(observations))
-                for a, o in carried
-            ):
+        """Minimise the objective of exact rates: linearise, step, and shorten steps that fail."""
+        tangents = self._tangents.walked(observations, theta, sigma)
+        value = self._value(observations, theta, centre, tangents)
+        posterior = self._score(observations, theta, centre, iterations, tangents=tangents)
+        for _ in range(WALKS):
+            sigma = posterior.theta_sigma
+            settled = value - posterior.objective < ROUGHNESS or self._tangents.carry(
+                tangents, observations, posterior.theta, sigma
+            )
+            if settled and posterior.converged:
                 return posterior
-            rounds += 1
-            if rounds == ANCHOR_ROUNDS:
-                return replace(posterior, converged=False)
-            theta = posterior.theta
+            share = 1.0
+            while True:
+                trial = theta + share * (posterior.theta - theta)
+                there = self._tangents.walked(observations, trial, sigma)
+                reached = self._value(observations, trial, centre, there)
+                if reached < value + ROUGHNESS:
+                    break
+                share *= SHORTER
+                if share < SHORTEST:
+                    return replace(posterior, converged=False)
+            theta, tangents, value = trial, there, reached
+            posterior = self._score(observations, theta, centre, iterations, tangents=tangents)
+        return replace(posterior, converged=False)
 
-    def _anchored(
+    def _leave_shallow(
         self,
-        exact: ExactModel,
+        observations: Sequence[Observation],
+        pooled: Observation,
+        found: Posterior,
+        centre: FloatArray,
+        kicks: int,
+        iterations: int,
+    ) -> Posterior:
+        """Leave shallow minima of the exact rates beside the deepest, while that pays."""
+        layout = self.layout
+        for _ in range(LEAPS if kicks else 0):
+            theta, sigma = found.theta, found.theta_sigma
+            tangents = self._tangents.walked(observations, theta, sigma)
+            exact = np.sum([t.carried(theta[layout.walked]) for t in tangents], axis=0)
+            slope = np.sum([t.slope for t in tangents], axis=0)
+            folded, _ = self.model.rates(
+                pooled.exposure(),
+                self.state_at(theta),
+                log_width=float(theta[layout.log_width]),
+                gradient=False,
+            )
+            anchor = _Anchor(
+                off=theta[layout.off],
+                exact=exact,
+                more=exact - folded,
+                by_off=slope[..., layout.n_parameters + 1 :],
+            )
+            here = self._score([pooled], theta, centre, 10, anchor=anchor)
+            there = self._kicked(pooled, here, centre, kicks, anchor)
+            if there.objective > here.objective - LEAP_PAYS:
+                break
+            kept = self._tangents.remembered()
+            leapt = self._descend(observations, there.theta, sigma, centre, iterations)
+            if leapt.objective > found.objective - KICK_PAYS:
+                self._tangents.recall(kept)
+                break
+            found = leapt
+        return found
+
+    def _value(
+        self,
         observations: Sequence[Observation],
         theta: FloatArray,
-        sigma: FloatArray,
-    ) -> list[_Anchor | _Tangent]:
-        """Exact rates of every orientation, computed anew where theta has moved away."""
-        values, width = theta[self.layout.parameters], float(theta[self.layout.log_width])
-        states: list[tuple[State, State]] = []
-        anchors: list[_Anchor | _Tangent] = []
-        for observation in observations:
-            anchor = self._anchors.get(observation.key)
-            if anchor is None or not self._carries(
-                anchor, observation, theta, sigma, 0.5, len(observations)
-            ):
-                if not states:
-                    states.append((self.model.prepare(values), exact.prepare(values)))
-                if observation.trajectories is None:
-                    raise InputError("observation has no trajectories; the exact rate needs them")
-                folded, along_pixels = states[0]
-                if isinstance(anchor, _Tangent) and (
-                    np.max(np.abs(values - anchor.slope_values) / sigma) < SLOPE_SIGMAS
-                    and abs(width - anchor.log_width) < ANCHOR_LOG_WIDTH
-                ):
-                    rate, _ = exact.rates(
-                        observation.trajectories(), along_pixels, log_width=width, gradient=False
-                    )
-                    anchor = replace(anchor, values=values.copy(), log_width=width, exact=rate)
-                    if observation.key:
-                        self._anchors[observation.key] = anchor
-                    anchors.append(anchor)
-                    continue
-                rate, slope = self.model.rates(
-                    observation.exposure(), folded, log_width=width, gradient=True
-                )
-                exactly, along = exact.rates(
-                    observation.trajectories(), along_pixels, log_width=width, gradient=True
-                )
-                if self.tangents:
-                    by_width = slope[..., len(values) :]
-                    anchor = _Tangent(
-                        values=values.copy(),
-                        log_width=width,
-                        exact=exactly,
-                        slope=np.concatenate([along, by_width], axis=-1),
-                        slope_values=values.copy(),
-                    )
-                else:
-                    anchor = _Anchor(
-                        values=values.copy(),
-                        log_width=width,
-                        exact=exactly,
-                        rate=exactly - rate,
-                        slope=along - slope[..., : len(values)],
-                    )
-                if observation.key:
-                    self._anchors[observation.key] = anchor
-            anchors.append(anchor)
-        return anchors
-
-    def _carries(
-        self,
-        anchor: _Anchor | _Tangent,
-        observation: Observation,
-        theta: FloatArray,
-        sigma: FloatArray,
-        share: float,
-        observations: int,
-    ) -> bool:
-        """Whether exact rates can be had from an anchor at theta; a share of its whole reach."""
-        tangent = isinstance(anchor, _Tangent)
-        gap = np.max(np.abs(theta[self.layout.parameters] - anchor.values) / sigma)
-        width = abs(theta[self.layout.log_width] - anchor.log_width)
-        if gap > share * (TANGENT_SIGMAS if tangent else ANCHOR_SIGMAS):
-            return False
-        if width > share * ANCHOR_LOG_WIDTH:
-            return False
-        if not tangent:
-            return True
-        return anchor.bent(theta, self.layout, observation.sums) * observations <= share * BENT
+        centre: FloatArray,
+        tangents: Sequence[Tangent],
+        blur: float = 0.0,
+    ) -> float:
+        linears = [
+            self._linearise(theta, None, o, blur, tangent=t)[0]
+            for o, t in zip(observations, tangents, strict=True)
+        ]
+        return self._objective(theta, linears, centre)
 
     def forget(self, key: str) -> None:
         """Drop the exact rates kept of an orientation that left the run."""
-        self._anchors.pop(key, None)
+        self._tangents.forget(key)
 
     def remembered(self) -> dict[str, Any]:
         """Exact rates kept between fits, by orientation; a later ``recall`` goes back to them."""
-        return dict(self._anchors)
+        return self._tangents.remembered()
 
     def recall(self, remembered: Mapping[str, Any]) -> None:
         """Keep exactly these rates: the next fit does not depend on fits since then."""
-        self._anchors = dict(remembered)
+        self._tangents.recall(remembered)
 
     def information_of(
         self, theta: FloatArray, observation: Observation, state: State | None = None
@@ -466,36 +402,40 @@ class Refinement:
         state: State,
         observation: Observation,
         blur: float = 0.0,
-        anchor: _Anchor | _Tangent | None = None,
+        tangent: Tangent | None = None,
+        anchor: _Anchor | None = None,
     ) -> _Parts:
         layout = self.layout
-        k = layout.n_parameters
         scale, flat, constant = np.exp(theta[layout.log_amplitudes])
         sums = observation.sums
-        width = float(theta[layout.log_width])
-        if isinstance(anchor, _Tangent):
-            rate, slope = anchor.at(theta[layout.parameters], width)
+        walked = layout.walked
+        if tangent is not None:
+            rate, slope = tangent.carried(theta[walked]), tangent.slope
         else:
             rate, slope = self.model.rates(
-                observation.exposure(), state, log_width=width, gradient=True
+                observation.exposure(),
+                state,
+                log_width=float(theta[layout.log_width]),
+                gradient=True,
             )
-            if anchor is not None:
-                rate, slope = anchor.carry(theta[layout.parameters], rate, slope)
+            if anchor is None:  # the model does not know what is mis-set
+                walked = walked[: layout.n_parameters + 1]
+            else:
+                rate = anchor.corrected(rate, theta[layout.off])
+                slope = np.concatenate([slope, anchor.by_off], axis=-1)
         phonon = scale * rate
         total = phonon + flat * sums.flat + constant * sums.exposure
         by_scale, can, by_strength = self._can(theta, observation, phonon)
         if observation.can is not None:
             total = total + can
         use = usable_cells(sums, self.energy, self.elastic_cut)
-        columns = np.concatenate(
-            [
-                scale * slope[use][:, :k],
-                np.stack([by_scale[use], flat * sums.flat[use], constant * sums.exposure[use]], 1),
-                scale * slope[use][:, k:],
-                by_strength[use][:, : int(layout.has_can)],
-            ],
-            axis=1,
-        )
+        columns = np.zeros((int(use.sum()), layout.size))
+        columns[:, walked] = scale * slope[use]
+        columns[:, layout.log_scale] = by_scale[use]
+        columns[:, layout.log_flat_background] = flat * sums.flat[use]
+        columns[:, layout.log_exposure_background] = constant * sums.exposure[use]
+        if layout.log_can is not None:
+            columns[:, layout.log_can] = by_strength[use]
         data, rates = sums.signal[use], total[use]
         variance = sums.variance[use] if sums.gaussian else None
         if blur > 0:
@@ -511,7 +451,7 @@ class Refinement:
         """Derivative of lambda by ln scale, the can's rate, and its derivative by ln strength."""
         layout, can = self.layout, observation.can
         if can is None:
-            return phonon, np.zeros_like(phonon), np.zeros((*phonon.shape, 1))
+            return phonon, np.zeros_like(phonon), np.zeros_like(phonon)
         if layout.log_can is None:
             raise InputError(
                 "observation has a can; expected a refinement with can_sigma. Give it one."
@@ -519,9 +459,9 @@ class Refinement:
         strength = float(np.exp(theta[layout.log_can]))
         if can.fixed is None:
             rate = np.exp(theta[layout.log_scale]) * strength * can.shape
-            return phonon + rate, rate, rate[..., None]
+            return phonon + rate, rate, rate
         rate = can.fixed + (strength - 1) * can.shape
-        return phonon, rate, (strength * can.shape)[..., None]
+        return phonon, rate, strength * can.shape
 
     def _spread(self, use: BoolArray, blur: float) -> SparseMatrix:
         """Gaussian blur in energy, within each path bin, over the usable cells."""
@@ -548,31 +488,99 @@ class Refinement:
         return value + 0.5 * float(offset @ (np.diag(self.prior_precision()) * offset))
 
     def _anneal(
-        self, pooled: Observation, theta: FloatArray, blurs: Sequence[float], iterations: int
-    ) -> Posterior:
-        posterior = self._score([pooled], theta, iterations, blur=blurs[0])
-        for blur in blurs[1:]:
-            posterior = self._score([pooled], posterior.theta.copy(), iterations, blur=blur)
-        return posterior
-
-    def _anneal_ever_fewer(
         self,
         pooled: Observation,
-        starts: Sequence[FloatArray],
+        theta: FloatArray,
+        centre: FloatArray,
         blurs: Sequence[float],
         iterations: int,
+        anchor: _Anchor | None = None,
+    ) -> Posterior:
+        more: dict[str, Any] = {"anchor": anchor}
+        found = self._score([pooled], theta, centre, iterations, blur=blurs[0], **more)
+        for blur in blurs[1:]:
+            found = self._score([pooled], found.theta, centre, iterations, blur=blur, **more)
+        return found
+
+    def _anneal_ever_fewer(
+        self, pooled: Observation, starts: Sequence[FloatArray], centre: FloatArray
     ) -> list[Posterior]:
-        """As ``_anneal`` of every start, but the worse half is left behind at every blur."""
+        """Anneal every start on blurred counts; the worse half is left behind at every blur."""
         found: list[Posterior] = []
         thetas = list(starts)
-        for blur in blurs:
-            found = [self._score([pooled], t.copy(), iterations, blur=blur) for t in thetas]
+        for blur in BLURS_MEV[:3]:
+            found = [self._score([pooled], t, centre, 6, blur=blur) for t in thetas]
             found.sort(key=lambda p: p.objective)
             thetas = [p.theta for p in found[: max(2, (len(found) + 1) // 2)]]
         return found
 
-    def _first_theta(self, observation: Observation, values: FloatArray) -> FloatArray:
-        """Scale and backgrounds by non-negative least squares on blurred counts."""
+    def _kicked(
+        self,
+        pooled: Observation,
+        best: Posterior,
+        centre: FloatArray,
+        kicks: int,
+        anchor: _Anchor | None = None,
+    ) -> Posterior:
+        """Leave shallow minima beside the deepest: of many close constants there are several."""
+        rng = np.random.default_rng([self.layout.size, 20262])
+        layout, low, high = self.layout, self.prior.lower, self.prior.upper
+        blurs = BLURS_MEV[3:]
+        in_vain = 0
+        for k in range(MOST_KICKS):
+            if in_vain >= kicks:
+                break
+            covariance = np.asarray(np.linalg.inv(best.precision), dtype=np.float64)
+            away = np.asarray(np.linalg.cholesky(covariance), dtype=np.float64)
+            away = away @ rng.standard_normal(layout.size)
+            theta = best.theta.copy()
+            for part in (layout.parameters, layout.off):
+                theta[part] += KICK_SIGMAS[k % len(KICK_SIGMAS)] * away[part]
+            theta[layout.parameters] = np.clip(theta[layout.parameters], low, high)
+            if anchor is None:
+                theta[layout.off] = best.theta[layout.off]
+            found = self._anneal(pooled, theta, centre, blurs, 10, anchor)
+            better = found.objective < best.objective - KICK_PAYS
+            best, in_vain = (found, 0) if better else (best, in_vain + 1)
+        return best
+
+    def _screened(self, pooled: Observation, starts: Sequence[FloatArray]) -> list[FloatArray]:
+        """First theta of the starts that explain blurred counts best, best first."""
+        firsts = [self._first_theta(pooled, s) for s in starts]
+        firsts.sort(key=lambda first: first[1])
+        return [theta for theta, _ in firsts[:SCREENED]]
+
+    def _centre(self, pooled: Observation) -> FloatArray:
+        """Centre of the prior of theta: of the box, of amplitudes that share the counts, zeros.
+
+        Of all counts a share of ``BACKGROUND_SHARE`` is either background and the rest scattered by
+        the middle of the box; the same for whatever start, and within a wide prior.
+        """
+        layout, sums = self.layout, pooled.sums
+        use = usable_cells(sums, self.energy, self.elastic_cut)
+        rate, _ = self.model.rates(
+            pooled.exposure(), self.model.prepare(self.prior.mean), log_width=0.0, gradient=False
+        )
+        error = float(np.sqrt(sums.variance[use].sum()))
+        counts = max(float(sums.signal[use].sum()), error, 0.0 if sums.gaussian else 1.0)
+        centre = np.zeros(layout.size)
+        centre[layout.parameters] = self.prior.mean
+        shares = (1 - 2 * BACKGROUND_SHARE, BACKGROUND_SHARE, BACKGROUND_SHARE)
+        for at, share, part in zip(
+            range(layout.log_amplitudes.start, layout.log_amplitudes.stop),
+            shares,
+            (rate, sums.flat, sums.exposure),
+            strict=True,
+        ):
+            reach = float(part[use].sum())
+            amount = share * counts / reach if reach > 0 else 1.0
+            centre[at] = np.log(amount) if amount > 0 else 0.0
+        return centre
+
+    def _first_theta(
+        self, observation: Observation, values: FloatArray
+    ) -> tuple[FloatArray, float]:
+        """Scale and backgrounds by non-negative least squares on blurred counts; their misfit."""
         sums = observation.sums
         rate, _ = self.model.rates(
             observation.exposure(), self.model.prepare(values), log_width=0.0, gradient=False
@@ -590,9 +598,10 @@ class Refinement:
         data = ((signal * use) @ kernel).ravel()
         weight = 1 / np.sqrt(np.abs(data) + max(float(np.abs(data).mean()), 1e-12))
         size = np.maximum(np.linalg.norm(columns * weight[:, None], axis=0), 1e-300)
-        solution = (
-            non_negative_least_squares(columns * weight[:, None] / size, data * weight) / size
+        solution, misfit = non_negative_least_squares(
+            columns * weight[:, None] / size, data * weight
         )
+        solution = solution / size
         # A part that got nothing starts at a thousandth of the data, of their error where they are
         # zero or negative, or of one count: its logarithm must stay finite.
         error = float(np.sqrt((sums.variance * use).sum()))
@@ -603,31 +612,29 @@ class Refinement:
         theta = np.zeros(self.layout.size)
         theta[self.layout.parameters] = values
         theta[self.layout.log_amplitudes] = np.log(np.maximum(solution, floor))
-        return theta
+        return theta, misfit
 
     def _score(
         self,
         observations: Sequence[Observation],
         theta: FloatArray,
+        centre: FloatArray,
         iterations: int,
         blur: float = 0.0,
-        anchors: Sequence[_Anchor | _Tangent] | None = None,
+        tangents: Sequence[Tangent] | None = None,
+        anchor: _Anchor | None = None,
     ) -> Posterior:
         layout = self.layout
-        of = anchors if anchors is not None else [None] * len(observations)
-        centre = theta.copy()
-        centre[layout.parameters] = self.prior.mean
-        centre[layout.centred_at_zero] = 0.0
+        of = tangents if tangents is not None else [None] * len(observations)
         prior = self.prior_precision()
 
         def at(
             candidate: FloatArray,
         ) -> tuple[list[_Linear], list[_Parts], float]:
-            by_tangents = of and all(isinstance(one, _Tangent) for one in of)
-            state = None if by_tangents else self.state_at(candidate)
+            state = None if tangents is not None else self.state_at(candidate)
             parts = [
-                self._linearise(candidate, state, o, blur, a)
-                for o, a in zip(observations, of, strict=True)
+                self._linearise(candidate, state, o, blur, t, anchor)
+                for o, t in zip(observations, of, strict=True)
             ]
             linears = [p[0] for p in parts]
             return linears, parts, self._objective(candidate, linears, centre)
@@ -644,7 +651,8 @@ class Refinement:
                 step_count += 1
                 damped = prior + fisher + damping * np.diag(np.diag(fisher) + np.diag(prior))
                 step = solve_positive(damped, gradient)
-                step *= min(1.0, 2.0 / max(np.max(np.abs(step[layout.nuisances])), 1e-12))
+                logarithms = step[layout.n_parameters : layout.off.start]
+                step *= min(1.0, 2.0 / max(np.max(np.abs(logarithms)), 1e-12))
                 if gradient @ step < NEGLIGIBLE_DECREASE:
                     converged = True
                     break

@@ -21,6 +21,7 @@ ALPHA_PER_RUN = 0.05
 MODEL_ERROR = 0.02  # relative error the one-phonon model of a tube may have in a group of cells
 LINE_SHIFT_BINS = 0.03  # error of a line's place in a tube, in energy bins
 GROUP_COUNTS = 10.0  # cells along energy are joined until this many counts are expected
+SET_UP_SIGMAS = 3.0  # of what the experiment allows: a set-up that is farther off is told
 SCATTER_BETWEEN_CHUNKS = 0.05  # charge and self-shielding may move the scale of a chunk by this
 
 
@@ -91,6 +92,7 @@ def assess(
     look: int,
     chunk_ratios: Sequence[tuple[str, float, float]] = (),
     q_squared: FloatArray | None = None,
+    set_up_sigma: FloatArray | None = None,
 ) -> Trust:
     """Judge the newest estimate.
 
@@ -110,6 +112,8 @@ def assess(
         For the consistency of every chunk with the rest.
     q_squared : (path_bins, energy_bins), optional
         Mean Q^2 of the cells, 1/angstrom^2: tells an excess at low Q.
+    set_up_sigma : (G,) float64, optional
+        How well the set-up was thought to be known, for the posterior's ``off``.
     """
     threshold = ALPHA_PER_RUN * 6 / (np.pi * max(look, 1)) ** 2
     reasons: list[str] = []
@@ -136,6 +140,8 @@ def assess(
                 f"parameter {name} = {value:.3g} {short} lies {distance:.1f} half-widths from the "
                 "middle of its prior box: the model or the structure is doubtful"
             )
+    if set_up_sigma is not None:
+        reasons.extend(_mis_set(posterior, set_up_sigma))
     reasons.extend(_inconsistent_chunks(chunk_ratios, threshold / 2))
     return Trust(
         trusted=not reasons,
@@ -145,6 +151,27 @@ def assess(
         p_value=p_value,
         threshold=threshold / 2,
     )
+
+
+def _mis_set(posterior: Posterior, allowed: FloatArray) -> list[str]:
+    """What of the set-up is farther off than it was thought it could be."""
+    layout = posterior.layout
+    reasons: list[str] = []
+    for name, unit, value, sigma, known in zip(
+        layout.off_names,
+        layout.off_units,
+        posterior.theta[layout.off],
+        posterior.theta_sigma[layout.off],
+        allowed,
+        strict=True,
+    ):
+        if abs(value) > SET_UP_SIGMAS * known:
+            reasons.append(
+                f"{name} is off by {value:+.2g} +- {sigma:.1g} {unit}, more than "
+                f"{SET_UP_SIGMAS:g} times the {known:g} {unit} of the experiment's missetting: "
+                "align again (`beamsteer align`) and fold with the set-up that is true"
+            )
+    return reasons
 
 
 def _inconsistent_chunks(ratios: Sequence[tuple[str, float, float]], threshold: float) -> list[str]:

@@ -40,7 +40,7 @@ from simulations.dynamics.phonon_dos import (
     rebinned,
 )
 from simulations.dynamics.phonopy_file import PhonopyFolder
-from simulations.dynamics.shells import select_free
+from simulations.dynamics.shells import path_sensitivity, select_free
 from simulations.dynamics.supercell import cell_index, from_representatives, from_supercell
 
 __all__ = [
@@ -73,6 +73,7 @@ __all__ = [
     "lowest_eigenvalues",
     "matrix_modes",
     "modes",
+    "path_sensitivity",
     "phonon_dos",
     "projector_sums",
     "read_force_constants",

@@ -61,11 +61,14 @@ class Sampling:
     tolerance: float  # wanted
     seconds: float  # of processor
     half_error_costs: float = 2.8  # times as many seconds
+    split: bool = False  # finer where modes are soft
 
     @property
     def words(self) -> str:
         """In one line, with the price of half the error."""
         n = " x ".join(map(str, self.divisions))
+        if self.split:
+            n += ", finer where modes are soft"
         met = "" if self.error <= self.tolerance else f", above the wanted {self.tolerance:.2%}"
         return (
             f"mesh {n} ({self.points} points), error {self.error:.2%}{met}; half the error would "

@@ -7,7 +7,7 @@ makes the folded intensity of any force constants exact without keeping events.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, NamedTuple, Protocol, Self
 
 import numpy as np
@@ -81,6 +81,10 @@ class VoxelExposure(Protocol):
 
     def scaled(self, factor: float) -> Self:
         """Same geometry with ``factor`` times the charge."""
+        ...
+
+    def thinned(self, stride: int) -> Self:
+        """Nothing exposed but one of so many energy bins: for rates there alone."""
         ...
 
     def merged(self, merged: MergedVoxels) -> Self:
@@ -175,6 +179,12 @@ class Exposure:
         return Exposure(
             **{f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self)}
         )
+
+    def thinned(self, stride: int) -> Exposure:
+        """Nothing exposed but one of so many energy bins: for rates there alone."""
+        weight = np.zeros_like(self.weight)
+        weight[:, ::stride] = self.weight[:, ::stride]
+        return replace(self, weight=weight)
 
     def scaled(self, factor: float) -> Exposure:
         """Same geometry with ``factor`` times the charge."""

@@ -181,6 +181,10 @@ class ImageExposure:
             self.displacement,
         )
 
+    def thinned(self, stride: int) -> ImageExposure:
+        """Nothing exposed but one of so many energy bins: for rates there alone."""
+        return replace(self, moments=self.moments.thinned(stride))
+
     def scaled(self, factor: float) -> ImageExposure:
         """Same geometry with ``factor`` times the charge."""
         return replace(self, moments=self.moments.scaled(factor), sums=self.sums * factor)

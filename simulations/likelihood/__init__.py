@@ -3,6 +3,11 @@
 from simulations.likelihood.continuation import continuation_error
 from simulations.likelihood.folded_phonons import FoldedPhonons
 from simulations.likelihood.forward_model import ExactModel, ForwardModel, State
+from simulations.likelihood.missetting import (
+    NONE_OFF,
+    MissettingSection,
+    missetting,
+)
 from simulations.likelihood.trajectories import (
     Trajectories,
     TrajectoryPhonons,
@@ -15,6 +20,8 @@ __all__ = [
     "ExactModel",
     "FoldedPhonons",
     "ForwardModel",
+    "MissettingSection",
+    "NONE_OFF",
     "State",
     "Trajectories",
     "TrajectoryPhonons",
@@ -23,5 +30,6 @@ __all__ = [
     "build_zone_map",
     "bytes_per_point",
     "continuation_error",
+    "missetting",
     "trace_trajectories",
 ]

@@ -14,6 +14,7 @@ import numpy as np
 
 from simulations.arrays import FloatArray
 from simulations.fold import Form, VoxelExposure
+from simulations.likelihood.missetting import Missetting
 from simulations.likelihood.trajectories import Trajectories
 from simulations.prior import BoxPrior
 
@@ -111,19 +112,43 @@ class ExactModel(Protocol):
         """Those of the forward model that it stands beside, in the same order."""
         ...
 
+    @property
+    def missetting(self) -> Missetting:
+        """Ways that the set-up may be off, G of them."""
+        ...
+
     def prepare(self, phi: FloatArray) -> State:
         """What depends on the parameters (K,) alone; not the forward model's."""
         ...
 
     def rates(
-        self, trajectories: Trajectories, state: State, *, log_width: float, gradient: bool
+        self,
+        trajectories: Trajectories,
+        state: State,
+        *,
+        log_width: float,
+        off: FloatArray | None,
+        gradient: bool,
+        rough: bool,
     ) -> tuple[FloatArray, FloatArray]:
         """Rate of every path cell for one orientation, in the unit and at the scale of the other.
+
+        Parameters
+        ----------
+        trajectories : Trajectories
+        state : State
+        log_width : float
+        off : (G,) float64 or None
+            How far the set-up is off in each way of ``missetting``; None: not at all.
+        gradient : bool
+        rough : bool
+            Quicker, with cells off by some per cent: to find the way.
 
         Returns
         -------
         rate : (path_bins, energy_bins) float64
-        jacobian : (path_bins, energy_bins, K) float64
-            Derivatives by the parameters alone; K is 0 without ``gradient``.
+        jacobian : (path_bins, energy_bins, K + 1 + G) float64
+            Derivatives by the parameters, by ``log_width`` and by what is mis-set; without
+            components without ``gradient``.
         """
         ...

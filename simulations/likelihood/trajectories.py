@@ -37,18 +37,19 @@ from simulations.fold import (
 )
 from simulations.instrument import Instrument, Resolution, wave_vector
 from simulations.kernels import njit
-from simulations.likelihood.trajectory_kernel import (
+from simulations.likelihood.missetting import NONE_OFF, Missetting
+from simulations.likelihood.trajectory_arguments import (
     Continued,
     Grid,
     Line,
+    Moves,
     Rays,
     Scatterers,
     Stretches,
     TrueAxis,
-    fill_spread,
-    group_stretches,
-    walk,
 )
+from simulations.likelihood.trajectory_kernel import walk
+from simulations.likelihood.trajectory_steps import fill_spread, group_stretches
 from simulations.likelihood.zone_map import ZoneMap
 from simulations.reciprocal import EnergyAxis
 from simulations.scattering import Pockets
@@ -63,6 +64,7 @@ LINE_SIGMA_MEV = 0.05  # own width of a phonon line
 REACH_SIGMAS = 3.7
 BENT_GRAIN = 0.1  # of the largest force constant
 LOWEST_ENERGY_MEV = 0.3  # as in the folded model
+ROUGH_RAY_INVERSE_A = 0.06  # three to four times as quick; cells are off by 4 % in the mean
 NEAR = 4.0  # modes closer than this times what couples them in a cell of the grid make a block
 BASIS_BYTES = 1e8  # of derivatives of D by the parameters: more are computed where needed
 CHUNK = 512  # points of the zone diagonalised together
@@ -281,7 +283,9 @@ class ZoneState:
     mixing: SingleArray
     """(points, n, 3, 2, n). [s, a, :, s'] of two blocks: e_s'^dagger (dD/dq_a) e_s / (E_s^2 -
     E_s'^2); of one block: e_s^dagger (dD/dq_a) e_s'."""
-    coupling: SingleArray  # (points, n, n, 2, K) e_s^dagger B_k e_s', meV^2 / (eV/angstrom^2)
+    coupling: SingleArray
+    """(points, n, n, 2, K + 3) e_s^dagger B_k e_s', meV^2 / (eV/angstrom^2), and at the end
+    e_s^dagger (dD/dq_a) e_s', meV^2 angstrom."""
 
     def vectors_at(self, point: int) -> ComplexArray:
         """Eigenvectors of a point in rows, conjugated, (n, n)."""
@@ -313,6 +317,8 @@ class TrajectoryPhonons:
         together, along the middle of them; each keeps its own cells and exposure.
     pockets : Pockets or None
         How imaginary modes count; None: the crystal has none.
+    missetting : Missetting
+        Ways the set-up may be off, G of them.
     """
 
     def __init__(
@@ -328,8 +334,10 @@ class TrajectoryPhonons:
         resolution: Resolution,
         ray_inverse_A: float = 0.0,
         pockets: Pockets | None = None,
+        missetting: Missetting = NONE_OFF,
     ) -> None:
         self.pockets = pockets
+        self.missetting = missetting
         self.ray_inverse_A = ray_inverse_A
         self.crystal = crystal
         self.zone = zone
@@ -377,7 +385,7 @@ class TrajectoryPhonons:
             vectors=np.empty((count, n, 2, n), dtype=np.float32),
             block=np.empty((count, n), dtype=np.int8),
             mixing=np.empty((count, n, 3, 2, n), dtype=np.float32),
-            coupling=np.empty((count, n, n, 2, n_k), dtype=np.float32),
+            coupling=np.empty((count, n, n, 2, n_k + 3), dtype=np.float32),
         )
         for some in self._chunks():
             self._prepare(phi, some, state)
@@ -408,7 +416,7 @@ class TrajectoryPhonons:
         state.block[some] = block
         mixing = np.where(near[:, None], coupling, coupling.swapaxes(2, 3) * inverse[:, None])
         state.mixing[some] = _parts(mixing.swapaxes(1, 2), axis=3)
-        coupling = bra @ basis @ vectors[:, None]
+        coupling = np.concatenate([bra @ basis @ vectors[:, None], coupling], axis=1)
         state.coupling[some] = _parts(np.moveaxis(coupling, 1, -1), axis=3)
 
     def _second_derivatives(self, phi: FloatArray) -> NDArray[np.complex64]:
@@ -449,28 +457,33 @@ class TrajectoryPhonons:
             edges.append(edges[-1] + step * (WARM_STEP + (1 - WARM_STEP) * cold))
         return np.minimum(np.array(edges), 0.998 * self.ei_meV)
 
-    def _true_axis(self, trajectories: Trajectories, log_width: float) -> TrueAxis:
-        """Steps in true energy and what of each is counted in which measured step."""
+    def _true_axis(
+        self, trajectories: Trajectories, log_width: float, off: FloatArray
+    ) -> tuple[TrueAxis, Moves]:
+        """Steps in true energy, what of each is counted in which measured step, and its moves."""
         edges = self.true_edges_meV()
         true = 0.5 * (edges[1:] + edges[:-1])
         width = np.diff(edges)
         sigma = self.resolution.sigma_meV(true, self.ei_meV) * np.exp(log_width)
         found = np.minimum(FOUND_STEPS * width, 0.9 * sigma)
         rest = np.sqrt(sigma**2 - found**2)
-        kf = wave_vector(self.ei_meV - true)
+        moves = self.missetting.moves(true, self.ei_meV)
+        kf = wave_vector(self.ei_meV - true) + off @ moves.final
         low = trajectories.step_edges_meV
-        first = np.searchsorted(low[1:], true - REACH_SIGMAS * rest)
-        last = np.searchsorted(low[:-1], true + REACH_SIGMAS * rest)
-        spread = np.zeros((len(true), max(1, int(np.max(last - first)))))
-        fill_spread(true, rest, low, first, last, spread)
+        centre = true + off @ moves.shift
+        first = np.searchsorted(low[1:], centre - REACH_SIGMAS * rest)
+        last = np.searchsorted(low[:-1], centre + REACH_SIGMAS * rest)
+        spread, by_width, by_shift = np.zeros((3, len(true), max(1, int(np.max(last - first)))))
+        fill_spread(centre, rest, sigma, low, first, last, spread, by_width, by_shift)
         factor = np.full(len(true), 1.0)
         if trajectories.reduced[0]:  # counts were divided by k_f/k_i of the measured energy
             measured_kf = wave_vector(self.ei_meV - 0.5 * (low[1:] + low[:-1]))
             at = np.minimum(first[:, None] + np.arange(spread.shape[1]), len(low) - 2)
-            spread *= kf[:, None] / measured_kf[at]
+            for share in (spread, by_width, by_shift):
+                share *= kf[:, None] / measured_kf[at]
         else:
             factor = kf / float(wave_vector(self.ei_meV))
-        return TrueAxis(
+        axis = TrueAxis(
             measured_edges=low,
             true=true,
             kf=kf,
@@ -480,8 +493,11 @@ class TrajectoryPhonons:
             spread_first=first,
             spread_last=last,
             spread=spread,
-            reach=REACH_SIGMAS * float(np.max(rest)),
+            by_width=by_width,
+            by_shift=by_shift,
+            reach=REACH_SIGMAS * float(np.max(rest)) + float(np.max(np.abs(centre - true))),
         )
+        return axis, moves
 
     def rates(
         self,
@@ -489,17 +505,32 @@ class TrajectoryPhonons:
         state: ZoneState,
         *,
         log_width: float = 0.0,
+        off: FloatArray | None = None,
         gradient: bool = True,
+        rough: bool = False,
     ) -> tuple[FloatArray, FloatArray]:
         """Phonon rate of every path cell with scale 1.
+
+        Parameters
+        ----------
+        trajectories : Trajectories
+        state : ZoneState
+        log_width : float
+            Logarithm of the resolution's width over the nominal one.
+        off : (G,) float64, optional
+            How far the set-up is off in each way of ``missetting``; None: not at all.
+        gradient : bool
+            False leaves the jacobian without components.
+        rough : bool
+            Pixels within ``ROUGH_RAY_INVERSE_A`` are walked together.
 
         Returns
         -------
         rate : (path_bins, energy_bins) float64
             barn/meV/sr x exposure, as ``FoldedPhonons.rates``.
-        jacobian : (path_bins, energy_bins, K) float64
-            Derivatives by the parameters, with divided differences between branches; K is 0 when
-            ``gradient`` is False.
+        jacobian : (path_bins, energy_bins, K + 1 + G) float64
+            Derivatives by the parameters, with divided differences between branches, by the
+            logarithm of the width, and by each way that the set-up may be off.
         """
         cells = self.n_path_bins * self.energy.n_bins
         if trajectories.cell.max(initial=-1) >= cells or len(trajectories.displacement) != (
@@ -510,14 +541,19 @@ class TrajectoryPhonons:
                 f"{len(trajectories.displacement)} atoms; expected cells below {cells} and "
                 f"{self.crystal.n_atoms} atoms, as this experiment has"
             )
-        n_k = state.coupling.shape[-1] if gradient else 0
+        off = np.zeros(len(self.missetting)) if off is None else np.asarray(off, dtype=float)
+        columns = len(self.parameter_names) + 1 + len(self.missetting) if gradient else 0
         out = np.zeros((BLOCKS, cells))
-        slopes = np.zeros((BLOCKS, cells, n_k))
+        slopes = np.zeros((BLOCKS, cells, columns))
         zone = self.zone
         crystal = self.crystal
         to_fractional = np.linalg.inv(crystal.reciprocal)
-        axis = self._true_axis(trajectories, log_width)
-        direction, order, group, ray = self._groups(trajectories, axis.reach)
+        axis, moves = self._true_axis(trajectories, log_width, off)
+        widest = max(self.ray_inverse_A, ROUGH_RAY_INVERSE_A if rough else 0.0)
+        direction, order, group, ray = self._groups(trajectories, axis.reach, widest)
+        turn = self.missetting.turn(off)
+        direction = np.ascontiguousarray(direction @ turn.T)
+        beam = turn @ trajectories.beam * (1 + off @ moves.beam)
         walk(
             Stretches(
                 exposure=trajectories.weight[trajectories.pixel[order]],
@@ -531,10 +567,11 @@ class TrajectoryPhonons:
             Rays(
                 direction=direction,
                 fractional=direction @ to_fractional,
-                beam=trajectories.beam,
-                beam_fractional=trajectories.beam @ to_fractional,
+                beam=beam,
+                beam_fractional=beam @ to_fractional,
             ),
             axis,
+            moves,
             Grid(
                 divisions=zone.divisions,
                 index=zone.index,
@@ -584,19 +621,19 @@ class TrajectoryPhonons:
             slopes,
         )
         shape = (self.n_path_bins, self.energy.n_bins)
-        return out.sum(axis=0).reshape(shape), slopes.sum(axis=0).reshape(*shape, n_k)
+        return out.sum(axis=0).reshape(shape), slopes.sum(axis=0).reshape(*shape, columns)
 
     def _groups(
-        self, trajectories: Trajectories, reach_meV: float
+        self, trajectories: Trajectories, reach_meV: float, widest_inverse_A: float
     ) -> tuple[FloatArray, IntArray, IntArray, IntArray]:
         """Rays that stretches are walked along, as ``group_stretches`` has them."""
-        if self.ray_inverse_A == 0:
+        if widest_inverse_A == 0:
             count = len(trajectories.pixel)
             every = np.arange(count + 1)
             return trajectories.direction, every[:-1], every, trajectories.pixel.astype(np.int64)
         return group_stretches(
             trajectories.direction,
-            self.ray_inverse_A / float(wave_vector(self.ei_meV)),
+            widest_inverse_A / float(wave_vector(self.ei_meV)),
             trajectories.pixel,
             trajectories.first_step,
             trajectories.start,
@@ -611,7 +648,7 @@ def bytes_per_point(model: ForceConstantModel, *, basis: bool = True) -> int:
     Large grids (``BASIS_BYTES``) keep no ``basis``.
     """
     free = len(model.names)
-    double, single = 16 * (1 + free * basis), 8 * (1 + 3 + 6 + 6 + 3 + free)
+    double, single = 16 * (1 + free * basis), 8 * (1 + 3 + 6 + 6 + 3 + free + 3)
     return (double + single) * model.n_modes**2
 
 

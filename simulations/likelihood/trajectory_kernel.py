@@ -1,34 +1,20 @@
 """Compiled walk along trajectories: modes that it meets, what they scatter, where that is counted.
 
-All compiled code of ``trajectories`` but the search for stretches is in this one module.
+What is computed once before a walk is in ``trajectory_steps``, the search for stretches in
+``trajectories``.
 """
 
 from __future__ import annotations
 
-from math import cos, erf, exp, pi, sin, sqrt
-from typing import NamedTuple
+from math import cos, exp, pi, sin, sqrt
 
 import numpy as np
 from numba import prange
-from numpy.typing import NDArray
 
-from simulations.arrays import FloatArray, IntArray
 from simulations.constants import HBAR2_OVER_U
 from simulations.fold import grid_index
 from simulations.kernels import njit
 from simulations.scattering import count_mode, damped_line
-
-
-@njit(cache=True)
-def fill_spread(true, rest, edges, first, last, out):
-    """Share of each true step that is counted in each measured step."""
-    for t in range(len(true)):
-        s = rest[t] * sqrt(2.0)
-        below = erf((edges[first[t]] - true[t]) / s)
-        for j in range(first[t], last[t]):
-            above = erf((edges[j + 1] - true[t]) / s)
-            out[t, j - first[t]] = 0.5 * (above - below)
-            below = above
 
 
 @njit(cache=True, error_model="numpy")
@@ -339,171 +325,72 @@ def _differentiate(
                     change[q] += re * coupling[r, j, i, 0, q] - im * coupling[r, j, i, 1, q]
 
 
-class Stretches(NamedTuple):
-    """Stretches of trajectories inside the tubes, in groups that are walked along one ray."""
+@njit(
+    cache=True,
+    forceinline=True,
+    error_model="numpy",
+    fastmath={"contract", "reassoc", "nsz", "arcp"},
+)
+def _move(
+    r, common, d, q, f, factor, displacement, vectors, curvature, block_of, end, turn, shape,
+    by_square, overlap, z, by_q,
+):  # fmt: skip
+    """Add to ``by_q`` (3,) what a moved Q does to a step's rate beside changing the matrix.
 
-    exposure: FloatArray  # (stretches,) of the pixel
-    first_step: NDArray[np.int32]  # (stretches,)
-    start: IntArray  # (stretches,) first of its steps in ``cell``
-    length: IntArray  # (stretches,) steps
-    cell: NDArray[np.int32]
-    group: IntArray  # (groups + 1,) first stretch of each
-    ray: IntArray  # (groups,)
-
-
-class Rays(NamedTuple):
-    """Where pixels, or some next to each other together, look."""
-
-    direction: FloatArray  # (rays, 3)
-    fractional: FloatArray  # (rays, 3), directions in units of the reciprocal lattice
-    beam: FloatArray  # (3,)
-    beam_fractional: FloatArray  # (3,)
-
-
-class TrueAxis(NamedTuple):
-    """Steps of true energy, and what of each is counted in which measured step."""
-
-    measured_edges: FloatArray  # (steps + 1,)
-    true: FloatArray  # (true steps,) as all below
-    kf: FloatArray
-    weight: FloatArray
-    found: FloatArray  # standard deviation that the walk itself gives a line, meV
-    slope_of_step: FloatArray
-    spread_first: IntArray
-    spread_last: IntArray
-    spread: FloatArray  # (true steps, most measured steps)
-    reach: float  # meV
-
-
-class Grid(NamedTuple):
-    """Which reference point is nearest, as ``ZoneMap`` has it."""
-
-    divisions: IntArray
-    index: NDArray[np.int32]
-    operation: NDArray[np.int16]
-    fine_divisions: IntArray
-    fine_radius: float
-    fine_index: NDArray[np.int32]
-    fine_operation: NDArray[np.int16]
-    core_divisions: IntArray
-    core_radius: float
-    core_index: NDArray[np.int32]
-    core_operation: NDArray[np.int16]
-    operation_fractional: FloatArray
-    operation_cartesian: FloatArray
-    point: FloatArray
-    reciprocal: FloatArray
-
-
-class Continued(NamedTuple):
-    """Modes at the reference points and how they are continued, as ``ZoneState`` has them."""
-
-    off_axis: FloatArray  # (3,) 1/angstrom
-    square: FloatArray
-    gradient: FloatArray
-    curvature: FloatArray
-    bend: FloatArray
-    vectors: NDArray[np.float32]
-    block_of: NDArray[np.int8]
-    mixing: NDArray[np.float32]
-    coupling: NDArray[np.float32]
-
-
-class Scatterers(NamedTuple):
-    """The atoms."""
-
-    positions: FloatArray  # (atoms, 3) fractional
-    amplitude: FloatArray  # (atoms,) b / sqrt(m)
-    displacement: FloatArray  # (atoms, 6) angstrom^2, packed xx yy zz yz xz xy
-
-
-class Line(NamedTuple):
-    """Occupation and form of a line, all in meV."""
-
-    thermal: float  # k_B T
-    own_width: float
-    lowest: float
-
-
-@njit(cache=True)
-def group_stretches(direction, widest, pixel, first_step, start, edges, gap):
-    """Groups of stretches that one walk serves: of neighbouring pixels, and near in energy.
-
-    Parameters
-    ----------
-    direction : (pixels, 3) float64
-        Unit vectors; neighbours follow each other.
-    widest : float
-        Pixels share a ray while all lie within this distance of the first one's direction.
-    pixel, first_step, start
-        As ``Trajectories`` has them, in the order of pixels.
-    edges : (steps + 1,) float64
-        Measured energy transfer, meV.
-    gap : float
-        Stretches of a ray that lie closer in energy than this go together, meV.
-
-    Returns
-    -------
-    rays : (rays, 3) float64
-    order : (stretches,) int64
-        Stretches in the order of their groups.
-    group : (groups + 1,) int64
-        First of each in ``order``.
-    ray : (groups,) int64
+    ``by_q`` holds the part of the matrix's first derivatives; here come the bend of the modes, and
+    the amplitude ``f`` with its polarisation and Debye-Waller factor. How modes of different blocks
+    mix away from the grid point is left out of the latter.
     """
-    n = len(pixel)
-    rays = np.empty_like(direction)
-    order = np.empty(n, dtype=np.int64)
-    group = np.zeros(n + 1, dtype=np.int64)
-    ray = np.empty(n, dtype=np.int64)
-    n_rays, n_groups, stretch, row = 0, 0, 0, 0
-    while row < len(direction):
-        behind = row + 1
-        while behind < len(direction):
-            distance = 0.0
-            for c in range(3):
-                distance += (direction[behind, c] - direction[row, c]) ** 2
-            if distance > widest * widest:
-                break
-            behind += 1
-        rays[n_rays] = direction[row]
-        if behind > row + 1:
-            for c in range(3):
-                rays[n_rays, c] = direction[row:behind, c].sum()
-            rays[n_rays] /= sqrt((rays[n_rays] ** 2).sum())
-        low = stretch
-        while stretch < n and pixel[stretch] < behind:
-            stretch += 1
-        sequence = np.argsort(first_step[low:stretch], kind="mergesort")
-        last = -1
-        for place in range(low, stretch):
-            one = low + sequence[place - low]
-            order[place] = one
-            if last < 0 or edges[first_step[one]] - edges[last] > gap:
-                ray[n_groups] = n_rays
-                group[n_groups] = place
-                n_groups += 1
-                last = -1
-            last = max(last, first_step[one] + start[one + 1] - start[one])
-        n_rays += 1
-        row = behind
-    group[n_groups] = n
-    return rays[:n_rays].copy(), order, group[: n_groups + 1].copy(), ray[:n_groups].copy()
+    n = len(shape)
+    for i in range(n):
+        z[i] = 0j
+    for s in range(n):
+        if shape[s] == 0.0:
+            continue
+        first = block_of[r, s]
+        bra = shape[s] * overlap[s].conjugate()
+        if end[s] == first + 1:
+            size = overlap[s].real ** 2 + overlap[s].imag ** 2
+            rate = common * by_square[s] * size
+            c = curvature[r, s]
+            by_q[0] += rate * (c[0] * d[0] + c[5] * d[1] + c[4] * d[2])
+            by_q[1] += rate * (c[5] * d[0] + c[1] * d[1] + c[3] * d[2])
+            by_q[2] += rate * (c[4] * d[0] + c[3] * d[1] + c[2] * d[2])
+            ket = bra
+            for i in range(n):
+                z[i] += ket * complex(vectors[r, s, 0, i], vectors[r, s, 1, i])
+            continue
+        for j in range(first, end[s]):
+            ket = bra * turn[j, s].conjugate()
+            for i in range(n):
+                z[i] += ket * complex(vectors[r, j, 0, i], vectors[r, j, 1, i])
+    for c in range(len(factor)):
+        u = displacement[c]
+        along = 0.0
+        for i in range(3):
+            y = z[3 * c + i]
+            by_q[i] += 2.0 * common * (y.real * factor[c].real - y.imag * factor[c].imag)
+            along += 2.0 * common * (y.real * f[0, 3 * c + i] - y.imag * f[1, 3 * c + i])
+        by_q[0] -= along * (u[0] * q[0] + u[5] * q[1] + u[4] * q[2])
+        by_q[1] -= along * (u[5] * q[0] + u[1] * q[1] + u[3] * q[2])
+        by_q[2] -= along * (u[4] * q[0] + u[3] * q[1] + u[2] * q[2])
 
 
 @njit(
     cache=True, parallel=True, error_model="numpy", fastmath={"contract", "reassoc", "nsz", "arcp"}
 )
-def walk(stretches, rays, axis, grid, zone, scatterers, line, pockets, out, out_slope):
+def walk(stretches, rays, axis, moves, grid, zone, scatterers, line, pockets, out, out_slope):
     """Walk every group of stretches in true energy and spread what is found over its cells.
 
-    Arguments are the groups above; adds to ``out`` (blocks, cells) and ``out_slope`` (blocks,
-    cells, K), K = 0 for no derivatives. ``pockets`` as in ``_meet``.
+    Arguments are the groups of ``trajectory_arguments``; adds to ``out`` (blocks, cells) and
+    ``out_slope`` (blocks, cells, K + 1 + G): by the parameters, the logarithm of the width and
+    ``moves``; or (..., 0) for no derivatives. ``pockets`` as in ``_meet``.
     """
     exposure, first_step, start, length, cell, group, ray = stretches
     direction, fractional, beam, beam_fractional = rays
     measured_edges, true, kf, weight, found, slope_of_step = axis[:6]
-    spread_first, spread_last, spread, reach = axis[6:]
+    spread_first, spread_last, spread, by_width, by_shift, reach = axis[6:]
+    linear, beam_move, final_move, shift = moves
     divisions, index, operation = grid[:3]
     fine_divisions, fine_radius, fine_index, fine_operation = grid[3:7]
     core_divisions, core_radius, core_index, core_operation = grid[7:11]
@@ -530,10 +417,14 @@ def walk(stretches, rays, axis, grid, zone, scatterers, line, pockets, out, out_
         by_square = np.empty(n)  # d shape / d E^2
         level = np.empty(n)
         overlap = np.empty(n, dtype=np.complex128)
-        n_k = out_slope.shape[2]
-        change = np.empty(n_k)
+        n_columns, n_moves = out_slope.shape[2], len(linear)
+        n_k = coupling.shape[4] - 3 if n_columns > 0 else 0
+        change = np.empty(n_k + (3 if n_moves > 0 else 0))  # by the parameters, by q
+        by_q = np.empty(3)
+        moved = np.empty(n_moves)
+        factor = np.empty(n_atoms, dtype=np.complex128)
         counted = np.empty(len(measured_edges) - 1)  # of the stretches of a group, in each step
-        counted_slope = np.empty((len(measured_edges) - 1, n_k))
+        counted_slope = np.empty((len(measured_edges) - 1, n_columns))
         z = np.empty(n, dtype=np.complex128)
         end = np.empty(n, dtype=np.int64)  # of the block of each mode; its first one: block_of
         near = np.empty(n, dtype=np.bool_)
@@ -667,33 +558,75 @@ def walk(stretches, rays, axis, grid, zone, scatterers, line, pockets, out, out_
                         * pi
                         * (h[0] * positions[c, 0] + h[1] * positions[c, 1] + h[2] * positions[c, 2])
                     )
-                    factor = amplitude[c] * exp(-W) * complex(cos(angle), sin(angle))
+                    factor[c] = amplitude[c] * exp(-W) * complex(cos(angle), sin(angle))
                     for i in range(3):
-                        f[0, 3 * c + i] = factor.real * q_in[i]
-                        f[1, 3 * c + i] = factor.imag * q_in[i]
+                        f[0, 3 * c + i] = factor[c].real * q_in[i]
+                        f[1, 3 * c + i] = factor[c].imag * q_in[i]
                 total = _project(
-                    r, d, n_k > 0, f, vectors, block_of, mixing, end, turn, shape, parts, side,
-                    overlap,
+                    r, d, n_columns > 0, f, vectors, block_of, mixing, end, turn, shape, parts,
+                    side, overlap,
                 )  # fmt: skip
                 x = exp(-true[t] / thermal) if thermal > 0 else 0.0
                 common = 0.5 * HBAR2_OVER_U / true[t] / (1.0 - x) * weight[t]
                 total *= common
-                if n_k > 0:
+                if n_columns > 0:
                     change[:] = 0.0
                     _differentiate(
                         r, common, coupling, block_of, pockets, end, turn, level, shape, by_square,
                         overlap, z, change,
                     )  # fmt: skip
+                if n_columns > 0 and n_moves > 0:
+                    for c in range(3):
+                        by_q[c] = change[n_k + c]
+                    _move(
+                        r, common, d, q_in, f, factor, displacement, vectors, curvature, block_of,
+                        end, turn, shape, by_square, overlap, z, by_q,
+                    )  # fmt: skip
+                    # From the frame of the grid point to the crystal's.
+                    bx = (
+                        op_cartesian[o, 0, 0] * by_q[0]
+                        + op_cartesian[o, 1, 0] * by_q[1]
+                        + op_cartesian[o, 2, 0] * by_q[2]
+                    )
+                    by = (
+                        op_cartesian[o, 0, 1] * by_q[0]
+                        + op_cartesian[o, 1, 1] * by_q[1]
+                        + op_cartesian[o, 2, 1] * by_q[2]
+                    )
+                    bz = (
+                        op_cartesian[o, 0, 2] * by_q[0]
+                        + op_cartesian[o, 1, 2] * by_q[1]
+                        + op_cartesian[o, 2, 2] * by_q[2]
+                    )
+                    along_beam = bx * beam[0] + by * beam[1] + bz * beam[2]
+                    along_final = bx * dx + by * dy + bz * dz
+                    for g in range(n_moves):
+                        A = linear[g]
+                        moved[g] = (
+                            bx * (A[0, 0] * qx + A[0, 1] * qy + A[0, 2] * qz)
+                            + by * (A[1, 0] * qx + A[1, 1] * qy + A[1, 2] * qz)
+                            + bz * (A[2, 0] * qx + A[2, 1] * qy + A[2, 2] * qz)
+                            + beam_move[g] * along_beam
+                            - final_move[g, t] * along_final
+                        )
                 for j in range(a, b):
-                    share = spread[t, j - spread_first[t]]
+                    place = j - spread_first[t]
+                    share = spread[t, place]
                     counted[j] += total * share
                     for q in range(n_k):
                         counted_slope[j, q] += change[q] * share
+                    if n_columns > 0:
+                        counted_slope[j, n_k] += total * by_width[t, place]
+                    if n_columns > 0 and n_moves > 0:
+                        for g in range(n_moves):
+                            counted_slope[j, n_k + 1 + g] += (
+                                moved[g] * share + total * shift[g, t] * by_shift[t, place]
+                            )
             for member in range(group[one], group[one + 1]):
                 for j in range(length[member]):
                     where = cell[start[member] + j]
                     if where >= 0:
                         step = first_step[member] + j
                         out[block, where] += exposure[member] * counted[step]
-                        for q in range(n_k):
+                        for q in range(n_columns):
                             out_slope[block, where, q] += exposure[member] * counted_slope[step, q]

@@ -34,11 +34,13 @@ from simulations.scattering.one_phonon import (
 )
 from simulations.scattering.pockets import Pockets, counted
 from simulations.scattering.powder_slopes import PowderAxes, summed_slopes
+from simulations.scattering.soft_cells import split_soft_cells
 
 _BATCH = 2_000_000  # complex numbers held at a time
 _FIRST_STEP = 0.1  # 1/angstrom, of the mesh that convergence starts from
-_FALL = 1.6  # the error falls with about this power of the step
-_MOST_WORK = 4e10  # modes times atoms times vectors Q: minutes
+_FALL = 2.0  # the error falls with about this power of the step
+_POCKET_FALL = 1.3  # beside a pocket
+_MOST_WORK = 1.2e11  # modes times atoms times vectors Q, of all meshes: minutes
 
 log = logging.getLogger(__name__)
 
@@ -323,8 +325,9 @@ def powder_spectrum(
     phi : (K,) float64 or None
         Free parameters, eV/angstrom^2; None: the reference.
     zone : ZonePoints or None
-        Sampled q points; None: a mesh that is made finer until the map meets ``tolerance``, told
-        in `PowderSpectrum.sampling`; for a gradient, `default_powder_zone`.
+        Sampled q points; None: a mesh, split where modes are soft, that is made finer until the map
+        meets ``tolerance`` or takes minutes, told in `PowderSpectrum.sampling`; for a gradient,
+        `default_powder_zone`.
     displacement : (atoms, 3, 3) float64 or None
         Debye-Waller tensors; None: computed from the model at this temperature, and then followed
         by the gradient.
@@ -373,6 +376,10 @@ def powder_spectrum(
     if momentum_sigma > 0:
         smear = momentum_smearing(momentum_edges, momentum_sigma)
 
+    def mesh(step: float) -> ZonePoints:
+        regular = irreducible_mesh(crystal, mesh_divisions(crystal, step), shifted=True)
+        return split_soft_cells(model, regular, temperature_K, phi, pockets)
+
     def sampled(points: ZonePoints) -> tuple[FloatArray, FloatArray]:
         """Parts of the map (pairs, Q, E), and the summed weights of its rows."""
         parts, norm = _summed_lines(
@@ -382,7 +389,9 @@ def powder_spectrum(
 
     sampling = None
     if zone is None:
-        parts, sampling = _converged(crystal, sampled, momentum_edges, accessible, tolerance)
+        parts, sampling = _converged(
+            crystal, mesh, sampled, momentum_edges, accessible, tolerance, pockets is not None
+        )
         norm = np.ones(len(momentum_edges) - 1)
     else:
         parts, norm = sampled(zone)
@@ -414,47 +423,60 @@ def _inverse(norm: FloatArray) -> FloatArray:
 
 def _converged(
     crystal: Crystal,
+    mesh: Callable[[float], ZonePoints],
     sampled: Callable[[ZonePoints], tuple[FloatArray, FloatArray]],
     momentum_edges: FloatArray,
     accessible: NDArray[np.bool_],
     tolerance: float,
+    pocket: bool,
 ) -> tuple[FloatArray, Sampling]:
-    """Make the mesh finer until two in a row tell that the finer one is good enough."""
+    """Make the mesh finer until two in a row tell that the finer one is good enough.
+
+    Both are off, independently; half as much again is what single crystals need. Beside a pocket
+    they are off in the same sense, for its rim is never resolved.
+    """
     if not tolerance > 0:
         raise InputError(f"tolerance is {tolerance}; expected a positive share")
     volume = abs(float(np.linalg.det(crystal.reciprocal)))
     vectors = 4 / 3 * math.pi * float(momentum_edges[-1]) ** 3 / volume
-    per_point = 3 * crystal.n_atoms * (crystal.n_atoms + 1) * vectors + (3 * crystal.n_atoms) ** 3
+    n = crystal.n_atoms
+    lines = 100 * 3 * n * (len(momentum_edges) - 1)
+    per_point = 3 * n * (n + 1) * vectors + (3 * n) ** 3 + lines
     begun = time.process_time()
 
     def on(step: float) -> tuple[ZonePoints, FloatArray, float]:
         start = time.process_time()
-        zone = irreducible_mesh(crystal, mesh_divisions(crystal, step), shifted=True)
+        zone = mesh(step)
         return zone, sampled(zone)[0], time.process_time() - start
 
-    step = _FIRST_STEP
+    step, power, least = _FIRST_STEP, _FALL, 0.8
+    if pocket:
+        power, least = _POCKET_FALL, 0.7
     before, old, _ = on(1.5 * step)
+    left = _MOST_WORK - per_point * len(before.q_cart)
     while True:
         zone, parts, seconds = on(step)
         new = parts.sum(axis=0)
         finer = max(1.0 + 1e-9, np.prod(zone.divisions or 1) / np.prod(before.divisions or 1))
-        fall = float(finer) ** (_FALL / 3)
+        fall = float(finer) ** (power / 3)
         whole = float(new[accessible].sum())
         change = float(np.abs(new - old.sum(axis=0))[accessible].sum()) / max(whole, 1e-300)
-        # both meshes are off, independently; half as much again is what single crystals need
-        error = 1.5 * change / math.sqrt(1 + fall**2)
-        next_step = step * min(0.8, max(0.4, 0.9 * (tolerance / max(error, 1e-9)) ** (1 / _FALL)))
-        points = len(zone.q_cart) * (step / next_step) ** 3
-        if error <= tolerance or points * per_point > _MOST_WORK:
+        error = change / (fall - 1) if pocket else 1.5 * change / math.sqrt(1 + fall**2)
+        work = per_point * len(zone.q_cart)
+        left -= work
+        affordable = (work / max(left, 1e-300)) ** (1 / 3)
+        wanted = min(least, max(0.4, 0.9 * (tolerance / max(error, 1e-9)) ** (1 / power)))
+        if error <= tolerance or affordable > 0.9:
             break
-        before, old, step = zone, parts, next_step
+        before, old, step = zone, parts, step * max(wanted, affordable)
     found = Sampling(
         divisions=zone.divisions or (0, 0, 0),
         points=len(zone.q_cart),
         error=error,
         tolerance=tolerance,
         seconds=seconds,
-        half_error_costs=3.7,
+        half_error_costs=2 ** (3 / power),
+        split=True,
     )
     log.info(
         "powder_map_converged divisions=%s points=%d error=%.2g seconds=%.3g",

@@ -33,6 +33,7 @@ def information_per_minute(
     charge_per_minute: float,
     state: State | None = None,
     can: CanRate | None = None,
+    stride: int = 1,
 ) -> Candidate:
     """Fisher information that one minute at psi would add at theta.
 
@@ -55,18 +56,35 @@ def information_per_minute(
         The forward model prepared at theta, where the caller has it.
     can : CanRate, optional
         What the empty can adds in that minute.
+    stride : int
+        Only one of so many energy bins is looked at and stands for all of them: an approximation
+        that is good while lines are wider than that.
     """
-    weight, flat = (s * charge_per_minute for s in sums_of_exposure)
+    weight, flat = (_thinned(s * charge_per_minute, stride) for s in sums_of_exposure)
     zero = np.zeros_like(weight)
     sums = CellSums(signal=zero, variance=zero, counts=zero, exposure=weight, flat=flat)
     observation = Observation(
-        sums=sums, exposure=lambda: exposure().scaled(charge_per_minute), can=can
+        sums=sums,
+        exposure=lambda: exposure().scaled(charge_per_minute).thinned(stride),
+        can=can,
     )
     rate, information = refinement.information_of(theta, observation, state)
     use = usable_cells(sums, refinement.energy, refinement.elastic_cut)
     return Candidate(
         psi_deg=psi_deg,
         ei_meV=ei_meV,
-        information=information,
-        rate=np.where(use, rate, 0.0),
+        information=stride * information,
+        rate=_repeated(np.where(use, rate, 0.0), stride),
     )
+
+
+def _thinned(sums: FloatArray, stride: int) -> FloatArray:
+    """One of so many energy bins, zero in the others."""
+    thinned = np.zeros_like(sums)
+    thinned[:, ::stride] = sums[:, ::stride]
+    return thinned
+
+
+def _repeated(rate: FloatArray, stride: int) -> FloatArray:
+    """Every bin that was looked at in place of those up to the next."""
+    return np.repeat(rate[:, ::stride], stride, axis=1)[:, : rate.shape[1]]

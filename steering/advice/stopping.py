@@ -28,18 +28,22 @@ class StopAdvice:
 
 
 def absolute_targets(posterior: Posterior, relative: Sequence[float]) -> FloatArray:
-    """Wanted standard deviations (K,), in the parameters' units, from relative ones.
+    """Wanted standard deviations of the first parameters, in their units, from relative ones.
 
     They are relative to the present values. A value within its own error of zero has no relative
     error: its sigma stands in for its size.
     """
-    size = np.maximum(np.abs(posterior.values), posterior.sigma)
+    some = slice(0, len(relative))
+    size = np.maximum(np.abs(posterior.values[some]), posterior.sigma[some])
     return np.maximum(size * np.asarray(relative), 1e-12)
 
 
 def targets_met(sigma: FloatArray, targets: FloatArray, *, trusted: bool) -> bool:
-    """Whether an estimate counts as a look below target: every sigma meets its, and trust holds."""
-    return bool(trusted and np.all(sigma <= targets))
+    """Whether an estimate counts as a look below target: every sigma meets its, and trust holds.
+
+    ``targets`` are those of the first parameters.
+    """
+    return bool(trusted and np.all(sigma[: len(targets)] <= targets))
 
 
 def looks_in_a_row(met: Iterable[bool]) -> int:

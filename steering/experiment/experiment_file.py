@@ -18,6 +18,7 @@ from simulations.dynamics import ParametersSection
 from simulations.errors import InputError
 from simulations.fold import BackgroundSection
 from simulations.instrument import InstrumentSection
+from simulations.likelihood import MissettingSection
 from simulations.reciprocal import PathSection
 from simulations.section import Section, Text, expected
 from simulations.virtual import VirtualSection
@@ -44,6 +45,7 @@ class Experiment(Section):
     model: Text | None = Field(default=None, description="name of a model bundle, or null")
     source: SourceSection = SourceSection()
     background: BackgroundSection = BackgroundSection()
+    missetting: MissettingSection = MissettingSection()
     virtual: VirtualSection = VirtualSection()
 
     @field_validator("path")

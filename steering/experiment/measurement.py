@@ -26,6 +26,7 @@ from simulations.dynamics import (
     carried_onto,
     compare_dipole_sums,
     force_constant_model,
+    path_sensitivity,
     read_force_constants,
     select_free,
     with_dipole_sum,
@@ -69,6 +70,7 @@ from simulations.likelihood import (
     build_zone_map,
     bytes_per_point,
     continuation_error,
+    missetting,
 )
 from simulations.prior import BoxPrior, load_prior, load_prior_record, stored_priors
 from simulations.reciprocal import EnergyAxis, Path, PathSection, seekpath_segments
@@ -86,6 +88,7 @@ CONTINUATION_ERROR = 0.01  # of resolved spectra at single wave vectors, mean
 QUICK_REACH_SIGMAS = 4.0  # of lines of the forward model where it only finds the way
 RAY_INVERSE_A = 0.02  # pixels so close are walked together then: cells move by 0.02 sigma (rms)
 FORWARD_BYTES = 2e8  # most memory for the matrices of the forward model on its own voxels
+COUPLINGS = 11_000  # modes squared times free parameters at a point of the zone grid: 1.3 GB
 ELASTIC_WIDTHS = 5.0  # cells within this many standard deviations of E = 0 are left out
 EI_TOLERANCE = 0.01  # a chunk whose incident energy differs by more belongs to another experiment
 REFERENCE_BOX = 0.5  # without a stored prior: this share of the reference on either side
@@ -97,8 +100,9 @@ class Measurement:
 
     experiment: Experiment
     crystal: Crystal
-    model: ForceConstantModel  # free parameters chosen
+    model: ForceConstantModel  # with all force constants free that fits can bear
     box: BoxPrior  # over the free parameters
+    targeted: tuple[str, ...]  # the first of them: what is asked for and steered by
     path: Path
     energy: EnergyAxis
     voxels: VoxelMap
@@ -117,6 +121,19 @@ class Measurement:
     def prior(self) -> BoxPrior:
         """The box of the parameters: samples are drawn from it, fits take its mean and width."""
         return self.box
+
+    @property
+    def held(self) -> tuple[str, ...]:
+        """Force constants within the cutoff that stay at their reference."""
+        return tuple(name for name in self.model.elements if name not in self.model.names)
+
+    def targeted_alone(self) -> Measurement:
+        """The same with nothing free but what is targeted."""
+        return replace(
+            self,
+            model=self.model.with_free(self.targeted),
+            box=self.box.restricted(self.targeted),
+        )
 
     @cached_property
     def _pockets(self) -> tuple[Pockets | None, str]:
@@ -143,6 +160,12 @@ class Measurement:
         polar = () if dipoles is None else (dipoles.note,)
         if self.pockets is not None:
             polar = (self._pockets[1], *polar)
+        if self.held and self.experiment.parameters.others == "fitted":
+            polar = (
+                *polar,
+                f"{len(self.model.names)} of {len(self.model.elements)} force constants are "
+                "fitted; the others stay at their reference, and error bars do not know of them",
+            )
         section = self.experiment.instrument
         told = section.resolution is not None or section.chopper is not None
         if told or self.instrument.resolution != UNKNOWN_RESOLUTION:
@@ -211,6 +234,13 @@ class Measurement:
             resolution=self.instrument.resolution,
             ray_inverse_A=self._ray_inverse_A,
             pockets=self.pockets,
+            missetting=missetting(
+                self.crystal,
+                self.instrument,
+                self.orientation,
+                self.ei_meV,
+                self.experiment.missetting,
+            ),
         )
 
     @property
@@ -218,7 +248,7 @@ class Measurement:
         # Most counts of warm crystals lie on steep acoustic lines: rays moved a parameter of zinc
         # oxide at 300 K by half a sigma of a full scan.
         warm = self.experiment.sample.temperature_K >= WARM_FROM_K
-        return RAY_INVERSE_A if self.by_tangents and not warm else 0.0
+        return RAY_INVERSE_A if self.costly and not warm else 0.0
 
     def _zone(self) -> ZoneMap:
         """Grid of the zone; where it is large, as wide as the error of continued modes allows."""
@@ -286,18 +316,15 @@ class Measurement:
         return self._forward(self.merged)
 
     @property
-    def by_tangents(self) -> bool:
-        """Whether fits take exact rates alone, and ``coarse_forward`` to find the way to them.
-
-        Of crystals whose ``forward`` model would take too much time and memory.
-        """
+    def costly(self) -> bool:
+        """Whether the ``forward`` model of this crystal would take too much time and memory."""
         size = 16 * self.model.n_modes**2 * self.voxels.n_voxels
         return size * 5 * (1 + len(self.model.names)) > FORWARD_BYTES
 
     @property
     def quick_forward(self) -> FoldedPhonons:
-        """The forward model that runs of this crystal can bear."""
-        return self.coarse_forward if self.by_tangents else self.forward
+        """The best forward model that this crystal can bear."""
+        return self.coarse_forward if self.costly else self.forward
 
     def _forward(self, voxels: VoxelMap | MergedVoxels) -> FoldedPhonons:
         return FoldedPhonons(
@@ -308,7 +335,7 @@ class Measurement:
             temperature_K=self.experiment.sample.temperature_K,
             resolution=self.instrument.resolution,
             pockets=self.pockets,
-            **({"reach_sigmas": QUICK_REACH_SIGMAS} if self.by_tangents else {}),
+            **({"reach_sigmas": QUICK_REACH_SIGMAS} if self.costly else {}),
         )
 
     def calibrated(self, instrument: Instrument) -> Instrument:
@@ -361,7 +388,7 @@ def build_measurement(
     """
     crystal, reference = _sample(experiment, experiment_dir)
     path = build_path(experiment.path, crystal)
-    model, box = _parameters(experiment, experiment_dir, crystal, reference, path)
+    model, box, targeted = _parameters(experiment, experiment_dir, crystal, reference, path)
     axis = experiment.path.energy
     energy = EnergyAxis(
         edges_meV=np.linspace(axis.min_meV, axis.max_meV, axis.bins + 1), substeps=axis.substeps
@@ -375,6 +402,7 @@ def build_measurement(
         crystal=crystal,
         model=model,
         box=box,
+        targeted=targeted,
         path=path,
         energy=energy,
         voxels=build_voxel_map(
@@ -614,9 +642,20 @@ def _parameters(experiment, experiment_dir, crystal, reference, path: Path):
                 f"{section.cutoff_A:g}. Lower the cutoff or choose another prior."
             )
         box = box.restricted(full.elements)
+    q = path.centres_hkl() @ crystal.conventional_reciprocal
     if isinstance(section.free, int):
-        q = path.centres_hkl() @ crystal.conventional_reciprocal
         names = select_free(full, section.free, q, scale=box.sigma)
     else:
         names = section.free
-    return full.with_free(names), box.restricted(names)
+    # Targets first, then what moves the lines most, as many as the walk has memory for.
+    room = max(len(names), COUPLINGS // full.n_modes**2)
+    rest = [name for name in full.elements if name not in names]
+    if section.others == "held":
+        rest = []
+    if len(names) + len(rest) > room:
+        response = path_sensitivity(full, q, scale=box.sigma)
+        of_name = dict(zip(full.elements, response, strict=True))
+        rest.sort(key=lambda name: -of_name[name])
+        rest = rest[: room - len(names)]
+    names = (*names, *rest)
+    return full.with_free(names), box.restricted(names), names[: len(names) - len(rest)]

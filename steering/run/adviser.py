@@ -26,7 +26,9 @@ from steering.experiment import Measurement
 from steering.run.ledger import ChunkLedger
 
 CANDIDATES = 25
+CANDIDATES_IF_COSTLY = 13
 COARSENING = 8  # pixels merged along a tube for the exposure of candidates
+MOVED_SIGMAS = 1.0  # of costly crystals candidates are kept until theta has moved farther
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -35,8 +37,22 @@ class Advised:
 
     advice: tuple[Advice, ...]  # best first
     policy: str
-    targets: FloatArray  # (K,) wanted standard deviations, eV/angstrom^2
+    targets: FloatArray  # wanted standard deviations of the first parameters, eV/angstrom^2
     forecast_minutes: float | None
+    looked_from: Standpoint
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Standpoint:
+    """Theta that candidates were looked at from, and what the look was for."""
+
+    theta: FloatArray  # (P,)
+    sigma: FloatArray  # (P,) then
+    charge_per_minute: float
+
+    def serves(self, theta: FloatArray) -> bool:
+        """Whether candidates seen from here tell what they would bring at theta."""
+        return bool(np.max(np.abs(theta - self.theta) / self.sigma) <= MOVED_SIGMAS)
 
 
 class Adviser:
@@ -52,6 +68,7 @@ class Adviser:
     def __init__(self, measurement: Measurement, refinement: Refinement) -> None:
         self._measurement, self._refinement = measurement, refinement
         self._seen: list[tuple[float, VoxelExposure, tuple[FloatArray, FloatArray]]] = []
+        self._known: tuple[bytes, list[Candidate]] | None = None  # and where they were seen from
 
     def advise(
         self,
@@ -61,6 +78,7 @@ class Adviser:
         posterior: Posterior,
         *,
         trusted: bool,
+        before: Standpoint | None = None,
     ) -> Advised:
         """Rank all candidates at an estimate.
 
@@ -72,11 +90,23 @@ class Adviser:
         posterior : Posterior
         trusted : bool
             An estimate that is not trusted is tested, not sharpened.
+        before : Standpoint, optional
+            Where candidates were last looked at from. Of costly crystals that look is kept while
+            it serves.
         """
         experiment = self._measurement.experiment
-        candidates = self._candidates(ledger, can, posterior.theta)
+        keeps = self._measurement.costly and can is None
+        if keeps and before is not None and before.serves(posterior.theta):
+            standpoint = before
+        else:
+            standpoint = Standpoint(
+                theta=posterior.theta,
+                sigma=posterior.theta_sigma,
+                charge_per_minute=self._charge_per_minute(ledger),
+            )
+        candidates = self._candidates(ledger, can, standpoint)
         targets = absolute_targets(
-            posterior, [experiment.targets.relative(n) for n in posterior.names]
+            posterior, [experiment.targets.relative(n) for n in self._measurement.targeted]
         )
         policy = (
             InformationPolicy()
@@ -100,35 +130,55 @@ class Adviser:
             policy=policy.name,
             targets=targets,
             forecast_minutes=minutes_to_target(situation),
+            looked_from=standpoint,
         )
 
-    def _candidates(
-        self, ledger: ChunkLedger, can: CanRate | None, theta: FloatArray
-    ) -> list[Candidate]:
+    @staticmethod
+    def _charge_per_minute(ledger: ChunkLedger) -> float:
         total = ledger.sums
-        if not self._seen:
-            self._look(reduced=total.gaussian)
         if total.gaussian:
             known = total.variance > 0
-            per_minute = float(total.signal[known].sum() / total.variance[known].sum())
-        else:
-            per_minute = sum(c.proton_charge for c in ledger.chunks) / ledger.minutes_used
-        refinement = self._refinement
-        state = refinement.state_at(theta)
-        return [
+            return float(total.signal[known].sum() / total.variance[known].sum())
+        return sum(c.proton_charge for c in ledger.chunks) / ledger.minutes_used
+
+    def _candidates(
+        self, ledger: ChunkLedger, can: CanRate | None, standpoint: Standpoint
+    ) -> list[Candidate]:
+        total = ledger.sums
+        key = standpoint.theta.tobytes() + np.float64(standpoint.charge_per_minute).tobytes()
+        if can is None and self._known is not None and self._known[0] == key:
+            return self._known[1]
+        if not self._seen:
+            self._look(reduced=total.gaussian)
+        refinement, per_minute = self._refinement, standpoint.charge_per_minute
+        state = refinement.state_at(standpoint.theta)
+        stride = self._stride
+        found = [
             information_per_minute(
                 psi,
                 lambda exposure=exposure: exposure,
                 sums,
                 refinement=refinement,
-                theta=theta,
+                theta=standpoint.theta,
                 ei_meV=self._measurement.ei_meV,
                 charge_per_minute=per_minute,
                 state=state,
                 can=can_elsewhere(can, total.exposure, per_minute * sums[0]),
+                stride=stride,
             )
             for psi, exposure, sums in self._seen
         ]
+        self._known = (key, found)
+        return found
+
+    @property
+    def _stride(self) -> int:
+        """Energy bins of which one is looked at; of costly crystals as many as a line is wide."""
+        measurement = self._measurement
+        if not measurement.costly:
+            return 1
+        narrowest = float(measurement.coarse_forward.sigma_meV.min())
+        return max(1, int(narrowest / measurement.energy.step_meV))
 
     def _look(self, *, reduced: bool) -> None:
         """What every candidate would see in one coulomb, on pixels merged along the tubes."""
@@ -137,7 +187,8 @@ class Adviser:
         coarse = measurement.instrument
         if factor < COARSENING and coarse.tube is not None:
             coarse = coarsen(coarse, COARSENING // factor)
-        for psi in candidate_angles(measurement.experiment.motion.limits_deg, CANDIDATES):
+        count = CANDIDATES_IF_COSTLY if measurement.costly else CANDIDATES
+        for psi in candidate_angles(measurement.experiment.motion.limits_deg, count):
             full = measurement.geometry.sight(float(psi), coarse).exposure(reduced=reduced)
             self._seen.append(
                 (float(psi), full.merged(measurement.merged), measurement.geometry.path_sums(full))

@@ -19,6 +19,7 @@ from steering.run.store import SpectrumView
 
 SCHEMA_VERSION = 1
 ADVISED = 10
+INFORMED = 0.8  # of the prior's sigma: what is above is still the prior's
 
 
 def stop_of(estimate: Estimate | None, looks_below_target: int) -> StopAdvice:
@@ -104,6 +105,7 @@ def result_of(
             **common,
         }
     posterior, trust = estimate.posterior, estimate.trust
+    layout = posterior.layout
     return {
         "parameters": [
             {
@@ -112,9 +114,26 @@ def result_of(
                 "value": float(v),
                 "sigma": float(s),
                 "interval90": [float(v - Z90 * s), float(v + Z90 * s)],
+                "informed": bool(s < INFORMED * prior),
             }
-            for n, unit, v, s in zip(
-                posterior.names, posterior.units, posterior.values, posterior.sigma, strict=True
+            for n, unit, v, s, prior in zip(
+                posterior.names,
+                posterior.units,
+                posterior.values,
+                posterior.sigma,
+                measurement.prior.sigma,
+                strict=True,
+            )
+        ],
+        "set_up": [
+            {"name": n, "unit": unit, "value": float(v), "sigma": float(s), "prior_sigma": prior}
+            for n, unit, v, s, prior in zip(
+                layout.off_names,
+                layout.off_units,
+                posterior.theta[layout.off],
+                posterior.theta_sigma[layout.off],
+                measurement.exact.missetting.sigma.tolist(),
+                strict=True,
             )
         ],
         "covariance": posterior.covariance.tolist(),
@@ -135,7 +154,7 @@ def result_of(
         "policy": estimate.policy,
         "targets": [
             {"name": n, "sigma": float(t), "met": bool(s <= t)}
-            for n, t, s in zip(posterior.names, estimate.targets, posterior.sigma, strict=True)
+            for n, t, s in zip(posterior.names, estimate.targets, posterior.sigma, strict=False)
         ],
         **common,
     }

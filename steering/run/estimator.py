@@ -15,7 +15,6 @@ import numpy as np
 
 from consumers.state import ClosedChunk
 from model_server.posterior import (
-    Coarse,
     FirstGuess,
     Observation,
     Posterior,
@@ -37,12 +36,13 @@ from simulations.fold import (
 )
 from steering.advice import Advice, targets_met
 from steering.experiment import Measurement
-from steering.run.adviser import Adviser
+from steering.run.adviser import Adviser, Standpoint
 from steering.run.can_terms import CanTerms
 from steering.run.ledger import ChunkLedger
 
-RANDOM_STARTS = {1: 6, 2: 4, 3: 2}  # draws of the prior to anneal from, by number of chunks
-STARTS_BY_TANGENTS = 3  # of crystals whose models are large, at the first chunk
+DRAWS = 300  # of the prior, to begin at; a fifth of them after the first estimate
+KICKS = 6  # after the first estimate a third of them
+DRAWS_IF_COSTLY = 3  # at the first estimate; later none, and no kicks
 KEPT_TENSOR_BYTES = 4e8  # pooled images that are merged become tensors where these are no larger
 
 
@@ -57,11 +57,12 @@ class Estimate:
     posterior: Posterior
     trust: Trust
     residual_sigma: FloatArray  # (path_bins, energy_bins) as cells are judged
-    targets: FloatArray  # (K,) wanted standard deviations, eV/angstrom^2
+    targets: FloatArray  # wanted standard deviations of the first parameters, eV/angstrom^2
     advice: tuple[Advice, ...]  # best first
     policy: str
     forecast_minutes: float | None  # wall minutes to every target; None: out of reach
     rates: Mapping[str, Any]  # exact ones by chunk, as a refinement remembers them
+    looked_from: Standpoint  # what candidates of the advice were looked at from
 
     @property
     def met(self) -> bool:
@@ -98,25 +99,14 @@ class Estimator:
     def __init__(self, measurement: Measurement, can: CanTerms) -> None:
         self._measurement, self._can = measurement, can
         self._refinement = Refinement(
-            model=measurement.quick_forward,
+            model=measurement.coarse_forward,
             prior=measurement.prior,
             energy_centres_meV=measurement.energy.centres_meV,
             elastic_cut_meV=measurement.elastic_cut_meV,
             exact=measurement.exact,
             can_sigma=measurement.experiment.background.can_sigma,
-            tangents=measurement.by_tangents,
         )
-        self._coarse = Coarse(
-            refinement=Refinement(
-                model=measurement.coarse_forward,
-                prior=measurement.prior,
-                energy_centres_meV=measurement.energy.centres_meV,
-                elastic_cut_meV=measurement.elastic_cut_meV,
-                can_sigma=measurement.experiment.background.can_sigma,
-            ),
-            merged=measurement.merged,
-        )
-        self._adviser = Adviser(measurement, self._coarse.refinement)
+        self._adviser = Adviser(measurement, self._refinement)
         self._first_guess = _first_guess_of(measurement)
         self._seen = _Exposures(measurement)
 
@@ -135,7 +125,7 @@ class Estimator:
         observations = [
             Observation(
                 sums=sums,
-                exposure=partial(self._seen.of, ledger, c),
+                exposure=partial(self._seen.of, c),
                 trajectories=c.trajectories,
                 key=c.key,
                 can=can,
@@ -150,11 +140,18 @@ class Estimator:
             starts=self._starts(ledger, base),
             warm=None if base is None else base.posterior,
             pooled=Observation(sums=total, exposure=lambda: pooled, can=total_can),
-            coarse=None if self._measurement.by_tangents else self._coarse,
+            kicks=0 if self._measurement.costly else KICKS if base is None else KICKS // 3,
         )
         judged = self._judged(ledger, posterior)
         trust = self._judge(ledger, *judged)
-        advised = self._adviser.advise(ledger, total, total_can, posterior, trusted=trust.trusted)
+        advised = self._adviser.advise(
+            ledger,
+            total,
+            total_can,
+            posterior,
+            trusted=trust.trusted,
+            before=None if base is None else base.looked_from,
+        )
         return Estimate(
             keys=tuple(c.key for c in chunks),
             newest=chunks[-1].chunk,
@@ -168,6 +165,7 @@ class Estimator:
             policy=advised.policy,
             forecast_minutes=advised.forecast_minutes,
             rates=self._refinement.remembered(),
+            looked_from=advised.looked_from,
         )
 
     def _starts(self, ledger: ChunkLedger, base: Estimate | None) -> list[FloatArray]:
@@ -177,13 +175,15 @@ class Estimator:
         if self._first_guess is not None:
             scale = None if base is None else base.posterior.can_scale
             guesses = self._first_guess.guess(self._can.net(ledger.chunks, ledger.sums, scale))
-            starts.extend(np.clip(guesses, measurement.prior.lower, measurement.prior.upper))
-        draws = RANDOM_STARTS.get(len(ledger.chunks), 1)
-        if measurement.by_tangents:
-            draws = STARTS_BY_TANGENTS if base is None else 0
+            others = np.tile(measurement.prior.mean, (len(guesses), 1))
+            others[:, : guesses.shape[1]] = guesses
+            starts.extend(np.clip(others, measurement.prior.lower, measurement.prior.upper))
+        draws = DRAWS if base is None else DRAWS // 5
+        if measurement.costly:
+            draws = DRAWS_IF_COSTLY if base is None else 0
         if draws:
             rng = np.random.default_rng([len(ledger.chunks), 20261])
-            starts.extend(measurement.quick_forward.draw(measurement.prior, draws, rng))
+            starts.extend(measurement.coarse_forward.draw(measurement.prior, draws, rng))
         return starts
 
     def _judged(
@@ -211,7 +211,7 @@ class Estimator:
         q_squared = np.zeros(total.exposure.shape)
         exposure = self._seen.pooled(ledger)
         q_squared[:, : exposure.q_squared.shape[1]] = sum_voxels(
-            exposure.q_squared, self._measurement.quick_forward.voxels
+            exposure.q_squared, self._measurement.merged
         )
         q_squared /= np.where(total.exposure > 0, total.exposure, 1.0)
         ratios: list[tuple[str, float, float]] = []
@@ -229,6 +229,7 @@ class Estimator:
             look=len(ledger.chunks),
             chunk_ratios=ratios if len(ratios) > 1 else (),
             q_squared=q_squared,
+            set_up_sigma=self._measurement.exact.missetting.sigma,
         )
 
     def _usable(self, sums: CellSums) -> BoolArray:
@@ -237,31 +238,27 @@ class Estimator:
 
 
 class _Exposures:
-    """Exposures on the voxels of the model that a run fits with; merged ones are kept here."""
+    """Exposures on merged voxels, kept here."""
 
     def __init__(self, measurement: Measurement) -> None:
         self._measurement = measurement
         self._merged: dict[str, VoxelExposure] = {}
         self._pooled: tuple[tuple[str, ...], VoxelExposure] | None = None
 
-    def of(self, ledger: ChunkLedger, chunk: ClosedChunk) -> VoxelExposure:
+    def of(self, chunk: ClosedChunk) -> VoxelExposure:
         """Exposure of one chunk."""
-        if not self._measurement.by_tangents:
-            return ledger.exposure_of(chunk)
         if chunk.key not in self._merged:
             self._merged[chunk.key] = chunk.exposure().merged(self._measurement.merged)
         return self._merged[chunk.key]
 
     def pooled(self, ledger: ChunkLedger) -> VoxelExposure:
         """Exposure of all chunks of a ledger, summed in their order."""
-        if not self._measurement.by_tangents:
-            return ledger.pooled_exposure()
         keys = tuple(chunk.key for chunk in ledger.chunks)
         if self._pooled is None or self._pooled[0] != keys:
             self._merged = {k: e for k, e in self._merged.items() if k in keys}
-            total = self.of(ledger, ledger.chunks[0])
+            total = self.of(ledger.chunks[0])
             for chunk in ledger.chunks[1:]:
-                total = total + self.of(ledger, chunk)
+                total = total + self.of(chunk)
             crystal = self._measurement.crystal
             size = 8 * tensor_reals(crystal.n_atoms) * total.weight.size
             if isinstance(total, ImageExposure) and size < KEPT_TENSOR_BYTES:
@@ -287,7 +284,7 @@ def _first_guess_of(measurement: Measurement) -> FirstGuess | None:
     bundle = Bundle.load(name)
     bundle.check(
         Domain(
-            parameter_names=measurement.model.names,
+            parameter_names=measurement.targeted,
             path_hkl=measurement.path.centres_hkl(),
             energy_edges_meV=measurement.energy.edges_meV,
             isotopes=species_words(measurement.crystal),

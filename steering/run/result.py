@@ -101,6 +101,19 @@ class ParameterResult(ResultPart):
     value: Figure
     sigma: Figure = Field(description="standard deviation, marginal over the others")
     interval90: tuple[Figure, Figure] = Field(description="90 % interval")
+    informed: Flag | None = Field(
+        default=None, description="false: the data say little, it is still the prior's"
+    )
+
+
+class SetUpResult(ResultPart):
+    """How far the set-up is off in one way, as the data see it."""
+
+    name: str
+    unit: str
+    value: Figure
+    sigma: Figure
+    prior_sigma: Figure = Field(description="standard deviation before any data")
 
 
 class DerivedResult(ResultPart):
@@ -162,9 +175,14 @@ class RunResult(ResultPart):
 
     schema_version: Literal[1]
     run: str
-    parameters: tuple[ParameterResult, ...]
+    parameters: tuple[ParameterResult, ...] = Field(
+        description="all that are fitted; those with a target first"
+    )
     covariance: tuple[tuple[Figure, ...], ...] | None = Field(
         default=None, description="of the parameters, in their order"
+    )
+    set_up: tuple[SetUpResult, ...] | None = Field(
+        default=None, description="how far orientation, lattice, Ei and time zero are off"
     )
     derived: tuple[DerivedResult, ...]
     trusted: Flag = Field(description="whether the model explains the data")
@@ -173,7 +191,7 @@ class RunResult(ResultPart):
     advice: tuple[AdviceResult, ...] = Field(description="next orientations, best first")
     policy: str | None = Field(default=None, description="that ranked the advice")
     targets: tuple[Target, ...] | None = Field(
-        default=None, description="of the parameters, in their order"
+        default=None, description="of the first parameters, in their order"
     )
     stop: StopResult
     minutes_used: Figure = Field(description="beam minutes of the folded chunks")

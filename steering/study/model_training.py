@@ -89,7 +89,7 @@ def train(
     rng = np.random.default_rng(seed)
     section = experiment.path
     parts: list[TrainingSpectra] = []
-    measurement = build_measurement(experiment, experiment_dir)
+    measurement = build_measurement(experiment, experiment_dir).targeted_alone()
     grid = encoder_grid(measurement)
     limits = experiment.motion.limits_deg
     angles = np.linspace(limits[0], limits[1], ORIENTATIONS)
@@ -104,7 +104,7 @@ def train(
                 "instrument": _merged(experiment, measurement),
             }
         )
-        this = build_measurement(wider, experiment_dir)
+        this = build_measurement(wider, experiment_dir).targeted_alone()
         exposures = []
         for n, psi in enumerate(angles):
             exposures.append(this.exposure(float(psi)))

@@ -85,7 +85,7 @@ def tube_rates(
     phonon = flat = 0.0
     for psi in chosen:
         exposure = measurement.exposure(float(psi), coarse)  # of one coulomb: one unit of flux
-        seen = exposure if not measurement.by_tangents else exposure.merged(measurement.merged)
+        seen = exposure if not measurement.costly else exposure.merged(measurement.merged)
         rate, _ = forward.rates(seen, state, log_width=0.0, gradient=False)
         phonon += float(rate.sum()) / len(chosen)
         flat += 1e3 * float(measurement.geometry.path_sums(exposure)[1].sum()) / len(chosen)

@@ -11,7 +11,7 @@ from scipy.special import erf
 from simulations.arrays import FloatArray
 from simulations.fold import Form, VoxelExposure, VoxelMap
 from simulations.instrument import wave_vector
-from simulations.likelihood import ForwardModel, State, Trajectories
+from simulations.likelihood import NONE_OFF, ForwardModel, State, Trajectories
 from simulations.likelihood.forward_model import Derived
 from simulations.prior import BoxPrior
 from simulations.reciprocal import EnergyAxis
@@ -77,10 +77,19 @@ class FoldedLine(_Line):
 class TracedLine(_Line):
     """The same from trajectories: every step adds its exposure to its cell."""
 
+    missetting = NONE_OFF
+
     def rates(
-        self, trajectories: Trajectories, state: State, *, log_width: float, gradient: bool
+        self,
+        trajectories: Trajectories,
+        state: State,
+        *,
+        log_width: float,
+        off: FloatArray | None,
+        gradient: bool,
+        rough: bool = False,
     ) -> tuple[FloatArray, FloatArray]:
-        """As the folded line, without the derivative by the width."""
+        """As the folded line; nothing can be mis-set."""
         length = np.diff(trajectories.start)
         step = np.arange(len(trajectories.cell)) - np.repeat(trajectories.start[:-1], length)
         step += np.repeat(trajectories.first_step, length)
@@ -94,7 +103,7 @@ class TracedLine(_Line):
             trajectories.cell[inside], weights=weight[inside], minlength=shape[0] * shape[1]
         ).reshape(shape)
         rate, jacobian = self._rates(D, state, log_width)
-        return rate, jacobian[..., : 2 if gradient else 0]
+        return rate, jacobian[..., : 3 if gradient else 0]
 
 
 @dataclass(frozen=True)

@@ -2,13 +2,14 @@
 
     python -m tests.steering.posterior_coverage FOLDER --runs 100
 
-Every run draws all force constants from the prior, a scale, two backgrounds and the width of the
-resolution, and counts of a scan of 1 to 120 minutes (log-uniform, at most twelve orientations, of
-all that is looked at in random order) from exact rates at the truth. It is fitted as a run of the
-software fits it, and once more with the truth among its starts: an answer whose objective lies
-above that one is another mode. FOLDER keeps a line of JSON for each run; what is there is not
-computed again. Pixels are merged along the tubes, eight to one, so that a thousand runs take hours,
-not weeks; truth and fit share that, the geometry, the temperature and the form of the resolution.
+Every run draws all force constants from the prior, a scale, two backgrounds, the width of the
+resolution, how far the set-up is off, and counts of a scan of 1 to 120 minutes (log-uniform, at
+most twelve orientations, of all that is looked at in random order) from exact rates at the truth.
+It is fitted as a run of the software fits it, and once more with the truth among its starts: an
+answer whose objective lies above that one is another mode. FOLDER keeps a line of JSON for each
+run; what is there is not computed again. Pixels are merged along the tubes, eight to one, so that a
+thousand runs take hours, not weeks; truth and fit share that, the temperature and the form of the
+resolution.
 """
 
 from __future__ import annotations
@@ -24,13 +25,15 @@ from typing import Any
 import numpy as np
 from scipy.stats import chi2
 
-from model_server.posterior import Coarse, Observation, Refinement
+from model_server.posterior import Observation, Posterior, Refinement
+from model_server.posterior.observation import pool
 from simulations.arrays import FloatArray
 from simulations.constants import Z90
 from simulations.fold import CellSums
 from simulations.instrument import coarsen
-from simulations.likelihood import Trajectories
+from simulations.likelihood import MissettingSection, Trajectories
 from steering.experiment import Measurement, build_measurement, load_experiment
+from steering.run.estimator import DRAWS, KICKS
 from tests.conftest import ROOT
 
 COARSENING = 8
@@ -57,15 +60,18 @@ def germanium(free: int) -> Measurement:
     """The reference experiment with so many force constants free."""
     experiment = load_experiment(ROOT / "examples" / "ge-arcs.yaml")
     parameters = experiment.parameters.model_copy(update={"free": free})
-    return build_measurement(
-        experiment.model_copy(update={"model": None, "parameters": parameters}), ROOT / "examples"
+    missetting = MissettingSection(
+        psi_offset_deg=0.3, tilt_deg=0.3, lattice_percent=0.3, ei_percent=0.5, t0_us=0.5
     )
+    changed = {"model": None, "parameters": parameters, "missetting": missetting}
+    return build_measurement(experiment.model_copy(update=changed), ROOT / "examples")
 
 
 class Study:
     """Looks of every orientation, a forward model for truths, and the fit."""
 
-    def __init__(self, free: int, all_free: int, tangents: bool) -> None:
+    def __init__(self, free: int, all_free: int, off_scale: float = 1.0) -> None:
+        self.off_scale = off_scale
         self.full = germanium(all_free)
         self.fitted = germanium(free)
         instrument = coarsen(self.full.instrument, COARSENING)
@@ -74,34 +80,35 @@ class Study:
             exposure = self.full.exposure(float(psi), instrument)
             weight, flat = self.full.geometry.path_sums(exposure)
             along = self.full.trajectories(float(psi), instrument)
-            self.looks.append(Look(exposure, weight, flat, along))
+            merged = exposure.merged(self.full.merged)
+            self.looks.append(Look(merged, weight, flat, along))
         m = self.fitted
-        common: dict[str, Any] = {
-            "prior": m.prior,
-            "energy_centres_meV": m.energy.centres_meV,
-            "elastic_cut_meV": m.elastic_cut_meV,
-        }
-        self.forward = m.coarse_forward if tangents else m.forward
-        self.refinement = Refinement(model=self.forward, exact=m.exact, tangents=tangents, **common)
-        self.coarse = Coarse(
-            refinement=Refinement(model=m.coarse_forward, **common), merged=m.merged
+        self.refinement = Refinement(
+            model=m.coarse_forward,
+            prior=m.prior,
+            energy_centres_meV=m.energy.centres_meV,
+            elastic_cut_meV=m.elastic_cut_meV,
+            exact=m.exact,
         )
-        self.tangents = tangents
 
-    def run(self, seed: int) -> dict[str, Any]:
-        """One virtual scan and its fit."""
+    def drawn(self, seed: int) -> tuple[list[Observation], FloatArray, float, np.random.Generator]:
+        """Counts of one virtual scan, the theta they were drawn from, and its minutes."""
         rng = np.random.default_rng([20270, seed])
         full, fitted = self.full, self.fitted
-        truth = full.forward.draw(full.prior, 1, rng)[0]
+        truth = full.coarse_forward.draw(full.prior, 1, rng)[0]
         minutes = float(np.exp(rng.uniform(*np.log(MINUTES))))
         chunks = int(min(MOST_CHUNKS, np.ceil(minutes)))
         chosen = rng.permutation(len(PSI_DEG))[:chunks]
         width = LOG_WIDTH_SIGMA * rng.standard_normal()
+        off = self.off_scale * rng.standard_normal(len(full.exact.missetting))
+        off = off * full.exact.missetting.sigma
         ratio = np.exp(rng.uniform(*np.log(BACKGROUND_RATIO)))
         share = rng.uniform()
         state = full.exact.prepare(truth)
         rates = [
-            full.exact.rates(self.looks[k].trajectories, state, log_width=width, gradient=False)[0]
+            full.exact.rates(
+                self.looks[k].trajectories, state, log_width=width, off=off, gradient=False
+            )[0]
             for k in chosen
         ]
         scale = COUNTS_PER_MINUTE * chunks / sum(float(r.sum()) for r in rates)
@@ -130,8 +137,6 @@ class Study:
                 exposure=each * look.weight, flat=each * look.flat,
             )  # fmt: skip
             exposure = look.exposure.scaled(each)
-            if self.tangents:
-                exposure = exposure.merged(fitted.merged)
             observations.append(
                 Observation(
                     sums=sums,
@@ -142,22 +147,27 @@ class Study:
             )
         names = list(full.model.names)
         at = [names.index(name) for name in fitted.model.names]
+        true = np.array([*truth[at], *np.log([scale, flat, constant]), width, *off])
+        return observations, true, minutes, rng
+
+    def run(self, seed: int) -> dict[str, Any]:
+        """One virtual scan and its fit."""
+        observations, true, minutes, rng = self.drawn(seed)
+        fitted, layout = self.fitted, self.refinement.layout
+        truth = true[layout.parameters]
         self.refinement.recall({})
         started = time.process_time()
-        starts = list(self.forward.draw(fitted.prior, 6, rng))
-        found = self.refinement.fit(
-            observations, starts=starts, coarse=None if self.tangents else self.coarse
-        )
+        starts = list(fitted.coarse_forward.draw(fitted.prior, DRAWS, rng))
+        found = self.refinement.fit(observations, starts=starts, kicks=KICKS)
         seconds = time.process_time() - started
         self.refinement.recall({})
-        knowing = self.refinement.fit(
-            observations, starts=[truth[at]], coarse=None if self.tangents else self.coarse
-        )
-        gap = found.values - truth[at]
+        knowing = self.refinement.fit(observations, starts=[truth])
+        gap = found.values - truth
         return {
             "seed": seed,
             "minutes": minutes,
-            "chunks": chunks,
+            "off": true[layout.off].tolist(),
+            "chunks": len(observations),
             "converged": found.converged,
             "seconds": seconds,
             "names": list(found.names),
@@ -165,9 +175,19 @@ class Study:
             "sigma": found.sigma.tolist(),
             "prior_sigma": fitted.prior.sigma.tolist(),
             "above_truth": found.objective - knowing.objective,
+            "deviance": 2 * (self._at(observations, true, found) - found.objective),
             "joint": float(gap @ np.linalg.solve(found.covariance, gap)),
+            "off_found": found.theta[found.layout.off].tolist(),
+            "off_sigma": found.theta_sigma[found.layout.off].tolist(),
             "nuisances": found.theta[found.layout.nuisances].tolist(),
         }
+
+    def _at(self, observations: list[Observation], theta: FloatArray, found: Posterior) -> float:
+        """Objective at theta, of rates walked there."""
+        fit = self.refinement
+        fit.recall({})
+        tangents = fit._tangents.walked(observations, theta, found.theta_sigma)
+        return fit._value(observations, theta, fit._centre(pool(observations)), tangents)
 
 
 def table(file: Path, targeted: int) -> str:
@@ -200,15 +220,17 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=100)
     parser.add_argument("--free", type=int, default=21)
     parser.add_argument("--all", type=int, default=21)
+    parser.add_argument(
+        "--off", type=float, default=1.0, help="errors of the set-up, in sigma of what is believed"
+    )
     parser.add_argument("--targeted", type=int, default=8)
-    parser.add_argument("--tangents", action="store_true")
     arguments = parser.parse_args()
     arguments.folder.mkdir(parents=True, exist_ok=True)
     file = arguments.folder / "runs.jsonl"
     done = set()
     if file.exists():
         done = {json.loads(line)["seed"] for line in file.read_text().splitlines()}
-    study = Study(arguments.free, arguments.all, arguments.tangents)
+    study = Study(arguments.free, arguments.all, arguments.off)
     for seed in range(1, 1 + arguments.runs):
         if seed not in done:
             with file.open("a") as sink:

@@ -221,3 +221,31 @@ def test_no_data_is_no_reason_to_distrust_the_fit():
     )
     assert verdict.trusted
     assert verdict.p_value == 1.0
+
+
+def test_a_set_up_that_is_off_by_more_than_it_may_be_is_named():
+    layout = ThetaLayout(
+        parameter_names=NAMES,
+        parameter_units=("eV/angstrom^2",) * 3,
+        off_names=("psi offset", "incident energy"),
+        off_units=("deg", "%"),
+    )
+    expected = lines()
+    rng = np.random.default_rng(4)
+    sums = sums_of(rng.poisson(expected))
+    allowed = np.array([0.3, 0.5])
+    for psi, ei, named in ((0.8, -1.2, None), (-1.0, 0.1, "psi offset is off by -1 +- 0.01 deg")):
+        found = posterior(
+            expected,
+            layout=layout,
+            theta=np.array([1.0, 1, 1, 1, 1, 1, 1, psi, ei]),
+            precision=1e4 * np.eye(9),
+        )
+        trust = assess(
+            sums=sums, posterior=found, prior=PRIOR, use=USE, look=1, set_up_sigma=allowed
+        )
+        assert trust.trusted == (named is None)
+        if named is not None:
+            assert len(trust.reasons) == 1
+            assert trust.reasons[0].startswith(named)
+            assert "beamsteer align" in trust.reasons[0]

@@ -108,7 +108,7 @@ def test_an_exact_line_is_the_folded_one_where_nothing_smears():
     phi = np.array([17.3, 0.02])
     rate, _ = line().rates(exposure(), line().prepare(phi), log_width=0.1, gradient=True)
     exact, jacobian = traced.rates(
-        measurement.trajectories(PSI), traced.prepare(phi), log_width=0.1, gradient=True
+        measurement.trajectories(PSI), traced.prepare(phi), log_width=0.1, off=None, gradient=True
     )
-    assert jacobian.shape == (*rate.shape, 2)
+    assert jacobian.shape == (*rate.shape, 3)
     np.testing.assert_allclose(exact, rate, rtol=1e-9, atol=1e-12 * rate.max())

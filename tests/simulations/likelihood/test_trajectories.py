@@ -139,7 +139,7 @@ def test_pixels_walked_together_keep_their_cells_and_their_rates(monkeypatch):
     alone, slope = exact.rates(trajectories, state)
     monkeypatch.setattr(exact, "ray_inverse_A", 0.02)
     together, slope_together = exact.rates(trajectories, state)
-    directions, *_, rays = exact._groups(trajectories, 5.0)
+    directions, *_, rays = exact._groups(trajectories, 5.0, 0.02)
     assert len(directions) < 0.7 * len(trajectories.direction)
     assert len(rays) < 0.7 * len(trajectories.pixel)
     only = (together > 0) != (alone > 0)  # in the last of a line's tail

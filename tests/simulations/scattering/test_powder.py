@@ -20,8 +20,11 @@ from simulations.scattering import (
     sigma_function,
 )
 from simulations.scattering.one_phonon import gaussian_bins
+from simulations.scattering.pockets import look_for_pockets
+from simulations.scattering.soft_cells import split_soft_cells
 from tests.simulations.phonon_oracles import aluminium, germanium, phonopy_model
 from tests.simulations.scattering.powder_convergence import run as run_convergence
+from tests.simulations.scattering.test_soft_cells import soft_aluminium
 
 MOMENTUM = np.linspace(0, 6, 31)
 ENERGY = np.linspace(-12, 48, 61)
@@ -302,3 +305,22 @@ def test_a_map_tells_the_error_that_it_met_and_the_price_of_less():
         powder_spectrum(
             germanium(), *CONVERGED_EDGES, temperature_K=300.0, resolution=0.6, tolerance=0.0
         )
+
+
+@pytest.mark.parametrize("second_xx", [0.08, 0.13])
+def test_told_errors_of_soft_crystals_are_no_smaller_than_true_ones(second_xx):
+    model = soft_aluminium(second_xx)
+    pockets, _ = look_for_pockets(model, "left_out")
+    assert (pockets is None) == (second_xx == 0.08)
+    options = {
+        "temperature_K": 300.0, "resolution": 0.6, "displacement": 0.01 * np.eye(3)[None],
+        "pockets": pockets,
+    }  # fmt: skip
+    dense = split_soft_cells(
+        model, irreducible_mesh(model.crystal, 120, shifted=True), 300.0, pockets=pockets
+    )
+    truth = powder_spectrum(model, *CONVERGED_EDGES, zone=dense, **options).intensity
+    for tolerance in (0.08, 0.04):
+        rough = powder_spectrum(model, *CONVERGED_EDGES, tolerance=tolerance, **options)
+        off = np.abs(rough.intensity - truth).sum() / truth.sum()
+        assert off <= rough.sampling.error <= tolerance

@@ -15,7 +15,8 @@ from consumers.recorded import recorded_source
 from consumers.state import close_chunk, read_chunk
 from simulations.fold import CellSums
 from simulations.fold.exposure import Exposure
-from steering.experiment import load_experiment, with_absolute_files
+from simulations.likelihood import MissettingSection
+from steering.experiment import build_measurement, load_experiment, with_absolute_files
 from steering.report import fold
 from steering.run import RESULT_EXPERIMENT, Run, RunStore, replay
 from steering.web import create_app
@@ -91,6 +92,39 @@ def is_complete(events: dict[str, int]) -> bool:
     return events["read"] == sum(events[name] for name in ACCOUNT)
 
 
+def test_others_and_the_set_up_are_fitted_where_the_experiment_says_so(
+    virtual_scan: VirtualScan, tmp_path
+):
+    experiment = virtual_scan.experiment
+    experiment = experiment.model_copy(
+        update={
+            "parameters": experiment.parameters.model_copy(update={"others": "fitted"}),
+            "missetting": MissettingSection(psi_offset_deg=0.1, lattice_percent=0.1),
+        }
+    )
+    measurement = build_measurement(experiment, EXAMPLES)
+    assert measurement.targeted == measurement.model.names[: len(FREE)]
+    assert not measurement.held
+    run = Run(measurement, run_id="r", folder=tmp_path)
+    feed(run, list(recorded_source(virtual_scan.events[:2], run="r").messages()))
+    result = run.result()
+    names = [p["name"] for p in result["parameters"]]
+    assert set(names) == set(measurement.model.elements)
+    assert tuple(names[: len(FREE)]) == measurement.targeted == tuple(FREE)
+    assert [t["name"] for t in result["targets"]] == list(FREE)
+    assert np.shape(result["covariance"]) == (len(names), len(names))
+    assert not result["parameters"][-1]["informed"]  # a far shell, after four minutes
+    assert [(s["name"], s["unit"], s["prior_sigma"]) for s in result["set_up"]] == [
+        ("psi offset", "deg", 0.1),
+        ("lattice abc", "%", 0.1),
+    ]
+    for one in result["set_up"]:
+        assert one["sigma"] < 0.1
+        assert abs(one["value"]) < 0.3  # merged pixels of the simulation, as above
+    assert run.posterior is not None
+    assert run.posterior.converged
+
+
 def test_every_event_read_is_accounted_for_exactly(replayed: Replayed, virtual_scan: VirtualScan):
     written = [sum(c["events"].values()) for c in virtual_scan.truth["chunks"]]
     assert replayed.result["events"]["read"] == sum(written)
@@ -130,11 +164,12 @@ def test_result_json_has_every_key_and_no_timing(replayed: Replayed):
     }  # fmt: skip
     assert [p["name"] for p in result["parameters"]] == list(FREE)
     for parameter in result["parameters"]:
-        assert set(parameter) == {"name", "unit", "value", "sigma", "interval90"}
+        assert set(parameter) == {"name", "unit", "value", "sigma", "interval90", "informed"}
         assert parameter["unit"] == "eV/angstrom^2"
     for advice in result["advice"]:
         assert set(advice) == {"psi_deg", "ei_meV", "minutes", "gain_per_minute", "policy"}
         assert 0 <= advice["psi_deg"] <= 120
+    assert result["set_up"] == []  # nothing of it is doubted
     gains = [a["gain_per_minute"] for a in result["advice"]]
     assert gains == sorted(gains, reverse=True)
     assert set(result["stop"]) == {"stop", "reason", "minutes_to_target"}

@@ -17,7 +17,9 @@ export function drawHistory(run) {
     return;
   }
   if (!node.classList.contains("js-plotly-plot")) node.replaceChildren();
-  const names = history[history.length - 1].parameters.map((one) => one.name);
+  const all = history[history.length - 1].parameters.map((one) => one.name);
+  const targeted = all.filter((name) => targetOf(run.result, name));
+  const names = targeted.length ? targeted : all;
   const grid = gridOf(names.length, node.clientWidth || 800);
   node.style.height = `${grid.down * ROW + 62}px`;
   const traces = [], shapes = [], notes = [];

@@ -1,16 +1,29 @@
-/* The newest parameters, and how far each is from its target. */
+/* The newest parameters, how far each is from its target, and how far the set-up is off. */
 
-import { cell, element, rows, text } from "../dom.js";
+import { $, cell, element, rows, text } from "../dom.js";
 import { decimals, digits, fixed, known } from "../format.js";
 import { isMet, targetOf } from "../targets.js";
 
 export function drawParameters({ result }) {
   const parameters = result?.parameters ?? [];
   text("unit", parameters[0]?.unit ? `${parameters[0].unit.replace("angstrom^2", "Å²")}, σ = 68 %` : "");
-  rows("parameters", parameters.map((one) => {
+  rows("parameters", parameters.filter((one) => targetOf(result, one.name) || !result.targets).map((one) => row(result, one)), "Comes with the first estimate.");
+  const others = result?.targets ? parameters.filter((one) => !targetOf(result, one.name)) : [];
+  $("others").hidden = !others.length;
+  text("others-title", `${others.length} more that are fitted with them`);
+  rows("other-parameters", others.map((one) => row(result, one)));
+  const setUp = result?.set_up ?? [];
+  $("set-up").hidden = !setUp.length;
+  rows("set-up-rows", setUp.map((one) => {
     const n = decimals(one.sigma);
-    return element("tr", {}, cell(one.name, "left"), cell(fixed(one.value, n)), cell(`± ${fixed(one.sigma, n)}`), element("td", { className: "left" }, gauge(one.sigma, targetOf(result, one.name))));
-  }), "Comes with the first estimate.");
+    return element("tr", {}, cell(one.name, "left"), cell(fixed(one.value, n)), cell(`± ${fixed(one.sigma, n)}`), cell(`${one.unit}, believed to ± ${digits(one.prior_sigma, 2)}`, "left"));
+  }));
+}
+
+function row(result, one) {
+  const n = decimals(one.sigma), target = targetOf(result, one.name);
+  const last = target ? gauge(one.sigma, target) : element("span", { className: "note", textContent: one.informed === false ? "still the prior’s" : "" });
+  return element("tr", {}, cell(one.name, "left"), cell(fixed(one.value, n)), cell(`± ${fixed(one.sigma, n)}`), element("td", { className: "left" }, last));
 }
 
 // The mark in the middle is the target.

@@ -1,0 +1,175 @@
+"""Exact rates of orientations, carried by their own derivatives."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from model_server.posterior.observation import Observation
+from model_server.posterior.posterior import ThetaLayout
+from simulations.arrays import FloatArray
+from simulations.errors import InputError
+from simulations.fold import CellSums
+from simulations.likelihood import ExactModel
+
+SLOPE_SIGMAS = 1.0  # derivatives are taken anew when theta has moved farther
+REACH_SIGMAS = 1.5  # rates are carried over this many sigma at most
+BENT = 0.1  # and where the second order adds no more than this to chi-square
+OVERFLOWS = 1e100
+LEAST_RATE = 0.1  # of the exact one: carried rates stay above
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Tangent:
+    """Rates walked at one theta and their derivatives: iterations between two walks are free.
+
+    What the second order would add is judged from the first (a line that moves by a share of its
+    width), and a new walk follows before it matters. ``W`` is what exact rates depend on, as
+    ``ThetaLayout.walked`` lists it.
+    """
+
+    at: FloatArray  # (W,)
+    exact: FloatArray  # (path_bins, energy_bins), scale 1
+    slope: FloatArray  # (path_bins, energy_bins, W)
+    slope_at: FloatArray  # (W,) where the derivatives were taken
+
+    def carried(self, walked: FloatArray) -> FloatArray:
+        """Rates at other values (W,)."""
+        return np.maximum(self.exact + self.slope @ (walked - self.at), LEAST_RATE * self.exact)
+
+    def slope_holds(self, theta: FloatArray, sigma: FloatArray, layout: ThetaLayout) -> bool:
+        """Whether the derivatives may be kept at theta (P,) of standard deviations sigma (P,)."""
+        moved = (theta[layout.walked] - self.slope_at) / sigma[layout.walked]
+        return bool(np.max(np.abs(moved)) < SLOPE_SIGMAS)
+
+    def holds(
+        self,
+        theta: FloatArray,
+        sigma: FloatArray,
+        layout: ThetaLayout,
+        sums: CellSums,
+        observations: int,
+        share: float = 1.0,
+    ) -> bool:
+        """Whether rates can be carried to theta; ``share`` of the whole reach."""
+        moved = (theta[layout.walked] - self.at) / sigma[layout.walked]
+        if np.max(np.abs(moved)) > share * REACH_SIGMAS:
+            return False
+        return self.bent(theta, layout, sums) * observations <= share * BENT
+
+    def bent(self, theta: FloatArray, layout: ThetaLayout, sums: CellSums) -> float:
+        """Chi-square that the second order might make at theta in the counts of ``sums``."""
+        scale, flat, constant = np.exp(theta[layout.log_amplitudes])
+        change = np.abs(self.slope @ (theta[layout.walked] - self.at))
+        second = 0.5 * scale * change**2 / np.maximum(self.exact + change, 1e-300)
+        if sums.gaussian:
+            variance = np.where(sums.variance > 0, sums.variance, np.inf)
+        else:
+            variance = scale * self.exact + flat * sums.flat + constant * sums.exposure
+            variance = np.where(variance > 0, variance, np.inf)
+        return float(np.sum(np.minimum(second, OVERFLOWS) ** 2 / variance))
+
+
+class Tangents:
+    """Walks orientations where it must, and keeps what it found between fits.
+
+    Parameters
+    ----------
+    exact : ExactModel or None
+        None: nothing can be walked.
+    layout : ThetaLayout
+    """
+
+    def __init__(self, exact: ExactModel | None, layout: ThetaLayout) -> None:
+        self._exact, self._layout = exact, layout
+        self._kept: dict[str, Tangent] = {}
+
+    def walked(
+        self, observations: Sequence[Observation], theta: FloatArray, sigma: FloatArray
+    ) -> list[Tangent]:
+        """Tangents of every orientation, walked anew where theta has moved away from theirs."""
+        exact, layout, state = self._model(), self._layout, None
+        at = theta[layout.walked]
+        tangents: list[Tangent] = []
+        for one in observations:
+            tangent = self._kept.get(one.key)
+            near = tangent is not None and tangent.holds(
+                theta, sigma, layout, one.sums, len(observations), share=0.5
+            )
+            if tangent is None or not near:
+                if one.trajectories is None:
+                    raise InputError("observation has no trajectories; the exact rate needs them")
+                if state is None:
+                    state = exact.prepare(theta[layout.parameters])
+                known = tangent is not None and tangent.slope_holds(theta, sigma, layout)
+                rate, slope = exact.rates(
+                    one.trajectories(),
+                    state,
+                    log_width=float(theta[layout.log_width]),
+                    off=theta[layout.off],
+                    gradient=not known,
+                    rough=False,
+                )
+                if known and tangent is not None:
+                    tangent = replace(tangent, at=at, exact=rate)
+                else:
+                    tangent = Tangent(at=at, exact=rate, slope=slope, slope_at=at)
+                if one.key:
+                    self._kept[one.key] = tangent
+            tangents.append(tangent)
+        return tangents
+
+    def walked_roughly(self, observations: Sequence[Observation], theta: FloatArray) -> Tangent:
+        """Rates of all orientations together, neighbouring pixels on one ray; not kept."""
+        exact, layout = self._model(), self._layout
+        state = exact.prepare(theta[layout.parameters])
+        each: list[tuple[FloatArray, FloatArray]] = []
+        for one in observations:
+            if one.trajectories is None:
+                raise InputError("observation has no trajectories; the exact rate needs them")
+            each.append(
+                exact.rates(
+                    one.trajectories(),
+                    state,
+                    log_width=float(theta[layout.log_width]),
+                    off=theta[layout.off],
+                    gradient=True,
+                    rough=True,
+                )
+            )
+        at = theta[layout.walked]
+        rate, slope = (np.sum([one[k] for one in each], axis=0) for k in (0, 1))
+        return Tangent(at=at, exact=rate, slope=slope, slope_at=at)
+
+    def carry(
+        self,
+        tangents: Sequence[Tangent],
+        observations: Sequence[Observation],
+        theta: FloatArray,
+        sigma: FloatArray,
+    ) -> bool:
+        """Whether all tangents hold at theta."""
+        return all(
+            t.holds(theta, sigma, self._layout, o.sums, len(observations))
+            for t, o in zip(tangents, observations, strict=True)
+        )
+
+    def forget(self, key: str) -> None:
+        """Drop what is kept of an orientation."""
+        self._kept.pop(key, None)
+
+    def remembered(self) -> dict[str, Any]:
+        """All that is kept, by orientation."""
+        return dict(self._kept)
+
+    def recall(self, remembered: Mapping[str, Any]) -> None:
+        """Keep exactly this."""
+        self._kept = dict(remembered)
+
+    def _model(self) -> ExactModel:
+        if self._exact is None:
+            raise InputError("the refinement has no exact model; expected one for trajectories")
+        return self._exact

@@ -1,0 +1,194 @@
+"""What may be off in the set-up of a measurement: orientation, lattice, incident energy, time zero.
+
+Events are put into cells with the set-up that is believed. Where it is off, the neutrons of a cell
+come from ``Q' = (1 + sum_g x_g A_g) Q``, to first order, with ``A_g`` a rotation or a strain in the
+frame of the crystal; an incident energy that is off by a share x moves ``k_i`` by x/2 and what is
+scattered at E to the measured E - x E_i; a time zero that is late by tau moves it by
+``2 E_f tau / t_f`` with ``t_f`` the time of flight from the sample.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+from pydantic import Field
+
+from simulations.arrays import FloatArray
+from simulations.constants import NEUTRON_MEV_A2
+from simulations.crystal import Crystal, laue_rotations
+from simulations.instrument import (
+    Instrument,
+    Orientation,
+    crystal_to_lab,
+    flight_time_us,
+    wave_vector,
+)
+from simulations.likelihood.trajectory_arguments import Moves
+from simulations.section import NotNegative, Section
+
+PERCENT = 1e-2
+
+
+class MissettingSection(Section):
+    """How far the set-up may be off: standard deviations before any data; 0: it is known.
+
+    What is above 0 is fitted with the force constants. The search for the first answer does not
+    know of it: errors beyond about 0.2 degrees or 0.2 % are better mended first (`align`).
+    """
+
+    psi_offset_deg: NotNegative = Field(
+        default=0.0, description="of the turn about the vertical, degrees, 0 or more"
+    )
+    tilt_deg: NotNegative = Field(
+        default=0.0, description="of the tilts gl and gs, degrees, 0 or more"
+    )
+    lattice_percent: NotNegative = Field(
+        default=0.0, description="of every free length of the cell, %, 0 or more"
+    )
+    ei_percent: NotNegative = Field(default=0.0, description="of the incident energy, %, 0 or more")
+    t0_us: NotNegative = Field(default=0.0, description="of time zero, microseconds, 0 or more")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Missetting:
+    """Ways a set-up may be off, G of them, each with one number x in its unit."""
+
+    names: tuple[str, ...]
+    units: tuple[str, ...]
+    sigma: FloatArray  # (G,) of what is off, before any data
+    linear: FloatArray  # (G, 3, 3) of Q, for one unit
+    ei: FloatArray  # (G,) relative change of the incident energy, for one unit
+    delay: FloatArray  # (G,) of time zero, in times of flight from the sample at E = 0
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def moves(self, true_meV: FloatArray, ei_meV: float) -> Moves:
+        """How Q, k_f and the measured energy move with each, at true energy transfers.
+
+        Parameters
+        ----------
+        true_meV : (T,) float64
+        ei_meV : float
+        """
+        final = ei_meV - np.asarray(true_meV)
+        kf = wave_vector(final)
+        late = 2 * final * np.sqrt(final / ei_meV)
+        return Moves(
+            linear=np.ascontiguousarray(self.linear),
+            beam=0.5 * self.ei,
+            final=self.ei[:, None] * ei_meV / (2 * NEUTRON_MEV_A2 * kf),
+            shift=self.delay[:, None] * late - self.ei[:, None] * ei_meV,
+        )
+
+    def turn(self, off: FloatArray) -> FloatArray:
+        """Matrix (3, 3) that takes believed to true wave vectors, both in the crystal's frame."""
+        return np.eye(3) + np.tensordot(np.asarray(off, dtype=float), self.linear, axes=1)
+
+
+NONE_OFF = Missetting(
+    names=(),
+    units=(),
+    sigma=np.empty(0),
+    linear=np.empty((0, 3, 3)),
+    ei=np.empty(0),
+    delay=np.empty(0),
+)
+
+
+def missetting(
+    crystal: Crystal, instrument: Instrument, orientation: Orientation, ei_meV: float,
+    section: MissettingSection,
+) -> Missetting:  # fmt: skip
+    """Ways a measurement may be off; a standard deviation of zero leaves one out.
+
+    Parameters
+    ----------
+    crystal : Crystal
+    instrument : Instrument
+        Its pixels give the time of flight that time zero is held against.
+    orientation : Orientation
+        Tilts are about its arcs.
+    ei_meV : float
+    section : MissettingSection
+    """
+    names: list[tuple[str, str, float]] = []
+    linear: list[FloatArray] = []
+    ei: list[float] = []
+    delay: list[float] = []
+
+    def add(
+        name: str, unit: str, sigma: float, A: ArrayLike = 0.0, of_ei: float = 0.0, late: float = 0
+    ) -> None:
+        names.append((name, unit, sigma))
+        linear.append(np.broadcast_to(np.asarray(A, dtype=float), (3, 3)))
+        ei.append(of_ei)
+        delay.append(late)
+
+    for name, arc, sigma in (
+        ("psi offset", "dpsi_deg", section.psi_offset_deg),
+        ("tilt gl", "gl_deg", section.tilt_deg),
+        ("tilt gs", "gs_deg", section.tilt_deg),
+    ):
+        if sigma > 0:
+            add(name, "deg", sigma, _turn(crystal, orientation, arc))
+    if section.lattice_percent > 0:
+        for name, strain in lattice_strains(crystal):
+            add(name, "%", section.lattice_percent, PERCENT * strain)
+    if section.ei_percent > 0:
+        add("incident energy", "%", section.ei_percent, of_ei=PERCENT)
+    if section.t0_us > 0:
+        distance = np.linalg.norm(instrument.position_m[~instrument.masked], axis=1)
+        flight = float(np.mean(flight_time_us(distance, ei_meV)))
+        add("time zero", "us", section.t0_us, late=1 / flight)
+    return Missetting(
+        names=tuple(n for n, _, _ in names),
+        units=tuple(u for _, u, _ in names),
+        sigma=np.array([s for _, _, s in names]),
+        linear=np.array(linear).reshape(-1, 3, 3),
+        ei=np.array(ei),
+        delay=np.array(delay),
+    )
+
+
+def _turn(crystal: Crystal, orientation: Orientation, arc: str) -> FloatArray:
+    """Generator of a turn of the crystal by one degree of an arc, in the crystal's frame."""
+    at = {name: getattr(orientation, name) for name in ("u", "v", "omega_deg")}
+    arcs = {name: getattr(orientation, name) for name in ("dpsi_deg", "gl_deg", "gs_deg")}
+    step = 0.5
+    rotations = [
+        crystal_to_lab(
+            Orientation(**at, **{**arcs, arc: arcs[arc] + sign * step}),
+            crystal.conventional_reciprocal,
+            0.0,
+        )
+        for sign in (-1, 0, 1)
+    ]
+    return (rotations[2] - rotations[0]).T @ rotations[1] / (2 * step)
+
+
+def lattice_strains(crystal: Crystal) -> list[tuple[str, FloatArray]]:
+    """Strains (3, 3) that the point group leaves free, one per length of the conventional cell.
+
+    Lengths that an operation mixes are one. Angles are taken to be known.
+    """
+    cell = np.linalg.inv(crystal.conventional_reciprocal).T  # rows; the factor of 2 pi is of no use
+    axes = cell / np.linalg.norm(cell, axis=1, keepdims=True)
+    _, operations = laue_rotations(crystal)
+    left = [0, 1, 2]
+    strains: list[tuple[str, FloatArray]] = []
+    while left:
+        first = left[0]
+        overlap = np.abs(np.einsum("oij,j,ki->ok", operations, axes[first], axes))
+        together = [k for k in left if np.any(overlap[:, k] > 1 - 1e-4)]
+        if len(together) == 3:
+            strain = np.eye(3)
+        else:
+            # Along these axes, with the others still: rows of the dual basis pick their part out.
+            dual = np.linalg.inv(cell)
+            strain = sum((np.outer(cell[k], dual[:, k]) for k in together), np.zeros((3, 3)))
+        strains.append(("lattice " + "".join("abc"[k] for k in together), strain))
+        left = [k for k in left if k not in together]
+    return strains

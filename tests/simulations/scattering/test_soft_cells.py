@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+from itertools import product
+
+import numpy as np
+import pytest
+
+from simulations.reciprocal import irreducible_mesh, quasi_random_points
+from simulations.scattering import powder_spectrum
+from simulations.scattering.soft_cells import split_soft_cells
+from tests.simulations.phonon_oracles import aluminium, germanium
+
+
+def soft_aluminium(second_xx):
+    """The slow branch along [110] is soft; from 0.11 on it has a small pocket beside Gamma."""
+    model = aluminium()
+    values = dict(zip(model.elements, model.with_free(model.elements).values, strict=True))
+    values.update({"1NN zz": 0.33, "2NN xx": second_xx})
+    return model.with_elements([values[name] for name in model.elements])
+
+
+def energies(model, q_cart):
+    squared = np.linalg.eigvalsh(model.dynamical_matrices(q_cart))
+    return np.sqrt(np.maximum(squared, 0.0))
+
+
+@pytest.mark.parametrize("divisions", [(4, 4, 4), (4, 4, 6)])  # all of the symmetry keeps the first
+def test_split_cells_fill_the_zone_once(divisions):
+    model = germanium()
+    regular = irreducible_mesh(model.crystal, divisions, shifted=True)
+    split = split_soft_cells(model, regular, 300.0)
+    assert split.weights.sum() == pytest.approx(1.0)
+    fine = 8  # of the finest cells along each side of a cell of the regular mesh
+    offsets = {
+        level: np.array(
+            list(product((np.arange(fine >> level) + 0.5) / (fine >> level) - 0.5, repeat=3))
+        ) / 2**level
+        for level in range(4)
+    }  # fmt: skip
+    cell = model.crystal.reciprocal / np.array(divisions)[:, None]
+    total, most = 0.0, 0
+    for q, weight in zip(split.q_cart, split.weights, strict=True):
+        place = q @ np.linalg.inv(cell)  # in steps of the mesh: odd quarters are split once
+        level = next(k for k in range(4) if np.allclose(place * 2**k % 1.0, 0.5))
+        most = max(most, level)
+        total += weight * np.mean(1 / energies(model, q + offsets[level] @ cell))
+    whole = irreducible_mesh(model.crystal, fine * np.array(divisions), shifted=True)
+    expected = whole.weights @ np.mean(1 / energies(model, whole.q_cart), axis=1)
+    assert most >= 1
+    assert total == pytest.approx(expected, rel=1e-10)
+
+
+def test_a_split_mesh_beats_a_regular_one_of_more_points():
+    model = soft_aluminium(0.08)
+    options = {"temperature_K": 300.0, "resolution": 0.6, "displacement": 0.01 * np.eye(3)[None]}
+    axes = np.linspace(0.5, 6.0, 40), np.linspace(0.0, 44.0, 60)
+
+    def intensity(zone):
+        return powder_spectrum(model, *axes, zone=zone, **options).intensity
+
+    def mesh(n):
+        return irreducible_mesh(model.crystal, n, shifted=True)
+
+    truth = intensity(mesh(160))  # regular: nothing of the splitting is in it
+    split = split_soft_cells(model, mesh(24), 300.0)
+    regular = mesh(36)
+    assert len(split.q_cart) < 1.1 * len(regular.q_cart)
+    off = [np.abs(intensity(zone) - truth).sum() / truth.sum() for zone in (split, regular)]
+    assert off[0] < 0.7 * off[1]
+
+
+def test_points_without_cells_are_refused():
+    model = germanium()
+    with pytest.raises(ValueError, match="divisions"):
+        split_soft_cells(model, quasi_random_points(model.crystal, 5), 300.0)
