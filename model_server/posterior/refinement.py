@@ -209,16 +209,23 @@ class Refinement:
         best = self._kicked(pooled, best, centre, kicks)
         if exactly and self.layout.off_names:
             theta = self._anneal_walked(observations, pooled, best, warm, centre)
-        else:
+        elif warm is None:
             theta = best.theta
-            if warm is not None:
-                before = self._score([pooled], warm.theta, centre, 8)
-                if before.objective < best.objective + BETTER_THAN_BEFORE:
-                    # Where the answer before still holds, the rates walked there do too.
-                    theta = warm.theta if exactly else before.theta
+        else:
+            before = self._score([pooled], warm.theta, centre, 8)
+            better = best.objective < before.objective - BETTER_THAN_BEFORE
+            theta = best.theta if better else warm.theta if exactly else before.theta
         if not exactly:
             return self._score(observations, theta, centre, iterations)
         found = self._descend(observations, theta, best.theta_sigma, centre, iterations)
+        if warm is not None and theta is not warm.theta:
+            # The folded model may prefer another answer than the rates that it stands for.
+            kept = self._tangents.remembered()
+            followed = self._descend(observations, warm.theta, warm.theta_sigma, centre, iterations)
+            if followed.objective < found.objective:
+                found = followed
+            else:
+                self._tangents.recall(kept)
         return self._leave_shallow(observations, pooled, found, centre, kicks, iterations)
 
     def _anneal_walked(
