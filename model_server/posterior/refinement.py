@@ -32,7 +32,7 @@ from simulations.prior import BoxPrior
 NUISANCE_SIGMA = (5.0, 3.0, 3.0, 0.05)  # prior widths of ``NUISANCES``; the resolution: 5 %
 BACKGROUND_SHARE = 0.1  # of the counts: where the prior of either background is centred
 BETTER_THAN_BEFORE = 1.0  # of minus log posterior: less does not drop tangents that still hold
-SEARCHED_AT = (1, 2, 4)  # orientations
+SEARCHED_AT = (1, 2, 3, 4, 6, 9, 13, 19, 28)  # orientations
 WALKED_BLURS_MEV = (3.0, 1.5, 0.0)
 ROUGH_WALKS = 3  # most linearisations at each of them
 ROUGH_DECREASE = 1.0  # of minus log posterior: less does not pay for a rough walk
@@ -85,8 +85,8 @@ class _Linear:
 def searches(before: Posterior, now: int) -> bool:
     """Whether a fit of ``now`` orientations looks for another answer than the one before.
 
-    At 1, 2 and 4 orientations, or when those are passed; where orientations were withdrawn; and
-    where the answer before is none.
+    At ever fewer numbers of them, or when those are passed, so that a wrong answer is left after a
+    third of a run at most; where orientations were withdrawn; and where the answer before is none.
     """
     known = len(before.totals)
     return now < known or not before.converged or any(known < n <= now for n in SEARCHED_AT)
