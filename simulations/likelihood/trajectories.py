@@ -284,8 +284,8 @@ class ZoneState:
     """(points, n, 3, 2, n). [s, a, :, s'] of two blocks: e_s'^dagger (dD/dq_a) e_s / (E_s^2 -
     E_s'^2); of one block: e_s^dagger (dD/dq_a) e_s'."""
     coupling: SingleArray
-    """(points, n, n, 2, K + 3) e_s^dagger B_k e_s', meV^2 / (eV/angstrom^2), and at the end
-    e_s^dagger (dD/dq_a) e_s', meV^2 angstrom."""
+    """(points, n, K + 3, 2, n) [s, k, :, s'] e_s^dagger B_k e_s', meV^2 / (eV/angstrom^2), and at
+    the end e_s^dagger (dD/dq_a) e_s', meV^2 angstrom."""
 
     def vectors_at(self, point: int) -> ComplexArray:
         """Eigenvectors of a point in rows, conjugated, (n, n)."""
@@ -385,7 +385,7 @@ class TrajectoryPhonons:
             vectors=np.empty((count, n, 2, n), dtype=np.float32),
             block=np.empty((count, n), dtype=np.int8),
             mixing=np.empty((count, n, 3, 2, n), dtype=np.float32),
-            coupling=np.empty((count, n, n, 2, n_k + 3), dtype=np.float32),
+            coupling=np.empty((count, n, n_k + 3, 2, n), dtype=np.float32),
         )
         for some in self._chunks():
             self._prepare(phi, some, state)
@@ -417,7 +417,7 @@ class TrajectoryPhonons:
         mixing = np.where(near[:, None], coupling, coupling.swapaxes(2, 3) * inverse[:, None])
         state.mixing[some] = _parts(mixing.swapaxes(1, 2), axis=3)
         coupling = np.concatenate([bra @ basis @ vectors[:, None], coupling], axis=1)
-        state.coupling[some] = _parts(np.moveaxis(coupling, 1, -1), axis=3)
+        state.coupling[some] = _parts(coupling.swapaxes(1, 2), axis=3)
 
     def _second_derivatives(self, phi: FloatArray) -> NDArray[np.complex64]:
         """Second derivatives of D by q at every point, (points, 6, n, n), packed as ``PAIRS``.
@@ -591,8 +591,9 @@ class TrajectoryPhonons:
             ),
             Continued(
                 off_axis=OFF_AXIS_INVERSE_A,
+                reach=zone.reach,
                 square=state.square,
-                gradient=state.slope,
+                gradient=np.ascontiguousarray(state.slope.swapaxes(1, 2)),
                 curvature=state.curvature,
                 bend=self._most(state),
                 vectors=state.vectors,

@@ -81,8 +81,9 @@ class Continued(NamedTuple):
     """Modes at the reference points and how they are continued, as ``ZoneState`` has them."""
 
     off_axis: FloatArray  # (3,) 1/angstrom
+    reach: float  # of a cell of the grid, 1/angstrom: what ``bend`` holds for
     square: FloatArray
-    gradient: FloatArray
+    gradient: FloatArray  # (points, 3, n), unlike there
     curvature: FloatArray
     bend: FloatArray
     vectors: NDArray[np.float32]

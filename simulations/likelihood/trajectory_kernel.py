@@ -170,9 +170,9 @@ def _meet(
             )
             here[i] += 0.5 * (along0 * d[0] + along1 * d[1] + along2 * d[2])
             rise[i] = (
-                (gradient[r, i, 0] + along0) * slope[0]
-                + (gradient[r, i, 1] + along1) * slope[1]
-                + (gradient[r, i, 2] + along2) * slope[2]
+                (gradient[r, 0, i] + along0) * slope[0]
+                + (gradient[r, 1, i] + along1) * slope[1]
+                + (gradient[r, 2, i] + along2) * slope[2]
             )
         if stop > s + 1:
             for i in range(s, stop):
@@ -240,13 +240,13 @@ def _project(
     d0, d1, d2 = d[0], d[1], d[2]
     for s in range(n):
         first = block_of[r, s]
-        if not every:
-            far = True
-            for i in range(first, end[s]):
-                far = far and shape[i] == 0.0
-            if far:
-                continue
         re, im = z[0, s], z[1, s]
+        far = True
+        for i in range(first, end[s]):
+            far = far and shape[i] == 0.0
+        if far:
+            unturned[s] = complex(re, im)
+            continue
         for side in range(2):  # modes below the block, and above it
             for i in range(0 if side == 0 else end[s], first if side == 0 else n):
                 x = (
@@ -284,7 +284,8 @@ def _project(
     fastmath={"contract", "reassoc", "nsz", "arcp"},
 )
 def _differentiate(
-    r, common, coupling, block_of, pockets, end, turn, level, shape, by_square, overlap, z, change
+    r, common, coupling, block_of, end, turn, level, shape, by_square, overlap, re, im, bra_re,
+    bra_im, change,
 ):  # fmt: skip
     """Add derivatives of a step's rate by the parameters to ``change``: divided differences."""
     n = len(shape)
@@ -293,36 +294,41 @@ def _differentiate(
         if shape[s] == 0.0:
             continue
         for i in range(n):
-            z[i] = 0j
+            re[i] = 0.0
+            im[i] = 0.0
+        square = level[s] * abs(level[s])
         for i in range(n):
-            if i != s and shape[i] != 0.0 and i < s:
+            if shape[i] != 0.0 and i < s:
                 continue  # the pair was counted from the other side
             if i == s:
                 factor = by_square[s]
             elif abs(level[s] - level[i]) < 0.05:
                 factor = by_square[s] + by_square[i]
-            elif pockets is not None:
-                gap = level[s] * abs(level[s]) - level[i] * abs(level[i])
-                factor = 2.0 * (shape[s] - shape[i]) / gap
             else:
-                factor = 2.0 * (shape[s] - shape[i]) / (level[s] * level[s] - level[i] * level[i])
+                factor = 2.0 * (shape[s] - shape[i]) / (square - level[i] * abs(level[i]))
             y = common * factor * overlap[i]
             if end[i] == block_of[r, i] + 1:
-                z[i] += y
+                re[i] += y.real
+                im[i] += y.imag
             else:
                 for j in range(block_of[r, i], end[i]):
-                    z[j] += turn[j, i] * y
+                    part = turn[j, i] * y
+                    re[j] += part.real
+                    im[j] += part.imag
         for j in range(block_of[r, s], end[s]):
             bra = overlap[s].conjugate()
             if end[s] > block_of[r, s] + 1:
                 bra *= turn[j, s].conjugate()
+            x, y = np.float32(bra.real), np.float32(bra.imag)
             for i in range(n):
-                y = bra * z[i]
-                re, im = y.real, y.imag
-                if re == 0.0 and im == 0.0:
-                    continue
-                for q in range(n_k):
-                    change[q] += re * coupling[r, j, i, 0, q] - im * coupling[r, j, i, 1, q]
+                bra_re[i] = x * re[i] - y * im[i]
+                bra_im[i] = x * im[i] + y * re[i]
+            for q in range(n_k):
+                total = np.float32(0.0)
+                for i in range(n):
+                    total += bra_re[i] * coupling[r, j, q, 0, i]
+                    total -= bra_im[i] * coupling[r, j, q, 1, i]
+                change[q] += total
 
 
 @njit(
@@ -395,7 +401,7 @@ def walk(stretches, rays, axis, moves, grid, zone, scatterers, line, pockets, ou
     fine_divisions, fine_radius, fine_index, fine_operation = grid[3:7]
     core_divisions, core_radius, core_index, core_operation = grid[7:11]
     op_fractional, op_cartesian, point, reciprocal = grid[11:]
-    off_axis, square, gradient, curvature, bend, vectors, block_of, mixing, coupling = zone
+    off_axis, reach_of_cell, square, gradient, curvature, bend, vectors, block_of, mixing, coupling = zone
     positions, amplitude, displacement = scatterers
     thermal, own_width, lowest = line
     n_blocks = out.shape[0]
@@ -418,17 +424,19 @@ def walk(stretches, rays, axis, moves, grid, zone, scatterers, line, pockets, ou
         level = np.empty(n)
         overlap = np.empty(n, dtype=np.complex128)
         n_columns, n_moves = out_slope.shape[2], len(linear)
-        n_k = coupling.shape[4] - 3 if n_columns > 0 else 0
+        n_k = coupling.shape[2] - 3 if n_columns > 0 else 0
         change = np.empty(n_k + (3 if n_moves > 0 else 0))  # by the parameters, by q
         by_q = np.empty(3)
         moved = np.empty(n_moves)
         factor = np.empty(n_atoms, dtype=np.complex128)
         counted = np.empty(len(measured_edges) - 1)  # of the stretches of a group, in each step
-        counted_slope = np.empty((len(measured_edges) - 1, n_columns))
+        counted_slope = np.empty((n_columns, len(measured_edges) - 1))
         z = np.empty(n, dtype=np.complex128)
+        single = np.empty((4, n), dtype=np.float32)  # room to work in
         end = np.empty(n, dtype=np.int64)  # of the block of each mode; its first one: block_of
         near = np.empty(n, dtype=np.bool_)
         here = np.empty(n)  # E^2 of the modes as they are continued alone
+        beyond = np.empty(n)  # how far each is from where it may have a line, meV^2
         rise = np.empty(n)  # d here / d true energy, along the trajectory
         hermitian = np.empty((n, n), dtype=np.complex128)
         turn = np.empty((n, n), dtype=np.complex128)  # new modes in columns, block by block
@@ -442,7 +450,7 @@ def walk(stretches, rays, axis, moves, grid, zone, scatterers, line, pockets, ou
             for member in range(group[one], group[one + 1]):
                 s1 = max(s1, first_step[member] + length[member])
             counted[s0:s1] = 0.0
-            counted_slope[s0:s1] = 0.0
+            counted_slope[:, s0:s1] = 0.0
             t0 = np.searchsorted(true, measured_edges[s0] - reach)
             t1 = np.searchsorted(true, measured_edges[s1] + reach)
             for t in range(t0, t1):
@@ -502,29 +510,33 @@ def walk(stretches, rays, axis, moves, grid, zone, scatterers, line, pockets, ou
                         + op_cartesian[o, c, 1] * dy
                         + op_cartesian[o, c, 2] * dz
                     )
-                none = True
+                away = sqrt(d[0] * d[0] + d[1] * d[1] + d[2] * d[2]) / reach_of_cell
+                base = 8.0 * true[t] * (own_width + found[t])
+                goal = true[t] * true[t]
+                wide = 8.0 * found[t]
                 for s in range(n):
                     here[s] = (
                         square[r, s]
-                        + gradient[r, s, 0] * d[0]
-                        + gradient[r, s, 1] * d[1]
-                        + gradient[r, s, 2] * d[2]
+                        + gradient[r, 0, s] * d[0]
+                        + gradient[r, 1, s] * d[1]
+                        + gradient[r, 2, s] * d[2]
                     )
                     climb = abs(
-                        gradient[r, s, 0] * slope[0]
-                        + gradient[r, s, 1] * slope[1]
-                        + gradient[r, s, 2] * slope[2]
+                        gradient[r, 0, s] * slope[0]
+                        + gradient[r, 1, s] * slope[1]
+                        + gradient[r, 2, s] * slope[2]
                     )
                     # A branch far from this energy needs no more than its tangent.
-                    window = 8.0 * (
-                        true[t] * (own_width + found[t]) + found[t] * (climb + bend[r, s])
-                    )
-                    near[s] = abs(here[s] - true[t] * true[t]) <= window + bend[r, s]
+                    most = away * bend[r, s]
+                    beyond[s] = abs(here[s] - goal) - (base + wide * (climb + most) + most)
+                none = True
+                for s in range(n):
+                    near[s] = beyond[s] <= 0.0
                     if pockets is not None and not near[s]:
-                        spread_here = found[t] + own_width
                         near[s] = _pocket_is_near(
-                            here[s], bend[r, s], true[t], spread_here, lowest, pockets
-                        )
+                            here[s], away * bend[r, s], true[t], found[t] + own_width, lowest,
+                            pockets,
+                        )  # fmt: skip
                     none = none and not near[s]
                 if none or not _meet(
                     r, true[t], found[t], own_width, lowest, d, slope, near, here,
@@ -572,8 +584,8 @@ def walk(stretches, rays, axis, moves, grid, zone, scatterers, line, pockets, ou
                 if n_columns > 0:
                     change[:] = 0.0
                     _differentiate(
-                        r, common, coupling, block_of, pockets, end, turn, level, shape, by_square,
-                        overlap, z, change,
+                        r, common, coupling, block_of, end, turn, level, shape, by_square, overlap,
+                        single[0], single[1], single[2], single[3], change,
                     )  # fmt: skip
                 if n_columns > 0 and n_moves > 0:
                     for c in range(3):
@@ -609,18 +621,21 @@ def walk(stretches, rays, axis, moves, grid, zone, scatterers, line, pockets, ou
                             + beam_move[g] * along_beam
                             - final_move[g, t] * along_final
                         )
+                place = spread_first[t]
                 for j in range(a, b):
-                    place = j - spread_first[t]
-                    share = spread[t, place]
-                    counted[j] += total * share
-                    for q in range(n_k):
-                        counted_slope[j, q] += change[q] * share
-                    if n_columns > 0:
-                        counted_slope[j, n_k] += total * by_width[t, place]
-                    if n_columns > 0 and n_moves > 0:
-                        for g in range(n_moves):
-                            counted_slope[j, n_k + 1 + g] += (
-                                moved[g] * share + total * shift[g, t] * by_shift[t, place]
+                    counted[j] += total * spread[t, j - place]
+                for q in range(n_k):
+                    for j in range(a, b):
+                        counted_slope[q, j] += change[q] * spread[t, j - place]
+                if n_columns > 0:
+                    for j in range(a, b):
+                        counted_slope[n_k, j] += total * by_width[t, j - place]
+                if n_columns > 0 and n_moves > 0:
+                    for g in range(n_moves):
+                        along = total * shift[g, t]
+                        for j in range(a, b):
+                            counted_slope[n_k + 1 + g, j] += (
+                                moved[g] * spread[t, j - place] + along * by_shift[t, j - place]
                             )
             for member in range(group[one], group[one + 1]):
                 for j in range(length[member]):
@@ -629,4 +644,4 @@ def walk(stretches, rays, axis, moves, grid, zone, scatterers, line, pockets, ou
                         step = first_step[member] + j
                         out[block, where] += exposure[member] * counted[step]
                         for q in range(n_columns):
-                            out_slope[block, where, q] += exposure[member] * counted_slope[step, q]
+                            out_slope[block, where, q] += exposure[member] * counted_slope[q, step]
