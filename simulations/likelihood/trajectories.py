@@ -597,6 +597,7 @@ class TrajectoryPhonons:
                 curvature=state.curvature,
                 bend=self._most(state),
                 vectors=state.vectors,
+                columns=np.ascontiguousarray(state.vectors.swapaxes(1, 3)),
                 block_of=state.block,
                 mixing=state.mixing,
                 coupling=state.coupling,

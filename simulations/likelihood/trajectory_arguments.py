@@ -87,6 +87,7 @@ class Continued(NamedTuple):
     curvature: FloatArray
     bend: FloatArray
     vectors: NDArray[np.float32]
+    columns: NDArray[np.float32]  # (points, n, 2, n), the same with components before modes
     block_of: NDArray[np.int8]
     mixing: NDArray[np.float32]
     coupling: NDArray[np.float32]  # by the parameters, then by q

@@ -222,7 +222,7 @@ def _meet(
     fastmath={"contract", "reassoc", "nsz", "arcp"},
 )
 def _project(
-    r, d, every, amplitude, vectors, block_of, mixing, end, turn, shape, z, unturned, out
+    r, d, every, amplitude, columns, block_of, mixing, end, turn, shape, z, unturned, out
 ):  # fmt: skip
     """Overlap of the structure amplitude (2, n) with the modes found at a step, in ``out``.
 
@@ -231,13 +231,14 @@ def _project(
     """
     n = len(shape)
     for s in range(n):
-        re, im = 0.0, 0.0
-        for i in range(n):
-            re += vectors[r, s, 0, i] * amplitude[0, i] - vectors[r, s, 1, i] * amplitude[1, i]
-            im += vectors[r, s, 0, i] * amplitude[1, i] + vectors[r, s, 1, i] * amplitude[0, i]
-        z[0, s] = re
-        z[1, s] = im
-    d0, d1, d2 = d[0], d[1], d[2]
+        z[0, s] = 0.0
+        z[1, s] = 0.0
+    for i in range(n):
+        x, y = amplitude[0, i], amplitude[1, i]
+        for s in range(n):
+            z[0, s] += columns[r, i, 0, s] * x - columns[r, i, 1, s] * y
+            z[1, s] += columns[r, i, 0, s] * y + columns[r, i, 1, s] * x
+    d0, d1, d2 = np.float32(d[0]), np.float32(d[1]), np.float32(d[2])
     for s in range(n):
         first = block_of[r, s]
         re, im = z[0, s], z[1, s]
@@ -401,7 +402,7 @@ def walk(stretches, rays, axis, moves, grid, zone, scatterers, line, pockets, ou
     fine_divisions, fine_radius, fine_index, fine_operation = grid[3:7]
     core_divisions, core_radius, core_index, core_operation = grid[7:11]
     op_fractional, op_cartesian, point, reciprocal = grid[11:]
-    off_axis, reach_of_cell, square, gradient, curvature, bend, vectors, block_of, mixing, coupling = zone
+    off_axis, reach_of_cell, square, gradient, curvature, bend, vectors, columns, block_of, mixing, coupling = zone
     positions, amplitude, displacement = scatterers
     thermal, own_width, lowest = line
     n_blocks = out.shape[0]
@@ -417,8 +418,8 @@ def walk(stretches, rays, axis, moves, grid, zone, scatterers, line, pockets, ou
         h = np.empty(3)
         slope = np.empty(3)
         q_in = np.empty(3)
-        f = np.empty((2, n))  # real and imaginary parts
-        parts = np.empty((2, n))
+        f = np.empty((2, n), dtype=np.float32)  # real and imaginary parts
+        parts = np.empty((2, n), dtype=np.float32)
         shape = np.empty(n)
         by_square = np.empty(n)  # d shape / d E^2
         level = np.empty(n)
@@ -575,7 +576,7 @@ def walk(stretches, rays, axis, moves, grid, zone, scatterers, line, pockets, ou
                         f[0, 3 * c + i] = factor[c].real * q_in[i]
                         f[1, 3 * c + i] = factor[c].imag * q_in[i]
                 total = _project(
-                    r, d, n_columns > 0, f, vectors, block_of, mixing, end, turn, shape, parts,
+                    r, d, n_columns > 0, f, columns, block_of, mixing, end, turn, shape, parts,
                     side, overlap,
                 )  # fmt: skip
                 x = exp(-true[t] / thermal) if thermal > 0 else 0.0
