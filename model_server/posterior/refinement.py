@@ -10,7 +10,7 @@ rate is added, and theta gets one more nuisance, the can's strength.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -21,9 +21,11 @@ from model_server.posterior._scipy import (
     non_negative_least_squares,
     solve_positive,
 )
+from model_server.posterior.linear import Linear
 from model_server.posterior.observation import Observation, pool, usable_cells
 from model_server.posterior.posterior import Posterior, ThetaLayout
-from model_server.posterior.tangent import Tangent, Tangents
+from model_server.posterior.search import searches
+from model_server.posterior.tangent import Anchor, Tangent, Tangents
 from simulations.arrays import BoolArray, FloatArray
 from simulations.errors import InputError
 from simulations.likelihood import NONE_OFF, ExactModel, ForwardModel, State
@@ -32,7 +34,6 @@ from simulations.prior import BoxPrior
 NUISANCE_SIGMA = (5.0, 3.0, 3.0, 0.05)  # prior widths of ``NUISANCES``; the resolution: 5 %
 BACKGROUND_SHARE = 0.1  # of the counts: where the prior of either background is centred
 BETTER_THAN_BEFORE = 1.0  # of minus log posterior: less does not drop tangents that still hold
-SEARCHED_AT = (1, 2, 3, 4, 6, 9, 13, 19, 28)  # orientations
 WALKED_BLURS_MEV = (3.0, 1.5, 0.0)
 ROUGH_WALKS = 3  # most linearisations at each of them
 ROUGH_DECREASE = 1.0  # of minus log posterior: less does not pay for a rough walk
@@ -46,50 +47,13 @@ KICK_SIGMAS = (2.0, 4.0, 8.0)  # how far, in turn
 KICK_PAYS = 0.5  # of minus log posterior
 MOST_KICKS = 40
 LEAPS = 4  # most ways out of shallow minima of the exact rates
+ANCHORED_WITHIN = 2.0  # of minus log posterior: what corrected folded rates may be wrong by
 LEAP_PAYS = 1.0  # of minus log posterior, as the corrected folded rates see it
 BLURS_MEV = (6.0, 3.0, 1.5, 0.75, 0.0)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class _Anchor:
-    """What exact rates of all orientations add to folded ones at one theta, and its change.
-
-    Good enough to look for other minima about that theta, which exact rates then judge.
-    """
-
-    off: FloatArray  # (G,)
-    exact: FloatArray  # (path_bins, energy_bins), scale 1
-    more: FloatArray  # exact minus folded
-    by_off: FloatArray  # (path_bins, energy_bins, G) of the exact rates
-
-    def corrected(self, rate: FloatArray, off: FloatArray) -> FloatArray:
-        """Folded rates with the correction, for a set-up that is off by (G,)."""
-        least = 0.1 * np.minimum(self.exact, rate)
-        return np.maximum(rate + self.more + self.by_off @ (off - self.off), least)
-
-
-_Parts: TypeAlias = "tuple[_Linear, FloatArray, FloatArray, FloatArray]"
+_Parts: TypeAlias = "tuple[Linear, FloatArray, FloatArray, FloatArray]"
 """Usable cells of one orientation; and lambda, its model's and its can's part in all cells."""
-
-
-@dataclass(slots=True)
-class _Linear:
-    """One orientation at the current theta, cells flattened to those that count."""
-
-    data: FloatArray
-    rate: FloatArray
-    slope: FloatArray  # (cells, P)
-    variance: FloatArray | None  # reduced input
-
-
-def searches(before: Posterior, now: int) -> bool:
-    """Whether a fit of ``now`` orientations looks for another answer than the one before.
-
-    At ever fewer numbers of them, or when those are passed, so that a wrong answer is left after a
-    third of a run at most; where orientations were withdrawn; and where the answer before is none.
-    """
-    known = len(before.totals)
-    return now < known or not before.converged or any(known < n <= now for n in SEARCHED_AT)
 
 
 class Refinement:
@@ -199,6 +163,9 @@ class Refinement:
             return self._leave_shallow(observations, pooled, found, centre, kicks, iterations)
         first = self._screened(pooled, [self.prior.mean, *starts])
         blurred = self._anneal_ever_fewer(pooled, first, centre)
+        quickly = warm is not None and exactly and not kicks
+        if warm is not None and quickly and self._is_of_before(pooled, blurred, warm, centre):
+            return self._descend(observations, warm.theta, warm.theta_sigma, centre, iterations)
         distinct: list[Posterior] = []
         for candidate in sorted(blurred, key=lambda p: p.objective):
             gaps = [np.abs((candidate.values - d.values) / d.sigma).max() for d in distinct]
@@ -217,16 +184,46 @@ class Refinement:
             theta = best.theta if better else warm.theta if exactly else before.theta
         if not exactly:
             return self._score(observations, theta, centre, iterations)
-        found = self._descend(observations, theta, best.theta_sigma, centre, iterations)
-        if warm is not None and theta is not warm.theta:
+        if warm is None or theta is warm.theta or self.layout.off_names:
+            found = self._descend(observations, theta, best.theta_sigma, centre, iterations)
+            other = None if warm is None or theta is warm.theta else warm
+        else:
+            found = self._descend(observations, warm.theta, warm.theta_sigma, centre, iterations)
+            other = best if self._may_be_better(observations, pooled, best, found, centre) else None
+        if other is not None:
             # The folded model may prefer another answer than the rates that it stands for.
             kept = self._tangents.remembered()
-            followed = self._descend(observations, warm.theta, warm.theta_sigma, centre, iterations)
-            if followed.objective < found.objective:
-                found = followed
+            else_found = self._descend(
+                observations, other.theta, other.theta_sigma, centre, iterations
+            )
+            if else_found.objective < found.objective:
+                found = else_found
             else:
                 self._tangents.recall(kept)
         return self._leave_shallow(observations, pooled, found, centre, kicks, iterations)
+
+    def _is_of_before(
+        self, pooled: Observation, blurred: Sequence[Posterior], warm: Posterior, centre: FloatArray
+    ) -> bool:
+        """Whether the best of blurred counts is the answer before, or explains them no better."""
+        best = min(blurred, key=lambda p: p.objective)
+        before = self._score([pooled], warm.theta, centre, 0, blur=BLURS_MEV[2])
+        gap = np.abs((best.values - warm.values) / best.sigma).max()
+        return bool(gap < 1.0 or before.objective < best.objective)
+
+    def _may_be_better(
+        self,
+        observations: Sequence[Observation],
+        pooled: Observation,
+        candidate: Posterior,
+        found: Posterior,
+        centre: FloatArray,
+    ) -> bool:
+        """Whether folded rates, corrected where ``found`` is, leave the candidate a chance."""
+        anchor = self._anchored(observations, pooled, found)
+        here = self._score([pooled], found.theta, centre, 10, anchor=anchor)
+        there = self._score([pooled], candidate.theta, centre, 10, anchor=anchor)
+        return there.objective < here.objective + ANCHORED_WITHIN
 
     def _anneal_walked(
         self,
@@ -280,7 +277,7 @@ class Refinement:
         iterations: int,
     ) -> Posterior:
         """Minimise the objective of exact rates: linearise, step, and shorten steps that fail."""
-        tangents = self._tangents.walked(observations, theta, sigma)
+        tangents = self._tangents.walked(observations, theta, sigma, share=1.0)
         value = self._value(observations, theta, centre, tangents)
         posterior = self._score(observations, theta, centre, iterations, tangents=tangents)
         for _ in range(WALKS):
@@ -299,10 +296,21 @@ class Refinement:
                     break
                 share *= SHORTER
                 if share < SHORTEST:
-                    return replace(posterior, converged=False)
+                    return self._unsettled(observations, theta, centre, tangents)
             theta, tangents, value = trial, there, reached
             posterior = self._score(observations, theta, centre, iterations, tangents=tangents)
-        return replace(posterior, converged=False)
+        return self._unsettled(observations, theta, centre, tangents)
+
+    def _unsettled(
+        self,
+        observations: Sequence[Observation],
+        theta: FloatArray,
+        centre: FloatArray,
+        tangents: Sequence[Tangent],
+    ) -> Posterior:
+        """The best that was walked, no step beyond it, and not converged."""
+        here = self._score(observations, theta, centre, 0, tangents=tangents)
+        return replace(here, converged=False)
 
     def _leave_shallow(
         self,
@@ -314,35 +322,40 @@ class Refinement:
         iterations: int,
     ) -> Posterior:
         """Leave shallow minima of the exact rates beside the deepest, while that pays."""
-        layout = self.layout
         for _ in range(LEAPS if kicks else 0):
-            theta, sigma = found.theta, found.theta_sigma
-            tangents = self._tangents.walked(observations, theta, sigma)
-            exact = np.sum([t.carried(theta[layout.walked]) for t in tangents], axis=0)
-            slope = np.sum([t.slope for t in tangents], axis=0)
-            folded, _ = self.model.rates(
-                pooled.exposure(),
-                self.state_at(theta),
-                log_width=float(theta[layout.log_width]),
-                gradient=False,
-            )
-            anchor = _Anchor(
-                off=theta[layout.off],
-                exact=exact,
-                more=exact - folded,
-                by_off=slope[..., layout.n_parameters + 1 :],
-            )
-            here = self._score([pooled], theta, centre, 10, anchor=anchor)
+            anchor = self._anchored(observations, pooled, found)
+            here = self._score([pooled], found.theta, centre, 10, anchor=anchor)
             there = self._kicked(pooled, here, centre, kicks, anchor)
             if there.objective > here.objective - LEAP_PAYS:
                 break
             kept = self._tangents.remembered()
-            leapt = self._descend(observations, there.theta, sigma, centre, iterations)
+            leapt = self._descend(observations, there.theta, found.theta_sigma, centre, iterations)
             if leapt.objective > found.objective - KICK_PAYS:
                 self._tangents.recall(kept)
                 break
             found = leapt
         return found
+
+    def _anchored(
+        self, observations: Sequence[Observation], pooled: Observation, found: Posterior
+    ) -> Anchor:
+        """What exact rates add to folded ones where ``found`` is."""
+        layout, theta = self.layout, found.theta
+        tangents = self._tangents.walked(observations, theta, found.theta_sigma, share=1.0)
+        exact = np.sum([t.carried(theta[layout.walked]) for t in tangents], axis=0)
+        slope = np.sum([t.slope for t in tangents], axis=0)
+        folded, _ = self.model.rates(
+            pooled.exposure(),
+            self.state_at(theta),
+            log_width=float(theta[layout.log_width]),
+            gradient=False,
+        )
+        return Anchor(
+            off=theta[layout.off],
+            exact=exact,
+            more=exact - folded,
+            by_off=slope[..., layout.n_parameters + 1 :],
+        )
 
     def _value(
         self,
@@ -385,7 +398,7 @@ class Refinement:
         if state is None:
             state = self.state_at(theta)
         linear, total, _, _ = self._linearise(theta, state, observation)
-        return total, _fisher(linear)
+        return total, linear.fisher()
 
     @property
     def n_parameters(self) -> int:
@@ -410,7 +423,7 @@ class Refinement:
         observation: Observation,
         blur: float = 0.0,
         tangent: Tangent | None = None,
-        anchor: _Anchor | None = None,
+        anchor: Anchor | None = None,
     ) -> _Parts:
         layout = self.layout
         scale, flat, constant = np.exp(theta[layout.log_amplitudes])
@@ -449,7 +462,7 @@ class Refinement:
             spread = self._spread(use, blur)
             data, rates, columns = spread @ data, spread @ rates, spread @ columns
             variance = None if variance is None else spread @ variance
-        linear = _Linear(data=data, rate=np.maximum(rates, 1e-12), slope=columns, variance=variance)
+        linear = Linear(data=data, rate=np.maximum(rates, 1e-12), slope=columns, variance=variance)
         return linear, total, phonon, can
 
     def _can(
@@ -482,9 +495,7 @@ class Refinement:
             self._spread_of = (key, block_diagonal(blocks))
         return self._spread_of[1]
 
-    def _objective(
-        self, theta: FloatArray, linears: Sequence[_Linear], centre: FloatArray
-    ) -> float:
+    def _objective(self, theta: FloatArray, linears: Sequence[Linear], centre: FloatArray) -> float:
         value = 0.0
         for one in linears:
             if one.variance is None:
@@ -501,7 +512,7 @@ class Refinement:
         centre: FloatArray,
         blurs: Sequence[float],
         iterations: int,
-        anchor: _Anchor | None = None,
+        anchor: Anchor | None = None,
     ) -> Posterior:
         more: dict[str, Any] = {"anchor": anchor}
         found = self._score([pooled], theta, centre, iterations, blur=blurs[0], **more)
@@ -527,7 +538,7 @@ class Refinement:
         best: Posterior,
         centre: FloatArray,
         kicks: int,
-        anchor: _Anchor | None = None,
+        anchor: Anchor | None = None,
     ) -> Posterior:
         """Leave shallow minima beside the deepest: of many close constants there are several."""
         rng = np.random.default_rng([self.layout.size, 20262])
@@ -629,7 +640,7 @@ class Refinement:
         iterations: int,
         blur: float = 0.0,
         tangents: Sequence[Tangent] | None = None,
-        anchor: _Anchor | None = None,
+        anchor: Anchor | None = None,
     ) -> Posterior:
         layout = self.layout
         of = tangents if tangents is not None else [None] * len(observations)
@@ -637,7 +648,7 @@ class Refinement:
 
         def at(
             candidate: FloatArray,
-        ) -> tuple[list[_Linear], list[_Parts], float]:
+        ) -> tuple[list[Linear], list[_Parts], float]:
             state = None if tangents is not None else self.state_at(candidate)
             parts = [
                 self._linearise(candidate, state, o, blur, t, anchor)
@@ -651,8 +662,8 @@ class Refinement:
         damping = 1e-3 if blur else 0.0
         step_count = 0
         while step_count < iterations and not converged:
-            fisher = sum((_fisher(one) for one in linears), np.zeros_like(prior))
-            gradient = sum((_score_vector(one) for one in linears), np.zeros(len(theta)))
+            fisher = sum((one.fisher() for one in linears), np.zeros_like(prior))
+            gradient = sum((one.score() for one in linears), np.zeros(len(theta)))
             gradient = gradient - prior @ (theta - centre)
             while step_count < iterations:
                 step_count += 1
@@ -670,7 +681,7 @@ class Refinement:
                     damping = damping / 10 if damping > 1e-4 else 0.0
                     break
                 damping = max(10 * damping, 1e-2)
-        precision = prior + sum((_fisher(one) for one in linears), np.zeros_like(prior))
+        precision = prior + sum((one.fisher() for one in linears), np.zeros_like(prior))
         covariance = np.asarray(np.linalg.inv(precision), dtype=np.float64)
         return Posterior(
             model=self.model.name,
@@ -686,13 +697,3 @@ class Refinement:
             totals=np.array([float(one.rate.sum()) for one in linears]),
             can=None if observations[0].can is None else np.sum([p[3] for p in parts], axis=0),
         )
-
-
-def _fisher(one: _Linear) -> FloatArray:
-    weight = 1 / (one.rate if one.variance is None else one.variance)
-    return (one.slope * weight[:, None]).T @ one.slope
-
-
-def _score_vector(one: _Linear) -> FloatArray:
-    weight = 1 / (one.rate if one.variance is None else one.variance)
-    return one.slope.T @ ((one.data - one.rate) * weight)

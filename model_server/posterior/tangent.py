@@ -73,6 +73,24 @@ class Tangent:
         return float(np.sum(np.minimum(second, OVERFLOWS) ** 2 / variance))
 
 
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Anchor:
+    """What exact rates of all orientations add to folded ones at one theta, and its change.
+
+    Good enough to look for other minima about that theta, which exact rates then judge.
+    """
+
+    off: FloatArray  # (G,)
+    exact: FloatArray  # (path_bins, energy_bins), scale 1
+    more: FloatArray  # exact minus folded
+    by_off: FloatArray  # (path_bins, energy_bins, G) of the exact rates
+
+    def corrected(self, rate: FloatArray, off: FloatArray) -> FloatArray:
+        """Folded rates with the correction, for a set-up that is off by (G,)."""
+        least = 0.1 * np.minimum(self.exact, rate)
+        return np.maximum(rate + self.more + self.by_off @ (off - self.off), least)
+
+
 class Tangents:
     """Walks orientations where it must, and keeps what it found between fits.
 
@@ -88,16 +106,23 @@ class Tangents:
         self._kept: dict[str, Tangent] = {}
 
     def walked(
-        self, observations: Sequence[Observation], theta: FloatArray, sigma: FloatArray
+        self,
+        observations: Sequence[Observation],
+        theta: FloatArray,
+        sigma: FloatArray,
+        share: float = 0.5,
     ) -> list[Tangent]:
-        """Tangents of every orientation, walked anew where theta has moved away from theirs."""
+        """Tangents of every orientation, walked anew where theta has moved away from theirs.
+
+        ``share`` of the reach is what counts as away: 1 where theta was found by these tangents.
+        """
         exact, layout, state = self._model(), self._layout, None
         at = theta[layout.walked]
         tangents: list[Tangent] = []
         for one in observations:
             tangent = self._kept.get(one.key)
             near = tangent is not None and tangent.holds(
-                theta, sigma, layout, one.sums, len(observations), share=0.5
+                theta, sigma, layout, one.sums, len(observations), share=share
             )
             if tangent is None or not near:
                 if one.trajectories is None:

@@ -402,7 +402,19 @@ def walk(stretches, rays, axis, moves, grid, zone, scatterers, line, pockets, ou
     fine_divisions, fine_radius, fine_index, fine_operation = grid[3:7]
     core_divisions, core_radius, core_index, core_operation = grid[7:11]
     op_fractional, op_cartesian, point, reciprocal = grid[11:]
-    off_axis, reach_of_cell, square, gradient, curvature, bend, vectors, columns, block_of, mixing, coupling = zone
+    (
+        off_axis,
+        reach_of_cell,
+        square,
+        gradient,
+        curvature,
+        bend,
+        vectors,
+        columns,
+        block_of,
+        mixing,
+        coupling,
+    ) = zone
     positions, amplitude, displacement = scatterers
     thermal, own_width, lowest = line
     n_blocks = out.shape[0]

@@ -84,6 +84,7 @@ ZONE_STEP = 0.8  # of the zone grid, edges of a voxel
 ZONE_BYTES = 1.5e9  # most memory for the matrices of the zone grid
 SMALL_ZONE_BYTES = 5e8  # a grid that takes no more stays as fine as wanted; zinc oxide: 3.9e8
 WIDER = (3.0, 2.5, 2.0, 1.5, 1.0)  # grids to try then, times the step wanted
+CHEAP_POINTS = 2.0  # times those of the smallest grid: a finer one is taken whatever the error
 CONTINUATION_ERROR = 0.01  # of resolved spectra at single wave vectors, mean
 QUICK_REACH_SIGMAS = 4.0  # of lines of the forward model where it only finds the way
 RAY_INVERSE_A = 0.02  # pixels so close are walked together then: cells move by 0.02 sigma (rms)
@@ -261,10 +262,14 @@ class Measurement:
         while (zone := self._zone_of(step)).n_points * point > ZONE_BYTES:
             step *= max(1.03, (zone.n_points * point / ZONE_BYTES) ** (1 / 3))
         error = self._continuation_error(zone)
+        fewest = zone.n_points
         for factor in WIDER[1:]:
             finer = self._zone_of(factor * wanted)
-            if error <= CONTINUATION_ERROR or finer.n_points * point > ZONE_BYTES:
-                break
+            fewest = min(fewest, finer.n_points)
+            # About Gamma the grid of a polar crystal takes its points whatever the rest does.
+            cheap = finer.n_points <= CHEAP_POINTS * fewest
+            if finer.n_points * point > ZONE_BYTES or (error <= CONTINUATION_ERROR and not cheap):
+                continue
             zone, step = finer, factor * wanted
             error = self._continuation_error(zone)
         if zone.n_points >= usual.n_points:  # it is finer about Gamma, where most points are

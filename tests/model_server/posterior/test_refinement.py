@@ -14,7 +14,8 @@ from model_server.posterior import (
     usable_cells,
 )
 from model_server.posterior.observation import pool
-from model_server.posterior.refinement import NUISANCE_SIGMA, searches
+from model_server.posterior.refinement import NUISANCE_SIGMA
+from model_server.posterior.search import searches
 from simulations.crystal import read_crystal
 from simulations.fold import CanRate, CellSums, VoxelMap, build_voxel_map, likelihood_of_can
 from simulations.fold.exposure import Exposure
