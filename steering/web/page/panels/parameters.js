@@ -16,7 +16,7 @@ export function drawParameters({ result }) {
   $("set-up").hidden = !setUp.length;
   rows("set-up-rows", setUp.map((one) => {
     const n = decimals(one.sigma);
-    return element("tr", {}, cell(one.name, "left"), cell(fixed(one.value, n)), cell(`± ${fixed(one.sigma, n)}`), cell(`${one.unit}, believed to ± ${digits(one.prior_sigma, 2)}`, "left"));
+    return element("tr", {}, cell(one.name, "left"), cell(fixed(one.value, n)), cell(`± ${fixed(one.sigma, n)}`), cell(`${one.unit}, before ± ${digits(one.prior_sigma, 2)}`, "left note"));
   }));
 }
 

@@ -36,9 +36,9 @@ function drawNext({ result }) {
 function drawUsed(run) {
   const { result } = run;
   const folded = run.chunks.filter((chunk) => chunk.status === "folded").length;
-  text("used", result ? `${fixed(result.minutes_used, 1)} min` : `${folded} chunks`);
+  text("used", result ? `${fixed(result.minutes_used, 1)} min` : `${folded} ${folded === 1 ? "chunk" : "chunks"}`);
   text("used-more", [
-    `${folded} chunks folded`,
+    `${folded} ${folded === 1 ? "chunk" : "chunks"} folded`,
     run.chunks.length > folded && `${run.chunks.length - folded} set aside`,
     result && `${fixed(100 * result.coverage_fraction, 0)} % of cells covered`,
     result && `${whole(result.events.folded)} of ${whole(result.events.read)} events folded`,
