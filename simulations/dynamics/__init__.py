@@ -1,7 +1,7 @@
 """Lattice dynamics: bonds, independent force constants, dipoles, modes and densities of states."""
 
 from simulations.dynamics.bonds import PairForceConstants, supercell_bonds
-from simulations.dynamics.dipole_sums import compare_dipole_sums, with_dipole_sum
+from simulations.dynamics.dipole_sums import DipoleWay, compare_dipole_sums, with_dipole_sum
 from simulations.dynamics.elastic import elastic_constants
 from simulations.dynamics.equivalent_cell import carried_onto
 from simulations.dynamics.force_constants import ForceConstantModel, force_constant_model
@@ -44,6 +44,7 @@ from simulations.dynamics.shells import path_sensitivity, select_free
 from simulations.dynamics.supercell import cell_index, from_representatives, from_supercell
 
 __all__ = [
+    "DipoleWay",
     "ForceConstantModel",
     "LANES",
     "LineTable",

@@ -12,6 +12,7 @@ its error there and is phonopy to 1e-5 meV in other crystals.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 
@@ -23,6 +24,9 @@ from simulations.errors import InputError
 FULL_EWALD = 2.0  # over phonopy's parameter: next to nothing of the real-space sum is left
 PROBES = 24  # wave vectors that ways are compared at
 MOST_TERMS = 5_000_000  # reciprocal vectors times pairs of atoms; more is told, not computed
+
+DipoleWay = Literal["converged", "phonopy", "ewald"]
+"""A name in `WAYS`."""
 
 WAYS = {
     "converged": "phonopy's Ewald parameter to convergence",

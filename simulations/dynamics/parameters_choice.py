@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, field_validator
 
+from simulations.dynamics.dipole_sums import DipoleWay
 from simulations.section import Count, Positive, Section, Text, expected
 
 
@@ -29,7 +30,7 @@ class ParametersSection(Section):
     prior: Text | None = Field(
         default=None, description="name of a stored prior, or null for a box around the reference"
     )
-    dipole_sum: Literal["converged", "phonopy", "ewald"] = Field(
+    dipole_sum: DipoleWay = Field(
         default="converged",
         description="how dipoles of a polar crystal are summed: with phonopy's Ewald parameter to "
         "convergence (constants of CASTEP: as a full Ewald sum, for which they are made), with "

@@ -446,7 +446,6 @@ def _dipole(phonon: Any, place: Placement, atom: IntArray, factor_unit: float) -
     turned = np.einsum("ac,bd,icd->iab", R, R, np.asarray(params["born"]))
     np.add.at(born, atom, turned[index])
     np.add.at(count, atom, 1)
-    factor = params.get("factor")
     born /= count[:, None, None]
     born -= born.mean(axis=0)  # neutral, or long acoustic waves would carry charge
     dielectric = R @ np.asarray(params["dielectric"]) @ R.T
@@ -462,8 +461,25 @@ def _dipole(phonon: Any, place: Placement, atom: IntArray, factor_unit: float) -
     return Dipole(
         born=born,
         dielectric=0.5 * (dielectric + dielectric.T),  # files hold it with rounding errors
-        coulomb_eV_A=COULOMB_EV_A if factor is None else float(factor) * factor_unit,
+        coulomb_eV_A=_coulomb(params.get("factor"), phonon.calculator, factor_unit),
     )
+
+
+def _coulomb(factor: float | None, calculator: str | None, factor_unit: float) -> float:
+    """e^2 / (4 pi epsilon_0), eV angstrom, from phonopy's factor.
+
+    phonopy.yaml holds six decimals of it. Where these are the first of phonopy's own number, or of
+    ours, that number is meant: dipoles of different files would else be 2e-8 apart.
+    """
+    from phonopy.physical_units import get_calculator_physical_units
+
+    if factor is None:
+        return COULOMB_EV_A
+    own = get_calculator_physical_units(calculator).nac_factor
+    for whole in (own, COULOMB_EV_A / factor_unit):
+        if round(whole, 6) == round(float(factor), 6):
+            return float(whole) * factor_unit
+    return float(factor) * factor_unit
 
 
 def match_atoms(

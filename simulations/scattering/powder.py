@@ -34,12 +34,11 @@ from simulations.scattering.one_phonon import (
 )
 from simulations.scattering.pockets import Pockets, counted
 from simulations.scattering.powder_slopes import PowderAxes, summed_slopes
-from simulations.scattering.soft_cells import split_soft_cells
+from simulations.scattering.soft_cells import SplitCells, split_soft_cells
 
 _BATCH = 2_000_000  # complex numbers held at a time
 _FIRST_STEP = 0.1  # 1/angstrom, of the mesh that convergence starts from
 _FALL = 2.0  # the error falls with about this power of the step
-_POCKET_FALL = 1.3  # beside a pocket
 _MOST_WORK = 1.2e11  # modes times atoms times vectors Q, of all meshes: minutes
 
 log = logging.getLogger(__name__)
@@ -389,9 +388,7 @@ def powder_spectrum(
 
     sampling = None
     if zone is None:
-        parts, sampling = _converged(
-            crystal, mesh, sampled, momentum_edges, accessible, tolerance, pockets is not None
-        )
+        parts, sampling = _converged(crystal, mesh, sampled, momentum_edges, accessible, tolerance)
         norm = np.ones(len(momentum_edges) - 1)
     else:
         parts, norm = sampled(zone)
@@ -428,12 +425,10 @@ def _converged(
     momentum_edges: FloatArray,
     accessible: NDArray[np.bool_],
     tolerance: float,
-    pocket: bool,
 ) -> tuple[FloatArray, Sampling]:
     """Make the mesh finer until two in a row tell that the finer one is good enough.
 
-    Both are off, independently; half as much again is what single crystals need. Beside a pocket
-    they are off in the same sense, for its rim is never resolved.
+    Both are off, independently; half as much again is what single crystals need.
     """
     if not tolerance > 0:
         raise InputError(f"tolerance is {tolerance}; expected a positive share")
@@ -449,23 +444,21 @@ def _converged(
         zone = mesh(step)
         return zone, sampled(zone)[0], time.process_time() - start
 
-    step, power, least = _FIRST_STEP, _FALL, 0.8
-    if pocket:
-        power, least = _POCKET_FALL, 0.7
+    step = _FIRST_STEP
     before, old, _ = on(1.5 * step)
     left = _MOST_WORK - per_point * len(before.q_cart)
     while True:
         zone, parts, seconds = on(step)
         new = parts.sum(axis=0)
         finer = max(1.0 + 1e-9, np.prod(zone.divisions or 1) / np.prod(before.divisions or 1))
-        fall = float(finer) ** (power / 3)
+        fall = float(finer) ** (_FALL / 3)
         whole = float(new[accessible].sum())
         change = float(np.abs(new - old.sum(axis=0))[accessible].sum()) / max(whole, 1e-300)
-        error = change / (fall - 1) if pocket else 1.5 * change / math.sqrt(1 + fall**2)
+        error = 1.5 * change / math.sqrt(1 + fall**2)
         work = per_point * len(zone.q_cart)
         left -= work
         affordable = (work / max(left, 1e-300)) ** (1 / 3)
-        wanted = min(least, max(0.4, 0.9 * (tolerance / max(error, 1e-9)) ** (1 / power)))
+        wanted = min(0.8, max(0.4, 0.9 * (tolerance / max(error, 1e-9)) ** (1 / _FALL)))
         if error <= tolerance or affordable > 0.9:
             break
         before, old, step = zone, parts, step * max(wanted, affordable)
@@ -475,7 +468,7 @@ def _converged(
         error=error,
         tolerance=tolerance,
         seconds=seconds,
-        half_error_costs=2 ** (3 / power),
+        half_error_costs=2 ** (3 / _FALL),
         split=True,
     )
     log.info(
@@ -550,6 +543,14 @@ def _summed_lines(
         )  # fmt: skip
         occupation = bose(size, temperature_K)
         prefactor = np.where(live, 0.5 * HBAR2_OVER_U / size, 0.0)
+        if isinstance(zone, SplitCells):
+            for k in np.flatnonzero((zone.rim >= start) & (zone.rim < start + step)):
+                i = zone.rim[k] - start
+                inner = zone.inner_meV[k]
+                prefactor[i, : inner.shape[1]] = 0.0
+                total += _inner_profiles(inner, temperature_K, pockets, axes) @ weights[
+                    i, : inner.shape[1]
+                ].reshape(inner.shape[1], -1)
         for sign, thermal in ((1.0, occupation + 1), (-1.0, occupation)):
             spread_lines(
                 weights.reshape(-1, pairs * bins), (prefactor * thermal).ravel(),
@@ -557,3 +558,20 @@ def _summed_lines(
                 axes.energy, total,
             )  # fmt: skip
     return total.T.reshape(pairs, bins, -1), norm
+
+
+def _inner_profiles(
+    energies: FloatArray, temperature_K: float, pockets: Pockets | None, axes: PowderAxes
+) -> FloatArray:
+    """Lines of a cell's modes, averaged over points in it, (E, modes); energies (points, modes)."""
+    live, size, width = counted(energies, np.zeros((len(energies), 3)), pockets)
+    occupation = bose(size, temperature_K)
+    prefactor = np.where(live, 0.5 * HBAR2_OVER_U / size / len(energies), 0.0)
+    modes = np.tile(np.eye(energies.shape[1]), (len(energies), 1))
+    out = np.zeros((len(axes.energy) - 1, energies.shape[1]))
+    for sign, thermal in ((1.0, occupation + 1), (-1.0, occupation)):
+        spread_lines(
+            modes, (prefactor * thermal).ravel(), (sign * size).ravel(),
+            np.hypot(axes.sigma_of(sign * size), width).ravel(), axes.energy, out,
+        )  # fmt: skip
+    return out

@@ -3,16 +3,22 @@
 A mode of energy E scatters like ``(2 n + 1) / E``, at high temperature ``1 / E^2``: a few cells of
 a regular mesh, about Gamma, soft branches and the rims of pockets, carry most of the spectrum and
 nearly all of its error.
+
+The rim of a pocket is thinner than any cell. Judged by their centres, cells that hide a piece of it
+stay whole and those that show it are averaged away, so that every mesh is too low there. Cells are
+judged by the whole range of their squared energies instead, and where that reaches the floor, the
+soft modes of a cell have the energies of 64 points in it.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
-from simulations.arrays import FloatArray
+from simulations.arrays import FloatArray, IntArray
 from simulations.dynamics import ForceConstantModel
 from simulations.reciprocal import ZonePoints
 from simulations.scattering.one_phonon import bose
@@ -20,7 +26,19 @@ from simulations.scattering.pockets import STABLE_MEV, Pockets
 
 _LARGEST_SHARE = 2.0  # of the spectrum in a cell, over that of the average cell of the mesh
 _LEVELS = 6  # times that a cell may be split
+_RANGE = (np.arange(16) + 0.5) / 16  # of the squared energies in a cell, from its lowest on
 _BATCH = 2_000_000  # complex numbers held at a time
+_CELLS = 200  # at a rim, looked into together
+_INSIDE = np.array(list(product((-0.375, -0.125, 0.125, 0.375), repeat=3)))  # of a cell's sides
+_QUARTERS = np.array(list(product((-0.25, 0.25), repeat=3)))  # of a cell's sides, from its centre
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class SplitCells(ZonePoints):
+    """A split mesh, and what is in those of its cells that a pocket's rim goes through."""
+
+    rim: IntArray  # (R,) places of their centres in `q_cart`
+    inner_meV: FloatArray  # (R, 64, m) energies of their lowest modes, negative where imaginary
 
 
 def split_soft_cells(
@@ -49,46 +67,80 @@ def split_soft_cells(
     Returns
     -------
     ZonePoints
-        With the divisions of the regular mesh.
+        With the divisions of the regular mesh; `SplitCells` beside pockets.
     """
     if zone.divisions is None:
         raise ValueError("zone has no divisions; expected a mesh of irreducible_mesh")
     cell = model.crystal.reciprocal / np.array(zone.divisions)[:, None]
-    corners = np.array(list(product((-0.25, 0.25), repeat=3)))
     floor = STABLE_MEV if pockets is None else pockets.floor_meV
+
+    def parts_of(points: FloatArray, level: int) -> FloatArray:
+        """Centres of the eight parts of each cell of a level, (q, 8, 3)."""
+        return points[:, None] + _QUARTERS @ cell / 2**level
+
+    def judged(points: FloatArray, level: int) -> tuple[FloatArray, FloatArray]:
+        """Strength of cells, (q,) 1/meV, and the lowest squared energy of each mode in them."""
+        if pockets is None:
+            squared = _squared(model, phi, points)
+            return _strength(squared, temperature_K, floor), squared
+        squared = _squared(model, phi, parts_of(points, level).reshape(-1, 3))
+        squared = squared.reshape(len(points), len(_QUARTERS), -1)
+        mean = squared.mean(axis=1)
+        low = 2 * squared.min(axis=1) - mean  # the parts' centres reach half as far as the cell
+        high = 2 * squared.max(axis=1) - mean
+        out = np.zeros(len(points))
+        for share in _RANGE:
+            there = low + share * (high - low)
+            out += _strength(there, temperature_K, floor, damped=pockets.damped) / len(_RANGE)
+        return out, low
+
     q, weights = zone.q_cart, zone.weights
-    strength = _strength(model, phi, q, temperature_K, floor)
+    strength, low = judged(q, 0)
     largest = _LARGEST_SHARE * float(weights @ strength / weights.sum())
-    whole: list[tuple[FloatArray, FloatArray]] = []
-    for level in range(_LEVELS):
-        soft = strength > largest * 8**level
-        whole.append((q[~soft], weights[~soft]))
-        q = (q[soft][:, None] + corners @ cell / 2**level).reshape(-1, 3)
-        weights = np.repeat(weights[soft] / 8, 8)
-        if not len(q):
+    whole: list[tuple[FloatArray, FloatArray, FloatArray, FloatArray]] = []
+
+    def keep(kept: NDArray[np.bool_], level: int) -> None:
+        grain = np.full(int(kept.sum()), 0.5**level)
+        whole.append((q[kept], weights[kept], low[kept], grain))
+
+    for level in range(_LEVELS + 1):
+        soft = (strength > largest * 8**level) & (level < _LEVELS)
+        keep(~soft, level)
+        if not np.any(soft):
             break
-        strength = _strength(model, phi, q, temperature_K, floor)
-    whole.append((q, weights))
-    return ZonePoints(
-        q_cart=np.concatenate([points for points, _ in whole]),
-        weights=np.concatenate([shares for _, shares in whole]),
-        divisions=zone.divisions,
-    )
+        q = parts_of(q[soft], level).reshape(-1, 3)
+        weights = np.repeat(weights[soft] / 8, 8)
+        strength, low = judged(q, level + 1)
+    q, weights, low, grain = (np.concatenate(arrays) for arrays in zip(*whole, strict=True))
+    if pockets is None:
+        return ZonePoints(q_cart=q, weights=weights, divisions=zone.divisions)
+    at_rim = low < pockets.floor_meV**2
+    rim = np.flatnonzero(at_rim.any(axis=1))
+    lowest = int(at_rim.sum(axis=1).max(initial=0))
+    inner = np.empty((len(rim), len(_INSIDE), lowest))
+    for start in range(0, len(rim), _CELLS):
+        these = rim[start : start + _CELLS]
+        points = q[these, None] + grain[these, None, None] * (_INSIDE @ cell)
+        squared = _squared(model, phi, points.reshape(-1, 3))[:, :lowest]
+        squared = squared.reshape(len(these), len(_INSIDE), lowest)
+        inner[start : start + _CELLS] = np.sign(squared) * np.sqrt(np.abs(squared))
+    return SplitCells(q_cart=q, weights=weights, divisions=zone.divisions, rim=rim, inner_meV=inner)
 
 
-def _strength(
-    model: ForceConstantModel,
-    phi: ArrayLike | None,
-    q_cart: FloatArray,
-    temperature_K: float,
-    floor_meV: float,
-) -> FloatArray:
-    """Sum of ``(2 n + 1) / E`` over the modes, (q,) 1/meV; imaginary ones by their modulus."""
-    out = np.empty(len(q_cart))
+def _squared(model: ForceConstantModel, phi: ArrayLike | None, q_cart: FloatArray) -> FloatArray:
+    """Squared energies, (q, n) meV^2, ascending."""
+    out = np.empty((len(q_cart), model.n_modes))
     step = max(1, _BATCH // model.n_modes**2)
     for start in range(0, len(q_cart), step):
         part = slice(start, start + step)
-        squared = np.linalg.eigvalsh(model.dynamical_matrices(q_cart[part], phi))
-        size = np.maximum(np.sqrt(np.abs(squared)), floor_meV)
-        out[part] = np.sum((2 * bose(size, temperature_K) + 1) / size, axis=1)
+        out[part] = np.linalg.eigvalsh(model.dynamical_matrices(q_cart[part], phi))
     return out
+
+
+def _strength(
+    squared: FloatArray, temperature_K: float, floor_meV: float, *, damped: bool = True
+) -> FloatArray:
+    """Sum of ``(2 n + 1) / E`` over the modes, (q,) 1/meV; imaginary ones by their modulus."""
+    size = np.maximum(np.sqrt(np.abs(squared)), floor_meV)
+    out = (2 * bose(size, temperature_K) + 1) / size
+    return np.sum(out if damped else np.where(squared > 0, out, 0.0), axis=1)

@@ -33,6 +33,25 @@ Imaginary = Annotated[
 ]
 
 
+class Summed(StrEnum):
+    """How the dipoles of a polar crystal are summed."""
+
+    CONVERGED = "converged"
+    PHONOPY = "phonopy"
+    EWALD = "ewald"
+
+
+DipoleSum = Annotated[
+    Summed,
+    typer.Option(
+        help="How dipoles of a polar crystal are summed, where force constants were given: with "
+        "phonopy's Ewald parameter to convergence (constants of CASTEP: as a full Ewald sum), with "
+        "phonopy's own cut-off, or as a full Ewald sum. Approximations say what the others would "
+        "give."
+    ),
+]
+
+
 def axis(text: str | None, option: str) -> NDArray[float64] | None:
     """Read bin edges from ``min:max:step``."""
     if text is None:

@@ -10,7 +10,9 @@ import typer
 from simulations.errors import InputError
 from steering.cli import _terminal as terminal
 from steering.cli._option_text import (
+    DipoleSum,
     Imaginary,
+    Summed,
     Treatment,
     isotopes_named,
     supercell_numbers,
@@ -49,6 +51,7 @@ def predict(
         typer.Option(help="Isotopes in place of natural elements, e.g. H=D,Li=7Li."),
     ] = None,
     imaginary: Imaginary = Treatment.LEFT_OUT,
+    dipole_sum: DipoleSum = Summed.CONVERGED,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="NPZ file for the arrays.")
     ] = None,
@@ -70,6 +73,7 @@ def predict(
                 "route": route,
                 "quantity": quantity,
                 "imaginary": imaginary.value,
+                "dipole_sum": dipole_sum.value,
                 "can": None if can == "none" else can,
                 "supercell": supercell_numbers(supercell),
                 "isotopes": isotopes_named(isotopes),

@@ -10,6 +10,7 @@ from simulations.dynamics import (
     force_constant_model,
     phonon_dos,
     read_force_constants,
+    with_dipole_sum,
 )
 from simulations.errors import NoForceConstantsError
 from steering.predict.route import RouteUnavailableError, Structure, refuse_large
@@ -62,6 +63,7 @@ class GivenForceConstants:
         given = replace(given, crystal=with_isotopes(given.crystal, structure.isotopes))
         source = given.source or "given"
         model = force_constant_model(given.crystal, given, None)
+        model = with_dipole_sum(model, structure.dipole_sum)
         dipoles = compare_dipole_sums(model)
         return Vibrations(
             crystal=model.crystal,

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from simulations.arrays import FloatArray
 from simulations.crystal import Crystal, Treatment
-from simulations.dynamics import PhononDos
+from simulations.dynamics import DipoleWay, PhononDos
 from simulations.errors import InputError
 from simulations.instrument import Instrument, Resolution, load_instrument
 from simulations.scattering import (
@@ -77,6 +77,13 @@ class PredictionRequest(BaseModel):
         description="three or nine whole numbers: supercell of given force constants, if no file "
         "says it",
     )
+    dipole_sum: DipoleWay = Field(
+        default="converged",
+        description="how dipoles of a polar crystal are summed, where its force constants were "
+        "given: with phonopy's Ewald parameter to convergence (constants of CASTEP: as a full "
+        "Ewald sum, for which they are made), with phonopy's own cut-off, or as a full Ewald sum; "
+        "approximations say what the others would give",
+    )
     isotopes: dict[str, str | dict[str, float]] = Field(
         default_factory=dict,
         description="what species are made of, by symbol: an isotope (H: D), or shares of several",
@@ -119,7 +126,11 @@ def predict(request: PredictionRequest, *, files: bool = False) -> dict[str, Any
         raise InputError(f"instrument: {error}") from error
     with open_structure(request.structure, files) as structure:
         found = vibrations_of(
-            structure, request.route, supercell=request.supercell, isotopes=request.isotopes
+            structure,
+            request.route,
+            supercell=request.supercell,
+            isotopes=request.isotopes,
+            dipole_sum=request.dipole_sum,
         )
     crystal, dos = found.crystal, found.dos
     unstable: InputError | None = None

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from simulations.crystal import Crystal, Isotopes
+from simulations.dynamics import DipoleWay
 from simulations.errors import InputError
 from steering.predict.vibrations import Uncertainty, Vibrations
 
@@ -36,6 +37,7 @@ class Structure:
     crystal: Crystal
     supercell: tuple[int, ...] | None = None  # of given force constants, if no file says it
     isotopes: Isotopes = field(default_factory=dict)  # as `crystal` has them already
+    dipole_sum: DipoleWay = "converged"  # of a polar crystal
 
 
 class Route(Protocol):

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from simulations.crystal import Isotopes, read_crystal, species_words, with_isotopes
+from simulations.dynamics import DipoleWay
 from simulations.errors import InputError
 from simulations.prior import FORCE_FIELDS
 from steering.predict.force_constants_route import GivenForceConstants
@@ -102,6 +103,7 @@ def vibrations_of(
     *,
     supercell: tuple[int, ...] | None = None,
     isotopes: Isotopes | None = None,
+    dipole_sum: DipoleWay = "converged",
 ) -> Vibrations:
     """Vibrations of a structure by a route.
 
@@ -119,6 +121,8 @@ def vibrations_of(
         also nine numbers.
     isotopes : mapping or None
         What species are made of, as `with_isotopes` takes it.
+    dipole_sum : "converged", "phonopy" or "ewald"
+        How dipoles of given force constants of a polar crystal are summed, as `with_dipole_sum`.
 
     Raises
     ------
@@ -130,7 +134,13 @@ def vibrations_of(
     made_of = isotopes or {}
     crystal = with_isotopes(read_crystal(structure), made_of)
     found = way.vibrations(
-        Structure(source=structure, crystal=crystal, supercell=supercell, isotopes=made_of)
+        Structure(
+            source=structure,
+            crystal=crystal,
+            supercell=supercell,
+            isotopes=made_of,
+            dipole_sum=dipole_sum,
+        )
     )
     told = species_words(found.crystal)
     return replace(found, approximations=(*found.approximations, *told))

@@ -6,10 +6,15 @@ Every crystal is written as POSCAR + FORCE_SETS, as phonopy.yaml, and as POSCAR 
 (BORN beside where polar), read back by `read_force_constants`, and compared. A line of JSON per
 crystal; those that FILE holds are not computed again. The supercell is left for us to infer, once,
 and given otherwise. Phonopy gets the symmetrised constants that we use (space group, index
-permutation, acoustic sum rule) and neutral charges; masses are its own. Phonopy's dipole sum ends
-at a radius, so that equivalent wave vectors differ: all are compared by our `phonopy` sum at the
-shortest one; `phonopy_itself` says how far the next one is off in phonopy alone, and `converged`
-how far our usual sum, which does not end there, is off from either.
+permutation, acoustic sum rule), atoms where the space group puts them (with the eight digits of the
+database its dipoles leave translation by 2e-5 meV^2) and neutral charges; masses are its own.
+
+Phonopy's dipole sum ends at a radius, so that equivalent wave vectors differ: energies of phonopy as
+it comes (`phonopy_random`, `phonopy_path`) are compared by our `phonopy` sum at the shortest one;
+`phonopy_itself` says how far the next one is off in phonopy alone, and `converged` how far our usual
+sum, which does not end there, is off from either. Lines a meV apart mix by what those sums differ,
+so that S(Q) and Debye-Waller tensors are compared with phonopy's sum taken as far as ours:
+`phonopy_converged` are energies of that, in our units (its unit of energy is 1.2e-7 smaller).
 """
 
 from __future__ import annotations
@@ -26,6 +31,7 @@ import h5py
 import numpy as np
 import spglib
 
+from simulations.constants import BOLTZMANN_MEV_PER_K, HBAR2_OVER_U, MEV2_PER_FORCE_CONSTANT
 from simulations.crystal import phonopy_species, place_structure
 from simulations.dynamics import (
     force_constant_model,
@@ -33,12 +39,12 @@ from simulations.dynamics import (
     read_force_constants,
     with_dipole_sum,
 )
-from simulations.dynamics.phonopy_file import to_phonopy_array
+from simulations.dynamics.phonopy_file import match_atoms, to_phonopy_array
 from simulations.errors import InputError
 from simulations.reciprocal.brillouin_zone import ZonePoints
 from simulations.scattering import displacement_tensors
 from simulations.scattering.one_phonon import one_phonon_lines
-from tests.simulations.phonon_oracles import MEV_PER_THZ, phonondb_crystal
+from tests.simulations.phonon_oracles import MEV_PER_THZ, phonondb_crystal, set_ewald
 
 SYMPREC_A = 1e-5
 TEMPERATURE_K = 300.0
@@ -80,12 +86,45 @@ def chosen(path: Path, count: int, most_atoms: int = 40, seed: int = 13) -> list
     return mixed[:count]
 
 
+def material(path: Path, i: int) -> str:
+    """Material number of a row."""
+    with h5py.File(path) as f:
+        return str(f["material_id"][i].decode())
+
+
 def phonopy_of(path: Path, i: int) -> tuple[str, str, Any]:
     """Material, formula and phonopy object of a row; its forces are in, its constants made."""
+    from phonopy.physical_units import get_calculator_physical_units
+
     with h5py.File(path) as f:
         born = f["born_text"][i].decode()
         name, formula = f["material_id"][i].decode(), f["formula"][i].decode()
-    return name, formula, (phonondb_crystal(path, name, coulomb_eV_A=14.399652), born)
+    coulomb = get_calculator_physical_units(None).nac_factor  # what a BORN without a factor means
+    return name, formula, (phonondb_crystal(path, name, coulomb_eV_A=coulomb), born)
+
+
+def well_placed(phonon: Any, place: Any) -> Any:
+    """Phonopy's object with its atoms where the space group puts them; constants are left out."""
+    import phonopy
+    from phonopy.structure.atoms import PhonopyAtoms
+
+    crystal, unit = place.crystal, phonon.unitcell
+    turned = place.rotation.T @ np.linalg.inv(crystal.lattice)
+    cells = np.rint(unit.cell @ turned)  # in our primitive vectors
+    x = unit.positions @ turned + place.shift @ np.linalg.inv(crystal.lattice)
+    atom, _ = match_atoms(crystal, x, tuple(unit.symbols), SYMPREC_A)
+    x = crystal.positions[atom] + np.rint(x - crystal.positions[atom])
+    return phonopy.Phonopy(
+        PhonopyAtoms(
+            symbols=unit.symbols,
+            cell=cells @ crystal.lattice @ place.rotation,
+            positions=(x @ crystal.lattice - place.shift) @ place.rotation,
+            masses=unit.masses,
+        ),
+        phonon.supercell_matrix,
+        primitive_matrix=np.linalg.inv(np.rint(np.linalg.inv(phonon.primitive_matrix))),
+        symprec=SYMPREC_A,
+    )
 
 
 def write_ways(phonon: Any, born: str, folder: Path) -> dict[str, Path]:
@@ -229,16 +268,17 @@ def _deviations(models: dict[str, Any], phonon: Any) -> dict[str, Any]:
         "symmetry_residual": model.symmetry_residual,
     }
     charges = phonon.nac_params
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        phonon.force_constants = to_phonopy_array(model.force_constants(), phonon, SYMPREC_A)
-        if charges is not None:
-            charges["born"] = charges["born"] - charges["born"].mean(axis=0)
-            phonon.nac_params = charges
     unit = phonon.unitcell
     place = place_structure(
         unit.cell, unit.scaled_positions, tuple(unit.symbols), SYMPREC_A, phonopy_species(unit)
     )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        phonon = well_placed(phonon, place)
+        phonon.force_constants = to_phonopy_array(model.force_constants(), phonon, SYMPREC_A)
+        if charges is not None:
+            charges["born"] = charges["born"] - charges["born"].mean(axis=0)
+            phonon.nac_params = charges
 
     def theirs(q_cart: np.ndarray, vectors: bool = False) -> Any:
         phonon.run_qpoints(
@@ -252,9 +292,14 @@ def _deviations(models: dict[str, Any], phonon: Any) -> dict[str, Any]:
     found["phonopy_path"] = float(off[10:].max()) / top
     again = theirs(q + next_shortest(q, reciprocal)).frequencies * MEV_PER_THZ
     found["phonopy_itself"] = float(np.abs(again - theirs(q).frequencies * MEV_PER_THZ).max()) / top
+    set_ewald(phonon, 1.0)
+    usual_energies, _ = modes(usual, q)
+    unit_meV = MEV2_PER_FORCE_CONSTANT**0.5 / phonon.unit_conversion_factor
+    off = np.abs(usual_energies - theirs(q).frequencies * unit_meV)
+    found["phonopy_converged"] = float(off.max()) / top
     G = rng.integers(-2, 3, (10, 3)) @ reciprocal
     Q = random + G
-    live = modes(model, Q)[0].min() > 0.05
+    live = usual_energies[:10].min() > 0.05
     divisions = np.maximum(1, np.ceil(25 / np.linalg.norm(model.crystal.lattice, axis=1)))
     mesh = np.stack(
         np.meshgrid(*[(np.arange(n) + 0.37) / n for n in divisions], indexing="ij"), axis=-1
@@ -262,32 +307,31 @@ def _deviations(models: dict[str, Any], phonon: Any) -> dict[str, Any]:
     mesh = shortest(mesh, reciprocal)
     zone = ZonePoints(q_cart=mesh, weights=np.full(len(mesh), 1 / len(mesh)))
     try:
-        tensors = displacement_tensors(model, TEMPERATURE_K, zone=zone)
+        tensors = displacement_tensors(usual, TEMPERATURE_K, zone=zone)
     except InputError as error:
         found["imaginary"] = str(error)[:160]
         tensors = None
     if tensors is not None:
-        found["waller"] = _waller(theirs(mesh, True), phonon, place, tensors)
+        found["waller"] = _waller(theirs(mesh, True), unit_meV, phonon, place, tensors)
     if live:
-        ours = one_phonon_lines(model, Q, TEMPERATURE_K, displacement=tensors)
-        found["scattering"] = _scattering(ours, theirs(random, True), phonon, place, Q, G, tensors)
+        ours = one_phonon_lines(usual, Q, TEMPERATURE_K, displacement=tensors)
+        modes_there = theirs(random, True)
+        found["scattering"] = _scattering(ours, modes_there, unit_meV, phonon, place, Q, G, tensors)
     return found
 
 
 def _factor(energies: np.ndarray) -> np.ndarray:
     """Phonopy's frequencies to <u^2>, angstrom^2 u, coth / 2 E."""
-    from simulations.constants import BOLTZMANN_MEV_PER_K, HBAR2_OVER_U
-
     size = np.where(energies > 0.1, energies, 1.0)
     coth = 1 / np.tanh(size / (2 * BOLTZMANN_MEV_PER_K * TEMPERATURE_K))
     return np.where(energies > 0.1, 0.5 * HBAR2_OVER_U * coth / size, 0.0)
 
 
-def _waller(points: Any, phonon: Any, place: Any, tensors: np.ndarray) -> float:
+def _waller(points: Any, unit_meV: float, phonon: Any, place: Any, tensors: np.ndarray) -> float:
     """Relative difference of <u^2> by kind of atom, from phonopy's modes on the same mesh."""
     n = len(phonon.primitive)
     e = np.asarray(points.eigenvectors).reshape(len(points.frequencies), n, 3, -1)
-    factor = _factor(points.frequencies * MEV_PER_THZ)
+    factor = _factor(points.frequencies * unit_meV)
     square = np.einsum("qs,qias->i", factor, np.abs(e) ** 2) / len(factor)
     square /= np.asarray(phonon.primitive.masses)
     ours = np.trace(tensors, axis1=1, axis2=2)
@@ -305,6 +349,7 @@ def _waller(points: Any, phonon: Any, place: Any, tensors: np.ndarray) -> float:
 def _scattering(
     ours: Any,
     points: Any,
+    unit_meV: float,
     phonon: Any,
     place: Any,
     Q: np.ndarray,
@@ -312,9 +357,6 @@ def _scattering(
     tensors: Any,
 ) -> float:
     """Largest difference of lines summed in degenerate groups, over the largest line."""
-    from simulations.constants import BOLTZMANN_MEV_PER_K, HBAR2_OVER_U
-    from simulations.dynamics.phonopy_file import match_atoms
-
     crystal = place.crystal
     primitive = phonon.primitive
     r = primitive.positions @ place.rotation.T + place.shift
@@ -322,7 +364,7 @@ def _scattering(
         crystal, r @ np.linalg.inv(crystal.lattice), tuple(primitive.symbols), SYMPREC_A
     )
     n = len(primitive)
-    energies = points.frequencies * MEV_PER_THZ
+    energies = points.frequencies * unit_meV
     e = np.asarray(points.eigenvectors).reshape(len(Q), n, 3, -1)
     e = np.einsum("ab,qibs->qias", place.rotation, e)
     length = crystal.scattering_length[atom] / np.sqrt(primitive.masses)
@@ -345,6 +387,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=200)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--redo", action="store_true", help="those that missed or were refused")
+    parser.add_argument("--only", nargs="+", metavar="ID", help="material numbers")
     given = parser.parse_args()
     done: dict[int, dict[str, Any]] = {}
     if given.out.is_file():
@@ -352,7 +395,10 @@ def main() -> None:
     if given.redo:
         done = {i: r for i, r in done.items() if not misses(r)}
         given.out.write_text("".join(json.dumps(r) + "\n" for r in done.values()))
-    for i in chosen(database(given.shared), given.count):
+    rows = chosen(database(given.shared), given.count)
+    if given.only:
+        rows = [i for i in rows if material(database(given.shared), i) in given.only]
+    for i in rows:
         if i in done:
             continue
         try:
@@ -369,6 +415,7 @@ BARS = {
     "ways": 1e-8,
     "phonopy_random": 1e-6,
     "phonopy_path": 1e-6,
+    "phonopy_converged": 1e-8,
     "scattering": 1e-5,
     "waller": 1e-6,
 }

@@ -4,7 +4,7 @@ Both are split where modes are soft: a regular mesh of four times the points is 
 two in soft crystals. That splitting itself is right is held by `test_soft_cells`.
 
 ``python -m tests.simulations.scattering.powder_convergence FILE [--crystals 30]`` appends a line
-per crystal and goes on where FILE ends.
+per crystal and goes on where FILE ends; ``--only ID ...`` measures those crystals.
 """
 
 from __future__ import annotations
@@ -77,12 +77,14 @@ def measured(folder: Path, name: str) -> dict[str, object]:
     }  # fmt: skip
 
 
-def run(folder: Path, record: Path, count: int) -> list[dict[str, object]]:
+def run(
+    folder: Path, record: Path, count: int, only: list[str] | None = None
+) -> list[dict[str, object]]:
     """Measure until so many crystals made a map; those recorded are not computed again."""
     rows = [json.loads(line) for line in record.read_text().splitlines()] if record.exists() else []
     done = {row["name"] for row in rows}
-    for name in crystals(folder):
-        if sum("error" in row for row in rows) >= count:
+    for name in only or crystals(folder):
+        if not only and sum("error" in row for row in rows) >= count:
             break
         if name in done:
             continue
@@ -96,6 +98,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("record", type=Path)
     parser.add_argument("--crystals", type=int, default=30)
+    parser.add_argument("--only", nargs="+", metavar="ID", help="material numbers")
     asked = parser.parse_args()
     shared = Path(os.environ.get("BEAMSTEER_SHARED_DATA", "../shared/data"))
-    run(shared, asked.record, asked.crystals)
+    run(shared, asked.record, asked.crystals, asked.only)

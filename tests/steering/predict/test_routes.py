@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from dataclasses import dataclass
 
 import h5py
@@ -9,6 +10,7 @@ import pytest
 
 from simulations.crystal import with_isotopes
 from simulations.dynamics import PhononDos, force_constant_model, modes
+from simulations.dynamics.phonopy_file import to_phonopy_array
 from simulations.errors import InputError
 from simulations.prior import load_prior_record
 from steering import cli
@@ -28,8 +30,13 @@ from steering.predict import (
 from steering.predict.route import Route, RouteUnavailableError, Structure
 from steering.predict.routes import ROUTES, FirstPossible, route_named
 from steering.predict.vibrations import Uncertainty
-from tests.simulations.dynamics.phonondb_ways import write_ways
-from tests.simulations.phonon_oracles import phonondb_crystal, zone_vectors
+from tests.simulations.dynamics.phonondb_ways import database, phonopy_of, write_ways
+from tests.simulations.phonon_oracles import (
+    SYMPREC_A,
+    phonondb_crystal,
+    phonopy_energies,
+    zone_vectors,
+)
 
 
 @pytest.mark.parametrize("name", ["germanium", "niobium", "aluminium", "MnO"])
@@ -163,6 +170,46 @@ def test_a_request_of_the_api_names_isotopes(deuterides):
     request = {"structure": str(deuterides[0]), "quantity": "dos", "isotopes": {"H": "D"}}
     answer = predict(PredictionRequest.model_validate(request), files=True)
     assert set(answer["dos"]["partial"]) == {"D", "Li"}
+
+
+@pytest.fixture(scope="module")
+def layered(shared_data, tmp_path_factory):
+    """Files of a layered polar crystal, where ways to sum dipoles differ, and phonopy's own."""
+    _, _, (phonon, born) = phonopy_of(database(shared_data), 7440)
+    return write_ways(phonon, born, tmp_path_factory.mktemp("layered"))["yaml"], phonon
+
+
+@pytest.mark.shared_data
+def test_phonopys_own_cut_off_of_the_dipole_sum_can_be_asked_for(layered):
+    path, phonon = layered
+    usual, own = (vibrations_of(path, dipole_sum=way) for way in ("converged", "phonopy"))
+    q = 0.5 * zone_vectors(own.model, 12)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        phonon.force_constants = to_phonopy_array(own.model.force_constants(), phonon, SYMPREC_A)
+    born = phonon.nac_params["born"]
+    phonon.nac_params = {**phonon.nac_params, "born": born - born.mean(axis=0)}
+    theirs = phonopy_energies(phonon, q)
+    off = [np.abs(modes(found.model, q)[0] - theirs).max() for found in (usual, own)]
+    assert off[1] < 0.1 * off[0]
+    assert any("dipole_sum is phonopy" in words for words in own.approximations)
+    assert any("dipole_sum is converged" in words for words in usual.approximations)
+
+
+@pytest.mark.shared_data
+def test_predict_takes_the_convention_of_the_dipole_sum(layered, capsys):
+    path, _ = layered
+    verb = ["predict", str(path), "--quantity", "dos", "--json"]
+    shown = {}
+    for way in ("converged", "phonopy"):
+        assert cli.run([*verb, "--dipole-sum", way]) == cli.OK
+        shown[way] = json.loads(capsys.readouterr().out)
+        assert any(f"dipole_sum is {way}" in words for words in shown[way]["approximations"])
+    own = vibrations_of(path, dipole_sum="phonopy").dos.shown()
+    np.testing.assert_allclose(shown["phonopy"]["dos"]["total"], own.total)
+    assert not np.allclose(shown["converged"]["dos"]["energy_meV"], own.energies_meV, rtol=1e-9)
+    assert cli.run([*verb, "--dipole-sum", "wang"]) != cli.OK
+    assert "wang" in capsys.readouterr().err
 
 
 def test_a_formula_counts_atoms_in_their_order():
