@@ -543,14 +543,13 @@ def _summed_lines(
         )  # fmt: skip
         occupation = bose(size, temperature_K)
         prefactor = np.where(live, 0.5 * HBAR2_OVER_U / size, 0.0)
-        if isinstance(zone, SplitCells):
-            for k in np.flatnonzero((zone.rim >= start) & (zone.rim < start + step)):
-                i = zone.rim[k] - start
-                inner = zone.inner_meV[k]
-                prefactor[i, : inner.shape[1]] = 0.0
-                total += _inner_profiles(inner, temperature_K, pockets, axes) @ weights[
-                    i, : inner.shape[1]
-                ].reshape(inner.shape[1], -1)
+        for places, inner in zone.inner if isinstance(zone, SplitCells) else ():
+            soft = inner.shape[2]
+            for k in np.flatnonzero((places >= start) & (places < start + step)):
+                i = places[k] - start
+                prefactor[i, :soft] = 0.0
+                profiles = _inner_profiles(inner[k], temperature_K, pockets, axes)
+                total += profiles @ weights[i, :soft].reshape(soft, -1)
         for sign, thermal in ((1.0, occupation + 1), (-1.0, occupation)):
             spread_lines(
                 weights.reshape(-1, pairs * bins), (prefactor * thermal).ravel(),

@@ -6,8 +6,8 @@ nearly all of its error.
 
 The rim of a pocket is thinner than any cell. Judged by their centres, cells that hide a piece of it
 stay whole and those that show it are averaged away, so that every mesh is too low there. Cells are
-judged by the whole range of their squared energies instead, and where that reaches the floor, the
-soft modes of a cell have the energies of 64 points in it.
+judged by the whole range of their squared energies instead, and where that is wide, the soft modes
+of a cell have the energies of 8 points in it, of 64 where it reaches the floor.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ _LARGEST_SHARE = 2.0  # of the spectrum in a cell, over that of the average cell
 _LEVELS = 6  # times that a cell may be split
 _RANGE = (np.arange(16) + 0.5) / 16  # of the squared energies in a cell, from its lowest on
 _BATCH = 2_000_000  # complex numbers held at a time
+_STEEP = 1.5  # highest over lowest squared energy of a mode that changes much in a cell
+_LOWEST = 12  # modes that are looked for among
 _CELLS = 200  # at a rim, looked into together
 _INSIDE = np.array(list(product((-0.375, -0.125, 0.125, 0.375), repeat=3)))  # of a cell's sides
 _QUARTERS = np.array(list(product((-0.25, 0.25), repeat=3)))  # of a cell's sides, from its centre
@@ -35,10 +37,13 @@ _QUARTERS = np.array(list(product((-0.25, 0.25), repeat=3)))  # of a cell's side
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class SplitCells(ZonePoints):
-    """A split mesh, and what is in those of its cells that a pocket's rim goes through."""
+    """A split mesh, and what is in those of its cells where soft modes change much.
 
-    rim: IntArray  # (R,) places of their centres in `q_cart`
-    inner_meV: FloatArray  # (R, 64, m) energies of their lowest modes, negative where imaginary
+    Places of their centres in `q_cart`, (R,), and energies of their lowest modes at points inside,
+    (R, points, m) meV, negative where imaginary; once for 64 points, once for 8.
+    """
+
+    inner: tuple[tuple[IntArray, FloatArray], ...]
 
 
 def split_soft_cells(
@@ -79,29 +84,27 @@ def split_soft_cells(
         return points[:, None] + _QUARTERS @ cell / 2**level
 
     def judged(points: FloatArray, level: int) -> tuple[FloatArray, FloatArray]:
-        """Strength of cells, (q,) 1/meV, and the lowest squared energy of each mode in them."""
+        """Strength of cells, (q,) 1/meV, and lowest squared energies in their parts, (q, 8, m)."""
         if pockets is None:
             squared = _squared(model, phi, points)
-            return _strength(squared, temperature_K, floor), squared
+            return _strength(squared, temperature_K, floor), squared[:, None, :0]
         squared = _squared(model, phi, parts_of(points, level).reshape(-1, 3))
         squared = squared.reshape(len(points), len(_QUARTERS), -1)
-        mean = squared.mean(axis=1)
-        low = 2 * squared.min(axis=1) - mean  # the parts' centres reach half as far as the cell
-        high = 2 * squared.max(axis=1) - mean
+        low, high = _ends(squared)
         out = np.zeros(len(points))
         for share in _RANGE:
             there = low + share * (high - low)
             out += _strength(there, temperature_K, floor, damped=pockets.damped) / len(_RANGE)
-        return out, low
+        return out, squared[:, :, :_LOWEST]
 
     q, weights = zone.q_cart, zone.weights
-    strength, low = judged(q, 0)
+    strength, parts = judged(q, 0)
     largest = _LARGEST_SHARE * float(weights @ strength / weights.sum())
     whole: list[tuple[FloatArray, FloatArray, FloatArray, FloatArray]] = []
 
     def keep(kept: NDArray[np.bool_], level: int) -> None:
         grain = np.full(int(kept.sum()), 0.5**level)
-        whole.append((q[kept], weights[kept], low[kept], grain))
+        whole.append((q[kept], weights[kept], parts[kept], grain))
 
     for level in range(_LEVELS + 1):
         soft = (strength > largest * 8**level) & (level < _LEVELS)
@@ -110,21 +113,33 @@ def split_soft_cells(
             break
         q = parts_of(q[soft], level).reshape(-1, 3)
         weights = np.repeat(weights[soft] / 8, 8)
-        strength, low = judged(q, level + 1)
-    q, weights, low, grain = (np.concatenate(arrays) for arrays in zip(*whole, strict=True))
+        strength, parts = judged(q, level + 1)
+    q, weights, parts, grain = (np.concatenate(arrays) for arrays in zip(*whole, strict=True))
     if pockets is None:
         return ZonePoints(q_cart=q, weights=weights, divisions=zone.divisions)
-    at_rim = low < pockets.floor_meV**2
-    rim = np.flatnonzero(at_rim.any(axis=1))
+    low, high = _ends(parts)
+    at_rim = low < floor**2
+    steep = (high > _STEEP * low) & ~at_rim.any(axis=1)[:, None]
+    rim, near = (np.flatnonzero(where.any(axis=1)) for where in (at_rim, steep))
     lowest = int(at_rim.sum(axis=1).max(initial=0))
-    inner = np.empty((len(rim), len(_INSIDE), lowest))
+    inside = np.empty((len(rim), len(_INSIDE), lowest))
     for start in range(0, len(rim), _CELLS):
         these = rim[start : start + _CELLS]
         points = q[these, None] + grain[these, None, None] * (_INSIDE @ cell)
         squared = _squared(model, phi, points.reshape(-1, 3))[:, :lowest]
-        squared = squared.reshape(len(these), len(_INSIDE), lowest)
-        inner[start : start + _CELLS] = np.sign(squared) * np.sqrt(np.abs(squared))
-    return SplitCells(q_cart=q, weights=weights, divisions=zone.divisions, rim=rim, inner_meV=inner)
+        inside[start : start + _CELLS] = squared.reshape(len(these), len(_INSIDE), lowest)
+    around = parts[near]
+    inner = tuple(
+        (places, np.sign(squared) * np.sqrt(np.abs(squared)))
+        for places, squared in ((rim, inside), (near, around))
+    )
+    return SplitCells(q_cart=q, weights=weights, divisions=zone.divisions, inner=inner)
+
+
+def _ends(parts: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Lowest and highest value in cells, (q, n), from those at the centres of their parts."""
+    mean = parts.mean(axis=1)  # the parts' centres reach half as far as the cell
+    return 2 * parts.min(axis=1) - mean, 2 * parts.max(axis=1) - mean
 
 
 def _squared(model: ForceConstantModel, phi: ArrayLike | None, q_cart: FloatArray) -> FloatArray:

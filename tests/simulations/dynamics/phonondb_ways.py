@@ -415,7 +415,7 @@ BARS = {
     "ways": 1e-8,
     "phonopy_random": 1e-6,
     "phonopy_path": 1e-6,
-    "phonopy_converged": 1e-8,
+    "phonopy_converged": 1e-9,
     "scattering": 1e-5,
     "waller": 1e-6,
 }

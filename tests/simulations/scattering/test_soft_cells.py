@@ -7,6 +7,7 @@ import pytest
 
 from simulations.reciprocal import irreducible_mesh, quasi_random_points
 from simulations.scattering import powder_spectrum
+from simulations.scattering.pockets import look_for_pockets
 from simulations.scattering.soft_cells import split_soft_cells
 from tests.simulations.phonon_oracles import aluminium, germanium
 
@@ -67,6 +68,31 @@ def test_a_split_mesh_beats_a_regular_one_of_more_points():
     assert len(split.q_cart) < 1.1 * len(regular.q_cart)
     off = [np.abs(intensity(zone) - truth).sum() / truth.sum() for zone in (split, regular)]
     assert off[0] < 0.7 * off[1]
+
+
+@pytest.mark.parametrize("treatment", ["left_out", "damped"])
+def test_beside_a_pocket_split_meshes_are_neither_too_low_nor_too_high(treatment):
+    model = soft_aluminium(0.13)
+    pockets, _ = look_for_pockets(model, treatment)
+    options = {
+        "temperature_K": 300.0, "resolution": 0.6, "displacement": 0.01 * np.eye(3)[None],
+        "pockets": pockets,
+    }  # fmt: skip
+    axes = np.linspace(0.5, 6.0, 40), np.linspace(0.0, 44.0, 60)
+
+    def intensity(zone):
+        return powder_spectrum(model, *axes, zone=zone, **options).intensity
+
+    def mesh(n):
+        return irreducible_mesh(model.crystal, n, shifted=True)
+
+    truth = intensity(mesh(160))  # regular: nothing of the splitting is in it
+    split = split_soft_cells(model, mesh(24), 300.0, pockets=pockets)
+    regular = mesh(36)
+    assert len(split.q_cart) < len(regular.q_cart)
+    off, rough = (intensity(zone) - truth for zone in (split, regular))
+    assert np.abs(off).sum() < 0.5 * np.abs(rough).sum()
+    assert abs(off.sum()) < 0.008 * truth.sum()  # judged by their centres: 0.02
 
 
 def test_points_without_cells_are_refused():
