@@ -118,8 +118,9 @@ def split_soft_cells(
     if pockets is None:
         return ZonePoints(q_cart=q, weights=weights, divisions=zone.divisions)
     low, high = _ends(parts)
-    at_rim = low < floor**2
-    steep = (high > _STEEP * low) & ~at_rim.any(axis=1)[:, None]
+    at_rim: NDArray[np.bool_] = np.less(low, floor**2)
+    hard = ~np.any(at_rim, axis=1, keepdims=True)
+    steep: NDArray[np.bool_] = (high > _STEEP * low) & hard
     rim, near = (np.flatnonzero(where.any(axis=1)) for where in (at_rim, steep))
     lowest = int(at_rim.sum(axis=1).max(initial=0))
     inside = np.empty((len(rim), len(_INSIDE), lowest))

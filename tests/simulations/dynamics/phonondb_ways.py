@@ -9,11 +9,11 @@ and given otherwise. Phonopy gets the symmetrised constants that we use (space g
 permutation, acoustic sum rule), atoms where the space group puts them (with the eight digits of the
 database its dipoles leave translation by 2e-5 meV^2) and neutral charges; masses are its own.
 
-Phonopy's dipole sum ends at a radius, so that equivalent wave vectors differ: energies of phonopy as
-it comes (`phonopy_random`, `phonopy_path`) are compared by our `phonopy` sum at the shortest one;
-`phonopy_itself` says how far the next one is off in phonopy alone, and `converged` how far our usual
-sum, which does not end there, is off from either. Lines a meV apart mix by what those sums differ,
-so that S(Q) and Debye-Waller tensors are compared with phonopy's sum taken as far as ours:
+Phonopy's dipole sum ends at a radius, so that equivalent wave vectors differ: energies of phonopy
+as it comes (`phonopy_random`, `phonopy_path`) are compared by our `phonopy` sum at the shortest
+one; `phonopy_itself` says how far the next one is off in phonopy alone, and `converged` how far our
+usual sum, which does not end there, is off from either. Lines a meV apart mix by what those sums
+differ, so that S(Q) and Debye-Waller tensors are compared with phonopy's sum taken as far as ours:
 `phonopy_converged` are energies of that, in our units (its unit of energy is 1.2e-7 smaller).
 """
 
