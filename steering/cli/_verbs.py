@@ -17,13 +17,14 @@ VERBS = {
     "simulate": "Simulate a rotation scan, with the truth written beside it.",
     "replay": "Replay recorded files chunk by chunk: fold, estimate and advice after each.",
     "fold": "Fold recorded files into I(q,E) along the experiment's path, without estimating.",
+    "estimate": "Fit the force constants of an experiment to folded.npz, and judge the fit.",
     "align": "Find mount, lattice, psi offset and drift from elastic peaks, Ei and T0 from "
     "monitors.",
     "phonons": "Compute the phonon dispersion along the standard path and the density of states.",
     "spectrum": "Compute what a spectrometer will see: powder, path, line, plane or vibrations.",
     "prior": "Relax a crystal in universal force fields and make ranges of its force constants.",
     "predict": "Predict the phonon DOS, S(|Q|,E) and the expected background of a crystal.",
-    "invert-powder": "Fit force constants of aluminium to a measured powder spectrum S(|Q|,E).",
+    "invert-powder": "Fit the force constants of a crystal to a measured powder spectrum S(|Q|,E).",
     "serve": "Serve the status API and the live page until interrupted.",
     "consume": "Fold a live stream into closed chunks until interrupted; nothing is lost, nothing "
     "doubled.",

@@ -15,6 +15,7 @@ from steering.experiment.measurement import (
     chosen_instrument,
     force_constants_of,
     foreign,
+    parameters_of,
     recorded_instrument,
     structure_of,
 )
@@ -33,6 +34,7 @@ __all__ = [
     "force_constants_of",
     "foreign",
     "load_experiment",
+    "parameters_of",
     "recorded_instrument",
     "structure_of",
     "with_absolute_files",

@@ -616,6 +616,26 @@ def force_constants_of(experiment: Experiment, experiment_dir: FilePath) -> Forc
     return _all_free(experiment, *_sample(experiment, experiment_dir))
 
 
+def parameters_of(
+    experiment: Experiment, experiment_dir: FilePath
+) -> tuple[ForceConstantModel, BoxPrior]:
+    """Force constants of an experiment, all freed that fits can bear, and their box.
+
+    Parameters
+    ----------
+    experiment : Experiment
+        ``parameters.free`` come first; nothing is held, whatever ``parameters.others`` says.
+    experiment_dir : Path
+        Folder that relative paths in the experiment start from.
+    """
+    section = experiment.parameters.model_copy(update={"others": "fitted"})
+    fitted = experiment.model_copy(update={"parameters": section})
+    crystal, reference = _sample(experiment, experiment_dir)
+    path = build_path(experiment.path, crystal)
+    model, box, _ = _parameters(fitted, experiment_dir, crystal, reference, path)
+    return model, box
+
+
 def _all_free(
     experiment: Experiment, crystal: Crystal, reference: PairForceConstants
 ) -> ForceConstantModel:

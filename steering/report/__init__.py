@@ -12,6 +12,7 @@ from steering.report.plots_file import (
     write_folded_map,
     write_powder_fold,
 )
+from steering.report.powder_fit_file import write_powder_fits
 from steering.report.tables_file import named_files, write_files, write_json
 
 __all__ = [
@@ -29,5 +30,6 @@ __all__ = [
     "write_files",
     "write_folded_map",
     "write_json",
+    "write_powder_fits",
     "write_powder_fold",
 ]

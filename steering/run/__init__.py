@@ -2,7 +2,9 @@
 
 from steering.run.answer import stop_of
 from steering.run.estimator import Estimate
+from steering.run.folded_estimate import estimate_folded
 from steering.run.powder_folds import PowderFold, fold_powder
+from steering.run.powder_inversion import Inverted, invert_aluminium, invert_measured
 from steering.run.replay import replay
 from steering.run.result import (
     AdviceResult,
@@ -39,6 +41,7 @@ __all__ = [
     "Estimate",
     "Figure",
     "HistoryEntry",
+    "Inverted",
     "ParameterResult",
     "PowderFold",
     "RESULT_EXPERIMENT",
@@ -50,8 +53,11 @@ __all__ = [
     "SpectrumView",
     "StopResult",
     "chunk_results",
+    "estimate_folded",
     "fold_powder",
     "history_entries",
+    "invert_aluminium",
+    "invert_measured",
     "load_result",
     "load_snapshot",
     "now_ns",

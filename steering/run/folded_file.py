@@ -13,6 +13,23 @@ from steering.run.answer import SCHEMA_VERSION
 from steering.run.can_terms import CanTerms, can_alone
 from steering.run.ledger import ChunkLedger
 
+EXPOSURE_NAMES = {
+    "weight": "voxel_D",
+    "flat": "voxel_flat_exposure",
+    "q_squared": "q_squared",
+    "tensor": "T",
+    "first": "q_first",
+    "second": "q_second",
+    "slope": "q_slope",
+    "slope_second": "q_slope_second",
+    "start": "image_start",
+    "image": "image",
+    "sums": "image_sums",
+    "reciprocal": "image_G",
+    "displacement": "displacement",
+}
+"""Names in the file by those of an exposure's arrays."""
+
 
 def write_folded(
     path: Path,
@@ -74,22 +91,7 @@ def write_folded(
             }
         ),
     }
-    names = {
-        "weight": "voxel_D",
-        "flat": "voxel_flat_exposure",
-        "q_squared": "q_squared",
-        "tensor": "T",
-        "first": "q_first",
-        "second": "q_second",
-        "slope": "q_slope",
-        "slope_second": "q_slope_second",
-        "start": "image_start",
-        "image": "image",
-        "sums": "image_sums",
-        "reciprocal": "image_G",
-        "displacement": "displacement",
-    }
-    arrays |= {names[name]: array for name, array in exposure.arrays().items()}
+    arrays |= {EXPOSURE_NAMES[name]: array for name, array in exposure.arrays().items()}
     alone, scale = can_alone(ledger.chunks), can.scale(can_scale)
     if alone is not None:
         arrays |= {

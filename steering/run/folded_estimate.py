@@ -1,0 +1,201 @@
+"""An estimate from ``folded.npz`` alone, by the rates of the folded model.
+
+The file holds sums of all orientations and the exposure of their voxels, but no trajectories: rates
+are those of the folded model, which a replay of the recorded files only begins with.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from model_server.posterior import Observation, Posterior, Refinement, assess, usable_cells
+from simulations.arrays import BoolArray
+from simulations.constants import Z90
+from simulations.errors import InputError
+from simulations.fold import (
+    CellSums,
+    Form,
+    VoxelExposure,
+    exposure_of_arrays,  # pyright: ignore[reportUnknownVariableType]
+)
+from simulations.progress import Progress, silent
+from steering.experiment import Experiment, Measurement, build_measurement
+from steering.run.answer import INFORMED
+from steering.run.estimator import DRAWS, KICKS
+from steering.run.folded_file import EXPOSURE_NAMES
+
+NOTE = (
+    "rates of the folded model: good to some percent of a cell. Replay the recorded files for "
+    "rates along trajectories, for the set-up as a nuisance and for each orientation judged by "
+    "itself"
+)
+
+
+def estimate_folded(
+    path: Path,
+    experiment: Experiment,
+    *,
+    experiment_dir: Path,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Fit, and judge, the force constants of a fold.
+
+    Parameters
+    ----------
+    path : Path
+        ``folded.npz`` of ``beamsteer fold`` or ``replay``.
+    experiment : Experiment
+        That it was folded with.
+    experiment_dir : Path
+        Folder that relative paths in the experiment start from.
+    progress : callable, optional
+        Called with (message, fraction).
+
+    Returns
+    -------
+    dict
+        ``parameters``, ``covariance``, ``derived``, ``trusted``, ``reasons`` and
+        ``goodness_of_fit`` as in ``result.json``; ``chi_square`` per degree of freedom,
+        ``nmse_paper`` and ``nmse_free`` of the intensity S/D in the cells that count.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be read, was folded with other axes, or holds a can.
+    """
+    say = progress or silent
+    say("reading", 0.0)
+    measurement = build_measurement(experiment, experiment_dir)
+    sums, exposure = read_folded(path, measurement)
+    use = usable_cells(sums, measurement.energy.centres_meV, measurement.elastic_cut_meV)
+    if not use.any():
+        raise InputError(f"{path}: no cell with exposure above the elastic line; nothing to fit")
+    say("finding the way", 0.1)
+    merged = exposure.merged(measurement.merged)
+    rng = np.random.default_rng(20261)
+    draws = measurement.coarse_forward.draw(measurement.prior, DRAWS, rng)
+    posterior = _refinement(measurement, coarse=True).fit(
+        [Observation(sums=sums, exposure=lambda: merged)], starts=list(draws), kicks=KICKS
+    )
+    if not measurement.costly:
+        say("fitting", 0.5)
+        posterior = _refinement(measurement, coarse=False).fit(
+            [Observation(sums=sums, exposure=lambda: exposure)], starts=[posterior.values]
+        )
+    trust = assess(sums=sums, posterior=posterior, prior=measurement.prior, use=use, look=1)
+    return {
+        "parameters": [
+            {
+                "name": name,
+                "unit": unit,
+                "value": float(value),
+                "sigma": float(sigma),
+                "interval90": [float(value - Z90 * sigma), float(value + Z90 * sigma)],
+                "informed": bool(sigma < INFORMED * known),
+            }
+            for name, unit, value, sigma, known in zip(
+                posterior.names,
+                posterior.units,
+                posterior.values,
+                posterior.sigma,
+                measurement.prior.sigma,
+                strict=True,
+            )
+        ],
+        "covariance": posterior.covariance.tolist(),
+        "derived": [
+            {"name": d.name, "unit": d.unit, "value": d.value, "sigma": d.sigma}
+            for d in measurement.quick_forward.derived(posterior.values, posterior.covariance)
+        ],
+        "trusted": trust.trusted,
+        "reasons": list(trust.reasons),
+        "goodness_of_fit": {
+            "chi_square": trust.chi_square,
+            "degrees_of_freedom": trust.degrees_of_freedom,
+            "reduced_chi_square": trust.reduced_chi_square,
+            "p_value": trust.p_value,
+            "alarm_below": trust.threshold,
+        },
+        "chi_square": trust.reduced_chi_square,
+        **_misfit(sums, posterior, use),
+        "notes": [*measurement.notes, NOTE],
+    }
+
+
+def read_folded(path: Path, measurement: Measurement) -> tuple[CellSums, VoxelExposure]:
+    """Sums and exposure of a ``folded.npz``.
+
+    Raises
+    ------
+    InputError
+        If it cannot be read, was folded with other axes, or holds a can.
+    """
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as content:
+            arrays = {key: np.asarray(content[key]) for key in content.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise InputError(
+            f"{path} cannot be read as NPZ ({type(error).__name__}: {error})"
+        ) from error
+    lacking = [k for k in ("S", "V", "N", "D", "path_hkl_rlu", "voxel_D") if k not in arrays]
+    if lacking:
+        raise InputError(
+            f"{path} has no {', '.join(lacking)}; expected the folded.npz of `beamsteer fold`. For "
+            "a powder take `beamsteer invert-powder`."
+        )
+    if "can_S" in arrays:
+        raise InputError(
+            f"{path} holds an empty can, whose strength is fitted with the recorded files alone. "
+            "Take `beamsteer replay`."
+        )
+    for name, expected in (
+        ("path_hkl_rlu", measurement.path.centres_hkl()),
+        ("energy_edges_meV", measurement.energy.edges_meV),
+        ("voxel_path_bin", measurement.voxels.path_bin),
+    ):
+        found = arrays.get(name)
+        if found is None or found.shape != expected.shape or not np.allclose(found, expected):
+            raise InputError(
+                f"{path}: {name} is not that of the experiment; expected a fold with the same path "
+                "and energy axis. Fold again with this experiment."
+            )
+    own = {field: arrays[name] for field, name in EXPOSURE_NAMES.items() if name in arrays}
+    form: Form = "tensor" if "start" not in own else "images"
+    sums = CellSums(
+        signal=arrays["S"],
+        variance=arrays["V"],
+        counts=arrays["N"],
+        exposure=arrays["D"],
+        flat=arrays["flat_exposure"],
+        gaussian=bool(arrays["gaussian"]),
+    )
+    return sums, exposure_of_arrays(form, own)
+
+
+def _refinement(measurement: Measurement, *, coarse: bool) -> Refinement:
+    return Refinement(
+        model=measurement.coarse_forward if coarse else measurement.forward,
+        prior=measurement.prior,
+        energy_centres_meV=measurement.energy.centres_meV,
+        elastic_cut_meV=measurement.elastic_cut_meV,
+    )
+
+
+def _misfit(sums: CellSums, posterior: Posterior, use: BoolArray) -> dict[str, float]:
+    """Figures of misfit of S/D against what is expected of it."""
+    data = (sums.signal[use]) / sums.exposure[use]
+    model = posterior.expected[use] / sums.exposure[use]
+    measured = data - data.mean()
+    power = max(float(measured @ measured), 1e-300)
+    own = float(np.ptp(model))
+    alike = (model - model.mean()) / (own if own > 0 else 1.0) * float(np.ptp(data))
+    columns = np.stack([model, np.ones_like(model)], axis=1)
+    solution, *_ = np.linalg.lstsq(columns, data, rcond=None)
+    return {
+        "nmse_paper": float(np.sum((alike - measured) ** 2)) / power,
+        "nmse_free": float(np.sum((data - columns @ solution) ** 2)) / power,
+    }
