@@ -261,6 +261,8 @@ def _begin(problem: _Problem, values: FloatArray, blur: _Blur) -> FloatArray:
     for stiffness in STIFFNESSES:
         x = problem.centre.copy()
         x[: len(values)] = stiffness * values
+        if not problem.parts.stable(x):
+            continue
         one = problem.parts.one_phonon(x, gradient=False, coarse=True).one
         single, many = problem.parts.slow(x)
         _, _, left = linear.solve(one + single, many, 1.0)

@@ -15,7 +15,7 @@ def register(app: typer.Typer) -> None:
     """Add the verb."""
     app.command(
         "invert-powder",
-        epilog="Examples: beamsteer invert-powder aluminium --temperature 50\n\n"
+        epilog="Example: beamsteer invert-powder aluminium --temperature 50; or "
         "beamsteer invert-powder silicon.nxspe -e silicon.yaml --plot silicon.png",
     )(invert_powder)
 
