@@ -45,8 +45,8 @@ class InversionSettings:
     log_width: float = 0.3  # expected logarithm of the resolution factor
     log_width_sigma: float = 0.3
     blur_stages: tuple[float, ...] = BLUR_STAGES  # standard deviations over Ei
-    steps: int = 30  # most Gauss-Newton steps of a stage
-    tolerance: float = 0.01  # fall of chi-square that ends a stage
+    steps: int = 40  # most Gauss-Newton steps of a stage
+    tolerance: float = 0.1  # fall of chi-square that ends a stage
     elastic_meV: float | None = None  # where the elastic line was seen
 
 

@@ -6,7 +6,6 @@ are those of the folded model, which a replay of the recorded files only begins 
 
 from __future__ import annotations
 
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +15,12 @@ from model_server.posterior import Observation, Posterior, Refinement, assess, u
 from simulations.arrays import BoolArray
 from simulations.constants import Z90
 from simulations.errors import InputError
-from simulations.fold import (
-    CellSums,
-    Form,
-    VoxelExposure,
-    exposure_of_arrays,  # pyright: ignore[reportUnknownVariableType]
-)
+from simulations.fold import CellSums
 from simulations.progress import Progress, silent
 from steering.experiment import Experiment, Measurement, build_measurement
 from steering.run.answer import INFORMED
 from steering.run.estimator import DRAWS, KICKS
-from steering.run.folded_file import EXPOSURE_NAMES
+from steering.run.folded_file import read_folded
 
 NOTE = (
     "rates of the folded model: good to some percent of a cell. Replay the recorded files for "
@@ -124,56 +118,6 @@ def estimate_folded(
         **_misfit(sums, posterior, use),
         "notes": [*measurement.notes, NOTE],
     }
-
-
-def read_folded(path: Path, measurement: Measurement) -> tuple[CellSums, VoxelExposure]:
-    """Sums and exposure of a ``folded.npz``.
-
-    Raises
-    ------
-    InputError
-        If it cannot be read, was folded with other axes, or holds a can.
-    """
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as content:
-            arrays = {key: np.asarray(content[key]) for key in content.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(
-            f"{path} cannot be read as NPZ ({type(error).__name__}: {error})"
-        ) from error
-    lacking = [k for k in ("S", "V", "N", "D", "path_hkl_rlu", "voxel_D") if k not in arrays]
-    if lacking:
-        raise InputError(
-            f"{path} has no {', '.join(lacking)}; expected the folded.npz of `beamsteer fold`. For "
-            "a powder take `beamsteer invert-powder`."
-        )
-    if "can_S" in arrays:
-        raise InputError(
-            f"{path} holds an empty can, whose strength is fitted with the recorded files alone. "
-            "Take `beamsteer replay`."
-        )
-    for name, expected in (
-        ("path_hkl_rlu", measurement.path.centres_hkl()),
-        ("energy_edges_meV", measurement.energy.edges_meV),
-        ("voxel_path_bin", measurement.voxels.path_bin),
-    ):
-        found = arrays.get(name)
-        if found is None or found.shape != expected.shape or not np.allclose(found, expected):
-            raise InputError(
-                f"{path}: {name} is not that of the experiment; expected a fold with the same path "
-                "and energy axis. Fold again with this experiment."
-            )
-    own = {field: arrays[name] for field, name in EXPOSURE_NAMES.items() if name in arrays}
-    form: Form = "tensor" if "start" not in own else "images"
-    sums = CellSums(
-        signal=arrays["S"],
-        variance=arrays["V"],
-        counts=arrays["N"],
-        exposure=arrays["D"],
-        flat=arrays["flat_exposure"],
-        gaussian=bool(arrays["gaussian"]),
-    )
-    return sums, exposure_of_arrays(form, own)
 
 
 def _refinement(measurement: Measurement, *, coarse: bool) -> Refinement:
