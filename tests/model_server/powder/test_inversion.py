@@ -77,7 +77,8 @@ def test_known_force_constants_are_found_again():
     sigma = np.sqrt(np.diag(fit.covariance))
     assert np.all(np.abs(fit.values - TRUTH) < 5 * sigma)
     onsite = model.onsite(fit.values)[0, 0, 0]
-    assert onsite == pytest.approx(model.onsite(TRUTH)[0, 0, 0], rel=0.01)
+    # offset of E and the lines' own width are free too: they share the stiffness with it
+    assert onsite == pytest.approx(model.onsite(TRUTH)[0, 0, 0], rel=0.015)
 
 
 def test_the_report_is_json_and_its_intervals_hold_the_value():
