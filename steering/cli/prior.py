@@ -105,7 +105,7 @@ def prior(
     else:
         terminal.out.print(
             f"Written: {output}. In experiment.yaml: parameters.prior: {output.name} (beside it), "
-            f"with cutoff_A up to {math.floor(1e3 * made.longest_A + 1e-6) / 1e3:g}",
+            f"with cutoff_A up to {math.floor(1e5 * made.longest_A + 1e-6) / 1e5:.5f}",
             markup=False,
         )
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from consumers.fold import EventAccount
+from model_server.posterior import Posterior, Trust
 from simulations.arrays import FloatArray
 from simulations.constants import Z90
 from simulations.fold import CellSums
@@ -107,6 +108,31 @@ def result_of(
     posterior, trust = estimate.posterior, estimate.trust
     layout = posterior.layout
     return {
+        **fitted_of(posterior, trust, measurement),
+        "set_up": [
+            {"name": n, "unit": unit, "value": float(v), "sigma": float(s), "prior_sigma": prior}
+            for n, unit, v, s, prior in zip(
+                layout.off_names,
+                layout.off_units,
+                posterior.theta[layout.off],
+                posterior.theta_sigma[layout.off],
+                measurement.exact.missetting.sigma.tolist(),
+                strict=True,
+            )
+        ],
+        "advice": [asdict(a) for a in estimate.advice[:ADVISED]],
+        "policy": estimate.policy,
+        "targets": [
+            {"name": n, "sigma": float(t), "met": bool(s <= t)}
+            for n, t, s in zip(posterior.names, estimate.targets, posterior.sigma, strict=False)
+        ],
+        **common,
+    }
+
+
+def fitted_of(posterior: Posterior, trust: Trust, measurement: Measurement) -> dict[str, Any]:
+    """Parameters of a fit, what follows from them, and how it was judged, as ``result.json``."""
+    return {
         "parameters": [
             {
                 "name": n,
@@ -125,17 +151,6 @@ def result_of(
                 strict=True,
             )
         ],
-        "set_up": [
-            {"name": n, "unit": unit, "value": float(v), "sigma": float(s), "prior_sigma": prior}
-            for n, unit, v, s, prior in zip(
-                layout.off_names,
-                layout.off_units,
-                posterior.theta[layout.off],
-                posterior.theta_sigma[layout.off],
-                measurement.exact.missetting.sigma.tolist(),
-                strict=True,
-            )
-        ],
         "covariance": posterior.covariance.tolist(),
         "derived": [
             asdict(d)
@@ -150,13 +165,6 @@ def result_of(
             "p_value": trust.p_value,
             "alarm_below": trust.threshold,
         },
-        "advice": [asdict(a) for a in estimate.advice[:ADVISED]],
-        "policy": estimate.policy,
-        "targets": [
-            {"name": n, "sigma": float(t), "met": bool(s <= t)}
-            for n, t, s in zip(posterior.names, estimate.targets, posterior.sigma, strict=False)
-        ],
-        **common,
     }
 
 

@@ -13,12 +13,11 @@ import numpy as np
 
 from model_server.posterior import Observation, Posterior, Refinement, assess, usable_cells
 from simulations.arrays import BoolArray
-from simulations.constants import Z90
 from simulations.errors import InputError
 from simulations.fold import CellSums
 from simulations.progress import Progress, silent
 from steering.experiment import Experiment, Measurement, build_measurement
-from steering.run.answer import INFORMED
+from steering.run.answer import fitted_of
 from steering.run.estimator import DRAWS, KICKS
 from steering.run.folded_file import read_folded
 
@@ -82,38 +81,7 @@ def estimate_folded(
         )
     trust = assess(sums=sums, posterior=posterior, prior=measurement.prior, use=use, look=1)
     return {
-        "parameters": [
-            {
-                "name": name,
-                "unit": unit,
-                "value": float(value),
-                "sigma": float(sigma),
-                "interval90": [float(value - Z90 * sigma), float(value + Z90 * sigma)],
-                "informed": bool(sigma < INFORMED * known),
-            }
-            for name, unit, value, sigma, known in zip(
-                posterior.names,
-                posterior.units,
-                posterior.values,
-                posterior.sigma,
-                measurement.prior.sigma,
-                strict=True,
-            )
-        ],
-        "covariance": posterior.covariance.tolist(),
-        "derived": [
-            {"name": d.name, "unit": d.unit, "value": d.value, "sigma": d.sigma}
-            for d in measurement.quick_forward.derived(posterior.values, posterior.covariance)
-        ],
-        "trusted": trust.trusted,
-        "reasons": list(trust.reasons),
-        "goodness_of_fit": {
-            "chi_square": trust.chi_square,
-            "degrees_of_freedom": trust.degrees_of_freedom,
-            "reduced_chi_square": trust.reduced_chi_square,
-            "p_value": trust.p_value,
-            "alarm_below": trust.threshold,
-        },
+        **fitted_of(posterior, trust, measurement),
         "chi_square": trust.reduced_chi_square,
         **_misfit(sums, posterior, use),
         "notes": [*measurement.notes, NOTE],
