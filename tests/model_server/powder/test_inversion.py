@@ -32,8 +32,8 @@ def simulated(phi, temperature_K=280.0, noise=0.0, seed=0):
     def width(energy):
         return 1.4 * resolution.sigma_meV(energy, 50.0)
 
-    # 1,000 points from another start of the sequence
-    points = quasi_random_points(model.crystal, 1600)
+    # 6,000 points from another start of the sequence: what is tested is the sampling of the fit
+    points = quasi_random_points(model.crystal, 6600)
     zone = replace(points, q_cart=points.q_cart[600:], weights=points.weights[600:])
     one = powder_spectrum(
         model,
@@ -77,8 +77,7 @@ def test_known_force_constants_are_found_again():
     sigma = np.sqrt(np.diag(fit.covariance))
     assert np.all(np.abs(fit.values - TRUTH) < 5 * sigma)
     onsite = model.onsite(fit.values)[0, 0, 0]
-    # offset of E and the lines' own width are free too: they share the stiffness with it
-    assert onsite == pytest.approx(model.onsite(TRUTH)[0, 0, 0], rel=0.015)
+    assert onsite == pytest.approx(model.onsite(TRUTH)[0, 0, 0], rel=0.01)
 
 
 def test_the_report_is_json_and_its_intervals_hold_the_value():

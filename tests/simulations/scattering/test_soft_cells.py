@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from functools import partial
 from itertools import product
 
 import numpy as np
@@ -51,17 +52,27 @@ def test_split_cells_fill_the_zone_once(divisions):
     assert total == pytest.approx(expected, rel=1e-10)
 
 
+def intensity_of(model, zone, pockets=None):
+    """A powder map at 300 K with a line of 0.6 meV."""
+    return powder_spectrum(
+        model,
+        np.linspace(0.5, 6.0, 40),
+        np.linspace(0.0, 44.0, 60),
+        zone=zone,
+        temperature_K=300.0,
+        resolution=0.6,
+        displacement=0.01 * np.eye(3)[None],
+        pockets=pockets,
+    ).intensity
+
+
+def mesh_of(model, n):
+    return irreducible_mesh(model.crystal, n, shifted=True)
+
+
 def test_a_split_mesh_beats_a_regular_one_of_more_points():
     model = soft_aluminium(0.08)
-    options = {"temperature_K": 300.0, "resolution": 0.6, "displacement": 0.01 * np.eye(3)[None]}
-    axes = np.linspace(0.5, 6.0, 40), np.linspace(0.0, 44.0, 60)
-
-    def intensity(zone):
-        return powder_spectrum(model, *axes, zone=zone, **options).intensity
-
-    def mesh(n):
-        return irreducible_mesh(model.crystal, n, shifted=True)
-
+    intensity, mesh = partial(intensity_of, model), partial(mesh_of, model)
     truth = intensity(mesh(160))  # regular: nothing of the splitting is in it
     split = split_soft_cells(model, mesh(24), 300.0)
     regular = mesh(36)
@@ -74,18 +85,8 @@ def test_a_split_mesh_beats_a_regular_one_of_more_points():
 def test_beside_a_pocket_split_meshes_are_neither_too_low_nor_too_high(treatment):
     model = soft_aluminium(0.13)
     pockets, _ = look_for_pockets(model, treatment)
-    options = {
-        "temperature_K": 300.0, "resolution": 0.6, "displacement": 0.01 * np.eye(3)[None],
-        "pockets": pockets,
-    }  # fmt: skip
-    axes = np.linspace(0.5, 6.0, 40), np.linspace(0.0, 44.0, 60)
-
-    def intensity(zone):
-        return powder_spectrum(model, *axes, zone=zone, **options).intensity
-
-    def mesh(n):
-        return irreducible_mesh(model.crystal, n, shifted=True)
-
+    intensity = partial(intensity_of, model, pockets=pockets)
+    mesh = partial(mesh_of, model)
     truth = intensity(mesh(160))  # regular: nothing of the splitting is in it
     split = split_soft_cells(model, mesh(24), 300.0, pockets=pockets)
     regular = mesh(36)
