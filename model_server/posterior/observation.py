@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from simulations.arrays import BoolArray, FloatArray
 from simulations.fold import CanRate, CellSums, VoxelExposure
-from simulations.likelihood import Trajectories
+from simulations.likelihood import Drift, Trajectories
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -18,6 +18,7 @@ class Observation:
     exposure: Callable[[], VoxelExposure]  # loads or computes; not kept between calls
     trajectories: Callable[[], Trajectories] | None = None  # for the exact rate, likewise
     key: str = ""  # names the orientation; its exact rate is kept between fits
+    drift: Callable[[], Drift] | None = None  # of its neutrons, where the set-up may be off
     can: CanRate | None = None  # what the empty can adds; ``sums`` are then those that go with it
 
 
@@ -36,8 +37,21 @@ def pool(observations: Sequence[Observation]) -> Observation:
     sums = observations[0].sums
     exposure = observations[0].exposure()
     can = observations[0].can
+    drifts = [o.drift for o in observations]
     for other in observations[1:]:
         sums = sums + other.sums
         exposure = exposure + other.exposure()
         can = None if can is None or other.can is None else can + other.can
-    return Observation(sums=sums, exposure=lambda: exposure, can=can)
+    drift = None
+    for one in drifts:
+        if one is None:
+            drift = None
+            break
+        drift = one() if drift is None else drift + one()
+    known = drift
+    return Observation(
+        sums=sums,
+        exposure=lambda: exposure,
+        can=can,
+        drift=None if known is None else lambda: known,
+    )

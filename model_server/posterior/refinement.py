@@ -18,13 +18,13 @@ import numpy as np
 from model_server.posterior._scipy import (
     SparseMatrix,
     block_diagonal,
-    non_negative_least_squares,
     solve_positive,
 )
 from model_server.posterior.linear import Linear
 from model_server.posterior.observation import Observation, pool, usable_cells
 from model_server.posterior.posterior import Posterior, ThetaLayout
 from model_server.posterior.search import searches
+from model_server.posterior.starts import Starts, blur_kernel
 from model_server.posterior.tangent import Anchor, Tangent, Tangents
 from simulations.arrays import BoolArray, FloatArray
 from simulations.errors import InputError
@@ -42,7 +42,6 @@ SHORTER = 0.4  # share of a step that did not pay which is tried next
 SHORTEST = 0.02
 ROUGHNESS = 0.05  # of minus log posterior, which exact rates jump by between grid points
 NEGLIGIBLE_DECREASE = 0.01  # of minus log posterior: a tenth of a sigma
-SCREENED = 6  # starts that are annealed
 KICK_SIGMAS = (2.0, 4.0, 8.0)  # how far, in turn
 KICK_PAYS = 0.5  # of minus log posterior
 MOST_KICKS = 40
@@ -111,14 +110,16 @@ class Refinement:
         can = () if can_sigma is None else (can_sigma,)
         self.nuisance_sigma = (*NUISANCE_SIGMA, *can, *missetting.sigma.tolist())
         self._tangents = Tangents(exact, self.layout)
-        step = float(self.energy[1] - self.energy[0])
-        gap = np.abs(self.energy[:, None] - self.energy[None, :])
         self._spread_of: tuple[tuple[float, bytes], SparseMatrix] | None = None
-        self._blur = {
-            b: np.exp(-0.5 * (gap / b) ** 2) * step / (b * np.sqrt(2 * np.pi))
-            for b in BLURS_MEV
-            if b > 0
-        }
+        self._blur = {b: blur_kernel(self.energy, b) for b in BLURS_MEV if b > 0}
+        self.starts = Starts(
+            model=model,
+            prior=prior,
+            layout=self.layout,
+            off_sigma=missetting.sigma,
+            energy_centres_meV=self.energy,
+            elastic_cut_meV=elastic_cut_meV,
+        )
 
     def fit(
         self,
@@ -136,8 +137,8 @@ class Refinement:
         ----------
         observations : sequence of Observation
         starts : sequence of (K,)
-            Places to begin at beside the prior mean (the encoder's answer, draws of the prior);
-            ``SCREENED`` of them, which explain blurred counts best, are annealed.
+            Places to begin at beside the prior mean (the encoder's answer, draws of the prior),
+            see ``Starts``.
         warm : Posterior, optional
             The answer before the newest chunk. With exact rates it is followed alone at most
             numbers of orientations, see ``searches``; else it competes with the annealed ones.
@@ -161,8 +162,8 @@ class Refinement:
         if warm is not None and exactly and not searches(warm, len(observations)):
             found = self._descend(observations, warm.theta, warm.theta_sigma, centre, iterations)
             return self._leave_shallow(observations, pooled, found, centre, kicks, iterations)
-        first = self._screened(pooled, [self.prior.mean, *starts])
-        blurred = self._anneal_ever_fewer(pooled, first, centre)
+        first, blur = self.starts.first(pooled, [self.prior.mean, *starts])
+        blurred = self._anneal_ever_fewer(pooled, first, centre, blur)
         quickly = warm is not None and exactly and not kicks
         if warm is not None and quickly and self._is_of_before(pooled, blurred, warm, centre):
             return self._descend(observations, warm.theta, warm.theta_sigma, centre, iterations)
@@ -235,14 +236,11 @@ class Refinement:
     ) -> FloatArray:
         """Theta near the minimum of exact rates of a set-up that may be off.
 
-        The folded model does not know what is mis-set: on blurred counts, and with rates that are
-        walked roughly, theta finds the set-up as well. Where the answer before does as well, it
+        The folded model knows only roughly what is mis-set: on blurred counts, and with rates that
+        are walked roughly, theta finds the set-up as well. Where the answer before does as well, it
         stays.
         """
-        layout = self.layout
-        theta = found.theta.copy()
-        if warm is not None:
-            theta[layout.off] = warm.theta[layout.off]
+        theta = found.theta
         value = np.inf
         for blur in WALKED_BLURS_MEV:
             tangent = self._tangents.walked_roughly(observations, theta)
@@ -344,17 +342,12 @@ class Refinement:
         tangents = self._tangents.walked(observations, theta, found.theta_sigma, share=1.0)
         exact = np.sum([t.carried(theta[layout.walked]) for t in tangents], axis=0)
         slope = np.sum([t.slope for t in tangents], axis=0)
-        folded, _ = self.model.rates(
-            pooled.exposure(),
-            self.state_at(theta),
-            log_width=float(theta[layout.log_width]),
-            gradient=False,
-        )
+        folded, along = self._folded(theta, self.state_at(theta), pooled)
         return Anchor(
             off=theta[layout.off],
             exact=exact,
             more=exact - folded,
-            by_off=slope[..., layout.n_parameters + 1 :],
+            by_off=(slope - along)[..., layout.n_parameters + 1 :],
         )
 
     def _value(
@@ -432,17 +425,11 @@ class Refinement:
         if tangent is not None:
             rate, slope = tangent.carried(theta[walked]), tangent.slope
         else:
-            rate, slope = self.model.rates(
-                observation.exposure(),
-                state,
-                log_width=float(theta[layout.log_width]),
-                gradient=True,
-            )
-            if anchor is None:  # the model does not know what is mis-set
-                walked = walked[: layout.n_parameters + 1]
-            else:
+            rate, slope = self._folded(theta, state, observation)
+            if anchor is not None:
                 rate = anchor.corrected(rate, theta[layout.off])
-                slope = np.concatenate([slope, anchor.by_off], axis=-1)
+                slope = slope.copy()
+                slope[..., layout.n_parameters + 1 :] += anchor.by_off
         phonon = scale * rate
         total = phonon + flat * sums.flat + constant * sums.exposure
         by_scale, can, by_strength = self._can(theta, observation, phonon)
@@ -464,6 +451,21 @@ class Refinement:
             variance = None if variance is None else spread @ variance
         linear = Linear(data=data, rate=np.maximum(rates, 1e-12), slope=columns, variance=variance)
         return linear, total, phonon, can
+
+    def _folded(
+        self, theta: FloatArray, state: State, observation: Observation
+    ) -> tuple[FloatArray, FloatArray]:
+        """Rates of the forward model and their derivatives by all that exact ones depend on."""
+        layout, exposure = self.layout, observation.exposure()
+        width = float(theta[layout.log_width])
+        if observation.drift is None:  # the model does not know what is mis-set
+            rate, slope = self.model.rates(exposure, state, log_width=width, gradient=True)
+            still = np.zeros((*slope.shape[:-1], layout.size - layout.off.start))
+            return rate, np.concatenate([slope, still], axis=-1)
+        drift, off = observation.drift(), theta[layout.off]
+        return self.model.rates(
+            exposure, state, log_width=width, gradient=True, drift=drift, off=off
+        )
 
     def _can(
         self, theta: FloatArray, observation: Observation, phonon: FloatArray
@@ -521,12 +523,12 @@ class Refinement:
         return found
 
     def _anneal_ever_fewer(
-        self, pooled: Observation, starts: Sequence[FloatArray], centre: FloatArray
+        self, pooled: Observation, starts: Sequence[FloatArray], centre: FloatArray, widest: float
     ) -> list[Posterior]:
         """Anneal every start on blurred counts; the worse half is left behind at every blur."""
         found: list[Posterior] = []
         thetas = list(starts)
-        for blur in BLURS_MEV[:3]:
+        for blur in (blur for blur in BLURS_MEV[:3] if blur <= widest):
             found = [self._score([pooled], t, centre, 6, blur=blur) for t in thetas]
             found.sort(key=lambda p: p.objective)
             thetas = [p.theta for p in found[: max(2, (len(found) + 1) // 2)]]
@@ -555,18 +557,10 @@ class Refinement:
             for part in (layout.parameters, layout.off):
                 theta[part] += KICK_SIGMAS[k % len(KICK_SIGMAS)] * away[part]
             theta[layout.parameters] = np.clip(theta[layout.parameters], low, high)
-            if anchor is None:
-                theta[layout.off] = best.theta[layout.off]
             found = self._anneal(pooled, theta, centre, blurs, 10, anchor)
             better = found.objective < best.objective - KICK_PAYS
             best, in_vain = (found, 0) if better else (best, in_vain + 1)
         return best
-
-    def _screened(self, pooled: Observation, starts: Sequence[FloatArray]) -> list[FloatArray]:
-        """First theta of the starts that explain blurred counts best, best first."""
-        firsts = [self._first_theta(pooled, s) for s in starts]
-        firsts.sort(key=lambda first: first[1])
-        return [theta for theta, _ in firsts[:SCREENED]]
 
     def _centre(self, pooled: Observation) -> FloatArray:
         """Centre of the prior of theta: of the box, of amplitudes that share the counts, zeros.
@@ -594,43 +588,6 @@ class Refinement:
             amount = share * counts / reach if reach > 0 else 1.0
             centre[at] = np.log(amount) if amount > 0 else 0.0
         return centre
-
-    def _first_theta(
-        self, observation: Observation, values: FloatArray
-    ) -> tuple[FloatArray, float]:
-        """Scale and backgrounds by non-negative least squares on blurred counts; their misfit."""
-        sums = observation.sums
-        rate, _ = self.model.rates(
-            observation.exposure(), self.model.prepare(values), log_width=0.0, gradient=False
-        )
-        signal = sums.signal
-        if observation.can is not None and observation.can.fixed is None:
-            rate = rate + observation.can.shape
-        elif observation.can is not None and observation.can.fixed is not None:
-            signal = signal - observation.can.fixed
-        use = usable_cells(sums, self.energy, self.elastic_cut).astype(float)
-        kernel = self._blur[BLURS_MEV[0]]
-        columns = np.stack(
-            [((a * use) @ kernel).ravel() for a in (rate, sums.flat, sums.exposure)], axis=1
-        )
-        data = ((signal * use) @ kernel).ravel()
-        weight = 1 / np.sqrt(np.abs(data) + max(float(np.abs(data).mean()), 1e-12))
-        size = np.maximum(np.linalg.norm(columns * weight[:, None], axis=0), 1e-300)
-        solution, misfit = non_negative_least_squares(
-            columns * weight[:, None] / size, data * weight
-        )
-        solution = solution / size
-        # A part that got nothing starts at a thousandth of the data, of their error where they are
-        # zero or negative, or of one count: its logarithm must stay finite.
-        error = float(np.sqrt((sums.variance * use).sum()))
-        amount = max(float(data.sum()), error, 0.0 if sums.gaussian else 1.0)
-        reach = columns.sum(0)
-        floor = np.where(reach > 0, 1e-3 * amount / np.where(reach > 0, reach, 1.0), 1.0)
-        floor = np.where(floor > 0, floor, 1.0)
-        theta = np.zeros(self.layout.size)
-        theta[self.layout.parameters] = values
-        theta[self.layout.log_amplitudes] = np.log(np.maximum(solution, floor))
-        return theta, misfit
 
     def _score(
         self,

@@ -83,7 +83,7 @@ class Anchor:
     off: FloatArray  # (G,)
     exact: FloatArray  # (path_bins, energy_bins), scale 1
     more: FloatArray  # exact minus folded
-    by_off: FloatArray  # (path_bins, energy_bins, G) of the exact rates
+    by_off: FloatArray  # (path_bins, energy_bins, G) what the exact slopes add likewise
 
     def corrected(self, rate: FloatArray, off: FloatArray) -> FloatArray:
         """Folded rates with the correction, for a set-up that is off by (G,)."""

@@ -6,6 +6,7 @@ from simulations.fold.cell_sums import CellSums
 from simulations.fold.crossings import LIVE_BIT, MASKED_BIT, Crossings, find_crossings
 from simulations.fold.exposure import (
     PAIRS,
+    Exposure,
     Form,
     VoxelExposure,
     check_array,
@@ -40,6 +41,7 @@ __all__ = [
     "CellSums",
     "Crossings",
     "ELASTIC_REACH",
+    "Exposure",
     "FoldGeometry",
     "Form",
     "ImageExposure",

@@ -1,6 +1,7 @@
 """Rates of folded cells from force constants: folded phonons and walked trajectories."""
 
 from simulations.likelihood.continuation import continuation_error
+from simulations.likelihood.drift import Drift, drift_of
 from simulations.likelihood.folded_phonons import FoldedPhonons
 from simulations.likelihood.forward_model import ExactModel, ForwardModel, State
 from simulations.likelihood.missetting import (
@@ -17,6 +18,7 @@ from simulations.likelihood.trajectories import (
 from simulations.likelihood.zone_map import WARM_FROM_K, ZoneMap, build_zone_map
 
 __all__ = [
+    "Drift",
     "ExactModel",
     "FoldedPhonons",
     "ForwardModel",
@@ -30,6 +32,7 @@ __all__ = [
     "build_zone_map",
     "bytes_per_point",
     "continuation_error",
+    "drift_of",
     "missetting",
     "trace_trajectories",
 ]

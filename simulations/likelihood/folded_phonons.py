@@ -12,7 +12,7 @@ Imaginary modes of a small pocket are counted by the rule of `simulations.scatte
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import erf, exp, sqrt
 from typing import NamedTuple
 
@@ -23,9 +23,19 @@ from simulations.arrays import ComplexArray, FloatArray
 from simulations.constants import BOLTZMANN_MEV_PER_K, HBAR2_OVER_U, NEUTRON_MEV_A2
 from simulations.dynamics import ForceConstantModel, modes
 from simulations.errors import InputError
-from simulations.fold import Form, MergedVoxels, VoxelExposure, VoxelMap, damp, form_for
+from simulations.fold import (
+    PAIRS,
+    Exposure,
+    Form,
+    MergedVoxels,
+    VoxelExposure,
+    VoxelMap,
+    damp,
+    form_for,
+)
 from simulations.instrument import Resolution
 from simulations.kernels import njit
+from simulations.likelihood.drift import Drift
 from simulations.likelihood.forward_model import Derived
 from simulations.prior import BoxPrior
 from simulations.reciprocal import EnergyAxis
@@ -162,18 +172,32 @@ class FoldedPhonons:
         *,
         log_width: float = 0.0,
         gradient: bool = True,
+        drift: Drift | None = None,
+        off: FloatArray | None = None,
     ) -> tuple[FloatArray, FloatArray]:
         """Phonon rate of every path cell for one exposure, with scale 1.
 
         Both forms of exposure give the same; images are made into T cell by cell.
 
+        Parameters
+        ----------
+        exposure : VoxelExposure
+        state : ModeState
+        log_width : float
+        gradient : bool
+        drift : Drift, optional
+            Of the same neutrons: how they move when the set-up is off. Approximate: every voxel of
+            a path bin takes the mean move of its cell, and the coverage tensor stays.
+        off : (G,) float64, optional
+            How far the set-up is off; None: not at all.
+
         Returns
         -------
         rate : (path_bins, energy_bins) float64
             Expected counts per unit scale: barn/meV/sr x exposure.
-        jacobian : (path_bins, energy_bins, K + 1) float64
-            Derivatives by the parameters and by the logarithm of the resolution width; K + 1 is 0
-            when ``gradient`` is False.
+        jacobian : (path_bins, energy_bins, K + 1 [+ G]) float64
+            Derivatives by the parameters, by the logarithm of the resolution width and, with a
+            ``drift``, by how far the set-up is off; without components when ``gradient`` is False.
 
         Raises
         ------
@@ -189,7 +213,11 @@ class FoldedPhonons:
         shape = (self.voxels.n_path_bins, self.energy.n_bins)
         rate = np.zeros(shape)
         jacobian = np.zeros((*shape, len(state.values) + 1 if gradient else 0))
-        moments = exposure.moments
+        along = np.zeros((*shape, 4 if gradient and drift is not None else 0))
+        moments, shift = exposure.moments, np.zeros(self.n_energy)
+        if drift is not None and off is not None and np.any(off):
+            moments = self._drifted(moments, drift, off)
+            shift = drift.shift[: self.n_energy] @ off
         _rates(
             self._voxel_order,
             self._bin_start,
@@ -218,13 +246,31 @@ class FoldedPhonons:
                 q_slope_base=self._q_squared_slope[0],
                 q_slope_rate=self._q_squared_slope[1],
                 reach=self._reach,
+                shift=shift,
             ),
             gradient,
             None if self.pockets is None else (self.pockets.floor_meV, self.pockets.damped),
             rate,
             jacobian,
+            along,
         )
-        return rate, jacobian
+        if drift is None or not gradient:
+            return rate, jacobian
+        by_off = np.einsum("pega,pea->peg", drift.mean, along[..., :3])
+        by_off += along[..., 3:] * drift.shift
+        return rate, np.concatenate([jacobian, by_off], axis=-1)
+
+    def _drifted(self, moments: Exposure, drift: Drift, off: FloatArray) -> Exposure:
+        """Moments with the mean move of every path cell and its spread."""
+        path_bin, n_energy = self.voxels.path_bin, self.n_energy
+        mean = np.einsum("pega,g->pea", drift.mean[:, :n_energy], off)[path_bin]
+        spread = drift.spread(off)[path_bin, :n_energy]
+        first, weight = moments.first, moments.weight
+        second = moments.second.copy()
+        for i, (a, b) in enumerate(PAIRS):
+            second[..., i] += mean[..., a] * first[..., b] + mean[..., b] * first[..., a]
+            second[..., i] += weight * (mean[..., a] * mean[..., b] + spread[..., i])
+        return replace(moments, first=first + weight[..., None] * mean, second=second)
 
     def derived(self, phi: FloatArray, covariance: FloatArray) -> tuple[Derived, ...]:
         """On-site constants, a third of their trace: one for each kind of site."""
@@ -303,6 +349,7 @@ class _Lines(NamedTuple):
     q_slope_base: FloatArray  # (bins,) dQ^2/dE = base + rate Q^2 along a trajectory
     q_slope_rate: FloatArray  # (bins,)
     reach: float  # widths, beyond which a line counts nothing
+    shift: FloatArray  # (bins,) of the measured energy, where the set-up is off
 
 
 @njit(cache=True, error_model="numpy")
@@ -346,13 +393,19 @@ def _amplitudes(sums, atom, out, rank):
 )
 def _rates(
     voxel_order, bin_start, moments, coverage, branches, lines, gradient, pockets, out_rate,
-    out_jacobian,
+    out_jacobian, out_along,
 ):  # fmt: skip
-    """Fill rate (path_bins, bins) and jacobian (..., K + 1); see ``FoldedPhonons.rates``."""
+    """Fill rate (path_bins, bins) and jacobian (..., K + 1); see ``FoldedPhonons.rates``.
+
+    ``out_along`` (..., 4 or 0) takes the sum of dI/dE v over lines, then that of dI/dE.
+    """
     weight, first, second, slope, slope_second, q_squared = moments
     tensor, image_start, image, image_sums, image_phase, displacement = coverage
     energy, vectors, coupling, velocity = branches
-    centres, step, sigma, sigma_slope, ei, thermal, q_slope_base, q_slope_rate, reach = lines
+    (
+        centres, step, sigma, sigma_slope, ei, thermal, q_slope_base, q_slope_rate, reach, shift,
+    ) = lines  # fmt: skip
+    moved = out_along.shape[2] > 0
     n_e = weight.shape[1]
     n = energy.shape[1]
     n_atoms = n // 3
@@ -453,7 +506,7 @@ def _rates(
                         if abs(jac) < 0.05:
                             jac = 0.05 if jac >= 0 else -0.05
                         positional = max(spread, 0.0) / (jac * jac)
-                        u = (centres[e] - E) / jac
+                        u = (centres[e] - shift[e] - E) / jac
                         # Energy at which the neutrons measured here were scattered: the
                         # resolution's share of the distance u. Rate, width and occupation
                         # are those of that energy.
@@ -602,6 +655,11 @@ def _rates(
                     if not gradient:
                         continue
                     out_jacobian[path_bin, e, n_k] += dw[i] * M
+                    if moved and shifted[i] > LOWEST_ENERGY_MEV:
+                        by_energy = 2.0 * shifted[i] * df[i] * M
+                        for a in range(3):
+                            out_along[path_bin, e, a] += by_energy * velocity[v, i, a]
+                        out_along[path_bin, e, 3] += by_energy
                     for j in range(n):
                         if j == i:
                             factor = df[i]

@@ -14,6 +14,7 @@ import numpy as np
 
 from simulations.arrays import FloatArray
 from simulations.fold import Form, VoxelExposure
+from simulations.likelihood.drift import Drift
 from simulations.likelihood.missetting import Missetting
 from simulations.likelihood.trajectories import Trajectories
 from simulations.prior import BoxPrior
@@ -61,7 +62,14 @@ class ForwardModel(Protocol):
         ...
 
     def rates(
-        self, exposure: VoxelExposure, state: State, *, log_width: float, gradient: bool
+        self,
+        exposure: VoxelExposure,
+        state: State,
+        *,
+        log_width: float,
+        gradient: bool,
+        drift: Drift | None = None,
+        off: FloatArray | None = None,
     ) -> tuple[FloatArray, FloatArray]:
         """Rate of every path cell for one exposure, at scale 1.
 
@@ -74,13 +82,18 @@ class ForwardModel(Protocol):
             Logarithm of the resolution's width over the nominal one.
         gradient : bool
             False leaves the jacobian without components.
+        drift : Drift, optional
+            How the same neutrons move where the set-up is off; given only where it may be.
+        off : (G,) float64, optional
+            How far it is off in each of them; None: not at all.
 
         Returns
         -------
         rate : (path_bins, energy_bins) float64
             Expected counts; zero where nothing was exposed. Proportional to the exposure.
-        jacobian : (path_bins, energy_bins, K + 1) float64
-            Derivatives by the parameters and by ``log_width``; K + 1 is 0 without ``gradient``.
+        jacobian : (path_bins, energy_bins, K + 1 [+ G]) float64
+            Derivatives by the parameters, by ``log_width`` and, with a ``drift``, by what is
+            mis-set; without components without ``gradient``.
         """
         ...
 

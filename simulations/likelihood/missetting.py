@@ -34,8 +34,8 @@ PERCENT = 1e-2
 class MissettingSection(Section):
     """How far the set-up may be off: standard deviations before any data; 0: it is known.
 
-    What is above 0 is fitted with the force constants. The search for the first answer does not
-    know of it: errors beyond about 0.2 degrees or 0.2 % are better mended first (`align`).
+    What is above 0 is fitted with the force constants. The search for the first answer knows of it
+    only roughly: errors beyond about 0.2 degrees or 0.2 % are better mended first (`align`).
     """
 
     psi_offset_deg: NotNegative = Field(

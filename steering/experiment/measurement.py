@@ -63,6 +63,7 @@ from simulations.instrument import (
 )
 from simulations.likelihood import (
     WARM_FROM_K,
+    Drift,
     FoldedPhonons,
     Trajectories,
     TrajectoryPhonons,
@@ -70,6 +71,7 @@ from simulations.likelihood import (
     build_zone_map,
     bytes_per_point,
     continuation_error,
+    drift_of,
     missetting,
 )
 from simulations.prior import BoxPrior, load_prior, load_prior_record, stored_priors
@@ -371,6 +373,17 @@ class Measurement:
         instrument = self.instrument if instrument is None else instrument
         bare = replace(self.geometry, masking=None)
         return trajectories_of(bare.sight(psi_deg, instrument), reduced=reduced)
+
+    def drift(self, trajectories: Trajectories) -> Drift:
+        """How the neutrons of every path cell move where the set-up is off."""
+        return drift_of(
+            trajectories,
+            self.exact.missetting,
+            self.voxels,
+            reciprocal=self.crystal.reciprocal,
+            energy_centres_meV=self.energy.centres_meV,
+            ei_meV=self.ei_meV,
+        )
 
 
 def build_measurement(

@@ -6,10 +6,10 @@ keeps between calls (exposures, compiled states) changes how long it takes, neve
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -26,6 +26,7 @@ from model_server.posterior import (
 )
 from simulations.arrays import BoolArray, FloatArray
 from simulations.crystal import species_words
+from simulations.errors import InputError
 from simulations.fold import (
     CanRate,
     CellSums,
@@ -34,16 +35,19 @@ from simulations.fold import (
     sum_voxels,
     tensor_reals,
 )
+from simulations.likelihood import Drift
 from steering.advice import Advice, targets_met
 from steering.experiment import Measurement
 from steering.run.adviser import Adviser, Standpoint
 from steering.run.can_terms import CanTerms
 from steering.run.ledger import ChunkLedger
 
-DRAWS = 300  # of the prior, to begin at; a fifth of them after the first estimate
+DRAWS = 100  # of the prior, to begin at
+DRAWS_LATER = 40  # after the first estimate
 KICKS = 6  # after the first estimate a third of them
 DRAWS_IF_COSTLY = 3  # at the first estimate; later none, and no kicks
 KEPT_TENSOR_BYTES = 4e8  # pooled images that are merged become tensors where these are no larger
+KEPT_MERGED_BYTES = 2e8  # exposures of single chunks on merged voxels; the others are read again
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -139,7 +143,9 @@ class Estimator:
             observations,
             starts=self._starts(ledger, base),
             warm=None if base is None else base.posterior,
-            pooled=Observation(sums=total, exposure=lambda: pooled, can=total_can),
+            pooled=Observation(
+                sums=total, exposure=lambda: pooled, can=total_can, drift=self._drift(ledger)
+            ),
             kicks=0 if self._measurement.costly else KICKS if base is None else KICKS // 3,
         )
         judged = self._judged(ledger, posterior)
@@ -168,6 +174,11 @@ class Estimator:
             looked_from=advised.looked_from,
         )
 
+    def _drift(self, ledger: ChunkLedger) -> Callable[[], Drift] | None:
+        if not self._measurement.exact.missetting.names:
+            return None
+        return partial(self._seen.drift, ledger)
+
     def _starts(self, ledger: ChunkLedger, base: Estimate | None) -> list[FloatArray]:
         """Places to anneal from: the encoder's answer, and draws of the prior."""
         measurement = self._measurement
@@ -178,7 +189,7 @@ class Estimator:
             others = np.tile(measurement.prior.mean, (len(guesses), 1))
             others[:, : guesses.shape[1]] = guesses
             starts.extend(np.clip(others, measurement.prior.lower, measurement.prior.upper))
-        draws = DRAWS if base is None else DRAWS // 5
+        draws = DRAWS if base is None else DRAWS_LATER
         if measurement.costly:
             draws = DRAWS_IF_COSTLY if base is None else 0
         if draws:
@@ -238,33 +249,66 @@ class Estimator:
 
 
 class _Exposures:
-    """Exposures on merged voxels, kept here."""
+    """Exposures on merged voxels and drifts, kept here as far as memory allows."""
 
     def __init__(self, measurement: Measurement) -> None:
         self._measurement = measurement
         self._merged: dict[str, VoxelExposure] = {}
         self._pooled: tuple[tuple[str, ...], VoxelExposure] | None = None
+        self._drift: tuple[tuple[str, ...], Drift] | None = None
 
     def of(self, chunk: ClosedChunk) -> VoxelExposure:
         """Exposure of one chunk."""
-        if chunk.key not in self._merged:
-            self._merged[chunk.key] = chunk.exposure().merged(self._measurement.merged)
-        return self._merged[chunk.key]
+        if chunk.key in self._merged:
+            return self._merged[chunk.key]
+        merged = chunk.exposure().merged(self._measurement.merged)
+        if sum(e.nbytes for e in self._merged.values()) + merged.nbytes < KEPT_MERGED_BYTES:
+            self._merged[chunk.key] = merged
+        return merged
 
     def pooled(self, ledger: ChunkLedger) -> VoxelExposure:
         """Exposure of all chunks of a ledger, summed in their order."""
         keys = tuple(chunk.key for chunk in ledger.chunks)
-        if self._pooled is None or self._pooled[0] != keys:
-            self._merged = {k: e for k, e in self._merged.items() if k in keys}
-            total = self.of(ledger.chunks[0])
-            for chunk in ledger.chunks[1:]:
-                total = total + self.of(chunk)
-            crystal = self._measurement.crystal
-            size = 8 * tensor_reals(crystal.n_atoms) * total.weight.size
-            if isinstance(total, ImageExposure) and size < KEPT_TENSOR_BYTES:
-                total = total.with_tensor(crystal)
-            self._pooled = (keys, total)
+        self._merged = {k: e for k, e in self._merged.items() if k in keys}
+        self._pooled = _continued(self._pooled, keys, ledger.chunks, self._summand)
         return self._pooled[1]
+
+    def drift(self, ledger: ChunkLedger) -> Drift:
+        """How the neutrons of all chunks move where the set-up is off."""
+        keys = tuple(chunk.key for chunk in ledger.chunks)
+        drift = self._measurement.drift
+        self._drift = _continued(
+            self._drift, keys, ledger.chunks, lambda chunk: drift(chunk.trajectories())
+        )
+        return self._drift[1]
+
+    def _summand(self, chunk: ClosedChunk) -> VoxelExposure:
+        one = self.of(chunk)
+        crystal = self._measurement.crystal
+        size = 8 * tensor_reals(crystal.n_atoms) * one.weight.size
+        if isinstance(one, ImageExposure) and size < KEPT_TENSOR_BYTES:
+            return one.with_tensor(crystal)
+        return one
+
+
+_Summed = TypeVar("_Summed", VoxelExposure, Drift)
+
+
+def _continued(
+    known: tuple[tuple[str, ...], _Summed] | None,
+    keys: tuple[str, ...],
+    chunks: Sequence[ClosedChunk],
+    of: Callable[[ClosedChunk], _Summed],
+) -> tuple[tuple[str, ...], _Summed]:
+    """Sum over chunks in their order, from the sum over the first of them where that is known."""
+    total = None
+    if known is not None and known[0] == keys[: len(known[0])]:
+        total, chunks = known[1], chunks[len(known[0]) :]
+    for chunk in chunks:
+        total = of(chunk) if total is None else total + of(chunk)
+    if total is None:
+        raise InputError("no chunk is folded yet")
+    return keys, total
 
 
 def _together(parts: list[tuple[CellSums, CanRate | None]]) -> tuple[CellSums, CanRate | None]:

@@ -19,6 +19,7 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass, replace
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -100,11 +101,12 @@ def one_scan(name: str, seed: int, folder: Path, database: Path, chunks: int) ->
     """Simulate and replay; what was found."""
     file = experiment_file(name, folder, database)
     experiment = load_experiment(file)
-    if not (folder / "scan" / "truth.json").exists():
-        simulate(
-            experiment, experiment_dir=folder, output=folder / "scan", minutes=MINUTES, seed=seed,
-            psi_deg=list(STEP_DEG * np.arange(chunks)), formats=("sns",), processes=1,
-        )  # fmt: skip
+    if not (folder / "scan" / "truth.json").exists():  # of its own process: memory is the run's
+        simulating = get_context("spawn").Process(target=_simulated, args=(folder, seed, chunks))
+        simulating.start()
+        simulating.join()
+        if simulating.exitcode:
+            raise RuntimeError(f"simulate ended with {simulating.exitcode}; see its words above")
     truth = json.loads((folder / "scan" / "truth.json").read_text())
     values = np.array([p["value"] for p in truth["parameters"]])
     measurement = build_measurement(experiment, folder)
@@ -139,6 +141,14 @@ def one_scan(name: str, seed: int, folder: Path, database: Path, chunks: int) ->
         "reduced_chi_square": at_truth.estimate.trust.reduced_chi_square,
         "trusted": found.trust.trusted,
     }
+
+
+def _simulated(folder: Path, seed: int, chunks: int) -> None:
+    simulate(
+        load_experiment(folder / "experiment.yaml"), experiment_dir=folder, output=folder / "scan",
+        minutes=MINUTES, seed=seed, psi_deg=list(STEP_DEG * np.arange(chunks)), formats=("sns",),
+        processes=1,
+    )  # fmt: skip
 
 
 def replayed(measurement: Measurement, state: Path, folder: Path) -> tuple[Run, list[float]]:

@@ -31,7 +31,7 @@ from simulations.arrays import FloatArray
 from simulations.constants import Z90
 from simulations.fold import CellSums
 from simulations.instrument import coarsen
-from simulations.likelihood import MissettingSection, Trajectories
+from simulations.likelihood import Drift, MissettingSection, Trajectories
 from steering.experiment import Measurement, build_measurement, load_experiment
 from steering.run.estimator import DRAWS, KICKS
 from tests.conftest import ROOT
@@ -54,6 +54,7 @@ class Look:
     weight: FloatArray
     flat: FloatArray
     trajectories: Trajectories
+    drift: Drift
 
 
 def germanium(free: int) -> Measurement:
@@ -81,7 +82,7 @@ class Study:
             weight, flat = self.full.geometry.path_sums(exposure)
             along = self.full.trajectories(float(psi), instrument)
             merged = exposure.merged(self.full.merged)
-            self.looks.append(Look(merged, weight, flat, along))
+            self.looks.append(Look(merged, weight, flat, along, self.fitted.drift(along)))
         m = self.fitted
         self.refinement = Refinement(
             model=m.coarse_forward,
@@ -142,6 +143,7 @@ class Study:
                     sums=sums,
                     exposure=partial(lambda e: e, exposure),
                     trajectories=partial(look.trajectories.scaled, each),
+                    drift=partial(lambda d: d, look.drift),
                     key=str(k),
                 )
             )

@@ -212,7 +212,7 @@ def test_annealing_finds_the_truth_from_the_prior_mean_where_plain_scoring_does_
         theta = truth(stretch * forward().model.values, phonons=10_000.0)
         observations = drawn(theta, 20 + seed)
         annealed = fit.fit(observations)
-        first, _ = fit._first_theta(pool(observations), prior().mean)
+        first = fit.starts.theta_of(pool(observations), prior().mean, np.empty(0))[0]
         plain = fit._score(observations, first, fit._centre(pool(observations)), 30)
         assert annealed.objective <= plain.objective + 1.0
         for name, one in (("annealed", annealed), ("plain", plain)):
