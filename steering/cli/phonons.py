@@ -10,7 +10,7 @@ import typer
 
 from simulations.errors import InputError
 from steering.cli import _terminal as terminal
-from steering.cli._option_text import isotopes_named, supercell_numbers
+from steering.cli._option_text import DipoleSum, Summed, isotopes_named, supercell_numbers
 
 if TYPE_CHECKING:
     from steering.predict import Phonons
@@ -75,6 +75,7 @@ def phonons(
     route: Route = "auto",
     supercell: Supercell = None,
     isotopes: Isotopes = None,
+    dipole_sum: DipoleSum = Summed.CONVERGED,
     experiment: Annotated[
         Path | None,
         typer.Option(
@@ -116,7 +117,12 @@ def phonons(
     from steering.cli._posterior_phonons import posterior_verb
     from steering.predict import is_result
 
-    own = {"--route": route != "auto", "--supercell": supercell, "--isotopes": isotopes}
+    own = {
+        "--route": route != "auto",
+        "--supercell": supercell,
+        "--isotopes": isotopes,
+        "--dipole-sum": dipole_sum != Summed.CONVERGED,
+    }
     results = {
         "--experiment": experiment,
         "--samples": samples,
@@ -155,7 +161,13 @@ def phonons(
     with terminal.progress("phonons", quiet=json) as progress:
         progress(f"vibrations of {structure}, route {route}", 0.05)
         with open_structure(structure, files=True) as opened:
-            vibrations = vibrations_of(opened, route, supercell=repeats, isotopes=made_of)
+            vibrations = vibrations_of(
+                opened,
+                route,
+                supercell=repeats,
+                isotopes=made_of,
+                dipole_sum=dipole_sum.value,
+            )
         progress("dispersion", 0.6)
         found = run(vibrations, path=path, points=points)
         progress("writing", 0.9)

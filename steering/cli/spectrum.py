@@ -12,7 +12,9 @@ import typer
 from simulations.progress import Progress
 from steering.cli import _terminal as terminal
 from steering.cli._option_text import (
+    DipoleSum,
     Imaginary,
+    Summed,
     Treatment,
     axis,
     band,
@@ -129,6 +131,7 @@ def powder(
     route: Route = "auto",
     supercell: Supercell = None,
     isotopes: Isotopes = None,
+    dipole_sum: DipoleSum = Summed.CONVERGED,
     imaginary: Imaginary = Treatment.LEFT_OUT,
     output: Outputs = None,
     json: terminal.Json = False,
@@ -146,7 +149,11 @@ def powder(
             found, seen.optics(found), momentum_edges=edges, tolerance=wanted, **common
         )
 
-    _run("powder", _Asked(structure, route, supercell, isotopes, imaginary, output, json), compute)
+    _run(
+        "powder",
+        _Asked(structure, route, supercell, isotopes, dipole_sum, imaginary, output, json),
+        compute,
+    )
 
 
 def path(
@@ -176,6 +183,7 @@ def path(
     route: Route = "auto",
     supercell: Supercell = None,
     isotopes: Isotopes = None,
+    dipole_sum: DipoleSum = Summed.CONVERGED,
     imaginary: Imaginary = Treatment.LEFT_OUT,
     output: Outputs = None,
     json: terminal.Json = False,
@@ -190,7 +198,11 @@ def path(
 
         return path_map(found, seen.optics(found), path=points, zone_hkl=start, **common)
 
-    _run("path", _Asked(structure, route, supercell, isotopes, imaginary, output, json), compute)
+    _run(
+        "path",
+        _Asked(structure, route, supercell, isotopes, dipole_sum, imaginary, output, json),
+        compute,
+    )
 
 
 def line(
@@ -210,6 +222,7 @@ def line(
     route: Route = "auto",
     supercell: Supercell = None,
     isotopes: Isotopes = None,
+    dipole_sum: DipoleSum = Summed.CONVERGED,
     imaginary: Imaginary = Treatment.LEFT_OUT,
     output: Outputs = None,
     json: terminal.Json = False,
@@ -226,7 +239,11 @@ def line(
         along = Line(start_hkl=ends[0], stop_hkl=ends[1], half_widths=(width, width))
         return line_map(found, seen.optics(found), along, **common)
 
-    _run("line", _Asked(structure, route, supercell, isotopes, imaginary, output, json), compute)
+    _run(
+        "line",
+        _Asked(structure, route, supercell, isotopes, dipole_sum, imaginary, output, json),
+        compute,
+    )
 
 
 def plane(
@@ -266,6 +283,7 @@ def plane(
     route: Route = "auto",
     supercell: Supercell = None,
     isotopes: Isotopes = None,
+    dipole_sum: DipoleSum = Summed.CONVERGED,
     imaginary: Imaginary = Treatment.LEFT_OUT,
     output: Outputs = None,
     json: terminal.Json = False,
@@ -294,7 +312,11 @@ def plane(
             progress=lambda done: tell("plane", 0.3 + 0.6 * done),
         )
 
-    _run("plane", _Asked(structure, route, supercell, isotopes, imaginary, output, json), compute)
+    _run(
+        "plane",
+        _Asked(structure, route, supercell, isotopes, dipole_sum, imaginary, output, json),
+        compute,
+    )
 
 
 def vision(
@@ -308,6 +330,7 @@ def vision(
     route: Route = "auto",
     supercell: Supercell = None,
     isotopes: Isotopes = None,
+    dipole_sum: DipoleSum = Summed.CONVERGED,
     imaginary: Imaginary = Treatment.LEFT_OUT,
     output: Outputs = None,
     json: terminal.Json = False,
@@ -320,7 +343,11 @@ def vision(
 
         return indirect_spectrum(found, instrument=instrument, fwhm_meV=fwhm_meV, **common)
 
-    _run("vision", _Asked(structure, route, supercell, isotopes, imaginary, output, json), compute)
+    _run(
+        "vision",
+        _Asked(structure, route, supercell, isotopes, dipole_sum, imaginary, output, json),
+        compute,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -331,6 +358,7 @@ class _Asked:
     route: str
     supercell: str | None
     isotopes: str | None
+    dipole_sum: Summed
     imaginary: Treatment
     output: list[Path] | None
     json: bool
@@ -392,7 +420,13 @@ def _run(
         progress(f"vibrations of {asked.structure}, route {asked.route}", 0.02)
         with open_structure(asked.structure, files=True) as opened:
             vibrations = stable(
-                vibrations_of(opened, asked.route, supercell=repeats, isotopes=made_of),
+                vibrations_of(
+                    opened,
+                    asked.route,
+                    supercell=repeats,
+                    isotopes=made_of,
+                    dipole_sum=asked.dipole_sum.value,
+                ),
                 asked.imaginary.value,
             )
         progress(f"{kind} spectrum", 0.3)

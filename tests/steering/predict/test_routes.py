@@ -212,6 +212,34 @@ def test_predict_takes_the_convention_of_the_dipole_sum(layered, capsys):
     assert "wang" in capsys.readouterr().err
 
 
+@pytest.mark.shared_data
+@pytest.mark.parametrize(
+    ("verb", "shown_as"),
+    [
+        (["phonons", "--points", "40"], ("dispersion", "energies_meV")),
+        (["spectrum", "vision"], ("total",)),
+        (["spectrum", "path", "--ei-meV", "60", "--points", "Gamma A"], ("intensity",)),
+        (
+            ["spectrum", "line", "--from", "1,0,2", "--to", "1,0,3", "--ei-meV", "60"],
+            ("intensity",),
+        ),
+    ],
+)
+def test_dispersions_and_maps_take_the_convention_of_the_dipole_sum(
+    layered, verb, shown_as, capsys
+):
+    path, _ = layered
+    shown = []
+    for way in ("converged", "phonopy"):
+        assert cli.run([*verb, str(path), "--dipole-sum", way, "--json"]) == cli.OK
+        told = json.loads(capsys.readouterr().out)
+        assert any(f"dipole_sum is {way}" in words for words in told["approximations"])
+        for key in shown_as:
+            told = told[key]
+        shown.append(np.array(told, dtype=float))
+    assert shown[0].shape != shown[1].shape or not np.array_equal(*shown, equal_nan=True)
+
+
 def test_a_formula_counts_atoms_in_their_order():
     assert formula(vibrations_of("germanium").crystal) == "Ge2"
     assert formula(vibrations_of("MnO").crystal) == "MnO"
