@@ -139,7 +139,8 @@ def test_the_on_site_constant_of_measured_aluminium_falls_with_temperature():
 @pytest.mark.shared_data
 def test_the_published_labels_reproduce_the_published_simulation(shared_data):
     """Identifies the labels: on-site, 2 x 2NN xx, 2 x 2NN yy, 1NN zz (positive), 1NN xy."""
-    data = np.load(shared_data / "al-arcs" / "al_sim_0001.npz")
+    with np.load(shared_data / "al-arcs" / "al_sim_0001.npz") as kept:
+        data = dict(kept)
     onsite, xx2, yy2, zz1, xy1 = data["label"]
     xx, yy = -xx2 / 2, yy2 / 2
     phi = np.array([-(onsite + 2 * xx + 4 * yy + 4 * zz1) / 8, -xy1, zz1, xx, yy])

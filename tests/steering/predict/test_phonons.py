@@ -70,7 +70,8 @@ def test_the_verb_writes_what_it_says_and_speaks_json(tmp_path, capsys):
     assert told["files"] == [f"{stem}{end}" for end in (".png", ".npz", ".csv", "-dos.csv")]
     assert told["imaginary"]["lowest_meV"] < -6
     assert len(told["dispersion"]["energies_meV"][0]) == 3
-    arrays = np.load(f"{stem}.npz")
+    with np.load(f"{stem}.npz") as kept:
+        arrays = dict(kept)
     np.testing.assert_allclose(
         arrays["dispersion.energies_meV"], np.array(told["dispersion"]["energies_meV"])
     )

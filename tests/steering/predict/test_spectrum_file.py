@@ -41,7 +41,8 @@ def test_a_table_of_a_map_has_a_row_per_cell_and_none_is_invented(germanium, tmp
         "q_inverse_A", "energy_meV", "intensity", "coherent", "incoherent", "multiphonon",
     ]  # fmt: skip
     values = np.array([float(row["intensity"] or "nan") for row in table])
-    arrays = np.load(tmp_path / "powder.npz")
+    with np.load(tmp_path / "powder.npz") as kept:
+        arrays = dict(kept)
     np.testing.assert_allclose(
         values.reshape(found.intensity.shape), arrays["intensity"], rtol=1e-8, equal_nan=True
     )

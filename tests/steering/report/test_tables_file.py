@@ -42,7 +42,8 @@ def test_arrays_text_and_tables_come_back(tmp_path):
         notes=["one\nline"],
     )
     assert [path.name for path in written] == ["x.png", "x.npz", "x.csv", "x-dos.csv"]
-    arrays = np.load(tmp_path / "new" / "x.npz")
+    with np.load(tmp_path / "new" / "x.npz") as kept:
+        arrays = dict(kept)
     about = json.loads(str(arrays["about"]))
     assert about == {"title": "Ge", "inner.names": ["a", "b"]}
     np.testing.assert_array_equal(arrays["inner.values"], [1, 2])
