@@ -5,9 +5,7 @@ import pytest
 
 from simulations.fold import sum_voxels
 from simulations.instrument import coarsen
-from simulations.likelihood import MissettingSection
-from steering.experiment import build_measurement, load_experiment
-from tests.conftest import ROOT
+from tests.simulations.likelihood.doubted import doubted_germanium
 
 PSI_DEG = (10.0, 55.0, 100.0)
 
@@ -15,13 +13,7 @@ PSI_DEG = (10.0, 55.0, 100.0)
 @pytest.fixture(scope="module")
 def germanium():
     """The reference experiment, its trajectories, merged exposure and drift, on fewer pixels."""
-    section = MissettingSection(
-        psi_offset_deg=0.3, tilt_deg=0.3, lattice_percent=0.3, ei_percent=0.5, t0_us=0.5
-    )
-    experiment = load_experiment(ROOT / "examples" / "ge-arcs.yaml")
-    measurement = build_measurement(
-        experiment.model_copy(update={"missetting": section}), ROOT / "examples"
-    )
+    measurement = doubted_germanium()
     pixels = coarsen(measurement.instrument, 8)
     walked = [measurement.trajectories(psi, pixels) for psi in PSI_DEG]
     seen = [measurement.exposure(psi, pixels).merged(measurement.merged) for psi in PSI_DEG]

@@ -9,21 +9,14 @@ from simulations.crystal import read_crystal
 from simulations.instrument import crystal_to_lab
 from simulations.likelihood import MissettingSection, missetting
 from simulations.likelihood.missetting import Missetting, lattice_strains
-from steering.experiment import build_measurement, load_experiment
-from tests.conftest import ROOT
+from tests.simulations.likelihood.doubted import doubted_germanium
 
 PSI_DEG = 30.0
 
 
 @pytest.fixture(scope="module")
 def germanium():
-    section = MissettingSection(
-        psi_offset_deg=0.3, tilt_deg=0.3, lattice_percent=0.3, ei_percent=0.5, t0_us=0.5
-    )
-    experiment = load_experiment(ROOT / "examples" / "ge-arcs.yaml")
-    measurement = build_measurement(
-        experiment.model_copy(update={"missetting": section}), ROOT / "examples"
-    )
+    measurement = doubted_germanium()
     whole = measurement.instrument
     masked = np.ones(whole.n_pixels, dtype=bool)
     rng = np.random.default_rng(3)
