@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import reduce
+from operator import add
 
 from simulations.arrays import BoolArray, FloatArray
 from simulations.fold import CanRate, CellSums, VoxelExposure
@@ -37,21 +39,15 @@ def pool(observations: Sequence[Observation]) -> Observation:
     sums = observations[0].sums
     exposure = observations[0].exposure()
     can = observations[0].can
-    drifts = [o.drift for o in observations]
     for other in observations[1:]:
         sums = sums + other.sums
         exposure = exposure + other.exposure()
         can = None if can is None or other.can is None else can + other.can
-    drift = None
-    for one in drifts:
-        if one is None:
-            drift = None
-            break
-        drift = one() if drift is None else drift + one()
-    known = drift
+    drifts = [o.drift() for o in observations if o.drift is not None]
+    drift = reduce(add, drifts) if len(drifts) == len(observations) else None
     return Observation(
         sums=sums,
         exposure=lambda: exposure,
         can=can,
-        drift=None if known is None else lambda: known,
+        drift=None if drift is None else lambda: drift,
     )
