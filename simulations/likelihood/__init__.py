@@ -15,7 +15,7 @@ from simulations.likelihood.trajectories import (
     bytes_per_point,
     trace_trajectories,
 )
-from simulations.likelihood.zone_map import WARM_FROM_K, ZoneMap, build_zone_map
+from simulations.likelihood.zone_map import ZoneMap, build_zone_map
 
 __all__ = [
     "Drift",
@@ -27,7 +27,6 @@ __all__ = [
     "State",
     "Trajectories",
     "TrajectoryPhonons",
-    "WARM_FROM_K",
     "ZoneMap",
     "build_zone_map",
     "bytes_per_point",

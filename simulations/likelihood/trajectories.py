@@ -312,9 +312,6 @@ class TrajectoryPhonons:
     n_path_bins : int
     ei_meV, temperature_K : float
     resolution : Resolution
-    ray_inverse_A : float
-        Pixels whose ``Q`` at the elastic line lies within this of the first one's are walked
-        together, along the middle of them; each keeps its own cells and exposure.
     pockets : Pockets or None
         How imaginary modes count; None: the crystal has none.
     missetting : Missetting
@@ -332,13 +329,11 @@ class TrajectoryPhonons:
         ei_meV: float,
         temperature_K: float,
         resolution: Resolution,
-        ray_inverse_A: float = 0.0,
         pockets: Pockets | None = None,
         missetting: Missetting = NONE_OFF,
     ) -> None:
         self.pockets = pockets
         self.missetting = missetting
-        self.ray_inverse_A = ray_inverse_A
         self.crystal = crystal
         self.zone = zone
         self.energy = energy
@@ -549,7 +544,7 @@ class TrajectoryPhonons:
         crystal = self.crystal
         to_fractional = np.linalg.inv(crystal.reciprocal)
         axis, moves = self._true_axis(trajectories, log_width, off)
-        widest = max(self.ray_inverse_A, ROUGH_RAY_INVERSE_A if rough else 0.0)
+        widest = ROUGH_RAY_INVERSE_A if rough else 0.0
         direction, order, group, ray = self._groups(trajectories, axis.reach, widest)
         turn = self.missetting.turn(off)
         direction = np.ascontiguousarray(direction @ turn.T)

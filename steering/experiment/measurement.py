@@ -62,7 +62,6 @@ from simulations.instrument import (
     with_vanadium,
 )
 from simulations.likelihood import (
-    WARM_FROM_K,
     Drift,
     FoldedPhonons,
     Trajectories,
@@ -89,7 +88,6 @@ WIDER = (3.0, 2.5, 2.0, 1.5, 1.0)  # grids to try then, times the step wanted
 CHEAP_POINTS = 2.0  # times those of the smallest grid: a finer one is taken whatever the error
 CONTINUATION_ERROR = 0.01  # of resolved spectra at single wave vectors, mean
 QUICK_REACH_SIGMAS = 4.0  # of lines of the forward model where it only finds the way
-RAY_INVERSE_A = 0.02  # pixels so close are walked together then: cells move by 0.02 sigma (rms)
 FORWARD_BYTES = 2e8  # most memory for the matrices of the forward model on its own voxels
 COUPLINGS = 11_000  # modes squared times free parameters at a point of the zone grid: 1.3 GB
 ELASTIC_WIDTHS = 5.0  # cells within this many standard deviations of E = 0 are left out
@@ -235,7 +233,6 @@ class Measurement:
             ei_meV=self.ei_meV,
             temperature_K=self.experiment.sample.temperature_K,
             resolution=self.instrument.resolution,
-            ray_inverse_A=self._ray_inverse_A,
             pockets=self.pockets,
             missetting=missetting(
                 self.crystal,
@@ -245,13 +242,6 @@ class Measurement:
                 self.experiment.missetting,
             ),
         )
-
-    @property
-    def _ray_inverse_A(self) -> float:
-        # Most counts of warm crystals lie on steep acoustic lines: rays moved a parameter of zinc
-        # oxide at 300 K by half a sigma of a full scan.
-        warm = self.experiment.sample.temperature_K >= WARM_FROM_K
-        return RAY_INVERSE_A if self.costly and not warm else 0.0
 
     def _zone(self) -> ZoneMap:
         """Grid of the zone; where it is large, as wide as the error of continued modes allows."""

@@ -18,7 +18,8 @@ import simulations.likelihood.trajectories as walk
 from model_server.posterior.refinement import NUISANCE_SIGMA
 from simulations.fold import MergedVoxels, VoxelExposure
 from simulations.fold.exposure import Exposure
-from simulations.likelihood import WARM_FROM_K, FoldedPhonons, build_zone_map
+from simulations.likelihood import FoldedPhonons, build_zone_map
+from simulations.likelihood.zone_map import WARM_FROM_K
 from steering.experiment import Measurement, build_measurement, load_experiment
 from steering.experiment.measurement import ZONE_STEP
 from tests.conftest import ROOT

@@ -137,8 +137,8 @@ def test_pixels_walked_together_keep_their_cells_and_their_rates(monkeypatch):
     exact = measurement.exact
     state = exact.prepare(measurement.model.values)
     alone, slope = exact.rates(trajectories, state)
-    monkeypatch.setattr(exact, "ray_inverse_A", 0.02)
-    together, slope_together = exact.rates(trajectories, state)
+    monkeypatch.setattr("simulations.likelihood.trajectories.ROUGH_RAY_INVERSE_A", 0.02)
+    together, slope_together = exact.rates(trajectories, state, rough=True)
     directions, *_, rays = exact._groups(trajectories, 5.0, 0.02)
     assert len(directions) < 0.7 * len(trajectories.direction)
     assert len(rays) < 0.7 * len(trajectories.pixel)
