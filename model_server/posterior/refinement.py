@@ -34,9 +34,6 @@ from simulations.prior import BoxPrior
 NUISANCE_SIGMA = (5.0, 3.0, 3.0, 0.05)  # prior widths of ``NUISANCES``; the resolution: 5 %
 BACKGROUND_SHARE = 0.1  # of the counts: where the prior of either background is centred
 BETTER_THAN_BEFORE = 1.0  # of minus log posterior: less does not drop tangents that still hold
-WALKED_BLURS_MEV = (3.0, 1.5, 0.0)
-ROUGH_WALKS = 3  # most linearisations at each of them
-ROUGH_DECREASE = 1.0  # of minus log posterior: less does not pay for a rough walk
 WALKS = 12  # most linearisations of exact rates in one fit
 SHORTER = 0.4  # share of a step that did not pay which is tried next
 SHORTEST = 0.02
@@ -175,9 +172,7 @@ class Refinement:
         candidates = [self._anneal(pooled, p.theta, centre, BLURS_MEV[3:], 8) for p in distinct]
         best = min(candidates, key=lambda p: p.objective)
         best = self._kicked(pooled, best, centre, kicks)
-        if exactly and self.layout.off_names:
-            theta = self._anneal_walked(observations, pooled, best, warm, centre)
-        elif warm is None:
+        if warm is None:
             theta = best.theta
         else:
             before = self._score([pooled], warm.theta, centre, 8)
@@ -185,7 +180,7 @@ class Refinement:
             theta = best.theta if better else warm.theta if exactly else before.theta
         if not exactly:
             return self._score(observations, theta, centre, iterations)
-        if warm is None or theta is warm.theta or self.layout.off_names:
+        if warm is None or theta is warm.theta:
             found = self._descend(observations, theta, best.theta_sigma, centre, iterations)
             other = None if warm is None or theta is warm.theta else warm
         else:
@@ -225,46 +220,6 @@ class Refinement:
         here = self._score([pooled], found.theta, centre, 10, anchor=anchor)
         there = self._score([pooled], candidate.theta, centre, 10, anchor=anchor)
         return there.objective < here.objective + ANCHORED_WITHIN
-
-    def _anneal_walked(
-        self,
-        observations: Sequence[Observation],
-        pooled: Observation,
-        found: Posterior,
-        warm: Posterior | None,
-        centre: FloatArray,
-    ) -> FloatArray:
-        """Theta near the minimum of exact rates of a set-up that may be off.
-
-        The folded model knows only roughly what is mis-set: on blurred counts, and with rates that
-        are walked roughly, theta finds the set-up as well. Where the answer before does as well, it
-        stays.
-        """
-        theta = found.theta
-        value = np.inf
-        for blur in WALKED_BLURS_MEV:
-            tangent = self._tangents.walked_roughly(observations, theta)
-            value = self._value([pooled], theta, centre, [tangent], blur)
-            for _ in range(ROUGH_WALKS):
-                aim = self._score([pooled], theta, centre, 10, blur=blur, tangents=[tangent])
-                if value - aim.objective < ROUGH_DECREASE:
-                    break
-                share = 1.0
-                while share > SHORTEST:
-                    trial = theta + share * (aim.theta - theta)
-                    there = self._tangents.walked_roughly(observations, trial)
-                    reached = self._value([pooled], trial, centre, [there], blur)
-                    if reached < value:
-                        theta, tangent, value = trial, there, reached
-                        break
-                    share *= SHORTER
-                if share <= SHORTEST:
-                    break
-        if warm is not None:
-            tangent = self._tangents.walked_roughly(observations, warm.theta)
-            before = self._value([pooled], warm.theta, centre, [tangent])
-            theta = warm.theta if before < value + BETTER_THAN_BEFORE else theta
-        return theta
 
     def _descend(
         self,

@@ -136,7 +136,6 @@ class Tangents:
                     log_width=float(theta[layout.log_width]),
                     off=theta[layout.off],
                     gradient=not known,
-                    rough=False,
                 )
                 if known and tangent is not None:
                     tangent = replace(tangent, at=at, exact=rate)
@@ -146,28 +145,6 @@ class Tangents:
                     self._kept[one.key] = tangent
             tangents.append(tangent)
         return tangents
-
-    def walked_roughly(self, observations: Sequence[Observation], theta: FloatArray) -> Tangent:
-        """Rates of all orientations together, neighbouring pixels on one ray; not kept."""
-        exact, layout = self._model(), self._layout
-        state = exact.prepare(theta[layout.parameters])
-        each: list[tuple[FloatArray, FloatArray]] = []
-        for one in observations:
-            if one.trajectories is None:
-                raise InputError("observation has no trajectories; the exact rate needs them")
-            each.append(
-                exact.rates(
-                    one.trajectories(),
-                    state,
-                    log_width=float(theta[layout.log_width]),
-                    off=theta[layout.off],
-                    gradient=True,
-                    rough=True,
-                )
-            )
-        at = theta[layout.walked]
-        rate, slope = (np.sum([one[k] for one in each], axis=0) for k in (0, 1))
-        return Tangent(at=at, exact=rate, slope=slope, slope_at=at)
 
     def carry(
         self,

@@ -23,9 +23,10 @@ class ParametersSection(Section):
         Discriminator(_free_kind),
     ] = Field(description="how many parameters are free (1 or more), or a list of their names")
     others: Literal["held", "fitted"] = Field(
-        default="held",
-        description="force constants within the cutoff that are not free: held at their "
-        "reference, or fitted as well under their prior and reported below the free ones",
+        default="fitted",
+        description="force constants within the cutoff that are not free: fitted as well under "
+        "their prior and reported below the free ones, or held at their reference, of which error "
+        "bars do not know",
     )
     prior: Text | None = Field(
         default=None, description="name of a stored prior, or null for a box around the reference"

@@ -142,7 +142,6 @@ class ExactModel(Protocol):
         log_width: float,
         off: FloatArray | None,
         gradient: bool,
-        rough: bool,
     ) -> tuple[FloatArray, FloatArray]:
         """Rate of every path cell for one orientation, in the unit and at the scale of the other.
 
@@ -154,8 +153,6 @@ class ExactModel(Protocol):
         off : (G,) float64 or None
             How far the set-up is off in each way of ``missetting``; None: not at all.
         gradient : bool
-        rough : bool
-            Quicker, with cells off by some per cent: to find the way.
 
         Returns
         -------

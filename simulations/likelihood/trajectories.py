@@ -20,7 +20,7 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from simulations.arrays import ComplexArray, FloatArray, IntArray, SingleArray
+from simulations.arrays import ComplexArray, FloatArray, SingleArray
 from simulations.constants import BOLTZMANN_MEV_PER_K
 from simulations.constants import NEUTRON_MEV_A2 as MEV_PER_K2
 from simulations.crystal import Crystal
@@ -49,7 +49,7 @@ from simulations.likelihood.trajectory_arguments import (
     TrueAxis,
 )
 from simulations.likelihood.trajectory_kernel import walk
-from simulations.likelihood.trajectory_steps import fill_spread, group_stretches
+from simulations.likelihood.trajectory_steps import fill_spread
 from simulations.likelihood.zone_map import ZoneMap
 from simulations.reciprocal import EnergyAxis
 from simulations.scattering import Pockets
@@ -64,7 +64,6 @@ LINE_SIGMA_MEV = 0.05  # own width of a phonon line
 REACH_SIGMAS = 3.7
 BENT_GRAIN = 0.1  # of the largest force constant
 LOWEST_ENERGY_MEV = 0.3  # as in the folded model
-ROUGH_RAY_INVERSE_A = 0.06  # three to four times as quick; cells are off by 4 % in the mean
 NEAR = 4.0  # modes closer than this times what couples them in a cell of the grid make a block
 BASIS_BYTES = 1e8  # of derivatives of D by the parameters: more are computed where needed
 CHUNK = 512  # points of the zone diagonalised together
@@ -502,7 +501,6 @@ class TrajectoryPhonons:
         log_width: float = 0.0,
         off: FloatArray | None = None,
         gradient: bool = True,
-        rough: bool = False,
     ) -> tuple[FloatArray, FloatArray]:
         """Phonon rate of every path cell with scale 1.
 
@@ -516,8 +514,6 @@ class TrajectoryPhonons:
             How far the set-up is off in each way of ``missetting``; None: not at all.
         gradient : bool
             False leaves the jacobian without components.
-        rough : bool
-            Pixels within ``ROUGH_RAY_INVERSE_A`` are walked together.
 
         Returns
         -------
@@ -544,20 +540,17 @@ class TrajectoryPhonons:
         crystal = self.crystal
         to_fractional = np.linalg.inv(crystal.reciprocal)
         axis, moves = self._true_axis(trajectories, log_width, off)
-        widest = ROUGH_RAY_INVERSE_A if rough else 0.0
-        direction, order, group, ray = self._groups(trajectories, axis.reach, widest)
         turn = self.missetting.turn(off)
-        direction = np.ascontiguousarray(direction @ turn.T)
+        direction = np.ascontiguousarray(trajectories.direction @ turn.T)
         beam = turn @ trajectories.beam * (1 + off @ moves.beam)
         walk(
             Stretches(
-                exposure=trajectories.weight[trajectories.pixel[order]],
-                first_step=trajectories.first_step[order],
-                start=trajectories.start[:-1][order],
-                length=np.diff(trajectories.start)[order],
+                exposure=trajectories.weight[trajectories.pixel],
+                first_step=trajectories.first_step,
+                start=trajectories.start[:-1],
+                length=np.diff(trajectories.start),
                 cell=trajectories.cell,
-                group=group,
-                ray=ray,
+                pixel=trajectories.pixel,
             ),
             Rays(
                 direction=direction,
@@ -619,24 +612,6 @@ class TrajectoryPhonons:
         )
         shape = (self.n_path_bins, self.energy.n_bins)
         return out.sum(axis=0).reshape(shape), slopes.sum(axis=0).reshape(*shape, columns)
-
-    def _groups(
-        self, trajectories: Trajectories, reach_meV: float, widest_inverse_A: float
-    ) -> tuple[FloatArray, IntArray, IntArray, IntArray]:
-        """Rays that stretches are walked along, as ``group_stretches`` has them."""
-        if widest_inverse_A == 0:
-            count = len(trajectories.pixel)
-            every = np.arange(count + 1)
-            return trajectories.direction, every[:-1], every, trajectories.pixel.astype(np.int64)
-        return group_stretches(
-            trajectories.direction,
-            widest_inverse_A / float(wave_vector(self.ei_meV)),
-            trajectories.pixel,
-            trajectories.first_step,
-            trajectories.start,
-            trajectories.step_edges_meV,
-            reach_meV,
-        )
 
 
 def bytes_per_point(model: ForceConstantModel, *, basis: bool = True) -> int:

@@ -11,22 +11,21 @@ from simulations.arrays import FloatArray, IntArray
 
 
 class Stretches(NamedTuple):
-    """Stretches of trajectories inside the tubes, in groups that are walked along one ray."""
+    """Stretches of trajectories inside the tubes."""
 
     exposure: FloatArray  # (stretches,) of the pixel
     first_step: NDArray[np.int32]  # (stretches,)
     start: IntArray  # (stretches,) first of its steps in ``cell``
     length: IntArray  # (stretches,) steps
     cell: NDArray[np.int32]
-    group: IntArray  # (groups + 1,) first stretch of each
-    ray: IntArray  # (groups,)
+    pixel: NDArray[np.int32]  # (stretches,) row of the pixels
 
 
 class Rays(NamedTuple):
-    """Where pixels, or some next to each other together, look."""
+    """Where pixels look, a ray for each."""
 
-    direction: FloatArray  # (rays, 3)
-    fractional: FloatArray  # (rays, 3), directions in units of the reciprocal lattice
+    direction: FloatArray  # (pixels, 3)
+    fractional: FloatArray  # (pixels, 3), directions in units of the reciprocal lattice
     beam: FloatArray  # (3,)
     beam_fractional: FloatArray  # (3,)
 

@@ -387,13 +387,13 @@ def _move(
     cache=True, parallel=True, error_model="numpy", fastmath={"contract", "reassoc", "nsz", "arcp"}
 )
 def walk(stretches, rays, axis, moves, grid, zone, scatterers, line, pockets, out, out_slope):
-    """Walk every group of stretches in true energy and spread what is found over its cells.
+    """Walk every stretch in true energy and spread what is found over its cells.
 
-    Arguments are the groups of ``trajectory_arguments``; adds to ``out`` (blocks, cells) and
+    Arguments are those of ``trajectory_arguments``; adds to ``out`` (blocks, cells) and
     ``out_slope`` (blocks, cells, K + 1 + G): by the parameters, the logarithm of the width and
     ``moves``; or (..., 0) for no derivatives. ``pockets`` as in ``_meet``.
     """
-    exposure, first_step, start, length, cell, group, ray = stretches
+    exposure, first_step, start, length, cell, pixel = stretches
     direction, fractional, beam, beam_fractional = rays
     measured_edges, true, kf, weight, found, slope_of_step = axis[:6]
     spread_first, spread_last, spread, by_width, by_shift, reach = axis[6:]
@@ -420,7 +420,7 @@ def walk(stretches, rays, axis, moves, grid, zone, scatterers, line, pockets, ou
     n_blocks = out.shape[0]
     n = square.shape[1]
     n_atoms = n // 3
-    n_groups = len(ray)
+    n_stretches = len(pixel)
     l0, l1, l2 = core_index.shape[0] // 2, core_index.shape[1] // 2, core_index.shape[2] // 2
     m0 = fine_index.shape[0] // 2
     m1 = fine_index.shape[1] // 2
@@ -442,7 +442,7 @@ def walk(stretches, rays, axis, moves, grid, zone, scatterers, line, pockets, ou
         by_q = np.empty(3)
         moved = np.empty(n_moves)
         factor = np.empty(n_atoms, dtype=np.complex128)
-        counted = np.empty(len(measured_edges) - 1)  # of the stretches of a group, in each step
+        counted = np.empty(len(measured_edges) - 1)  # of a stretch, in each step
         counted_slope = np.empty((n_columns, len(measured_edges) - 1))
         z = np.empty(n, dtype=np.complex128)
         single = np.empty((4, n), dtype=np.float32)  # room to work in
@@ -454,14 +454,12 @@ def walk(stretches, rays, axis, moves, grid, zone, scatterers, line, pockets, ou
         hermitian = np.empty((n, n), dtype=np.complex128)
         turn = np.empty((n, n), dtype=np.complex128)  # new modes in columns, block by block
         side = np.empty(n, dtype=np.complex128)
-        low = block * n_groups // n_blocks
-        high = (block + 1) * n_groups // n_blocks
+        low = block * n_stretches // n_blocks
+        high = (block + 1) * n_stretches // n_blocks
         for one in range(low, high):
-            p = ray[one]
-            s0 = first_step[group[one]]
-            s1 = s0
-            for member in range(group[one], group[one + 1]):
-                s1 = max(s1, first_step[member] + length[member])
+            p = pixel[one]
+            s0 = first_step[one]
+            s1 = s0 + length[one]
             counted[s0:s1] = 0.0
             counted_slope[:, s0:s1] = 0.0
             t0 = np.searchsorted(true, measured_edges[s0] - reach)
@@ -650,11 +648,9 @@ def walk(stretches, rays, axis, moves, grid, zone, scatterers, line, pockets, ou
                             counted_slope[n_k + 1 + g, j] += (
                                 moved[g] * spread[t, j - place] + along * by_shift[t, j - place]
                             )
-            for member in range(group[one], group[one + 1]):
-                for j in range(length[member]):
-                    where = cell[start[member] + j]
-                    if where >= 0:
-                        step = first_step[member] + j
-                        out[block, where] += exposure[member] * counted[step]
-                        for q in range(n_columns):
-                            out_slope[block, where, q] += exposure[member] * counted_slope[q, step]
+            for step in range(s0, s1):
+                where = cell[start[one] + step - s0]
+                if where >= 0:
+                    out[block, where] += exposure[one] * counted[step]
+                    for q in range(n_columns):
+                        out_slope[block, where, q] += exposure[one] * counted_slope[q, step]

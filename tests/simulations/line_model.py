@@ -87,7 +87,6 @@ class TracedLine(_Line):
         log_width: float,
         off: FloatArray | None,
         gradient: bool,
-        rough: bool = False,
     ) -> tuple[FloatArray, FloatArray]:
         """As the folded line; nothing can be mis-set."""
         length = np.diff(trajectories.start)

@@ -86,7 +86,7 @@ path:
   half_width_rlu: 0.05
   voxel_rlu: 0.025
   energy: {{min_meV: 0, max_meV: {scan.max_meV}, bins: 120, substeps: 4}}
-parameters: {{cutoff_A: {scan.cutoff_A}, free: {FREE}, prior: null}}
+parameters: {{cutoff_A: {scan.cutoff_A}, free: {FREE}, others: held, prior: null}}
 motion: {{axis: psi, limits_deg: [0, 120], speed_deg_per_s: 2, settle_s: 0, overhead_s: 30}}
 targets: {{relative_sigma: 0.05, per_parameter: {{}}}}
 model: null

@@ -34,7 +34,7 @@ class VirtualScan:
 
 @cache
 def small_experiment() -> Experiment:
-    """Germanium on ARCS with 16 pixels merged, wide tubes, few bins and three parameters."""
+    """Germanium on ARCS with 16 pixels merged, wide tubes, few bins, three parameters alone."""
     experiment = load_experiment(EXAMPLES / "ge-arcs.yaml")
     path = experiment.path.model_copy(
         update={
@@ -49,7 +49,7 @@ def small_experiment() -> Experiment:
         update={
             "instrument": experiment.instrument.model_copy(update={"coarsen": 16}),
             "path": path,
-            "parameters": experiment.parameters.model_copy(update={"free": FREE}),
+            "parameters": experiment.parameters.model_copy(update={"free": FREE, "others": "held"}),
             "model": None,
             "virtual": experiment.virtual.model_copy(
                 update={"counts_per_minute": 1000, "background_ratio": 0.5}

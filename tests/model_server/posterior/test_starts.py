@@ -10,7 +10,7 @@ from tests.model_server.posterior.test_refinement import drawn, forward, prior, 
 
 def test_a_step_of_a_linear_model_is_bayes_rule():
     rng = np.random.default_rng(1)
-    members = rng.standard_normal((20_000, 2)) * [1.0, 3.0] + [2.0, -1.0]
+    members = rng.standard_normal((2_000, 2)) * [1.0, 3.0] + [2.0, -1.0]
     design = np.array([[1.0, 0.0], [1.0, 1.0], [0.5, -2.0]])
     data, sigma = np.array([1.0, 0.5, 4.0]), np.array([0.5, 1.0, 2.0])
     inflation = 2.0
@@ -19,8 +19,8 @@ def test_a_step_of_a_linear_model_is_bayes_rule():
     weighted = design.T / (inflation * sigma**2)
     covariance = np.linalg.inv(precision + weighted @ design)
     mean = covariance @ (precision @ [2.0, -1.0] + weighted @ data)
-    np.testing.assert_allclose(moved.mean(axis=0), mean, atol=0.05)
-    np.testing.assert_allclose(np.cov(moved.T), covariance, atol=0.05)
+    np.testing.assert_allclose(moved.mean(axis=0), mean, atol=0.1)
+    np.testing.assert_allclose(np.cov(moved.T), covariance, atol=0.15)
 
 
 def test_few_places_are_screened_and_many_become_an_ensemble_nearer_to_the_truth():
