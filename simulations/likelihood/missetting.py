@@ -34,8 +34,9 @@ PERCENT = 1e-2
 class MissettingSection(Section):
     """How far the set-up may be off: standard deviations before any data; 0: it is known.
 
-    What is above 0 is fitted with the force constants. The search for the first answer knows of it
-    only roughly: errors beyond about 0.2 degrees or 0.2 % are better mended first (`align`).
+    What is above 0 is fitted with the force constants. A few minutes of counts know tilts to 0.02
+    degrees, and beyond some 0.2 degrees or 0.2 % there are other minima that look as good: align
+    first. `align --correct` writes here how well it found the mount.
     """
 
     psi_offset_deg: NotNegative = Field(

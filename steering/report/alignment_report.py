@@ -11,6 +11,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from simulations.arrays import FloatArray
 from simulations.crystal import Crystal
 from simulations.errors import InputError
@@ -19,8 +21,11 @@ from simulations.progress import Progress, silent
 from steering.experiment import Experiment
 from steering.report.beam_judgement import EI, beam_of_file, judge_beam
 from steering.report.check import SIGMAS, Check, Findings, alarm, note
-from steering.report.mount_judgement import judge_mount
+from steering.report.mount_judgement import Mount, judge_mount
 from steering.report.oriented_events import read_oriented_events
+
+LEAST_TURN_DEG = 0.02  # no mount is known better than pixels and goniometer allow
+LEAST_STRAIN = 2e-4
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -123,6 +128,8 @@ def align_files(
     judged, change = judge_beam(beam, runs, experiment, alarms)
     checks += judged
     corrections |= change
+    if mount.corrections and mount.method == "spots":
+        corrections["missetting"] = _still_off(mount, crystal, judged)
     if change:
         notes.append(
             "mount and lattice were read with the Ei and T0 that do not hold; after --correct "
@@ -153,6 +160,31 @@ def align_files(
         set_aside=tuple(aside),
         corrections=corrections,
     )
+
+
+def _still_off(mount: Mount, crystal: Crystal, beam: Sequence[Check]) -> dict[str, float]:
+    """How far the set-up may still be off with the mount that was found: standard deviations.
+
+    A lattice and an Ei that agree stay as the experiment has them, so that what was found of them
+    counts beside its error. The elastic line holds T0 to Ei, and nothing is said of it.
+    """
+    off: dict[str, float] = {}
+    if mount.axis_sigma_deg is not None:
+        turned = max(mount.axis_sigma_deg, LEAST_TURN_DEG)
+        off |= {"psi_offset_deg": turned, "tilt_deg": turned}
+    if mount.lattice is not None:
+        lengths = np.linalg.norm(crystal.conventional_lattice, axis=1)
+        apart = [
+            np.hypot(one.sigma, one.value - length) / length
+            for one, length in zip(mount.lattice, lengths, strict=False)
+        ]
+        off["lattice_percent"] = 100 * max(LEAST_STRAIN, *apart)
+    for check in beam:
+        if check.quantity.startswith("Ei"):
+            held = check.expected if check.agrees and check.expected is not None else check.found
+            sigma = float(np.hypot(check.sigma, check.found - held))
+            off["ei_percent"] = 100 * max(sigma / check.found, LEAST_STRAIN)
+    return {name: float(f"{value:.2g}") for name, value in off.items()}
 
 
 def corrected(experiment: Experiment, report: AlignmentReport) -> Experiment:

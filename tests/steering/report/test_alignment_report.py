@@ -120,9 +120,16 @@ def test_a_mount_that_is_not_the_experiments_raises_an_alarm(scan, capsys, tmp_p
 
     assert run(["align", *files, "-e", str(fixed)]) == 0
     assert "no alarm" in capsys.readouterr().out
-    sample = load_experiment(fixed).sample
+    described = load_experiment(fixed)
+    sample, off = described.sample, described.missetting
     assert sample.psi_offset_deg == pytest.approx(OFFSET, abs=0.1)
     assert sample.gl_deg == pytest.approx(GL, abs=0.1)
+    # fits of the corrected experiment know how well the mount was found
+    assert 0.02 <= off.psi_offset_deg == off.tilt_deg < 0.1
+    assert abs(sample.psi_offset_deg - OFFSET) < 3.5 * off.psi_offset_deg
+    assert abs(sample.gl_deg - GL) < 3.5 * off.tilt_deg
+    assert 0.02 <= off.lattice_percent < 0.2
+    assert (off.ei_percent, off.t0_us) == (0, 0)  # no monitors
 
 
 def test_a_structure_alone_gives_directions_and_nothing_to_correct(scan):
