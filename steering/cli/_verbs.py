@@ -26,6 +26,7 @@ VERBS = {
     "predict": "Predict the phonon DOS, S(|Q|,E) and the expected background of a crystal.",
     "invert-powder": "Fit the force constants of a crystal to a measured powder spectrum S(|Q|,E).",
     "serve": "Serve the status API and the live page until interrupted.",
+    "alarms": "List the alarms of a live run, acknowledge one, or test who is told.",
     "consume": "Fold a live stream into closed chunks until interrupted; nothing is lost, nothing "
     "doubled.",
     "record": "Record every message as it comes, until Ctrl-C: bytes, keys, headers, times and "

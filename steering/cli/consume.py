@@ -116,6 +116,7 @@ def consume(
         )
         told: dict[str, Any] = {"state": str(output), "health": health, "pid": os.getpid()}
         if serve:
+            from steering.alarms import alarm_router, watching
             from steering.web import BoundedPredictor, create_app, read_heartbeats
 
             app = create_app(
@@ -124,7 +125,9 @@ def consume(
                 token=token,
                 workers=lambda: read_heartbeats([output]),
             )
+            app.include_router(alarm_router([output]))
             told["page"] = stack.enter_context(serving(app, host=host, port=port))
+            stack.enter_context(watching([output]))
         if json:
             terminal.print_json(told)
         else:

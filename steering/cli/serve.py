@@ -42,7 +42,8 @@ def serve(
     """Serve the status API and the live page until interrupted.
 
     Runs that were, or are meanwhile, replayed into the folders are shown, and live ones that
-    `beamsteer model-server` estimates.
+    `beamsteer model-server` estimates. Meanwhile alarms of the live ones are evaluated and sent:
+    see `beamsteer alarms`.
     """
     from steering.web import check_binding, serving
 
@@ -55,6 +56,7 @@ def serve(
                 "Correct the path."
             )
 
+    from steering.alarms import alarm_router, watching
     from steering.run import RunStore, SnapshotFolders
     from steering.web import BoundedPredictor, answers, create_app, notify, read_heartbeats
 
@@ -69,6 +71,7 @@ def serve(
     app = create_app(
         store, BoundedPredictor(), token=token, workers=lambda: read_heartbeats(looked)
     )
+    app.include_router(alarm_router(looked))
     with serving(app, host=host, port=port) as url:
         runs = [run.run_id for run in store.list()]
         if json:
@@ -87,5 +90,6 @@ def serve(
                     notify("READY=1", "WATCHDOG=1")
 
             look()
-            wait_for_signal(meanwhile=look, every_s=1.0)
+            with watching(looked):
+                wait_for_signal(meanwhile=look, every_s=1.0)
             notify("STOPPING=1")

@@ -1,5 +1,6 @@
 """The experiment file, its drafts, and the experiment made concrete."""
 
+from steering.experiment.alarms import AlarmKind, AlarmsSection
 from steering.experiment.draft import draft_experiment
 from steering.experiment.experiment_file import (
     Experiment,
@@ -22,6 +23,8 @@ from steering.experiment.measurement import (
 from steering.experiment.motion import MotionSection
 
 __all__ = [
+    "AlarmKind",
+    "AlarmsSection",
     "EI_TOLERANCE",
     "Experiment",
     "Measurement",

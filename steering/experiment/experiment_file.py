@@ -22,6 +22,7 @@ from simulations.likelihood import MissettingSection
 from simulations.reciprocal import PathSection
 from simulations.section import Section, Text, expected
 from simulations.virtual import VirtualSection
+from steering.experiment.alarms import AlarmsSection
 from steering.experiment.motion import MotionSection
 from steering.experiment.targets import TargetsSection
 
@@ -47,6 +48,7 @@ class Experiment(Section):
     background: BackgroundSection = BackgroundSection()
     missetting: MissettingSection = MissettingSection()
     virtual: VirtualSection = VirtualSection()
+    alarms: AlarmsSection = AlarmsSection()
 
     @field_validator("path")
     @classmethod
@@ -139,6 +141,7 @@ _FILES = (
     ("instrument", "vanadium"),
     ("parameters", "prior"),
     ("background", "can"),
+    ("alarms", "urls_file"),
 )
 
 
@@ -238,6 +241,8 @@ def _yaml_fault(error: yaml.YAMLError) -> str:
 def _line(detail: ErrorDetails, raw: Any) -> str:
     """One fault as ``field is value; expected this. Do that.``."""
     field, value, model = _located(detail["loc"], raw)
+    if field.startswith("alarms"):
+        value = _without_secrets(value, known=detail["type"] != "extra_forbidden")
     kind, context = detail["type"], detail.get("ctx", {})
     if kind == "expectation":
         return f"{field} is {_shown(value)}; expected {context['expectation']}"
@@ -333,6 +338,13 @@ def _wanted(kind: str, context: dict[str, Any], message: str) -> str:
     if kind == "missing":
         return "a value"
     return message[:1].lower() + message[1:]
+
+
+def _without_secrets(value: Any, *, known: bool) -> Any:
+    """What errors may show of a value that may hold the URL of a receiver, or its password."""
+    if isinstance(value, str):
+        return re.sub(r"://.*", "://...", value) if known else "..."
+    return "..." if isinstance(value, list | tuple | dict) else value
 
 
 def _shown(value: Any) -> str:

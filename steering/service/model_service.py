@@ -643,7 +643,7 @@ def _key(closed: list[ClosedChunk]) -> Key:
 
 def _asked(experiment: Mapping[str, Any]) -> dict[str, Any]:
     """The part of an experiment that an answer depends on."""
-    aside = ("title", "source", "virtual")
+    aside = ("title", "source", "virtual", "alarms")
     return {name: value for name, value in experiment.items() if name not in aside}
 
 

@@ -1,0 +1,13 @@
+"""Alarms of live runs: what is wrong or done, told to people who are away, until they say so."""
+
+from steering.alarms.book_store import AlarmFolder
+from steering.alarms.routes import alarm_router
+from steering.alarms.watch import Watch, live_states, watching
+
+__all__ = [
+    "AlarmFolder",
+    "Watch",
+    "alarm_router",
+    "live_states",
+    "watching",
+]
