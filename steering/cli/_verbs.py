@@ -25,6 +25,8 @@ VERBS = {
     "prior": "Relax a crystal in universal force fields and make ranges of its force constants.",
     "predict": "Predict the phonon DOS, S(|Q|,E) and the expected background of a crystal.",
     "invert-powder": "Fit the force constants of a crystal to a measured powder spectrum S(|Q|,E).",
+    "report": "Write what a run measured, what follows and how far it may be trusted, as one page "
+    "to keep.",
     "serve": "Serve the status API and the live page until interrupted.",
     "alarms": "List the alarms of a live run, acknowledge one, or test who is told.",
     "consume": "Fold a live stream into closed chunks until interrupted; nothing is lost, nothing "

@@ -1,4 +1,4 @@
-"""What people look at: plots, pictures, tables, inspections, alignment."""
+"""What people look at: plots, pictures, tables, inspections, alignment, reports."""
 
 from steering.report.alignment_report import align_files, corrected
 from steering.report.folded_files import fold
@@ -13,17 +13,22 @@ from steering.report.plots_file import (
     write_powder_fold,
 )
 from steering.report.powder_fit_file import write_powder_fits
+from steering.report.run_report import Decision
+from steering.report.run_report_file import chosen_run, runs_found, write_run_report
 from steering.report.tables_file import named_files, write_files, write_json
 
 __all__ = [
+    "Decision",
     "GREEK",
     "UNKNOWN",
     "align_files",
+    "chosen_run",
     "corrected",
     "fold",
     "folded_map_png",
     "inspect",
     "named_files",
+    "runs_found",
     "scan_of",
     "spectrum_npz",
     "write_arrays",
@@ -32,4 +37,5 @@ __all__ = [
     "write_json",
     "write_powder_fits",
     "write_powder_fold",
+    "write_run_report",
 ]

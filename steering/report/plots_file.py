@@ -24,7 +24,17 @@ GREEK = {"Gamma": "Γ", "GAMMA": "Γ", "Sigma": "Σ", "Delta": "Δ", "Lambda": "
 
 
 def folded_map_png(view: SpectrumView, *, title: str = "") -> bytes:
-    """Measured map, model and residual with the estimated branches, and the coverage, as PNG.
+    """:func:`folded_map` as PNG."""
+    return _png(folded_map(view, title=title))
+
+
+def folded_map(
+    view: SpectrumView, *, title: str = "", fitted_from_meV: float | None = None
+) -> Figure:
+    """Measured map, model and residual with the estimated branches, and the coverage.
+
+    What lies below ``fitted_from_meV`` (the elastic band) is hatched: the model is not held
+    against it, so it has neither model nor residual.
 
     Cells without exposure are grey: unknown, not empty. Colours are safe for the colour-blind.
     """
@@ -70,9 +80,28 @@ def folded_map_png(view: SpectrumView, *, title: str = "") -> bytes:
     )
     for axes in grid[:, 0]:
         axes.set_ylabel("energy transfer (meV)")
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
-    return buffer.getvalue()
+    if fitted_from_meV is not None and fitted_from_meV > visible_energies(view)[0]:
+        for axes in (grid[0, 1], grid[1, 0]):
+            _hatch(axes, visible_energies(view)[0], fitted_from_meV)
+    return figure
+
+
+def _hatch(axes: Axes, low: float, high: float) -> None:
+    """Mark a band of energies as not fitted."""
+    axes.axhspan(
+        low, high, facecolor=UNKNOWN, edgecolor="0.45", hatch="////", linewidth=0, zorder=3
+    )
+    axes.text(
+        0.5,
+        high,
+        "hatched: elastic band, not fitted",
+        transform=axes.get_yaxis_transform(),
+        ha="center",
+        va="bottom",
+        fontsize=8,
+        zorder=4,
+        bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1},
+    )
 
 
 def write_folded_map(view: SpectrumView, path: Path | str, *, title: str = "") -> None:

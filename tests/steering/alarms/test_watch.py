@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -22,8 +23,10 @@ from simulations.errors import InputError, StorageError
 from steering import cli
 from steering.alarms import AlarmFolder, Watch, alarm_router
 from steering.alarms.watch import Watches
+from steering.experiment import AlarmsSection, dump_experiment, with_absolute_files
 from tests.steering.alarms.live_state import AWAY, MINUTE, SECOND, LiveState
 from tests.steering.alarms.receivers import Webhook, mail_server, webhook
+from tests.steering.virtual_scan import EXAMPLES, small_experiment
 
 VARIABLE = "BEAMSTEER_ALARM_URLS"
 
@@ -374,3 +377,34 @@ def test_a_server_that_is_killed_and_started_again_sends_nothing_twice(tmp_path,
         process.send_signal(signal.SIGTERM)
         assert process.wait(20) == 0
     assert len(hook.titles) == 2
+
+
+def test_a_real_worker_without_its_stream_is_told_and_its_death_too(tmp_path, hook):
+    alarms = AlarmsSection(hold_s=0, kinds=("stream lost", "state stale"))
+    experiment = with_absolute_files(small_experiment(), EXAMPLES)
+    path = tmp_path / "experiment.yaml"
+    dump_experiment(experiment.model_copy(update={"alarms": alarms}), path)
+    state = tmp_path / "state"
+    with socket.socket() as taken:  # a port where nobody publishes
+        taken.bind(("127.0.0.1", 0))
+        address = f"tcp://127.0.0.1:{taken.getsockname()[1]}"
+        options = ["--zmq", address, "-o", str(state), "--health-port", "0"]
+        worker = subprocess.Popen(
+            [sys.executable, "-m", "steering.cli", "consume", str(path), *options],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        try:
+            with served(tmp_path, hook):
+                until(lambda: "Beamsteer stream lost (consume)" in hook.titles, 60)
+                worker.kill()
+                worker.wait()
+                since = time.monotonic()
+                until(lambda: "Beamsteer state stale (consume)" in hook.titles, 20)
+                assert time.monotonic() - since < 12  # silent for 7 s, looked at every 2 s
+        finally:
+            worker.kill()
+            worker.wait()
+    dead = hook.messages[hook.titles.index("Beamsteer state stale (consume)")]["message"]
+    assert "has been silent" in dead
+    assert len(hook.titles) == len(set(hook.titles))
