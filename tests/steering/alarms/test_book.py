@@ -98,6 +98,18 @@ def test_however_it_comes_and_goes_messages_are_bounded(steps):
     assert len(over) <= len(told)
 
 
+def test_what_comes_and_goes_every_minute_is_told_once_an_interval():
+    night = Night()
+    for _ in range(40):  # 40 minutes, 10 between two messages
+        for _ in range(5):
+            night.turn(LOST, after_s=5)
+        for _ in range(7):
+            night.turn(after_s=5)
+    words = [word for _, word, _ in night.sent]
+    assert 3 <= words.count("raised") <= 4
+    assert words.count("over") <= words.count("raised")
+
+
 def test_acknowledged_is_told_no_more_until_there_is_more_to_say():
     night = Night()
     assert night.turn(ASIDE) == [("a", "raised", "chunk set aside")]  # needs no hold
