@@ -113,6 +113,11 @@ class TapeSource:
         self._origin: tuple[float, int] | None = None  # clock and timestamp of the first message
         self.exhausted = False
 
+    @property
+    def connected(self) -> None:
+        """Nobody sends: a tape is here, or is not."""
+        return None
+
     def poll(self, timeout_s: float) -> Sequence[RawMessage]:
         """Messages that are due; none after the time-out or at the end."""
         until = self._monotonic() + timeout_s
@@ -256,7 +261,7 @@ class Taped:
     @property
     def connected(self) -> bool:
         """Whether the stream comes: its source is connected, and the tape can be written."""
-        return self._failure is None and bool(getattr(self._source, "connected", True))
+        return self._failure is None and self._source.connected is not False
 
     @property
     def lost_s(self) -> float:

@@ -172,6 +172,14 @@ class PartitionOwner(Protocol):
 class RawSource(Protocol):
     """Where raw messages come from: Kafka, ZMQ, a tape, a list in a test."""
 
+    @property
+    def connected(self) -> bool | None:
+        """Whether who sends is there, as far as ``poll`` has seen; None: nobody sends, all is here.
+
+        A source must say so itself: one that says nothing would pass for connected.
+        """
+        ...
+
     def poll(self, timeout_s: float) -> Sequence[RawMessage]:
         """Messages that came, in the order of their partition; none after the time-out."""
         ...

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -21,10 +21,15 @@ from simulations.progress import Progress, silent
 if TYPE_CHECKING:
     from structlog.typing import EventDict
 
+    from steering.run import VerdictWord, Words
+
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines on stdout.")]
 ExperimentPath = Annotated[
     Path, typer.Option("--experiment", "-e", help="The experiment file (YAML).")
 ]
+
+
+RunStatus = Literal["running", "finished", "failed"]
 
 
 class LogKind(StrEnum):
@@ -142,15 +147,17 @@ def progress(title: str, *, quiet: bool = False) -> Iterator[Progress]:
         )
 
 
-def table(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table; every column but the first is flush right."""
+def table(
+    title: str, heads: Sequence[str], rows: Sequence[Sequence[str]], *, faint: bool = False
+) -> None:
+    """Print a table; every column but the first is flush right, and figures in doubt are faint."""
     from rich.table import Table
 
     shown = Table(title=title, title_justify="left", title_style="bold")
     for i, head in enumerate(heads):
         shown.add_column(head, justify="left" if i == 0 else "right")
     for row in rows:
-        shown.add_row(*(escape(cell) for cell in row))
+        shown.add_row(*(escape(cell) for cell in row), style="dim" if faint else None)
     out.print(shown)
 
 
@@ -197,8 +204,58 @@ def print_set_aside(chunks: Sequence[dict[str, Any]]) -> str:
     return f"; {len(aside)} of {len(chunks)} files set aside" if aside else ""
 
 
-def print_result(result: dict[str, Any], *, truth: dict[str, float] | None = None) -> None:
-    """Print a run's result: parameters, trust, next orientations, whether to stop, events."""
+def print_words(words: Words) -> None:
+    """Print the four words of a run as the page has them, with all that there is to say."""
+    styles = {
+        "good": "bold green",
+        "bad": "bold yellow",
+        "plain": "bold",
+        "old": "bold bright_black",
+    }
+    for title, one in words.titled:
+        word = one.word.replace("°", " degrees")
+        why = "; ".join(one.evidence)
+        out.print(
+            f"{title:<12} [{styles[one.tone]}]{escape(word)}[/]"
+            + (f"  {escape(why)}" if why else "")
+        )
+        if one is words.trust:
+            print_reasons(one)
+
+
+def print_reasons(trust: VerdictWord) -> None:
+    """Print what the two lines of a verdict on trust do not hold."""
+    for reason in trust.more:
+        out.print(f"  - {escape(reason)}")
+
+
+def _words_of(result: dict[str, Any], status: RunStatus) -> Words | None:
+    """Words of a whole result; None where there is only a fit."""
+    if "stop" not in result or "schema_version" not in result:
+        return None
+    from steering.run import result_document, words_of
+
+    return words_of(result_document(result), status=status)
+
+
+def _print_trust(result: dict[str, Any]) -> None:
+    """Print the verdict on a fit that belongs to no run."""
+    from steering.run import trust_word
+
+    trust = trust_word(trusted=result["trusted"], reasons=result.get("reasons", []))
+    style = "bold green" if result["trusted"] else "bold yellow"
+    why = "; ".join(trust.evidence)
+    out.print(f"{'Trust':<12} [{style}]{escape(trust.word)}[/]  {escape(why)}")
+    print_reasons(trust)
+
+
+def print_result(
+    result: dict[str, Any],
+    *,
+    truth: dict[str, float] | None = None,
+    status: RunStatus = "finished",
+) -> None:
+    """Print a run's result: parameters, the words of its verdict, next orientations, events."""
     heads = ["parameter", "estimate", "sigma", "90 % interval"]
     rows = []
     for one in result.get("parameters", []):
@@ -221,16 +278,14 @@ def print_result(result: dict[str, Any], *, truth: dict[str, float] | None = Non
         heads.insert(1, "truth")
         heads.append("holds truth")
     unit = next((one.get("unit") for one in result.get("parameters", [])), None)
-    table(f"Force constants{f', {unit}' if unit else ''}", heads, rows)
-    if "trusted" not in result:
-        pass
-    elif result["trusted"]:
-        out.print("[bold green]trusted[/]: " + escape("; ".join(result.get("reasons", []))))
-    else:
-        out.print("[bold yellow]NOT TRUSTED[/]")
-        for reason in result.get("reasons", []):
-            out.print(f"  - {escape(str(reason))}")
-    advice = result.get("advice") or []
+    doubted = result.get("trusted") is False
+    table(f"Force constants{f', {unit}' if unit else ''}", heads, rows, faint=doubted)
+    words = _words_of(result, status)
+    if words is not None:
+        print_words(words)
+    elif "trusted" in result:
+        _print_trust(result)
+    advice = (result.get("advice") or []) if words is None or words.advice.code != "hidden" else []
     if advice:
         policy = advice[0].get("policy") or result.get("policy")
         table(
@@ -240,18 +295,12 @@ def print_result(result: dict[str, Any], *, truth: dict[str, float] | None = Non
                 [
                     number(one.get("psi_deg")),
                     number(one.get("ei_meV")),
-                    number(one.get("minutes"), 3),
+                    "to test the model" if doubted else number(one.get("minutes"), 3),
                     number(one.get("gain_per_minute"), 3),
                 ]
                 for one in advice[:8]
             ],
         )
-    stop = result.get("stop") or {}
-    if stop:
-        verdict = "[bold green]stop now[/]" if stop.get("stop") else "[bold]go on[/]"
-        left = stop.get("minutes_to_target")
-        more = f"; {number(left, 3)} minutes to target" if left else ""
-        out.print(f"{verdict}: {escape(str(stop.get('reason', '')))}{more}")
     events = result.get("events") or {}
     if events:
         out.print("events: " + ", ".join(f"{key} {value:,}" for key, value in events.items()))

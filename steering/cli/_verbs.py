@@ -29,6 +29,7 @@ VERBS = {
     "to keep.",
     "serve": "Serve the status API and the live page until interrupted.",
     "alarms": "List the alarms of a live run, acknowledge one, or test who is told.",
+    "status": "Say what the page says of runs, in the same words; 75 while what feeds one is gone.",
     "consume": "Fold a live stream into closed chunks until interrupted; nothing is lost, nothing "
     "doubled.",
     "record": "Record every message as it comes, until Ctrl-C: bytes, keys, headers, times and "

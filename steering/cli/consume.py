@@ -117,13 +117,10 @@ def consume(
         told: dict[str, Any] = {"state": str(output), "health": health, "pid": os.getpid()}
         if serve:
             from steering.alarms import alarm_router, watching
-            from steering.web import BoundedPredictor, create_app, read_heartbeats
+            from steering.web import BoundedPredictor, Heartbeats, create_app
 
             app = create_app(
-                live.store,
-                BoundedPredictor(),
-                token=token,
-                workers=lambda: read_heartbeats([output]),
+                live.store, BoundedPredictor(), token=token, workers=Heartbeats([output])
             )
             app.include_router(alarm_router([output]))
             told["page"] = stack.enter_context(serving(app, host=host, port=port))

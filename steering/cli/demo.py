@@ -110,6 +110,8 @@ def true_values(truth: dict[str, Any]) -> dict[str, float]:
 
 def minutes_saved(result: dict[str, Any], limits_deg: tuple[float, float]) -> str:
     """What stopping now would save against the planned sweep of one minute per degree."""
+    if result.get("trusted") is False:
+        return "The estimate is not trusted: nothing is said of minutes that a stop would save."
     planned = limits_deg[1] - limits_deg[0]
     left = planned - float(result.get("minutes_used", 0.0))
     to_target = (result.get("stop") or {}).get("minutes_to_target")

@@ -192,6 +192,6 @@ def _tell(results: dict[str, Any], error: str | None, *, json: bool) -> None:
             terminal.out.print(f"[bold]{run}[/]")
             if result is not None:
                 terminal.print_set_aside(result["chunks"])
-                terminal.print_result(result)
+                terminal.print_result(result, status="running")
     if error is not None:
         raise InputError(error)

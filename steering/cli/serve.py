@@ -58,7 +58,7 @@ def serve(
 
     from steering.alarms import alarm_router, watching
     from steering.run import RunStore, SnapshotFolders
-    from steering.web import BoundedPredictor, answers, create_app, notify, read_heartbeats
+    from steering.web import BoundedPredictor, Heartbeats, answers, create_app, notify
 
     store = RunStore()
     stored = SnapshotFolders(looked)
@@ -68,9 +68,9 @@ def serve(
             terminal.complain(fault)
 
     publish_new()
-    app = create_app(
-        store, BoundedPredictor(), token=token, workers=lambda: read_heartbeats(looked)
-    )
+    workers = Heartbeats(looked)
+    workers()
+    app = create_app(store, BoundedPredictor(), token=token, workers=workers)
     app.include_router(alarm_router(looked))
     with serving(app, host=host, port=port) as url:
         runs = [run.run_id for run in store.list()]
@@ -86,6 +86,7 @@ def serve(
 
             def look() -> None:
                 publish_new()
+                workers()  # also while nobody asks: what it hears it need not believe
                 if answers(url):
                     notify("READY=1", "WATCHDOG=1")
 

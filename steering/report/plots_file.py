@@ -36,7 +36,8 @@ def folded_map(
     What lies below ``fitted_from_meV`` (the elastic band) is hatched: the model is not held
     against it, so it has neither model nor residual.
 
-    Cells without exposure are grey: unknown, not empty. Colours are safe for the colour-blind.
+    Cells without exposure are grey: unknown, not empty. Cells that the fit does not look at, those
+    of the elastic band, are darkened. Colours are safe for the colour-blind.
     """
     figure = Figure(figsize=(13, 8.4), layout="constrained")
     FigureCanvasAgg(figure)
@@ -73,7 +74,7 @@ def folded_map(
         view,
         edges,
         exposure,
-        f"exposure, {covered_share(view):.0%} of the cells shown are covered",
+        f"exposure, {covered_share(view):.0%} of the path's cells are covered",
         label,
         cmap="viridis",
         line=None,
@@ -115,6 +116,7 @@ def spectrum_npz(view: SpectrumView) -> bytes:
     """All arrays of a spectrum as an NPZ file without pickle."""
     buffer = io.BytesIO()
     exposure = view.exposure if view.exposure is not None else np.full(view.intensity.shape, np.nan)
+    fitted: dict[str, Any] = {} if view.fitted is None else {"fitted": view.fitted}
     np.savez_compressed(
         buffer,
         path_position=view.path_position,
@@ -125,6 +127,7 @@ def spectrum_npz(view: SpectrumView) -> bytes:
         residual_sigma=view.residual_sigma,
         branches_meV=view.branches,
         exposure=exposure,
+        **fitted,
         segment_breaks=np.array(view.segment_breaks, dtype=int),
         tick_positions=np.array(view.tick_positions, dtype=float),
         tick_labels=np.array(view.tick_labels, dtype=str),
@@ -179,11 +182,8 @@ def visible_energies(view: SpectrumView) -> tuple[float, float]:
 
 
 def covered_share(view: SpectrumView) -> float:
-    """Share of the cells within :func:`visible_energies` that have exposure."""
-    low, high = visible_energies(view)
-    edges = view.energy_edges_meV
-    shown = np.isfinite(view.intensity)[:, (edges[1:] > low) & (edges[:-1] < high)]
-    return float(shown.mean())
+    """Share of path cells with exposure, of those beyond the energies shown too."""
+    return float(np.isfinite(view.intensity).mean())
 
 
 def intensity_limit(view: SpectrumView) -> float:
@@ -215,6 +215,13 @@ def _map(
         **scale,
     )
     axes.figure.colorbar(mesh, ax=axes, label=label, pad=0.01)
+    if line is not None and view.fitted is not None:
+        left = np.isfinite(view.intensity) & ~view.fitted
+        shade = np.ma.masked_where(~left, np.ones(left.shape)).T
+        axes.pcolormesh(
+            edges, view.energy_edges_meV, shade, cmap="gray_r", vmin=0, vmax=1, alpha=0.6
+        )
+        title = f"{title}; dark: not fitted" if left.any() else title
     axes.set_title(title, fontsize=10)
     if line is not None:
         starts = [0, *view.segment_breaks, len(view.path_position)]

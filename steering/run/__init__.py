@@ -34,6 +34,8 @@ from steering.run.store import (
     save_result,
     save_snapshot,
 )
+from steering.run.verdict import Verdict, VerdictWord, Words, judge, trust_word, words_of
+from steering.run.wall_time import age_text, wall_time
 
 __all__ = [
     "AdviceResult",
@@ -54,12 +56,17 @@ __all__ = [
     "SnapshotFolders",
     "SpectrumView",
     "StopResult",
+    "Verdict",
+    "VerdictWord",
+    "Words",
+    "age_text",
     "chunk_results",
     "estimate_folded",
     "fold_powder",
     "history_entries",
     "invert_aluminium",
     "invert_measured",
+    "judge",
     "load_result",
     "load_snapshot",
     "now_ns",
@@ -69,4 +76,7 @@ __all__ = [
     "save_result",
     "save_snapshot",
     "stop_of",
+    "trust_word",
+    "wall_time",
+    "words_of",
 ]

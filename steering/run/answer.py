@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from consumers.fold import EventAccount
-from model_server.posterior import Posterior, Trust
+from model_server.posterior import Posterior, Trust, usable_cells
 from simulations.arrays import FloatArray
 from simulations.constants import Z90
 from simulations.fold import CellSums
@@ -123,7 +123,7 @@ def result_of(
         "advice": [asdict(a) for a in estimate.advice[:ADVISED]],
         "policy": estimate.policy,
         "targets": [
-            {"name": n, "sigma": float(t), "met": bool(s <= t)}
+            {"name": n, "sigma": float(t), "met": bool(s <= t) if trust.trusted else None}
             for n, t, s in zip(posterior.names, estimate.targets, posterior.sigma, strict=False)
         ],
         **common,
@@ -210,6 +210,7 @@ def spectrum_of(
         residual_sigma=residual,
         branches=branches,
         exposure=net.exposure,
+        fitted=usable_cells(net, measurement.energy.centres_meV, measurement.elastic_cut_meV),
     )
 
 

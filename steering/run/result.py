@@ -131,7 +131,9 @@ class Target(ResultPart):
     name: str = Field(description="of the parameter")
     sigma: Figure = Field(description="wanted standard deviation, unit of the parameter")
     met: Flag | None = Field(
-        default=None, description="whether the newest sigma is at most the wanted one"
+        default=None,
+        description="whether the newest sigma is at most the wanted one; null: not trusted, so "
+        "nothing is claimed",
     )
 
 

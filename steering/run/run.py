@@ -55,6 +55,7 @@ class Run:
         self.history: list[dict[str, Any]] = []
         self.estimate: Estimate | None = None
         self.estimate_seconds: float | None = None
+        self.estimated_ns: int | None = None
         self.can = can_of(measurement)
         self.can_terms = CanTerms(
             present=self.can.present,
@@ -246,6 +247,7 @@ class Run:
         began = time.perf_counter()
         self.estimate = self._base = estimator.estimate(self.ledger, base)
         self.estimate_seconds = time.perf_counter() - began
+        self.estimated_ns = time.time_ns()
         return self.estimate
 
     def drop_estimate(self) -> None:
@@ -343,6 +345,7 @@ class Run:
             result=result_document(self.result()) if self.estimate is not None else None,
             history=history_entries(self.history),
             estimate_seconds=self.estimate_seconds,
+            estimated_ns=self.estimated_ns,
         )
 
     def write_folded(self, path: Path) -> None:

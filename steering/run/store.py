@@ -15,7 +15,7 @@ from typing import Any, Literal, cast
 
 import numpy as np
 
-from simulations.arrays import FloatArray
+from simulations.arrays import BoolArray, FloatArray
 from simulations.errors import InputError
 from steering.run.result import (
     SCHEMA_VERSION as RESULT_VERSION,
@@ -50,10 +50,18 @@ class SpectrumView:
     residual_sigma: FloatArray  # (bins, energy bins) (measured - model) / sigma
     branches: FloatArray  # (bins, modes) estimated mode energies, meV
     exposure: FloatArray | None = None  # (bins, energy bins) D
+    fitted: BoolArray | None = None  # (bins, energy bins) cells that the fit looks at
 
     def __post_init__(self) -> None:
         shape = (len(self.path_position), len(self.energy_edges_meV) - 1)
-        for name in ("intensity", "sigma", "model_intensity", "residual_sigma", "exposure"):
+        for name in (
+            "intensity",
+            "sigma",
+            "model_intensity",
+            "residual_sigma",
+            "exposure",
+            "fitted",
+        ):
             array = getattr(self, name)
             if array is not None and array.shape != shape:
                 raise ValueError(f"{name} has shape {array.shape}; expected {shape}")
@@ -79,6 +87,7 @@ class RunSnapshot:
     history: tuple[HistoryEntry, ...] = ()
     estimate_seconds: float | None = None  # computing time of the newest estimate
     lag_seconds: float | None = None  # age of the newest chunk when its estimate was ready
+    estimated_ns: int | None = None  # when the newest estimate was made, since the Unix epoch
     version: int = 0  # set by the store; grows with every publication of any run
 
 

@@ -49,7 +49,7 @@ from steering.experiment import Measurement
 from steering.run import Run
 from steering.service.clocks import Clock, ClockWatch, Patience, steady_ns
 from steering.service.foresight import Foresight
-from steering.service.health import WorkerStatus
+from steering.service.health import Progress, WorkerStatus
 from steering.service.metrics import Timings
 from steering.service.reduced_dwell import reduced_payloads
 from steering.service.retaining import Kept, events_of, held_bytes, retain, run_records
@@ -134,6 +134,7 @@ class FoldWorker:
         self._uncommitted: dict[int, str] = {}  # partition: why, when it was released
         self._busy = threading.RLock()  # a partition neither comes nor goes during a turn
         self._received: Counter[str] = Counter()
+        self._data_ns: int | None = None
         self._error: str | None = None
         self._last_loop_ns = clock()
         self._last_commit_ns: int | None = None
@@ -227,6 +228,7 @@ class FoldWorker:
                 f"message of partition {raw.partition}, which was not taken; expected one of "
                 f"{sorted(self._partitions)}"
             )
+        self._data_ns = self._clock()
         self._received[f"bytes.{raw.topic}"] += len(raw.value)
         mine.accept(raw)
 
@@ -291,6 +293,8 @@ class FoldWorker:
             lag=dict(lag or {}),
             generation={n: m.manifest.generation for n, m in owned.items()},
             chunks=dict(chunks),
+            data_ns=self._data_ns,
+            progress={name: Progress(folded=number) for name, number in chunks.items()},
             counters=dict(counters),
             error="; ".join(m.trouble.reason for m in owned.values() if m.trouble.reason)
             or self._error,

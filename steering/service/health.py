@@ -22,6 +22,14 @@ BUSY_SECONDS = 1800.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Progress:
+    """How far a run is, as one service sees it; in chunks."""
+
+    folded: int
+    estimated: int | None = None  # None: this service does not estimate
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class WorkerStatus:
     """One moment of a service that follows a stream or a state folder; times by ``steady_ns``.
 
@@ -42,6 +50,9 @@ class WorkerStatus:
     lag: Mapping[tuple[str, int], int] = field(default_factory=dict)  # messages by topic, partition
     generation: Mapping[int, int] = field(default_factory=dict)  # of the manifest, by partition
     chunks: Mapping[str, int] = field(default_factory=dict)  # closed ones by run
+    progress: Mapping[str, Progress] = field(default_factory=dict)  # by run
+    estimating_since_ns: int | None = None  # since when an estimate is computed
+    data_ns: int | None = None  # when the last message came
     counters: Mapping[str, int] = field(default_factory=dict)
     error: str | None = None  # why the last commit or estimate failed; None once one succeeds
     state: Path | None = None  # folder that it must be able to write

@@ -103,8 +103,7 @@ class Live:
     def worker_status(self) -> WorkerStatus:
         """One moment of the fold worker, and of the estimates made in the same process."""
         lag = getattr(self.source, "lag", dict)
-        connected = getattr(self.source, "connected", True)
-        status = self.worker.status(connected=connected, lag=lag())
+        status = self.worker.status(connected=self.source.connected, lag=lag())
         counters = Counter(status.counters)
         warnings: tuple[str, ...] = getattr(self.source, "warnings", ())
         if self._publisher is not None:
@@ -117,15 +116,21 @@ class Live:
         lost_s: float | None = getattr(self.source, "lost_s", None)
         if lost_s is not None:
             counters["lost_seconds"] = math.ceil(lost_s)
-        error = status.error
-        if self.model is not None and error is None:
-            error = self.model.status().error
+        error, progress, estimating = status.error, dict(status.progress), None
+        if self.model is not None:
+            model = self.model.status()
+            error, estimating = error or model.error, model.estimating_since_ns
+            for name, one in model.progress.items():
+                folded = max(one.folded, progress[name].folded if name in progress else 0)
+                progress[name] = replace(one, folded=folded)
         error = error or getattr(self.source, "trouble", None)
         return replace(
             status,
             counters=counters,
             error=error,
             joined=getattr(self.source, "joined", True),
+            progress=progress,
+            estimating_since_ns=estimating,
             warnings=warnings,
         )
 

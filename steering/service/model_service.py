@@ -53,7 +53,7 @@ from steering.run import (
     stop_of,
 )
 from steering.service.clocks import Clock, steady_ns
-from steering.service.health import WorkerStatus
+from steering.service.health import Progress, WorkerStatus
 from steering.service.metrics import Timings
 from steering.service.publishing import Publisher, folded_spectrum
 from steering.service.storage import DiskWatch, WriteTrouble
@@ -102,6 +102,8 @@ class _Followed:
     snapshot: RunSnapshot | None = None
     failure: str | None = None  # why there is no estimate of the newest chunks
     unsaved: bool = False  # the newest answer is not on disk
+    folded: int = 0  # chunks of the newest manifest that was looked at
+    estimated: int = 0  # those that the newest answer is of, and those that it cannot be of
 
     @property
     def error(self) -> str | None:
@@ -165,6 +167,7 @@ class ModelService:
         self._last_loop_ns = clock()
         self._busy_since_ns: int | None = None
         self._estimates = 0
+        self._estimating_since_ns: int | None = None
         self._trouble = WriteTrouble("the model service", patience_s=patience_s)
         self.disk = DiskWatch(state)
         self._experiment = _asked(measurement.experiment.model_dump(mode="json"))
@@ -277,12 +280,15 @@ class ModelService:
         if _asked(snapshot.experiment) == self._experiment and result.chunk_keys is not None:
             followed.result, followed.snapshot = result.document(), snapshot
             followed.answered = result.chunk_keys
+            followed.estimated = len(result.chunk_keys)
             if self._store is not None:
                 self._store.publish(snapshot)
 
     def _follow(
         self, followed: _Followed, folder: Path, record: RunRecord, generation: int
     ) -> None:
+        folded = sum(told.status == "folded" for told in record.chunks)
+        followed.folded = folded
         closed = self._read(followed, folder, record)
         followed.failure = None
         if _key(closed) != followed.answered:
@@ -308,12 +314,17 @@ class ModelService:
             result = result_document(followed.result)
             self._publisher.result(followed.run_id, result, generation=generation)
         followed.published = key
+        followed.estimated = folded
 
     def _answer_anew(
         self, followed: _Followed, closed: list[ClosedChunk], record: RunRecord, generation: int
     ) -> None:
         began = time.perf_counter()
-        result, snapshot = self._estimate(followed, closed, record, generation)
+        self._estimating_since_ns = self._clock()
+        try:
+            result, snapshot = self._estimate(followed, closed, record, generation)
+        finally:
+            self._estimating_since_ns = None
         seconds = time.perf_counter() - began
         if self._timings is not None:
             self._timings.observe("estimate", seconds)
@@ -327,6 +338,7 @@ class ModelService:
             estimate_seconds=seconds,
             lag_seconds=max((now - newest) / 1e9, 0.0),
             updated_ns=now,
+            estimated_ns=now,
         )
         self._save(followed)
         self._estimates += 1
@@ -552,6 +564,8 @@ class ModelService:
             last_commit_ns=self._last_estimate_ns,
             generation={self._partition[name]: g for name, g in tuple(self._generation.items())},
             chunks={f.run_id: len(f.answered or ()) for f in runs},
+            progress={f.run_id: Progress(folded=f.folded, estimated=f.estimated) for f in runs},
+            estimating_since_ns=self._estimating_since_ns,
             counters=counters,
             error="; ".join(errors) or self._trouble.reason or self._waiting,
             state=self.state,

@@ -10,6 +10,8 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict
+from typing import Any
 
 import structlog
 
@@ -25,6 +27,7 @@ from steering.web import HeartbeatFile, notify
 log = structlog.get_logger()
 
 PULSE_SECONDS = 2.0
+RUNS = 200  # that a heartbeat names
 
 
 @contextmanager
@@ -54,6 +57,7 @@ def pulse(
     """
     end = threading.Event()
     first = status()
+    heard = [clock()]  # when the stream was there last
     file = None if first.state is None else HeartbeatFile(first.state, first.service)
 
     def look() -> None:
@@ -63,8 +67,12 @@ def pulse(
         reasons = judge_readiness(now, turns).reasons
         told = "; ".join(reasons) or "working"
         words = ["READY=1", "WATCHDOG=1"] if health.ok else []
+        if now.connected is not False:
+            heard[0] = clock()
         if file is not None and health.ok:
-            file.write(partitions=now.partitions, reasons=reasons)
+            lost_ns = heard[0] if now.connected is False else None
+            work = _work(now, clock(), lost_ns=lost_ns)
+            file.write(partitions=now.partitions, reasons=reasons, **work)
         notify(*words, f"STATUS={told[:500]}", environment=environment)
 
     def beat() -> None:
@@ -89,4 +97,22 @@ def pulse(
         thread.join()
         notify("STOPPING=1", environment=environment)
         if file is not None and peace:
-            file.write(partitions=status().partitions, reasons=(), stopped=True)
+            last = status()
+            runs = _work(last, clock(), lost_ns=None)["runs"]
+            file.write(partitions=last.partitions, reasons=(), stopped=True, runs=runs)
+
+
+def _work(status: WorkerStatus, now_ns: int, *, lost_ns: int | None) -> dict[str, Any]:
+    """What a heartbeat says of the work; durations, since clocks of two machines may differ."""
+
+    def since(then_ns: int | None) -> float | None:
+        return None if then_ns is None else round(max(now_ns - then_ns, 0) / 1e9, 1)
+
+    newest = list(status.progress.items())[-RUNS:]
+    return {
+        "connected": status.connected,
+        "lost_s": since(lost_ns),
+        "quiet_s": since(status.data_ns),
+        "estimating_s": since(status.estimating_since_ns),
+        "runs": {name: asdict(one) for name, one in newest},
+    }

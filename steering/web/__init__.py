@@ -2,7 +2,7 @@
 
 from steering.web.api import create_app
 from steering.web.guards import add_guards
-from steering.web.heartbeat_file import HeartbeatFile, read_heartbeats
+from steering.web.heartbeat_file import HeartbeatFile, Heartbeats, read_heartbeats
 from steering.web.metrics import STORE_METRICS, MetricName
 from steering.web.prediction_process import BoundedPredictor
 from steering.web.serving import (
@@ -17,6 +17,7 @@ from steering.web.supervisor import notify
 __all__ = [
     "BoundedPredictor",
     "HeartbeatFile",
+    "Heartbeats",
     "MetricName",
     "STORE_METRICS",
     "add_guards",

@@ -42,6 +42,15 @@ class Health(Answer):
     status: Literal["ok"]
 
 
+class RunProgress(Answer):
+    """How far a run is, as one worker sees it; in chunks."""
+
+    folded: int
+    estimated: int | None = Field(
+        default=None, description="those that the newest estimate answers for; null: it makes none"
+    )
+
+
 class WorkerAnswer(Answer):
     """A worker of a live stream, as its last sign of life tells."""
 
@@ -49,7 +58,20 @@ class WorkerAnswer(Answer):
     partitions: list[int] = Field(description="those it owns; none: it stands by, or has none")
     state: WorkerState
     reasons: list[str] = Field(description="why it does not do its work now")
-    heard_ns: int = Field(description="when it was heard last, since the Unix epoch")
+    heard_ns: int = Field(description="when it was heard last, by its clock, since the Unix epoch")
+    silent_s: float = Field(default=0.0, description="since then, by the clock of this server")
+    skew_s: float | None = Field(
+        default=None, description="how far its clock is ahead of this server's; null: it is not"
+    )
+    connected: bool | None = Field(
+        default=None, description="whether its stream comes; null: it has none"
+    )
+    lost_s: float | None = Field(default=None, description="since when it does not come")
+    quiet_s: float | None = Field(default=None, description="since the last message came")
+    estimating_s: float | None = Field(
+        default=None, description="since when it computes an estimate; null: it does not"
+    )
+    runs: dict[str, RunProgress] = Field(default={}, description="by run, the newest of them")
 
 
 class WorkerList(Answer):
@@ -126,6 +148,9 @@ class SpectrumAnswer(Answer):
     model_intensity: Matrix = Field(description="of the newest estimate")
     residual_sigma: Matrix = Field(description="(measured - model) / sigma")
     branches: Matrix = Field(description="estimated mode energies, meV; a column per mode")
+    fitted: list[list[bool]] | None = Field(
+        description="cells that the fit looks at, not those of the elastic band; null: not known"
+    )
     unit: Literal["barn/meV/sr per primitive cell"]
 
 
@@ -202,6 +227,7 @@ def spectrum_answer(view: SpectrumView, *, version: int) -> SpectrumAnswer:
         model_intensity=rounded(view.model_intensity),
         residual_sigma=rounded(view.residual_sigma),
         branches=rounded(view.branches),
+        fitted=None if view.fitted is None else view.fitted.tolist(),
         unit="barn/meV/sr per primitive cell",
     )
 

@@ -25,7 +25,7 @@ from sse_starlette import EventSourceResponse
 from starlette.datastructures import UploadFile
 
 from steering.report import folded_map_png, spectrum_npz
-from steering.run import RunResult, RunSnapshot, RunStore
+from steering.run import RunResult, RunSnapshot, RunStore, Verdict, judge, now_ns
 from steering.web.answers import (
     AdviceAnswer,
     EstimateAnswer,
@@ -123,7 +123,7 @@ def create_app(
     _add_operations(app, store, registry, workers)
     streams = _Streams()
     app.state.close_streams = streams.close
-    _add_runs(app, store, streams)
+    _add_runs(app, store, streams, workers)
     _add_predictions(app, predictor)
     _add_page(app)
     return app
@@ -187,7 +187,12 @@ def _content(*, text: str | None = None, binary: tuple[str, ...] = ()) -> dict[i
     return {200: {"content": kinds}}
 
 
-def _add_runs(app: FastAPI, store: RunStore, streams: _Streams) -> None:
+def _add_runs(
+    app: FastAPI,
+    store: RunStore,
+    streams: _Streams,
+    workers: Callable[[], list[WorkerAnswer]],
+) -> None:
     unknown: dict[int | str, Any] = {404: {"model": Problem}}
 
     def found(run_id: str) -> RunSnapshot:
@@ -212,6 +217,17 @@ def _add_runs(app: FastAPI, store: RunStore, streams: _Streams) -> None:
     def run(run_id: str) -> JSONResponse:
         """One run with chunks, result and history, but without its spectrum."""
         return _answer(details(found(run_id)))
+
+    @app.get(
+        "/runs/{run_id}/verdict",
+        tags=["runs"],
+        summary="What is said of a run now, and how old that is",
+        response_model=Verdict,
+        responses=unknown,
+    )
+    def verdict(run_id: str) -> JSONResponse:
+        """Words for trust, stop, advice and coverage with their evidence; ask every few seconds."""
+        return _answer(judge(found(run_id), workers(), now_ns=now_ns()))
 
     @app.get(
         "/runs/{run_id}/spectrum",

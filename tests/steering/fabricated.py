@@ -79,6 +79,7 @@ def spectrum(seed: int = 3, bins: int = 140, energy_bins: int = 140) -> Spectrum
         residual_sigma=residual,
         branches=branches,
         exposure=exposure,
+        fitted=(exposure > 0) & (centres > 2.0),  # the elastic band is not
     )
 
 

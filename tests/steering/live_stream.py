@@ -131,6 +131,8 @@ def as_raw(messages, partition: int = 0, prefix: str = "") -> list[RawMessage]:
 class ListSource:
     """Messages that are there already; a ``RawSource`` that may be made anew after a crash."""
 
+    connected = None
+
     def __init__(self, messages, owner, batch: int = 40):
         wanted = owner.take(0)
         self.rest = [m for m in messages if m.offset >= wanted.get(m.topic, 0)]

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import structlog
 import yaml
+from fastapi.testclient import TestClient
 
 from steering import cli
 from steering.cli._verbs import VERBS, verb
@@ -18,8 +19,9 @@ from steering.cli.invert_powder import print_powder
 from steering.cli.predict import print_prediction
 from steering.cli.simulate import orientations
 from steering.experiment import dump_experiment, load_experiment
-from steering.run import save_snapshot
-from tests.steering.fabricated import snapshot
+from steering.run import now_ns, save_snapshot
+from steering.web import create_app
+from tests.steering.fabricated import snapshot, store
 from tests.steering.virtual_scan import VirtualScan, virtual_scan
 
 __all__ = ["virtual_scan"]
@@ -397,8 +399,59 @@ def test_a_result_prints_as_tables(capsys):
     cli._terminal.print_result(result, truth=truth)
     shown = capsys.readouterr().out
     assert shown.count("yes") == 8
-    for part in ("1NN xx", "90 % interval", "psi, degrees", "trusted", "go on", "168,280"):
+    for part in (
+        "1NN xx",
+        "90 % interval",
+        "psi, degrees",
+        "✓ Trusted",
+        "Ended, short by 12 min",
+        "168,280",
+    ):
         assert part in shown
+
+
+def test_the_words_are_those_of_api_and_page(capsys, tmp_path):
+    shown = snapshot("stored", status="finished")
+    assert shown.result is not None
+    save_snapshot(shown, tmp_path / "snapshot.npz")
+    assert cli.run(["status", str(tmp_path), "--json"]) == 0
+    (verdict,) = json.loads(capsys.readouterr().out)["verdicts"]
+    assert cli.run(["status", str(tmp_path)]) == 0
+    status = capsys.readouterr().out
+    cli._terminal.print_result(shown.result.document(), status="finished")
+    result = capsys.readouterr().out
+    client = TestClient(create_app(store(shown)), base_url="http://127.0.0.1")
+    told = client.get("/runs/stored/verdict").json()
+    for name in ("trust", "stop", "advice", "coverage"):
+        assert {**told[name], "age_s": 0} == {**verdict[name], "age_s": 0}
+        for line in (told[name]["word"].removesuffix("°"), *told[name]["evidence"]):
+            assert line in status
+            assert line in result
+
+
+def test_what_is_not_trusted_is_faint_and_advised_to_test_the_model(capsys):
+    shown = snapshot().result
+    assert shown is not None
+    cli._terminal.print_result(shown.document() | {"trusted": False, "reasons": 3 * ["why " * 40]})
+    told = capsys.readouterr().out
+    assert "Ended untrusted" in told
+    assert told.count("to test the model") == 6
+    assert told.count("  - " + ("why " * 40).strip()) == 3  # whole
+
+
+def test_status_is_75_while_what_feeds_a_run_is_gone_and_says_so(capsys, tmp_path):
+    from steering.web import HeartbeatFile
+
+    save_snapshot(snapshot("night"), tmp_path / "snapshot.npz")
+    beat = HeartbeatFile(tmp_path, "consume", clock=lambda: now_ns() - 60 * 10**9)
+    beat.write(partitions=(0,), reasons=(), runs={"night": {"folded": 8}})
+    assert cli.run(["status", str(tmp_path)]) == 75
+    told = capsys.readouterr().out
+    assert "running, old, as of" in told
+    assert "! The fold worker is gone: silent for 60 s." in told
+    assert cli.run(["status", str(tmp_path), "--run", "other"]) == 2
+    assert "expected one in" in capsys.readouterr().err
+    assert cli.run(["status", str(tmp_path / "nowhere")]) == 2
 
 
 def test_a_prediction_prints_its_approximation_and_the_shape_of_arrays(capsys):

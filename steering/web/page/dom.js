@@ -4,7 +4,7 @@ export const $ = (id) => document.getElementById(id);
 
 export function text(id, value) { $(id).textContent = value ?? ""; }
 
-/** Colour of a node's verdict: "good", "warn", "bad", or none. */
+/** Colour of a node's verdict: "good", "warn", "bad", or none ("plain", "old"). */
 export function tone(node, name) {
   node.classList.remove("good", "warn", "bad");
   if (name) node.classList.add(name);

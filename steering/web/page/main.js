@@ -1,19 +1,21 @@
 /* Live page of a run. Server-sent events name what changed; the figures are then fetched. */
 
 import { $ } from "./dom.js";
+import { forget, heard, reached, tick, unheard } from "./freshness.js";
 import { drawChunks } from "./panels/chunks.js";
 import { drawEvents } from "./panels/events.js";
-import { drawHeader, drawLink, drawPicker, tick } from "./panels/header.js";
+import { drawHeader, drawPicker } from "./panels/header.js";
 import { drawHistory } from "./panels/history.js";
 import { drawMap, redrawMap, wireMap } from "./panels/map.js";
 import { drawOrientations } from "./panels/orientations.js";
 import { drawParameters } from "./panels/parameters.js";
-import { drawTrust } from "./panels/trust.js";
 import { drawVerdicts } from "./panels/verdicts.js";
-import { drawWorkers } from "./panels/workers.js";
-import { follow, get } from "./source.js";
+import { drawWaiting, drawWorkers } from "./panels/workers.js";
+import { ask, follow, get } from "./source.js";
 
 let details = null;
+let verdict = null; // of the run that is shown
+let wanted = null; // its name
 let spectrum = null; // of the run and version that it says
 let busy = false;
 let again = false;
@@ -27,12 +29,13 @@ async function refresh() {
     const chosen = choose(runs);
     drawPicker(runs, chosen);
     if (chosen !== null) await load(chosen);
+    else { details = verdict = null; forget(); }
     show(chosen === null ? "empty" : "live");
     if (chosen !== null) draw();
-    drawLink(true);
+    reached();
   } catch (error) {
     console.warn(error);
-    drawLink(false);
+    unheard();
   } finally {
     busy = false;
     if (again) { again = false; refresh(); }
@@ -48,23 +51,33 @@ function choose(runs) {
 
 async function load(runId) {
   const path = `/runs/${encodeURIComponent(runId)}`;
+  wanted = runId;
   const run = await get(path);
   if (!run.has_spectrum) spectrum = null;
   else if (spectrum?.runId !== run.run_id || spectrum.view.version !== run.version) {
     spectrum = { runId: run.run_id, view: await get(`${path}/spectrum`) };
   }
+  await judge(runId);
   details = run;
+}
+
+/** Ask what is said of a run now; its age is told by the server's clock. */
+async function judge(runId) {
+  const asked = Date.now();
+  const newest = await ask(`/runs/${encodeURIComponent(runId)}/verdict`);
+  if (runId !== wanted) return; // another run was chosen meanwhile
+  verdict = newest;
+  heard(newest, asked, Date.now());
 }
 
 function show(which) { for (const id of ["empty", "live"]) $(id).hidden = id !== which; }
 
 function draw() {
   drawHeader(details);
-  drawVerdicts(details);
-  drawTrust(details);
+  drawVerdicts(verdict);
   drawMap(spectrum?.view ?? null, details.run_id);
   drawHistory(details);
-  drawOrientations(details);
+  drawOrientations(details, verdict);
   drawParameters(details);
   drawChunks(details);
   drawEvents(details);
@@ -78,11 +91,32 @@ addEventListener("resize", () => {
   clearTimeout(resized);
   resized = setTimeout(() => { if (details) { redrawMap(); drawHistory(details); } }, 150);
 });
-async function lookAtWorkers() {
-  try { drawWorkers((await get("/workers")).workers); } catch (error) { console.warn(error); }
+let looking = false;
+
+/** Ask again and again how the run and its workers are: what is wrong must be told in seconds. */
+async function look() {
+  if (looking || busy) return; // what is drawn next asks too
+  looking = true;
+  try {
+    if (details) {
+      await judge(details.run_id);
+      drawVerdicts(verdict);
+      if (verdict.version !== details.version) refresh();
+    }
+    const { workers } = await ask("/workers");
+    drawWorkers(workers, details?.run_id);
+    drawWaiting(workers);
+    reached();
+  } catch (error) {
+    console.warn(error);
+    if (error.status === 404) refresh(); // the run is shown no more
+    else unheard();
+  } finally {
+    looking = false;
+  }
 }
-setInterval(lookAtWorkers, 2000);
-lookAtWorkers();
+setInterval(look, 2000);
+look();
 setInterval(tick, 1000);
-follow(refresh, () => drawLink(false));
+follow(refresh, unheard);
 refresh();

@@ -47,6 +47,8 @@ class Clock:
 class Listed:
     """A source without memory: what was taken from it is gone."""
 
+    connected = None
+
     def __init__(self, content: Sequence[RawMessage], batch: int = 7) -> None:
         self.content = list(content)
         self.batch = batch

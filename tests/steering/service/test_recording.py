@@ -80,6 +80,8 @@ def raws(values: Sequence[bytes], *, topic: str = "d", step_s: float = 1.0) -> l
 class Listed:
     """A source that hands over a list."""
 
+    connected = None
+
     def __init__(self, content: Sequence[RawMessage], batch: int = 4) -> None:
         self.content, self.batch = list(content), batch
 

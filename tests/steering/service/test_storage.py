@@ -397,6 +397,8 @@ def test_a_stream_over_zmq_waits_for_room_on_its_tape(small_disk):
     values = [bytes([n]) * 40_000 for n in range(200)]
 
     class Endless:
+        connected = True
+
         def __init__(self):
             self.rest = [RawMessage(topic="t", partition=0, offset=0, value=v) for v in values]
 

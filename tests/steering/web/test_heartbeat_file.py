@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import json
+
 import pytest
 from fastapi.testclient import TestClient
 
 from steering.run import RunStore
-from steering.web import HeartbeatFile, create_app, read_heartbeats
+from steering.web import HeartbeatFile, Heartbeats, create_app, read_heartbeats
 from steering.web.heartbeat_file import DEAD_SECONDS, FOLDER, LARGEST_BYTES
 
 SECOND = 1_000_000_000
@@ -97,3 +99,55 @@ def test_the_page_is_not_ready_while_a_worker_is_dead(tmp_path, clock):
     assert worker["heard_ns"] == clock[0] - 60 * SECOND
     assert 'beamsteer_workers{state="dead"} 1.0' in client.get("/metrics").text
     assert client.get("/health").status_code == 200  # restarting the page would help nobody
+
+
+@pytest.mark.parametrize("ahead_s", [7200, 20, -20, -7200])
+def test_a_worker_whose_clock_is_off_neither_looks_dead_nor_lives_for_ever(
+    tmp_path, clock, ahead_s
+):
+    theirs, passed = [clock[0] + ahead_s * SECOND], [0.0]
+    look = Heartbeats([tmp_path], clock=lambda: clock[0], monotonic=lambda: passed[0])
+    file = heart(tmp_path, theirs)
+
+    def after(seconds: int):
+        for one in (clock, theirs):
+            one[0] += seconds * SECOND
+        passed[0] += seconds
+        (found,) = look()
+        return found
+
+    file.write(partitions=(0,), reasons=())
+    assert after(1).skew_s is None  # it may have come at any time
+    for _ in range(5):
+        file.write(partitions=(0,), reasons=())
+        found = after(2)
+        assert (found.state, found.silent_s) == ("ready", 0.0)
+        assert found.skew_s == pytest.approx(ahead_s - 2)
+    assert [after(2).state for _ in range(4)] == ["ready", "ready", "ready", "dead"]
+    successor = heart(tmp_path, clock)  # its clock is right, so it seems older, or much newer
+    successor.write(partitions=(0,), reasons=())
+    assert after(1).state == "ready"
+    assert after(1).skew_s is None
+
+
+def test_what_was_not_looked_at_for_long_is_believed(tmp_path, clock):
+    passed = [0.0]
+    look = Heartbeats([tmp_path], clock=lambda: clock[0], monotonic=lambda: passed[0])
+    file = heart(tmp_path, clock)
+    file.write(partitions=(0,), reasons=())
+    look()
+    clock[0] += 20 * SECOND
+    file.write(partitions=(0,), reasons=())  # the last word before its death
+    clock[0] += 40 * SECOND
+    passed[0] += 60
+    (found,) = look()
+    assert (found.state, found.silent_s, found.skew_s) == ("dead", 40.0, None)
+
+
+def test_a_heartbeat_of_before_still_counts(tmp_path, clock):
+    """A worker of an earlier version beats beside a page of this one."""
+    (tmp_path / FOLDER).mkdir()
+    beat = {"service": "consume", "partitions": [0], "state": "ready", "reasons": []}
+    text = json.dumps(beat | {"heard_ns": clock[0]})
+    (tmp_path / FOLDER / "consume-1.json").write_text(text)
+    assert read(clock, tmp_path) == [("consume", [0], "ready")]

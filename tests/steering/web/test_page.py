@@ -1,64 +1,18 @@
 from __future__ import annotations
 
-import os
 from dataclasses import replace
-from pathlib import Path
 
+import numpy as np
 import pytest
 from playwright.sync_api import expect
 
 from steering.run import RunStore, now_ns, result_document
 from steering.web import create_app, serving
-from steering.web.answers import WorkerAnswer
+from steering.web.answers import RunProgress, WorkerAnswer
 from tests.steering.fabricated import NAMES, snapshot, store
+from tests.steering.web.conftest import keep
 
 pytestmark = pytest.mark.browser
-FLAGS = (
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-)
-SCREENSHOTS = os.environ.get("BEAMSTEER_SCREENSHOTS")
-
-
-@pytest.fixture(scope="module")
-def browser(chromium):
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=str(chromium), args=list(FLAGS))
-        yield started
-        started.close()
-
-
-@pytest.fixture
-def page(browser):
-    """A fresh tab that fails the test on any script error or request to another host."""
-    context = browser.new_context(viewport={"width": 1400, "height": 1000})
-    tab = context.new_page()
-    faults: list[str] = []
-    tab.on("pageerror", lambda error: faults.append(str(error)))
-    tab.on(
-        "request",
-        lambda request: (
-            None
-            if request.url.startswith(("http://127.0.0.1:", "data:", "blob:"))
-            else faults.append(f"left this machine: {request.url}")
-        ),
-    )
-    yield tab
-    context.close()
-    assert faults == []
-
-
-def keep(page, name: str) -> None:
-    if SCREENSHOTS:
-        page.screenshot(path=str(Path(SCREENSHOTS) / f"{name}.png"), full_page=True)
 
 
 def test_the_page_shows_map_parameters_and_ranking(page):
@@ -67,7 +21,7 @@ def test_the_page_shows_map_parameters_and_ranking(page):
         page.goto(url)
         page.wait_for_selector("#map .heatmaplayer image")
         figure = page.evaluate(
-            """() => { const [heat, ...lines] = document.getElementById("map").data;
+            """() => { const [heat, dark, ...lines] = document.getElementById("map").data;
                 return {rows: heat.z.length, columns: heat.z[0].length,
                         known: heat.z.flat().filter((v) => v !== null).length,
                         branches: lines.length, gap: lines[0].x.indexOf(null),
@@ -100,9 +54,9 @@ def test_the_page_shows_map_parameters_and_ranking(page):
         assert page.locator("#strip path").count() == 5
 
         assert "Trusted" in page.inner_text("#trust-badge")
-        assert "chi-square" in page.inner_text("#trust-reasons")
+        assert "chi-square" in page.inner_text("#trust-evidence")
         assert "12 min" in page.inner_text("#stop-word")
-        assert "psi is NaN" in page.inner_text("#chunks")
+        assert "psi is NaN" in page.inner_text("#aside")
         assert "168,280 read, all accounted for" in page.inner_text("#events-check")
         assert "live" in page.inner_text("#link")
         keep(page, "page-wide")
@@ -127,10 +81,10 @@ def test_a_new_chunk_reaches_the_open_page_by_itself(page):
         runs.publish(replace(before, result=result, title="after", status="finished"))
         expect(page.locator("#title")).to_have_text("after")
         assert "Not trusted" in page.inner_text("#trust-badge")
-        assert "<b>not bold</b>" in page.inner_text("#trust-reasons")  # text, never markup
+        assert "<b>not bold</b>" in page.inner_text("#trust-evidence")  # text, never markup
         assert "falsification" in page.inner_text("#policy")
         assert page.inner_text("#status") == "finished"
-        assert page.inner_text("#stop-word") == "Stop now"
+        assert page.inner_text("#stop-word") == "Ended untrusted"  # whatever the rule said
 
 
 def test_the_map_switches_to_model_and_residual(page):
@@ -144,7 +98,8 @@ def test_the_map_switches_to_model_and_residual(page):
         )
         assert span == [-5, 5]
         page.click("#branches")
-        assert page.evaluate("() => document.getElementById('map').data.length") == 1
+        shown = page.evaluate("() => document.getElementById('map').data.map((t) => t.name)")
+        assert shown == ["map", "not fitted"]
 
 
 def test_an_empty_store_says_how_to_start(page):
@@ -212,13 +167,133 @@ def test_a_dead_worker_is_told_above_all_and_forgotten_when_it_is_back(page):
         state="dead",
         reasons=["consume of partition 0 has been silent for 9 s. <b>Look</b>"],
         heard_ns=heard,
+        silent_s=9.0,
     )
     workers = [worker]
     with serving(create_app(store(snapshot()), workers=lambda: workers)) as url:
         page.goto(url)
         told = page.locator("#workers")
-        expect(told).to_contain_text("Dead since")
+        expect(told).to_contain_text("Dead for 9 s")
         expect(told).to_contain_text("silent for 9 s. <b>Look</b>")
         keep(page, "dead-worker")
         workers[0] = worker.model_copy(update={"state": "ready", "reasons": []})
         expect(told).to_be_hidden(timeout=20_000)
+
+
+def test_an_untrusted_run_shows_no_target_as_met_and_no_dwell(page):
+    before = snapshot(updated_ns=now_ns())
+    assert before.result is not None
+    reason = "chunk 178903 has 4210 counts where 6103 are expected (-24 sigma): " + 20 * "look "
+    document = before.result.document() | {"trusted": False, "reasons": [reason, "another"]}
+    with serving(create_app(store(replace(before, result=result_document(document))))) as url:
+        page.goto(url)
+        expect(page.locator("#stop-word")).to_have_text("Test the model")
+        for panel in ("#parameters", "#ranking", "#verdict-next", "#verdict-stop"):
+            said = page.inner_text(panel)
+            assert "met" not in said.replace("parameter", "")
+            assert " min" not in said.replace("gain per minute", "")
+        assert page.locator("#parameters .gauge").count() == 0
+        colours = page.evaluate(
+            """() => [...document.querySelectorAll("#parameters td, #ranking td")].map(
+                (cell) => getComputedStyle(cell).color)"""
+        )
+        assert set(colours) == {"rgb(131, 146, 161)"}  # grey
+        assert page.evaluate("() => document.getElementById('history').layout.shapes") == []
+        assert page.locator("#trust-evidence li").count() == 2
+        assert not page.locator("#trust-reasons").is_visible()
+        page.click("#trust-more")
+        assert reason.strip() in page.inner_text("#trust-reasons")
+        keep(page, "untrusted")
+
+
+def test_a_stop_hides_where_to_turn(page):
+    before = snapshot(updated_ns=now_ns())
+    assert before.result is not None
+    stop = {"stop": True, "reason": "every target met", "minutes_to_target": 0.0}
+    document = before.result.document() | {"stop": stop}
+    with serving(create_app(store(replace(before, result=result_document(document))))) as url:
+        page.goto(url)
+        expect(page.locator("#stop-word")).to_have_text("Stop now")
+        assert not page.locator("#verdict-next").is_visible()
+        assert "48°" not in page.inner_text("main")
+        assert page.locator("#strip path").count() == 0
+        keep(page, "stop")
+
+
+@pytest.mark.parametrize("width", [1400, 420])
+def test_reasons_of_chunks_that_were_set_aside_are_never_clipped(page, width):
+    reason = "file /data/" + 40 * "very_long_name_" + " is damaged; " + 30 * "look at it. "
+    before = snapshot(updated_ns=now_ns())
+    chunks = [one.model_copy(update={"status": "set aside", "reason": reason}) for one in
+              before.chunks]  # fmt: skip
+    page.set_viewport_size({"width": width, "height": 900})
+    with serving(create_app(store(replace(before, chunks=tuple(chunks))))) as url:
+        page.goto(url)
+        expect(page.locator("#aside li")).to_have_count(len(chunks))
+        clipped = page.evaluate(
+            """() => [...document.querySelectorAll("#aside, #aside li")].filter((node) =>
+                node.scrollWidth > node.clientWidth ||
+                node.scrollHeight > node.clientHeight).length"""
+        )
+        assert clipped == 0
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        assert page.inner_text("#aside").count(reason.strip()) == len(chunks)
+
+
+def test_what_is_not_fitted_is_drawn_so(page):
+    view = snapshot().spectrum
+    assert view is not None
+    assert view.fitted is not None
+    left = int((np.isfinite(view.intensity) & ~view.fitted).sum())
+    with serving(create_app(store(snapshot()))) as url:
+        page.goto(url)
+        page.wait_for_selector("#map .heatmaplayer image")
+        for layer in ("Measured", "Model", "Residual"):
+            page.click(f"text={layer}")
+            drawn = page.evaluate(
+                """() => { const map = document.getElementById("map"), dark = map.data[1];
+                    return [dark.name, dark.z.flat().filter((v) => v === 1).length,
+                            map.layout.shapes.filter((s) => s.line.dash).map((s) => s.y0),
+                            map.layout.annotations.map((a) => a.text)] }"""
+            )
+            assert drawn == ["not fitted", left, [2], ["below: elastic band, not fitted"]]
+        assert "measured and not fitted" in page.inner_text("#map-note")
+
+
+def lab(colour: str) -> np.ndarray:
+    """CIELAB of an sRGB colour, D65."""
+    srgb = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) / 255
+    linear = np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
+    to_xyz = [[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]
+    xyz = np.array(to_xyz) @ linear / (0.95047, 1.0, 1.08883)
+    x, y, z = np.where(xyz > (6 / 29) ** 3, np.cbrt(xyz), xyz / (3 * (6 / 29) ** 2) + 4 / 29)
+    return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
+
+
+def test_residuals_look_as_far_below_as_above_the_model(page):
+    """In lightness and in distance from the middle, CIELAB; a difference of 2.3 is seen."""
+    with serving(create_app(store(snapshot()))) as url:
+        page.goto(url)
+        page.wait_for_selector("#map .heatmaplayer image")
+        page.click("text=Residual")
+        scale = page.evaluate("() => document.getElementById('map').data[0].colorscale")
+    colours = [lab(colour) for _, colour in scale]
+    middle = colours[len(colours) // 2]
+    for below, above in zip(colours, reversed(colours), strict=True):
+        assert below[0] == pytest.approx(above[0], abs=2.3)
+        sides = [np.linalg.norm(one - middle) for one in (below, above)]
+        assert sides[0] == pytest.approx(sides[1], abs=2.3)
+
+
+def test_a_page_without_runs_says_what_is_folded_and_not_estimated(page):
+    worker = WorkerAnswer(
+        service="consume",
+        partitions=[0],
+        state="ready",
+        reasons=[],
+        heard_ns=now_ns(),
+        runs={"night": RunProgress(folded=3)},
+    )
+    with serving(create_app(RunStore(), workers=lambda: [worker])) as url:
+        page.goto(url)
+        expect(page.locator("#waiting")).to_contain_text("night: 3 folded, no estimate yet")

@@ -31,7 +31,7 @@ export function drawHistory(run) {
     const place = grid.place(k);
     traces.push(trace(name, points, suffix));
     const target = targetOf(run.result, name);
-    if (target) shapes.push(band(points[points.length - 1].value, target.sigma, suffix));
+    if (target && run.result.trusted) shapes.push(band(points[points.length - 1].value, target.sigma, suffix));
     notes.push(heading(name, points[points.length - 1], place, grid.narrow));
     const lowest = place.row === grid.down - 1;
     layout[`xaxis${suffix}`] = Object.assign({}, AXIS, { domain: place.x, anchor: `y${suffix}`, title: lowest ? { text: "minutes used", font: { size: 11 }, standoff: 4 } : undefined, rangemode: "tozero", tickfont: { size: 11 }, nticks: 5, showticklabels: lowest || k + grid.across >= names.length });
@@ -80,7 +80,7 @@ const plain = (name) => name.replace(/[<>&]/g, "");
 
 function heading(name, last, place, narrow) {
   const n = decimals(last.sigma);
-  return { text: `<b>${plain(name)}</b>  ${fixed(last.value, n)} ± ${fixed(last.sigma, n)}`, xref: "paper", yref: "paper", x: place.x[0], y: place.y[1], xanchor: "left", yanchor: "bottom", showarrow: false, font: { size: narrow ? 10.5 : 12.5 } };
+  return { text: `<b>${plain(name)}</b>  ${fixed(last.value, n)} ± ${fixed(last.sigma, n)}`, xref: "paper", yref: "paper", x: place.x[0], y: place.y[1], xanchor: "left", yanchor: "bottom", showarrow: false, font: { size: narrow ? 10.5 : 12.5, color: last.trusted ? "#e8edf2" : "#8392a1" } };
 }
 
 // The later half sets the scale, so that a wild first estimate does not flatten the rest.

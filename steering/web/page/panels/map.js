@@ -4,6 +4,10 @@ import { AXIS, CONFIG, LAYOUT, Plotly } from "../charts.js";
 import { $, text } from "../dom.js";
 import { digits, known, pretty } from "../format.js";
 
+// Equal steps of lightness and chroma (CIELAB) to both sides: as far above as below looks as far.
+export const DIVERGING = ["#07acfb", "#2a83bc", "#2d5c80", "#263848", "#181818", "#443326", "#755035", "#a87044", "#df9154"].map((color, i) => [i / 8, color]);
+const NOT_FITTED = "rgba(8,11,15,0.66)";
+
 let layer = "intensity";
 let lines = true;
 let drawn = { view: null, runId: null };
@@ -37,15 +41,45 @@ export function drawMap(view, runId) {
   }
   const residual = layer === "residual_sigma";
   const x = edges(view.path_position);
-  const traces = [residual ? residualHeat(view, x) : intensityHeat(view, x), ...(lines ? branches(view, residual) : [])];
+  const left = notFitted(view);
+  const traces = [residual ? residualHeat(view, x) : intensityHeat(view, x), ...shade(view, x, left), ...(lines ? branches(view, residual) : [])];
   const layout = Object.assign({}, LAYOUT, {
     plot_bgcolor: "#3c4653", margin: { l: 56, r: 8, t: 8, b: 30 }, uirevision: runId,
     xaxis: Object.assign({}, AXIS, { tickvals: view.tick_positions, ticktext: view.tick_labels.map(pretty), tickangle: 0, tickfont: { size: $("map").clientWidth < 500 ? 12 : 15, color: "#e8edf2" }, range: [x[0], x[x.length - 1]], showgrid: false }),
     yaxis: Object.assign({}, AXIS, { title: { text: "energy transfer (meV)" }, range: energyRange(view), showgrid: false }),
     shapes: view.tick_positions.map((position) => ({ type: "line", x0: position, x1: position, yref: "paper", y0: 0, y1: 1, line: { color: "#e8edf2", width: 0.8 } })),
+    annotations: [],
   });
+  const band = bandEnd(view, left);
+  if (band !== null) {
+    layout.shapes.push({ type: "line", xref: "paper", x0: 0, x1: 1, y0: band, y1: band, line: { color: "#e8edf2", width: 1.2, dash: "dash" } });
+    layout.annotations.push({ xref: "paper", x: 0.995, y: band, xanchor: "right", yanchor: "bottom", text: "below: elastic band, not fitted", showarrow: false, font: { size: 11, color: "#e8edf2" }, bgcolor: "rgba(8,11,15,0.7)" });
+  }
   Plotly.react("map", traces, layout, CONFIG);
-  text("map-note", (residual ? "(measured − model) / σ: blue below, amber above the model." : "Colour grows with the square root of the intensity.") + " Grey cells have no exposure: unknown, not empty. Lines: estimated branches.");
+  text("map-note", (residual ? "(measured − model) / σ: blue below, amber above the model." : "Colour grows with the square root of the intensity.") + " Grey cells have no exposure: unknown, not empty." + (left.some((row) => row.some(Boolean)) ? " Darkened cells are measured and not fitted." : "") + " Lines: estimated branches.");
+}
+
+// Cells with exposure that the fit does not look at: those of the elastic band, and reduced ones without an error.
+function notFitted(view) {
+  return view.intensity.map((row, i) => row.map((value, j) => value !== null && view.fitted !== null && !view.fitted[i][j]));
+}
+
+function shade(view, x, left) {
+  if (!left.some((row) => row.some(Boolean))) return [];
+  const shown = view[layer];
+  const z = transposed(left.map((row) => row.map((is) => (is ? 1 : null))));
+  return [{ type: "heatmap", name: "not fitted", x, y: view.energy_edges_meV, z, customdata: transposed(shown), hoverongaps: false, showscale: false, zmin: 0, zmax: 1, colorscale: [[0, NOT_FITTED], [1, NOT_FITTED]], hovertemplate: "E %{y:.2f} meV<br>%{customdata:.4g}, not fitted<extra></extra>" }];
+}
+
+// The energy below which nothing is fitted; null where there is no such band in what was measured.
+function bandEnd(view, left) {
+  const bins = view.energy_edges_meV.length - 1;
+  let end = null;
+  for (let j = 0; j < bins; j++) {
+    if (view.fitted === null || view.fitted.some((row) => row[j])) break;
+    if (left.some((row) => row[j])) end = view.energy_edges_meV[j + 1];
+  }
+  return end;
 }
 
 function edges(x) {
@@ -65,7 +99,7 @@ function heat(view, x, how, title) {
 function residualHeat(view, x) {
   const z = transposed(view.residual_sigma);
   return heat(view, x, {
-    z, customdata: z, zmin: -5, zmax: 5, colorscale: [[0, "#2f8fd8"], [0.5, "#10161d"], [1, "#f5b942"]],
+    z, customdata: z, zmin: -5, zmax: 5, colorscale: DIVERGING,
     hovertemplate: "E %{y:.2f} meV<br>%{customdata:.2f} σ<extra></extra>",
   }, "σ");
 }

@@ -7,19 +7,22 @@ const SHOWN = 8;
 const SVG = "http://www.w3.org/2000/svg";
 const POLICY = { information: "best first, by information", falsification: "falsification: chosen to test the model" };
 
-export function drawOrientations(run) {
-  const advice = run.result?.advice ?? [];
+export function drawOrientations(run, verdict) {
+  const { code } = verdict.advice;
+  const claimed = code === "turn"; // of a dwell
+  const advice = code === "hidden" ? [] : run.result?.advice ?? [];
   const policy = run.result?.policy;
-  text("policy", POLICY[policy] ?? (policy ? `best first, by ${policy}` : "best first"));
+  text("policy", code === "hidden" ? "" : POLICY[policy] ?? (policy ? `best first, by ${policy}` : "best first"));
   const most = Math.max(...advice.map((one) => one.gain_per_minute).filter(known), 1e-12);
-  rows("ranking", advice.slice(0, SHOWN).map((one, i) => ranked(one, i, most)), run.result ? "No orientation is worth a move." : "Comes with the first estimate.");
+  $("ranking").classList.toggle("unsure", !claimed);
+  rows("ranking", advice.slice(0, SHOWN).map((one, i) => ranked(one, i, most, claimed)), code === "hidden" ? "Nowhere: the advice is to stop." : run.result ? "No orientation is worth a move." : "Comes with the first estimate.");
   drawStrip(run, advice);
 }
 
-function ranked(one, i, most) {
+function ranked(one, i, most, claimed) {
   const fill = element("i", { style: { width: `${Math.max(0, 100 * (one.gain_per_minute || 0) / most)}%` } });
   const gauge = element("div", { className: "gauge" }, element("div", { className: "track" }, fill), element("span", { textContent: digits(one.gain_per_minute, 3) }));
-  return element("tr", { className: i ? "" : "best" }, cell(String(i + 1)), cell(`${digits(one.psi_deg)}°`), cell(`${digits(one.ei_meV)} meV`), cell(`${digits(one.minutes, 3)} min`), element("td", { className: "left" }, gauge));
+  return element("tr", { className: i ? "" : "best" }, cell(String(i + 1)), cell(`${digits(one.psi_deg)}°`), cell(`${digits(one.ei_meV)} meV`), cell(claimed ? `${digits(one.minutes, 3)} min` : "to test"), element("td", { className: "left" }, gauge));
 }
 
 // Bars: where psi has been. Numbered diamonds: what is advised.

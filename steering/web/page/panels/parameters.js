@@ -6,6 +6,9 @@ import { isMet, targetOf } from "../targets.js";
 
 export function drawParameters({ result }) {
   const parameters = result?.parameters ?? [];
+  $("parameters").classList.toggle("unsure", result?.trusted === false);
+  $("other-parameters").classList.toggle("unsure", result?.trusted === false);
+  text("unsure", result?.trusted === false ? "Not trusted: these figures claim nothing, and no target counts as met." : "");
   text("unit", parameters[0]?.unit ? `${parameters[0].unit.replace("angstrom^2", "Å²")}, σ = 68 %` : "");
   rows("parameters", parameters.filter((one) => targetOf(result, one.name) || !result.targets).map((one) => row(result, one)), "Comes with the first estimate.");
   const others = result?.targets ? parameters.filter((one) => !targetOf(result, one.name)) : [];
@@ -22,7 +25,7 @@ export function drawParameters({ result }) {
 
 function row(result, one) {
   const n = decimals(one.sigma), target = targetOf(result, one.name);
-  const last = target ? gauge(one.sigma, target) : element("span", { className: "note", textContent: one.informed === false ? "still the prior’s" : "" });
+  const last = target ? (result.trusted ? gauge(one.sigma, target) : element("span", { className: "note", textContent: "not judged" })) : element("span", { className: "note", textContent: one.informed === false ? "still the prior’s" : "" });
   return element("tr", {}, cell(one.name, "left"), cell(fixed(one.value, n)), cell(`± ${fixed(one.sigma, n)}`), element("td", { className: "left" }, last));
 }
 

@@ -1,16 +1,22 @@
-/* Workers of the live streams that do not do their work; nothing is shown while all do. */
+/* Workers that do not do their work, but for those whose silence the shown run tells itself. */
 
+import { aged } from "../clock.js";
 import { $, element } from "../dom.js";
 
-const since = (worker) => new Date(worker.heard_ns / 1e6).toLocaleTimeString();
-
-export function drawWorkers(workers) {
-  const faulty = workers.filter((worker) => ["dead", "not ready"].includes(worker.state));
+export function drawWorkers(workers, runId) {
+  const faulty = workers.filter((worker) => ["dead", "not ready"].includes(worker.state) && !(runId in (worker.runs ?? {})));
   $("workers").hidden = faulty.length === 0;
   $("workers").replaceChildren(...faulty.map((worker) => element("p", {
     className: "failure",
     textContent: worker.state === "dead"
-      ? `Dead since ${since(worker)}: ${worker.reasons.join(" ")}`
+      ? `Dead for ${aged(worker.silent_s ?? 0)}: ${worker.reasons.join(" ")}`
       : `${worker.service} does not do its work: ${worker.reasons.join(" ")}`,
   })));
+}
+
+/** Runs that are folded and not estimated yet, while there is none to show. */
+export function drawWaiting(workers) {
+  const runs = workers.flatMap((worker) => Object.entries(worker.runs ?? {})).filter(([, progress]) => progress.folded > 0);
+  $("waiting").hidden = runs.length === 0;
+  $("waiting").replaceChildren(...runs.map(([name, progress]) => element("p", { textContent: `${name}: ${progress.folded} folded, no estimate yet. Does “beamsteer model-server” run on its state folder?` })));
 }
