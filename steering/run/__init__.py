@@ -35,7 +35,7 @@ from steering.run.store import (
     save_snapshot,
 )
 from steering.run.verdict import Verdict, VerdictWord, Words, judge, trust_word, words_of
-from steering.run.wall_time import age_text, wall_time
+from steering.run.wall_time import wall_time
 
 __all__ = [
     "AdviceResult",
@@ -59,7 +59,6 @@ __all__ = [
     "Verdict",
     "VerdictWord",
     "Words",
-    "age_text",
     "chunk_results",
     "estimate_folded",
     "fold_powder",

@@ -36,6 +36,7 @@ StaleCode = Literal[
 ]
 LATE_SECONDS = 5.0  # of computing, beyond which an estimate that is behind is told
 QUIET_SECONDS = 60.0  # without a message, though connected
+SILENT_SECONDS = 600.0  # of a run that no worker is known of
 LEAST_MINUTES = 0.05  # less is not told: it would read as nothing
 LINE = 64  # characters of a line of evidence
 NAMES = {"consume": "fold worker", "model-server": "model server"}
@@ -443,6 +444,14 @@ def _stale(snapshot: RunSnapshot, workers: list[Sign], now_ns: int) -> tuple[Sta
             (now_ns - snapshot.updated_ns) / 1e9,
             "Nobody works on this run now. To go on, start `beamsteer consume` and `beamsteer "
             "model-server` again: they go on from its state folder.",
+        )
+    elif not workers and now_ns - snapshot.updated_ns > SILENT_SECONDS * 1e9:
+        silent = (now_ns - snapshot.updated_ns) / 1e9
+        add(
+            "no worker",
+            silent,
+            f"Nothing has come for {age_text(silent)}, and no worker is known. Look whether the "
+            "command that works on this run still does.",
         )
     estimators = [one for one in workers if one.runs[snapshot.run_id].estimated is not None]
     folded, result = _folded(snapshot, workers), snapshot.result

@@ -183,6 +183,10 @@ def test_a_live_run_that_nobody_works_on_is_old_and_a_replayed_one_is_not():
     assert judged(told()).stale == ()
     (stale,) = judged(told(state_id="abc")).stale
     assert stale.code == "no worker"
+    silent = replace(told(), updated_ns=NOW - 700 * SECOND)
+    (stale,) = judged(silent).stale
+    assert "Nothing has come for 12 min" in stale.text
+    assert judged(silent, Sign(), server()).stale == ()  # no chunk may close for long
 
 
 def test_a_clock_that_is_off_and_silence_are_told_and_make_nothing_old():

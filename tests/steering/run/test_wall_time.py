@@ -5,7 +5,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from steering.run import age_text, wall_time
+from steering.run.wall_time import age_text, wall_time
 
 BERLIN = ZoneInfo("Europe/Berlin")
 

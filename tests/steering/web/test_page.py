@@ -128,7 +128,7 @@ def test_a_failed_run_and_a_lost_connection_are_told(page):
 
 def test_the_page_fits_a_narrow_screen(page):
     page.set_viewport_size({"width": 420, "height": 900})
-    with serving(create_app(store())) as url:
+    with serving(create_app(store(snapshot(updated_ns=now_ns())))) as url:
         page.goto(url)
         page.wait_for_selector("#map .heatmaplayer image")
         assert page.evaluate("document.documentElement.scrollWidth") <= 420
