@@ -34,7 +34,7 @@ CoverageCode = Literal["covered", "unknown"]
 StaleCode = Literal[
     "worker gone", "worker stopped", "worker not ready", "stream lost", "estimate late", "no worker"
 ]
-LATE_SECONDS = 5.0  # of computing, beyond which an estimate that is behind is told
+LATE_SECONDS = 3.0  # of computing, beyond which an estimate that is behind is told
 QUIET_SECONDS = 60.0  # without a message, though connected
 SILENT_SECONDS = 600.0  # of a run that no worker is known of
 LEAST_MINUTES = 0.05  # less is not told: it would read as nothing

@@ -171,7 +171,7 @@ def test_words_are_old_since_what_feeds_them_is_gone(worker, code, text, age_s):
 
 
 def test_nothing_is_old_while_all_do_their_work_or_the_run_has_ended():
-    verdict = judged(told(), Sign(), server(estimated=7, estimating_s=2))  # it is just computing
+    verdict = judged(told(), Sign(), server(estimated=7, estimating_s=1))  # it is just computing
     assert (verdict.stale, verdict.as_of_ns) == ((), NOW)
     ended = judged(told(status="finished"), Sign(state="dead", silent_s=99))
     assert (ended.stale, ended.as_of_ns) == ((), NOW - 60 * SECOND)
