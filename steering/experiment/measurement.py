@@ -161,14 +161,8 @@ class Measurement:
         polar = () if dipoles is None else (dipoles.note,)
         if self.pockets is not None:
             polar = (self._pockets[1], *polar)
-        if self.held and self.experiment.parameters.others == "fitted":
-            polar = (
-                *polar,
-                f"{len(self.model.names)} of {len(self.model.elements)} force constants are "
-                "fitted; the others stay at their reference, and error bars do not know of them",
-            )
-        section = self.experiment.instrument
-        told = section.resolution is not None or section.chopper is not None
+        beam = self.experiment.instrument
+        told = beam.resolution is not None or beam.chopper is not None
         if told or self.instrument.resolution != UNKNOWN_RESOLUTION:
             return polar
         return (
@@ -177,6 +171,23 @@ class Measurement:
             f"FWHM {UNKNOWN_RESOLUTION.coefficients[0]:.0%} of Ei at E = 0. Give "
             "instrument.resolution",
         )
+
+    @cached_property
+    def beliefs(self) -> tuple[str, ...]:
+        """What fits take to be right: their error bars do not know of it."""
+        told: list[str] = []
+        if self.held:
+            told.append(
+                f"{len(self.model.names)} of {len(self.model.elements)} force constants are fitted;"
+                " the others stay at their reference, and error bars do not know of them"
+            )
+        off = self.experiment.missetting
+        if not any((off.psi_offset_deg, off.tilt_deg, off.lattice_percent, off.ei_percent)):
+            told.append(
+                "orientation, lattice and Ei are taken to be right, and error bars do not know of "
+                "them: `beamsteer align --correct` finds how well they are known, or give missetting"
+            )
+        return tuple(told)
 
     @property
     def elastic_cut_meV(self) -> float:

@@ -91,9 +91,11 @@ def result_of(
         "coverage_fraction": ledger.sums.coverage_fraction if ledger.chunks else 0.0,
         "events": asdict(ledger.account),
         "chunks": ledger.records,
-        "notes": [*measurement.notes, *empty_notes(ledger.sums, ledger.account)]
-        if ledger.chunks
-        else list(measurement.notes),
+        "notes": [
+            *measurement.notes,
+            *measurement.beliefs,
+            *(empty_notes(ledger.sums, ledger.account) if ledger.chunks else ()),
+        ],
         "stop": asdict(stop_of(estimate, looks_below_target)),
     }
     if estimate is None:

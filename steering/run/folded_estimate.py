@@ -84,7 +84,7 @@ def estimate_folded(
         **fitted_of(posterior, trust, measurement),
         "chi_square": trust.reduced_chi_square,
         **_misfit(sums, posterior, use),
-        "notes": [*measurement.notes, NOTE],
+        "notes": [*measurement.notes, *measurement.beliefs, NOTE],
     }
 
 

@@ -123,6 +123,14 @@ def test_others_and_the_set_up_are_fitted_where_the_experiment_says_so(
         assert abs(one["value"]) < 0.3  # merged pixels of the simulation, as above
     assert run.posterior is not None
     assert run.posterior.converged
+    assert measurement.beliefs == ()
+
+
+def test_a_result_says_what_its_error_bars_do_not_know(replayed: Replayed):
+    told = [note for note in replayed.result["notes"] if "error bars do not know" in note]
+    assert len(told) == 2
+    assert told[0].startswith(f"{len(FREE)} of 21 force constants are fitted")
+    assert told[1].startswith("orientation, lattice and Ei")
 
 
 def test_every_event_read_is_accounted_for_exactly(replayed: Replayed, virtual_scan: VirtualScan):
