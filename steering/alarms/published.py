@@ -14,7 +14,7 @@ from pathlib import Path
 from statistics import median
 
 from consumers.state import Manifest, RunRecord, partition_folders, read_manifest, run_folder
-from steering.run import EventCounts, RunResult, load_result
+from steering.run import EventCounts, RunResult, load_result, targets_met, words_of
 from steering.web import read_heartbeats
 
 ESTIMATE = "estimate/result.json"  # of a run's newest answer, inside the run's folder
@@ -158,16 +158,16 @@ def _run(name: str, record: RunRecord, result: RunResult | None) -> ObservedRun:
     )
     if result is None or result.goodness_of_fit is None:
         return common
-    targets = result.targets or ()
+    words, met = words_of(result), targets_met(result)
     return replace(
         common,
         estimated=True,
-        trusted=result.trusted,
+        trusted=words.trust.code == "trusted",
         reasons=result.reasons,
-        stop=result.stop.stop,
-        stop_reason=result.stop.reason,
-        targets=len(targets),
-        targets_met=sum(bool(one.met) for one in targets),
+        stop=words.stop.code == "stop",
+        stop_reason=" ".join(words.stop.evidence),
+        targets=len(result.targets or ()),
+        targets_met=0 if met is None else met[0],
     )
 
 

@@ -185,7 +185,7 @@ class Measurement:
         if not any((off.psi_offset_deg, off.tilt_deg, off.lattice_percent, off.ei_percent)):
             told.append(
                 "orientation, lattice and Ei are taken to be right, and error bars do not know of "
-                "them: `beamsteer align --correct` finds how well they are known, or give missetting"
+                "them: `beamsteer align --correct` finds how well one knows, or give missetting"
             )
         return tuple(told)
 

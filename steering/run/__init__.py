@@ -34,7 +34,15 @@ from steering.run.store import (
     save_result,
     save_snapshot,
 )
-from steering.run.verdict import Verdict, VerdictWord, Words, judge, trust_word, words_of
+from steering.run.verdict import (
+    Verdict,
+    VerdictWord,
+    Words,
+    judge,
+    targets_met,
+    trust_word,
+    words_of,
+)
 from steering.run.wall_time import wall_time
 
 __all__ = [
@@ -75,6 +83,7 @@ __all__ = [
     "save_result",
     "save_snapshot",
     "stop_of",
+    "targets_met",
     "trust_word",
     "wall_time",
     "words_of",
