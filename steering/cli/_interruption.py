@@ -12,8 +12,13 @@ from contextlib import contextmanager
 def asked_to_stop() -> Iterator[threading.Event]:
     """An event that SIGINT and SIGTERM set until the block ends."""
     event = threading.Event()
+
+    def ask(*_: object) -> None:
+        # in a thread: the interrupted one may be inside the event and hold its lock
+        threading.Thread(target=event.set, name="asked-to-stop", daemon=True).start()
+
     numbers = (signal.SIGINT, signal.SIGTERM)
-    previous = {n: signal.signal(n, lambda *_: event.set()) for n in numbers}
+    previous = {number: signal.signal(number, ask) for number in numbers}
     try:
         yield event
     finally:

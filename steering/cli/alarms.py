@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -58,13 +57,12 @@ def alarms(
         _tell_test(Watch(state).test(), json=json)
         return
     if watch:
-        from steering.web import wait_for_signal
+        from steering.cli._interruption import asked_to_stop
 
         terminal.log_to_stderr(log)
-        with ExitStack() as stack:
-            stack.enter_context(watching([state]))
+        with asked_to_stop() as asked, watching([state]):
             terminal.say(f"Watching over {state}. Stop with Ctrl-C.")
-            wait_for_signal()
+            asked.wait()
         return
     folder = AlarmFolder(state)
     if acknowledge is not None:

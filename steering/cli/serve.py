@@ -57,6 +57,7 @@ def serve(
             )
 
     from steering.alarms import alarm_router, watching
+    from steering.cli._interruption import asked_to_stop
     from steering.run import RunStore, SnapshotFolders
     from steering.web import BoundedPredictor, Heartbeats, answers, create_app, notify
 
@@ -72,7 +73,7 @@ def serve(
     workers()
     app = create_app(store, BoundedPredictor(), token=token, workers=workers)
     app.include_router(alarm_router(looked))
-    with serving(app, host=host, port=port) as url:
+    with asked_to_stop() as asked, serving(app, host=host, port=port) as url:
         runs = [run.run_id for run in store.list()]
         if json:
             terminal.print_json({"url": url, "runs": runs, "pid": os.getpid()})
@@ -82,7 +83,6 @@ def serve(
             )
             terminal.out.print("Stop with Ctrl-C.")
         if not check:
-            from steering.web import wait_for_signal
 
             def look() -> None:
                 publish_new()
@@ -92,5 +92,6 @@ def serve(
 
             look()
             with watching(looked):
-                wait_for_signal(meanwhile=look, every_s=1.0)
+                while not asked.wait(1.0):
+                    look()
             notify("STOPPING=1")

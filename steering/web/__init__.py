@@ -10,7 +10,6 @@ from steering.web.serving import (
     check_binding,
     serving,
     stopped_by_signals,
-    wait_for_signal,
 )
 from steering.web.supervisor import notify
 
@@ -28,5 +27,4 @@ __all__ = [
     "read_heartbeats",
     "serving",
     "stopped_by_signals",
-    "wait_for_signal",
 ]

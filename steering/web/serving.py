@@ -7,7 +7,7 @@ import ipaddress
 import signal
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit
@@ -152,21 +152,6 @@ def stopped_by_signals() -> Iterator[None]:
         yield
     except AskedToStopError:
         pass
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-
-def wait_for_signal(meanwhile: Callable[[], None] = lambda: None, every_s: float = 2.0) -> None:
-    """Wait until the process is asked to stop (SIGINT or SIGTERM), calling ``meanwhile``."""
-    asked = threading.Event()
-    previous = {
-        number: signal.signal(number, lambda *_: asked.set())
-        for number in (signal.SIGINT, signal.SIGTERM)
-    }
-    try:
-        while not asked.wait(every_s):
-            meanwhile()
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)

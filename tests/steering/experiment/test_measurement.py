@@ -224,7 +224,7 @@ def test_a_structure_beside_the_experiment_file_is_found_and_uses_the_stored_pri
     experiment = load_experiment(EXAMPLES / "mno-hyspec.yaml")
     measurement = build_measurement(experiment, tmp_path)
     assert sorted(set(measurement.crystal.symbols)) == ["Mn", "O"]
-    assert len(measurement.model.names) == 4
+    assert len(measurement.targeted) == 4
 
 
 @pytest.mark.parametrize(
@@ -355,5 +355,5 @@ def test_examples_of_compounds_have_all_that_they_need_beside_them(name, atoms, 
     measurement = build_measurement(load_experiment(folder / "experiment.yaml"), folder)
     assert measurement.crystal.n_atoms == atoms
     assert (measurement.model.reference.dipole is not None) == polar
-    assert len(measurement.model.names) == 8
+    assert len(measurement.targeted) == 8
     assert measurement.box.contains(measurement.model.values).all()
