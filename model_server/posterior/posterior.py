@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from model_server.posterior._scipy import solve_transposed
+from model_server.posterior.aside import Aside
 from simulations.arrays import FloatArray
 
 NUISANCES = ("ln scale", "ln flat background", "ln exposure background", "ln resolution width")
@@ -115,6 +116,9 @@ class Posterior:
     phonon: FloatArray = field(repr=False)  # the model's part of the same
     totals: FloatArray = field(repr=False)  # (orientations,) expected counts in the usable cells
     can: FloatArray | None = field(default=None, repr=False)  # the can's part of ``expected``
+    aside: Aside | None = field(default=None, repr=False)  # marginalised beside theta, and tested
+    believing: Posterior | None = field(default=None, repr=False)
+    """The fit of a set-up that is as believed, of which this one is the marginal; None: itself."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -135,6 +139,15 @@ class Posterior:
     def sigma(self) -> FloatArray:
         """Standard deviations of the parameters, (K,)."""
         return np.sqrt(np.diag(self.covariance))
+
+    def in_layout(self, layout: ThetaLayout) -> Posterior:
+        """The marginal one over a theta that leaves out the last entries, a set-up's, of this."""
+        if layout.size == self.layout.size:
+            return self
+        some = slice(0, layout.size)
+        covariance = np.asarray(np.linalg.inv(self.precision), dtype=np.float64)[some, some]
+        precision = np.asarray(np.linalg.inv(covariance), dtype=np.float64)
+        return replace(self, layout=layout, theta=self.theta[some], precision=precision)
 
     @property
     def scale(self) -> float:

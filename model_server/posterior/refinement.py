@@ -20,7 +20,9 @@ from model_server.posterior._scipy import (
     block_diagonal,
     solve_positive,
 )
+from model_server.posterior.aside import Piece
 from model_server.posterior.linear import Linear
+from model_server.posterior.marginal import marginal_of, piece_of
 from model_server.posterior.observation import Observation, pool, usable_cells
 from model_server.posterior.posterior import Posterior, ThetaLayout
 from model_server.posterior.search import searches
@@ -96,7 +98,7 @@ class Refinement:
         self.energy = np.asarray(energy_centres_meV)
         self.elastic_cut = elastic_cut_meV
         self.exact = exact
-        missetting = NONE_OFF if exact is None else exact.missetting
+        self.missetting = missetting = NONE_OFF if exact is None else exact.missetting
         self.layout = ThetaLayout(
             parameter_names=tuple(names),
             parameter_units=tuple(model.parameter_units),
@@ -105,6 +107,7 @@ class Refinement:
             off_units=missetting.units,
         )
         can = () if can_sigma is None else (can_sigma,)
+        self._can_sigma = can_sigma
         self.nuisance_sigma = (*NUISANCE_SIGMA, *can, *missetting.sigma.tolist())
         self._tangents = Tangents(exact, self.layout)
         self._spread_of: tuple[tuple[float, bytes], SparseMatrix] | None = None
@@ -154,8 +157,24 @@ class Refinement:
         if not observations:
             raise InputError("observations is empty; expected at least one folded orientation")
         pooled = pool(observations) if pooled is None else pooled
-        centre = self._centre(pooled)
+        if warm is not None and warm.believing is not None:
+            warm = warm.believing
         exactly = self.exact is not None and all(o.trajectories is not None for o in observations)
+        found = self._fit(observations, pooled, starts, warm, exactly, kicks, iterations)
+        return self._with_aside(observations, found) if exactly else found
+
+    def _fit(
+        self,
+        observations: Sequence[Observation],
+        pooled: Observation,
+        starts: Sequence[FloatArray],
+        warm: Posterior | None,
+        exactly: bool,
+        kicks: int,
+        iterations: int,
+    ) -> Posterior:
+        """Fit with the set-up that is believed, but for what of it is fitted."""
+        centre = self._centre(pooled)
         if warm is not None and exactly and not searches(warm, len(observations)):
             found = self._descend(observations, warm.theta, warm.theta_sigma, centre, iterations)
             return self._leave_shallow(observations, pooled, found, centre, kicks, iterations)
@@ -318,6 +337,67 @@ class Refinement:
             for o, t in zip(observations, tangents, strict=True)
         ]
         return self._objective(theta, linears, centre)
+
+    def doubting(self) -> Refinement:
+        """The same for a set-up that is off by more than can be carried: it is fitted, too."""
+        if self.exact is None:
+            raise InputError("the refinement has no exact model; expected one that knows of it")
+        return Refinement(
+            model=self.model,
+            prior=self.prior,
+            energy_centres_meV=self.energy,
+            elastic_cut_meV=self.elastic_cut,
+            exact=self.exact.doubting(),
+            can_sigma=self._can_sigma,
+        )
+
+    def doubt(
+        self,
+        observations: Sequence[Observation],
+        believing: Refinement,
+        found: Posterior,
+        pooled: Observation,
+        iterations: int = 15,
+    ) -> Posterior:
+        """Follow an answer that believed the set-up to where it is fitted.
+
+        Parameters
+        ----------
+        observations : sequence of Observation
+        believing : Refinement
+            What found the answer, of which this is ``doubting``.
+        found : Posterior
+            With what was marginalised beside it.
+        pooled : Observation
+            The same orientations as one.
+        """
+        if found.aside is None or found.believing is None or believing.exact is None:
+            return found
+        before, free = believing.exact.aside.sigma > 0, slice(0, len(believing.exact.aside))
+        off = found.aside.sigma[free][before]
+        self.recall({k: t.doubting(before) for k, t in believing.remembered().items()})
+        followed = self._descend(
+            observations,
+            np.concatenate([found.believing.theta, np.zeros(len(off))]),
+            np.concatenate([found.theta_sigma, off]),
+            self._centre(pooled),
+            iterations,
+        )
+        return self._with_aside(observations, followed)
+
+    def _with_aside(self, observations: Sequence[Observation], found: Posterior) -> Posterior:
+        """Marginalise what is not fitted, and test what is taken to be right."""
+        if self.exact is None:
+            return found
+        tangents = self._tangents.walked(observations, found.theta, found.theta_sigma, share=1.0)
+        pieces: list[Piece] = []
+        for one, tangent in zip(observations, tangents, strict=True):
+            linear, _, phonon, _ = self._linearise(found.theta, None, one, tangent=tangent)
+            use = usable_cells(one.sums, self.energy, self.elastic_cut)
+            pieces.append(
+                piece_of(found, one, tangent, linear, phonon, use, self.energy, self.exact.aside)
+            )
+        return marginal_of(found, pieces, self.exact.aside, self.prior_precision())
 
     def forget(self, key: str) -> None:
         """Drop the exact rates kept of an orientation that left the run."""

@@ -10,7 +10,7 @@ import numpy as np
 
 from model_server.posterior.observation import Observation
 from model_server.posterior.posterior import ThetaLayout
-from simulations.arrays import FloatArray
+from simulations.arrays import BoolArray, FloatArray, SingleArray
 from simulations.errors import InputError
 from simulations.fold import CellSums
 from simulations.likelihood import ExactModel
@@ -34,7 +34,19 @@ class Tangent:
     at: FloatArray  # (W,)
     exact: FloatArray  # (path_bins, energy_bins), scale 1
     slope: FloatArray  # (path_bins, energy_bins, W)
+    aside: SingleArray  # (path_bins, energy_bins, H) by ways that are not fitted
     slope_at: FloatArray  # (W,) where the derivatives were taken
+
+    def doubting(self, free: BoolArray) -> Tangent:
+        """The same with the free ones (H,) of the ways aside among what rates depend on."""
+        none = np.zeros(int(free.sum()))
+        return Tangent(
+            at=np.concatenate([self.at, none]),
+            exact=self.exact,
+            slope=np.concatenate([self.slope, self.aside[..., free].astype(float)], axis=-1),
+            aside=self.aside[..., ~free],
+            slope_at=np.concatenate([self.slope_at, none]),
+        )
 
     def carried(self, walked: FloatArray) -> FloatArray:
         """Rates at other values (W,)."""
@@ -140,7 +152,14 @@ class Tangents:
                 if known and tangent is not None:
                     tangent = replace(tangent, at=at, exact=rate)
                 else:
-                    tangent = Tangent(at=at, exact=rate, slope=slope, slope_at=at)
+                    n = len(at)
+                    tangent = Tangent(
+                        at=at,
+                        exact=rate,
+                        slope=np.ascontiguousarray(slope[..., :n]),
+                        aside=slope[..., n:].astype(np.float32),
+                        slope_at=at,
+                    )
                 if one.key:
                     self._kept[one.key] = tangent
             tangents.append(tangent)

@@ -21,6 +21,7 @@ ALPHA_PER_RUN = 0.05
 MODEL_ERROR = 0.02  # relative error the one-phonon model of a tube may have in a group of cells
 LINE_SHIFT_BINS = 0.03  # error of a line's place in a tube, in energy bins
 GROUP_COUNTS = 10.0  # cells along energy are joined until this many counts are expected
+ALIGN = "align again (`beamsteer align`) and fold with the set-up that is true"
 SET_UP_SIGMAS = 3.0  # of what the experiment allows: a set-up that is farther off is told
 SCATTER_BETWEEN_CHUNKS = 0.05  # charge and self-shielding may move the scale of a chunk by this
 
@@ -127,6 +128,7 @@ def assess(
             f"goodness of fit: chi-square {statistic:.0f} for {freedom} degrees of freedom "
             f"({statistic / freedom:.2f} each, p = {p_value:.1e}, alarm below "
             f"{threshold / 2:.1e}): {posterior.model} does not explain the data{where}"
+            f"{_set_up_hint(posterior)}"
         )
     if not posterior.converged:
         reasons.append("the refinement did not converge: measure on, or check lattice and u, v")
@@ -142,7 +144,8 @@ def assess(
             )
     if set_up_sigma is not None:
         reasons.extend(_mis_set(posterior, set_up_sigma))
-    reasons.extend(_inconsistent_chunks(chunk_ratios, threshold / 2))
+    reasons.extend(_told_aside(posterior, [c for c, _, _ in chunk_ratios], threshold / 8))
+    reasons.extend(_inconsistent_chunks(chunk_ratios, threshold / 8))
     return Trust(
         trusted=not reasons,
         reasons=tuple(reasons),
@@ -156,20 +159,81 @@ def assess(
 def _mis_set(posterior: Posterior, allowed: FloatArray) -> list[str]:
     """What of the set-up is farther off than it was thought it could be."""
     layout = posterior.layout
+    return [
+        f"{name} is off by {value:+.2g} +- {sigma:.1g} {unit}, more than {SET_UP_SIGMAS:g} times "
+        f"the {known:g} {unit} of the experiment's missetting: {ALIGN}"
+        for name, unit, value, sigma, known in zip(
+            layout.off_names,
+            layout.off_units,
+            posterior.theta[layout.off],
+            posterior.theta_sigma[layout.off],
+            allowed,
+            strict=True,
+        )
+        if abs(value) > SET_UP_SIGMAS * known
+    ]
+
+
+def _set_up_hint(posterior: Posterior) -> str:
+    """What of the set-up was found to be off, where it was fitted: the first suspect."""
+    layout = posterior.layout
+    if not layout.off_names:
+        return ""
+    off, sigma = posterior.theta[layout.off], posterior.theta_sigma[layout.off]
+    most = int(np.argmax(np.abs(off) / sigma))
+    if abs(off[most]) < SET_UP_SIGMAS * sigma[most]:
+        return ""
+    return (
+        f"; the set-up is off ({layout.off_names[most]} {off[most]:+.2g} {layout.off_units[most]} "
+        f"or another answer): {ALIGN}"
+    )
+
+
+def _told_aside(posterior: Posterior, chunks: Sequence[str], threshold: float) -> list[str]:
+    """What speaks against what was marginalised, or held, beside the fit."""
+    aside = posterior.aside
+    if aside is None:
+        return []
     reasons: list[str] = []
-    for name, unit, value, sigma, known in zip(
-        layout.off_names,
-        layout.off_units,
-        posterior.theta[layout.off],
-        posterior.theta_sigma[layout.off],
-        allowed,
-        strict=True,
+    pulls = aside.value / np.where(aside.known > 0, aside.known, np.inf)
+    if aside.far:
+        most = int(np.argmax(np.abs(aside.value) / np.where(aside.sigma > 0, aside.sigma, np.inf)))
+        reasons.append(
+            f"the set-up is off by more than can be corrected to first order, {aside.names[most]} "
+            f"most ({aside.value[most]:+.2g} +- {aside.sigma[most]:.1g} {aside.units[most]}): "
+            f"{ALIGN}"
+        )
+    for name, unit, value, sigma, pull in zip(
+        aside.names, aside.units, aside.value, aside.sigma, pulls, strict=True
     ):
-        if abs(value) > SET_UP_SIGMAS * known:
+        if abs(pull) > SET_UP_SIGMAS and not aside.far:
             reasons.append(
-                f"{name} is off by {value:+.2g} +- {sigma:.1g} {unit}, more than "
-                f"{SET_UP_SIGMAS:g} times the {known:g} {unit} of the experiment's missetting: "
-                "align again (`beamsteer align`) and fold with the set-up that is true"
+                f"{name} is {value:+.2g} +- {sigma:.1g} {unit}, more than {SET_UP_SIGMAS:g} times "
+                f"what was thought possible: {ALIGN}"
+            )
+    if aside.held_p < threshold:
+        most = int(np.nanargmax(np.abs(aside.held_value / aside.held_sigma)))
+        reasons.append(
+            f"{aside.names[most]} is taken to be known, and seems to be off by "
+            f"{aside.held_value[most]:+.2g} +- {aside.held_sigma[most]:.1g} {aside.units[most]} "
+            f"(p = {aside.held_p:.1e} of all that is taken to be known): {ALIGN}"
+        )
+    if aside.far:
+        return reasons
+    for chunk, test in zip(chunks, aside.chunks, strict=False):
+        turned, contrast = (p * max(len(chunks), 1) for p in (test.turned_p, test.contrast_p))
+        if turned < threshold:
+            most = int(np.argmax(np.abs(test.turned_deg / test.turned_sigma_deg)))
+            reasons.append(
+                f"chunk {chunk} seems to be taken at a crystal that is turned against the others "
+                f"({test.turned_deg[most]:+.1f} +- {test.turned_sigma_deg[most]:.1f} degrees, "
+                f"p = {test.turned_p:.1e}): look at its psi, withdraw it, or align"
+            )
+        elif contrast < threshold:
+            reasons.append(
+                f"counts of chunk {chunk} do not lie where they are expected (contrast "
+                f"{1 + test.contrast:.2f} +- {test.contrast_sigma:.2f} of what it should be, "
+                f"p = {test.contrast_p:.1e}): moved or another sample? Withdraw it, or look"
             )
     return reasons
 

@@ -6,6 +6,7 @@ from simulations.likelihood.folded_phonons import FoldedPhonons
 from simulations.likelihood.forward_model import ExactModel, ForwardModel, State
 from simulations.likelihood.missetting import (
     NONE_OFF,
+    Missetting,
     MissettingSection,
     missetting,
 )
@@ -22,6 +23,7 @@ __all__ = [
     "ExactModel",
     "FoldedPhonons",
     "ForwardModel",
+    "Missetting",
     "MissettingSection",
     "NONE_OFF",
     "State",

@@ -127,7 +127,16 @@ class ExactModel(Protocol):
 
     @property
     def missetting(self) -> Missetting:
-        """Ways that the set-up may be off, G of them."""
+        """Ways that the set-up may be off that are fitted, G of them."""
+        ...
+
+    @property
+    def aside(self) -> Missetting:
+        """Others, H of them, that rates are known along to first order."""
+        ...
+
+    def doubting(self) -> ExactModel:
+        """The same with all ways fitted that the set-up may be off."""
         ...
 
     def prepare(self, phi: FloatArray) -> State:
@@ -157,8 +166,8 @@ class ExactModel(Protocol):
         Returns
         -------
         rate : (path_bins, energy_bins) float64
-        jacobian : (path_bins, energy_bins, K + 1 + G) float64
-            Derivatives by the parameters, by ``log_width`` and by what is mis-set; without
-            components without ``gradient``.
+        jacobian : (path_bins, energy_bins, K + 1 + G + H) float64
+            Derivatives by the parameters, by ``log_width`` and by what is mis-set, fitted or not;
+            without components without ``gradient``.
         """
         ...

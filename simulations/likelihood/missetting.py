@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from pydantic import Field
 
-from simulations.arrays import FloatArray
+from simulations.arrays import BoolArray, FloatArray
 from simulations.constants import NEUTRON_MEV_A2
 from simulations.crystal import Crystal, laue_rotations
 from simulations.instrument import (
@@ -34,22 +34,37 @@ PERCENT = 1e-2
 class MissettingSection(Section):
     """How far the set-up may be off: standard deviations before any data; 0: it is known.
 
-    What is above 0 is fitted with the force constants. A few minutes of counts know tilts to 0.02
-    degrees, and beyond some 0.2 degrees or 0.2 % there are other minima that look as good: align
-    first. `align --correct` writes here how well it found the mount.
+    Error bars know of it to first order, see ``model_server.posterior.aside``. ``fitted`` walks
+    trajectories with the set-up that is found, too: a few minutes of counts know tilts to 0.02
+    degrees, and beyond some 0.2 degrees or 0.2 % there are other minima that look as good. So
+    align first; `align --correct` writes here how well it found the mount.
     """
 
     psi_offset_deg: NotNegative = Field(
-        default=0.0, description="of the turn about the vertical, degrees, 0 or more"
+        default=0.3, description="of the turn about the vertical, degrees, 0 or more"
     )
     tilt_deg: NotNegative = Field(
-        default=0.0, description="of the tilts gl and gs, degrees, 0 or more"
+        default=0.3, description="of the tilts gl and gs, degrees, 0 or more"
     )
     lattice_percent: NotNegative = Field(
-        default=0.0, description="of every free length of the cell, %, 0 or more"
+        default=0.3, description="of every free length of the cell, %, 0 or more"
     )
-    ei_percent: NotNegative = Field(default=0.0, description="of the incident energy, %, 0 or more")
-    t0_us: NotNegative = Field(default=0.0, description="of time zero, microseconds, 0 or more")
+    ei_percent: NotNegative = Field(default=0.5, description="of the incident energy, %, 0 or more")
+    t0_us: NotNegative = Field(default=0.5, description="of time zero, microseconds, 0 or more")
+    fitted: bool = Field(
+        default=False,
+        description="whether the set-up is fitted like a force constant, at a higher cost",
+    )
+
+    @property
+    def assumed(self) -> str:
+        """What error bars know of, where nobody said it."""
+        return (
+            f"the set-up is taken to be known to {self.psi_offset_deg:g} degrees (psi), "
+            f"{self.tilt_deg:g} degrees (tilts), {self.lattice_percent:g} % (lattice), "
+            f"{self.ei_percent:g} % (Ei) and {self.t0_us:g} us (time zero): `beamsteer align "
+            "--correct` finds how well it is, or give missetting"
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -65,6 +80,28 @@ class Missetting:
 
     def __len__(self) -> int:
         return len(self.names)
+
+    def and_then(self, other: Missetting) -> Missetting:
+        """These ways and others after them."""
+        return Missetting(
+            names=self.names + other.names,
+            units=self.units + other.units,
+            sigma=np.concatenate([self.sigma, other.sigma]),
+            linear=np.concatenate([self.linear, other.linear]),
+            ei=np.concatenate([self.ei, other.ei]),
+            delay=np.concatenate([self.delay, other.delay]),
+        )
+
+    def where(self, kept: BoolArray) -> Missetting:
+        """Those of them that are kept, (G,)."""
+        return Missetting(
+            names=tuple(n for n, k in zip(self.names, kept, strict=True) if k),
+            units=tuple(u for u, k in zip(self.units, kept, strict=True) if k),
+            sigma=self.sigma[kept],
+            linear=self.linear[kept],
+            ei=self.ei[kept],
+            delay=self.delay[kept],
+        )
 
     def moves(self, true_meV: FloatArray, ei_meV: float) -> Moves:
         """How Q, k_f and the measured energy move with each, at true energy transfers.
@@ -103,7 +140,7 @@ def missetting(
     crystal: Crystal, instrument: Instrument, orientation: Orientation, ei_meV: float,
     section: MissettingSection,
 ) -> Missetting:  # fmt: skip
-    """Ways a measurement may be off; a standard deviation of zero leaves one out.
+    """Ways a measurement may be off, those too that are known not to be: their sigma is zero.
 
     Parameters
     ----------
@@ -133,17 +170,13 @@ def missetting(
         ("tilt gl", "gl_deg", section.tilt_deg),
         ("tilt gs", "gs_deg", section.tilt_deg),
     ):
-        if sigma > 0:
-            add(name, "deg", sigma, _turn(crystal, orientation, arc))
-    if section.lattice_percent > 0:
-        for name, strain in lattice_strains(crystal):
-            add(name, "%", section.lattice_percent, PERCENT * strain)
-    if section.ei_percent > 0:
-        add("incident energy", "%", section.ei_percent, of_ei=PERCENT)
-    if section.t0_us > 0:
-        distance = np.linalg.norm(instrument.position_m[~instrument.masked], axis=1)
-        flight = float(np.mean(flight_time_us(distance, ei_meV)))
-        add("time zero", "us", section.t0_us, late=1 / flight)
+        add(name, "deg", sigma, _turn(crystal, orientation, arc))
+    for name, strain in lattice_strains(crystal):
+        add(name, "%", section.lattice_percent, PERCENT * strain)
+    add("incident energy", "%", section.ei_percent, of_ei=PERCENT)
+    distance = np.linalg.norm(instrument.position_m[~instrument.masked], axis=1)
+    flight = float(np.mean(flight_time_us(distance, ei_meV)))
+    add("time zero", "us", section.t0_us, late=1 / flight)
     return Missetting(
         names=tuple(n for n, _, _ in names),
         units=tuple(u for _, u, _ in names),

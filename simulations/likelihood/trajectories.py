@@ -15,6 +15,7 @@ Gaussian of a quarter of the resolution's width; the rest of the resolution spre
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from copy import copy
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
@@ -314,7 +315,9 @@ class TrajectoryPhonons:
     pockets : Pockets or None
         How imaginary modes count; None: the crystal has none.
     missetting : Missetting
-        Ways the set-up may be off, G of them.
+        Ways the set-up may be off that are fitted, G of them.
+    aside : Missetting
+        Others, H of them, that rates are known along to first order.
     """
 
     def __init__(
@@ -330,9 +333,12 @@ class TrajectoryPhonons:
         resolution: Resolution,
         pockets: Pockets | None = None,
         missetting: Missetting = NONE_OFF,
+        aside: Missetting = NONE_OFF,
     ) -> None:
         self.pockets = pockets
         self.missetting = missetting
+        self.aside = aside
+        self._every_way = missetting.and_then(aside)
         self.crystal = crystal
         self.zone = zone
         self.energy = energy
@@ -361,6 +367,14 @@ class TrajectoryPhonons:
             self._fixed_bend[some] = _bend(lambda at: model.matrix_gradients(at, none), q)
         self._grain = BENT_GRAIN * float(np.max(np.abs(model.values)))
         self._bent: tuple[FloatArray, NDArray[np.complex64]] | None = None
+
+    def doubting(self) -> TrajectoryPhonons:
+        """The same with all ways fitted that the set-up may be off; shares all arrays."""
+        other, free = copy(self), self.aside.sigma > 0
+        other.missetting = self.missetting.and_then(self.aside.where(free))
+        other.aside = self.aside.where(~free)
+        other._every_way = other.missetting.and_then(other.aside)
+        return other
 
     def _chunks(self) -> list[slice]:
         """Points whose matrices fit into the processor's cache together."""
@@ -461,7 +475,7 @@ class TrajectoryPhonons:
         sigma = self.resolution.sigma_meV(true, self.ei_meV) * np.exp(log_width)
         found = np.minimum(FOUND_STEPS * width, 0.9 * sigma)
         rest = np.sqrt(sigma**2 - found**2)
-        moves = self.missetting.moves(true, self.ei_meV)
+        moves = self._every_way.moves(true, self.ei_meV)
         kf = wave_vector(self.ei_meV - true) + off @ moves.final
         low = trajectories.step_edges_meV
         centre = true + off @ moves.shift
@@ -519,7 +533,7 @@ class TrajectoryPhonons:
         -------
         rate : (path_bins, energy_bins) float64
             barn/meV/sr x exposure, as ``FoldedPhonons.rates``.
-        jacobian : (path_bins, energy_bins, K + 1 + G) float64
+        jacobian : (path_bins, energy_bins, K + 1 + G + H) float64
             Derivatives by the parameters, with divided differences between branches, by the
             logarithm of the width, and by each way that the set-up may be off.
         """
@@ -532,15 +546,16 @@ class TrajectoryPhonons:
                 f"{len(trajectories.displacement)} atoms; expected cells below {cells} and "
                 f"{self.crystal.n_atoms} atoms, as this experiment has"
             )
-        off = np.zeros(len(self.missetting)) if off is None else np.asarray(off, dtype=float)
-        columns = len(self.parameter_names) + 1 + len(self.missetting) if gradient else 0
+        fitted = np.zeros(len(self.missetting)) if off is None else np.asarray(off, dtype=float)
+        off = np.concatenate([fitted, np.zeros(len(self.aside))])
+        columns = len(self.parameter_names) + 1 + len(off) if gradient else 0
         out = np.zeros((BLOCKS, cells))
         slopes = np.zeros((BLOCKS, cells, columns))
         zone = self.zone
         crystal = self.crystal
         to_fractional = np.linalg.inv(crystal.reciprocal)
         axis, moves = self._true_axis(trajectories, log_width, off)
-        turn = self.missetting.turn(off)
+        turn = self._every_way.turn(off)
         direction = np.ascontiguousarray(trajectories.direction @ turn.T)
         beam = turn @ trajectories.beam * (1 + off @ moves.beam)
         walk(

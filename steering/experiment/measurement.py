@@ -64,6 +64,7 @@ from simulations.instrument import (
 from simulations.likelihood import (
     Drift,
     FoldedPhonons,
+    Missetting,
     Trajectories,
     TrajectoryPhonons,
     ZoneMap,
@@ -181,12 +182,8 @@ class Measurement:
                 f"{len(self.model.names)} of {len(self.model.elements)} force constants are fitted;"
                 " the others stay at their reference, and error bars do not know of them"
             )
-        off = self.experiment.missetting
-        if not any((off.psi_offset_deg, off.tilt_deg, off.lattice_percent, off.ei_percent)):
-            told.append(
-                "orientation, lattice and Ei are taken to be right, and error bars do not know of "
-                "them: `beamsteer align --correct` finds how well one knows, or give missetting"
-            )
+        if "missetting" not in self.experiment.model_fields_set:
+            told.append(self.experiment.missetting.assumed)
         return tuple(told)
 
     @property
@@ -235,6 +232,9 @@ class Measurement:
     @cached_property
     def exact(self) -> TrajectoryPhonons:
         """One-phonon rates by walking trajectories through the whole zone."""
+        told = self.experiment.missetting
+        ways = missetting(self.crystal, self.instrument, self.orientation, self.ei_meV, told)
+        fitted = told.fitted & (ways.sigma > 0)
         return TrajectoryPhonons(
             model=self.model,
             crystal=self.crystal,
@@ -245,13 +245,8 @@ class Measurement:
             temperature_K=self.experiment.sample.temperature_K,
             resolution=self.instrument.resolution,
             pockets=self.pockets,
-            missetting=missetting(
-                self.crystal,
-                self.instrument,
-                self.orientation,
-                self.ei_meV,
-                self.experiment.missetting,
-            ),
+            missetting=ways.where(fitted),
+            aside=ways.where(~fitted),
         )
 
     def _zone(self) -> ZoneMap:
@@ -375,11 +370,11 @@ class Measurement:
         bare = replace(self.geometry, masking=None)
         return trajectories_of(bare.sight(psi_deg, instrument), reduced=reduced)
 
-    def drift(self, trajectories: Trajectories) -> Drift:
-        """How the neutrons of every path cell move where the set-up is off."""
+    def drift(self, trajectories: Trajectories, ways: Missetting) -> Drift:
+        """How the neutrons of every path cell move where the set-up is off in these ways."""
         return drift_of(
             trajectories,
-            self.exact.missetting,
+            ways,
             self.voxels,
             reciprocal=self.crystal.reciprocal,
             energy_centres_meV=self.energy.centres_meV,

@@ -108,20 +108,9 @@ def result_of(
             **common,
         }
     posterior, trust = estimate.posterior, estimate.trust
-    layout = posterior.layout
     return {
         **fitted_of(posterior, trust, measurement),
-        "set_up": [
-            {"name": n, "unit": unit, "value": float(v), "sigma": float(s), "prior_sigma": prior}
-            for n, unit, v, s, prior in zip(
-                layout.off_names,
-                layout.off_units,
-                posterior.theta[layout.off],
-                posterior.theta_sigma[layout.off],
-                measurement.exact.missetting.sigma.tolist(),
-                strict=True,
-            )
-        ],
+        "set_up": _set_up(measurement, posterior),
         "advice": [asdict(a) for a in estimate.advice[:ADVISED]],
         "policy": estimate.policy,
         "targets": [
@@ -130,6 +119,32 @@ def result_of(
         ],
         **common,
     }
+
+
+def _set_up(measurement: Measurement, posterior: Posterior) -> list[dict[str, Any]]:
+    """How far the set-up is off, fitted or marginalised beside the fit."""
+    layout, aside = posterior.layout, posterior.aside
+    ways = measurement.exact.missetting.and_then(measurement.exact.aside)
+    known = dict(zip(ways.names, ways.sigma.tolist(), strict=True))
+    off = list(
+        zip(
+            layout.off_names,
+            layout.off_units,
+            posterior.theta[layout.off],
+            posterior.theta_sigma[layout.off],
+            (known[name] for name in layout.off_names),
+            strict=True,
+        )
+    )
+    if aside is not None:
+        off += zip(
+            aside.names, aside.units, aside.value, aside.sigma, aside.known.tolist(), strict=True
+        )
+    return [
+        {"name": n, "unit": unit, "value": float(v), "sigma": float(s), "prior_sigma": prior}
+        for n, unit, v, s, prior in off
+        if prior > 0
+    ]
 
 
 def fitted_of(posterior: Posterior, trust: Trust, measurement: Measurement) -> dict[str, Any]:

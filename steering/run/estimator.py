@@ -35,7 +35,7 @@ from simulations.fold import (
     sum_voxels,
     tensor_reals,
 )
-from simulations.likelihood import Drift
+from simulations.likelihood import Drift, Missetting
 from steering.advice import Advice, targets_met
 from steering.experiment import Measurement
 from steering.run.adviser import Adviser, Standpoint
@@ -110,6 +110,9 @@ class Estimator:
             exact=measurement.exact,
             can_sigma=measurement.experiment.background.can_sigma,
         )
+        self._doubting: Refinement | None = None
+        ways = measurement.exact.missetting.and_then(measurement.exact.aside)
+        self._known = dict(zip(ways.names, ways.sigma.tolist(), strict=True))
         self._adviser = Adviser(measurement, self._refinement)
         self._first_guess = _first_guess_of(measurement)
         self._seen = _Exposures(measurement)
@@ -138,23 +141,15 @@ class Estimator:
         ]
         total, total_can = _together(with_can)
         pooled = self._seen.pooled(ledger)
-        self._refinement.recall({} if base is None else base.rates)
-        posterior = self._refinement.fit(
-            observations,
-            starts=self._starts(ledger, base),
-            warm=None if base is None else base.posterior,
-            pooled=Observation(
-                sums=total, exposure=lambda: pooled, can=total_can, drift=self._drift(ledger)
-            ),
-            kicks=0 if self._measurement.costly else KICKS if base is None else KICKS // 3,
-        )
+        together = Observation(sums=total, exposure=lambda: pooled, can=total_can)
+        posterior, rates = self._fit(ledger, base, observations, together)
         judged = self._judged(ledger, posterior)
         trust = self._judge(ledger, *judged)
         advised = self._adviser.advise(
             ledger,
             total,
             total_can,
-            posterior,
+            posterior.in_layout(self._refinement.layout),
             trusted=trust.trusted,
             before=None if base is None else base.looked_from,
         )
@@ -170,14 +165,47 @@ class Estimator:
             advice=advised.advice,
             policy=advised.policy,
             forecast_minutes=advised.forecast_minutes,
-            rates=self._refinement.remembered(),
+            rates=rates,
             looked_from=advised.looked_from,
         )
 
-    def _drift(self, ledger: ChunkLedger) -> Callable[[], Drift] | None:
-        if not self._measurement.exact.missetting.names:
-            return None
-        return partial(self._seen.drift, ledger)
+    def _fit(
+        self,
+        ledger: ChunkLedger,
+        base: Estimate | None,
+        observations: list[Observation],
+        together: Observation,
+    ) -> tuple[Posterior, Mapping[str, Any]]:
+        """Fit, and the exact rates that are to be kept.
+
+        The set-up is believed, and what may be off of it marginalised, until that is more than can
+        be carried to first order; from then on it is fitted.
+        """
+        believing = self._refinement
+        doubts = base is not None and base.posterior.layout.size > believing.layout.size
+        refinement = self._doubts() if doubts else believing
+        refinement.recall({} if base is None else base.rates)
+        posterior = refinement.fit(
+            observations,
+            starts=self._starts(ledger, base),
+            warm=None if base is None else base.posterior,
+            pooled=replace(together, drift=self._drift(ledger, refinement)),
+            kicks=0 if self._measurement.costly else KICKS if base is None else KICKS // 3,
+        )
+        if posterior.aside is not None and posterior.aside.far and not doubts:
+            refinement = self._doubts()
+            posterior = refinement.doubt(observations, believing, posterior, together)
+        return posterior, refinement.remembered()
+
+    def _doubts(self) -> Refinement:
+        """The refinement that fits the set-up."""
+        if self._doubting is None:
+            self._doubting = self._refinement.doubting()
+        return self._doubting
+
+    def _drift(self, ledger: ChunkLedger, refinement: Refinement) -> Callable[[], Drift] | None:
+        ways = refinement.missetting
+        return partial(self._seen.drift, ledger, ways) if ways.names else None
 
     def _starts(self, ledger: ChunkLedger, base: Estimate | None) -> list[FloatArray]:
         """Places to anneal from: the encoder's answer, and draws of the prior."""
@@ -240,7 +268,7 @@ class Estimator:
             look=len(ledger.chunks),
             chunk_ratios=ratios if len(ratios) > 1 else (),
             q_squared=q_squared,
-            set_up_sigma=self._measurement.exact.missetting.sigma,
+            set_up_sigma=np.array([self._known[n] for n in posterior.layout.off_names]),
         )
 
     def _usable(self, sums: CellSums) -> BoolArray:
@@ -273,12 +301,12 @@ class _Exposures:
         self._pooled = _continued(self._pooled, keys, ledger.chunks, self._summand)
         return self._pooled[1]
 
-    def drift(self, ledger: ChunkLedger) -> Drift:
-        """How the neutrons of all chunks move where the set-up is off."""
+    def drift(self, ledger: ChunkLedger, ways: Missetting) -> Drift:
+        """How the neutrons of all chunks move where the set-up is off in these ways."""
         keys = tuple(chunk.key for chunk in ledger.chunks)
         drift = self._measurement.drift
         self._drift = _continued(
-            self._drift, keys, ledger.chunks, lambda chunk: drift(chunk.trajectories())
+            self._drift, keys, ledger.chunks, lambda chunk: drift(chunk.trajectories(), ways)
         )
         return self._drift[1]
 

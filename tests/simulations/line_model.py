@@ -78,6 +78,11 @@ class TracedLine(_Line):
     """The same from trajectories: every step adds its exposure to its cell."""
 
     missetting = NONE_OFF
+    aside = NONE_OFF
+
+    def doubting(self) -> TracedLine:
+        """Itself: nothing can be mis-set."""
+        return self
 
     def rates(
         self,

@@ -61,9 +61,7 @@ def germanium(free: int) -> Measurement:
     """The reference experiment with so many force constants free."""
     experiment = load_experiment(ROOT / "examples" / "ge-arcs.yaml")
     parameters = experiment.parameters.model_copy(update={"free": free})
-    missetting = MissettingSection(
-        psi_offset_deg=0.3, tilt_deg=0.3, lattice_percent=0.3, ei_percent=0.5, t0_us=0.5
-    )
+    missetting = MissettingSection(fitted=True)
     changed = {"model": None, "parameters": parameters, "missetting": missetting}
     return build_measurement(experiment.model_copy(update=changed), ROOT / "examples")
 
@@ -82,7 +80,15 @@ class Study:
             weight, flat = self.full.geometry.path_sums(exposure)
             along = self.full.trajectories(float(psi), instrument)
             merged = exposure.merged(self.full.merged)
-            self.looks.append(Look(merged, weight, flat, along, self.fitted.drift(along)))
+            self.looks.append(
+                Look(
+                    merged,
+                    weight,
+                    flat,
+                    along,
+                    self.fitted.drift(along, self.fitted.exact.missetting),
+                )
+            )
         m = self.fitted
         self.refinement = Refinement(
             model=m.coarse_forward,

@@ -560,10 +560,14 @@ class _Counting:
 
     parameter_names = LINE_BOX.names
     missetting = NONE_OFF
+    aside = NONE_OFF
 
     def __init__(self) -> None:
         self.line = TracedLine(voxel_map(), AXIS, EI, sigma_meV=0.8)
         self.walks: list[bool] = []
+
+    def doubting(self):
+        return self
 
     def prepare(self, phi):
         return self.line.prepare(phi)

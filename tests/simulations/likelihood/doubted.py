@@ -7,9 +7,7 @@ from tests.conftest import ROOT
 
 def doubted_germanium() -> Measurement:
     """Orientation, lattice, Ei and time zero may be off by what is usual: six ways."""
-    section = MissettingSection(
-        psi_offset_deg=0.3, tilt_deg=0.3, lattice_percent=0.3, ei_percent=0.5, t0_us=0.5
-    )
+    section = MissettingSection(fitted=True)
     experiment = load_experiment(ROOT / "examples" / "ge-arcs.yaml")
     changed = experiment.model_copy(update={"missetting": section})
     return build_measurement(changed, ROOT / "examples")

@@ -17,7 +17,7 @@ def germanium():
     pixels = coarsen(measurement.instrument, 8)
     walked = [measurement.trajectories(psi, pixels) for psi in PSI_DEG]
     seen = [measurement.exposure(psi, pixels).merged(measurement.merged) for psi in PSI_DEG]
-    drifts = [measurement.drift(one) for one in walked]
+    drifts = [measurement.drift(one, measurement.exact.missetting) for one in walked]
     return measurement, walked, seen[0] + seen[1] + seen[2], drifts[0] + drifts[1] + drifts[2]
 
 

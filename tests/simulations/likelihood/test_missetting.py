@@ -1,5 +1,6 @@
 """What a mis-set measurement does to rates, against rates of the set-up that is true."""
 
+from copy import copy
 from dataclasses import replace
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 
 from simulations.crystal import read_crystal
 from simulations.instrument import crystal_to_lab
-from simulations.likelihood import MissettingSection, missetting
+from simulations.likelihood import NONE_OFF, MissettingSection, missetting
 from simulations.likelihood.missetting import Missetting, lattice_strains
 from tests.simulations.likelihood.doubted import doubted_germanium
 
@@ -122,12 +123,27 @@ def test_strains_are_those_that_the_point_group_leaves_free(tmp_path, cell, name
             np.testing.assert_allclose(stretched[k], wanted, atol=1e-12)
 
 
-def test_what_is_known_is_left_out(germanium):
+def test_what_is_known_is_not_fitted(germanium):
     measurement = germanium[0]
-    for tilt, names in ((0.2, ("tilt gl", "tilt gs")), (0.0, ())):
-        section = MissettingSection(tilt_deg=tilt)
-        ways = missetting(
-            measurement.crystal, measurement.instrument, measurement.orientation, 40.0, section
-        )
-        assert ways.names == names
-        np.testing.assert_allclose(ways.sigma, tilt)
+    section = MissettingSection(tilt_deg=0.0)
+    ways = missetting(
+        measurement.crystal, measurement.instrument, measurement.orientation, 40.0, section
+    )
+    known = ways.where(ways.sigma == 0)
+    assert known.names == ("tilt gl", "tilt gs")
+    assert len(ways) == len(known) + 4
+    assert not measurement.exact.aside.names  # all are doubted and fitted
+
+
+def test_a_walk_that_fits_nothing_of_the_set_up_has_the_same_derivatives(germanium):
+    measurement, trajectories, exact, state = germanium
+    believing = copy(exact)
+    believing.missetting, believing.aside = NONE_OFF, exact.missetting
+    believing._every_way = exact.missetting
+    rate, slope = exact.rates(trajectories, state)
+    same_rate, same_slope = believing.rates(trajectories, state)
+    np.testing.assert_array_equal(same_rate, rate)
+    np.testing.assert_array_equal(same_slope, slope)
+    again = believing.doubting()
+    assert again.missetting.names == exact.missetting.names
+    assert not again.aside.names

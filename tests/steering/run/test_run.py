@@ -99,7 +99,14 @@ def test_others_and_the_set_up_are_fitted_where_the_experiment_says_so(
     experiment = experiment.model_copy(
         update={
             "parameters": experiment.parameters.model_copy(update={"others": "fitted"}),
-            "missetting": MissettingSection(psi_offset_deg=0.1, lattice_percent=0.1),
+            "missetting": MissettingSection(
+                psi_offset_deg=0.1,
+                tilt_deg=0,
+                lattice_percent=0.1,
+                ei_percent=0,
+                t0_us=0,
+                fitted=True,
+            ),
         }
     )
     measurement = build_measurement(experiment, EXAMPLES)
@@ -117,8 +124,10 @@ def test_others_and_the_set_up_are_fitted_where_the_experiment_says_so(
     assert [(s["name"], s["unit"], s["prior_sigma"]) for s in result["set_up"]] == [
         ("psi offset", "deg", 0.1),
         ("lattice abc", "%", 0.1),
+        ("background slope", "relative", 0.3),
+        ("intensity slope", "relative", 0.05),
     ]
-    for one in result["set_up"]:
+    for one in result["set_up"][:2]:
         assert one["sigma"] < 0.1
         assert abs(one["value"]) < 0.3  # merged pixels of the simulation, as above
     assert run.posterior is not None
@@ -127,10 +136,10 @@ def test_others_and_the_set_up_are_fitted_where_the_experiment_says_so(
 
 
 def test_a_result_says_what_its_error_bars_do_not_know(replayed: Replayed):
-    told = [note for note in replayed.result["notes"] if "error bars do not know" in note]
-    assert len(told) == 2
-    assert told[0].startswith(f"{len(FREE)} of 21 force constants are fitted")
-    assert told[1].startswith("orientation, lattice and Ei")
+    held, set_up = replayed.result["notes"][-2:]
+    assert held.startswith(f"{len(FREE)} of 21 force constants are fitted")
+    assert "error bars do not know" in held
+    assert set_up.startswith("the set-up is taken to be known to 0.3 degrees (psi)")
 
 
 def test_every_event_read_is_accounted_for_exactly(replayed: Replayed, virtual_scan: VirtualScan):

@@ -1,0 +1,230 @@
+"""What a fit takes to be right, marginalised to first order, and what speaks against it.
+
+A fit of force constants believes orientation, lattice, Ei and time zero. Walked rates know how
+cells change with each of them, so a small error ``x`` of the set-up is one more linear nuisance
+with a prior: constants move by what it explains better, and their covariance grows by what is left
+unknown of it. A slope of background and intensity along energy is treated likewise. To first
+order only: ``Aside.bend`` says how much the second order would change, and where that matters the
+fit is not moved and not to be trusted.
+
+The same derivatives make score tests (Rao 1948): whether what is taken to be known is not, and
+whether one orientation was taken at a turned crystal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from model_server.posterior._scipy import chi_square_tail, solve_positive
+from model_server.posterior.linear import Linear
+from simulations.arrays import BoolArray, FloatArray
+
+SHAPES = ("background slope", "intensity slope")
+"""From the least to the largest energy transfer: relative changes of one to either side."""
+SHAPE_SIGMA = (0.3, 0.05)
+MOST_BEND = 0.5  # of chi-square
+FLOORS = {"deg": 0.02, "%": 0.02, "us": 0.1, "relative": 0.02}
+"""Errors of walked rates in terms of the set-up: less than this is never told."""
+CHUNK_FLOOR_DEG = 0.1
+CONTRAST_FLOOR = 0.05
+MOUNT = ("psi offset", "tilt gl", "tilt gs")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Piece:
+    """One orientation about the answer of a fit, cells flattened to those that count."""
+
+    linear: Linear
+    use: BoolArray  # (path_bins, energy_bins) which cells those are
+    phonon: FloatArray  # (cells,) the model's part of the expected counts
+    ways: FloatArray  # (cells, H) derivatives of the expected counts by every way to be off
+    mount: FloatArray  # (cells, M) those by the turns of the crystal
+    contrast: FloatArray  # (cells,) by the power of the expected intensity; none: zeros
+
+    @property
+    def variance(self) -> FloatArray:
+        """Of the counts, (cells,)."""
+        linear = self.linear
+        return linear.rate if linear.variance is None else linear.variance
+
+    def weighted(self, columns: FloatArray) -> FloatArray:
+        """Columns over the variance of their cells."""
+        return columns / self.variance[:, None]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class ChunkTest:
+    """Whether the counts of one orientation lie where they are expected."""
+
+    turned_deg: FloatArray  # (M,) against the others, as ``MOUNT`` where they are known
+    turned_sigma_deg: FloatArray  # (M,)
+    turned_p: float
+    contrast: float  # relative; -1: counts know nothing of the expected intensity
+    contrast_sigma: float
+    contrast_p: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Aside:
+    """What was marginalised beside a fit, and what was tested."""
+
+    names: tuple[str, ...]  # (H,)
+    units: tuple[str, ...]
+    known: FloatArray  # (H,) standard deviations before any data; 0: taken to be right
+    value: FloatArray  # (H,) most probable; 0 where taken to be right
+    sigma: FloatArray  # (H,)
+    held_value: FloatArray  # (H,) what counts say of what is taken to be right; else nan
+    held_sigma: FloatArray  # (H,)
+    held_p: float  # of all that is taken to be right
+    bend: float  # chi-square that the second order might add
+    chunks: tuple[ChunkTest, ...]
+
+    @property
+    def far(self) -> bool:
+        """Whether the set-up is off by more than can be carried to first order."""
+        return self.bend > MOST_BEND
+
+
+def marginalised(
+    prior: FloatArray, pieces: Sequence[Piece], known: FloatArray
+) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
+    """Fit the ways to be off with all of theta, to first order about the best theta.
+
+    Parameters
+    ----------
+    prior : (P, P) float64
+        Precision of theta before any data.
+    pieces : sequence of Piece
+        At the best theta.
+    known : (H,) float64
+        Standard deviations of the ways before any data; 0: held.
+
+    Returns
+    -------
+    step : (P + H,) float64
+        Of theta and of the ways.
+    joint : (P + H, P + H) float64
+        Precision of both; held ways have rows of the unit matrix.
+    score, information : (H,) and (H, H) float64
+        Of the ways with all that is not held at its best: what they are tested by.
+    """
+    size, ways = len(prior), len(known)
+    free = known > 0
+    joint = np.zeros((size + ways, size + ways))
+    joint[:size, :size] = prior
+    gradient = np.zeros(size + ways)
+    for one in pieces:
+        joint[:size, :size] += one.linear.fisher()
+        weighted = one.weighted(one.ways)
+        joint[:size, size:] += one.linear.slope.T @ weighted
+        joint[size:, size:] += one.ways.T @ weighted
+        gradient[size:] += weighted.T @ (one.linear.data - one.linear.rate)
+    joint[size:, :size] = joint[:size, size:].T
+    of = np.concatenate([np.ones(size, dtype=bool), free])
+    kept = joint[np.ix_(of, of)].copy()
+    kept[size:, size:] += np.diag(known[free] ** -2.0)
+    across = joint[np.ix_(of, ~of)]
+    solved = solve_positive(kept, np.column_stack([gradient[of], across]))
+    step = np.zeros(size + ways)
+    step[of] = solved[:, 0]
+    score, information = np.zeros(ways), np.zeros((ways, ways))
+    score[~free] = gradient[~of] - across.T @ solved[:, 0]
+    information[np.ix_(~free, ~free)] = joint[np.ix_(~of, ~of)] - across.T @ solved[:, 1:]
+    whole = np.eye(size + ways)
+    whole[np.ix_(of, of)] = kept
+    return step, whole, score, information
+
+
+def score_test(score: FloatArray, information: FloatArray, floor: FloatArray) -> tuple[
+    FloatArray, FloatArray, float
+]:  # fmt: skip
+    """What a score says of ways that were held: values, their sigma alone, and p of all.
+
+    Parameters
+    ----------
+    score : (n,) float64
+    information : (n, n) float64
+    floor : (n,) float64
+        Systematic errors of the values.
+    """
+    alone = np.maximum(np.diag(information), 1e-300)
+    value, sigma = score / alone, np.sqrt(1 / alone + floor**2)
+    # In the space of the score, so that ways that nothing is known of add nothing.
+    spread = information + information @ np.diag(floor**2) @ information
+    size = np.sqrt(np.maximum(np.diag(spread), 1e-300))
+    scaled = spread / np.outer(size, size)
+    chi_square = float((score / size) @ np.linalg.pinv(scaled, rcond=1e-9) @ (score / size))
+    rank = int(np.linalg.matrix_rank(scaled, tol=1e-9))
+    return value, sigma, chi_square_tail(chi_square, rank) if rank else 1.0
+
+
+def chunk_tests(
+    joint: FloatArray, step: FloatArray, pieces: Sequence[Piece], known: FloatArray
+) -> tuple[ChunkTest, ...]:
+    """Test every orientation against what all say together.
+
+    Parameters
+    ----------
+    joint, step
+        As of ``marginalised``.
+    pieces : sequence of Piece
+    known : (H,) float64
+        As for ``marginalised``.
+    """
+    tests: list[ChunkTest] = []
+    for one in pieces:
+        extended = np.column_stack([one.linear.slope, one.ways * (known > 0)])
+        columns = np.column_stack([one.mount, one.contrast])
+        weighted = one.weighted(columns)
+        across = weighted.T @ extended
+        left = one.linear.data - one.linear.rate - extended @ step
+        score = weighted.T @ left
+        information = columns.T @ weighted - across @ solve_positive(joint, across.T)
+        turns = slice(0, one.mount.shape[1])
+        last = slice(one.mount.shape[1], None)
+        turned, turned_sigma, turned_p = score_test(
+            score[turns],
+            information[turns, turns],
+            CHUNK_FLOOR_DEG * np.ones(one.mount.shape[1]),
+        )
+        contrast, contrast_sigma, contrast_p = score_test(
+            score[last], information[last, last], np.array([CONTRAST_FLOOR])
+        )
+        tests.append(
+            ChunkTest(
+                turned_deg=turned,
+                turned_sigma_deg=turned_sigma,
+                turned_p=turned_p,
+                contrast=float(contrast[0]),
+                contrast_sigma=float(contrast_sigma[0]),
+                contrast_p=contrast_p if contrast[0] < 0 else 1.0,
+            )
+        )
+    return tuple(tests)
+
+
+def floors_of(units: Sequence[str]) -> FloatArray:
+    """``FLOORS`` of ways in these units."""
+    return np.array([FLOORS[unit] for unit in units])
+
+
+def steepness(energy_meV: FloatArray, use: BoolArray) -> FloatArray:
+    """From -1 at the least energy in use to 1 at the largest, as ``SHAPES`` have it.
+
+    Parameters
+    ----------
+    energy_meV : (energy_bins,) float64
+    use : (energy_bins,) bool
+    """
+    some = energy_meV[use] if use.any() else energy_meV
+    low, high = float(some.min()), float(some.max())
+    return np.clip(2 * (energy_meV - low) / max(high - low, 1e-12) - 1, -1, 1)
+
+
+def contrast_of(rate: FloatArray, exposure: FloatArray) -> FloatArray:
+    """Derivative of expected counts (cells,) by the power of their intensity, exposure known."""
+    logarithm = np.log(np.maximum(rate / exposure, 1e-9 * rate.sum() / exposure.sum()))
+    return rate * (logarithm - np.average(logarithm, weights=rate))
