@@ -67,6 +67,8 @@ class Starts:
         Many values are inverted as an ensemble. Few are screened: those that explain blurred counts
         best are kept, best first.
         """
+        if not usable_cells(pooled.sums, self._energy, self._elastic_cut).any():
+            starts = starts[:1]  # nothing tells them apart
         if len(starts) >= FEWEST_MEMBERS:
             return self._inverted(pooled, starts), BLURS_MEV[-1]
         none = np.zeros(len(self._off_sigma))

@@ -219,7 +219,14 @@ def _map(
         left = np.isfinite(view.intensity) & ~view.fitted
         shade = np.ma.masked_where(~left, np.ones(left.shape)).T
         axes.pcolormesh(
-            edges, view.energy_edges_meV, shade, cmap="gray_r", vmin=0, vmax=1, alpha=0.6
+            edges,
+            view.energy_edges_meV,
+            shade,
+            cmap="gray_r",
+            vmin=0,
+            vmax=1,
+            alpha=0.6,
+            rasterized=True,
         )
         title = f"{title}; dark: not fitted" if left.any() else title
     axes.set_title(title, fontsize=10)

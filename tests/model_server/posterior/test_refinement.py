@@ -601,7 +601,9 @@ def test_tangents_that_theta_left_are_walked_anew():
     fit = refinement(model=folded_line(), prior=LINE_BOX, exact=counting)
     posterior = fit.fit(observations)
     counting.walks.clear()
-    elsewhere = replace(posterior, theta=posterior.theta + np.eye(len(posterior.theta))[0])
+    believing = posterior.believing
+    assert believing is not None
+    elsewhere = replace(believing, theta=believing.theta + np.eye(len(believing.theta))[0])
     moved = fit.fit(observations, warm=elsewhere)  # 1 meV away, many of its sigma
     assert counting.walks.count(True) >= len(observations)
     assert np.all(np.abs(moved.values - posterior.values) < 0.3 * posterior.sigma)

@@ -151,7 +151,8 @@ def test_pixels_of_a_file_serve_as_those_of_its_instrument(
     for name, found in arrays.items():
         for key, values in found.items():
             assert np.array_equal(values, arrays["ARCS"][key]), (name, key)
-    assert [len(told) for told in notes.values()] == [0, 0, 0, 1]
+    told = {name: set(words) - set(notes["ARCS"]) for name, words in notes.items()}
+    assert [len(words) for words in told.values()] == [0, 0, 0, 1]
 
 
 @pytest.mark.parametrize(

@@ -186,7 +186,13 @@ def test_result_json_has_every_key_and_no_timing(replayed: Replayed):
     for advice in result["advice"]:
         assert set(advice) == {"psi_deg", "ei_meV", "minutes", "gain_per_minute", "policy"}
         assert 0 <= advice["psi_deg"] <= 120
-    assert result["set_up"] == []  # nothing of it is doubted
+    assert [one["name"] for one in result["set_up"]] == [  # nothing of it is fitted
+        "psi offset", "tilt gl", "tilt gs", "lattice abc", "incident energy", "time zero",
+        "background slope", "intensity slope",
+    ]  # fmt: skip
+    for one in result["set_up"]:
+        assert 0 < one["sigma"] <= one["prior_sigma"]
+        assert abs(one["value"]) < 4 * one["sigma"]  # of a scan whose set-up is right
     gains = [a["gain_per_minute"] for a in result["advice"]]
     assert gains == sorted(gains, reverse=True)
     assert set(result["stop"]) == {"stop", "reason", "minutes_to_target"}
