@@ -1,8 +1,18 @@
 """A run: chunks in, estimates and verdicts out; what is kept of it."""
 
+from steering.run.action_log_store import ActionLog, Logged
+from steering.run.actions import (
+    NO_ORDERS,
+    NO_WISHES,
+    Action,
+    ConflictError,
+    Orders,
+    Wishes,
+)
 from steering.run.answer import stop_of
 from steering.run.estimator import Estimate
 from steering.run.folded_estimate import estimate_folded
+from steering.run.live_runs import LiveRun, live_run, live_runs, live_states
 from steering.run.powder_folds import PowderFold, fold_powder
 from steering.run.powder_inversion import Inverted, invert_aluminium, invert_measured
 from steering.run.replay import replay
@@ -46,14 +56,22 @@ from steering.run.verdict import (
 from steering.run.wall_time import wall_time
 
 __all__ = [
+    "Action",
+    "ActionLog",
     "AdviceResult",
     "ChunkResult",
+    "ConflictError",
     "DerivedResult",
     "Estimate",
     "EventCounts",
     "Figure",
     "HistoryEntry",
     "Inverted",
+    "LiveRun",
+    "Logged",
+    "NO_ORDERS",
+    "NO_WISHES",
+    "Orders",
     "ParameterResult",
     "PowderFold",
     "RESULT_EXPERIMENT",
@@ -66,6 +84,7 @@ __all__ = [
     "StopResult",
     "Verdict",
     "VerdictWord",
+    "Wishes",
     "Words",
     "chunk_results",
     "estimate_folded",
@@ -74,6 +93,9 @@ __all__ = [
     "invert_aluminium",
     "invert_measured",
     "judge",
+    "live_run",
+    "live_runs",
+    "live_states",
     "load_result",
     "load_snapshot",
     "now_ns",
