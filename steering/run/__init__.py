@@ -12,7 +12,7 @@ from steering.run.actions import (
 from steering.run.answer import stop_of
 from steering.run.estimator import Estimate
 from steering.run.folded_estimate import estimate_folded
-from steering.run.live_runs import LiveRun, live_run, live_runs, live_states
+from steering.run.live_runs import LiveRun, live_run, live_runs, live_states, read_only_run
 from steering.run.powder_folds import PowderFold, fold_powder
 from steering.run.powder_inversion import Inverted, invert_aluminium, invert_measured
 from steering.run.replay import replay
@@ -45,6 +45,8 @@ from steering.run.store import (
     save_snapshot,
 )
 from steering.run.verdict import (
+    AdviceWord,
+    StopWord,
     Verdict,
     VerdictWord,
     Words,
@@ -59,6 +61,7 @@ __all__ = [
     "Action",
     "ActionLog",
     "AdviceResult",
+    "AdviceWord",
     "ChunkResult",
     "ConflictError",
     "DerivedResult",
@@ -82,6 +85,7 @@ __all__ = [
     "SnapshotFolders",
     "SpectrumView",
     "StopResult",
+    "StopWord",
     "Verdict",
     "VerdictWord",
     "Wishes",
@@ -99,6 +103,7 @@ __all__ = [
     "load_result",
     "load_snapshot",
     "now_ns",
+    "read_only_run",
     "read_result",
     "replay",
     "result_document",

@@ -161,6 +161,26 @@ Asked = Annotated[
 VERBS = tuple(
     "withdraw restore targets budget pin unpin veto unveto approve reject close reopen".split()
 )
+
+
+def said(asked: BaseModel) -> str:
+    """An action in a few words."""
+    if isinstance(asked, Withdraw | Restore):
+        return f"{asked.what} chunk {asked.chunk}"
+    if isinstance(asked, SetTargets):
+        single = (asked.per_parameter or {}).items()
+        every = [] if asked.relative_sigma is None else [f"{asked.relative_sigma:g}"]
+        told = ", ".join([*every, *(f"{name} {value:g}" for name, value in single)])
+        return f"targets {told or 'of the experiment file'}"
+    if isinstance(asked, SetBudget):
+        told = "of the experiment file" if asked.minutes is None else f"{asked.minutes:g} min"
+        return f"budget {told}"
+    if isinstance(asked, Pin | Unpin | Veto | Unveto | Approve | Reject):
+        around = f" ± {asked.within_deg:g}" if isinstance(asked, Veto) else ""
+        return f"{asked.what} psi {asked.psi_deg:g}{around}"
+    return f"{getattr(asked, 'what', '')} the run"
+
+
 NEEDS_ADMIN = ("close", "reopen")
 
 

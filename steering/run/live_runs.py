@@ -167,12 +167,17 @@ def live_run(folders: Iterable[Path], run_id: str) -> LiveRun:
             f"run {run_id!r} is in {len(found)} state folders; expected one. Serve them apart."
         )
     if not found:
-        there = ", ".join(one.run_id for one in known) or "none"
-        raise InputError(
-            f"run {run_id!r} is no live run; expected one that `beamsteer consume` works on: "
-            f"{there}. What was replayed changes by being replayed again."
-        )
+        raise InputError(read_only_run(run_id, folders))
     return found[0]
+
+
+def read_only_run(run_id: str, folders: Iterable[Path]) -> str:
+    """Why nothing can be asked of a run that is no live one."""
+    there = ", ".join(one.run_id for one in live_runs(folders)) or "none"
+    return (
+        f"run {run_id[:100]!r} is no live run; expected one that `beamsteer consume` works on: "
+        f"{there}. What was replayed changes by being replayed again."
+    )
 
 
 def live_states(folders: Iterable[Path]) -> tuple[Path, ...]:
