@@ -81,10 +81,11 @@ class Attempts:
         failures.count += 1
         failures.last_s = now
         self._all.append(now)
+        hold_s = min(FIRST_S * 2.0 ** min(failures.count - 1, 16), HELD_S)
         beyond = failures.count - FREE
         if beyond >= 0:
-            failures.until_s = now + min(2.0 ** min(beyond, 16), LONGEST_S)
-        return failures.count, min(FIRST_S * 2.0 ** min(failures.count - 1, 16), HELD_S)
+            failures.until_s = now + hold_s + min(2.0 ** min(beyond, 16), LONGEST_S)
+        return failures.count, hold_s
 
     def holding(self, address: str, change: int) -> None:
         """A refusal is held back, or no more."""

@@ -174,10 +174,11 @@ class BodyLimit:
             return
         taken = 0
         complete = answered = False
+        refusal: _RefusedBodyError | None = None
         until = time.monotonic() + self._whole_s
 
         async def counted() -> Message:
-            nonlocal taken, complete
+            nonlocal taken, complete, refusal
             if complete:
                 return await receive()  # until the reader leaves
             try:
@@ -185,24 +186,28 @@ class BodyLimit:
                 message = await asyncio.wait_for(receive(), wait)
             except TimeoutError:
                 text = "body came too slowly; expected it at once. Send it again."
-                raise _RefusedBodyError(408, text) from None
+                refusal = _RefusedBodyError(408, text)
+                raise refusal from None
             taken += len(message.get("body", b""))
             complete = not message.get("more_body", False)
             if taken > self._limit:
-                raise self._too_large()
+                refusal = self._too_large()
+                raise refusal
             return message
 
         async def noted(message: Message) -> None:
             nonlocal answered
-            answered = True
-            await send(message)
+            if refusal is None or answered:  # else it makes a fault of its own of ours
+                answered = True
+                await send(message)
 
         try:
             await self._app(scope, counted, noted)
-        except _RefusedBodyError as refused:
+        except _RefusedBodyError:
             if answered:
                 raise
-            await _refuse(refused, scope, receive, send)
+        if refusal is not None and not answered:
+            await _refuse(refusal, scope, receive, send)
 
     def _too_large(self) -> _RefusedBodyError:
         text = f"body is too large; expected at most {self._limit} bytes. Send a smaller file."
