@@ -12,9 +12,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from simulations.errors import InputError, StorageError
 from steering.alarms.book import Acknowledgement, Alarm, Event
-from steering.alarms.book_store import LONGEST_NAME, LONGEST_NOTE, AlarmFolder
+from steering.alarms.book_store import LONGEST_NOTE, AlarmFolder
 from steering.experiment import AlarmKind
-from steering.run import live_states
+from steering.run import PersonName, live_states
 from steering.web import name_of, somebody_of
 
 
@@ -51,10 +51,8 @@ class AlarmLog(_Answer):
 class AcknowledgeRequest(_Answer):
     """Who knows of an alarm."""
 
-    by: str | None = Field(
+    by: PersonName | None = Field(
         default=None,
-        min_length=1,
-        max_length=LONGEST_NAME,
         description="who, where nobody is named: under the one token, or on loopback",
     )
     note: str = Field(default="", max_length=LONGEST_NOTE, description="what they say")

@@ -120,7 +120,7 @@ def act(
 def _asked(what: What, items: list[str], within: float) -> Any:
     from pydantic import TypeAdapter, ValidationError
 
-    from steering.run.actions import Asked
+    from steering.run import Asked
 
     document: dict[str, Any] = {"what": what.value}
     wanted = ITEMS.get(what)
@@ -169,7 +169,7 @@ def _number(text: str, wanted: str | None) -> float:
 
 
 def _line(name: str, text: str) -> str:
-    from steering.run.actions import LONGEST_NAME, LONGEST_WHY
+    from steering.run import LONGEST_NAME, LONGEST_WHY
 
     longest = LONGEST_NAME if name == "by" else LONGEST_WHY
     if len(text) > longest or not text.isprintable() or not text.strip():
@@ -207,8 +207,7 @@ def _list(found: Any, *, json: bool) -> None:
     if not logged.actions:
         terminal.out.print(f"{found.run_id}: nobody has asked for anything.", markup=False)
         return
-    from steering.run import wall_time
-    from steering.run.actions import said
+    from steering.run import action_words, wall_time
 
     now = time.time_ns()
     rows = [
@@ -216,7 +215,7 @@ def _list(found: Any, *, json: bool) -> None:
             str(one.number),
             wall_time(one.at_ns, now_ns=now),
             one.by,
-            said(one.asked),
+            action_words(one.asked),
             one.why,
             _applied(logged, one.number),
         ]

@@ -2,12 +2,23 @@
 
 from steering.run.action_log_store import ActionLog, Logged
 from steering.run.actions import (
+    ACTION_VERBS,
+    ADMIN_VERBS,
+    LONGEST_NAME,
+    LONGEST_WHY,
     NO_ORDERS,
     NO_WISHES,
+    ROLES,
     Action,
+    ActionWay,
+    Asked,
     ConflictError,
     Orders,
+    PersonName,
+    ReasonLine,
+    Role,
     Wishes,
+    action_words,
 )
 from steering.run.answer import stop_of
 from steering.run.estimator import Estimate
@@ -58,10 +69,14 @@ from steering.run.verdict import (
 from steering.run.wall_time import wall_time
 
 __all__ = [
+    "ACTION_VERBS",
+    "ADMIN_VERBS",
     "Action",
     "ActionLog",
+    "ActionWay",
     "AdviceResult",
     "AdviceWord",
+    "Asked",
     "ChunkResult",
     "ConflictError",
     "DerivedResult",
@@ -70,14 +85,20 @@ __all__ = [
     "Figure",
     "HistoryEntry",
     "Inverted",
+    "LONGEST_NAME",
+    "LONGEST_WHY",
     "LiveRun",
     "Logged",
     "NO_ORDERS",
     "NO_WISHES",
     "Orders",
     "ParameterResult",
+    "PersonName",
     "PowderFold",
     "RESULT_EXPERIMENT",
+    "ROLES",
+    "ReasonLine",
+    "Role",
     "Run",
     "RunResult",
     "RunSnapshot",
@@ -90,6 +111,7 @@ __all__ = [
     "VerdictWord",
     "Wishes",
     "Words",
+    "action_words",
     "chunk_results",
     "estimate_folded",
     "fold_powder",

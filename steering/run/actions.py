@@ -24,7 +24,7 @@ from simulations.errors import InputError
 LONGEST_NAME, LONGEST_WHY = 80, 500
 SAME_DEG = 0.05  # orientations that differ by less are one
 Applier = Literal["consume", "model-server"]
-Way = Literal["page", "api", "cli"]
+ActionWay = Literal["page", "api", "cli"]
 Role = Literal["viewer", "operator", "admin"]
 ROLES: tuple[Role, ...] = get_args(Role)
 
@@ -40,9 +40,9 @@ def _one_line(text: str) -> str:
     return text
 
 
-Line = Annotated[str, Field(min_length=1, max_length=LONGEST_WHY), AfterValidator(_one_line)]
+ReasonLine = Annotated[str, Field(min_length=1, max_length=LONGEST_WHY), AfterValidator(_one_line)]
 Name = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_one_line)]
-Person = Annotated[str, Field(min_length=1, max_length=LONGEST_NAME), AfterValidator(_one_line)]
+PersonName = Annotated[str, Field(min_length=1, max_length=LONGEST_NAME), AfterValidator(_one_line)]
 Psi = Annotated[float, Field(ge=-720, le=720, allow_inf_nan=False)]
 Wanted = Annotated[float, Field(gt=0, le=100, allow_inf_nan=False)]
 Minutes = Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)]
@@ -158,12 +158,12 @@ Asked = Annotated[
     | Reopen,
     Field(discriminator="what"),
 ]
-VERBS = tuple(
+ACTION_VERBS = tuple(
     "withdraw restore targets budget pin unpin veto unveto approve reject close reopen".split()
 )
 
 
-def said(asked: BaseModel) -> str:
+def action_words(asked: BaseModel) -> str:
     """An action in a few words."""
     if isinstance(asked, Withdraw | Restore):
         return f"{asked.what} chunk {asked.chunk}"
@@ -181,7 +181,7 @@ def said(asked: BaseModel) -> str:
     return f"{getattr(asked, 'what', '')} the run"
 
 
-NEEDS_ADMIN = ("close", "reopen")
+ADMIN_VERBS = ("close", "reopen")
 
 
 class Moment(_Value):
@@ -196,11 +196,11 @@ class Action(_Value):
 
     number: int = Field(ge=1, description="1, 2, 3, ... in the order in which they apply")
     at_ns: int = Field(description="when it was asked for, since the Unix epoch")
-    by: Person = Field(description="who")
+    by: PersonName = Field(description="who")
     role: Role
-    way: Way = Field(description="how")
+    way: ActionWay = Field(description="how")
     asked: Asked
-    why: Line
+    why: ReasonLine
     moment: Moment = Moment()
     before: Any = Field(default=None, description="what it changed, as it was")
     after: Any = Field(default=None, description="and as it is asked to be")

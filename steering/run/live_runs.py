@@ -13,12 +13,12 @@ from steering.experiment import load_experiment
 from steering.run.action_log_store import ActionLog, Logged
 from steering.run.actions import (
     Action,
+    ActionWay,
     Asked,
     ConflictError,
     Moment,
     Role,
     Scene,
-    Way,
     refuse_unfit,
 )
 from steering.run.result import RunResult
@@ -82,7 +82,7 @@ class LiveRun:
         *,
         by: str,
         role: Role,
-        way: Way,
+        way: ActionWay,
         why: str,
         at_ns: int,
         number: int | None,

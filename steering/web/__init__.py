@@ -5,7 +5,7 @@ from steering.web.api import create_app
 from steering.web.guards import add_guards
 from steering.web.heartbeat_file import HeartbeatFile, Heartbeats, read_heartbeats
 from steering.web.metrics import STORE_METRICS, MetricName
-from steering.web.people_file import People, add_person, hashed
+from steering.web.people_file import People, add_person
 from steering.web.prediction_process import BoundedPredictor
 from steering.web.serving import (
     answers,
@@ -27,7 +27,6 @@ __all__ = [
     "answers",
     "check_binding",
     "create_app",
-    "hashed",
     "name_of",
     "notify",
     "read_heartbeats",

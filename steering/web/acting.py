@@ -15,19 +15,23 @@ from fastapi.responses import JSONResponse
 from pydantic import Field
 
 from simulations.errors import InputError, StorageError
-from steering.run import ConflictError, LiveRun, Logged, live_runs, read_only_run
-from steering.run.actions import (
-    NEEDS_ADMIN,
+from steering.run import (
+    ACTION_VERBS,
+    ADMIN_VERBS,
     NO_ORDERS,
-    VERBS,
     Action,
+    ActionWay,
     Asked,
-    Line,
+    ConflictError,
+    LiveRun,
+    Logged,
     Orders,
-    Person,
+    PersonName,
+    ReasonLine,
     Role,
-    Way,
-    said,
+    action_words,
+    live_runs,
+    read_only_run,
 )
 from steering.web.answers import Answer, Problem, clean
 from steering.web.people_file import LOCAL, Somebody
@@ -54,7 +58,7 @@ class ActionAnswer(Answer):
     at_ns: int = Field(description="when it was asked for, since the Unix epoch")
     by: str
     role: Role
-    way: Way
+    way: ActionWay
     what: str = Field(description="in a few words")
     asked: Asked
     why: str
@@ -82,8 +86,8 @@ class ActionRequest(Answer):
         description="of the log as the asker saw it; if it has moved on, the answer is 409"
     )
     asked: Asked
-    why: Line = Field(description="in a line; the log keeps it")
-    by: Person | None = Field(
+    why: ReasonLine = Field(description="in a line; the log keeps it")
+    by: PersonName | None = Field(
         default=None, description="who, where nobody is named: under the one token, or on loopback"
     )
 
@@ -135,7 +139,7 @@ def add_acting(
     def me(request: Request) -> Me:
         """Name and role of who asks, and what that may do."""
         somebody = somebody_of(request)
-        may = [verb for verb in VERBS if _allowed(somebody, verb)]
+        may = [verb for verb in ACTION_VERBS if _allowed(somebody, verb)]
         return Me(
             name=somebody.name,
             role=somebody.role,
@@ -200,7 +204,7 @@ def add_acting(
         run = _found(folders, run_id)
         if run is None:
             raise HTTPException(404, read_only_run(run_id, folders))
-        way: Way = "page" if request.headers.get("sec-fetch-mode") else "api"
+        way: ActionWay = "page" if request.headers.get("sec-fetch-mode") else "api"
         try:
             action = run.ask(
                 body.asked,
@@ -227,7 +231,7 @@ def add_acting(
 
 
 def _allowed(somebody: Somebody, verb: str) -> bool:
-    return somebody.role == "admin" or (somebody.acts and verb not in NEEDS_ADMIN)
+    return somebody.role == "admin" or (somebody.acts and verb not in ADMIN_VERBS)
 
 
 def _found(folders: Sequence[Path], run_id: str) -> LiveRun | None:
@@ -257,7 +261,7 @@ def _told(logged: Logged, action: Action) -> ActionAnswer:
         by=action.by,
         role=action.role,
         way=action.way,
-        what=said(action.asked),
+        what=action_words(action.asked),
         asked=action.asked,
         why=action.why,
         before=action.before,

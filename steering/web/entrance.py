@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-from functools import cache
-from importlib import resources
 from urllib.parse import parse_qs
 
 import structlog
@@ -19,6 +17,7 @@ from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Re
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from steering.web.attempts import Attempts
+from steering.web.login_file import login_page
 from steering.web.people_file import LOCAL, People, Somebody
 
 log = structlog.get_logger()
@@ -175,10 +174,4 @@ def _page(status: int, said: str = "", headers: dict[str, str] | None = None) ->
     """The page to log in; ``said`` is one of ours, never what somebody sent."""
     told = f'<p class="failure" role="alert">{said}</p>' if said else ""
     more = {"Cache-Control": "no-store", **(headers or {})}
-    return HTMLResponse(_login_page().replace("<!-- said -->", told), status, more)
-
-
-@cache
-def _login_page() -> str:
-    page = resources.files("steering").joinpath("web", "page", "login.html")
-    return page.read_text(encoding="utf-8")
+    return HTMLResponse(login_page().replace("<!-- said -->", told), status, more)

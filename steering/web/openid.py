@@ -18,7 +18,7 @@ import structlog
 from pydantic import AfterValidator, Field
 
 from simulations.section import Section, Text, expected
-from steering.run.actions import LONGEST_NAME, ROLES, Role
+from steering.run import LONGEST_NAME, ROLES, Role
 
 if TYPE_CHECKING:
     from jwt import PyJWKClient

@@ -35,7 +35,7 @@ from pydantic import AfterValidator, Field, ValidationError
 
 from simulations.errors import InputError
 from simulations.section import Section, expected
-from steering.run.actions import Person, Role
+from steering.run import PersonName, Role
 from steering.web.openid import OpenId, OpenIdSection
 
 log = structlog.get_logger()
@@ -73,7 +73,7 @@ def _digest(value: str) -> str:
 class PersonEntry(Section):
     """A token of a person; one may have several."""
 
-    name: Person
+    name: PersonName
     role: Role
     token: Annotated[str, AfterValidator(_digest)] = Field(repr=False)
     until: date | None = Field(default=None, description="last day on which it is taken, UTC")

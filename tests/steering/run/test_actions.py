@@ -7,7 +7,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from simulations.errors import InputError
 from steering.run.actions import (
-    VERBS,
+    ACTION_VERBS,
     Action,
     Asked,
     ConflictError,
@@ -59,7 +59,7 @@ def after(*whats) -> Orders:
 
 
 def test_every_action_has_an_example_here():
-    assert set(EXAMPLES) == set(VERBS)
+    assert set(EXAMPLES) == set(ACTION_VERBS)
 
 
 def test_a_chunk_is_withdrawn_with_its_reason_until_it_is_restored():
@@ -114,7 +114,7 @@ def test_targets_and_budget_stand_in_the_place_of_those_of_the_experiment():
         refuse_unfit(asked("targets", per_parameter={"9NN zz": 0.1}), Orders(), SCENE)
 
 
-@pytest.mark.parametrize("what", [v for v in VERBS if v != "reopen"])
+@pytest.mark.parametrize("what", [v for v in ACTION_VERBS if v != "reopen"])
 def test_a_closed_run_takes_no_action_but_to_be_opened_again(what):
     closed = after("close")
     with pytest.raises(ConflictError, match="closed"):
@@ -163,7 +163,7 @@ def test_what_makes_no_sense_is_no_action(document):
         ASKED.validate_python(document)
 
 
-@given(st.lists(st.sampled_from(list(VERBS)), max_size=30))
+@given(st.lists(st.sampled_from(list(ACTION_VERBS)), max_size=30))
 def test_orders_are_those_of_the_actions_one_by_one(whats):
     """Whatever fits is taken, a later reader sees what the writer saw, and JSON keeps it."""
     orders, taken = Orders(), []
