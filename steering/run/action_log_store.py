@@ -73,8 +73,7 @@ class ActionLog:
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / NAME
-        self._mark: tuple[int, int, int] | None = None
-        self._known = Logged()
+        self._known: tuple[tuple[int, int, int] | None, Logged] = None, Logged()
 
     @property
     def mark(self) -> tuple[int, int, int]:
@@ -93,11 +92,11 @@ class ActionLog:
         InputError
             If it is damaged.
         """
-        mark = self.mark
-        if mark != self._mark:
-            self._known = _parsed(_bytes_of(self._path), self._path)
-            self._mark = mark
-        return self._known
+        mark, (before, logged) = self.mark, self._known
+        if mark != before:
+            logged = _parsed(_bytes_of(self._path), self._path)
+            self._known = mark, logged  # at once: several threads read
+        return logged
 
     def append(self, made: Callable[[Logged], Action]) -> Action:
         """Add an action that is made of the log as it is then: nobody comes between.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from consumers.state import partition_folders, read_manifest, run_folder
+from consumers.state import MANIFEST, partition_folders, read_manifest, run_folder
 from simulations.errors import InputError
 from steering.experiment import load_experiment
 from steering.run.action_log_store import ActionLog, Logged
@@ -41,7 +41,7 @@ class LiveRun:
     @property
     def log(self) -> ActionLog:
         """Of what people asked of it."""
-        return ActionLog(self.folder)
+        return _log(self.folder)
 
     def scene(self) -> Scene:
         """What of it an action is judged by.
@@ -138,12 +138,8 @@ def live_runs(folders: Iterable[Path]) -> tuple[LiveRun, ...]:
     for state in live_states(folders):
         taken: set[str] = set()
         for partition in partition_folders(state):
-            try:
-                manifest = read_manifest(partition)
-            except (OSError, ValueError):
-                continue  # is told by whoever works on it
-            for name in () if manifest is None else manifest.runs:
-                number = 0 if manifest is None else manifest.partition
+            number, names = _runs_of(partition)
+            for name in names:
                 run_id = f"{name}@{number}" if name in taken else name  # as the model service does
                 taken.add(run_id)
                 folder = run_folder(partition, name)
@@ -202,6 +198,28 @@ def _meanwhile(logged: Logged, number: int) -> str:
         f"version is {number}; expected {logged.number}: meanwhile {came}. Look again, and ask "
         "once more if it is still wanted."
     )
+
+
+@lru_cache(maxsize=256)
+def _log(folder: Path) -> ActionLog:
+    return ActionLog(folder)
+
+
+def _runs_of(partition: Path) -> tuple[int, tuple[str, ...]]:
+    """Number of a partition and names of its runs; its manifest is read where it is another one."""
+    try:
+        told = (partition / MANIFEST).stat()
+        return _runs_in(partition, told.st_mtime_ns, told.st_size, told.st_ino)
+    except (OSError, ValueError):
+        return 0, ()  # is told by whoever works on it
+
+
+@lru_cache(maxsize=64)
+def _runs_in(
+    partition: Path, _mtime_ns: int, _size: int, _inode: int
+) -> tuple[int, tuple[str, ...]]:
+    manifest = read_manifest(partition)
+    return (0, ()) if manifest is None else (manifest.partition, tuple(manifest.runs))
 
 
 def _result(path: Path) -> RunResult | None:
