@@ -23,11 +23,13 @@ export const closed = () => list?.orders?.closed != null;
 /** Whether who looks may ask for this now. */
 export const may = (what) => Boolean(me && list?.live && me.may.includes(what) && (what === "reopen") === closed());
 
-/** Ask for something; throws an error with words for people. Others' actions since are learnt. */
-export async function askFor(asked, why) {
-  const answer = await post(`/runs/${encodeURIComponent(list.run_id)}/actions`, { version: list.version, asked, why });
+/** What who asks has seen: the run, and the version of its log. */
+export const seen = () => ({ runId: list.run_id, version: list.version });
+
+/** Ask for something; throws an error with words for people, and the version that there is by now. */
+export async function askFor({ runId, version }, asked, why) {
+  const answer = await post(`/runs/${encodeURIComponent(runId)}/actions`, { version, asked, why });
   if (answer.status === 201) return;
   const told = await answer.json().catch(() => ({}));
-  if (answer.status === 409 && Number.isInteger(told.version)) list = { ...list, version: told.version };
-  throw Object.assign(new Error(typeof told.detail === "string" ? told.detail : `The server answered ${answer.status}.`), { status: answer.status });
+  throw Object.assign(new Error(typeof told.detail === "string" ? told.detail : `The server answered ${answer.status}.`), { status: answer.status, version: told.version });
 }

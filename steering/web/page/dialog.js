@@ -1,9 +1,10 @@
 /* One dialog for everything that is asked for: what, a choice or a field, why, and a last look. */
 
-import { askFor, may } from "./acting.js";
+import { askFor, may, seen } from "./acting.js";
 import { $, element } from "./dom.js";
 
 let wanted = null; // makes what is asked for out of the form
+let basis = null; // what there was when the dialog opened: who asks has seen no more
 let done = () => {}; // after something was asked for
 
 /** Say what is to happen after something was asked for. */
@@ -27,6 +28,7 @@ export function asking(label, title, choices, { field = null, danger = false } =
 }
 
 function show(title, choices, field) {
+  basis = seen();
   $("ask-title").textContent = title;
   $("ask-fault").hidden = true;
   $("ask-choices").replaceChildren(...(choices.length === 1 ? [element("p", { textContent: choices[0].label })] : choices.map(offered)));
@@ -60,10 +62,11 @@ async function send(event) {
   event.preventDefault();
   $("ask-send").disabled = true;
   try {
-    await askFor(wanted(), $("ask-why").value.trim());
+    await askFor(basis, wanted(), $("ask-why").value.trim());
     $("ask").close();
   } catch (error) {
-    const conflict = error.status === 409;
+    const conflict = error.status === 409 && Number.isInteger(error.version);
+    if (conflict) basis = { ...basis, version: error.version };
     $("ask-fault").textContent = error.status ? error.message : "It could not be sent: the server is gone, or cannot be reached. Nothing is lost but this; try again.";
     $("ask-fault").hidden = false;
     $("ask-send").textContent = conflict ? "Ask all the same" : "Ask for it";
