@@ -136,15 +136,21 @@ def live_runs(folders: Iterable[Path]) -> tuple[LiveRun, ...]:
     """Runs of the state folders in and below some folders, at most two deep."""
     found: list[LiveRun] = []
     for state in live_states(folders):
-        taken: set[str] = set()
-        for partition in partition_folders(state):
-            number, names = _runs_of(partition)
-            for name in names:
-                run_id = f"{name}@{number}" if name in taken else name  # as the model service does
-                taken.add(run_id)
+        parts = [(partition, *_runs_of(partition)) for partition in partition_folders(state)]
+        names = [name for _, _, of in parts for name in of]
+        for partition, number, of in parts:
+            for name in of:
                 folder = run_folder(partition, name)
+                alone = names.count(name) == 1
+                run_id = name if alone else _shown_as(folder, name, number)
                 found.append(LiveRun(run_id=run_id, name=name, partition=partition, folder=folder))
     return tuple(found)
+
+
+def _shown_as(folder: Path, name: str, partition: int) -> str:
+    """Name of one of several runs of a name: the model service gives it, and its answer has it."""
+    result = _result(folder / RESULT)
+    return f"{name}@{partition}" if result is None else result.run
 
 
 def live_run(folders: Iterable[Path], run_id: str) -> LiveRun:

@@ -482,6 +482,9 @@ def test_runs_of_the_same_name_in_two_partitions_stay_apart(folded, tmp_path):
     service = service_of(State(tmp_path), store=store)
     service.step()
     assert {run.run_id: len(run.chunks) for run in store.list()} == {"ge": 1, "ge@1": 2}
+    # And what is asked of one is written where that one lies.
+    named = {one.run_id: one.partition for one in live_runs([live(tmp_path).folder])}
+    assert named == {"ge": first.inside, "ge@1": second.inside}
 
 
 def sse_lines(url: str) -> Iterator[str]:

@@ -12,6 +12,8 @@ from typing import Any
 import httpx
 import pytest
 from fastapi.testclient import TestClient
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from consumers.state import (
     ChunkRecord,
@@ -23,7 +25,7 @@ from consumers.state import (
     write_manifest,
 )
 from steering.experiment import dump_experiment
-from steering.run import ActionLog, RunStore, result_document, save_result
+from steering.run import ACTION_VERBS, ActionLog, RunStore, result_document, save_result
 from steering.web import People, add_person, create_app, serving
 from steering.web.people_file import People as Door
 from tests.steering.fabricated import snapshot, store
@@ -210,6 +212,49 @@ def test_what_makes_no_sense_is_refused_in_words_and_leaves_no_line(
     assert says in answer.json()["detail"]
     assert isinstance(answer.json()["detail"], str)
     assert ActionLog(folder).read().number == 0
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3)
+    ),
+    max_leaves=6,
+)
+NEARLY = st.fixed_dictionaries(
+    {},
+    optional={
+        "version": st.integers(-1, 3) | JSON,
+        "why": st.text(max_size=10) | JSON,
+        "by": st.text(max_size=10) | JSON,
+        "asked": st.fixed_dictionaries(
+            {"what": st.sampled_from(ACTION_VERBS) | JSON},
+            optional={
+                "chunk": st.sampled_from(CHUNKS) | JSON,
+                "psi_deg": st.sampled_from([48.0, 84.0, -3.0]) | st.floats() | JSON,
+                "within_deg": st.floats() | JSON,
+                "minutes": st.floats() | JSON,
+                "relative_sigma": st.floats() | JSON,
+                "per_parameter": st.dictionaries(st.text(max_size=8), st.floats()) | JSON,
+            },
+        )
+        | JSON,
+    },
+)  # fmt: skip
+
+
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(document=NEARLY | JSON)
+def test_whatever_is_sent_is_taken_or_refused_in_words(client, document):
+    content = json.dumps(document).encode("utf-8", "surrogatepass")
+    answer = client.post(PATH, content=content, headers={"Content-Type": "application/json"})
+    assert answer.status_code in (201, 400, 409, 422), answer.text
+    if answer.status_code != 201:
+        assert isinstance(answer.json()["detail"], str)
+        assert answer.json()["detail"]
+    assert client.get(PATH).status_code == 200  # the log is whole
 
 
 def test_a_body_that_is_no_json_is_refused(client):

@@ -7,11 +7,16 @@ from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
+import yaml
 from structlog.testing import capture_logs
 
 from steering.web import People, add_person, create_app, serving
 from steering.web.entrance import COOKIE
 from tests.steering.fabricated import store
+from tests.steering.web.test_acting import live_state
+from tests.steering.web.test_openid import STRANGER, claims, issuer, signed
+
+__all__ = ["issuer"]
 
 HTML = {"Accept": "text/html,application/xhtml+xml"}
 
@@ -151,3 +156,27 @@ def test_where_no_token_is_asked_for_there_is_nothing_to_log_in_to():
             "name": "local", "role": "admin", "named": False, "login": False,
             "may": httpx.get(f"{url}me").json()["may"],
         }  # fmt: skip
+
+
+def test_a_token_of_the_facility_lets_in_and_acts_under_its_own_name(tmp_path, issuer):
+    path = tmp_path / "people.yaml"
+    section = {
+        "issuer": issuer.url,
+        "audience": "beamsteer",
+        "role_claim": "realm.groups",
+        "roles": {"operator": ["bl17"]},
+    }
+    path.write_text(yaml.safe_dump({"openid": section}))
+    live_state(tmp_path / "state")
+    app = create_app(store(), people=People(path=path), folders=[tmp_path])
+    with serving(app) as url:
+        shown = {"Authorization": f"Bearer {signed(claims(issuer))}"}
+        asked = {"version": 0, "why": "a gap", "asked": {"what": "pin", "psi_deg": 33.0}}
+        told = httpx.post(f"{url}runs/ge-demo/actions", json=asked, headers=shown).json()
+        assert (told["by"], told["role"]) == ("ada", "operator")
+        forged = {"Authorization": f"Bearer {signed(claims(issuer), STRANGER)}"}
+        assert httpx.get(f"{url}runs", headers=forged).status_code == 401
+        moved = log_in(url, signed(claims(issuer)))
+        assert moved.status_code == 303
+        with httpx.Client(base_url=url, cookies={COOKIE: moved.cookies[COOKIE]}) as client:
+            assert client.get("/me").json()["name"] == "ada"
