@@ -150,6 +150,49 @@ def test_who_comes_second_is_told_what_came_before_and_loses_nothing(client):
     assert client.get(PATH).json()["version"] == 2
 
 
+EVERY = {
+    "withdraw": {"chunk": "178901"},
+    "restore": {"chunk": "178907"},
+    "targets": {"relative_sigma": 0.02},
+    "budget": {"minutes": 60.0},
+    "pin": {"psi_deg": 33.0},
+    "unpin": {"psi_deg": 20.0},
+    "veto": {"psi_deg": 10.0},
+    "unveto": {"psi_deg": 100.0},
+    "approve": {"psi_deg": 48.0},
+    "reject": {"psi_deg": 84.0},
+    "close": {},
+}
+
+
+def test_of_two_who_ask_for_anything_at_once_one_is_told_of_the_other(tmp_path, folder):
+    """Every action, by two people in the same moment, who both saw the same version."""
+    begin = threading.Barrier(2)
+    with serving(app_of(tmp_path)) as url, ThreadPoolExecutor(2) as beside:
+
+        def ask(who: str, version: int, what: str, fields: dict[str, Any]) -> httpx.Response:
+            asked = {"what": what, **fields}
+            document = {"version": version, "why": what, "asked": asked, "by": who}
+            begin.wait(20)
+            return httpx.post(url + PATH[1:], json=document, timeout=30)
+
+        def both(version: int, what: str, fields: dict[str, Any]) -> dict[int, dict[str, Any]]:
+            sent = [beside.submit(ask, who, version, what, fields) for who in ("Ada", "Ben")]
+            return {one.result().status_code: one.result().json() for one in sent}
+
+        for what, fields in (
+            ("pin", EVERY["unpin"]), ("veto", EVERY["unveto"]), ("withdraw", EVERY["restore"]),
+            *EVERY.items(), ("reopen", {}),
+        ):  # fmt: skip
+            version = ActionLog(folder).read().number
+            told = both(version, what, fields)
+            assert set(told) == {201, 409}, (what, told)
+            first, (seen,) = told[201], told[409]["actions"]
+            assert seen["by"] == first["by"]
+            assert f"meanwhile {first['by']}: {what}" in told[409]["detail"]
+            assert ActionLog(folder).read().number == version + 1
+
+
 def test_of_many_at_once_exactly_one_is_first_each_time(tmp_path, folder):
     """Ten people pin at once, each until it is taken: ten actions, none twice, none lost."""
     with serving(app_of(tmp_path)) as url:
