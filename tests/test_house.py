@@ -79,6 +79,8 @@ ACROSS_ROOMS = {
     "tests/steering/test_stations.py",
     "tests/steering/test_supports.py",
     "tests/steering/test_tube_bias.py",
+    "tests/steering/web/test_attacks.py",
+    "tests/steering/web/test_hands.py",
     "tests/steering/web/test_staleness.py",
 }
 """Tests of what several rooms do together."""

@@ -82,6 +82,7 @@ class RunRecord:
         default_factory=dict[str, tuple[int, tuple[float, ...]]]
     )
     closed: bool = False
+    actions: int = 0  # number of the last action of people that its chunks obey
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -179,6 +180,7 @@ def read_manifest(folder: Path) -> Manifest | None:
                 chunks=tuple(map(_chunk_record, run["chunks"])),
                 logs={k: (t, tuple(v)) for k, (t, v) in run["logs"].items()},
                 closed=run["closed"],
+                actions=run.get("actions", 0),
             )
             for name, run in body["runs"].items()
         },

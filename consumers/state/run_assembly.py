@@ -333,7 +333,7 @@ class RunAssembly:
             else:
                 late.append(dwell)
         if not held.left.any():
-            if final is not None and final.status == "folded":
+            if final is not None and final.status != "set aside":
                 self._ledger.bury(raw, _why_final(final))
             else:
                 self._settle(raw, "duplicates", again="data")

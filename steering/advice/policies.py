@@ -30,6 +30,7 @@ class Advice:
     minutes: float
     gain_per_minute: float  # fall of sum sigma^2/tau^2 per wall minute, or of misfit re-measured
     policy: str  # "information" or "falsification"
+    wanted: str | None = None  # "pinned" or "approved": why it comes first whatever its gain
 
 
 @runtime_checkable

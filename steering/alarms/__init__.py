@@ -2,12 +2,11 @@
 
 from steering.alarms.book_store import AlarmFolder
 from steering.alarms.routes import alarm_router
-from steering.alarms.watch import Watch, live_states, watching
+from steering.alarms.watch import Watch, watching
 
 __all__ = [
     "AlarmFolder",
     "Watch",
     "alarm_router",
-    "live_states",
     "watching",
 ]

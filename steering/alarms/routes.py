@@ -7,14 +7,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated
 
-from fastapi import APIRouter, HTTPException, Query
+from fastapi import APIRouter, HTTPException, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
 
 from simulations.errors import InputError, StorageError
 from steering.alarms.book import Acknowledgement, Alarm, Event
-from steering.alarms.book_store import LONGEST_NAME, LONGEST_NOTE, AlarmFolder
-from steering.alarms.watch import live_states
+from steering.alarms.book_store import LONGEST_NOTE, AlarmFolder
 from steering.experiment import AlarmKind
+from steering.run import PersonName, live_states
+from steering.web import name_of, somebody_of
 
 
 class _Answer(BaseModel):
@@ -50,7 +51,10 @@ class AlarmLog(_Answer):
 class AcknowledgeRequest(_Answer):
     """Who knows of an alarm."""
 
-    by: str = Field(min_length=1, max_length=LONGEST_NAME, description="who")
+    by: PersonName | None = Field(
+        default=None,
+        description="who, where nobody is named: under the one token, or on loopback",
+    )
     note: str = Field(default="", max_length=LONGEST_NOTE, description="what they say")
 
 
@@ -98,13 +102,14 @@ def alarm_router(folders: Sequence[Path], *, clock: Callable[[], int] = time.tim
             503: {"model": AlarmProblem, "description": "It cannot be written now"},
         },
     )
-    def acknowledge(alarm: str, body: AcknowledgeRequest) -> AlarmAnswer:
+    def acknowledge(alarm: str, body: AcknowledgeRequest, request: Request) -> AlarmAnswer:
         """Note who knows of an alarm: it is told no more until there is more to say."""
+        who = name_of(somebody_of(request), body.by)
         for state in live_states(folders):
             folder = AlarmFolder(state)
             if any(one.id == alarm and one.over_ns is None for one in _readable(folder)):
                 try:
-                    told = folder.acknowledge(alarm, by=body.by, note=body.note, at_ns=clock())
+                    told = folder.acknowledge(alarm, by=who, note=body.note, at_ns=clock())
                 except StorageError as error:
                     raise HTTPException(503, str(error)) from error
                 except InputError as error:

@@ -24,24 +24,13 @@ from steering.alarms.rules import conditions
 from steering.alarms.sending import Send, check_receiver, send
 from steering.alarms.urls_file import VARIABLE, Receiver, receivers_of
 from steering.experiment import AlarmsSection, load_experiment
+from steering.run import live_states
 
 log = structlog.get_logger()
 
 EVERY_S = 2.0  # between two looks
 EXPERIMENT = "experiment.yaml"  # in a state folder
-STATE = "state.json"  # what makes a folder one of a live run
 MOST_AT_ONCE = 20  # messages of one look
-
-
-def live_states(folders: Sequence[Path]) -> tuple[Path, ...]:
-    """State folders of live runs in and below some folders, at most two deep."""
-    found = {
-        path.parent
-        for folder in folders
-        for pattern in (STATE, f"*/{STATE}", f"*/*/{STATE}")
-        for path in folder.glob(pattern)
-    }
-    return tuple(sorted(found))
 
 
 class Watch:

@@ -29,6 +29,9 @@ VERBS = {
     "to keep.",
     "serve": "Serve the status API and the live page until interrupted.",
     "alarms": "List the alarms of a live run, acknowledge one, or test who is told.",
+    "act": "Ask something of a live run: withdraw a chunk, pin psi, close it; or list what was "
+    "asked.",
+    "token": "Make a token for a named person and add its hash to the file of people.",
     "status": "Say what the page says of runs, in the same words; 75 while what feeds one is gone.",
     "consume": "Fold a live stream into closed chunks until interrupted; nothing is lost, nothing "
     "doubled.",

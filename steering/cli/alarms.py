@@ -42,7 +42,8 @@ def alarms(
     file that `alarms.urls_file` of the experiment names, or in BEAMSTEER_ALARM_URLS, each line a
     name and a URL. With --test: 2 if a receiver does not take the message.
     """
-    from steering.alarms import AlarmFolder, Watch, live_states, watching
+    from steering.alarms import AlarmFolder, Watch, watching
+    from steering.run import live_states
 
     if state not in live_states([state]):
         raise InputError(

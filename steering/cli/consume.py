@@ -76,6 +76,14 @@ def consume(
             envvar="BEAMSTEER_TOKEN", help="Secret that readers must present.", show_envvar=True
         ),
     ] = None,
+    people: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="BEAMSTEER_PEOPLE",
+            help="File of named people for the live page, as of `beamsteer serve`.",
+            show_envvar=True,
+        ),
+    ] = None,
     log: terminal.Log = terminal.LogKind.TEXT,
     json: terminal.Json = False,
 ) -> None:
@@ -117,10 +125,14 @@ def consume(
         told: dict[str, Any] = {"state": str(output), "health": health, "pid": os.getpid()}
         if serve:
             from steering.alarms import alarm_router, watching
-            from steering.web import BoundedPredictor, Heartbeats, create_app
+            from steering.web import BoundedPredictor, Heartbeats, People, create_app
 
             app = create_app(
-                live.store, BoundedPredictor(), token=token, workers=Heartbeats([output])
+                live.store,
+                BoundedPredictor(),
+                people=People(token=token, path=people),
+                folders=[output],
+                workers=Heartbeats([output]),
             )
             app.include_router(alarm_router([output]))
             told["page"] = stack.enter_context(serving(app, host=host, port=port))

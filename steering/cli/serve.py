@@ -34,6 +34,18 @@ def serve(
             envvar="BEAMSTEER_TOKEN", help="Secret that readers must present.", show_envvar=True
         ),
     ] = None,
+    people: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="BEAMSTEER_PEOPLE",
+            help="File of named people, each with a role; `beamsteer token` adds to it.",
+            show_envvar=True,
+        ),
+    ] = None,
+    name: Annotated[
+        list[str] | None,
+        typer.Option(help="Name that browsers know the server by; any, under a token, if absent."),
+    ] = None,
     check: Annotated[
         bool, typer.Option("--check", help="Start, report the address, and stop again.")
     ] = False,
@@ -45,9 +57,10 @@ def serve(
     `beamsteer model-server` estimates. Meanwhile alarms of the live ones are evaluated and sent:
     see `beamsteer alarms`.
     """
-    from steering.web import check_binding, serving
+    from steering.web import People, check_binding, serving
 
-    check_binding(host, token)
+    check_binding(host, token, people=people is not None)
+    door = People(token=token, path=people)
     looked = folders if folders else [Path("build")]
     for folder in folders or ():
         if not folder.exists():
@@ -71,7 +84,14 @@ def serve(
     publish_new()
     workers = Heartbeats(looked)
     workers()
-    app = create_app(store, BoundedPredictor(), token=token, workers=workers)
+    app = create_app(
+        store,
+        BoundedPredictor(),
+        people=door,
+        names=tuple(name or ()),
+        folders=looked,
+        workers=workers,
+    )
     app.include_router(alarm_router(looked))
     with asked_to_stop() as asked, serving(app, host=host, port=port) as url:
         runs = [run.run_id for run in store.list()]

@@ -1,8 +1,29 @@
 """A run: chunks in, estimates and verdicts out; what is kept of it."""
 
+from steering.run.action_log_store import ActionLog, Logged
+from steering.run.actions import (
+    ACTION_VERBS,
+    ADMIN_VERBS,
+    LONGEST_NAME,
+    LONGEST_WHY,
+    NO_ORDERS,
+    NO_WISHES,
+    ROLES,
+    Action,
+    ActionWay,
+    Asked,
+    ConflictError,
+    Orders,
+    PersonName,
+    ReasonLine,
+    Role,
+    Wishes,
+    action_words,
+)
 from steering.run.answer import stop_of
 from steering.run.estimator import Estimate
 from steering.run.folded_estimate import estimate_folded
+from steering.run.live_runs import LiveRun, live_run, live_runs, live_states, read_only_run
 from steering.run.powder_folds import PowderFold, fold_powder
 from steering.run.powder_inversion import Inverted, invert_aluminium, invert_measured
 from steering.run.replay import replay
@@ -35,6 +56,8 @@ from steering.run.store import (
     save_snapshot,
 )
 from steering.run.verdict import (
+    AdviceWord,
+    StopWord,
     Verdict,
     VerdictWord,
     Words,
@@ -46,17 +69,36 @@ from steering.run.verdict import (
 from steering.run.wall_time import wall_time
 
 __all__ = [
+    "ACTION_VERBS",
+    "ADMIN_VERBS",
+    "Action",
+    "ActionLog",
+    "ActionWay",
     "AdviceResult",
+    "AdviceWord",
+    "Asked",
     "ChunkResult",
+    "ConflictError",
     "DerivedResult",
     "Estimate",
     "EventCounts",
     "Figure",
     "HistoryEntry",
     "Inverted",
+    "LONGEST_NAME",
+    "LONGEST_WHY",
+    "LiveRun",
+    "Logged",
+    "NO_ORDERS",
+    "NO_WISHES",
+    "Orders",
     "ParameterResult",
+    "PersonName",
     "PowderFold",
     "RESULT_EXPERIMENT",
+    "ROLES",
+    "ReasonLine",
+    "Role",
     "Run",
     "RunResult",
     "RunSnapshot",
@@ -64,9 +106,12 @@ __all__ = [
     "SnapshotFolders",
     "SpectrumView",
     "StopResult",
+    "StopWord",
     "Verdict",
     "VerdictWord",
+    "Wishes",
     "Words",
+    "action_words",
     "chunk_results",
     "estimate_folded",
     "fold_powder",
@@ -74,9 +119,13 @@ __all__ = [
     "invert_aluminium",
     "invert_measured",
     "judge",
+    "live_run",
+    "live_runs",
+    "live_states",
     "load_result",
     "load_snapshot",
     "now_ns",
+    "read_only_run",
     "read_result",
     "replay",
     "result_document",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -23,6 +24,7 @@ from steering.advice import (
     minutes_to_target,
 )
 from steering.experiment import Measurement
+from steering.run.actions import NO_WISHES, SAME_DEG, Wishes
 from steering.run.ledger import ChunkLedger
 
 CANDIDATES = 25
@@ -55,6 +57,9 @@ class Standpoint:
         return bool(np.max(np.abs(theta - self.theta) / self.sigma) <= MOVED_SIGMAS)
 
 
+_Look = tuple[float, VoxelExposure, tuple[FloatArray, FloatArray]]  # psi, exposure, its sums
+
+
 class Adviser:
     """Ranks the orientations of one experiment; exposures of candidates are computed once.
 
@@ -67,8 +72,9 @@ class Adviser:
 
     def __init__(self, measurement: Measurement, refinement: Refinement) -> None:
         self._measurement, self._refinement = measurement, refinement
-        self._seen: list[tuple[float, VoxelExposure, tuple[FloatArray, FloatArray]]] = []
+        self._seen: list[_Look] = []
         self._known: tuple[bytes, list[Candidate]] | None = None  # and where they were seen from
+        self._also: dict[float, _Look] = {}  # at psi that somebody wants, in degrees
 
     def advise(
         self,
@@ -79,6 +85,7 @@ class Adviser:
         *,
         trusted: bool,
         before: Standpoint | None = None,
+        wishes: Wishes = NO_WISHES,
     ) -> Advised:
         """Rank all candidates at an estimate.
 
@@ -93,6 +100,8 @@ class Adviser:
         before : Standpoint, optional
             Where candidates were last looked at from. Of costly crystals that look is kept while
             it serves.
+        wishes : Wishes
+            Of people; what they veto is neither advised nor counted on.
         """
         experiment = self._measurement.experiment
         keeps = self._measurement.costly and can is None
@@ -105,9 +114,9 @@ class Adviser:
                 charge_per_minute=self._charge_per_minute(ledger),
             )
         candidates = self._candidates(ledger, can, standpoint)
-        targets = absolute_targets(
-            posterior, [experiment.targets.relative(n) for n in self._measurement.targeted]
-        )
+        candidates = [one for one in candidates if wishes.allows(one.psi_deg)]
+        also = self._wanted(ledger, can, standpoint, wishes, candidates)
+        targets = absolute_targets(posterior, self.relative_targets(wishes))
         policy = (
             InformationPolicy()
             if trusted
@@ -119,19 +128,24 @@ class Adviser:
             precision=posterior.precision,
             draws=np.empty((0, posterior.layout.size)),
             targets=targets,
-            candidates=tuple(candidates),
+            candidates=(*candidates, *also),
             measured=tuple(Setting(psi_deg=c.psi_deg, ei_meV=ei_meV) for c in ledger.chunks),
             minutes_used=ledger.minutes_used,
-            budget_minutes=experiment.motion.budget_minutes,
+            budget_minutes=wishes.budget_minutes or experiment.motion.budget_minutes,
             motion=experiment.motion,
         )
         return Advised(
-            advice=tuple(policy.rank(situation)),
+            advice=_arranged(policy.rank(situation), wishes),
             policy=policy.name,
             targets=targets,
             forecast_minutes=minutes_to_target(situation),
             looked_from=standpoint,
         )
+
+    def relative_targets(self, wishes: Wishes) -> list[float]:
+        """Wanted sigma over size of every targeted parameter."""
+        wanted = self._measurement.experiment.targets
+        return [wishes.relative(n, wanted.relative(n)) for n in self._measurement.targeted]
 
     @staticmethod
     def _charge_per_minute(ledger: ChunkLedger) -> float:
@@ -149,11 +163,48 @@ class Adviser:
         if can is None and self._known is not None and self._known[0] == key:
             return self._known[1]
         if not self._seen:
-            self._look(reduced=total.gaussian)
+            count = CANDIDATES_IF_COSTLY if self._measurement.costly else CANDIDATES
+            limits = self._measurement.experiment.motion.limits_deg
+            for psi in candidate_angles(limits, count):
+                self._seen.append(self._look(float(psi), reduced=total.gaussian))
+        found = self._informed(ledger, can, standpoint, self._seen)
+        self._known = (key, found)
+        return found
+
+    def _wanted(
+        self,
+        ledger: ChunkLedger,
+        can: CanRate | None,
+        standpoint: Standpoint,
+        wishes: Wishes,
+        there: Sequence[Candidate],
+    ) -> list[Candidate]:
+        """Candidates that somebody wants and that are not there."""
+        known = [one.psi_deg for one in there]
+        missing = [
+            one.psi_deg
+            for one in wishes.first
+            if not any(abs(one.psi_deg - psi) <= SAME_DEG for psi in known)
+        ]
+        for psi in missing:
+            if psi not in self._also:
+                self._also[psi] = self._look(psi, reduced=ledger.sums.gaussian)
+        return self._informed(ledger, can, standpoint, [self._also[psi] for psi in missing])
+
+    def _informed(
+        self,
+        ledger: ChunkLedger,
+        can: CanRate | None,
+        standpoint: Standpoint,
+        looks: Sequence[_Look],
+    ) -> list[Candidate]:
+        if not looks:
+            return []
+        total = ledger.sums
         refinement, per_minute = self._refinement, standpoint.charge_per_minute
         state = refinement.state_at(standpoint.theta)
         stride = self._stride
-        found = [
+        return [
             information_per_minute(
                 psi,
                 lambda exposure=exposure: exposure,
@@ -166,10 +217,8 @@ class Adviser:
                 can=can_elsewhere(can, total.exposure, per_minute * sums[0]),
                 stride=stride,
             )
-            for psi, exposure, sums in self._seen
+            for psi, exposure, sums in looks
         ]
-        self._known = (key, found)
-        return found
 
     @property
     def _stride(self) -> int:
@@ -180,16 +229,25 @@ class Adviser:
         narrowest = float(measurement.coarse_forward.sigma_meV.min())
         return max(1, int(narrowest / measurement.energy.step_meV))
 
-    def _look(self, *, reduced: bool) -> None:
-        """What every candidate would see in one coulomb, on pixels merged along the tubes."""
+    def _look(self, psi_deg: float, *, reduced: bool) -> _Look:
+        """What an orientation would see in one coulomb, on pixels merged along the tubes."""
         measurement = self._measurement
         _, factor = split_name(measurement.instrument.name)
         coarse = measurement.instrument
         if factor < COARSENING and coarse.tube is not None:
             coarse = coarsen(coarse, COARSENING // factor)
-        count = CANDIDATES_IF_COSTLY if measurement.costly else CANDIDATES
-        for psi in candidate_angles(measurement.experiment.motion.limits_deg, count):
-            full = measurement.geometry.sight(float(psi), coarse).exposure(reduced=reduced)
-            self._seen.append(
-                (float(psi), full.merged(measurement.merged), measurement.geometry.path_sums(full))
-            )
+        full = measurement.geometry.sight(psi_deg, coarse).exposure(reduced=reduced)
+        return psi_deg, full.merged(measurement.merged), measurement.geometry.path_sums(full)
+
+
+def _arranged(ranked: Iterable[Advice], wishes: Wishes) -> tuple[Advice, ...]:
+    """Best first, but what people want before all."""
+    rest = list(ranked)
+    first: list[Advice] = []
+    for wish in wishes.first:
+        for one in rest:
+            if abs(one.psi_deg - wish.psi_deg) <= SAME_DEG:
+                first.append(replace(one, wanted=wish.why))
+                rest.remove(one)
+                break
+    return (*first, *rest)

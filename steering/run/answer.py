@@ -12,7 +12,7 @@ from model_server.posterior import Posterior, Trust, usable_cells
 from simulations.arrays import FloatArray
 from simulations.constants import Z90
 from simulations.fold import CellSums
-from steering.advice import StopAdvice, stop_advice
+from steering.advice import Advice, StopAdvice, stop_advice
 from steering.experiment import Measurement
 from steering.run.estimator import Estimate
 from steering.run.ledger import ChunkLedger
@@ -72,6 +72,7 @@ def result_of(
     estimate: Estimate | None,
     *,
     looks_below_target: int = 0,
+    closed: bool = False,
 ) -> dict[str, Any]:
     """Newest answer in the layout of ``result.json``; no timings.
 
@@ -83,6 +84,8 @@ def result_of(
         None: there is none yet.
     looks_below_target : int
         How many of the last looks met every target and were trusted.
+    closed : bool
+        Of a run that people closed nothing is advised.
     """
     common = {
         "schema_version": SCHEMA_VERSION,
@@ -111,7 +114,7 @@ def result_of(
     return {
         **fitted_of(posterior, trust, measurement),
         "set_up": _set_up(measurement, posterior),
-        "advice": [asdict(a) for a in estimate.advice[:ADVISED]],
+        "advice": [] if closed else [_advised(a) for a in estimate.advice[:ADVISED]],
         "policy": estimate.policy,
         "targets": [
             {"name": n, "sigma": float(t), "met": bool(s <= t) if trust.trusted else None}
@@ -145,6 +148,10 @@ def _set_up(measurement: Measurement, posterior: Posterior) -> list[dict[str, An
         for n, unit, v, s, prior in off
         if prior > 0
     ]
+
+
+def _advised(advice: Advice) -> dict[str, Any]:
+    return {name: value for name, value in asdict(advice).items() if value is not None}
 
 
 def fitted_of(posterior: Posterior, trust: Trust, measurement: Measurement) -> dict[str, Any]:

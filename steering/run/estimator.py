@@ -36,8 +36,9 @@ from simulations.fold import (
     tensor_reals,
 )
 from simulations.likelihood import Drift, Missetting
-from steering.advice import Advice, targets_met
+from steering.advice import Advice, absolute_targets, targets_met
 from steering.experiment import Measurement
+from steering.run.actions import NO_WISHES, Wishes
 from steering.run.adviser import Adviser, Standpoint
 from steering.run.can_terms import CanTerms
 from steering.run.ledger import ChunkLedger
@@ -117,7 +118,9 @@ class Estimator:
         self._first_guess = _first_guess_of(measurement)
         self._seen = _Exposures(measurement)
 
-    def estimate(self, ledger: ChunkLedger, base: Estimate | None = None) -> Estimate:
+    def estimate(
+        self, ledger: ChunkLedger, base: Estimate | None = None, wishes: Wishes = NO_WISHES
+    ) -> Estimate:
         """Fit, judge and advise.
 
         Parameters
@@ -126,6 +129,8 @@ class Estimator:
             With at least one chunk.
         base : Estimate, optional
             To begin at, of earlier chunks; without it, from the prior alone.
+        wishes : Wishes
+            Of people, for targets and advice; the fit does not hang on them.
         """
         chunks = ledger.chunks
         with_can = self._can.of_chunks(chunks)
@@ -152,6 +157,7 @@ class Estimator:
             posterior.in_layout(self._refinement.layout),
             trusted=trust.trusted,
             before=None if base is None else base.looked_from,
+            wishes=wishes,
         )
         return Estimate(
             keys=tuple(c.key for c in chunks),
@@ -168,6 +174,45 @@ class Estimator:
             rates=rates,
             looked_from=advised.looked_from,
         )
+
+    def advise_again(
+        self, ledger: ChunkLedger, estimate: Estimate, base: Estimate | None, wishes: Wishes
+    ) -> Estimate:
+        """The same fit with the advice that other wishes lead to.
+
+        Parameters
+        ----------
+        ledger : ChunkLedger
+            With the chunks of the estimate.
+        estimate : Estimate
+        base : Estimate, optional
+            That it began at.
+        wishes : Wishes
+        """
+        total, total_can = _together(self._can.of_chunks(ledger.chunks))
+        advised = self._adviser.advise(
+            ledger,
+            total,
+            total_can,
+            estimate.posterior.in_layout(self._refinement.layout),
+            trusted=estimate.trust.trusted,
+            before=None if base is None else base.looked_from,
+            wishes=wishes,
+        )
+        return replace(
+            estimate,
+            targets=advised.targets,
+            advice=advised.advice,
+            policy=advised.policy,
+            forecast_minutes=advised.forecast_minutes,
+            looked_from=advised.looked_from,
+        )
+
+    def met(self, posterior: Posterior, *, trusted: bool, wishes: Wishes) -> bool:
+        """Whether an estimate meets every target that is wanted."""
+        seen = posterior.in_layout(self._refinement.layout)
+        targets = absolute_targets(seen, self._adviser.relative_targets(wishes))
+        return targets_met(posterior.sigma, targets, trusted=trusted)
 
     def _fit(
         self,

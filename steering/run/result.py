@@ -21,6 +21,7 @@ from pydantic import (
 )
 
 from simulations.errors import InputError
+from steering.run.actions import Wishes
 
 SCHEMA_VERSION = 1
 
@@ -147,6 +148,9 @@ class AdviceResult(ResultPart):
         description="fall of sum sigma^2/target^2 per wall minute, or of misfit measured again"
     )
     policy: str = Field(description="`information` or `falsification`")
+    wanted: Literal["pinned", "approved"] | None = Field(
+        default=None, description="why it comes first, whatever its gain"
+    )
 
 
 class StopResult(ResultPart):
@@ -213,6 +217,10 @@ class RunResult(ResultPart):
     chunk_keys: tuple[str, ...] | None = Field(
         default=None, description="generation and name of the chunks it was made from"
     )
+    actions: Count | None = Field(
+        default=None, description="number of the last action of people that it heeds"
+    )
+    asked: Wishes | None = Field(default=None, description="what people want of it")
 
     def text(self) -> str:
         """The bytes of ``result.json``; the same result gives the same text."""

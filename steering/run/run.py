@@ -20,6 +20,7 @@ from model_server.posterior import Posterior, Trust
 from simulations.errors import InputError
 from simulations.fold import CellSums, VoxelExposure
 from steering.experiment import Measurement, foreign
+from steering.run.actions import NO_WISHES
 from steering.run.answer import result_of, spectrum_of
 from steering.run.can_terms import CanTerms, can_alone
 from steering.run.empty_can import can_of
@@ -73,6 +74,7 @@ class Run:
         self._estimator = Estimator(measurement, self.can_terms) if estimate else None
         self._base: Estimate | None = None  # what the next estimate begins at
         self._looks_below_target = 0
+        self.wishes = NO_WISHES  # of people, that the next estimate heeds
         self.foreseen: Foreseen | None = None  # taken by dwells that it fits
         self.instrument = measurement.instrument  # of the dwell that started last
         self._open: dict[str, ChunkFold] = {}
@@ -245,10 +247,29 @@ class Run:
         """
         estimator = self._checked_estimator()
         began = time.perf_counter()
-        self.estimate = self._base = estimator.estimate(self.ledger, base)
+        self.estimate = self._base = estimator.estimate(self.ledger, base, self.wishes)
         self.estimate_seconds = time.perf_counter() - began
         self.estimated_ns = time.time_ns()
         return self.estimate
+
+    def advise_again(self, estimate: Estimate, base: Estimate | None) -> Estimate:
+        """Take an estimate of the chunks as they are, with the advice that ``wishes`` lead to.
+
+        Parameters
+        ----------
+        estimate, base : Estimate
+            One that ``look`` gave for the same chunks, and what it began at.
+        """
+        estimator = self._checked_estimator()
+        self.estimate = self._base = estimator.advise_again(
+            self.ledger, estimate, base, self.wishes
+        )
+        self.estimated_ns = time.time_ns()
+        return self.estimate
+
+    def meets_targets(self, posterior: Posterior, *, trusted: bool) -> bool:
+        """Whether an estimate of this run meets every target that ``wishes`` leave."""
+        return self._checked_estimator().met(posterior, trusted=trusted, wishes=self.wishes)
 
     def drop_estimate(self) -> None:
         """Have no estimate, until the next one."""
@@ -323,6 +344,7 @@ class Run:
             self.ledger,
             self.estimate,
             looks_below_target=self._looks_below_target,
+            closed=self.wishes.closed is not None,
         )
 
     def spectrum(self) -> SpectrumView | None:

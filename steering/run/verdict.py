@@ -353,13 +353,16 @@ def _advice(result: RunResult) -> AdviceWord:
     def word(code: AdviceCode, text: str, *evidence: str) -> AdviceWord:
         return AdviceWord(code=code, word=text, tone="plain", evidence=evidence)
 
-    if result.trusted and result.stop.stop:
+    closed = result.asked is not None and result.asked.closed is not None
+    if closed or (result.trusted and result.stop.stop):
         return word("hidden", "")
     if best is None:
         return word("nowhere", "Nowhere", "no orientation is worth a move")
+    why = () if best.wanted is None else (f"{best.wanted} by a person",)
     if not result.trusted:
-        return word("test the model", where, f"to test the model, at Ei {_number(best.ei_meV)} meV")
-    return word("turn", where, f"for {_dwell(best)} at Ei {_number(best.ei_meV)} meV")
+        text = f"to test the model, at Ei {_number(best.ei_meV)} meV"
+        return word("test the model", where, text, *why)
+    return word("turn", where, f"for {_dwell(best)} at Ei {_number(best.ei_meV)} meV", *why)
 
 
 def _coverage(result: RunResult | None) -> CoverageWord:

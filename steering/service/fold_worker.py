@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -35,7 +36,6 @@ from consumers.state import (
     PartitionLock,
     file_name,
     partition_folder,
-    read_chunk,
     read_recording,
     remove_unnamed,
     run_folder,
@@ -51,6 +51,7 @@ from steering.service.clocks import Clock, ClockWatch, Patience, steady_ns
 from steering.service.foresight import Foresight
 from steering.service.health import Progress, WorkerStatus
 from steering.service.metrics import Timings
+from steering.service.obeying import Obedience
 from steering.service.reduced_dwell import reduced_payloads
 from steering.service.retaining import Kept, events_of, held_bytes, retain, run_records
 from steering.service.storage import (
@@ -297,6 +298,7 @@ class FoldWorker:
             progress={name: Progress(folded=number) for name, number in chunks.items()},
             counters=dict(counters),
             error="; ".join(m.trouble.reason for m in owned.values() if m.trouble.reason)
+            or "; ".join(f for m in owned.values() for f in m.obedience.faults.values())
             or self._error,
             state=self.state,
             free_bytes=self.disk.free_bytes,
@@ -377,6 +379,7 @@ class _Partition:
         self._attempts = 0
         self.trouble = WriteTrouble(f"partition {number}", patience_s=worker.patience.storage_s)
         self._outline = lru_cache(maxsize=3)(self._read_outline)
+        self.obedience = Obedience(self.folder, clock=time.time_ns)
         patience = worker.patience
         self.spill = EventSpill(self.folder, worker.held)
         self.assembler = Assembler(
@@ -412,8 +415,8 @@ class _Partition:
                 for file in (chunk.file, chunk.recording):
                     if file is not None:
                         self.worker.disk.wrote(self.folder / file)
-                if chunk.status == "folded" and chunk.file is not None:
-                    run.adopt(read_chunk(self.folder / chunk.file))
+            self.obedience.recover(run, record)
+        self._unsaved = self.obedience.obey(self._records, self._run)
         removed = remove_unnamed(self.folder, self.manifest)
         if self.manifest.generation:
             log.info(
@@ -469,6 +472,8 @@ class _Partition:
         return wrote
 
     def _turn(self, now_ns: int, finish: bool) -> bool:
+        self._unsaved |= self.obedience.obey(self._records, self._run)
+        self.obedience.note({name: run.actions for name, run in self.manifest.runs.items()})
         if not self._pending:
             with storing(self.folder / "events of open dwells"):
                 self.assembler.relieve()
@@ -549,11 +554,17 @@ class _Partition:
         gone = retain(self.worker.kept, self._records, self.assembler, self.folder, lateness_ns)
         for name in gone:  # what was counted once stays counted
             self.assembler.counters.update(events_of(self.runs.pop(name)))
+            self.obedience.forget(name)
         manifest = replace(
             self.manifest,
             positions=self.assembler.positions(),
             counters=dict(self.assembler.counters),
-            runs=run_records(self._records, self.assembler.logs(), self.assembler.cuts()),
+            runs=run_records(
+                self._records,
+                self.assembler.logs(),
+                self.assembler.cuts(),
+                self.obedience.heeded(),
+            ),
         )
         if manifest == self.manifest:
             self._unsaved = False
@@ -594,13 +605,20 @@ class _Partition:
         try:
             write_recording(recording, chunk)
             record = replace(record, recording=str(recording.relative_to(self.folder)))
-            before = records.get(chunk.job)
+            before, orders = records.get(chunk.job), self.obedience.orders(chunk.run)
+            closed = self.obedience.closed(chunk.run)
+            if closed is not None:
+                records[chunk.job] = _after_the_end(record, before, closed)
+                self.worker.disk.wrote(recording)
+                return records[chunk.job]
             folded = any(c.chunk == chunk.chunk for c in run.chunks)
-            if before is not None and before.status == "folded" and folded:
-                run.reopen(chunk.chunk)
+            if before is not None and before.file is not None:
+                if folded or before.status == "withdrawn":
+                    run.reopen(chunk.chunk)
             run.foreseen = self.worker.foresight.at_hand
             with self.worker.timed("fold"):
-                records[chunk.job] = self._fold(run, chunk, record, recording)
+                folded_anew = self._fold(run, chunk, record, recording)
+            records[chunk.job] = self.obedience.placed(run, folded_anew, orders)
             run.foreseen = None
             self.worker.foresight.used(run.instrument)
             self.worker.disk.wrote(recording)
@@ -656,3 +674,11 @@ class _Partition:
                 reason = payload.reason.removeprefix(f"{recording}: ")
                 payload = replace(payload, origin=chunk.chunk, reason=reason)
             yield payload
+
+
+def _after_the_end(record: ChunkRecord, before: ChunkRecord | None, closed: str) -> ChunkRecord:
+    """What becomes of data that came after their run was closed: recorded, and not folded."""
+    if before is None or before.file is None:
+        return replace(record, status="set aside", reason=f"the run is {closed}")
+    note = "late data came after the run was closed; they are recorded, not folded"
+    return replace(record, status=before.status, reason=before.reason, file=before.file, note=note)

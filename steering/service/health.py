@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from steering.service.clocks import Clock, steady_ns
-from steering.web import add_guards
+from steering.web import People, add_guards
 
 LOOP_SECONDS = 30.0
 READY_SECONDS = 8.0  # a loop that turned longer ago does not do its work
@@ -204,7 +204,7 @@ def operations_app(
         That of the status, ns.
     """
     app = FastAPI(title="Beamsteer service", version="0.1.0", docs_url=None, redoc_url=None)
-    add_guards(app, token=token, max_body_bytes=0)
+    add_guards(app, people=People(token=token), max_body_bytes=20_000)
 
     def healthy(now: WorkerStatus) -> Verdict:
         return judge_health(now, clock(), loop_seconds=loop_seconds, busy_seconds=busy_seconds)

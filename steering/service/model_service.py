@@ -8,15 +8,13 @@ the stop rule wants to know about earlier looks is computed where it was not see
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 import threading
 import time
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +36,6 @@ from simulations.errors import InputError, StorageError, storing
 from steering.advice import LOOKS_BELOW_TARGET
 from steering.experiment import Measurement
 from steering.run import (
-    Estimate,
     Run,
     RunSnapshot,
     RunStore,
@@ -53,6 +50,16 @@ from steering.run import (
     stop_of,
 )
 from steering.service.clocks import Clock, steady_ns
+from steering.service.followed_run import (
+    Followed,
+    Key,
+    asked_of,
+    digest,
+    key_of,
+    newer,
+    records_of,
+    refusal,
+)
 from steering.service.health import Progress, WorkerStatus
 from steering.service.metrics import Timings
 from steering.service.publishing import Publisher, folded_spectrum
@@ -63,8 +70,6 @@ log = structlog.get_logger()
 ESTIMATE = "estimate"  # folder of a run's newest answer, inside the run's
 POLL_SECONDS = 1.0
 WARM_RUNS = 2  # runs whose exposures and rates stay in memory; others are read again when needed
-
-Key = tuple[str, ...]  # names of folded chunks with their generations, in order
 
 
 def base_of(n: int) -> int:
@@ -79,36 +84,6 @@ def base_of(n: int) -> int:
         return max(before, 0)
     shift = before.bit_length() - 3
     return before >> shift << shift
-
-
-@dataclass(slots=True)
-class _Followed:
-    """A run of the state folder, and what was made of it."""
-
-    run_id: str
-    folder: Path  # of the run
-    state_id: str = ""
-    run: Run | None = None  # made when it is needed
-    used_ns: int = 0  # when it was needed last
-    chunks: dict[str, ClosedChunk] = field(default_factory=dict)  # by file
-    broken: dict[str, str] = field(default_factory=dict)  # file, why it cannot be read
-    refused: dict[str, str] = field(default_factory=dict)  # file, why the run does not take it
-    answered: Key | None = None  # chunks of the newest answer
-    published: Key | None = None  # chunks of what this process published last
-    looks: dict[Key, Estimate] = field(default_factory=dict)  # to begin the next ones at
-    met: dict[Key, bool] = field(default_factory=dict)  # targets met and trusted
-    history: dict[str, dict[str, Any]] = field(default_factory=dict)  # by newest chunk
-    result: dict[str, Any] | None = None
-    snapshot: RunSnapshot | None = None
-    failure: str | None = None  # why there is no estimate of the newest chunks
-    unsaved: bool = False  # the newest answer is not on disk
-    folded: int = 0  # chunks of the newest manifest that was looked at
-    estimated: int = 0  # those that the newest answer is of, and those that it cannot be of
-
-    @property
-    def error(self) -> str | None:
-        """All that is wrong with the run."""
-        return "; ".join([*self.broken.values(), *([self.failure] if self.failure else [])]) or None
 
 
 class ModelService:
@@ -157,7 +132,7 @@ class ModelService:
         self.measurement = measurement
         self._publisher, self._store, self._timings = publisher, store, timings
         self._publish_folded, self._clock, self._unix = publish_folded, clock, unix
-        self._runs: dict[tuple[str, str], _Followed] = {}  # partition's folder, name
+        self._runs: dict[tuple[str, str], Followed] = {}  # partition's folder, name
         self._generation: dict[str, int] = {}  # by partition's folder
         self._partition: dict[str, int] = {}
         self._state_id: dict[str, str] = {}
@@ -170,7 +145,7 @@ class ModelService:
         self._estimating_since_ns: int | None = None
         self._trouble = WriteTrouble("the model service", patience_s=patience_s)
         self.disk = DiskWatch(state)
-        self._experiment = _asked(measurement.experiment.model_dump(mode="json"))
+        self._experiment = asked_of(measurement.experiment.model_dump(mode="json"))
 
     # -- one look -------------------------------------------------------------------------------
 
@@ -202,7 +177,11 @@ class ModelService:
             self._faults[folder.name] = str(error)
             return
         self._faults.pop(folder.name, None)
-        if manifest is None or self._generation.get(folder.name) == manifest.generation:
+        if manifest is None:
+            return
+        known = [self._runs.get((folder.name, name)) for name in manifest.runs]
+        moved = any(one is not None and one.moved for one in known)
+        if self._generation.get(folder.name) == manifest.generation and not moved:
             return
         self._state_id[folder.name] = manifest.state_id
         self._partition[folder.name] = manifest.partition
@@ -224,7 +203,7 @@ class ModelService:
         except StorageError:
             raise  # of the disk, not of the run: all of this manifest is looked at again
         except Exception as error:
-            if _newer(folder, manifest.generation):
+            if newer(folder, manifest.generation):
                 return  # files of this manifest may be gone; the next look finds the newer one
             followed.failure = f"run {name!r} has no estimate of its newest chunks: {error}"
             log.error("estimate_failed", run=name, fault=traceback.format_exc())
@@ -235,13 +214,13 @@ class ModelService:
             except Exception as second:
                 log.error("snapshot_not_written", run=name, fault=repr(second))
 
-    def _followed(self, folder: Path, name: str) -> _Followed:
+    def _followed(self, folder: Path, name: str) -> Followed:
         place = (folder.name, name)
         if place not in self._runs:
             # Messages without a key may put a run into two partitions: two runs, two names.
             taken = any(f.run_id == name for f in self._runs.values())
             run_id = f"{name}@{self._partition[folder.name]}" if taken else name
-            self._runs[place] = _Followed(
+            self._runs[place] = Followed(
                 run_id=run_id,
                 folder=run_folder(folder, name),
                 state_id=self._state_id[folder.name],
@@ -249,7 +228,7 @@ class ModelService:
             self._resume(self._runs[place])
         return self._runs[place]
 
-    def _run(self, followed: _Followed) -> Run:
+    def _run(self, followed: Followed) -> Run:
         """The run itself; those not needed for longest give their memory back."""
         followed.used_ns = self._clock()
         if followed.run is None:
@@ -262,7 +241,7 @@ class ModelService:
                 cold.looks.clear()
         return followed.run
 
-    def _resume(self, followed: _Followed) -> None:
+    def _resume(self, followed: Followed) -> None:
         """Take up what an earlier process left."""
         result = load_result(followed.folder / ESTIMATE / "result.json")
         path = followed.folder / ESTIMATE / "snapshot.npz"
@@ -277,30 +256,30 @@ class ModelService:
             log.warning("snapshot_refused", run=followed.run_id, reason=str(error))
             return
         followed.history = {entry.chunk: entry.document() for entry in snapshot.history}
-        if _asked(snapshot.experiment) == self._experiment and result.chunk_keys is not None:
+        if asked_of(snapshot.experiment) == self._experiment and result.chunk_keys is not None:
             followed.result, followed.snapshot = result.document(), snapshot
             followed.answered = result.chunk_keys
             followed.estimated = len(result.chunk_keys)
             if self._store is not None:
                 self._store.publish(snapshot)
 
-    def _follow(
-        self, followed: _Followed, folder: Path, record: RunRecord, generation: int
-    ) -> None:
-        folded = sum(told.status == "folded" for told in record.chunks)
+    def _follow(self, followed: Followed, folder: Path, record: RunRecord, generation: int) -> None:
+        followed.heed()
+        folded = sum(_counts(told, followed) for told in record.chunks)
         followed.folded = folded
         closed = self._read(followed, folder, record)
         followed.failure = None
-        if _key(closed) != followed.answered:
+        if key_of(closed) != followed.answered:
             closed = self._admit(followed, closed, folder)
-        key = _key(closed)
+        key = key_of(closed)
+        followed.wish(closed, record)
         if closed and key != followed.published and self._publisher is not None:
             if self._publish_folded:
                 self._hold(followed, closed)
                 self._publisher.folded(
                     folded_spectrum(self._run(followed), generation, state_id=followed.state_id)
                 )
-        if key == followed.answered and followed.result is not None:
+        if key == followed.answered and followed.holds:
             self._mark(followed, record, generation)
             if followed.unsaved:
                 self._save(followed)
@@ -310,14 +289,18 @@ class ModelService:
             self._answer_anew(followed, closed, record, generation)
         else:
             self._withdraw_answer(followed, record, generation)
-        if key != followed.published and self._publisher is not None and followed.result:
+        heeded = followed.orders.number
+        news = (key, heeded) != (followed.published, followed.heeded)
+        if news and self._publisher is not None and followed.result:
             result = result_document(followed.result)
             self._publisher.result(followed.run_id, result, generation=generation)
-        followed.published = key
+        followed.published, followed.heeded = key, heeded
         followed.estimated = folded
+        if heeded:
+            followed.log.note_applied(heeded, "model-server", self._unix())
 
     def _answer_anew(
-        self, followed: _Followed, closed: list[ClosedChunk], record: RunRecord, generation: int
+        self, followed: Followed, closed: list[ClosedChunk], record: RunRecord, generation: int
     ) -> None:
         began = time.perf_counter()
         self._estimating_since_ns = self._clock()
@@ -332,7 +315,7 @@ class ModelService:
         now = self._unix()
         if self._timings is not None:
             self._timings.observe("advice", max((now - newest) / 1e9, 0.0))
-        followed.answered, followed.result = _key(closed), result
+        followed.answered, followed.result = key_of(closed), result
         followed.snapshot = replace(
             snapshot,
             estimate_seconds=seconds,
@@ -354,30 +337,33 @@ class ModelService:
 
     # -- chunks ---------------------------------------------------------------------------------
 
-    def _read(self, followed: _Followed, folder: Path, record: RunRecord) -> list[ClosedChunk]:
+    def _read(self, followed: Followed, folder: Path, record: RunRecord) -> list[ClosedChunk]:
         """Folded chunks of the manifest in canonical order; those that cannot be used are noted."""
         chunks: dict[str, ClosedChunk] = {}
         broken: dict[str, str] = {}
+        withdrawn: dict[str, ClosedChunk] = {}
+        known = followed.chunks | followed.withdrawn
         for told in record.chunks:
-            if told.status != "folded" or told.file is None:
+            if told.file is None or told.status == "set aside":
                 continue
             if told.file in followed.refused:
                 broken[told.file] = followed.refused[told.file]
                 continue
             try:
-                closed = followed.chunks.get(told.file) or read_chunk(folder / told.file)
+                closed = known.get(told.file) or read_chunk(folder / told.file)
                 if closed.chunk != told.chunk:
                     raise InputError(f"it holds chunk {closed.chunk!r}; expected {told.chunk!r}")
-                chunks[told.file] = closed
+                held = withdrawn if told.chunk in followed.orders.withdrawn else chunks
+                held[told.file] = closed
             except (OSError, ValueError) as error:
-                broken[told.file] = _refusal(told.file, error)
+                broken[told.file] = refusal(told.file, error)
                 if told.file not in followed.broken:
                     log.error("chunk_refused", run=followed.run_id, reason=broken[told.file])
-        followed.chunks, followed.broken = chunks, broken
+        followed.chunks, followed.withdrawn, followed.broken = chunks, withdrawn, broken
         return sorted(chunks.values(), key=lambda c: c.start_time_ns)  # else as in the manifest
 
     def _admit(
-        self, followed: _Followed, closed: list[ClosedChunk], folder: Path
+        self, followed: Followed, closed: list[ClosedChunk], folder: Path
     ) -> list[ClosedChunk]:
         """Let the run judge new chunks; those it refuses are noted and left out from now on."""
         run = self._run(followed)
@@ -387,12 +373,12 @@ class ModelService:
                 run.adopt(chunk)
             except (ValueError, OSError) as error:
                 file = chunk.path.relative_to(folder).as_posix()
-                followed.refused[file] = followed.broken[file] = _refusal(file, error)
+                followed.refused[file] = followed.broken[file] = refusal(file, error)
                 followed.chunks.pop(file)
                 log.error("chunk_refused", run=followed.run_id, reason=followed.refused[file])
         return [c for c in closed if c in run.chunks]
 
-    def _hold(self, followed: _Followed, closed: list[ClosedChunk]) -> None:
+    def _hold(self, followed: Followed, closed: list[ClosedChunk]) -> None:
         """Let the run hold exactly these chunks."""
         run = self._run(followed)
         wanted = {c.key for c in closed}
@@ -406,7 +392,7 @@ class ModelService:
     # -- estimates ------------------------------------------------------------------------------
 
     def _estimate(
-        self, followed: _Followed, closed: list[ClosedChunk], record: RunRecord, generation: int
+        self, followed: Followed, closed: list[ClosedChunk], record: RunRecord, generation: int
     ) -> tuple[dict[str, Any], RunSnapshot]:
         self._look_at(followed, closed)
         run = self._run(followed)
@@ -423,19 +409,20 @@ class ModelService:
             partial.unlink(missing_ok=True)
         self.disk.wrote(folder / "folded.npz")
         result, snapshot = run.result(), run.snapshot()
-        estimate = followed.looks[_key(closed)]
+        estimate = followed.looks[key_of(closed)]
         below = self._looks_below_target(followed, closed)
         result["stop"] = asdict(stop_of(estimate, below))
-        result = self._told(followed, result, record, generation, _key(closed))
-        kept = {_key(closed[: base_of(n)]) for n in range(len(closed) - 2, len(closed) + 2)}
+        result = self._told(followed, result, record, generation, key_of(closed))
+        kept = {key_of(closed[: base_of(n)]) for n in range(len(closed) - 2, len(closed) + 2)}
+        kept.add(key_of(closed))  # other wishes need no other fit
         followed.looks = {key: look for key, look in followed.looks.items() if key in kept}
         recent = len(closed) - LOOKS_BELOW_TARGET
-        followed.met = {key: met for key, met in followed.met.items() if len(key) > recent}
+        followed.seen = {key: one for key, one in followed.seen.items() if len(key) > recent}
         known = {c.chunk for c in closed}
         followed.history = {k: v for k, v in followed.history.items() if k in known}
         snapshot = replace(
             snapshot,
-            status="finished" if record.closed else "running",
+            status="finished" if followed.ended(record) else "running",
             error=followed.error,
             result=result_document(result),
             chunks=chunk_results(result["chunks"]),
@@ -445,27 +432,30 @@ class ModelService:
         )
         return result, snapshot
 
-    def _look_at(self, followed: _Followed, closed: list[ClosedChunk]) -> None:
+    def _look_at(self, followed: Followed, closed: list[ClosedChunk]) -> None:
         """Estimate from exactly these chunks, beginning at the answer of their base."""
-        base, key = base_of(len(closed)), _key(closed)
-        if base and _key(closed[:base]) not in followed.looks:
+        base, key = base_of(len(closed)), key_of(closed)
+        self._run(followed).wishes = followed.wishes
+        if base and key_of(closed[:base]) not in followed.looks:
             self._look_at(followed, closed[:base])
         self._hold(followed, closed)
-        look = followed.looks.get(_key(closed[:base])) if base else None
-        estimate = self._run(followed).look(look)
+        look = followed.looks.get(key_of(closed[:base])) if base else None
+        run, known = self._run(followed), followed.looks.get(key)
+        estimate = run.look(look) if known is None else run.advise_again(known, look)
         followed.looks[key] = estimate
-        followed.met[key] = estimate.met
+        followed.seen[key] = estimate.posterior, estimate.trust.trusted
         followed.history[closed[-1].chunk] = estimate.told()
 
-    def _looks_below_target(self, followed: _Followed, closed: list[ClosedChunk]) -> int:
+    def _looks_below_target(self, followed: Followed, closed: list[ClosedChunk]) -> int:
         """How many of the last looks, one per chunk, met every target and were trusted."""
         for back in range(LOOKS_BELOW_TARGET):
             seen = closed[: len(closed) - back]
             if not seen:
                 return back
-            if _key(seen) not in followed.met:
+            if key_of(seen) not in followed.seen:
                 self._look_at(followed, seen)
-            if not followed.met[_key(seen)]:
+            posterior, trusted = followed.seen[key_of(seen)]
+            if not self._run(followed).meets_targets(posterior, trusted=trusted):
                 return back
         return LOOKS_BELOW_TARGET
 
@@ -473,21 +463,25 @@ class ModelService:
 
     def _told(
         self,
-        followed: _Followed,
+        followed: Followed,
         result: dict[str, Any],
         record: RunRecord,
         generation: int,
         key: Key,
     ) -> dict[str, Any]:
-        return result | {
-            "chunks": _records(record, followed),
+        heeded = followed.orders.number
+        told = {name: value for name, value in result.items() if name not in ("actions", "asked")}
+        told |= {"actions": heeded} if heeded else {}
+        told |= {"asked": wanted} if (wanted := followed.wishes.document()) else {}
+        return told | {
+            "chunks": records_of(record, followed),
             "chunk_keys": list(key),
             "state_generation": generation,
             "state_id": followed.state_id,
-            "fingerprint": _digest(self.measurement.fingerprint),
+            "fingerprint": digest(self.measurement.fingerprint),
         }
 
-    def _mark(self, followed: _Followed, record: RunRecord, generation: int) -> None:
+    def _mark(self, followed: Followed, record: RunRecord, generation: int) -> None:
         """Bring an answer that still holds to a newer manifest."""
         result, snapshot = followed.result, followed.snapshot
         if result is None or snapshot is None or followed.answered is None:
@@ -495,7 +489,7 @@ class ModelService:
         told = self._told(followed, result, record, generation, followed.answered)
         if told == result and snapshot.error == followed.error:
             return
-        status = "finished" if record.closed else "running"
+        status = "finished" if followed.ended(record) else "running"
         shown = told["chunks"] != result["chunks"] or snapshot.status != status
         shown |= snapshot.error != followed.error
         followed.result = told
@@ -510,22 +504,23 @@ class ModelService:
             )
         self._save(followed, snapshot=shown)
 
-    def _withdraw_answer(self, followed: _Followed, record: RunRecord, generation: int) -> None:
+    def _withdraw_answer(self, followed: Followed, record: RunRecord, generation: int) -> None:
         """No chunk is folded (any more): say so instead of an old answer."""
         empty = Run(self.measurement, run_id=followed.run_id, folder=followed.folder / "chunks")
+        empty.wishes = followed.wishes
         followed.run, followed.looks = empty, {}
         followed.history.clear()
         followed.answered = ()
         followed.result = self._told(followed, empty.result(), record, generation, ())
         followed.snapshot = replace(
-            empty.snapshot("finished" if record.closed else "running", followed.error),
+            empty.snapshot("finished" if followed.ended(record) else "running", followed.error),
             chunks=chunk_results(followed.result["chunks"]),
         )
         self._save(followed)
 
-    def _show(self, followed: _Followed, record: RunRecord) -> None:
+    def _show(self, followed: Followed, record: RunRecord) -> None:
         """Show a run as it is without an estimate of its newest chunks."""
-        chunks = chunk_results(_records(record, followed))
+        chunks = chunk_results(records_of(record, followed))
         shown = followed.snapshot
         if shown is None or shown.result is None:
             self._hold(followed, sorted(followed.chunks.values(), key=lambda c: c.start_time_ns))
@@ -537,7 +532,7 @@ class ModelService:
         )
         self._save(followed, result=False)
 
-    def _save(self, followed: _Followed, *, snapshot: bool = True, result: bool = True) -> None:
+    def _save(self, followed: Followed, *, snapshot: bool = True, result: bool = True) -> None:
         folder = followed.folder / ESTIMATE
         followed.unsaved = True
         with storing(folder / "result.json"):
@@ -647,54 +642,8 @@ def follow(
         stop.wait(every_s)
 
 
-def _digest(fingerprint: Mapping[str, str]) -> str:
-    return hashlib.sha256(json.dumps(dict(fingerprint), sort_keys=True).encode()).hexdigest()
-
-
-def _key(closed: list[ClosedChunk]) -> Key:
-    return tuple(c.key for c in closed)
-
-
-def _asked(experiment: Mapping[str, Any]) -> dict[str, Any]:
-    """The part of an experiment that an answer depends on."""
-    aside = ("title", "source", "virtual", "alarms")
-    return {name: value for name, value in experiment.items() if name not in aside}
-
-
-def _refusal(file: str, error: Exception) -> str:
-    return f"{file} cannot be used: {str(error).rstrip('.')}. Restore the file, or fold it anew."
-
-
-def _newer(folder: Path, generation: int) -> bool:
-    try:
-        manifest = read_manifest(folder)
-    except (OSError, ValueError):
-        return False
-    return manifest is not None and manifest.generation != generation
-
-
-def _records(record: RunRecord, followed: _Followed) -> list[dict[str, Any]]:
-    """All chunks of a run as ``result.json`` tells them, in the order of the manifest."""
-    return [_record(told, followed) for told in record.chunks]
-
-
-def _record(told: ChunkRecord, followed: _Followed) -> dict[str, Any]:
-    closed = followed.chunks.get(told.file or "") if told.status == "folded" else None
-    if closed is not None:
-        return {
-            "chunk": closed.chunk,
-            "psi_deg": closed.psi_deg,
-            "minutes": closed.minutes,
-            "events": asdict(closed.account),
-            "status": "folded",
-            "reason": None,
-        }
-    folded = told.status == "folded"
-    return {
-        "chunk": told.chunk,
-        "psi_deg": None,
-        "minutes": 0.0,
-        "events": {},
-        "status": "set aside" if folded else told.status,
-        "reason": followed.broken.get(told.file or "") if folded else told.reason,
-    }
+def _counts(told: ChunkRecord, followed: Followed) -> bool:
+    """Whether a dwell is folded and not withdrawn."""
+    if told.file is None:
+        return told.status == "folded"
+    return told.status != "set aside" and told.chunk not in followed.orders.withdrawn

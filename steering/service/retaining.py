@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 
 import structlog
 
@@ -43,6 +44,7 @@ def run_records(
     records: Records,
     logs: Mapping[str, Mapping[str, tuple[int, tuple[float, ...]]]],
     cuts: Mapping[tuple[str, str], tuple[Cut, ...]],
+    heeded: Mapping[str, tuple[int, bool]] = MappingProxyType({}),
 ) -> dict[str, RunRecord]:
     """Runs as the manifest names them.
 
@@ -54,6 +56,8 @@ def run_records(
         By run: what logs carry on.
     cuts : mapping
         By run and job: what was cut off and waits.
+    heeded : mapping
+        By run: number of the last action of people, and whether it is closed.
 
     Returns
     -------
@@ -65,7 +69,12 @@ def run_records(
         for name, of in records.items()
     }
     return {
-        name: RunRecord(chunks=_in_order(now.get(name, {})), logs=logs.get(name, {}))
+        name: RunRecord(
+            chunks=_in_order(now.get(name, {})),
+            logs=logs.get(name, {}),
+            closed=heeded.get(name, (0, False))[1],
+            actions=heeded.get(name, (0, False))[0],
+        )
         for name in sorted({*records, *logs})
     }
 

@@ -1,9 +1,11 @@
 """Status API, live page and the server they run in."""
 
+from steering.web.acting import name_of, somebody_of
 from steering.web.api import create_app
 from steering.web.guards import add_guards
 from steering.web.heartbeat_file import HeartbeatFile, Heartbeats, read_heartbeats
 from steering.web.metrics import STORE_METRICS, MetricName
+from steering.web.people_file import People, add_person
 from steering.web.prediction_process import BoundedPredictor
 from steering.web.serving import (
     answers,
@@ -18,13 +20,17 @@ __all__ = [
     "HeartbeatFile",
     "Heartbeats",
     "MetricName",
+    "People",
     "STORE_METRICS",
     "add_guards",
+    "add_person",
     "answers",
     "check_binding",
     "create_app",
+    "name_of",
     "notify",
     "read_heartbeats",
     "serving",
+    "somebody_of",
     "stopped_by_signals",
 ]

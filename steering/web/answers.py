@@ -13,7 +13,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from steering.run import (
-    AdviceResult,
+    AdviceWord,
     ChunkResult,
     DerivedResult,
     Figure,
@@ -23,6 +23,8 @@ from steering.run import (
     RunSnapshot,
     SpectrumView,
     StopResult,
+    StopWord,
+    Verdict,
 )
 
 Matrix = list[list[float | None]]
@@ -173,12 +175,33 @@ class HistoryAnswer(Answer):
     history: list[HistoryEntry]
 
 
-class AdviceAnswer(Answer):
-    """Next orientations, best first, and whether to stop."""
+class AdviceLine(Answer):
+    """One place to measure."""
 
-    advice: list[AdviceResult]
+    psi_deg: Figure
+    ei_meV: Figure
+    minutes: Figure | None = Field(description="null: no dwell is claimed, as nothing is trusted")
+    gain_per_minute: Figure | None = Field(
+        description="fall of sum sigma^2/target^2 per wall minute; null: none is claimed"
+    )
+    policy: str
+    wanted: Literal["pinned", "approved"] | None = Field(
+        default=None, description="why it comes first, whatever its gain"
+    )
+
+
+class AdviceAnswer(Answer):
+    """Next orientations, best first, and whether to stop, in the words of the verdict.
+
+    A run that may stop, or is closed, is sent nowhere; one that is not trusted is told what to
+    measure to test the model, and claims no gain, no dwell and no minutes to any target.
+    """
+
+    advice: list[AdviceLine]
     stop: StopResult
     trusted: bool
+    next: AdviceWord = Field(description="what is said of where to turn")
+    measure_on: StopWord = Field(description="what is said of whether to measure on")
 
 
 def _head(run: RunSnapshot) -> dict[str, Any]:
@@ -243,9 +266,21 @@ def estimate_answer(result: RunResult) -> EstimateAnswer:
     )
 
 
-def advice_answer(result: RunResult) -> AdviceAnswer:
-    """The advice alone."""
-    return AdviceAnswer(advice=list(result.advice), stop=result.stop, trusted=result.trusted)
+def advice_answer(result: RunResult, said: Verdict) -> AdviceAnswer:
+    """The advice alone, claiming no more than the verdict does."""
+    claimed = said.advice.code == "turn"
+    nothing = {} if claimed else {"minutes": None, "gain_per_minute": None}
+    lines = [AdviceLine.model_validate(one.document() | nothing) for one in result.advice]
+    stop = result.stop
+    if not result.trusted:
+        stop = stop.model_copy(update={"stop": False, "minutes_to_target": None})
+    return AdviceAnswer(
+        advice=[] if said.advice.code == "hidden" else lines,
+        stop=stop,
+        trusted=result.trusted,
+        next=said.advice,
+        measure_on=said.stop,
+    )
 
 
 def rounded(array: np.ndarray, digits: int = 5) -> list[Any]:

@@ -1,6 +1,7 @@
 """Status API and live page over a :class:`~steering.run.store.RunStore`.
 
-Reading only, but for ``POST /predict``. Nothing here computes physics.
+Reading, but for actions of people (``acting``), which are written into the log of a run, and ``POST
+/predict``. Nothing here computes physics.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import asyncio
 import contextlib
 import json
 import math
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol
@@ -17,6 +18,7 @@ from typing import Annotated, Any, Literal, Protocol
 import structlog
 from fastapi import FastAPI, HTTPException, Query, Request
 from fastapi.concurrency import run_in_threadpool
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, Response
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
@@ -26,6 +28,7 @@ from starlette.datastructures import UploadFile
 
 from steering.report import folded_map_png, spectrum_npz
 from steering.run import RunResult, RunSnapshot, RunStore, Verdict, judge, now_ns
+from steering.web.acting import add_acting
 from steering.web.answers import (
     AdviceAnswer,
     EstimateAnswer,
@@ -47,6 +50,7 @@ from steering.web.answers import (
 )
 from steering.web.guards import add_guards
 from steering.web.metrics import StoreCollector
+from steering.web.people_file import People
 from steering.web.prediction_process import Prediction
 from steering.web.turns import QueueFullError, Turns, UserGoneError
 
@@ -80,6 +84,9 @@ def create_app(
     predictor: Predictor | None = None,
     *,
     token: str | None = None,
+    people: People | None = None,
+    names: Sequence[str] = (),
+    folders: Sequence[Path] = (),
     workers: Callable[[], list[WorkerAnswer]] = list,
 ) -> FastAPI:
     """Build the application.
@@ -92,9 +99,15 @@ def create_app(
         Without it ``POST /predict`` answers 503.
     token : str, optional
         Secret that every path but /health and /ready demands: as ``Authorization: Bearer``, or by
-        opening ``/?token=...`` once, which sets a cookie. Without it the app must be bound to
-        loopback (see :func:`steering.web.serving.check_binding`), and answers to names of this
-        machine alone.
+        logging in once, which sets a cookie. Whoever has it is an admin.
+    people : People, optional
+        In its place: who there is, each with a token and a role. Without either the app must be
+        bound to loopback (see :func:`steering.web.serving.check_binding`), and answers to names of
+        this machine alone.
+    names : sequence of str
+        That the app answers to beside those of this machine; none: any, if a token is asked for.
+    folders : sequence of Path
+        Folders of live runs, which take actions.
     workers : callable, optional
         Who works on the live streams that are shown; see
         :func:`steering.web.heartbeat_file.read_heartbeats`.
@@ -108,15 +121,17 @@ def create_app(
 
     app = FastAPI(
         title="Beamsteer",
-        description="A running inelastic-neutron-scattering experiment, read-only. "
-        "Figures that are not finite are null.",
+        description="A running inelastic-neutron-scattering experiment: what is known of it, and "
+        "what people ask of it. Figures that are not finite are null.",
         version="0.1.0",
         docs_url=None,  # their pages load scripts from elsewhere
         redoc_url=None,
         generate_unique_id_function=lambda route: route.name,
         lifespan=until_the_end,
     )
-    add_guards(app, token=token, max_body_bytes=MAX_BODY_BYTES)
+    door = people or People(token=token)
+    add_guards(app, people=door, max_body_bytes=MAX_BODY_BYTES, names=names)
+    app.add_exception_handler(RequestValidationError, _unfit)
     registry = CollectorRegistry(auto_describe=False)
     registry.register(StoreCollector(store, workers))
     app.state.registry = registry
@@ -124,9 +139,21 @@ def create_app(
     streams = _Streams()
     app.state.close_streams = streams.close
     _add_runs(app, store, streams, workers)
+    add_acting(app, folders, login=door.guards, known=lambda run_id: store.get(run_id) is not None)
     _add_predictions(app, predictor)
     _add_page(app)
     return app
+
+
+def _unfit(_: Request, error: Exception) -> JSONResponse:
+    """Say in words what of a request makes no sense."""
+    faults = error.errors() if isinstance(error, RequestValidationError) else []
+    told = [
+        f"{'.'.join(str(part) for part in fault['loc'])[:200]} is {repr(fault.get('input'))[:80]}; "
+        f"expected otherwise: {fault['msg']}"
+        for fault in faults[:5]
+    ]
+    return JSONResponse({"detail": ". ".join(told) + "."}, 422)
 
 
 # --- what is served ----------------------------------------------------------------------------
@@ -283,8 +310,10 @@ def _add_runs(
         responses=unknown,
     )
     def advice(run_id: str) -> JSONResponse:
-        """Next orientations, best first, and whether to stop."""
-        return _answer(advice_answer(_result(found(run_id))))
+        """Next orientations, best first, and whether to stop, as the verdict says it."""
+        snapshot = found(run_id)
+        result, said = _result(snapshot), judge(snapshot, workers(), now_ns=now_ns())
+        return _answer(advice_answer(result, said))
 
     @app.get(
         "/runs/{run_id}/events",
@@ -410,7 +439,7 @@ def _page_files() -> dict[str, Path]:
     files = {
         path.relative_to(page).as_posix(): path
         for path in sorted(page.rglob("*"))
-        if path.suffix in MEDIA_TYPES
+        if path.suffix in MEDIA_TYPES and path.name != "login.html"  # which the door shows
     }
     plotly = Path(str(resources.files("plotly").joinpath("package_data", "plotly.min.js")))
     return files | {"plotly.min.js": plotly}

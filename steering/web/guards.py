@@ -3,26 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
 import time
-from collections import OrderedDict
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Sequence
 from urllib.parse import urlsplit
 
-import structlog
 from fastapi import FastAPI
 from starlette.datastructures import Headers
-from starlette.requests import Request
-from starlette.responses import JSONResponse, RedirectResponse
+from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from steering.web.entrance import Entrance
+from steering.web.people_file import People
 from steering.web.serving import is_loopback
 
-log = structlog.get_logger()
-
-COOKIE = "beamsteer_token"
-OPEN_PATHS = ("/health", "/ready")
 BODY_SECONDS = 20.0  # between two pieces of a body
 BODY_WHOLE_SECONDS = 120.0
 
@@ -40,22 +33,25 @@ _HEADERS = (
 )
 
 
-def add_guards(app: FastAPI, *, token: str | None, max_body_bytes: int) -> None:
+def add_guards(
+    app: FastAPI, *, people: People, max_body_bytes: int, names: Sequence[str] = ()
+) -> None:
     """Put every guard before an app.
 
     Parameters
     ----------
     app : FastAPI
-    token : str, optional
-        Secret that every path but ``OPEN_PATHS`` demands. Without it the app is one for this
-        machine alone, and answers to the names of this machine alone.
+    people : People
+        Who is let in. Where they ask for no token, the app is one for this machine alone, and
+        answers to the names of this machine alone.
     max_body_bytes : int
         Of a request.
+    names : sequence of str
+        Further names that the app answers to; where a token is asked for and none are given, any.
     """
+    app.add_middleware(Entrance, people=people)
     app.add_middleware(BodyLimit, limit=max_body_bytes)
-    if token is not None:
-        app.add_middleware(TokenGuard, token=token)
-    app.add_middleware(OwnOrigin, loopback_only=token is None)
+    app.add_middleware(OwnOrigin, any_name=people.guards and not names, names=tuple(names))
     app.add_middleware(SecurityHeaders)
 
 
@@ -86,13 +82,16 @@ class OwnOrigin:
     Parameters
     ----------
     app : ASGI application
-    loopback_only : bool
-        Whether ``Host`` must be a name of this machine; otherwise a token guards the app, which
-        browsers keep from other names.
+    any_name : bool
+        Whether ``Host`` may be any; then a token guards the app, which browsers keep from other
+        names.
+    names : sequence of str
+        That ``Host`` may be, beside those of this machine.
     """
 
-    def __init__(self, app: ASGIApp, *, loopback_only: bool) -> None:
-        self._app, self._loopback_only = app, loopback_only
+    def __init__(self, app: ASGIApp, *, any_name: bool, names: Sequence[str] = ()) -> None:
+        self._app, self._any_name = app, any_name
+        self._names = frozenset(name.lower() for name in names)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass on what comes from here."""
@@ -107,10 +106,11 @@ class OwnOrigin:
         headers = Headers(scope=scope)
         hosts, origins = headers.getlist("host"), headers.getlist("origin")
         host = hosts[0].strip().lower() if len(hosts) == 1 else ""
-        if self._loopback_only and not _is_own_name(host):
+        if not self._any_name and not _is_own_name(host, self._names):
             return 421, (
-                f"Host is {host[:100]!r}; expected this machine (localhost, 127.0.0.1, [::1]). To "
-                "serve under another name, set BEAMSTEER_TOKEN."
+                f"Host is {host[:100]!r}; expected this machine (localhost, 127.0.0.1, [::1]) or "
+                f"{', '.join(sorted(self._names)) or 'no other'}. To serve under another name, set "
+                "BEAMSTEER_TOKEN or BEAMSTEER_PEOPLE, and name it with --name."
             )
         foreign = [one for one in origins if not _is_same(one, host)]
         site = headers.get("sec-fetch-site", "none").lower()
@@ -124,13 +124,13 @@ class OwnOrigin:
         return None
 
 
-def _is_own_name(host: str) -> bool:
+def _is_own_name(host: str, names: frozenset[str]) -> bool:
     try:
         name = urlsplit(f"//{host}").hostname
         urlsplit(f"//{host}").port  # noqa: B018  says whether it is one
     except ValueError:
         return False
-    return name is not None and "@" not in host and is_loopback(name)
+    return name is not None and "@" not in host and (is_loopback(name) or name in names)
 
 
 def _is_same(origin: str, host: str) -> bool:
@@ -139,108 +139,6 @@ def _is_same(origin: str, host: str) -> bool:
     except ValueError:
         return False
     return parts.scheme in ("http", "https") and bool(host) and parts.netloc == host
-
-
-@dataclass(slots=True)
-class _Failures:
-    """Wrong tokens of one address."""
-
-    count: int = 0
-    last_s: float = 0.0
-    pending: int = 0  # refusals that are held back
-
-
-class TokenGuard:
-    """Demand a token of readers, as a bearer header or as the cookie that ``/?token=`` sets.
-
-    A wrong token is logged with its address and answered the later, the more there were; a right
-    one is never held up.
-
-    Parameters
-    ----------
-    app : ASGI application
-        What is guarded, but for ``OPEN_PATHS``, which supervisors ask.
-    token : str
-    slowest_s : float
-        Longest time that a refusal is held back.
-    monotonic : callable
-        Clock in seconds.
-    """
-
-    FIRST_S = 0.1
-    FORGOTTEN_AFTER_S = 900.0
-    PENDING = 8  # refusals of one address that are held back at a time; more are refused at once
-    ADDRESSES = 1000
-
-    def __init__(
-        self,
-        app: ASGIApp,
-        token: str,
-        *,
-        slowest_s: float = 5.0,
-        monotonic: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._app, self._token = app, token
-        self._slowest_s, self._monotonic = slowest_s, monotonic
-        self._failures: OrderedDict[str, _Failures] = OrderedDict()
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass on what may pass; answer the rest with 401, or 429."""
-        if scope["type"] != "http" or scope["path"] in OPEN_PATHS:
-            await self._app(scope, receive, send)
-            return
-        request = Request(scope)
-        offered = request.query_params.get("token")
-        if scope["path"] == "/" and offered is not None and self._matches(offered):
-            moved = RedirectResponse("/", 303)
-            moved.set_cookie(COOKIE, self._token, httponly=True, samesite="strict")
-            await moved(scope, receive, send)
-            return
-        scheme, _, bearer = request.headers.get("authorization", "").partition(" ")
-        cookie = request.cookies.get(COOKIE)
-        shown = [bearer if scheme.lower() == "bearer" else None, cookie]
-        if any(one is not None and self._matches(one) for one in shown):
-            await self._app(scope, receive, send)
-            return
-        text = "token is missing or wrong; send Authorization: Bearer, or open /?token=... once."
-        answer = JSONResponse({"detail": text}, 401, headers={"WWW-Authenticate": "Bearer"})
-        if any(one is not None for one in (*shown, offered)):
-            answer = await self._slowed(request, answer)
-        await answer(scope, receive, send)
-
-    async def _slowed(self, request: Request, refusal: JSONResponse) -> JSONResponse:
-        address = request.client.host if request.client is not None else "unknown"
-        failures = self._of(address)
-        if failures.pending >= self.PENDING:
-            text = "too many wrong tokens from this address; wait, and send the right one."
-            retry = {"Retry-After": str(round(self._slowest_s) + 1)}
-            return JSONResponse({"detail": text}, 429, headers=retry)
-        failures.count += 1
-        failures.last_s = self._monotonic()
-        log.warning(
-            "token_refused", address=address, path=request.url.path[:100], times=failures.count
-        )
-        failures.pending += 1
-        try:
-            await asyncio.sleep(
-                min(self.FIRST_S * 2.0 ** min(failures.count - 1, 16), self._slowest_s)
-            )
-        finally:
-            failures.pending -= 1
-        return refusal
-
-    def _of(self, address: str) -> _Failures:
-        """Failures of an address; those of long ago, and of too many addresses, are forgotten."""
-        failures = self._failures.pop(address, None) or _Failures()
-        if self._monotonic() - failures.last_s > self.FORGOTTEN_AFTER_S:
-            failures.count = 0
-        self._failures[address] = failures
-        while len(self._failures) > self.ADDRESSES:
-            self._failures.popitem(last=False)
-        return failures
-
-    def _matches(self, offered: str) -> bool:
-        return secrets.compare_digest(offered.encode(), self._token.encode())
 
 
 class _RefusedBodyError(Exception):
@@ -276,10 +174,11 @@ class BodyLimit:
             return
         taken = 0
         complete = answered = False
+        refusal: _RefusedBodyError | None = None
         until = time.monotonic() + self._whole_s
 
         async def counted() -> Message:
-            nonlocal taken, complete
+            nonlocal taken, complete, refusal
             if complete:
                 return await receive()  # until the reader leaves
             try:
@@ -287,24 +186,28 @@ class BodyLimit:
                 message = await asyncio.wait_for(receive(), wait)
             except TimeoutError:
                 text = "body came too slowly; expected it at once. Send it again."
-                raise _RefusedBodyError(408, text) from None
+                refusal = _RefusedBodyError(408, text)
+                raise refusal from None
             taken += len(message.get("body", b""))
             complete = not message.get("more_body", False)
             if taken > self._limit:
-                raise self._too_large()
+                refusal = self._too_large()
+                raise refusal
             return message
 
         async def noted(message: Message) -> None:
             nonlocal answered
-            answered = True
-            await send(message)
+            if refusal is None or answered:  # else it makes a fault of its own of ours
+                answered = True
+                await send(message)
 
         try:
             await self._app(scope, counted, noted)
-        except _RefusedBodyError as refused:
+        except _RefusedBodyError:
             if answered:
                 raise
-            await _refuse(refused, scope, receive, send)
+        if refusal is not None and not answered:
+            await _refuse(refusal, scope, receive, send)
 
     def _too_large(self) -> _RefusedBodyError:
         text = f"body is too large; expected at most {self._limit} bytes. Send a smaller file."

@@ -20,8 +20,15 @@ from steering.web.bounded_http import HEADER_BYTES, TAKEN_AT_ONCE, WAITING, Boun
 START_SECONDS = 20.0
 
 
-def check_binding(host: str, token: str | None) -> None:
+def check_binding(host: str, token: str | None, *, people: bool = False) -> None:
     """Refuse an address that others can reach, unless readers must present a token.
+
+    Parameters
+    ----------
+    host : str
+    token : str, optional
+    people : bool
+        Whether there is a file of people.
 
     Raises
     ------
@@ -33,10 +40,10 @@ def check_binding(host: str, token: str | None) -> None:
             f"token has {len(token)} characters; expected 16 or more. "
             "Make one: python3 -c 'import secrets; print(secrets.token_urlsafe())'"
         )
-    if token is None and not is_loopback(host):
+    if token is None and not people and not is_loopback(host):
         raise InputError(
             f"host is {host}, which others can reach; expected loopback, or a token. "
-            "Set BEAMSTEER_TOKEN, or leave --host away."
+            "Set BEAMSTEER_TOKEN or BEAMSTEER_PEOPLE, or leave --host away."
         )
 
 

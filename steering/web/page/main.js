@@ -1,7 +1,10 @@
 /* Live page of a run. Server-sent events name what changed; the figures are then fetched. */
 
+import { actions, forgetActions, learnActions } from "./acting.js";
+import { wireDialog } from "./dialog.js";
 import { $ } from "./dom.js";
 import { forget, heard, reached, tick, unheard } from "./freshness.js";
+import { drawActions, drawWho, drawWishes, wireWho } from "./panels/actions.js";
 import { drawChunks } from "./panels/chunks.js";
 import { drawEvents } from "./panels/events.js";
 import { drawHeader, drawPicker } from "./panels/header.js";
@@ -58,6 +61,8 @@ async function load(runId) {
     spectrum = { runId: run.run_id, view: await get(`${path}/spectrum`) };
   }
   await judge(runId);
+  if (actions()?.run_id !== runId) forgetActions();
+  await learnActions(runId);
   details = run;
 }
 
@@ -79,11 +84,22 @@ function draw() {
   drawHistory(details);
   drawOrientations(details, verdict);
   drawParameters(details);
-  drawChunks(details);
   drawEvents(details);
+  drawAsked();
+}
+
+/** What people asked for, and wherever they may ask for more. */
+function drawAsked() {
+  drawWho();
+  drawActions(details);
+  drawWishes();
+  drawChunks(details);
+  drawOrientations(details, verdict);
 }
 
 wireMap();
+wireWho();
+wireDialog(() => { if (details) learnActions(details.run_id).then(drawAsked, console.warn); });
 $("runs").addEventListener("change", (event) => { location.hash = new URLSearchParams({ run: event.target.value }).toString(); });
 addEventListener("hashchange", refresh);
 let resized = 0;
@@ -101,6 +117,7 @@ async function look() {
     if (details) {
       await judge(details.run_id);
       drawVerdicts(verdict);
+      if (await learnActions(details.run_id)) drawAsked();
       if (verdict.version !== details.version) refresh();
     }
     const { workers } = await ask("/workers");
@@ -109,7 +126,8 @@ async function look() {
     reached();
   } catch (error) {
     console.warn(error);
-    if (error.status === 404) refresh(); // the run is shown no more
+    if (error.status === 401) location.reload(); // to log in
+    else if (error.status === 404) refresh(); // the run is shown no more
     else unheard();
   } finally {
     looking = false;

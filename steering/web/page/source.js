@@ -9,6 +9,9 @@ export async function get(path, patience = 20000) {
   return answer.json();
 }
 
+/** Send JSON; the answer as it is. */
+export const post = (path, body) => fetch(path, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body), signal: AbortSignal.timeout(20000) });
+
 /** The same for what is asked for again and again: a server that hangs is one that is gone. */
 export const ask = (path) => get(path, PATIENCE_MS);
 

@@ -18,6 +18,7 @@ import httpx
 import numpy as np
 import pytest
 from kafka import KafkaConsumer, TopicPartition
+from pydantic import TypeAdapter
 
 from consumers.fold import ChunkStart
 from consumers.recorded import recorded_source
@@ -35,7 +36,8 @@ from consumers.transport import KafkaSection, KafkaTopics
 from consumers.wire.flatbuffers_codec import decode_data_array
 from simulations.errors import StorageError
 from steering.experiment import dump_experiment
-from steering.run import Run, RunStore, load_snapshot, save_snapshot
+from steering.run import ActionLog, Run, RunStore, live_runs, load_snapshot, save_snapshot, words_of
+from steering.run.actions import Action, Asked
 from steering.service import ModelService, OutputTopics, Publisher, service_registry
 from steering.service.health import judge_health, judge_readiness
 from steering.service.model_service import base_of, follow, serve_estimates
@@ -279,6 +281,168 @@ def _with_targets(state: State, **targets) -> ModelService:
     return ModelService(state.folder, replace(measurement, experiment=changed))
 
 
+# --- actions of people ---------------------------------------------------------------------------
+
+ASIDE = ("actions", "asked", "chunks", "state_generation", "state_id")
+
+
+def ask(state: State, number: int, what: str, run: str = "ge", **fields) -> Action:
+    """Ask as the page does, having seen so many actions."""
+    (found,) = [one for one in live_runs([state.folder]) if one.run_id == run]
+    return found.ask(
+        TypeAdapter(Asked).validate_python({"what": what, **fields}),
+        by="Ada",
+        role="operator",
+        way="api",
+        why="because",
+        at_ns=time.time_ns(),
+        number=number,
+    )
+
+
+def answer_of(state: State) -> dict:
+    """All of an answer that does not tell how it came about."""
+    return {name: value for name, value in state.result().items() if name not in ASIDE}
+
+
+def live(folder: Path) -> State:
+    (folder / "state.json").write_text("{}")
+    return State(folder)
+
+
+def test_a_chunk_that_somebody_withdraws_leaves_all_as_if_it_had_never_come(folded, tmp_path):
+    """To the bit: the answer, and the arrays that it is made of."""
+    for name in ("acted", "never"):
+        (tmp_path / name).mkdir()
+    state, never = live(tmp_path / "acted"), State(tmp_path / "never")
+    state.commit(folded[:3])
+    service = service_of(state)
+    assert service.step()
+    before = answer_of(state)
+    ask(state, 0, "withdraw", chunk="2")
+    assert service.step()
+    never.commit((folded[0], folded[2]))
+    assert service_of(never).step()
+    assert answer_of(state) == answer_of(never) != before
+    with np.load(state.answer("folded.npz")) as ours, np.load(never.answer("folded.npz")) as theirs:
+        for name in theirs.files:
+            np.testing.assert_array_equal(ours[name], theirs[name])
+    told = state.result()
+    assert told["actions"] == 1
+    assert [(c["status"], c["reason"]) for c in told["chunks"]] == [
+        ("folded", None),
+        ("withdrawn", "because (Ada)"),
+        ("folded", None),
+    ]
+    assert told["chunks"][1]["psi_deg"] == folded[1].psi_deg
+    log = ActionLog(run_folder(state.inside, "ge"))
+    assert log.read().applied_up_to("model-server") == 1
+    # A service that begins anew, and one that was killed before it answered, say the same.
+    assert not service_of(state).step()
+    ask(state, 1, "restore", chunk="2")
+    assert service_of(state).step()
+    assert answer_of(state) == before
+    assert service_of(state).status().error is None
+
+
+def test_targets_of_people_are_those_of_an_experiment_that_has_them(folded, tmp_path):
+    for name in ("acted", "never"):
+        (tmp_path / name).mkdir()
+    state, other = live(tmp_path / "acted"), State(tmp_path / "never")
+    for one in (state, other):
+        one.commit(folded[:3])
+    service = service_of(state)
+    assert service.step()
+    before, fitted = answer_of(state), state.result()["parameters"]
+    ask(state, 0, "targets", relative_sigma=1e-4)
+    assert service.step()
+    assert _with_targets(other, relative_sigma=1e-4).step()
+    assert answer_of(state) == answer_of(other)
+    assert state.result()["parameters"] == fitted
+    assert state.result()["asked"] == {"relative_sigma": 1e-4}
+    assert not state.result()["stop"]["stop"]
+    ask(state, 1, "targets")
+    assert service.step()
+    assert answer_of(state) == before  # with all looks that were below target
+    assert state.result()["stop"]["stop"]
+    assert "asked" not in state.result()
+
+
+def advised(state: State) -> list[tuple[float, str | None]]:
+    return [(one["psi_deg"], one.get("wanted")) for one in state.result()["advice"]]
+
+
+def test_a_pin_comes_first_a_veto_never_and_a_rejected_one_not_until_the_next_chunk(
+    folded, tmp_path
+):
+    state = live(tmp_path)
+    state.commit(folded[:2])
+    service = service_of(state)
+    assert service.step()
+    first, second = (psi for psi, _ in advised(state)[:2])
+    plain = advised(state)
+    ask(state, 0, "veto", psi_deg=first)
+    ask(state, 1, "pin", psi_deg=33.3)  # which is no candidate of ours
+    ask(state, 2, "reject", psi_deg=second)
+    assert service.step()
+    told = advised(state)
+    assert told[0] == (33.3, "pinned")
+    assert first not in dict(told)
+    assert second not in dict(told)
+    gains = [one["gain_per_minute"] for one in state.result()["advice"]]
+    assert gains[0] > 0  # it is known what the pinned one is worth
+    assert gains[1:] == sorted(gains[1:], reverse=True)
+    document = state.answer().read_bytes()
+    state.answer().unlink()
+    assert service_of(state).step()  # from nothing
+    assert state.answer().read_bytes() == document
+    state.commit(folded[:3])
+    assert service.step()
+    assert second in dict(advised(state))
+    assert first not in dict(advised(state))
+    ask(state, 3, "unpin", psi_deg=33.3)
+    ask(state, 4, "unveto", psi_deg=first)
+    ask(state, 5, "approve", psi_deg=advised(state)[3][0])
+    assert service.step()
+    assert [wanted for _, wanted in advised(state)[:2]] == ["approved", None]
+    assert {psi for psi, _ in plain[:5]} & {psi for psi, _ in advised(state)}
+
+
+def test_a_closed_run_is_advised_nothing_and_is_ended_until_it_is_opened_again(folded, tmp_path):
+    state = live(tmp_path)
+    state.commit(folded[:1])
+    service = service_of(state)
+    assert service.step()
+    before = answer_of(state)
+    ask(state, 0, "close")
+    assert service.step()
+    assert state.result()["advice"] == []
+    shown = load_snapshot(state.answer("snapshot.npz"))
+    assert shown.status == "finished"
+    assert words_of(shown.result, status="finished").advice.code == "hidden"
+    assert state.result()["parameters"] == before["parameters"]
+    ask(state, 1, "reopen")
+    assert service.step()
+    assert answer_of(state) == before
+    assert load_snapshot(state.answer("snapshot.npz")).status == "running"
+
+
+def test_a_damaged_log_of_actions_is_told_and_changes_nothing(folded, tmp_path):
+    state = live(tmp_path)
+    state.commit(folded[:1])
+    service = service_of(state)
+    assert service.step()
+    before = state.answer().read_bytes()
+    path = run_folder(state.inside, "ge") / "actions.jsonl"
+    path.write_text("something else\n")
+    assert not service.step()
+    assert "Restore it from a backup" in str(service.status().error)
+    assert state.answer().read_bytes() == before
+    path.unlink()
+    assert not service.step()
+    assert service.status().error is None
+
+
 def test_a_broken_chunk_file_is_the_runs_own_fault_and_the_rest_is_answered(folded, tmp_path):
     state, other = State(tmp_path), State(tmp_path, partition=1)
     state.commit(folded[:2])
@@ -318,6 +482,9 @@ def test_runs_of_the_same_name_in_two_partitions_stay_apart(folded, tmp_path):
     service = service_of(State(tmp_path), store=store)
     service.step()
     assert {run.run_id: len(run.chunks) for run in store.list()} == {"ge": 1, "ge@1": 2}
+    # And what is asked of one is written where that one lies.
+    named = {one.run_id: one.partition for one in live_runs([live(tmp_path).folder])}
+    assert named == {"ge": first.inside, "ge@1": second.inside}
 
 
 def sse_lines(url: str) -> Iterator[str]:

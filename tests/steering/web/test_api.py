@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 
-from steering.run import RunStore
+from steering.run import RunStore, result_document
 from steering.web import BoundedPredictor, check_binding, create_app, serving
 from steering.web.answers import clean, rounded
 from steering.web.api import MAX_BODY_BYTES, _page_files
@@ -85,6 +85,31 @@ def test_estimate_history_and_advice(client):
     gains = [one["gain_per_minute"] for one in advice["advice"]]
     assert gains == sorted(gains, reverse=True)
     assert advice["stop"]["stop"] is False
+
+
+def test_advice_claims_no_more_than_the_verdict():
+    before = snapshot()
+    assert before.result is not None
+    stop = {"stop": True, "reason": "every target met", "minutes_to_target": 0.0}
+    for changes, code, lines in (
+        ({}, "turn", 5),
+        ({"trusted": False, "reasons": ["misfit"], "stop": stop}, "test the model", 5),
+        ({"stop": stop}, "hidden", 0),
+        ({"asked": {"closed": "closed: done (Ada)"}, "advice": []}, "hidden", 0),
+    ):
+        result = result_document(before.result.document() | changes)
+        asking = local(create_app(store(snapshot(result=result))))
+        told = asking.get("/runs/ge-demo/advice").json()
+        said = asking.get("/runs/ge-demo/verdict").json()
+        assert (told["next"]["code"], len(told["advice"])) == (code, lines)
+        assert (told["next"]["word"], told["measure_on"]["word"]) == (
+            said["advice"]["word"],
+            said["stop"]["word"],
+        )
+        for one in told["advice"]:
+            assert (one["minutes"] is None) == (one["gain_per_minute"] is None) == (code != "turn")
+        if code == "test the model":
+            assert (told["stop"]["stop"], told["stop"]["minutes_to_target"]) == (False, None)
 
 
 def test_health_and_readiness(client):

@@ -16,7 +16,7 @@ from steering.run import RunStore
 from steering.service import operations_app
 from steering.service.health import WorkerStatus
 from steering.web import create_app, serving
-from steering.web.guards import BodyLimit, TokenGuard
+from steering.web.guards import BodyLimit
 from tests.steering.fabricated import store
 from tests.told import TOLD_S
 
@@ -152,18 +152,6 @@ def test_many_wrong_tokens_at_once_are_turned_away():
         late = next(answer for answer in answers if answer.status_code == 429)
         assert late.elapsed.total_seconds() < TOLD_S
         assert int(late.headers["retry-after"]) >= 1
-
-
-def test_addresses_are_not_remembered_for_ever():
-    clock = [0.0]
-    guard = TokenGuard(lambda *_: None, TOKEN, monotonic=lambda: clock[0])  # type: ignore
-    for i in range(3 * TokenGuard.ADDRESSES):
-        guard._of(str(i)).count += 1
-    assert len(guard._failures) == TokenGuard.ADDRESSES
-    last = str(3 * TokenGuard.ADDRESSES - 1)
-    assert guard._of(last).count == 1
-    clock[0] += TokenGuard.FORGOTTEN_AFTER_S + 1
-    assert guard._of(last).count == 0
 
 
 class Unasked:

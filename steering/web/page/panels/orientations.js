@@ -2,6 +2,7 @@
 
 import { $, cell, element, rows, text } from "../dom.js";
 import { digits, known } from "../format.js";
+import { deciding } from "./actions.js";
 
 const SHOWN = 8;
 const SVG = "http://www.w3.org/2000/svg";
@@ -22,7 +23,7 @@ export function drawOrientations(run, verdict) {
 function ranked(one, i, most, claimed) {
   const fill = element("i", { style: { width: `${Math.max(0, 100 * (one.gain_per_minute || 0) / most)}%` } });
   const gauge = element("div", { className: "gauge" }, element("div", { className: "track" }, fill), element("span", { textContent: digits(one.gain_per_minute, 3) }));
-  return element("tr", { className: i ? "" : "best" }, cell(String(i + 1)), cell(`${digits(one.psi_deg)}°`), cell(`${digits(one.ei_meV)} meV`), cell(claimed ? `${digits(one.minutes, 3)} min` : "to test"), element("td", { className: "left" }, gauge));
+  return element("tr", { className: i ? "" : "best" }, cell(String(i + 1)), element("td", { textContent: `${digits(one.psi_deg)}°` }, ...(one.wanted ? [element("small", { textContent: one.wanted })] : [])), cell(`${digits(one.ei_meV)} meV`), cell(claimed ? `${digits(one.minutes, 3)} min` : "to test"), element("td", { className: "left" }, gauge), element("td", { className: "act" }, deciding(one)));
 }
 
 // Bars: where psi has been. Numbered diamonds: what is advised.
