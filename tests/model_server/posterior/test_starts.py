@@ -1,5 +1,7 @@
 """An ensemble moved towards data ends where Bayes' rule puts it, and beats single draws."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -53,3 +55,15 @@ def test_a_search_from_an_ensemble_ends_where_one_from_the_truth_does(stretch):
     found = refinement().fit(observations, starts=draws)
     knowing = refinement().fit(observations, starts=[theta[:3]])
     assert found.objective < knowing.objective + 0.1
+
+
+def test_a_fold_without_a_cell_to_fit_keeps_the_middle_of_the_prior():
+    observations = drawn(truth(forward().model.values, phonons=10_000.0), 20)
+    fit = refinement()
+    pooled = pool(observations)
+    nothing = replace(
+        pooled, sums=replace(pooled.sums, exposure=np.zeros_like(pooled.sums.exposure))
+    )
+    draws = list(forward().draw(prior(), FEWEST_MEMBERS, np.random.default_rng(2)))
+    (only,), _ = fit.starts.first(nothing, draws)
+    np.testing.assert_allclose(only[: len(draws[0])], draws[0])
