@@ -173,9 +173,9 @@ def parse_structure(path: Path) -> FileCell:
     if partial:
         raise InputError(
             f"structure: {path} has {len(partial)} partly occupied sites, the first {partial[0]}; "
-            "expected whole atoms. Add --order for one ordered supercell of it, or build one "
-            "(for example with pymatgen's OrderDisorderedStructureTransformation) and give that "
-            "file."
+            "expected whole atoms. Build an ordered supercell: --order does so for predict, "
+            "phonons and spectrum; elsewhere use pymatgen's "
+            "OrderDisorderedStructureTransformation and give that file."
         )
     if labels is None:
         labels = tuple(getattr(s.specie, "element", s.specie).symbol for s in structure)

@@ -82,7 +82,7 @@ def test_whole_sites_are_left_alone(tmp_path):
 
 def test_without_ordering_the_message_says_how_to_get_one(tmp_path):
     path = cif(tmp_path, "A1 Sr 0 0 0 0.5", "A2 Ba 0 0 0 0.5", *PEROVSKITE)
-    with pytest.raises(InputError, match="partly occupied sites.*Add --order"):
+    with pytest.raises(InputError, match="partly occupied sites.*: --order does so"):
         read_crystal(path)
 
 
