@@ -319,7 +319,7 @@ def _card(card: Card, matched: dict[str, Match] | None) -> dict[str, Any]:
 def _print_cards(cards: list[Card], matched: dict[str, Match] | None) -> None:
     heads = ["id", "formula", "space group", "atoms", "lowest, meV", "highest, meV"]
     if matched is not None:
-        heads.append("the structure against it")
+        heads += ["strain, %", "volume, %", "atoms off, A (rms)", "at most"]
     rows = []
     for card in cards[:SHOWN]:
         row = [
@@ -330,7 +330,11 @@ def _print_cards(cards: list[Card], matched: dict[str, Match] | None) -> None:
             f"{card.lowest_meV:.3g}",
             f"{card.highest_meV:.4g}",
         ]
-        rows.append(row if matched is None else [*row, matched[card.id].words])
+        if matched is not None:
+            one = matched[card.id]
+            row += [f"{100 * one.strain:.2f}", f"{100 * one.volume:+.2f}"]
+            row += [f"{one.rms_A:.3f}", f"{one.largest_A:.3f}"]
+        rows.append(row)
     terminal.table(f"{len(cards):,} entries", heads, rows)
     if len(cards) > SHOWN:
         terminal.out.print(f"and {len(cards) - SHOWN:,} more; --json lists all")

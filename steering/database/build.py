@@ -98,7 +98,8 @@ def build_store(
         total = len(tasks) + kept
 
         def done(count: int) -> None:
-            progress("reading and judging entries", 0.98 * (kept + count) / total)
+            share = (kept + count) / total
+            progress(f"reading and judging entries, {int(10 * share)} tenths", 0.98 * share)
 
         done(0)
         run_tasks(make_block, tasks, workers, done)

@@ -261,8 +261,8 @@ def card_of(entry: Entry, source: str) -> Card:
         space_group=int(found.number),
         space_group_symbol=str(found.international),
         volume_A3=abs(float(np.linalg.det(crystal.lattice))) / crystal.n_atoms,
-        lowest_meV=round(float(energies.min()), 6),
-        highest_meV=round(float(energies.max()), 6),
+        lowest_meV=round(float(energies.min()), 4) + 0.0,
+        highest_meV=round(float(energies.max()), 4),
         polar=constants.dipole is not None,
     )
 

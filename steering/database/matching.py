@@ -37,8 +37,8 @@ class Match:
     def words(self) -> str:
         """In a line."""
         return (
-            f"strained by up to {100 * self.strain:.2g} %, volume {100 * self.volume:+.2g} %, "
-            f"atoms moved by {self.rms_A:.2g} angstrom (rms), {self.largest_A:.2g} at most"
+            f"strained by up to {100 * self.strain:.2f} %, volume {100 * self.volume:+.2f} %, "
+            f"atoms moved by {self.rms_A:.3f} angstrom (rms), {self.largest_A:.3f} at most"
         )
 
     @property

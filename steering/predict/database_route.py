@@ -25,8 +25,9 @@ SHIFT_A = 0.3
 _GRUNEISEN = 2.0  # of most solids, 1 to 3
 KYOTO = "phonondb@kyoto-u"
 DFT = Uncertainty(
-    words="DFT (PBEsol) forces of one supercell, rounded to 1e-5 eV/angstrom (0.005 meV rms); such "
-    "energies lie within some 5 % of measured ones in most crystals",
+    words="DFT (PBEsol) forces of one supercell, rounded to 1e-5 eV/angstrom (0.005 meV rms); 5 % "
+    "to either side are taken for such energies, not measured over crystals (silicon's highest is "
+    "1.7 % low)",
     energies=(-0.05, 0.05),
 )
 
@@ -185,8 +186,8 @@ def _strained(own: Uncertainty | None, match: Match) -> tuple[str, Uncertainty |
     """What another volume does to the entry's energies, in words and in its uncertainty."""
     shift = _GRUNEISEN * abs(match.volume)
     words = (
-        f"the structure's volume is {100 * match.volume:+.2g} % off that of the entry, which moves "
-        f"energies by some {100 * shift:.2g} % (Grueneisen parameter of 2)"
+        f"the structure's volume is {100 * match.volume:+.2f} % off that of the entry, which moves "
+        f"energies by some {100 * shift:.1f} % (Grueneisen parameter of 2)"
     )
     if own is None:
         return words, None

@@ -100,7 +100,8 @@ def write_spectra(
         kept = len(blocks) - len(missing)
 
         def done(count: int) -> None:
-            progress("spectra", 0.99 * (kept + count) / len(blocks))
+            share = (kept + count) / len(blocks)
+            progress(f"spectra, {int(10 * share)} tenths", 0.99 * share)
 
         done(0)
         run_tasks(make_block, missing, workers, done)

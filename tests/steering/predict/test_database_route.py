@@ -120,7 +120,7 @@ def test_a_structure_without_force_constants_takes_those_of_the_entry_that_match
     found = vibrations_of(path, database=mine)
     assert found.route == {"kind": "database", "source": "MgO of mine"}
     notes = " ".join(found.approximations)
-    assert "strained by up to 0.4 %, volume +1.2 %" in notes
+    assert "strained by up to 0.40 %, volume +1.20 %" in notes
     assert "moves energies by some 2.4 %" in notes
     own = vibrations_of("MgO", database=mine)
     assert found.crystal.lattice == pytest.approx(1.004 * own.crystal.lattice, rel=1e-6)
@@ -174,7 +174,7 @@ def test_an_answer_names_route_approximation_match_and_uncertainty(kyoto, tmp_pa
     assert answer["route"] == {"kind": "database", "source": "mp-149 of few.h5"}
     told = " ".join(answer["approximations"])
     assert "CC BY 4.0" in told
-    assert "the structure against the entry: strained by up to 0.3 %" in told
+    assert "the structure against the entry: strained by up to 0.30 %" in told
     low, high = answer["uncertainty"]["energies"]
     assert low < -0.05
     assert high > 0.05
