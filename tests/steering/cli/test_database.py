@@ -132,3 +132,27 @@ def test_a_partly_occupied_structure_is_refused_and_ordered_when_asked(store, ca
     # Mg3NiO4 is in no database; that it was looked for says that the ordering went on its way
     assert cli.run([*line, "database", "--order"]) == cli.BAD_INPUT
     assert "no entry of the database" in " ".join(capsys.readouterr().err.split())
+
+
+def test_an_ordering_is_the_first_thing_that_an_answer_tells(tmp_path):
+    from steering.predict import open_structure, ordered_structure, vibrations_of
+
+    class Germanium:
+        """A route that leads from anything to germanium, quickly."""
+
+        name = needs = approximation = "germanium"
+        uncertainty = None
+
+        def vibrations(self, structure):
+            assert structure.crystal.elements.count("Ni") == 1
+            return vibrations_of("germanium", "given")
+
+    path = tmp_path / "mixed.cif"
+    path.write_text(CIF)
+    with (
+        open_structure(str(path), files=True) as opened,
+        ordered_structure(opened, True) as (source, notes),
+    ):
+        found = vibrations_of(source, Germanium(), notes=notes)
+    assert "one ordering of many is shown" in found.approximations[0]
+    assert "Mg3NiO4" in found.approximations[0]
