@@ -69,11 +69,11 @@ _GIVEN = GivenForceConstants()
 _FORCE_FIELD = ForceField(name="force_field", force_field=None)
 _KNOWN: tuple[Route, ...] = (
     FirstPossible(name="auto", routes=(_GIVEN, _FORCE_FIELD)),
-    DatabaseRoute(database=None),
     GivenForceConstants(name="given"),
     _GIVEN,
     _FORCE_FIELD,
     *(ForceField(name=name, force_field=name) for name in FORCE_FIELDS),
+    DatabaseRoute(database=None),
 )
 ROUTES = tuple(route.name for route in _KNOWN)
 """Names of routes; ``given`` is ``force_constants``."""
