@@ -23,6 +23,7 @@ from consumers.state.manifest_store import (
 from consumers.state.nexus_template import instrument_xml, log_names
 from consumers.state.offset_ledger import DeadLetter
 from consumers.state.retention import Bounds, recordings_to_remove, runs_to_remove
+from consumers.state.saved_file import in_one_step
 from consumers.state.state_store import (
     check_fingerprint,
     claim_state,
@@ -50,6 +51,7 @@ __all__ = [
     "claim_state",
     "close_chunk",
     "file_name",
+    "in_one_step",
     "instrument_xml",
     "log_names",
     "only_model_server",

@@ -2,7 +2,13 @@
 
 from simulations.crystal.cell import Crystal, element_of
 from simulations.crystal.first_look import refuse_announced_atoms
-from simulations.crystal.placement import FILE_SYMPREC_A, Placement, place_structure
+from simulations.crystal.ordering_file import write_ordered
+from simulations.crystal.placement import (
+    FILE_SYMPREC_A,
+    Placement,
+    place_structure,
+    refuse_overlap,
+)
 from simulations.crystal.sample import SampleSection, Treatment
 from simulations.crystal.species import (
     Isotopes,
@@ -32,7 +38,9 @@ from simulations.crystal.symmetry import (
     SpaceGroup,
     laue_rotations,
     quiet_spglib,
+    refuse_unreal,
     space_group_operations,
+    symmetry_dataset,
 )
 
 __all__ = [
@@ -64,8 +72,12 @@ __all__ = [
     "read_structure_text",
     "refuse_abinit",
     "refuse_announced_atoms",
+    "refuse_overlap",
     "refuse_tags",
+    "refuse_unreal",
     "space_group_operations",
     "species_words",
+    "symmetry_dataset",
     "with_isotopes",
+    "write_ordered",
 ]

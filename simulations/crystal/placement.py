@@ -60,7 +60,7 @@ def crystal_from_cells(
             "structure: conventional_lattice is not made of whole primitive vectors; expected both "
             "cells of one lattice in one Cartesian frame"
         )
-    _check_distances(cell, x, symbols)
+    refuse_overlap(cell, x, symbols)
     masses, lengths, incoherent = neutron_data(tuple(symbols))
     return Crystal(
         lattice=cell,
@@ -73,7 +73,8 @@ def crystal_from_cells(
     )
 
 
-def _check_distances(lattice: FloatArray, x: FloatArray, symbols: tuple[str, ...]) -> None:
+def refuse_overlap(lattice: FloatArray, x: FloatArray, symbols: tuple[str, ...]) -> None:
+    """Raise for atoms nearer than half an angstrom; lattice rows, fractional positions."""
     images = np.stack(np.meshgrid(*([[-1, 0, 1]] * 3), indexing="ij"), axis=-1).reshape(-1, 3)
     for i in range(len(x)):
         step = x[i:] - x[i]
@@ -134,7 +135,7 @@ def place_structure(
         refuse_unreal(lattice, positions)
     except InputError as error:
         raise InputError(f"structure: {error}") from error
-    _check_distances(lattice, positions, symbols)
+    refuse_overlap(lattice, positions, symbols)
     if species is None:
         neutron_data(tuple(dict.fromkeys(symbols)))
     else:

@@ -173,8 +173,9 @@ def parse_structure(path: Path) -> FileCell:
     if partial:
         raise InputError(
             f"structure: {path} has {len(partial)} partly occupied sites, the first {partial[0]}; "
-            "expected whole atoms. Build an ordered supercell (for example pymatgen's "
-            "OrderDisorderedStructureTransformation) and give that file."
+            "expected whole atoms. Build an ordered supercell: --order does so for predict, "
+            "phonons and spectrum; elsewhere use pymatgen's "
+            "OrderDisorderedStructureTransformation and give that file."
         )
     if labels is None:
         labels = tuple(getattr(s.specie, "element", s.specie).symbol for s in structure)
@@ -184,6 +185,39 @@ def parse_structure(path: Path) -> FileCell:
         positions=structure.frac_coords,
         species=tuple(known[label] for label in labels),
     )
+
+
+def read_disordered(path: Path) -> Any:
+    """Pymatgen's structure of a file with partly occupied sites; None where all hold whole atoms.
+
+    Raises
+    ------
+    InputError
+        If it cannot be read, or names isotopes, which an ordering would lose.
+    """
+    if path.suffix in CASTEP_SUFFIXES:
+        return None
+    text = read_structure_text(path)
+    if is_phonopy_file(text):
+        return None
+    try:
+        structure, labels = _pymatgen_structure(path, text)
+        refuse_unreal(structure.lattice.matrix, structure.frac_coords)
+    except Exception as error:  # parsers raise many kinds
+        if str(error).startswith("structure:"):
+            raise
+        raise InputError(
+            f"structure: {path} cannot be read ({type(error).__name__}: {error}); "
+            "expected a POSCAR or CIF"
+        ) from error
+    if structure.is_ordered:
+        return None
+    if labels is not None:
+        raise InputError(
+            f"structure: {path} names isotopes and has partly occupied sites; expected elements "
+            "for an ordering. Name the elements there, and the isotopes with --isotopes"
+        )
+    return structure
 
 
 def refuse_abinit(path: Path) -> None:
@@ -381,7 +415,10 @@ def _pymatgen_structure(path: Path, text: str) -> tuple[Any, tuple[str, ...] | N
             found = parser.parse_structures(primitive=False, on_error="raise")[0]
             if not isotopes:
                 return found, None
-            sites = (isotopes.get(str(s.label), getattr(s.specie, "symbol", "")) for s in found)
+            sites = (
+                isotopes.get(str(s.label), getattr(s.specie, "symbol", "") if s.is_ordered else "")
+                for s in found
+            )
             return found, tuple(sites)
         from pymatgen.io.vasp import Poscar
 

@@ -39,7 +39,7 @@ from simulations.dynamics.phonon_dos import (
     phonon_dos,
     rebinned,
 )
-from simulations.dynamics.phonopy_file import PhonopyFolder
+from simulations.dynamics.phonopy_file import PhonopyFolder, from_phonopy, load_phonopy
 from simulations.dynamics.shells import path_sensitivity, select_free
 from simulations.dynamics.supercell import cell_index, from_representatives, from_supercell
 
@@ -66,11 +66,13 @@ __all__ = [
     "elastic_constants",
     "energies_of_sets",
     "force_constant_model",
+    "from_phonopy",
     "from_representatives",
     "from_supercell",
     "gradients_of_sets",
     "heat_capacity",
     "linear_matrices",
+    "load_phonopy",
     "lowest_eigenvalues",
     "matrix_modes",
     "modes",

@@ -37,7 +37,8 @@ from simulations.scattering.powder_slopes import PowderAxes, summed_slopes
 from simulations.scattering.soft_cells import SplitCells, split_soft_cells
 
 _BATCH = 2_000_000  # complex numbers held at a time
-_FIRST_STEP = 0.1  # 1/angstrom, of the mesh that convergence starts from
+_FIRST_STEP = 0.1  # 1/angstrom, of the mesh that convergence to the usual tolerance starts from
+_LINES, _FEWEST = 100.0, 300.0  # of a |Q| bin where the tolerance is loose, see `_kept_shares`
 _FALL = 2.0  # the error falls with about this power of the step
 _MOST_WORK = 1.2e11  # modes times atoms times vectors Q, of all meshes: minutes
 
@@ -155,6 +156,16 @@ def sigma_function(
     return lambda energy: np.full(np.shape(energy), width)
 
 
+@njit(cache=True)
+def _drawn(i: int, g: int) -> float:
+    """A number in [0, 1) that looks random and belongs to a vector (SplitMix64)."""
+    z = np.uint64(i) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(g) * np.uint64(0xD1B54A32D192ED03)
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    z = z ^ (z >> np.uint64(31))
+    return float(z >> np.uint64(11)) * 2.0**-53
+
+
 @njit(cache=True, fastmath={"contract", "nsz"})
 def _pair_weights(
     q_cart: FloatArray,
@@ -166,10 +177,15 @@ def _pair_weights(
     tensor_of: NDArray[np.int64],
     group_of: NDArray[np.int64],
     edges: FloatArray,
+    keep: FloatArray,
+    first: int,
     out: FloatArray,
     norm: FloatArray,
 ) -> None:
     """Add ``w Re(F_a^* F_b)`` of every mode, |Q| bin and pair of groups of atoms.
+
+    A share ``keep`` (bins,) of the vectors of a bin counts, drawn by their numbers, of which that
+    of the first q is ``first``.
 
     ``F_a`` sums ``wave exp(-Q U Q / 2) Q.e^*`` over the atoms of group a. ``vectors`` is
     (q, mode, atom, 3) and conjugate, ``wave`` (atoms, G), ``out`` (q, modes, pairs, bins). One q at
@@ -201,6 +217,8 @@ def _pair_weights(
                 b = guess[max(0, int((length - low) * scale) - 1)]
                 while edges[b + 1] <= length:
                     b += 1
+                if keep[b] < 1.0 and _drawn(first + i, g) >= keep[b]:
+                    continue
                 place[m], used[m] = b, g
                 x[m], y[m], z[m] = qx, qy, qz
                 norm[b] += weights[i]
@@ -379,10 +397,16 @@ def powder_spectrum(
         regular = irreducible_mesh(crystal, mesh_divisions(crystal, step), shifted=True)
         return split_soft_cells(model, regular, temperature_K, phi, pockets)
 
-    def sampled(points: ZonePoints) -> tuple[FloatArray, FloatArray]:
-        """Parts of the map (pairs, Q, E), and the summed weights of its rows."""
+    def sampled(points: ZonePoints, finer: float = 1.0) -> tuple[FloatArray, FloatArray]:
+        """Parts of the map (pairs, Q, E), and the summed weights of its rows.
+
+        ``finer`` times as many vectors count as at first, where not all do.
+        """
+        keep = None
+        if zone is None:
+            keep = _kept_shares(crystal, momentum_edges, len(points.q_cart), tolerance, finer)
         parts, norm = _summed_lines(
-            model, phi, points, axes, displacement, temperature_K, split, pockets
+            model, phi, points, axes, displacement, temperature_K, split, pockets, keep
         )
         return smear @ (parts * _inverse(norm)), norm
 
@@ -421,7 +445,7 @@ def _inverse(norm: FloatArray) -> FloatArray:
 def _converged(
     crystal: Crystal,
     mesh: Callable[[float], ZonePoints],
-    sampled: Callable[[ZonePoints], tuple[FloatArray, FloatArray]],
+    sampled: Callable[[ZonePoints, float], tuple[FloatArray, FloatArray]],
     momentum_edges: FloatArray,
     accessible: NDArray[np.bool_],
     tolerance: float,
@@ -442,9 +466,9 @@ def _converged(
     def on(step: float) -> tuple[ZonePoints, FloatArray, float]:
         start = time.process_time()
         zone = mesh(step)
-        return zone, sampled(zone)[0], time.process_time() - start
+        return zone, sampled(zone, max(1.0, (first / step) ** 2))[0], time.process_time() - start
 
-    step = _FIRST_STEP
+    step = first = _FIRST_STEP * max(1.0, tolerance / TOLERANCE) ** (2 / 3)
     before, old, _ = on(1.5 * step)
     left = _MOST_WORK - per_point * len(before.q_cart)
     while True:
@@ -459,7 +483,8 @@ def _converged(
         left -= work
         affordable = (work / max(left, 1e-300)) ** (1 / 3)
         wanted = min(0.8, max(0.4, 0.9 * (tolerance / max(error, 1e-9)) ** (1 / _FALL)))
-        if error <= tolerance or affordable > 0.9:
+        told = zone.divisions != before.divisions  # of one mesh taken twice no error is seen
+        if (told and error <= tolerance) or affordable > 0.9:
             break
         before, old, step = zone, parts, step * max(wanted, affordable)
     found = Sampling(
@@ -503,6 +528,22 @@ def _element_pairs(crystal: Crystal) -> tuple[NDArray[np.int64], tuple[tuple[str
     return group, pairs
 
 
+def _kept_shares(
+    crystal: Crystal, momentum_edges: FloatArray, points: int, tolerance: float, finer: float
+) -> FloatArray | None:
+    """Share of the vectors of every |Q| bin that a loose tolerance needs, (Q,); None: all.
+
+    A shell of a large cell holds tens of thousands. Lines of one mode scatter by about their mean
+    from vector to vector, and some 3 % of the modes lie within a usual resolution.
+    """
+    if tolerance <= TOLERANCE:
+        return None
+    volume = (2 * np.pi) ** 3 / abs(float(np.linalg.det(crystal.reciprocal)))
+    shells = 4 / 3 * np.pi * np.diff(momentum_edges**3) * volume / (2 * np.pi) ** 3
+    wanted = finer * max(_FEWEST, _LINES / (3 * crystal.n_atoms * tolerance**2))
+    return np.minimum(1.0, wanted / np.maximum(points * shells, 1e-300))
+
+
 def _summed_lines(
     model: ForceConstantModel,
     phi: ArrayLike | None,
@@ -512,6 +553,7 @@ def _summed_lines(
     temperature_K: float,
     group_of: NDArray[np.int64],
     pockets: Pockets | None,
+    keep: FloatArray | None = None,
 ) -> tuple[FloatArray, FloatArray]:
     """Weighted sum of S over all Q of every |Q| bin, (pairs, Q, E), and the summed weights."""
     crystal = model.crystal
@@ -529,6 +571,7 @@ def _summed_lines(
     tensors = np.ascontiguousarray(displacement[distinct])
     norm = np.zeros(bins)
     total = np.zeros((len(axes.energy) - 1, pairs * bins))
+    shares = np.ones(bins) if keep is None else keep
     step = max(1, _BATCH // (n * pairs * bins))
     for start in range(0, len(zone.q_cart), step):
         part = slice(start, start + step)
@@ -539,7 +582,8 @@ def _summed_lines(
         _pair_weights(
             q, zone.weights[part],
             np.ascontiguousarray(vectors.conj().swapaxes(1, 2)).reshape(len(q), n, -1, 3),
-            G, wave, tensors, tensor_of.reshape(-1), group_of, axes.momentum, weights, norm,
+            G, wave, tensors, tensor_of.reshape(-1), group_of, axes.momentum, shares, start,
+            weights, norm,
         )  # fmt: skip
         occupation = bose(size, temperature_K)
         prefactor = np.where(live, 0.5 * HBAR2_OVER_U / size, 0.0)

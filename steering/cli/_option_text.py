@@ -1,8 +1,9 @@
-"""Options that are several numbers in one text: vectors, axes, bands."""
+"""Options that several verbs share, and those that are several numbers in one text."""
 
 from __future__ import annotations
 
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -12,6 +13,8 @@ from simulations.errors import InputError
 if TYPE_CHECKING:
     from numpy import float64
     from numpy.typing import NDArray
+
+    from steering.database import Database
 
 MOST_BINS = 20_000
 
@@ -50,6 +53,35 @@ DipoleSum = Annotated[
         "give."
     ),
 ]
+
+
+DatabasePath = Annotated[
+    Path | None,
+    typer.Option(
+        "--database",
+        help="A store of `beamsteer database build`: its ids name structures, and route auto takes "
+        "the entry that has a structure.",
+    ),
+]
+
+
+Order = Annotated[
+    bool,
+    typer.Option(
+        "--order",
+        help="Order partly occupied sites in a supercell of at most 60 atoms: one ordering of "
+        "many.",
+    ),
+]
+
+
+def named_database(folder: Path | None) -> Database | None:
+    """Open the store that was named, if one was."""
+    if folder is None:
+        return None
+    from steering.database import open_database
+
+    return open_database(folder)
 
 
 def axis(text: str | None, option: str) -> NDArray[float64] | None:

@@ -24,6 +24,7 @@ VERBS = {
     "spectrum": "Compute what a spectrometer will see: powder, path, line, plane or vibrations.",
     "prior": "Relax a crystal in universal force fields and make ranges of its force constants.",
     "predict": "Predict the phonon DOS, S(|Q|,E) and the expected background of a crystal.",
+    "database": "Build a database of force constants from files, search it, compute its spectra.",
     "invert-powder": "Fit the force constants of a crystal to a measured powder spectrum S(|Q|,E).",
     "report": "Write what a run measured, what follows and how far it may be trusted, as one page "
     "to keep.",

@@ -10,7 +10,15 @@ import typer
 
 from simulations.errors import InputError
 from steering.cli import _terminal as terminal
-from steering.cli._option_text import DipoleSum, Summed, isotopes_named, supercell_numbers
+from steering.cli._option_text import (
+    DatabasePath,
+    DipoleSum,
+    Order,
+    Summed,
+    isotopes_named,
+    named_database,
+    supercell_numbers,
+)
 
 if TYPE_CHECKING:
     from steering.predict import Phonons
@@ -19,14 +27,15 @@ Structure = Annotated[
     str,
     typer.Argument(
         help="phonopy.yaml, POSCAR or CIF (with FORCE_CONSTANTS or FORCE_SETS and BORN beside it "
-        "if there are any), the name of a builtin crystal, or the result.json of a run."
+        "if there are any), the name of a builtin crystal, an id of the database, or the "
+        "result.json of a run."
     ),
 ]
 Route = Annotated[
     str,
     typer.Option(
-        help="auto, force_constants (given), force_field, a force field's name, or mace:FILE, "
-        "m3gnet:FOLDER with your weights."
+        help="auto, force_constants (given), database, force_field, a force field's name, or "
+        "mace:FILE, m3gnet:FOLDER with your weights."
     ),
 ]
 Supercell = Annotated[
@@ -76,6 +85,8 @@ def phonons(
     supercell: Supercell = None,
     isotopes: Isotopes = None,
     dipole_sum: DipoleSum = Summed.CONVERGED,
+    database: DatabasePath = None,
+    order: Order = False,
     experiment: Annotated[
         Path | None,
         typer.Option(
@@ -122,6 +133,8 @@ def phonons(
         "--supercell": supercell,
         "--isotopes": isotopes,
         "--dipole-sum": dipole_sum != Summed.CONVERGED,
+        "--database": database,
+        "--order": order,
     }
     results = {
         "--experiment": experiment,
@@ -155,18 +168,24 @@ def phonons(
     files = named_files(output or [])
     repeats, made_of = supercell_numbers(supercell), isotopes_named(isotopes)
 
-    from steering.predict import open_structure, vibrations_of, write_phonons
+    from steering.predict import open_structure, ordered_structure, vibrations_of, write_phonons
     from steering.predict import phonons as run
 
     with terminal.progress("phonons", quiet=json) as progress:
         progress(f"vibrations of {structure}, route {route}", 0.05)
-        with open_structure(structure, files=True) as opened:
+        stored = named_database(database)
+        with (
+            open_structure(structure, files=True, database=stored) as opened,
+            ordered_structure(opened, order) as (source, notes),
+        ):
             vibrations = vibrations_of(
-                opened,
+                source,
                 route,
                 supercell=repeats,
                 isotopes=made_of,
                 dipole_sum=dipole_sum.value,
+                database=stored,
+                notes=notes,
             )
         progress("dispersion", 0.6)
         found = run(vibrations, path=path, points=points)

@@ -10,11 +10,14 @@ import typer
 from simulations.errors import InputError
 from steering.cli import _terminal as terminal
 from steering.cli._option_text import (
+    DatabasePath,
     DipoleSum,
     Imaginary,
+    Order,
     Summed,
     Treatment,
     isotopes_named,
+    named_database,
     supercell_numbers,
 )
 
@@ -29,14 +32,20 @@ def register(app: typer.Typer) -> None:
 
 def predict(
     structure: Annotated[
-        str, typer.Argument(help="POSCAR, CIF or phonopy.yaml, or the name of a builtin crystal.")
+        str,
+        typer.Argument(
+            help="POSCAR, CIF or phonopy.yaml, the name of a builtin crystal, or an id of the "
+            "database."
+        ),
     ],
     instrument: Annotated[str, typer.Option(help="Instrument name.")] = "ARCS",
     ei: Annotated[float, typer.Option(help="Incident energy, meV.")] = 40.0,
     temperature: Annotated[float, typer.Option(help="Temperature, kelvin.")] = 300.0,
     route: Annotated[
         str,
-        typer.Option(help="auto, force_constants (given), force_field, or a force field's name."),
+        typer.Option(
+            help="auto, force_constants (given), database, force_field, or a force field's name."
+        ),
     ] = "auto",
     quantity: Annotated[str, typer.Option(help="all, dos, powder or background.")] = "all",
     can: Annotated[str, typer.Option(help="Metal of the can: aluminium, vanadium or none.")] = (
@@ -52,6 +61,8 @@ def predict(
     ] = None,
     imaginary: Imaginary = Treatment.LEFT_OUT,
     dipole_sum: DipoleSum = Summed.CONVERGED,
+    database: DatabasePath = None,
+    order: Order = False,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="NPZ file for the arrays.")
     ] = None,
@@ -88,7 +99,7 @@ def predict(
         raise InputError("\n".join(faults)) from error
     with terminal.progress("predict", quiet=json) as progress:
         progress(f"{structure}, route {route}", 0.1)
-        prediction = run(request, files=True)
+        prediction = run(request, files=True, database=named_database(database), order=order)
     if output is not None:
         from steering.report import write_arrays
 

@@ -12,13 +12,16 @@ import typer
 from simulations.progress import Progress
 from steering.cli import _terminal as terminal
 from steering.cli._option_text import (
+    DatabasePath,
     DipoleSum,
     Imaginary,
+    Order,
     Summed,
     Treatment,
     axis,
     band,
     isotopes_named,
+    named_database,
     supercell_numbers,
     vector,
     within,
@@ -133,6 +136,8 @@ def powder(
     isotopes: Isotopes = None,
     dipole_sum: DipoleSum = Summed.CONVERGED,
     imaginary: Imaginary = Treatment.LEFT_OUT,
+    database: DatabasePath = None,
+    order: Order = False,
     output: Outputs = None,
     json: terminal.Json = False,
 ) -> None:
@@ -151,7 +156,18 @@ def powder(
 
     _run(
         "powder",
-        _Asked(structure, route, supercell, isotopes, dipole_sum, imaginary, output, json),
+        _Asked(
+            structure,
+            route,
+            supercell,
+            isotopes,
+            dipole_sum,
+            imaginary,
+            database,
+            order,
+            output,
+            json,
+        ),
         compute,
     )
 
@@ -185,6 +201,8 @@ def path(
     isotopes: Isotopes = None,
     dipole_sum: DipoleSum = Summed.CONVERGED,
     imaginary: Imaginary = Treatment.LEFT_OUT,
+    database: DatabasePath = None,
+    order: Order = False,
     output: Outputs = None,
     json: terminal.Json = False,
 ) -> None:
@@ -200,7 +218,18 @@ def path(
 
     _run(
         "path",
-        _Asked(structure, route, supercell, isotopes, dipole_sum, imaginary, output, json),
+        _Asked(
+            structure,
+            route,
+            supercell,
+            isotopes,
+            dipole_sum,
+            imaginary,
+            database,
+            order,
+            output,
+            json,
+        ),
         compute,
     )
 
@@ -224,6 +253,8 @@ def line(
     isotopes: Isotopes = None,
     dipole_sum: DipoleSum = Summed.CONVERGED,
     imaginary: Imaginary = Treatment.LEFT_OUT,
+    database: DatabasePath = None,
+    order: Order = False,
     output: Outputs = None,
     json: terminal.Json = False,
 ) -> None:
@@ -241,7 +272,18 @@ def line(
 
     _run(
         "line",
-        _Asked(structure, route, supercell, isotopes, dipole_sum, imaginary, output, json),
+        _Asked(
+            structure,
+            route,
+            supercell,
+            isotopes,
+            dipole_sum,
+            imaginary,
+            database,
+            order,
+            output,
+            json,
+        ),
         compute,
     )
 
@@ -285,6 +327,8 @@ def plane(
     isotopes: Isotopes = None,
     dipole_sum: DipoleSum = Summed.CONVERGED,
     imaginary: Imaginary = Treatment.LEFT_OUT,
+    database: DatabasePath = None,
+    order: Order = False,
     output: Outputs = None,
     json: terminal.Json = False,
 ) -> None:
@@ -314,7 +358,18 @@ def plane(
 
     _run(
         "plane",
-        _Asked(structure, route, supercell, isotopes, dipole_sum, imaginary, output, json),
+        _Asked(
+            structure,
+            route,
+            supercell,
+            isotopes,
+            dipole_sum,
+            imaginary,
+            database,
+            order,
+            output,
+            json,
+        ),
         compute,
     )
 
@@ -332,6 +387,8 @@ def vision(
     isotopes: Isotopes = None,
     dipole_sum: DipoleSum = Summed.CONVERGED,
     imaginary: Imaginary = Treatment.LEFT_OUT,
+    database: DatabasePath = None,
+    order: Order = False,
     output: Outputs = None,
     json: terminal.Json = False,
 ) -> None:
@@ -345,7 +402,18 @@ def vision(
 
     _run(
         "vision",
-        _Asked(structure, route, supercell, isotopes, dipole_sum, imaginary, output, json),
+        _Asked(
+            structure,
+            route,
+            supercell,
+            isotopes,
+            dipole_sum,
+            imaginary,
+            database,
+            order,
+            output,
+            json,
+        ),
         compute,
     )
 
@@ -360,6 +428,8 @@ class _Asked:
     isotopes: str | None
     dipole_sum: Summed
     imaginary: Treatment
+    database: Path | None
+    order: bool
     output: list[Path] | None
     json: bool
 
@@ -411,6 +481,7 @@ def _run(
     from steering.predict import (
         IndirectSpectrum,
         open_structure,
+        ordered_structure,
         stable,
         vibrations_of,
         write_spectrum,
@@ -418,14 +489,20 @@ def _run(
 
     with terminal.progress("spectrum", quiet=asked.json) as progress:
         progress(f"vibrations of {asked.structure}, route {asked.route}", 0.02)
-        with open_structure(asked.structure, files=True) as opened:
+        database = named_database(asked.database)
+        with (
+            open_structure(asked.structure, files=True, database=database) as opened,
+            ordered_structure(opened, asked.order) as (source, notes),
+        ):
             vibrations = stable(
                 vibrations_of(
-                    opened,
+                    source,
                     asked.route,
                     supercell=repeats,
                     isotopes=made_of,
                     dipole_sum=asked.dipole_sum.value,
+                    database=database,
+                    notes=notes,
                 ),
                 asked.imaginary.value,
             )

@@ -1,6 +1,8 @@
 """Expected phonons and spectra of a structure or a result, and priors made for it."""
 
 from steering.predict.crystal_maps import Line, Plane, line_map, path_map, plane_map
+from steering.predict.database_spectra import SpectraSetting
+from steering.predict.database_spectra_store import write_spectra
 from steering.predict.indirect_spectrum import IndirectSpectrum, indirect_spectrum
 from steering.predict.optics import Optics, optics, top_meV
 from steering.predict.phonons import Phonons, phonons, stable
@@ -18,7 +20,7 @@ from steering.predict.prior_making import MadePrior, make_prior
 from steering.predict.routes import vibrations_of
 from steering.predict.spectrum_file import write_spectrum
 from steering.predict.spectrum_map import SpectrumMap
-from steering.predict.structure_file import open_structure
+from steering.predict.structure_file import crystal_named, open_structure, ordered_structure
 from steering.predict.vibrations import Vibrations, formula
 
 __all__ = [
@@ -30,8 +32,10 @@ __all__ = [
     "Plane",
     "PosteriorPhonons",
     "PredictionRequest",
+    "SpectraSetting",
     "SpectrumMap",
     "Vibrations",
+    "crystal_named",
     "experiment_of_result",
     "formula",
     "independent_elastic",
@@ -41,6 +45,7 @@ __all__ = [
     "make_prior",
     "open_structure",
     "optics",
+    "ordered_structure",
     "path_map",
     "phonons",
     "plane_map",
@@ -53,5 +58,6 @@ __all__ = [
     "vibrations_of",
     "write_phonons",
     "write_posterior_phonons",
+    "write_spectra",
     "write_spectrum",
 ]

@@ -15,6 +15,8 @@ from simulations.scattering import SigmaOfEnergy, sigma_function
 
 FWHM = 2.354820045  # over the standard deviation of a Gaussian
 ENERGY_BINS = 160
+FREE_EI_MEV = 1e8
+"""So high that no |Q| or E of interest is out of reach."""
 _SHARE_OF_EI = 0.75  # of the highest mode, when nobody chose the incident energy
 _HIGHEST_LOSS = 0.98  # of Ei, where a default energy axis ends
 
@@ -45,7 +47,8 @@ def optics(
     top_meV : float
         Highest phonon; without ``ei_meV`` it lies at three quarters of the incident energy.
     instrument : str
-        A name of `load_instrument`.
+        A name of `load_instrument`, or ``generic``: one width, all scattering angles, and without
+        an incident energy no limit to |Q| and E.
     ei_meV : float or None
         Incident energy.
     chopper : str or None
@@ -58,6 +61,8 @@ def optics(
     ValueError
         Unknown instrument or chopper, numbers that are not positive, two resolutions at once.
     """
+    if instrument.lower() == "generic":
+        return _generic(ei_meV, chopper, fwhm_meV)
     known = load_instrument(instrument)
     if ei_meV is None:
         ei_meV = 5.0 * math.ceil(top_meV / _SHARE_OF_EI / 5.0)
@@ -88,6 +93,25 @@ def optics(
         sigma_of=sigma_of,
         two_theta_deg=(float(angle.min()), float(angle.max())),
         words=f"{known.name}, Ei = {ei_meV:g} meV{how}, resolution {width:.2g} meV at E = 0 (FWHM)",
+    )
+
+
+def _generic(ei_meV: float | None, chopper: str | None, fwhm_meV: float | None) -> Optics:
+    """No spectrometer in particular."""
+    if fwhm_meV is None or chopper is not None:
+        raise InputError(
+            "instrument is generic; expected fwhm_meV, its resolution, and no chopper. Give one"
+        )
+    refuse_width(fwhm_meV)
+    if ei_meV is not None:
+        refuse_ei(ei_meV)
+    limits = "no kinematic limits" if ei_meV is None else f"Ei = {ei_meV:g} meV"
+    return Optics(
+        instrument="generic",
+        ei_meV=FREE_EI_MEV if ei_meV is None else ei_meV,
+        sigma_of=sigma_function(fwhm_meV / FWHM, None),
+        two_theta_deg=(0.0, 180.0),
+        words=f"generic, {limits}, resolution {fwhm_meV:.2g} meV (FWHM)",
     )
 
 

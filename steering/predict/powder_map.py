@@ -12,7 +12,7 @@ from simulations.scattering import (
     momentum_limits,
     powder_spectrum,
 )
-from steering.predict.optics import FWHM, Optics, energy_axis
+from steering.predict.optics import FREE_EI_MEV, FWHM, Optics, energy_axis
 from steering.predict.spectrum_map import (
     HARMONIC,
     SpectrumMap,
@@ -25,6 +25,7 @@ from steering.predict.vibrations import Vibrations
 
 MAX_ORDER = 6  # phonons
 MOMENTUM_BINS = 120
+FREE_REACH = 15.0  # 1/angstrom, of a default axis without kinematic limits
 
 
 def powder_map(
@@ -51,7 +52,8 @@ def powder_map(
     momentum_fwhm : float
         Resolution in |Q|, 1/angstrom.
     tolerance : float
-        Wanted error of the powder average, as of `powder_spectrum`.
+        Wanted error of the powder average, as of `powder_spectrum`; a larger one than usual is
+        enough for Debye-Waller tensors, too.
 
     Raises
     ------
@@ -62,7 +64,8 @@ def powder_map(
     _, high = momentum_limits(np.array([min(0.0, edges[0])]), seen.ei_meV, seen.two_theta_deg)
     reach = float(high[0])
     if momentum_edges is None:
-        momentum_edges = np.linspace(0.02, 1.0, MOMENTUM_BINS + 1) * reach
+        top = FREE_REACH if seen.ei_meV >= FREE_EI_MEV else reach
+        momentum_edges = np.linspace(0.02, 1.0, MOMENTUM_BINS + 1) * top
     elif not 0 <= momentum_edges[0] < momentum_edges[-1] <= 3 * reach:
         raise InputError(
             f"q_inverse_A is {momentum_edges[0]:g} to {momentum_edges[-1]:g}; expected an axis "
@@ -70,7 +73,7 @@ def powder_map(
         )
     refuse_many(len(momentum_edges) - 1, len(edges) - 1)
     model = vibrations.force_constants("a powder map")
-    moved = vibrations.displacements(temperature_K)
+    moved = vibrations.displacements(temperature_K, tolerance=max(tolerance, TOLERANCE))
     displacement = None if moved is None else moved.tensors
     coherent = powder_spectrum(
         model,

@@ -22,11 +22,12 @@ from simulations.scattering import (
     kinematic_mask,
     powder_spectrum,
 )
+from steering.database import Database
 from steering.predict.optics import refuse_ei
 from steering.predict.phonons import stable
 from steering.predict.routes import ROUTES, vibrations_of
 from steering.predict.spectrum_map import samplings
-from steering.predict.structure_file import open_structure
+from steering.predict.structure_file import open_structure, ordered_structure
 from steering.predict.vibrations import Vibrations, formula
 
 MAX_ORDER = 6
@@ -97,7 +98,13 @@ class PredictionRequest(BaseModel):
         return value
 
 
-def predict(request: PredictionRequest, *, files: bool = False) -> dict[str, Any]:
+def predict(
+    request: PredictionRequest,
+    *,
+    files: bool = False,
+    database: Database | None = None,
+    order: bool = False,
+) -> dict[str, Any]:
     """Predict DOS, S(|Q|,E) and expected background of a crystal.
 
     Parameters
@@ -106,12 +113,16 @@ def predict(request: PredictionRequest, *, files: bool = False) -> dict[str, Any
     files : bool
         Whether ``structure`` may name a file of this machine. Off unless asked for, so that a
         server never reads its own files for others.
+    database : Database or None
+        Whose entries route ``database`` takes, and ``auto`` where one has the structure.
+    order : bool
+        Whether to order partly occupied sites in a supercell.
 
     Returns
     -------
     dict
         JSON-ready but for arrays, which are numpy: ``structure``, ``route``, ``approximations``,
-        ``warnings``, and as asked for ``dos``, ``powder``, ``background``.
+        ``uncertainty``, ``warnings``, and as asked for ``dos``, ``powder``, ``background``.
 
     Raises
     ------
@@ -124,13 +135,18 @@ def predict(request: PredictionRequest, *, files: bool = False) -> dict[str, Any
         instrument = load_instrument(request.instrument)
     except InputError as error:
         raise InputError(f"instrument: {error}") from error
-    with open_structure(request.structure, files) as structure:
+    with (
+        open_structure(request.structure, files, database) as opened,
+        ordered_structure(opened, order) as (structure, notes),
+    ):
         found = vibrations_of(
             structure,
             request.route,
             supercell=request.supercell,
             isotopes=request.isotopes,
             dipole_sum=request.dipole_sum,
+            database=database,
+            notes=notes,
         )
     crystal, dos = found.crystal, found.dos
     unstable: InputError | None = None
@@ -147,6 +163,7 @@ def predict(request: PredictionRequest, *, files: bool = False) -> dict[str, Any
         },
         "route": found.route,
         "approximations": list(found.approximations),
+        "uncertainty": _uncertainty_part(found),
         "warnings": warnings,
         "instrument": instrument.name,
         "ei_meV": request.ei_meV,
@@ -161,6 +178,14 @@ def predict(request: PredictionRequest, *, files: bool = False) -> dict[str, Any
             return answer
         raise unstable
     return answer | _spectra(found, instrument, request)
+
+
+def _uncertainty_part(found: Vibrations) -> dict[str, Any] | None:
+    """How far energies may be off; None where that is not known."""
+    known = found.uncertainty
+    if known is None:
+        return None
+    return {"words": known.words, "energies": list(known.energies)}
 
 
 def _spectra(

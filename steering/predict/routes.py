@@ -13,6 +13,8 @@ from simulations.crystal import Isotopes, read_crystal, species_words, with_isot
 from simulations.dynamics import DipoleWay
 from simulations.errors import InputError
 from simulations.prior import FORCE_FIELDS
+from steering.database import Database
+from steering.predict.database_route import DatabaseRoute, entry_vibrations
 from steering.predict.force_constants_route import GivenForceConstants
 from steering.predict.force_field_route import ForceField
 from steering.predict.route import Route, RouteUnavailableError, Structure
@@ -71,24 +73,32 @@ _KNOWN: tuple[Route, ...] = (
     _GIVEN,
     _FORCE_FIELD,
     *(ForceField(name=name, force_field=name) for name in FORCE_FIELDS),
+    DatabaseRoute(database=None),
 )
 ROUTES = tuple(route.name for route in _KNOWN)
 """Names of routes; ``given`` is ``force_constants``."""
 
 
-def route_named(name: str) -> Route:
+def route_named(name: str, database: Database | None = None) -> Route:
     """Route that people mean by a name.
 
     Parameters
     ----------
     name : str
         One of `ROUTES`, or ``mace:PATH``, ``m3gnet:PATH`` with a weight file.
+    database : Database or None
+        What ``database`` looks in, and ``auto`` before it asks a force field.
 
     Raises
     ------
     InputError
         If no route has the name.
     """
+    if database is not None and name in ("auto", "database"):
+        stored = DatabaseRoute(database=database)
+        if name == "database":
+            return stored
+        return FirstPossible(name="auto", routes=(_GIVEN, stored, _FORCE_FIELD))
     for route in _KNOWN:
         if route.name == name:
             return route
@@ -104,6 +114,8 @@ def vibrations_of(
     supercell: tuple[int, ...] | None = None,
     isotopes: Isotopes | None = None,
     dipole_sum: DipoleWay = "converged",
+    database: Database | None = None,
+    notes: tuple[str, ...] = (),
 ) -> Vibrations:
     """Vibrations of a structure by a route.
 
@@ -111,9 +123,10 @@ def vibrations_of(
     ----------
     structure : str, Path or object
         From `open_structure`; or a phonopy or ASE object, as `read_force_constants` and
-        `read_crystal` take them.
+        `read_crystal` take them; or an id of the database.
     route : str or Route
         A name of `route_named`, or a route of your own. ``auto`` takes given force constants, else
+        those of the database's entry that has the structure, else
         ``force_field``: the stiffest stable one stored for a built-in crystal, for others the
         default one.
     supercell : tuple of int or None
@@ -123,6 +136,10 @@ def vibrations_of(
         What species are made of, as `with_isotopes` takes it.
     dipole_sum : "converged", "phonopy" or "ewald"
         How dipoles of given force constants of a polar crystal are summed, as `with_dipole_sum`.
+    database : Database or None
+        From `open_database`.
+    notes : tuple of str
+        What was done to the structure before, for the approximations.
 
     Raises
     ------
@@ -130,8 +147,15 @@ def vibrations_of(
         Unknown route, too many atoms, no force constants, unknown or missing force field; says
         what to do.
     """
-    way = route_named(route) if isinstance(route, str) else route
+    way = route_named(route, database) if isinstance(route, str) else route
     made_of = isotopes or {}
+    if database is not None and isinstance(structure, str) and database.has(structure):
+        if way.name not in ("auto", "database"):
+            raise InputError(
+                f"route is {way.name!r} for {structure}, an entry of the database; expected auto "
+                "or database"
+            )
+        return _told(entry_vibrations(database, structure, made_of, dipole_sum), notes)
     crystal = with_isotopes(read_crystal(structure), made_of)
     found = way.vibrations(
         Structure(
@@ -142,5 +166,10 @@ def vibrations_of(
             dipole_sum=dipole_sum,
         )
     )
+    return _told(found, notes)
+
+
+def _told(found: Vibrations, notes: tuple[str, ...]) -> Vibrations:
+    """The same, with what was done before and what is said of species that are not natural."""
     told = species_words(found.crystal)
-    return replace(found, approximations=(*found.approximations, *told))
+    return replace(found, approximations=(*notes, *found.approximations, *told))

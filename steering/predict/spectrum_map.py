@@ -12,7 +12,7 @@ from simulations.arrays import FloatArray
 from simulations.dynamics import Sampling
 from simulations.errors import InputError
 from simulations.scattering import Displacements
-from steering.predict.optics import Optics
+from steering.predict.optics import FREE_EI_MEV, Optics
 from steering.predict.path_points import PathPoints
 from steering.predict.vibrations import Vibrations, formula
 
@@ -137,7 +137,7 @@ def map_setting(
         approximations=(*vibrations.approximations, *notes),
         instrument=seen.instrument,
         temperature_K=temperature_K,
-        ei_meV=seen.ei_meV,
+        ei_meV=None if seen.ei_meV >= FREE_EI_MEV else seen.ei_meV,
         words=f"{seen.words}, {temperature_K:g} K",
         warnings=vibrations.warnings,
         sampling=sampling,

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from simulations.crystal import builtin_crystals, refuse_tags
+from simulations.crystal import Crystal, builtin_crystals, read_crystal, refuse_tags, write_ordered
 from simulations.errors import InputError
+from steering.database import Database
 
 MAX_CHARACTERS = 2_000_000
 
@@ -62,7 +63,9 @@ def structure_as_file(text: str) -> Iterator[Path]:
 
 
 @contextmanager
-def open_structure(text: str, files: bool) -> Iterator[str | Path]:
+def open_structure(
+    text: str, files: bool, database: Database | None = None
+) -> Iterator[str | Path]:
     """Name of a built-in crystal, or a file that holds the structure, for as long as it is read.
 
     Parameters
@@ -71,6 +74,8 @@ def open_structure(text: str, files: bool) -> Iterator[str | Path]:
         Name of a built-in crystal, or the text of a POSCAR, CIF or phonopy.yaml.
     files : bool
         Whether the text may name a file of this machine.
+    database : Database or None
+        Whose ids are names too.
 
     Raises
     ------
@@ -78,7 +83,7 @@ def open_structure(text: str, files: bool) -> Iterator[str | Path]:
         If it is none of these.
     """
     name = text.strip()
-    if name in builtin_crystals():
+    if name in builtin_crystals() or (database is not None and database.has(name)):
         yield name
     elif "\n" in name:
         with structure_as_file(text) as path:
@@ -87,7 +92,42 @@ def open_structure(text: str, files: bool) -> Iterator[str | Path]:
         yield Path(name)
     else:
         where = " or a file" if files else ""
+        where += " or an id of the database" if database is not None else ""
         raise InputError(
             f"structure is {name[:80]!r}; expected one of {', '.join(builtin_crystals())}{where}, "
             "or the text of a POSCAR, CIF or phonopy.yaml"
         )
+
+
+def crystal_named(text: str) -> Crystal:
+    """Crystal of a builtin name, a file of this machine, or the text of one."""
+    with open_structure(text, files=True) as opened:
+        return read_crystal(opened)
+
+
+@contextmanager
+def ordered_structure(
+    opened: str | Path, order: bool
+) -> Iterator[tuple[str | Path, tuple[str, ...]]]:
+    """The same structure, or one whose partly occupied sites are ordered in a supercell.
+
+    Parameters
+    ----------
+    opened : str or Path
+        From `open_structure`.
+    order : bool
+        Whether it was asked for.
+
+    Yields
+    ------
+    source : str or Path
+    words : tuple of str
+        What was done.
+    """
+    if not (order and isinstance(opened, Path) and opened.is_file()):
+        yield opened, ()
+        return
+    with tempfile.TemporaryDirectory(prefix="beamsteer-") as folder:
+        target = Path(folder) / "POSCAR"
+        told = write_ordered(opened, target)
+        yield (opened, ()) if told is None else (target, (told,))

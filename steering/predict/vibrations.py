@@ -7,7 +7,12 @@ from dataclasses import dataclass
 from simulations.crystal import Crystal
 from simulations.dynamics import ForceConstantModel, PhononDos
 from simulations.errors import InputError
-from simulations.scattering import Displacements, Pockets, converged_displacements
+from simulations.scattering import (
+    TOLERANCE,
+    Displacements,
+    Pockets,
+    converged_displacements,
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,11 +57,15 @@ class Vibrations:
             )
         return self.model
 
-    def displacements(self, temperature_K: float) -> Displacements | None:
+    def displacements(
+        self, temperature_K: float, *, tolerance: float = TOLERANCE
+    ) -> Displacements | None:
         """Debye-Waller tensors, the same for every quantity; None without force constants."""
         if self.model is None:
             return None
-        return converged_displacements(self.model, temperature_K, pockets=self.pockets)
+        return converged_displacements(
+            self.model, temperature_K, pockets=self.pockets, tolerance=tolerance
+        )
 
 
 def formula(crystal: Crystal) -> str:

@@ -2,16 +2,18 @@ from __future__ import annotations
 
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy.stats import norm
 
 from simulations.constants import HBAR2_OVER_U, NEUTRON_MEV_A2
-from simulations.dynamics import modes
+from simulations.dynamics import force_constant_model, modes, read_force_constants
 from simulations.instrument import Resolution
 from simulations.reciprocal import irreducible_mesh, quasi_random_points
 from simulations.scattering import (
+    converged_displacements,
     displacement_tensors,
     kinematic_mask,
     lattice_vectors_within,
@@ -324,3 +326,43 @@ def test_told_errors_of_soft_crystals_are_no_smaller_than_true_ones(second_xx):
         rough = powder_spectrum(model, *CONVERGED_EDGES, tolerance=tolerance, **options)
         off = np.abs(rough.intensity - truth).sum() / truth.sum()
         assert off <= rough.sampling.error <= tolerance
+
+
+@pytest.fixture(scope="module")
+def titanium_aluminium():
+    """Eight atoms: shells of many vectors. Its constants come with the project."""
+    root = Path(__file__).resolve().parents[3]
+    given = read_force_constants(root / "examples" / "Ti3Al" / "POSCAR")
+    return force_constant_model(given.crystal, given, None)
+
+
+def test_loose_maps_of_many_atoms_look_at_few_vectors_and_tell_an_honest_error(titanium_aluminium):
+    options = {"temperature_K": 10.0, "resolution": 0.6}
+    edges = np.linspace(0.0, 12.0, 61), np.linspace(0.0, 45.0, 91)
+    U = converged_displacements(titanium_aluminium, 10.0).tensors
+    exact = powder_spectrum(
+        titanium_aluminium, *edges, displacement=U, tolerance=0.005, **options
+    ).intensity
+    for tolerance in (0.05, 0.03):
+        rough = powder_spectrum(
+            titanium_aluminium, *edges, displacement=U, tolerance=tolerance, **options
+        )
+        off = np.abs(rough.intensity - exact).sum() / exact.sum()
+        assert 0 < off <= rough.sampling.error <= tolerance
+        again = powder_spectrum(
+            titanium_aluminium, *edges, displacement=U, tolerance=tolerance, **options
+        )
+        np.testing.assert_array_equal(again.intensity, rough.intensity)
+
+
+def test_two_meshes_of_equal_divisions_tell_no_error(titanium_aluminium):
+    """A step so wide that it and one and a half of it mean one mesh."""
+    rough = powder_spectrum(
+        titanium_aluminium,
+        np.linspace(0.0, 6.0, 7),
+        np.linspace(0.0, 45.0, 10),
+        temperature_K=10.0,
+        resolution=3.0,
+        tolerance=0.5,
+    )
+    assert 0 < rough.sampling.error <= 0.5

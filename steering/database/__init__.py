@@ -1,0 +1,20 @@
+"""Databases of force constants: built from files of phonons, searched, read back."""
+
+from steering.database.build import build_store
+from steering.database.database import Database, open_database
+from steering.database.entry import Card
+from steering.database.matching import Match, matches
+from steering.database.plan_store import owned, remove_partial
+from steering.database.workers import run_tasks
+
+__all__ = [
+    "Card",
+    "Database",
+    "Match",
+    "build_store",
+    "matches",
+    "open_database",
+    "owned",
+    "remove_partial",
+    "run_tasks",
+]
