@@ -50,7 +50,8 @@ AWAY = 75  # EX_TEMPFAIL: a supervisor may try again, which it should not after 
 def main(arguments: list[str] | None = None) -> None:
     """Run one command and exit.
 
-    0: done; 2: bad input, which somebody must edit; 75: what may pass, such as a broker that is
+    0: done; 3: done, with an alarm (of `align`, `inspect` and `replay`, which say what they call
+    one); 2: bad input, which somebody must edit; 75: what may pass, such as a broker that is
     away or a folder that is full, locked or read-only; 1: a fault of Beamsteer. Bad input is told
     in one message on stderr, without a traceback; ``BEAMSTEER_DEBUG=1`` adds it.
     """

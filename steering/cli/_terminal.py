@@ -29,6 +29,9 @@ ExperimentPath = Annotated[
 ]
 
 
+ALARM = 3
+"""Exit status: done, and something is wrong with what was looked at."""
+
 RunStatus = Literal["running", "finished", "failed"]
 
 

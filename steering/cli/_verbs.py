@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 VERBS = {
-    "init": "Write an experiment file from a recorded file, and list what it could not know.",
+    "init": "Write an experiment file from recorded files; what they do not say reads TODO.",
     "inspect": "Say what is inside files and what is wrong with them; 2 if one cannot be read at "
     "all.",
     "doctor": "Check Python, packages, threads, browser, data, disk, port and broker; say what to "

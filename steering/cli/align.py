@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
 
 from simulations.errors import InputError
 from steering.cli import _terminal as terminal
+from steering.cli._command_lines import command_line
 from steering.cli._option_text import three_numbers
 from steering.cli.replay import Files, Psi, check_files
+
+if TYPE_CHECKING:
+    from steering.experiment import Experiment
+    from steering.report import AlignmentReport
 
 
 def register(app: typer.Typer) -> None:
@@ -45,7 +51,7 @@ def align(
         typer.Option(
             "--correct",
             help="Write the experiment file with the mount that was found, and with Ei and T0 "
-            "where they raise an alarm. Comments of the file are lost.",
+            "where they raise an alarm. Its comments, and what is open beside them, stay.",
         ),
     ] = None,
     json: terminal.Json = False,
@@ -53,8 +59,9 @@ def align(
     """Find mount, lattice, psi offset and drift from elastic peaks, Ei and T0 from monitors.
 
     Every finding comes with its error and with how far it is from the experiment file; what does
-    not agree raises an alarm (in words; `alarm` in the JSON), and the exit status stays 0. With
-    --correct it is 2 where there is nothing to correct.
+    not agree raises an alarm, and the exit status is 3. With --correct a file is written that
+    holds what was found, u and v too where they are open (TODO) or of another plane; then 3 is for
+    alarms that it does not answer, and 2 says why there is nothing to correct.
     """
     if experiment is None and structure is None:
         raise InputError("neither --experiment nor --structure is given; expected one of the two.")
@@ -65,13 +72,17 @@ def align(
     )
 
     from simulations.crystal import builtin_crystals, read_crystal, with_isotopes
-    from steering.experiment import dump_experiment, load_experiment, with_absolute_files
+    from steering.experiment import Experiment, load_experiment, todos_of
 
-    described = None if experiment is None else load_experiment(experiment)
+    described, unknown = None, ()
+    if experiment is not None:
+        needed = () if structure is not None else ("structure",)
+        described = load_experiment(experiment, spared=_all_but_sample(Experiment, needed))
+        unknown = tuple(todo.field for todo in todos_of(experiment))
     check_files(files)
 
     from steering.experiment import structure_of
-    from steering.report import align_files, corrected
+    from steering.report import align_files
 
     if structure is not None:
         crystal = read_crystal(structure if structure in builtin_crystals() else Path(structure))
@@ -89,6 +100,7 @@ def align(
             psi_log=psi_log,
             psi_deg=psi,
             propagation=extra,
+            unknown=unknown,
             progress=progress,
         )
     if json:
@@ -96,19 +108,57 @@ def align(
     else:
         _tell(report)
     if correct is None or described is None or experiment is None:
-        return
-    better = corrected(described, report)
-    if correct.parent.resolve() != experiment.parent.resolve():
-        better = with_absolute_files(better, experiment.parent)
-    correct.parent.mkdir(parents=True, exist_ok=True)
-    dump_experiment(better, correct)
+        raise typer.Exit(terminal.ALARM if report.alarms else 0)
+    _correct(experiment, correct, report)
     if not json:
         words = [
-            f"{section}.{name} = {value:g}"
+            f"{section}.{name} = {_value(value)}"
             for section, values in report.corrections.items()
             for name, value in values.items()
         ]
         terminal.out.print(escape(f"Written to {correct}: {', '.join(words)}"))
+        if "sample" not in report.corrections:
+            why = "; ".join(report.refusals) or "it was not found"
+            terminal.out.print(escape(f"The mount is as it was, because {why}"))
+        for todo in todos_of(correct):
+            terminal.out.print(f"  still open, line {todo.line}: {todo.field}")
+        terminal.out.print(
+            f"Next: {command_line('replay', files, experiment=correct, output=Path('replay'))}",
+            markup=False,
+        )
+    raise typer.Exit(terminal.ALARM if report.left else 0)
+
+
+def _all_but_sample(experiment: type[Experiment], needed: Sequence[str]) -> tuple[str, ...]:
+    """What `align` can do without: all sections, and the fields of the sample but some."""
+    sections = (name for name in experiment.model_fields if name != "sample")
+    sample = ("u", "v", "psi_offset_deg", "temperature_K", "structure")
+    return (*sections, *(f"sample.{name}" for name in sample if name not in needed))
+
+
+def _correct(experiment: Path, correct: Path, report: AlignmentReport) -> None:
+    """Write the experiment file as the report corrects it.
+
+    Raises
+    ------
+    InputError
+        If the report corrects nothing; says why not.
+    """
+    from steering.experiment import files_made_absolute, write_amended
+    from steering.report import corrections_of
+
+    changes = corrections_of(report)
+    correct.parent.mkdir(parents=True, exist_ok=True)
+    if correct.parent.resolve() != experiment.parent.resolve():
+        for section, values in files_made_absolute(experiment).items():
+            changes[section] = values | changes.get(section, {})
+    write_amended(experiment, correct, changes)
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(f"{x:g}" for x in value) + "]"
+    return f"{value:g}"
 
 
 def _plain(value: Any) -> Any:
@@ -164,7 +214,8 @@ def _tell(report: Any) -> None:
     for name, reason in report.set_aside:
         terminal.out.print(f"[yellow]set aside[/] {escape(name)}: {escape(reason)}")
     for alarm in report.alarms:
-        terminal.out.print(f"[bold red]ALARM[/] {escape(alarm)}")
+        answer = " (--correct puts it right)" if alarm in report.mended else ""
+        terminal.out.print(f"[bold red]ALARM[/] {escape(alarm)}{answer}")
     if not report.alarms:
         terminal.out.print("[bold green]no alarm[/]")
 

@@ -47,7 +47,9 @@ def fold(
     """
     from steering.experiment import load_experiment
 
-    described = load_experiment(experiment)
+    spared = ("motion", "targets", "parameters", "instrument.resolution")
+    mount = ("sample.u", "sample.v", "sample.psi_offset_deg", "sample.temperature_K")
+    described = load_experiment(experiment, spared=(*spared, *(mount if powder else ())))
     check_files(files)
     with terminal.set_aside_told_once(), terminal.progress("fold", quiet=json) as progress:
         if powder:

@@ -76,7 +76,10 @@ def inspect(
     ] = None,
     json: terminal.Json = False,
 ) -> None:
-    """Say what is inside files and what is wrong with them; 2 if one cannot be read at all."""
+    """Say what is inside files and what is wrong with them; 2 if one cannot be read at all.
+
+    3 if all can be read and something is wrong or odd.
+    """
     from steering.report import inspect as look
     from steering.report import scan_of
 
@@ -91,6 +94,8 @@ def inspect(
             _print_scan(scan)
     if any(report["kind"] == "unreadable" for report in reports):
         raise typer.Exit(2)
+    if scan["problems"] or any(report["problems"] for report in reports):
+        raise typer.Exit(terminal.ALARM)
 
 
 def _print(report: dict[str, Any]) -> None:

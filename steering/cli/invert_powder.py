@@ -71,7 +71,10 @@ def invert_powder(
 
             found = invert_measured(
                 spectrum,
-                load_experiment(experiment),
+                load_experiment(
+                    experiment,
+                    spared=("motion", "sample.u", "sample.v", "sample.psi_offset_deg"),
+                ),
                 experiment_dir=experiment.parent,
                 temperature_K=temperature,
                 progress=progress,

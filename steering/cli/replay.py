@@ -9,13 +9,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.markup import escape
 
 from simulations.errors import InputError
 from steering.cli import _terminal as terminal
+from steering.cli._command_lines import aligned, command_line
 
 if TYPE_CHECKING:
     from consumers.wire import RawMessage, Sink
     from steering.experiment import Experiment
+    from steering.report import AlignmentVerdict
 
 
 class Target(StrEnum):
@@ -102,22 +105,24 @@ def replay(
     and snapshot.npz (which `beamsteer serve` shows again) into the output folder. A tape is folded
     as `beamsteer consume` would, into a state folder. With --to kafka, zmq or adara nothing is
     folded here: the messages of a tape, or those that a facility would have sent while the files
-    were recorded, go out at the pace of --speed.
+    were recorded, go out at the pace of --speed. Where the run is not trusted, its elastic peaks
+    are looked at and told first. The exit status is 3 for a run that is not trusted or a file that
+    was set aside.
     """
-    from steering.experiment import load_experiment
-
     if listen is not None and to is not Target.ADARA:
         raise InputError("--listen is given; expected it with --to adara alone. Leave it out")
     if to is Target.ADARA and address is not None:
         raise InputError("--address is given; ADARA waits for its clients. Give --listen HOST:PORT")
     if to is not Target.INPROCESS:
+        from steering.experiment import load_experiment
+
         described = None if experiment is None else load_experiment(experiment)
         name = run_id or ("replay" if experiment is None else experiment.stem)
         send(files, described, to, address or listen, bind, prefix, name, psi, speed, json)
         return
     if experiment is None:
         raise InputError("--experiment is missing; expected the experiment file. Give -e FILE")
-    described = load_experiment(experiment)
+    described = _loaded(experiment, files)
     if is_tape(files):
         fold_tape(files[0], described, experiment, output, run_id, psi, speed, json)
         return
@@ -128,6 +133,12 @@ def replay(
 
     store = RunStore()
     name = run_id or experiment.stem
+    put_right = command_line("align", files, experiment=experiment, correct=aligned(experiment))
+    if not json and not _was_aligned(described):
+        terminal.say(
+            "Nobody has held u, v and the psi offset against the elastic peaks of these files; "
+            f"that takes seconds:\n  {escape(put_right)}"
+        )
     with ExitStack() as stack:
         if serve:
             from steering.web import create_app, serving
@@ -154,10 +165,15 @@ def replay(
             from steering.report import write_folded_map
 
             write_folded_map(snapshot.spectrum, output / "folded.png", title=snapshot.title)
+    blamed = None if result["trusted"] else _alignment_of(files, described, experiment, psi, json)
+    alarm = not result["trusted"] or any(c["status"] == "set aside" for c in result["chunks"])
     if json:
-        terminal.print_json(result)
-        return
+        found = {} if blamed is None else {"alignment": blamed.as_dict(), "align": put_right}
+        terminal.print_json(result | found)
+        raise typer.Exit(terminal.ALARM if alarm else 0)
     aside = terminal.print_set_aside(result["chunks"])
+    if blamed is not None:
+        _blame(blamed)
     terminal.print_result(result)
     for note in result.get("notes", []):
         terminal.out.print(f"note: {note}", markup=False)
@@ -165,6 +181,51 @@ def replay(
         terminal.out.print(
             f"Written to {output}{aside}; see the page again: beamsteer serve {output}"
         )
+    if blamed is not None and blamed.code != "agrees":
+        terminal.out.print(f"First put the alignment right:\n  {put_right}", markup=False)
+    raise typer.Exit(terminal.ALARM if alarm else 0)
+
+
+def _loaded(experiment: Path, files: list[Path]) -> Experiment:
+    """Read the experiment; of a mount that is left open, say how it is found."""
+    from steering.experiment import TodoError, load_experiment
+
+    try:
+        return load_experiment(experiment)
+    except TodoError as error:
+        if not any(todo.alignment for todo in error.todos) or is_tape(files):
+            raise
+        line = command_line("align", files, experiment=experiment, correct=aligned(experiment))
+        raise InputError(f"{error}\nTo find the mount from elastic peaks:\n  {line}") from error
+
+
+def _was_aligned(described: Experiment) -> bool:
+    """Whether the experiment says how well its mount is known, as `align --correct` writes it."""
+    off = described.missetting
+    return off.psi_offset_deg > 0 or off.tilt_deg > 0
+
+
+def _alignment_of(
+    files: list[Path], described: Experiment, experiment: Path, psi: float | None, json: bool
+) -> AlignmentVerdict:
+    """Hold the set-up of a run that is not trusted against its elastic peaks."""
+    from simulations.crystal import read_crystal, with_isotopes
+    from steering.experiment import structure_of
+    from steering.report import alignment_first
+
+    crystal = with_isotopes(
+        read_crystal(structure_of(described, experiment.parent)), described.sample.made_of
+    )
+    with terminal.progress("alignment", quiet=json) as progress:
+        return alignment_first(files, described, crystal, psi_deg=psi, progress=progress)
+
+
+def _blame(verdict: AlignmentVerdict) -> None:
+    """Say what the elastic peaks tell, before what the model does not explain."""
+    style = "yellow" if verdict.code == "agrees" else "bold red"
+    terminal.out.print(f"[{style}]Alignment[/] {escape(verdict.words[0])}")
+    for word in verdict.words[1:]:
+        terminal.out.print(f"  - {escape(word)}")
 
 
 def check_files(files: list[Path]) -> None:

@@ -1,12 +1,17 @@
 """The experiment file, its drafts, and the experiment made concrete."""
 
 from steering.experiment.alarms import AlarmKind, AlarmsSection
-from steering.experiment.draft import draft_experiment
+from steering.experiment.draft import GIVEN, draft_experiment
 from steering.experiment.experiment_file import (
     Experiment,
+    TodoError,
     dump_experiment,
+    files_made_absolute,
     load_experiment,
+    todos_of,
     with_absolute_files,
+    write_amended,
+    write_draft,
 )
 from steering.experiment.measurement import (
     EI_TOLERANCE,
@@ -27,18 +32,24 @@ __all__ = [
     "AlarmsSection",
     "EI_TOLERANCE",
     "Experiment",
+    "GIVEN",
     "Measurement",
     "MotionSection",
+    "TodoError",
     "build_measurement",
     "calibrated",
     "chosen_instrument",
     "draft_experiment",
     "dump_experiment",
+    "files_made_absolute",
     "force_constants_of",
     "foreign",
     "load_experiment",
     "parameters_of",
     "recorded_instrument",
     "structure_of",
+    "todos_of",
     "with_absolute_files",
+    "write_amended",
+    "write_draft",
 ]

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError, ValidationInfo, field_validator
 from pydantic_core import ErrorDetails
+from ruamel.yaml import YAML
 
 from consumers.transport import SourceSection
 from simulations.crystal import SampleSection
@@ -23,14 +25,24 @@ from simulations.reciprocal import PathSection
 from simulations.section import Section, Text, expected
 from simulations.virtual import VirtualSection
 from steering.experiment.alarms import AlarmsSection
+from steering.experiment.draft import Draft
 from steering.experiment.motion import MotionSection
 from steering.experiment.targets import TargetsSection
+from steering.experiment.todo import WORD, Todo, covers, filled, todos_in
 
 MAX_BYTES = 1_000_000
 
 
 class ExperimentError(InputError):
     """An experiment file that cannot be used; one line per fault, each with file and field."""
+
+
+class TodoError(ExperimentError):
+    """An experiment file that leaves open what is needed; one line per value, with its line."""
+
+    def __init__(self, message: str, todos: tuple[Todo, ...]) -> None:
+        super().__init__(message)
+        self.todos = todos
 
 
 class Experiment(Section):
@@ -62,20 +74,41 @@ class Experiment(Section):
         return value
 
 
-def load_experiment(path: Path | str) -> Experiment:
+def load_experiment(path: Path | str, *, spared: Collection[str] = ()) -> Experiment:
     """Read and check one experiment file.
 
     Parameters
     ----------
     path : Path or str
         YAML text; ``1e3`` is a number, a key may come once.
+    spared : collection of str
+        Sections or fields that the caller can do without: where they read ``TODO``, something
+        stands in.
 
     Raises
     ------
+    TodoError
+        If another value reads ``TODO``: file, line, field, what was expected, what to do.
     ExperimentError
         With one line per fault: file, field, value, what was expected, what to do.
     """
     path = Path(path)
+    return parse_experiment(_text_of(path), name=path.name, spared=spared)
+
+
+def todos_of(path: Path | str) -> tuple[Todo, ...]:
+    """Values of an experiment file that read ``TODO``, in the order of their lines.
+
+    Raises
+    ------
+    ExperimentError
+        If the file cannot be read or is no YAML.
+    """
+    path = Path(path)
+    return _todos(_text_of(path), path.name)
+
+
+def _text_of(path: Path) -> str:
     name = path.name
     try:
         size = path.stat().st_size
@@ -84,7 +117,7 @@ def load_experiment(path: Path | str) -> Experiment:
                 f"{name}: holds {size} bytes; expected an experiment file of at most {MAX_BYTES}. "
                 "Give the YAML file, not the data."
             )
-        text = path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise ExperimentError(
             f"{name}: byte {error.start} is not UTF-8 text; expected YAML. "
@@ -95,13 +128,15 @@ def load_experiment(path: Path | str) -> Experiment:
             f"{path}: cannot be read ({error.strerror}); expected an experiment file. "
             "Write one with `beamsteer init FILE`."
         ) from error
-    return parse_experiment(text, name=name)
 
 
-def parse_experiment(text: str, *, name: str = "experiment.yaml") -> Experiment:
+def parse_experiment(
+    text: str, *, name: str = "experiment.yaml", spared: Collection[str] = ()
+) -> Experiment:
     """Check the text of an experiment file; ``name`` goes into the error lines."""
     try:
         raw = yaml.load(text, Loader=_Loader)  # noqa: S506 (a SafeLoader with two additions)
+        todos = _todos(text, name)
     except yaml.YAMLError as error:
         raise ExperimentError(f"{name}: {_yaml_fault(error)}") from error
     except RecursionError as error:
@@ -111,11 +146,42 @@ def parse_experiment(text: str, *, name: str = "experiment.yaml") -> Experiment:
             f"{name}: is {_shown(raw)}; expected fields such as title, sample and instrument. "
             "Start from one of the examples."
         )
+    needed = tuple(todo for todo in todos if not covers(spared, todo))
+    if needed:
+        raise TodoError("\n".join(_todo_line(todo, name) for todo in needed), needed)
+    raw = filled(raw, todos)
     try:
         return Experiment.model_validate(raw)
     except ValidationError as error:
         lines = [_line(detail, raw) for detail in error.errors(include_url=False)]
         raise ExperimentError("\n".join(f"{name}: {line}" for line in lines)) from error
+
+
+def _todos(text: str, name: str) -> tuple[Todo, ...]:
+    if WORD not in text:
+        return ()
+    try:
+        return todos_in(yaml.compose(text, Loader=_Loader))
+    except yaml.YAMLError as error:
+        raise ExperimentError(f"{name}: {_yaml_fault(error)}") from error
+
+
+def _todo_line(todo: Todo, name: str) -> str:
+    """One open value as ``line: field is TODO; expected this. Do that.``."""
+    loc = tuple(todo.field.split("."))
+    model: type[BaseModel] | None = Experiment
+    for part in loc[:-1]:
+        model = _section_of(model, part)
+    wanted = _description(model, loc[-1:]) or "a value"
+    return f"{name}: line {todo.line}: {todo.field} is TODO; expected {wanted}. {_remedy(todo)}"
+
+
+def _remedy(todo: Todo) -> str:
+    if todo.alignment:
+        return "Fill it in, or let `beamsteer align --correct` find it."
+    if todo.field == "parameters.prior":
+        return "Make one with `beamsteer prior STRUCTURE -o prior.yaml` and name that file."
+    return "Fill it in."
 
 
 def dump_experiment(experiment: Experiment, path: Path | str | None = None) -> str:
@@ -130,6 +196,57 @@ def dump_experiment(experiment: Experiment, path: Path | str | None = None) -> s
     if path is not None:
         Path(path).write_text(text, encoding="utf-8")
     return text
+
+
+def write_draft(draft: Draft, path: Path | str) -> None:
+    """Write a drafted experiment with its comments.
+
+    Raises
+    ------
+    ExperimentError
+        If the draft, but for what it leaves open, is no experiment.
+    """
+    path = Path(path)
+    parse_experiment(draft.text, name=path.name, spared=tuple(Experiment.model_fields))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(draft.text, encoding="utf-8")
+
+
+def write_amended(
+    path: Path | str, output: Path | str, changes: Mapping[str, Mapping[str, Any]]
+) -> None:
+    """Write an experiment file with other values, its comments and open ``TODO`` as they were.
+
+    Parameters
+    ----------
+    path : Path or str
+        The file to start from.
+    output : Path or str
+        May be the same.
+    changes : mapping of str to mapping
+        Values by section and field.
+    """
+    rounds = YAML()
+    rounds.preserve_quotes = True
+    rounds.width = 4096
+    rounds.indent(mapping=2, sequence=4, offset=2)
+    document = rounds.load(_text_of(Path(path)))
+    for section, values in changes.items():
+        if document.get(section) is None:
+            document[section] = {}
+        for name, value in values.items():
+            many = isinstance(value, list | tuple)
+            document[section][name] = _in_one_line(rounds, value) if many else value
+        if document[section].get("UB") is not None and "u" in values:
+            del document[section]["UB"]
+    text = StringIO()
+    rounds.dump(document, text)
+    Path(output).write_text(text.getvalue(), encoding="utf-8")
+
+
+def _in_one_line(rounds: YAML, value: Iterable[Any]) -> Any:
+    shown = ", ".join(repr(float(x)) if isinstance(x, float) else str(x) for x in value)
+    return rounds.load(f"[{shown}]")
 
 
 # What may name a file beside the experiment's, by section.
@@ -165,6 +282,24 @@ def with_absolute_files(experiment: Experiment, folder: Path) -> Experiment:
             changed = values.model_copy(update={field: str(path)})
             experiment = experiment.model_copy(update={section: changed})
     return experiment
+
+
+def files_made_absolute(path: Path) -> dict[str, dict[str, str]]:
+    """Absolute paths of the files that an experiment file names, by section and field.
+
+    Parameters
+    ----------
+    path : Path
+        The experiment file; what it leaves open is passed over.
+    """
+    before = load_experiment(path, spared=tuple(Experiment.model_fields))
+    after = with_absolute_files(before, path.parent)
+    found: dict[str, dict[str, str]] = {}
+    for section, field in _FILES:
+        name = getattr(getattr(after, section), field)
+        if name != getattr(getattr(before, section), field):
+            found.setdefault(section, {})[field] = name
+    return found
 
 
 def files_named(experiment: Experiment, folder: Path) -> dict[tuple[str, str], list[Path]]:

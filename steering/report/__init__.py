@@ -1,6 +1,7 @@
 """What people look at: plots, pictures, tables, inspections, alignment, reports."""
 
-from steering.report.alignment_report import align_files, corrected
+from steering.report.alignment_first import AlignmentVerdict, alignment_first
+from steering.report.alignment_report import AlignmentReport, align_files, corrections_of
 from steering.report.folded_files import fold
 from steering.report.inspection import inspect, scan_of
 from steering.report.plots_file import (
@@ -18,12 +19,15 @@ from steering.report.run_report_file import chosen_run, runs_found, write_run_re
 from steering.report.tables_file import named_files, write_files, write_json
 
 __all__ = [
+    "AlignmentReport",
+    "AlignmentVerdict",
     "Decision",
     "GREEK",
     "UNKNOWN",
     "align_files",
+    "alignment_first",
     "chosen_run",
-    "corrected",
+    "corrections_of",
     "fold",
     "folded_map_png",
     "inspect",

@@ -6,7 +6,7 @@ whether that matters. What differs by more than both is an alarm, in words.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -45,13 +45,22 @@ class AlignmentReport:
     alarms: tuple[str, ...]
     notes: tuple[str, ...]
     set_aside: tuple[tuple[str, str], ...] = ()
-    corrections: dict[str, dict[str, float]] = field(default_factory=dict)  # by section
+    corrections: dict[str, dict[str, Any]] = field(default_factory=dict)  # by section
+    mended: tuple[str, ...] = ()  # those of the alarms that the corrections answer
+    refusals: tuple[str, ...] = ()  # why the mount is not among the corrections
+
+    @property
+    def left(self) -> tuple[str, ...]:
+        """Alarms that no correction answers."""
+        return tuple(alarm for alarm in self.alarms if alarm not in self.mended)
 
     def as_dict(self) -> dict[str, Any]:
         """For machines."""
         return {
             "alarm": bool(self.alarms),
             "alarms": list(self.alarms),
+            "mended": list(self.mended),
+            "refusals": list(self.refusals),
             "method": self.method,
             "files": list(self.files),
             "spots": list(self.spots),
@@ -76,6 +85,7 @@ def align_files(
     psi_log: str | None = None,
     psi_deg: float | None = None,
     propagation: tuple[float, float, float] | None = None,
+    unknown: Collection[str] = (),
     progress: Progress | None = None,
 ) -> AlignmentReport:
     """Read a rotation scan and say how the crystal sits and what the beam's energy is.
@@ -94,6 +104,8 @@ def align_files(
         For files without a psi.
     propagation : (3,), optional
         Reflections also at whole hkl plus this, e.g. (1/2, 1/2, 1/2).
+    unknown : collection of str
+        Fields that the experiment leaves open, e.g. ``sample.u``: nothing is held against them.
     progress : callable, optional
         Called with (message, fraction).
 
@@ -121,9 +133,11 @@ def align_files(
     say("indexing", 0.7)
     findings = Findings()
     checks, alarms, notes = findings.checks, findings.alarms, findings.notes
-    mount = judge_mount(spots, runs, crystal, experiment, propagation, findings)
+    mount = judge_mount(spots, runs, crystal, experiment, propagation, findings, unknown=unknown)
     say("monitors", 0.9)
-    corrections = {"sample": mount.corrections} if mount.corrections else {}
+    corrections: dict[str, dict[str, Any]] = {}
+    if mount.corrections:
+        corrections["sample"] = mount.corrections
     beam = tuple(beam_of_file(path, log, experiment) for path in files)
     judged, change = judge_beam(beam, runs, experiment, alarms)
     checks += judged
@@ -138,12 +152,19 @@ def align_files(
     notes += [note(check) for check in checks if check.agrees and abs(check.sigmas or 0) > SIGMAS]
     if experiment is not None:
         wanted = experiment.instrument.ei_meV
-        alarms += [
+        others = [
             f"Ei of {name} is {run.ei_meV:g} meV; the experiment file says {wanted:g}"
             for name, run in zip(names, runs, strict=True)
             if abs(run.ei_meV - wanted) > EI * wanted
         ]
-    alarms += [alarm(check) for check in checks if check.agrees is False]
+        alarms += others
+        if "ei_meV" in change.get("instrument", {}):
+            findings.mended.extend(others)
+    for check in checks:
+        if check.agrees is False:
+            alarms.append(alarm(check))
+            if _answered(check, corrections):
+                findings.mended.append(alarms[-1])
     return AlignmentReport(
         method=mount.method,
         u=mount.u,
@@ -159,7 +180,18 @@ def align_files(
         notes=tuple(notes),
         set_aside=tuple(aside),
         corrections=corrections,
+        mended=tuple(findings.mended),
+        refusals=tuple(findings.refusals),
     )
+
+
+def _answered(check: Check, corrections: dict[str, dict[str, Any]]) -> bool:
+    """Whether a correction puts right what a check found."""
+    if check.quantity in ("psi offset", "gl", "gs"):
+        return "sample" in corrections
+    if check.quantity.startswith("Ei"):
+        return "ei_meV" in corrections.get("instrument", {})
+    return check.quantity.startswith("T0") and "t0_us" in corrections.get("source", {})
 
 
 def _still_off(mount: Mount, crystal: Crystal, beam: Sequence[Check]) -> dict[str, float]:
@@ -169,9 +201,9 @@ def _still_off(mount: Mount, crystal: Crystal, beam: Sequence[Check]) -> dict[st
     counts beside its error. The elastic line holds T0 to Ei, and nothing is said of it.
     """
     off: dict[str, float] = {}
-    if mount.axis_sigma_deg is not None:
-        turned = max(mount.axis_sigma_deg, LEAST_TURN_DEG)
-        off |= {"psi_offset_deg": turned, "tilt_deg": turned}
+    if mount.turn_sigma_deg is not None:
+        turned, tilted = (max(sigma, LEAST_TURN_DEG) for sigma in mount.turn_sigma_deg)
+        off |= {"psi_offset_deg": turned, "tilt_deg": tilted}
     if mount.lattice is not None:
         lengths = np.linalg.norm(crystal.conventional_lattice, axis=1)
         apart = [
@@ -187,21 +219,17 @@ def _still_off(mount: Mount, crystal: Crystal, beam: Sequence[Check]) -> dict[st
     return {name: float(f"{value:.2g}") for name, value in off.items()}
 
 
-def corrected(experiment: Experiment, report: AlignmentReport) -> Experiment:
-    """Return the experiment with the mount that was found, and Ei and T0 where they do not agree.
+def corrections_of(report: AlignmentReport) -> dict[str, dict[str, Any]]:
+    """Mount that was found, and Ei and T0 where they do not agree, by section and field.
 
     Raises
     ------
     InputError
-        If the report found neither.
+        If the report found neither; says why not.
     """
     if not report.corrections:
         raise InputError(
-            "--correct: no mount was found that can be told from others, and no Ei or T0 that "
-            "disagrees; there is nothing to correct. Add orientations."
+            "--correct: there is nothing to correct: Ei and T0 agree or were not found, and of the "
+            "mount: " + ("; ".join(report.refusals) or "nothing was held against a file")
         )
-    changed = {
-        section: getattr(experiment, section).model_copy(update=values)
-        for section, values in report.corrections.items()
-    }
-    return experiment.model_copy(update=changed)
+    return {section: dict(values) for section, values in report.corrections.items()}

@@ -46,6 +46,8 @@ class Findings:
 
     checks: list[Check] = field(default_factory=list)
     alarms: list[str] = field(default_factory=list)
+    mended: list[str] = field(default_factory=list)  # those of the alarms that a correction answers
+    refusals: list[str] = field(default_factory=list)  # why the mount is not corrected
     notes: list[str] = field(default_factory=list)
 
 

@@ -178,11 +178,13 @@ def _chunk(path: Path) -> dict[str, Any]:
 
 def _experiment(path: Path) -> dict[str, Any]:
     from simulations.instrument import known_instruments, split_name
-    from steering.experiment import load_experiment
+    from steering.experiment import Experiment, load_experiment, todos_of
 
-    experiment = load_experiment(path)
+    experiment = load_experiment(path, spared=tuple(Experiment.model_fields))
     sample, instrument, route = experiment.sample, experiment.instrument, experiment.path
-    problems = []
+    todos = todos_of(path)
+    problems = [f"line {todo.line}: {todo.field} is TODO; fill it in" for todo in todos]
+    open_fields = {todo.field for todo in todos}
     name = instrument.name
     if split_name(Path(name).name)[0].upper() not in known_instruments():
         if not (path.parent / name).is_file():
@@ -194,6 +196,8 @@ def _experiment(path: Path) -> dict[str, Any]:
 
     dipoles = None
     try:
+        if "sample.structure" in open_fields:
+            raise InputError("without a structure nothing else can be told")
         dipoles = _dipole_note(structure_of(experiment, path.parent), experiment.parameters)
     except InputError as error:
         problems.append(str(error))

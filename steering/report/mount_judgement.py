@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from scipy.spatial.transform import Rotation
@@ -25,10 +26,12 @@ from simulations.instrument import (
 )
 from steering.experiment import Experiment
 from steering.report.check import SIGMAS, Check, Findings
+from steering.report.mount_axes import Vector, plain_axes
 
 ANGLE_DEG = 0.1  # below which a difference does not matter: a tenth of a tube at 5 1/angstrom
 LATTICE = 2e-3  # likewise, relative
 FEWEST_ORIENTATIONS = 3  # that a mount without clean spots rests on
+PLANE_DEG = 5.0  # tilt beyond which u and v are wrong, and no arc of a goniometer is
 UNEXPLAINED = 0.35  # share of spots that another grain or the can may give
 LEFT_HANDED = (
     "the logged angle turns the crystal left-handed about the vertical; expected right-handed. "
@@ -44,9 +47,10 @@ class Mount:
     u: tuple[float, float, float] | None = None  # hkl along the beam at a logged angle of zero
     v: tuple[float, float, float] | None = None
     axis_sigma_deg: float | None = None
+    turn_sigma_deg: tuple[float, float] | None = None  # of the psi offset, and of either tilt
     UB: FloatArray | None = None  # (3, 3) Mantid's convention
     lattice: tuple[Estimated, ...] | None = None
-    corrections: dict[str, float] = field(default_factory=dict)  # of the sample section
+    corrections: dict[str, Any] = field(default_factory=dict)  # of the sample section
 
 
 def judge_mount(
@@ -56,6 +60,8 @@ def judge_mount(
     experiment: Experiment | None,
     propagation: tuple[float, float, float] | None,
     findings: Findings,
+    *,
+    unknown: Collection[str] = (),
 ) -> Mount:
     """Find the mount from clean spots, else from all intensity, and hold it against the file.
 
@@ -72,8 +78,11 @@ def judge_mount(
         Reflections also at whole hkl plus this.
     findings : Findings
         Takes what was found.
+    unknown : collection of str
+        Fields that the experiment leaves open, e.g. ``sample.u``: nothing is held against them.
     """
-    reference = None if experiment is None else _reference(experiment, crystal)
+    named = experiment is not None and not {"sample.u", "sample.v"} & set(unknown)
+    reference = _reference(experiment, crystal) if experiment is not None and named else None
     fit = fit_mount(spots, crystal, reference=reference, extra=propagation)
     if fit is not None:
         u, v = _directions(fit.rotation, fit.reciprocal)
@@ -82,23 +91,29 @@ def judge_mount(
             u=u,
             v=v,
             axis_sigma_deg=fit.axis_sigma_deg,
+            turn_sigma_deg=(fit.turn[0].sigma, max(one.sigma for one in fit.turn[1:])),
             UB=fit.rotation @ fit.reciprocal.T / (2 * np.pi),
             lattice=fit.lattice,
             corrections=_judge_fit(
-                fit, crystal, experiment, [run.hours for run in spots], findings
+                fit, crystal, experiment, reference, [r.hours for r in spots], findings, unknown
             ),
         )
-    rough = _rough(runs, crystal, experiment, propagation, findings.notes)
+    rough = _rough(runs, crystal, experiment if named else None, propagation, findings.notes)
     if rough is not None:
         doubts = _doubts(rough, runs, experiment, propagation)
-        mount = _of_rough(rough, crystal, experiment, reference, findings, doubted=bool(doubts))
+        mount = _of_rough(
+            rough, crystal, experiment, reference, findings, unknown, doubted=bool(doubts)
+        )
         findings.alarms.extend(doubts)
+        findings.refusals.extend(doubts)
         return mount
     count = sum(len(run.peaks) for run in spots)
-    findings.alarms.append(
+    why = (
         f"{count} elastic spots in {len(spots)} file(s) agree with no mount of the crystal: "
         "too few, or another lattice. Add orientations or check the structure"
     )
+    findings.alarms.append(why)
+    findings.refusals.append(why)
     return Mount()
 
 
@@ -155,9 +170,11 @@ def _judge_fit(
     fit: MountFit,
     crystal: Crystal,
     experiment: Experiment | None,
+    reference: FloatArray | None,
     hours: Sequence[float],
     findings: Findings,
-) -> dict[str, float]:
+    unknown: Collection[str],
+) -> dict[str, Any]:
     """Compare a fitted mount with the experiment; corrections of its sample section."""
     alarms = findings.alarms
     findings.notes.append(
@@ -166,52 +183,114 @@ def _judge_fit(
     )
     apart = fit.rival is None or fit.rival > SIGMAS**2
     if fit.rival is not None and not apart:
-        alarms.append(
+        why = (
             "the spots do not tell the mount from another one (chi-square differs by "
             f"{fit.rival:.1f}; expected more than {SIGMAS**2:g}): u, v and offset are one of "
             "several, and --correct leaves the mount alone. Add orientations"
         )
+        alarms.append(why)
+        findings.refusals.append(why)
     if fit.sense < 0:
         alarms.append(LEFT_HANDED)
+        findings.refusals.append(LEFT_HANDED)
     if fit.unexplained > UNEXPLAINED * (fit.spots + fit.unexplained):
         alarms.append(
             f"{fit.unexplained} of {fit.spots + fit.unexplained} spots belong to no reflection of "
             "the crystal: a second grain, the sample holder, or another lattice"
         )
-    corrections: dict[str, float] = {}
+    corrections: dict[str, Any] = {}
     if experiment is not None:
-        sample = experiment.sample
-        omega = Rotation.from_euler("y", sample.omega_deg, degrees=True).as_matrix()
-        reference = _reference(experiment, crystal)
-        arcs = Rotation.from_matrix(omega.T @ fit.rotation @ reference.T @ omega)
-        psi, gl, gs = (float(x) for x in arcs.as_euler("YXZ", degrees=True))
-        expected = sample.psi_offset_deg + sample.dpsi_deg
-        psi = expected + (psi - expected + 180.0) % 360.0 - 180.0
-        for name, value, one, wanted in (
-            ("psi offset", psi, fit.turn[0], expected),
-            ("gl", gl, fit.turn[1], sample.gl_deg),
-            ("gs", gs, fit.turn[2], sample.gs_deg),
-        ):
-            findings.checks.append(
-                Check(
-                    quantity=name,
-                    unit="degrees",
-                    found=value,
-                    sigma=one.sigma,
-                    expected=wanted,
-                    matters=ANGLE_DEG,
-                )
-            )
-        if apart and fit.sense > 0:
-            corrections = {
-                "psi_offset_deg": round(psi, 4),
-                "dpsi_deg": 0.0,
-                "gl_deg": round(gl, 4),
-                "gs_deg": round(gs, 4),
-            }
+        sure = apart and fit.sense > 0
+        corrections = _judge_turn(fit, crystal, experiment, reference, findings, unknown, sure=sure)
     _check_lattice(fit, crystal, findings)
     _check_drift(fit, hours, findings)
     return corrections
+
+
+def _judge_turn(
+    fit: MountFit,
+    crystal: Crystal,
+    experiment: Experiment,
+    reference: FloatArray | None,
+    findings: Findings,
+    unknown: Collection[str],
+    *,
+    sure: bool,
+) -> dict[str, Any]:
+    """Hold psi offset and arcs against the file, and u and v where it is another plane."""
+    sample = experiment.sample
+    wanted: tuple[float | None, ...] = (
+        None if "sample.psi_offset_deg" in unknown else sample.psi_offset_deg + sample.dpsi_deg,
+        sample.gl_deg,
+        sample.gs_deg,
+    )
+    rotation, axes, omega = fit.rotation, None, np.eye(3)
+    if reference is not None:
+        omega = Rotation.from_euler("y", sample.omega_deg, degrees=True).as_matrix()
+        _, *arcs = _turns(rotation, reference, omega)
+        if max(abs(arcs[0] - sample.gl_deg), abs(arcs[1] - sample.gs_deg)) > PLANE_DEG:
+            reference = None
+    if reference is None:
+        rotation, *axes = plain_axes(rotation, crystal)
+        reference = _mount_of(axes[0], axes[1], crystal)
+        omega, wanted = np.eye(3), (None, None, None)
+        _tell_axes(axes[0], axes[1], findings, unknown, sure=sure)
+    psi, gl, gs = _turns(rotation, reference, omega)
+    about = wanted[0] or 0.0
+    psi = about + (psi - about + 180.0) % 360.0 - 180.0
+    for name, value, one, expected in zip(
+        ("psi offset", "gl", "gs"), (psi, gl, gs), fit.turn, wanted, strict=True
+    ):
+        findings.checks.append(
+            Check(
+                quantity=name,
+                unit="degrees",
+                found=value,
+                sigma=one.sigma,
+                expected=expected,
+                matters=ANGLE_DEG,
+            )
+        )
+    if not sure:
+        return {}
+    found: dict[str, Any] = {} if axes is None else {"u": axes[0], "v": axes[1], "omega_deg": 0.0}
+    return found | {
+        "psi_offset_deg": round(psi, 4),
+        "dpsi_deg": 0.0,
+        "gl_deg": round(gl, 4),
+        "gs_deg": round(gs, 4),
+    }
+
+
+def _turns(
+    rotation: FloatArray, reference: FloatArray, omega: FloatArray
+) -> tuple[float, float, float]:
+    """Psi offset, gl and gs, in degrees, that carry a reference to a mount."""
+    arcs = Rotation.from_matrix(omega.T @ rotation @ reference.T @ omega)
+    psi, gl, gs = (float(x) for x in arcs.as_euler("YXZ", degrees=True))
+    return psi, gl, gs
+
+
+def _mount_of(u: Vector, v: Vector, crystal: Crystal) -> FloatArray:
+    return crystal_to_lab(Orientation(u=u, v=v), crystal.conventional_reciprocal, 0.0)
+
+
+def _tell_axes(
+    u: Vector, v: Vector, findings: Findings, unknown: Collection[str], *, sure: bool
+) -> None:
+    """Say which u and v span the horizontal plane, where the file names others or none."""
+    found = f"u = {_hkl(u)} and v = {_hkl(v)} span it"
+    if {"sample.u", "sample.v"} & set(unknown):
+        findings.notes.append(f"the horizontal plane was found: {found}")
+        return
+    told = f"another plane is horizontal than that of the experiment file's u and v: {found}"
+    findings.alarms.append(told)
+    if sure:
+        findings.mended.append(told)
+
+
+def _hkl(one: Vector) -> str:
+    return "[" + ", ".join(f"{x:g}" for x in one) + "]"
 
 
 def _check_lattice(fit: MountFit, crystal: Crystal, findings: Findings) -> None:
@@ -297,6 +376,7 @@ def _of_rough(
     experiment: Experiment | None,
     reference: FloatArray | None,
     findings: Findings,
+    unknown: Collection[str],
     *,
     doubted: bool,
 ) -> Mount:
@@ -313,13 +393,23 @@ def _of_rough(
             if doubted
             else LEFT_HANDED
         )
-    corrections: dict[str, float] = {}
-    if experiment is not None and reference is not None:
-        trace = np.einsum("ij,njk,ik->n", rotation, cubic_rotations(), reference)
-        rotation = rotation @ cubic_rotations()[int(np.argmax(trace))]
-        between = Rotation.from_matrix(rotation @ reference.T)
-        psi, gl, gs = (float(x) for x in between.as_euler("YXZ", degrees=True))
-        flat = max(abs(gl), abs(gs)) < 1.0
+        findings.refusals.append(findings.alarms[-1])
+    corrections: dict[str, Any] = {}
+    if experiment is not None:
+        sample = experiment.sample
+        sure = best.sense > 0 and not doubted
+        axes, flat = None, False
+        if reference is not None:
+            trace = np.einsum("ij,njk,ik->n", rotation, cubic_rotations(), reference)
+            rotation = rotation @ cubic_rotations()[int(np.argmax(trace))]
+            psi, gl, gs = _turns(rotation, reference, np.eye(3))
+            flat = max(abs(gl), abs(gs)) < 1.0
+        if reference is None or not (flat or doubted):
+            rotation, *axes = plain_axes(rotation, crystal)
+            _tell_axes(axes[0], axes[1], findings, unknown, sure=sure)
+            reference = _mount_of(axes[0], axes[1], crystal)
+        psi, *_ = _turns(rotation, reference, np.eye(3))
+        given = axes is None and "sample.psi_offset_deg" not in unknown
         if not doubted:
             findings.checks.append(
                 Check(
@@ -327,14 +417,15 @@ def _of_rough(
                     unit="degrees",
                     found=psi,
                     sigma=rough.psi_offset_sigma_deg,
-                    expected=experiment.sample.psi_offset_deg + experiment.sample.dpsi_deg,
+                    expected=sample.psi_offset_deg + sample.dpsi_deg if given else None,
                     matters=ANGLE_DEG,
                 )
             )
-            if not flat:
-                findings.alarms.append("another plane is horizontal than the one that u and v span")
-        if flat and best.sense > 0 and not doubted:
+        if sure:
             corrections = {"psi_offset_deg": round(psi, 2), "dpsi_deg": 0.0}
+            if axes is not None:
+                level = {"omega_deg": 0.0, "gl_deg": 0.0, "gs_deg": 0.0}
+                corrections |= {"u": axes[0], "v": axes[1], **level}
     u, v = _directions(rotation, reciprocal)
     return Mount(
         method="intensity",

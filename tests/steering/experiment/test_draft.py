@@ -19,10 +19,13 @@ from steering import cli
 from steering.experiment import build_measurement, dump_experiment, load_experiment
 from tests.consumers.hostile_files import good_nxspe, toy_instrument
 from tests.consumers.isis_files import two_energies, write_isis
+from tests.steering.report.test_alignment_report import POSCAR
 from tests.steering.virtual_scan import VirtualScan, virtual_scan
 
 __all__ = ["virtual_scan"]
 
+OPEN = ("motion", "instrument.resolution")
+"""What a file does not say and a fold does not need."""
 # What stands for the instrument in every file, and whether its psi is NaN.
 NXSPE = {
     "CNCS_7860_coarse": ("CNCS", False),
@@ -40,6 +43,9 @@ def drafted(file: Path, folder: Path, capsys: Any, *options: str) -> tuple[Path,
     """Experiment file written by ``init``, and what it says it does not know."""
     path = folder / "drafted.yaml"
     arguments = ["init", str(file), "-s", "niobium", "-o", str(path), "--force", "--json"]
+    arguments += ["--psi-offset", "0", "--temperature", "300"]
+    if file.suffix != ".sqw":
+        arguments += ["--u", "1,1,0", "--v", "0,0,1"]
     assert cli.run([*arguments, *options]) == 0, capsys.readouterr().err
     return path, json.loads(capsys.readouterr().out)["unknown"]
 
@@ -71,7 +77,7 @@ def test_every_nxspe_folds_from_its_own_draft(name, shared_data, tmp_path, capsy
     file = shared_data / "nxspe" / f"{name}.nxspe"
     instrument, no_psi = NXSPE[name]
     experiment, unknown = drafted(file, tmp_path, capsys)
-    assert load_experiment(experiment).instrument.name == instrument
+    assert load_experiment(experiment, spared=OPEN).instrument.name == instrument
     foreign = instrument != "CNCS"
     assert ("instrument.name" in unknown) == ("instrument.resolution" in unknown) == foreign
     if no_psi:
@@ -116,7 +122,7 @@ def test_an_spe_folds_from_its_own_draft(name, same, shared_data, tmp_path, caps
     write_detectors(tmp_path / f"{name}.par", reduced.instrument)
     ei = ["--ei", f"{reduced.ei_meV:g}"]
     experiment, unknown = drafted(file, tmp_path, capsys, *ei)
-    assert load_experiment(experiment).instrument.name == "unknown"
+    assert load_experiment(experiment, spared=OPEN).instrument.name == "unknown"
     assert {"psi", "instrument.name", "instrument.resolution"} <= set(unknown)
     fold = ["fold", str(file), "-e", str(experiment), "-o", str(tmp_path)]
     assert "psi is not in an SPE file; expected degrees. Give --psi" in refused(fold, capsys)
@@ -145,7 +151,8 @@ def test_pixels_of_a_file_serve_as_those_of_its_instrument(
         section = experiment.instrument.model_copy(update={"name": name})
         path = tmp_path / "e.yaml"
         dump_experiment(experiment.model_copy(update={"instrument": section}), path)
-        notes[name] = folded(file, path, capsys)["notes"]
+        told = folded(file, path, capsys)["notes"]
+        notes[name] = [note for note in told if "energy resolution" in note]
         with np.load(tmp_path / "e.npz") as found:
             arrays[name] = {key: found[key] for key in ("S", "N", "D", "flat_exposure")}
     for name, found in arrays.items():
@@ -184,9 +191,10 @@ def test_a_crystal_without_force_constants_folds_with_its_stored_prior(structure
     file = tmp_path / "counts.nxspe"
     good_nxspe(file)
     path, unknown = drafted(file, tmp_path, capsys, "-s", structure)
-    assert load_experiment(path).parameters.prior == structure
-    assert f"stored prior {structure}" in unknown["parameters"]
-    assert build_measurement(load_experiment(path), tmp_path).model.values.any()
+    described = load_experiment(path, spared=OPEN)
+    assert described.parameters.prior == structure
+    assert "parameters.prior" not in unknown
+    assert build_measurement(described, tmp_path).model.values.any()
 
 
 @pytest.mark.shared_data
@@ -194,9 +202,10 @@ def test_a_crystal_without_force_constants_folds_with_its_stored_prior(structure
 def test_a_real_sqw_file_drafts_its_mount_and_folds_run_by_run(verb, shared_data, tmp_path, capsys):
     """Every pixel of its 24 runs is accounted for."""
     file = shared_data / "sqw" / "rbmnf3_maps_ei35.sqw"
-    path, unknown = drafted(file, tmp_path, capsys)
-    assert "sample.u, sample.v" not in unknown
-    assert "psi" not in unknown
+    options = ("--speed", "2", "--overhead", "30")
+    path, unknown = drafted(file, tmp_path, capsys, *options)
+    assert not {"sample.u", "sample.v", "psi", "motion.limits_deg"} & set(unknown)
+    path.write_text(path.read_text().replace("resolution: TODO", "resolution: null"))
     experiment = load_experiment(path)
     assert (experiment.sample.u, experiment.sample.v) == ((1, 1, 0), (0, 0, 1))
     assert experiment.instrument.ei_meV == pytest.approx(34.96)
@@ -204,7 +213,8 @@ def test_a_real_sqw_file_drafts_its_mount_and_folds_run_by_run(verb, shared_data
     wide = experiment.path.model_copy(update={"energy": energy})
     dump_experiment(experiment.model_copy(update={"path": wide}), path)
     output = tmp_path / verb
-    assert cli.run([verb, str(file), "-e", str(path), "-o", str(output), "--json"]) == 0
+    ended = cli.run([verb, str(file), "-e", str(path), "-o", str(output), "--json"])
+    assert ended == (0 if verb == "fold" else 3)  # of such data no run is trusted
     told = json.loads(capsys.readouterr().out)
     events = told["events"]
     assert events["read"] == sum(n for name, n in events.items() if name != "read") == 24_689
@@ -228,9 +238,95 @@ def test_an_isis_file_of_two_energies_drafts_and_folds_the_one_that_is_chosen(tm
     assert both["folded"] == alone["folded"]
     assert sum(both.values()) - sum(alone.values()) == (which == 1).sum()  # outside, or no pixel
     write_isis(file, pixel, tof, chopper_Hz=150.0)
-    experiment = load_experiment(path)
+    experiment = load_experiment(path, spared=OPEN)
     energy = experiment.path.energy.model_copy(update={"max_meV": 79.9})
     wide = experiment.path.model_copy(update={"energy": energy})
     dump_experiment(experiment.model_copy(update={"path": wide}), path)
     said = refused(["fold", str(file), "-e", str(path), "-o", str(tmp_path / "b.npz")], capsys)
     assert "neutrons of other incident energies of the pulse mix in outside" in said
+
+
+def written(folder: Path, files: list[Path], capsys: Any, *options: str) -> tuple[str, dict]:
+    """Text of a draft, and what ``init`` tells of it."""
+    path = folder / "sub" / "e.yaml"
+    command = ["init", *map(str, files), "-o", str(path), "--force", "--json", *options]
+    assert cli.run(command) == 0, capsys.readouterr().err
+    return path.read_text(), json.loads(capsys.readouterr().out)
+
+
+def test_nothing_is_guessed_and_every_open_value_has_its_line(
+    virtual_scan: VirtualScan, tmp_path, capsys
+):
+    text, told = written(tmp_path, [virtual_scan.histograms[0]], capsys)
+    lines = text.splitlines()
+    for todo in told["todo"]:
+        field = todo["field"].rpartition(".")[2]
+        assert lines[todo["line"] - 1].strip().startswith(f"{field}: TODO"), todo
+    assert {todo["field"] for todo in told["todo"]} == {
+        "sample.structure", "sample.u", "sample.v", "sample.psi_offset_deg", "parameters.prior",
+        "motion.limits_deg", "motion.speed_deg_per_s", "motion.overhead_s",
+    }  # fmt: skip
+    assert set(told["unknown"]) >= {todo["field"] for todo in told["todo"]}
+    assert told["experiment"]["sample"]["u"] == "TODO"
+    path = str(tmp_path / "sub" / "e.yaml")
+    for verb, extra in (("replay", []), ("fold", []), ("train", None)):
+        files = [] if extra is None else [str(virtual_scan.histograms[0]), "-e"]
+        said = refused([verb, *files, path, "-o", str(tmp_path / "o")], capsys)
+        assert "e.yaml: line 6: sample.u is TODO; expected three numbers, hkl along" in said
+        assert ("motion.limits_deg is TODO" in said) == (verb != "fold")
+    assert cli.run(["inspect", path]) == 3
+    assert "line 6: sample.u is TODO" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_scan_tells_its_limits_and_pauses_and_options_tell_the_rest(
+    virtual_scan: VirtualScan, tmp_path, capsys
+):
+    options = ["-s", "germanium", "--u", "1,1,0", "--v", "0,0,1", "--psi-offset", "0.5"]
+    text, told = written(tmp_path, list(virtual_scan.events), capsys, *options, "--speed", "2")
+    assert told["todo"] == []
+    described = load_experiment(tmp_path / "sub" / "e.yaml")
+    assert described.motion.limits_deg == (5.0, 88.0)
+    assert described.motion.overhead_s == pytest.approx(30.0, abs=0.2)
+    assert described.sample.psi_offset_deg == 0.5
+    assert described.parameters.prior == "germanium"
+    assert text.count("#") > 10
+    assert told["next"][0].startswith("beamsteer align ")
+    assert "*.nxs.h5" in told["next"][0]
+    odd = [virtual_scan.events[0], virtual_scan.events[0]]
+    _, told = written(tmp_path, odd, capsys, *options)
+    assert any("comes more than once" in note for note in told["unknown"].values())
+
+
+def test_a_structure_file_and_the_prior_beside_it_are_named_from_the_draft(
+    virtual_scan: VirtualScan, tmp_path, capsys
+):
+    (tmp_path / "POSCAR").write_text(POSCAR)
+    given = ["-s", str(tmp_path / "POSCAR")]
+    _, told = written(tmp_path, [virtual_scan.histograms[0]], capsys, *given)
+    assert told["experiment"]["sample"]["structure"] == "../POSCAR"
+    assert told["experiment"]["parameters"]["prior"] == "TODO"
+    assert "beamsteer prior" in told["unknown"]["parameters.prior"]
+    (tmp_path / "prior.yaml").write_text("of no matter here")
+    _, told = written(tmp_path, [virtual_scan.histograms[0]], capsys, *given)
+    assert told["experiment"]["parameters"]["prior"] == "../prior.yaml"
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--u", "1,1"], "--u is '1,1'; expected three numbers"),
+        (["--u", "1,1,0", "--v", "2,2,0"], "not parallel to u"),
+        (["--limits", "40:-40"], "--limits is '40:-40'; expected lower:upper"),
+        (["--prior", "none.yaml"], "--prior is 'none.yaml'; expected the name of a stored prior"),
+        (["-s", "none.cif"], "none.cif"),
+        (["--psi-offset", "nan"], "psi_offset_deg is 'nan'"),
+        (["--speed", "inf"], "speed_deg_per_s is 'inf'"),
+    ],
+)
+def test_a_wrong_option_of_init_ends_with_2_and_writes_nothing(
+    options, words, virtual_scan: VirtualScan, tmp_path, capsys
+):
+    path = tmp_path / "e.yaml"
+    command = ["init", str(virtual_scan.histograms[0]), "-o", str(path), *options]
+    assert words in refused(command, capsys)
+    assert not path.exists()

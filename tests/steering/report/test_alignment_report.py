@@ -14,13 +14,15 @@ import pytest
 from consumers.fold import EventBlock
 from consumers.recorded import recorded_source, write_sns_events
 from simulations.crystal import read_crystal
+from simulations.errors import InputError
 from simulations.instrument import instrument_idf, load_instrument
 from simulations.virtual import VirtualExperiment, lattice_of
 from simulations.virtual.experiment import lab_from_crystal
 from simulations.virtual.sampling import bragg_rate, elastic_rate, time_of_flight
 from steering.cli import run
+from steering.cli._terminal import ALARM
 from steering.experiment import dump_experiment, load_experiment
-from steering.report import align_files, corrected
+from steering.report import align_files, alignment_first, corrections_of
 from steering.report.check import Check
 from tests.simulations.instrument.test_alignment import germanium_model
 from tests.steering.virtual_scan import EXAMPLES
@@ -102,9 +104,13 @@ def test_a_mount_that_is_not_the_experiments_raises_an_alarm(scan, capsys, tmp_p
     files = [str(f) for f in scan]
     fixed = tmp_path / "corrected.yaml"
     command = ["align", *files, "-e", str(EXAMPLES / "ge-arcs.yaml"), "--json"]
-    assert run([*command, "--correct", str(fixed)]) == 0
+    assert run(command) == ALARM
+    before = json.loads(capsys.readouterr().out)
+    assert run([*command, "--correct", str(fixed)]) == 0  # every alarm is answered
     told = json.loads(capsys.readouterr().out)
+    assert told == before
     assert told["alarm"] is True
+    assert told["mended"] == told["alarms"]
     assert told["method"] == "spots"
     checks = {check["quantity"]: check for check in told["checks"]}
     for name, truth in (("psi offset", OFFSET), ("gl", GL), ("gs", 0.0)):
@@ -140,8 +146,8 @@ def test_a_structure_alone_gives_directions_and_nothing_to_correct(scan):
     UB = np.asarray(report.UB)
     a = 5.64633
     np.testing.assert_allclose(UB @ UB.T, np.eye(3) / a**2, atol=3e-4)
-    with pytest.raises(ValueError, match="nothing to correct"):
-        corrected(load_experiment(EXAMPLES / "ge-arcs.yaml"), report)
+    with pytest.raises(InputError, match="nothing to correct"):
+        corrections_of(report)
 
 
 def test_the_isotopes_of_the_sample_section_are_those_of_the_reflections(scan, tmp_path, capsys):
@@ -192,8 +198,12 @@ def test_a_wrong_ei_or_t0_raises_an_alarm_and_is_corrected(truth, wrong, tmp_pat
     files = write_scan(tmp_path, monitors=MONITORS, **truth)
     names, example, fixed = [str(f) for f in files], EXAMPLES / "ge-arcs.yaml", tmp_path / "x.yaml"
     command = ["align", *names, "--json", "-e"]
-    assert run([*command, str(example), "--correct", str(fixed)]) == 0
+    ended = run([*command, str(example), "--correct", str(fixed)])
     told = json.loads(capsys.readouterr().out)
+    left = set(told["alarms"]) - set(told["mended"])  # with a wrong Ei no spot is at its place
+    assert ended == (ALARM if left else 0)
+    assert bool(left) == bool(wrong)
+    assert all("agree with no mount" in one or "one of several" in one for one in left)
     checks = {check["quantity"]: check for check in told["checks"]}
     beam = {name: check for name, check in checks.items() if name[:2] in ("Ei", "T0")}
     assert {name for name, check in beam.items() if check["agrees"] is False} == wrong
@@ -323,28 +333,75 @@ def test_correct_prints_first_and_writes_a_file_that_loads_from_its_new_folder(
     shown = capsys.readouterr()
     assert "ALARM" in shown.out
     assert "nothing to correct" in shown.err
+    assert "u, v and offset are one of several" in " ".join(shown.err.split())  # why not
     assert not one.exists()
+
+
+TURNED = [[1, 0, 0], [0, 1, 0]], [[0, 0, 1], [1, 1, 0]], [[1, 1, 1], [1, -1, 0]]
+
+
+@pytest.mark.parametrize("wrong", [None, *TURNED])
+def test_a_mount_that_is_open_or_of_another_plane_is_written_with_plain_directions(
+    wrong, scan, tmp_path, capsys
+):
+    """Whatever u and v the file had, the corrected one puts the crystal where it is."""
+    path, fixed = tmp_path / "e.yaml", tmp_path / "new" / "fixed.yaml"
+    text = (EXAMPLES / "ge-arcs.yaml").read_text()
+    u, v = ("TODO", "TODO") if wrong is None else map(str, wrong)
+    text = text.replace("u: [1, 1, 0]", f"u: {u}").replace("v: [0, 0, 1]", f"v: {v}")
+    if wrong is None:
+        text = text.replace("psi_offset_deg: 0", "psi_offset_deg: TODO")
+        text = text.replace("speed_deg_per_s: 2", "speed_deg_per_s: TODO")
+    path.write_text(text)
+    files = [str(f) for f in scan]
+    assert run(["align", *files, "-e", str(path), "--correct", str(fixed)]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert ("another plane is horizontal" in shown) == (wrong is not None)
+    assert "# along the beam at psi = 0" in fixed.read_text()  # comments stay
+    assert ("still open" in shown) == (wrong is None)
+    described = load_experiment(fixed, spared=["motion"])
+    sample = described.sample
+    assert (sample.u, sample.v) == ((1, 1, 0), (0, 0, 1))
+    assert sample.psi_offset_deg == pytest.approx(OFFSET, abs=0.1)
+    assert sample.gl_deg == pytest.approx(GL, abs=0.1)
+    assert run(["align", *files, "-e", str(fixed)]) == 0
+    assert "no alarm" in capsys.readouterr().out
+
+
+def test_a_run_is_blamed_on_its_alignment_before_its_model(scan):
+    crystal = read_crystal("germanium")
+    described = load_experiment(EXAMPLES / "ge-arcs.yaml")
+    off = alignment_first(scan, described, crystal)
+    assert off.code == "off"
+    assert any(word.startswith("psi offset is 1.") for word in off.words)
+    right = described.sample.model_copy(update={"psi_offset_deg": OFFSET, "gl_deg": GL})
+    agrees = alignment_first(scan, described.model_copy(update={"sample": right}), crystal)
+    assert agrees.code == "agrees"
+    assert "it is the model" in agrees.words[0]
+    unknown = alignment_first(scan[:1], described, crystal)
+    assert unknown.code == "unknown"
+    assert "one of several" in unknown.words[1]
 
 
 @pytest.mark.shared_data
 def test_real_files_without_their_magnetic_reflections_are_never_confident(shared_data, capsys):
     files = [str(f) for f in sorted((shared_data / "hyspec-mno").glob("*.nxs.h5"))]
     for some in (files[:1], files[:2], files):
-        assert run(["align", *some, "-s", "MnO"]) == 0
+        assert run(["align", *some, "-s", "MnO"]) == ALARM
         shown = " ".join(capsys.readouterr().out.split())
         assert "no alarm" not in shown
         assert "give --propagation" in shown
         assert "\u00b1 0.5 degrees" not in shown
         assert "a guess, see ALARM" in shown
         assert "Ei (monitors) is 3." in shown  # certain, and too small to matter
-    assert run(["align", *files[:2], "-s", "MnO", "--propagation", "0.5,0.5,0.5"]) == 0
+    assert run(["align", *files[:2], "-s", "MnO", "--propagation", "0.5,0.5,0.5"]) == ALARM
     assert "rests on 2 orientation(s)" in " ".join(capsys.readouterr().out.split())
 
 
 @pytest.mark.shared_data
 def test_one_reduced_file_shows_no_empty_table_and_no_error_of_a_guess(shared_data, capsys):
     file = shared_data / "nxspe" / "CNCS_7860_coarse.nxspe"
-    assert run(["align", str(file), "-s", "MnO"]) == 0
+    assert run(["align", str(file), "-s", "MnO"]) == ALARM
     shown = capsys.readouterr().out
     assert "sigma away" not in shown
     assert "degrees" not in shown
@@ -371,7 +428,7 @@ def test_the_real_crystal_agrees_with_its_experiment_and_its_monitor(shared_data
     described = load_experiment(example)
     turned = described.sample.model_copy(update={"psi_offset_deg": 20.0})
     dump_experiment(described.model_copy(update={"sample": turned}), tmp_path / "turned.yaml")
-    assert run([*command, str(tmp_path / "turned.yaml")]) == 0
+    assert run([*command, str(tmp_path / "turned.yaml")]) == ALARM
     told = json.loads(capsys.readouterr().out)
     assert told["alarm"] is True
     assert told["alarms"][0].startswith("psi offset is")

@@ -202,7 +202,7 @@ def test_junk_is_told_as_junk(tmp_path: Path, suffix: str, content: bytes) -> No
 @pytest.mark.parametrize("hostile", HOSTILE, ids=lambda h: h.name)
 def test_the_command_survives_every_broken_file(hostile, tmp_path, capsys):
     path = hostile.make(tmp_path)
-    assert cli.run(["inspect", str(path)]) in (0, 2)
+    assert cli.run(["inspect", str(path)]) in (2, 3)  # 3: it can be read, and something is wrong
     told = capsys.readouterr()
     assert "wrong or odd" in told.out
     assert "Traceback" not in told.out + told.err
