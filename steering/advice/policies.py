@@ -9,7 +9,7 @@ exposure on pixels merged along the tubes.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -48,9 +48,18 @@ class Policy(Protocol):
 
 
 class InformationPolicy:
-    """Expected fall of ``sum sigma^2 / tau^2`` per wall minute over parameters above target."""
+    """Expected fall of ``sum sigma^2 / tau^2`` per wall minute over parameters above target.
+
+    Parameters
+    ----------
+    dwells_minutes : sequence of float
+        Dwell times to choose from.
+    """
 
     name = "information"
+
+    def __init__(self, dwells_minutes: Sequence[float] = DWELLS_MINUTES) -> None:
+        self._dwells = tuple(dwells_minutes)
 
     def rank(self, situation: Situation) -> list[Advice]:
         """Best first; the dwell of each setting is the one with the largest gain per minute."""
@@ -61,8 +70,8 @@ class InformationPolicy:
 
         def best_dwell(candidate: Candidate) -> Advice:
             move = situation.move_minutes(candidate)
-            best: tuple[float, float] = (-1.0, DWELLS_MINUTES[0])
-            for dwell in DWELLS_MINUTES:
+            best: tuple[float, float] = (-1.0, self._dwells[0])
+            for dwell in self._dwells:
                 after = np.linalg.inv(precision + dwell * candidate.information)
                 gain = float(weight @ (before - np.diag(after)[:k])) / (dwell + move)
                 best = max(best, (gain, dwell))

@@ -14,6 +14,8 @@ VERBS = {
     "all.",
     "doctor": "Check Python, packages, threads, browser, data, disk, port and broker; say what to "
     "do.",
+    "plan": "Plan a scan before any file exists: which incident energy, which orientations, how "
+    "long.",
     "simulate": "Simulate a rotation scan, with the truth written beside it.",
     "replay": "Replay recorded files chunk by chunk: fold, estimate and advice after each.",
     "fold": "Fold recorded files into I(q,E) along the experiment's path, without estimating.",

@@ -1,10 +1,11 @@
 """The experiment file, its drafts, and the experiment made concrete."""
 
 from steering.experiment.alarms import AlarmKind, AlarmsSection
-from steering.experiment.draft import GIVEN, draft_experiment
+from steering.experiment.draft import GIVEN, draft_experiment, prior_beside
 from steering.experiment.experiment_file import (
     Experiment,
     TodoError,
+    checked_experiment,
     dump_experiment,
     files_made_absolute,
     load_experiment,
@@ -38,6 +39,7 @@ __all__ = [
     "TodoError",
     "build_measurement",
     "calibrated",
+    "checked_experiment",
     "chosen_instrument",
     "draft_experiment",
     "dump_experiment",
@@ -46,6 +48,7 @@ __all__ = [
     "foreign",
     "load_experiment",
     "parameters_of",
+    "prior_beside",
     "recorded_instrument",
     "structure_of",
     "todos_of",

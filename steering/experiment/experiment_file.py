@@ -149,7 +149,17 @@ def parse_experiment(
     needed = tuple(todo for todo in todos if not covers(spared, todo))
     if needed:
         raise TodoError("\n".join(_todo_line(todo, name) for todo in needed), needed)
-    raw = filled(raw, todos)
+    return checked_experiment(filled(raw, todos), name=name)
+
+
+def checked_experiment(raw: Mapping[str, Any], *, name: str) -> Experiment:
+    """Experiment of plain values by section and field; ``name`` goes into the error lines.
+
+    Raises
+    ------
+    ExperimentError
+        With one line per fault.
+    """
     try:
         return Experiment.model_validate(raw)
     except ValidationError as error:

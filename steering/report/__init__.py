@@ -8,12 +8,14 @@ from steering.report.plots_file import (
     GREEK,
     UNKNOWN,
     folded_map_png,
+    pretty,
     spectrum_npz,
     write_arrays,
     write_folded_map,
     write_powder_fold,
 )
 from steering.report.powder_fit_file import write_powder_fits
+from steering.report.run_pictures import COLOURS, STYLES, svg
 from steering.report.run_report import Decision
 from steering.report.run_report_file import chosen_run, runs_found, write_run_report
 from steering.report.tables_file import named_files, write_files, write_json
@@ -21,8 +23,10 @@ from steering.report.tables_file import named_files, write_files, write_json
 __all__ = [
     "AlignmentReport",
     "AlignmentVerdict",
+    "COLOURS",
     "Decision",
     "GREEK",
+    "STYLES",
     "UNKNOWN",
     "align_files",
     "alignment_first",
@@ -32,9 +36,11 @@ __all__ = [
     "folded_map_png",
     "inspect",
     "named_files",
+    "pretty",
     "runs_found",
     "scan_of",
     "spectrum_npz",
+    "svg",
     "write_arrays",
     "write_files",
     "write_folded_map",

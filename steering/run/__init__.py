@@ -20,7 +20,8 @@ from steering.run.actions import (
     Wishes,
     action_words,
 )
-from steering.run.answer import stop_of
+from steering.run.adviser import Adviser, Standpoint
+from steering.run.answer import path_ticks, stop_of
 from steering.run.estimator import Estimate
 from steering.run.folded_estimate import estimate_folded
 from steering.run.live_runs import LiveRun, live_run, live_runs, live_states, read_only_run
@@ -77,6 +78,7 @@ __all__ = [
     "AdviceResult",
     "AdviceWord",
     "Asked",
+    "Adviser",
     "ChunkResult",
     "ConflictError",
     "DerivedResult",
@@ -105,6 +107,7 @@ __all__ = [
     "RunStore",
     "SnapshotFolders",
     "SpectrumView",
+    "Standpoint",
     "StopResult",
     "StopWord",
     "Verdict",
@@ -126,6 +129,7 @@ __all__ = [
     "load_snapshot",
     "now_ns",
     "read_only_run",
+    "path_ticks",
     "read_result",
     "replay",
     "result_document",

@@ -11,6 +11,7 @@ from model_server.posterior import Posterior, Refinement, residual_sigma
 from simulations.arrays import FloatArray
 from simulations.fold import CanRate, CellSums, VoxelExposure, can_elsewhere
 from simulations.instrument import coarsen, split_name
+from simulations.progress import Progress, silent
 from steering.advice import (
     Advice,
     Candidate,
@@ -57,7 +58,7 @@ class Standpoint:
         return bool(np.max(np.abs(theta - self.theta) / self.sigma) <= MOVED_SIGMAS)
 
 
-_Look = tuple[float, VoxelExposure, tuple[FloatArray, FloatArray]]  # psi, exposure, its sums
+Look = tuple[float, VoxelExposure, tuple[FloatArray, FloatArray]]  # psi, exposure, its sums
 
 
 class Adviser:
@@ -68,13 +69,22 @@ class Adviser:
     measurement : Measurement
     refinement : Refinement
         On merged voxels; its model and cells give the information.
+    psi_deg : sequence of float, optional
+        Orientations to choose from; evenly spaced within the limits by default.
     """
 
-    def __init__(self, measurement: Measurement, refinement: Refinement) -> None:
+    def __init__(
+        self,
+        measurement: Measurement,
+        refinement: Refinement,
+        *,
+        psi_deg: Sequence[float] | None = None,
+    ) -> None:
         self._measurement, self._refinement = measurement, refinement
-        self._seen: list[_Look] = []
+        self._psi_deg = psi_deg
+        self._seen: list[Look] = []
         self._known: tuple[bytes, list[Candidate]] | None = None  # and where they were seen from
-        self._also: dict[float, _Look] = {}  # at psi that somebody wants, in degrees
+        self._also: dict[float, Look] = {}  # at psi that somebody wants, in degrees
 
     def advise(
         self,
@@ -86,6 +96,7 @@ class Adviser:
         trusted: bool,
         before: Standpoint | None = None,
         wishes: Wishes = NO_WISHES,
+        charge_per_minute: float | None = None,
     ) -> Advised:
         """Rank all candidates at an estimate.
 
@@ -102,6 +113,8 @@ class Adviser:
             it serves.
         wishes : Wishes
             Of people; what they veto is neither advised nor counted on.
+        charge_per_minute : float, optional
+            Coulomb; as the chunks had it. Before the first chunk there is nothing else to tell it.
         """
         experiment = self._measurement.experiment
         keeps = self._measurement.costly and can is None
@@ -111,9 +124,14 @@ class Adviser:
             standpoint = Standpoint(
                 theta=posterior.theta,
                 sigma=posterior.theta_sigma,
-                charge_per_minute=self._charge_per_minute(ledger),
+                charge_per_minute=self._charge_per_minute(ledger)
+                if charge_per_minute is None
+                else charge_per_minute,
             )
-        candidates = self._candidates(ledger, can, standpoint)
+        folded = ledger.sums
+        candidates = self.candidates(
+            standpoint, reduced=folded.gaussian, can=can, sample=folded.exposure
+        )
         candidates = [one for one in candidates if wishes.allows(one.psi_deg)]
         also = self._wanted(ledger, can, standpoint, wishes, candidates)
         targets = absolute_targets(posterior, self.relative_targets(wishes))
@@ -155,19 +173,28 @@ class Adviser:
             return float(total.signal[known].sum() / total.variance[known].sum())
         return sum(c.proton_charge for c in ledger.chunks) / ledger.minutes_used
 
-    def _candidates(
-        self, ledger: ChunkLedger, can: CanRate | None, standpoint: Standpoint
+    def candidates(
+        self,
+        standpoint: Standpoint,
+        *,
+        reduced: bool = False,
+        can: CanRate | None = None,
+        sample: FloatArray | None = None,
     ) -> list[Candidate]:
-        total = ledger.sums
+        """What a minute at every orientation would bring, seen from a standpoint.
+
+        Parameters
+        ----------
+        standpoint : Standpoint
+        reduced : bool
+            Of a run of reduced files.
+        can, sample
+            Rate of the can in all chunks, and their exposure D.
+        """
         key = standpoint.theta.tobytes() + np.float64(standpoint.charge_per_minute).tobytes()
         if can is None and self._known is not None and self._known[0] == key:
             return self._known[1]
-        if not self._seen:
-            count = CANDIDATES_IF_COSTLY if self._measurement.costly else CANDIDATES
-            limits = self._measurement.experiment.motion.limits_deg
-            for psi in candidate_angles(limits, count):
-                self._seen.append(self._look(float(psi), reduced=total.gaussian))
-        found = self._informed(ledger, can, standpoint, self._seen)
+        found = self._informed(standpoint, self.seen(reduced=reduced), can, sample)
         self._known = (key, found)
         return found
 
@@ -189,18 +216,18 @@ class Adviser:
         for psi in missing:
             if psi not in self._also:
                 self._also[psi] = self._look(psi, reduced=ledger.sums.gaussian)
-        return self._informed(ledger, can, standpoint, [self._also[psi] for psi in missing])
+        looks = [self._also[psi] for psi in missing]
+        return self._informed(standpoint, looks, can, ledger.sums.exposure)
 
     def _informed(
         self,
-        ledger: ChunkLedger,
-        can: CanRate | None,
         standpoint: Standpoint,
-        looks: Sequence[_Look],
+        looks: Sequence[Look],
+        can: CanRate | None,
+        sample: FloatArray | None,
     ) -> list[Candidate]:
         if not looks:
             return []
-        total = ledger.sums
         refinement, per_minute = self._refinement, standpoint.charge_per_minute
         state = refinement.state_at(standpoint.theta)
         stride = self._stride
@@ -214,7 +241,7 @@ class Adviser:
                 ei_meV=self._measurement.ei_meV,
                 charge_per_minute=per_minute,
                 state=state,
-                can=can_elsewhere(can, total.exposure, per_minute * sums[0]),
+                can=None if sample is None else can_elsewhere(can, sample, per_minute * sums[0]),
                 stride=stride,
             )
             for psi, exposure, sums in looks
@@ -229,7 +256,26 @@ class Adviser:
         narrowest = float(measurement.coarse_forward.sigma_meV.min())
         return max(1, int(narrowest / measurement.energy.step_meV))
 
-    def _look(self, psi_deg: float, *, reduced: bool) -> _Look:
+    def seen(self, *, reduced: bool = False, progress: Progress | None = None) -> list[Look]:
+        """What every candidate would see in one coulomb, on pixels merged along the tubes.
+
+        Returns
+        -------
+        list of (float, VoxelExposure, (D, flat exposure))
+            psi in degrees, exposure on merged voxels, sums over path cells; computed once.
+        """
+        if self._seen:
+            return self._seen
+        angles, say = self._psi_deg, progress or silent
+        if angles is None:
+            count = CANDIDATES_IF_COSTLY if self._measurement.costly else CANDIDATES
+            angles = candidate_angles(self._measurement.experiment.motion.limits_deg, count)
+        for psi in np.asarray(angles, dtype=float).tolist():
+            say(f"psi {psi:g} deg", len(self._seen) / len(angles))
+            self._seen.append(self._look(psi, reduced=reduced))
+        return self._seen
+
+    def _look(self, psi_deg: float, *, reduced: bool) -> Look:
         """What an orientation would see in one coulomb, on pixels merged along the tubes."""
         measurement = self._measurement
         _, factor = split_name(measurement.instrument.name)

@@ -9,7 +9,6 @@ import numpy as np
 
 from consumers.fold import EventAccount
 from model_server.posterior import Posterior, Trust, usable_cells
-from simulations.arrays import FloatArray
 from simulations.constants import Z90
 from simulations.fold import CellSums
 from steering.advice import Advice, StopAdvice, stop_advice
@@ -208,8 +207,8 @@ def spectrum_of(
     if not ledger.chunks:
         return None
     reciprocal = measurement.crystal.conventional_reciprocal
-    position, ends = measurement.path.position(reciprocal)
-    ticks, labels, breaks = _ticks(measurement, ends)
+    position, _ = measurement.path.position(reciprocal)
+    ticks, labels, breaks = path_ticks(measurement)
     known = net.exposure > 0
     scale, expected = 1.0, np.full(net.exposure.shape, np.nan)
     phi, residual = measurement.model.values, expected
@@ -238,11 +237,12 @@ def spectrum_of(
     )
 
 
-def _ticks(
-    measurement: Measurement, ends: FloatArray
+def path_ticks(
+    measurement: Measurement,
 ) -> tuple[tuple[float, ...], tuple[str, ...], tuple[int, ...]]:
-    """Where labels stand on the path axis, and bins after which the path jumps."""
+    """Where labels stand on the path axis (1/angstrom), labels, and bins before which it jumps."""
     path = measurement.path
+    _, ends = path.position(measurement.crystal.conventional_reciprocal)
     labels = [path.labels[0][0]]
     breaks: list[int] = []
     for k in range(1, len(path.bins)):
