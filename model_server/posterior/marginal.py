@@ -150,7 +150,8 @@ def _bend(found: Posterior, pieces: Sequence[Piece], step: FloatArray, n_off: in
     total = 0.0
     for one in pieces:
         change = np.abs(_moved(one, walked))
-        second = 0.5 * change**2 / np.maximum(one.phonon + change, 1e-300)
+        # Carried by slopes, a rate may fall below none; then all of the change may be wrong.
+        second = 0.5 * change**2 / np.maximum(np.maximum(one.phonon, 0.0) + change, 1e-300)
         total += float(np.sum(second**2 / one.variance))
     return total
 

@@ -35,7 +35,7 @@ def write_plan(plan: ScanPlan, path: Path | str) -> Path:
     if ending == ".html":
         content = page_of(plan).encode()
     elif ending == ".json":
-        content = (json.dumps(content_of(plan), indent=2) + "\n").encode()
+        content = (json.dumps(content_of(plan), indent=2, allow_nan=False) + "\n").encode()
     elif ending == ".svg":
         content = svg(plan_figure(plan))
     else:

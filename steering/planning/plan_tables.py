@@ -188,7 +188,9 @@ def _energy_content(offer: PlannedEnergy) -> dict[str, Any]:
                 "gain_per_minute": float(offer.gain_per_minute[k]),
                 "gain_spread": float(offer.gain_spread[k]),
                 "minutes": float(offer.dwell_minutes[k]),
-                "hours_alone": float(offer.alone_hours[k]),
+                "hours_alone": float(offer.alone_hours[k])
+                if math.isfinite(offer.alone_hours[k])
+                else None,  # beyond what is looked ahead
                 "coverage_fraction": float(offer.coverage[k]),
             }
             for k in offer.ranking

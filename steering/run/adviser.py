@@ -128,12 +128,12 @@ class Adviser:
                 if charge_per_minute is None
                 else charge_per_minute,
             )
-        folded = ledger.sums
-        candidates = self.candidates(
-            standpoint, reduced=folded.gaussian, can=can, sample=folded.exposure
-        )
+        folded = ledger.sums if ledger.chunks else total
+        reduced, sample = folded.gaussian, folded.exposure
+        candidates = self.candidates(standpoint, reduced=reduced, can=can, sample=sample)
         candidates = [one for one in candidates if wishes.allows(one.psi_deg)]
-        also = self._wanted(ledger, can, standpoint, wishes, candidates)
+        missing = self._wanted(wishes, candidates, reduced=reduced)
+        also = self._informed(standpoint, missing, can, sample)
         targets = absolute_targets(posterior, self.relative_targets(wishes))
         policy = (
             InformationPolicy()
@@ -198,15 +198,8 @@ class Adviser:
         self._known = (key, found)
         return found
 
-    def _wanted(
-        self,
-        ledger: ChunkLedger,
-        can: CanRate | None,
-        standpoint: Standpoint,
-        wishes: Wishes,
-        there: Sequence[Candidate],
-    ) -> list[Candidate]:
-        """Candidates that somebody wants and that are not there."""
+    def _wanted(self, wishes: Wishes, there: Sequence[Candidate], *, reduced: bool) -> list[Look]:
+        """At orientations that somebody wants and that are not there."""
         known = [one.psi_deg for one in there]
         missing = [
             one.psi_deg
@@ -215,9 +208,8 @@ class Adviser:
         ]
         for psi in missing:
             if psi not in self._also:
-                self._also[psi] = self._look(psi, reduced=ledger.sums.gaussian)
-        looks = [self._also[psi] for psi in missing]
-        return self._informed(standpoint, looks, can, ledger.sums.exposure)
+                self._also[psi] = self._look(psi, reduced=reduced)
+        return [self._also[psi] for psi in missing]
 
     def _informed(
         self,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
 
 import pytest
@@ -53,7 +52,6 @@ def test_three_commands_lead_from_files_of_an_unknown_mount_to_a_trusted_fit(
     monkeypatch.chdir(tmp_path)
     names = sorted(str(path) for path in files.glob("*.nxs.h5"))
     mount = ["--u", "1,0,0", "--v", "0,1,0", "--psi-offset", "0"] if wrong else []
-    time.perf_counter()
 
     init = ["init", *names, "-s", "germanium", "--speed", "2", *mount, "--json"]
     assert cli.run(init) == 0
@@ -106,8 +104,9 @@ def test_an_untrusted_run_is_blamed_on_its_mount_first(files, tmp_path, capsys):
     names = sorted(str(path) for path in files.glob("*.nxs.h5"))
     command = ["replay", *names[::2], names[1], "-e", str(tmp_path / "e.yaml"), "-o"]
     ended = cli.run([*command, str(tmp_path / "replay")])
-    shown = " ".join(capsys.readouterr().out.split())
-    assert ended == 3
+    told = capsys.readouterr()
+    shown = " ".join(told.out.split())
+    assert ended == 3, told.err
     assert shown.index("The alignment is wrong") < shown.index("Not trusted")
     assert "psi offset is" in shown
     assert f"-e {tmp_path / 'e.yaml'} --correct {tmp_path / 'e-aligned.yaml'}" in shown

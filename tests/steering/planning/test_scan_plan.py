@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from model_server.posterior import Refinement
-from simulations.errors import InputError
 from simulations.fold import CellSums
 from steering.advice import Situation, absolute_targets, minutes_to_target
 from steering.planning import Assumed, plan_scan
@@ -138,8 +137,3 @@ def test_more_counts_take_less_time_and_the_schedule_ends_by_the_stop_rule():
         worst = [plan.start_worst, *(step.worst for step in plan.steps)]
         assert worst == sorted(worst, reverse=True)
         assert sum(minutes for _, minutes, _ in plan.orientations) == 6.0 * len(plan.steps)
-
-
-def test_an_energy_that_reaches_no_tube_is_refused_in_words():
-    with pytest.raises(InputError, match="reach no tube of the path"):
-        planned(ei_meV=[0.6], psi_deg=[0.0, 10.0])
