@@ -12,7 +12,7 @@ Imaginary modes of a small pocket are counted by the rule of `simulations.scatte
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import erf, exp, sqrt
 from typing import NamedTuple
 
@@ -37,6 +37,7 @@ from simulations.instrument import Resolution
 from simulations.kernels import njit
 from simulations.likelihood.drift import Drift
 from simulations.likelihood.forward_model import Derived
+from simulations.likelihood.mode_state import ModeState
 from simulations.prior import BoxPrior
 from simulations.reciprocal import EnergyAxis
 from simulations.scattering import Pockets, count_mode, damped_line
@@ -48,22 +49,6 @@ FEW_IMAGES_PER_LINE = 3
 RANK_SHARE = 1e-6  # of w Q^2 that may be left out of an image
 STABLE_AT_VOXELS = 60  # drawn sets must have no imaginary mode at about so many of them
 STABLE_WITHIN_MEV = 0.5  # that lies deeper than this
-
-
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class ModeState:
-    """Modes of every voxel at one set of force constants."""
-
-    values: FloatArray  # (K,) eV/angstrom^2
-    energy: FloatArray  # (voxels, n) meV; negative marks an imaginary mode
-    vectors: ComplexArray  # (voxels, n, n) eigenvectors in columns
-    coupling: ComplexArray  # (voxels, n, n, K) e_i^dagger B_k e_j, meV^2 / (eV/angstrom^2)
-    velocity: FloatArray  # (voxels, n, 3) dE/dq, meV angstrom
-
-    @property
-    def stable(self) -> bool:
-        """Whether no voxel has an imaginary mode."""
-        return bool(np.all(self.energy > -1e-3))
 
 
 class FoldedPhonons:
@@ -129,7 +114,11 @@ class FoldedPhonons:
         # Off the symmetry axes by a hair, in a direction of no symmetry: eigenvectors of exactly
         # degenerate branches would be arbitrary, and their group velocities with them.
         q = voxels.centre_cartesian + OFF_AXIS_INVERSE_A
-        self._fixed, self._basis = model.matrices(q)
+        self._fixed, basis = model.matrices(q)
+        n = model.n_modes
+        # Rows (i, k), so that whole blocks are multiplied at once.
+        self._basis_rows = np.ascontiguousarray(basis.transpose(0, 2, 1, 3)).reshape(len(q), -1, n)
+        self._uncoupled = np.zeros((0, n, n, 0), dtype=np.complex128)
         step = 1e-4
         slopes = []
         for axis in np.eye(3):
@@ -137,7 +126,10 @@ class FoldedPhonons:
             down = model.matrices(q - step * axis)
             slopes.append(((up[0] - down[0]) / (2 * step), (up[1] - down[1]) / (2 * step)))
         self._fixed_slope = np.stack([s[0] for s in slopes], axis=1)
-        self._basis_slope = np.stack([s[1] for s in slopes], axis=1)
+        # (K, voxels * 3 * n * n): a sum over constants reads it once, in order.
+        self._basis_slope = np.ascontiguousarray(
+            np.stack([s[1] for s in slopes], axis=1).transpose(2, 0, 1, 3, 4)
+        ).reshape(len(model.names), -1)
 
     @property
     def deepest_meV(self) -> float:
@@ -149,20 +141,20 @@ class FoldedPhonons:
     def prepare(self, phi: FloatArray) -> ModeState:
         """Diagonalise every voxel at ``phi`` (K,), eV/angstrom^2."""
         phi = np.asarray(phi, dtype=float)
-        matrix = self._fixed + np.tensordot(phi, self._basis, axes=(0, 1))
-        square, vectors = np.linalg.eigh(matrix)
+        n = self.model.n_modes
+        free = phi @ self._basis_rows.reshape(-1, len(phi), n)
+        square, vectors = np.linalg.eigh(self._fixed + free.reshape(self._fixed.shape))
         energy = np.sign(square) * np.sqrt(np.abs(square))
-        coupling = np.ascontiguousarray(
-            np.moveaxis(
-                vectors.conj().transpose(0, 2, 1)[:, None] @ self._basis @ vectors[:, None], 1, -1
-            )
-        )
-        slope = self._fixed_slope + np.einsum("k,vakij->vaij", phi, self._basis_slope)
-        turned = slope @ vectors[:, None]
+        along = (phi @ self._basis_slope).reshape(self._fixed_slope.shape)
+        turned = (self._fixed_slope + along) @ vectors[:, None]
         diagonal = np.einsum("vis,vais->vsa", vectors.conj(), turned).real
         velocity = diagonal / (2 * np.maximum(np.abs(energy), LOWEST_ENERGY_MEV))[..., None]
         return ModeState(
-            values=phi, energy=energy, vectors=vectors, coupling=coupling, velocity=velocity
+            values=phi,
+            energy=energy,
+            vectors=vectors,
+            velocity=velocity,
+            basis_rows=self._basis_rows,
         )
 
     def rates(
@@ -233,7 +225,7 @@ class FoldedPhonons:
             _Modes(
                 energy=state.energy,
                 vectors=state.vectors,
-                coupling=state.coupling,
+                coupling=state.coupling if gradient else self._uncoupled,
                 velocity=state.velocity,
             ),
             _Lines(

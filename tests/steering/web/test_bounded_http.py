@@ -56,7 +56,7 @@ def room():
 
 def connect(url: str) -> socket.socket:
     parts = urlsplit(url)
-    return socket.create_connection((parts.hostname, parts.port), 20)
+    return socket.create_connection((parts.hostname, parts.port), 60)
 
 
 def ended_within(connection: socket.socket, seconds: float) -> bool:
