@@ -4,7 +4,7 @@ from model_server.posterior.first_guess import FirstGuess
 from model_server.posterior.observation import Observation, usable_cells
 from model_server.posterior.posterior import Posterior
 from model_server.posterior.refinement import Refinement
-from model_server.posterior.trust import Trust, assess, residual_sigma
+from model_server.posterior.trust import Trust, TrustState, assess, residual_sigma
 
 __all__ = [
     "FirstGuess",
@@ -12,6 +12,7 @@ __all__ = [
     "Posterior",
     "Refinement",
     "Trust",
+    "TrustState",
     "assess",
     "residual_sigma",
     "usable_cells",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -24,18 +25,33 @@ GROUP_COUNTS = 10.0  # cells along energy are joined until this many counts are 
 ALIGN = "align again (`beamsteer align`) and fold with the set-up that is true"
 SET_UP_SIGMAS = 3.0  # of what the experiment allows: a set-up that is farther off is told
 SCATTER_BETWEEN_CHUNKS = 0.05  # charge and self-shielding may move the scale of a chunk by this
+TELLS = 0.3  # a model that is wrong by so much everywhere must be noticed before one is trusted
+NOTICED_SIGMAS = 3.0  # of chi-square about its mean: where such a model is called noticed
+
+TrustState = Literal["trusted", "not explained", "cannot tell yet"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Trust:
     """Verdict on the newest estimate, with what it rests on."""
 
-    trusted: bool
-    reasons: tuple[str, ...]
+    state: TrustState
+    reasons: tuple[str, ...]  # why it is not trusted
     chi_square: float
     degrees_of_freedom: int
     p_value: float
     threshold: float  # the p-value below which this look alarms
+    unseen: float  # relative error of the phonon rates, everywhere, that would go unnoticed
+
+    @property
+    def trusted(self) -> bool:
+        """Whether the model explains the data, and they could have told if it did not."""
+        return self.state == "trusted"
+
+    @property
+    def explained(self) -> bool:
+        """Whether nothing speaks against the model; of few counts nothing does."""
+        return self.state != "not explained"
 
     @property
     def reduced_chi_square(self) -> float:
@@ -52,13 +68,13 @@ def residual_sigma(sums: CellSums, expected: FloatArray) -> FloatArray:
 
 
 def grouped(
-    sums: CellSums, expected: FloatArray, use: BoolArray
-) -> tuple[FloatArray, FloatArray, FloatArray]:
+    sums: CellSums, expected: FloatArray, use: BoolArray, phonon: FloatArray | None = None
+) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
     """Join neighbouring energies of a path bin until ``GROUP_COUNTS`` are expected.
 
     Returns
     -------
-    data, expected, variance : (groups,) float64
+    data, expected, variance, phonon : (groups,) float64
         A rest too small to stand alone is left out. The variance holds counting, and what the
         model of a tube may be wrong by: ``MODEL_ERROR`` of the rate and a shift of
         ``LINE_SHIFT_BINS`` of the lines.
@@ -66,22 +82,38 @@ def grouped(
     data: list[float] = []
     model: list[float] = []
     variance: list[float] = []
+    phonons: list[float] = []
+    part = expected if phonon is None else phonon
     slope = np.zeros_like(expected)
     slope[:, 1:] = np.abs(np.diff(expected, axis=1))
     slope[:, :-1] = np.maximum(slope[:, :-1], slope[:, 1:])
     for b in range(use.shape[0]):
-        n = m = v = shift = 0.0
+        n = m = v = p = shift = 0.0
         for e in np.flatnonzero(use[b]):
             n += sums.signal[b, e]
             m += expected[b, e]
+            p += part[b, e]
             v += sums.variance[b, e] if sums.gaussian else expected[b, e]
             shift += LINE_SHIFT_BINS * slope[b, e]
             if sums.gaussian or m >= GROUP_COUNTS:
                 data.append(n)
                 model.append(m)
                 variance.append(v + (MODEL_ERROR * m) ** 2 + shift**2)
-                n = m = v = shift = 0.0
-    return np.array(data), np.array(model), np.array(variance)
+                phonons.append(p)
+                n = m = v = p = shift = 0.0
+    return np.array(data), np.array(model), np.array(variance), np.array(phonons)
+
+
+def unnoticed(phonon: FloatArray, variance: FloatArray) -> float:
+    """Relative error of the phonon counts of every group that chi-square would not notice.
+
+    Of groups (groups,) off by a share e of their phonon counts p, chi-square grows by
+    e^2 sum p^2 / variance, and is noticed where that is ``NOTICED_SIGMAS`` times its own
+    sqrt(2 groups). Infinite where there is nothing to notice it by.
+    """
+    power = float(np.sum(phonon**2 / variance)) if len(phonon) else 0.0
+    noise = NOTICED_SIGMAS * np.sqrt(2.0 * len(phonon))
+    return float(np.sqrt(noise / power)) if power > 0 else np.inf
 
 
 def assess(
@@ -118,7 +150,7 @@ def assess(
     """
     threshold = ALPHA_PER_RUN * 6 / (np.pi * max(look, 1)) ** 2
     reasons: list[str] = []
-    data, model, variance = grouped(sums, posterior.expected, use)
+    data, model, variance, phonon = grouped(sums, posterior.expected, use, posterior.phonon)
     statistic = float(np.sum((data - model) ** 2 / variance)) if len(data) else 0.0
     freedom = max(len(data) - posterior.layout.size, 1)
     p_value = chi_square_tail(statistic, freedom) if len(data) else 1.0
@@ -146,14 +178,26 @@ def assess(
         reasons.extend(_mis_set(posterior, set_up_sigma))
     reasons.extend(_told_aside(posterior, [c for c, _, _ in chunk_ratios], threshold / 8))
     reasons.extend(_inconsistent_chunks(chunk_ratios, threshold / 8))
+    unseen, state = unnoticed(phonon, variance), "not explained" if reasons else "trusted"
+    if not reasons and unseen > TELLS:
+        state = "cannot tell yet"
+        reasons.append(
+            f"too few counts: a model that is wrong by {_percent(unseen)} everywhere would pass as "
+            f"well; from {100 * TELLS:.0f} % on it would not. Measure on"
+        )
     return Trust(
-        trusted=not reasons,
+        state=state,
         reasons=tuple(reasons),
         chi_square=statistic,
         degrees_of_freedom=freedom,
         p_value=p_value,
         threshold=threshold / 2,
+        unseen=unseen,
     )
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %" if share < 1 else "100 % and more"
 
 
 def _mis_set(posterior: Posterior, allowed: FloatArray) -> list[str]:

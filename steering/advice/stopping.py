@@ -8,7 +8,7 @@ from itertools import islice, takewhile
 
 import numpy as np
 
-from model_server.posterior import Posterior
+from model_server.posterior import Posterior, TrustState
 from simulations.arrays import FloatArray
 from steering.advice.situation import Situation
 
@@ -97,7 +97,7 @@ def stop_advice(
     looks_below_target: int,
     chunks: int,
     orientations: int,
-    trusted: bool,
+    trust: TrustState,
     forecast_minutes: float | None,
 ) -> StopAdvice:
     """Stop when every sigma met its target for three chunks and the estimate is trusted.
@@ -108,18 +108,24 @@ def stop_advice(
         Of ``looks_in_a_row``.
     chunks, orientations : int
         Measured so far.
-    trusted : bool
-        Verdict on the newest estimate.
+    trust : str
+        State of the newest estimate; counts that cannot tell yet stop nothing, and forecast.
     forecast_minutes : float or None
         Of ``minutes_to_target``; nothing is left to forecast once a look is below target.
     """
     if chunks == 0:
         return StopAdvice(stop=False, reason="nothing measured yet", minutes_to_target=None)
-    if not trusted:
+    if trust == "not explained":
         return StopAdvice(
             stop=False,
             reason="the estimate is not trusted: see the reasons before measuring on or stopping",
             minutes_to_target=None,
+        )
+    if trust == "cannot tell yet":
+        return StopAdvice(
+            stop=False,
+            reason="too few counts to tell whether the model is right",
+            minutes_to_target=forecast_minutes,
         )
     forecast = 0.0 if looks_below_target else forecast_minutes
     if looks_below_target < LOOKS_BELOW_TARGET:

@@ -49,8 +49,8 @@ class ObservedRun:
     rate: float | None = None  # events a minute of the newest folded chunk
     usual_rate: float | None = None  # median of those before it; None: too few
     estimated: bool = False
-    trusted: bool = False
-    reasons: tuple[str, ...] = ()  # why it is not trusted
+    doubted: bool = False  # the model does not explain the data
+    reasons: tuple[str, ...] = ()  # why
     stop: bool = False
     stop_reason: str = ""
     targets: int = 0
@@ -162,7 +162,7 @@ def _run(name: str, record: RunRecord, result: RunResult | None) -> ObservedRun:
     return replace(
         common,
         estimated=True,
-        trusted=words.trust.code == "trusted",
+        doubted=words.trust.code == "not trusted",
         reasons=result.reasons,
         stop=words.stop.code == "stop",
         stop_reason=" ".join(words.stop.evidence),

@@ -121,7 +121,7 @@ def _of_answer(run: ObservedRun) -> Iterator[Condition]:
         )
     if not run.estimated:
         return
-    if not run.trusted:
+    if run.doubted:
         yield Condition(
             kind="untrusted",
             subject=run.name,

@@ -245,7 +245,11 @@ def _print_trust(result: dict[str, Any]) -> None:
     """Print the verdict on a fit that belongs to no run."""
     from steering.run import trust_word
 
-    trust = trust_word(trusted=result["trusted"], reasons=result.get("reasons", []))
+    trust = trust_word(
+        trusted=result["trusted"],
+        reasons=result.get("reasons", []),
+        explained=result.get("trust") == "cannot tell yet",
+    )
     style = "bold green" if result["trusted"] else "bold yellow"
     why = "; ".join(trust.evidence)
     out.print(f"{'Trust':<12} [{style}]{escape(trust.word)}[/]  {escape(why)}")

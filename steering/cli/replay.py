@@ -165,8 +165,9 @@ def replay(
             from steering.report import write_folded_map
 
             write_folded_map(snapshot.spectrum, output / "folded.png", title=snapshot.title)
-    blamed = None if result["trusted"] else _alignment_of(files, described, experiment, psi, json)
-    alarm = not result["trusted"] or any(c["status"] == "set aside" for c in result["chunks"])
+    explained = result["trusted"] or result.get("trust") == "cannot tell yet"
+    blamed = None if explained else _alignment_of(files, described, experiment, psi, json)
+    alarm = not explained or any(c["status"] == "set aside" for c in result["chunks"])
     if json:
         found = {} if blamed is None else {"alignment": blamed.as_dict(), "align": put_right}
         terminal.print_json(result | found)

@@ -481,7 +481,7 @@ def _schedule(
             looks_below_target=min(looks, LOOKS_BELOW_TARGET),
             chunks=len(steps),
             orientations=now[0].orientations,
-            trusted=True,
+            trust="trusted",
             forecast_minutes=None,
         ).stop
     return tuple(steps), [situation.precision for situation in now], stopped

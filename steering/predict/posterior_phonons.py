@@ -104,6 +104,7 @@ class PosteriorPhonons:
     title: str
     run: str
     trusted: bool
+    explained: bool  # nothing speaks against the model; of too few counts nothing does
     reasons: tuple[str, ...]
     notes: tuple[str, ...]
     posterior: ResultPosterior
@@ -129,6 +130,8 @@ class PosteriorPhonons:
         if self.trusted:
             return "TRUSTED: the model explains the data of this run"
         why = "; ".join(self.reasons) or "no reason was given"
+        if self.explained:
+            return f"CANNOT TELL YET: {why}. The numbers below claim nothing"
         return f"NOT TRUSTED: {why}. The numbers below claim nothing"
 
     def distinct_atoms(self) -> list[tuple[str, int]]:
@@ -347,6 +350,7 @@ def posterior_phonons(
         title=formula(model.crystal),
         run=result.run,
         trusted=result.trusted,
+        explained=result.explained,
         reasons=result.reasons,
         notes=_notes(posterior, samples, kept, bool(stable[0]), told, float(elastic.misfit[0])),
         posterior=posterior,

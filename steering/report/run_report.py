@@ -174,6 +174,7 @@ def _head(snapshot: RunSnapshot, facts: RunFacts, clock: _Clock, made_ns: int) -
         "coverage": DASH if result is None else f"{result.coverage_fraction:.1%}",
         "estimated": estimated,
         "trusted": estimated and result is not None and result.trusted,
+        "explained": estimated and result is not None and result.explained,
         "reasons": [] if result is None else list(result.reasons),
         "notes": [*([] if result is None else result.notes), *facts.notes],
     }

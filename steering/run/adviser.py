@@ -93,7 +93,7 @@ class Adviser:
         can: CanRate | None,
         posterior: Posterior,
         *,
-        trusted: bool,
+        explained: bool,
         before: Standpoint | None = None,
         wishes: Wishes = NO_WISHES,
         charge_per_minute: float | None = None,
@@ -106,8 +106,8 @@ class Adviser:
         total, can
             Sums of all chunks as the likelihood takes them, and the rate of their can.
         posterior : Posterior
-        trusted : bool
-            An estimate that is not trusted is tested, not sharpened.
+        explained : bool
+            An estimate that does not explain its data is tested, not sharpened.
         before : Standpoint, optional
             Where candidates were last looked at from. Of costly crystals that look is kept while
             it serves.
@@ -137,7 +137,7 @@ class Adviser:
         targets = absolute_targets(posterior, self.relative_targets(wishes))
         policy = (
             InformationPolicy()
-            if trusted
+            if explained
             else FalsificationPolicy(residual_sigma(total, posterior.expected))
         )
         ei_meV = self._measurement.ei_meV

@@ -26,13 +26,13 @@ def stop_of(estimate: Estimate | None, looks_below_target: int) -> StopAdvice:
     """Whether to stop, from how many of the last looks met every target and were trusted."""
     if estimate is None:
         return stop_advice(
-            looks_below_target=0, chunks=0, orientations=0, trusted=True, forecast_minutes=None
+            looks_below_target=0, chunks=0, orientations=0, trust="trusted", forecast_minutes=None
         )
     return stop_advice(
         looks_below_target=looks_below_target,
         chunks=len(estimate.keys),
         orientations=estimate.orientations,
-        trusted=estimate.trust.trusted,
+        trust=estimate.trust.state,
         forecast_minutes=estimate.forecast_minutes,
     )
 
@@ -180,6 +180,7 @@ def fitted_of(posterior: Posterior, trust: Trust, measurement: Measurement) -> d
             for d in measurement.quick_forward.derived(posterior.values, posterior.covariance)
         ],
         "trusted": trust.trusted,
+        "trust": trust.state,
         "reasons": list(trust.reasons),
         "goodness_of_fit": {
             "chi_square": trust.chi_square,
@@ -187,6 +188,7 @@ def fitted_of(posterior: Posterior, trust: Trust, measurement: Measurement) -> d
             "reduced_chi_square": trust.reduced_chi_square,
             "p_value": trust.p_value,
             "alarm_below": trust.threshold,
+            "unnoticed_error": trust.unseen if np.isfinite(trust.unseen) else None,
         },
     }
 

@@ -155,7 +155,7 @@ class Estimator:
             total,
             total_can,
             posterior.in_layout(self._refinement.layout),
-            trusted=trust.trusted,
+            explained=trust.explained,
             before=None if base is None else base.looked_from,
             wishes=wishes,
         )
@@ -195,7 +195,7 @@ class Estimator:
             total,
             total_can,
             estimate.posterior.in_layout(self._refinement.layout),
-            trusted=estimate.trust.trusted,
+            explained=estimate.trust.explained,
             before=None if base is None else base.looked_from,
             wishes=wishes,
         )

@@ -20,6 +20,7 @@ from pydantic import (
     WithJsonSchema,
 )
 
+from model_server.posterior import TrustState
 from simulations.errors import InputError
 from steering.run.actions import Wishes
 
@@ -169,6 +170,10 @@ class GoodnessOfFit(ResultPart):
     reduced_chi_square: Figure
     p_value: Figure
     alarm_below: Figure = Field(description="p-value below which this look is not trusted")
+    unnoticed_error: Figure | None = Field(
+        default=None,
+        description="relative error of the model, everywhere, that these counts would not show",
+    )
 
 
 class RunResult(ResultPart):
@@ -191,7 +196,12 @@ class RunResult(ResultPart):
         default=None, description="how far orientation, lattice, Ei and time zero are off"
     )
     derived: tuple[DerivedResult, ...]
-    trusted: Flag = Field(description="whether the model explains the data")
+    trusted: Flag = Field(
+        description="whether the model explains the data, and they could have told if it did not"
+    )
+    trust: TrustState | None = Field(
+        default=None, description="cannot tell yet: nothing speaks against it, in too few counts"
+    )
     reasons: tuple[str, ...] = Field(description="why it is not trusted")
     goodness_of_fit: GoodnessOfFit | None = None
     advice: tuple[AdviceResult, ...] = Field(description="next orientations, best first")
@@ -225,6 +235,11 @@ class RunResult(ResultPart):
     def text(self) -> str:
         """The bytes of ``result.json``; the same result gives the same text."""
         return json.dumps(self.document(), indent=2, sort_keys=True) + "\n"
+
+    @property
+    def explained(self) -> bool:
+        """Whether nothing speaks against the model; of too few counts nothing does."""
+        return self.trusted or self.trust == "cannot tell yet"
 
     @property
     def folded_chunks(self) -> tuple[str, ...]:

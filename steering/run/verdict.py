@@ -27,7 +27,7 @@ from steering.run.store import RunSnapshot
 from steering.run.wall_time import age_text
 
 Tone = Literal["good", "bad", "plain", "old"]
-TrustCode = Literal["trusted", "not trusted", "unknown"]
+TrustCode = Literal["trusted", "not trusted", "cannot tell yet", "unknown"]
 StopCode = Literal["stop", "go on", "test the model", "waiting", "met", "short"]
 AdviceCode = Literal["turn", "test the model", "nowhere", "hidden", "unknown"]
 CoverageCode = Literal["covered", "unknown"]
@@ -250,7 +250,10 @@ def words_of(
         )
     return Words(
         trust=trust_word(
-            trusted=result.trusted, reasons=result.reasons, goodness=result.goodness_of_fit
+            trusted=result.trusted,
+            explained=result.explained,
+            reasons=result.reasons,
+            goodness=result.goodness_of_fit,
         ),
         stop=_stop(result, ended=status != "running"),
         advice=_advice(result),
@@ -259,7 +262,11 @@ def words_of(
 
 
 def trust_word(
-    *, trusted: bool, reasons: Sequence[str], goodness: GoodnessOfFit | None = None
+    *,
+    trusted: bool,
+    reasons: Sequence[str],
+    goodness: GoodnessOfFit | None = None,
+    explained: bool = False,
 ) -> TrustWord:
     """Whether the model explains the data, with its evidence in at most two lines.
 
@@ -269,11 +276,16 @@ def trust_word(
     reasons : sequence of str
         As of the estimate; all of them are in ``more`` where the two lines do not hold them whole.
     goodness : GoodnessOfFit, optional
+    explained : bool
+        Of an answer that is not trusted: whether nothing but too few counts speaks against it.
     """
     fit = () if goodness is None else (_goodness(goodness),)
     if trusted:
         lines = [*fit, "no chunk, parameter or part of the set-up stands out"] if fit else reasons
         word, tone, otherwise = "✓ Trusted", "good", "nothing speaks against it"
+    elif explained:
+        lines = list(reasons)
+        word, tone, otherwise = "? Cannot tell yet", "plain", "too few counts"
     else:
         lines = [_short(reason, fit) for reason in reasons]
         word, tone, otherwise = "✗ Not trusted", "bad", "no reason was given"
@@ -284,7 +296,7 @@ def trust_word(
     if len(short) > 2:
         short = [short[0], f"and {len(short) - 1} more reasons"]
     return TrustWord(
-        code="trusted" if trusted else "not trusted",
+        code="trusted" if trusted else "cannot tell yet" if explained else "not trusted",
         word=word,
         tone=tone,
         evidence=tuple(short),
@@ -330,7 +342,7 @@ def _stop(result: RunResult, *, ended: bool) -> StopWord:
     def word(code: StopCode, text: str, tone: Tone, *evidence: str) -> StopWord:
         return StopWord(code=code, word=text, tone=tone, evidence=evidence)
 
-    if not result.trusted:
+    if not result.explained:
         text = "Ended untrusted" if ended else "Test the model"
         return word("test the model", text, "bad", "look at why it is not trusted before all else")
     if stop.stop:
@@ -359,7 +371,7 @@ def _advice(result: RunResult) -> AdviceWord:
     if best is None:
         return word("nowhere", "Nowhere", "no orientation is worth a move")
     why = () if best.wanted is None else (f"{best.wanted} by a person",)
-    if not result.trusted:
+    if not result.explained:
         text = f"to test the model, at Ei {_number(best.ei_meV)} meV"
         return word("test the model", where, text, *why)
     return word("turn", where, f"for {_dwell(best)} at Ei {_number(best.ei_meV)} meV", *why)

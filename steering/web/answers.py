@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
+from model_server.posterior import TrustState
 from steering.run import (
     AdviceWord,
     ChunkResult,
@@ -165,6 +166,7 @@ class EstimateAnswer(Answer):
         default=None, description="of the parameters, in their order"
     )
     trusted: bool
+    trust: TrustState | None = None
     reasons: list[str]
     minutes_used: Figure
 
@@ -193,7 +195,7 @@ class AdviceLine(Answer):
 class AdviceAnswer(Answer):
     """Next orientations, best first, and whether to stop, in the words of the verdict.
 
-    A run that may stop, or is closed, is sent nowhere; one that is not trusted is told what to
+    A run that may stop, or is closed, is sent nowhere; one that is not explained is told what to
     measure to test the model, and claims no gain, no dwell and no minutes to any target.
     """
 
@@ -272,7 +274,7 @@ def advice_answer(result: RunResult, said: Verdict) -> AdviceAnswer:
     nothing = {} if claimed else {"minutes": None, "gain_per_minute": None}
     lines = [AdviceLine.model_validate(one.document() | nothing) for one in result.advice]
     stop = result.stop
-    if not result.trusted:
+    if not result.explained:
         stop = stop.model_copy(update={"stop": False, "minutes_to_target": None})
     return AdviceAnswer(
         advice=[] if said.advice.code == "hidden" else lines,

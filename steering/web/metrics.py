@@ -62,7 +62,7 @@ STORE_METRICS = (
     _of_run("beam_time_used_seconds", "Beam time of the folded chunks"),
     _of_run("beam_time_to_target_seconds", "Forecast beam time until every target is met"),
     _of_run("coverage_fraction", "Share of path cells with exposure"),
-    _of_run("trusted", "1 if the model explains the data"),
+    _of_run("trusted", "1 if the model explains the data and they could have told if not"),
     _of_run("stop", "1 if the advice is to stop"),
     _of_run("parameter_relative_sigma", "Standard deviation over size of a parameter", "parameter"),
 )

@@ -8,7 +8,7 @@ import pytest
 
 from model_server.posterior import Posterior, assess, residual_sigma
 from model_server.posterior.posterior import ThetaLayout
-from model_server.posterior.trust import ALPHA_PER_RUN, grouped
+from model_server.posterior.trust import ALPHA_PER_RUN, TELLS, grouped, unnoticed
 from simulations.fold import CellSums
 from simulations.prior import BoxPrior
 
@@ -193,13 +193,45 @@ def test_groups_join_neighbours_until_enough_is_expected():
         signal=np.arange(10.0)[None], variance=np.ones((1, 10)), counts=np.arange(10.0)[None],
         exposure=np.ones((1, 10)), flat=np.ones((1, 10)),
     )  # fmt: skip
-    data, model, variance = grouped(sums, expected, np.ones((1, 10), dtype=bool))
+    data, model, variance, _ = grouped(sums, expected, np.ones((1, 10), dtype=bool))
     np.testing.assert_array_equal(data, [0 + 1 + 2, 3 + 4 + 5, 6 + 7 + 8])  # 9 is left over
     np.testing.assert_array_equal(model, [12.0] * 3)
     assert np.all(variance > model)
-    data, _, variance = grouped(replace(sums, gaussian=True), expected, np.ones((1, 10), bool))
+    data, _, variance, _ = grouped(replace(sums, gaussian=True), expected, np.ones((1, 10), bool))
     assert len(data) == 10
     assert np.all(variance > 1)
+
+
+@pytest.mark.parametrize("counts", [150.0, 3_000.0])
+def test_the_unnoticed_error_moves_chi_square_by_three_of_its_sigma(counts):
+    """Groups of drawn counts whose truth is off by as much, up or down, with a background."""
+    rng = np.random.default_rng(int(counts))
+    shape = np.maximum(lines(), 0.2 * lines().max())
+    phonon = counts * shape / shape.sum()
+    expected = 1.5 * phonon + 2.0
+    _, model, variance, part = grouped(sums_of(expected), expected, USE, phonon)
+    unseen = unnoticed(part, variance)
+    signs = rng.choice([-1.0, 1.0], size=(4_000, len(model)))
+    drawn = rng.poisson(np.maximum(model + signs * min(unseen, 1.0) * part, 0.0))
+    rise = np.mean(np.sum((drawn - model) ** 2 / variance, axis=1)) - np.sum(model / variance)
+    noise = np.sqrt(2.0 * len(model))
+    assert rise / noise == pytest.approx(3.0 * min(1.0, 1 / unseen) ** 2, rel=0.1)
+    assert unnoticed(4 * part, 4 * variance) == pytest.approx(unseen / 2)
+
+
+def test_few_counts_cannot_tell_and_more_of_them_can():
+    few = next(iter(run(1, lines() / 40, lines() / 40)))
+    verdict = judge(few, 1)
+    assert (verdict.state, verdict.trusted, verdict.explained) == ("cannot tell yet", False, True)
+    assert "too few counts" in verdict.reasons[0]
+    assert len(verdict.reasons) == 1
+    assert verdict.unseen > TELLS
+    many = judge(next(iter(run(1, lines(), lines()))), 1)
+    assert (many.state, many.trusted, many.reasons) == ("trusted", True, ())
+    assert many.unseen < TELLS
+    wrong = judge(few, 1, converged=False)  # what speaks against it is said first
+    assert (wrong.state, wrong.explained) == ("not explained", False)
+    assert not any("too few counts" in reason for reason in wrong.reasons)
 
 
 def test_residuals_are_unknown_where_nothing_was_exposed():
@@ -219,7 +251,8 @@ def test_no_data_is_no_reason_to_distrust_the_fit():
         use=nothing,
         look=1,
     )
-    assert verdict.trusted
+    assert verdict.state == "cannot tell yet"
+    assert verdict.unseen == np.inf
     assert verdict.p_value == 1.0
 
 

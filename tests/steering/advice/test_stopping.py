@@ -68,7 +68,7 @@ def stop(**changes):
         "looks_below_target": LOOKS_BELOW_TARGET,
         "chunks": 10,
         "orientations": 4,
-        "trusted": True,
+        "trust": "trusted",
         "forecast_minutes": 5.0,
     }
     return stop_advice(**(arguments | changes))
@@ -83,7 +83,7 @@ def test_stopping_needs_targets_met_chunks_orientations_and_trust():
     assert not stop(chunks=SMALLEST_CHUNKS - 1).stop
     assert not stop(orientations=SMALLEST_ORIENTATIONS - 1).stop
     assert stop(chunks=3, orientations=2).stop
-    untrusted = stop(trusted=False)
+    untrusted = stop(trust="not explained")
     assert not untrusted.stop
     assert untrusted.minutes_to_target is None
     assert "not trusted" in untrusted.reason

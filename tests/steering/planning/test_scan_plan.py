@@ -61,7 +61,7 @@ def test_psi_are_ranked_exactly_as_the_adviser_of_a_run_does_at_the_prior():
         CellSums(signal=zero, variance=zero, counts=zero, exposure=zero, flat=zero),
         None,
         posterior,
-        trusted=True,
+        explained=True,
         charge_per_minute=CHARGE,
     )
     assert advised.policy == "information"

@@ -320,7 +320,8 @@ def test_with_its_can_the_crystal_is_found_and_without_it_is_not(scan, tmp_path)
     assert 0.9 < chi_square_per_cell(run) < 1.1
     assert np.all(np.abs(pulls_of(run, scan.truth)) < 4)
     assert not plain.trust.trusted
-    assert plain.trust.reduced_chi_square > 1.5
+    # A slope of the background stands in for the can as far as it may, and is told.
+    assert any("background slope" in reason for reason in plain.trust.reasons)
     spectrum = run.spectrum()
     assert spectrum is not None
     assert spectrum.exposure is not None

@@ -4,7 +4,15 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 
-from steering.run import RunSnapshot, Verdict, judge, result_document, trust_word, words_of
+from steering.run import (
+    RunSnapshot,
+    Verdict,
+    judge,
+    result_document,
+    targets_met,
+    trust_word,
+    words_of,
+)
 from tests.steering.fabricated import snapshot
 
 NOW = 1_763_716_248 * 10**9
@@ -102,6 +110,20 @@ def test_an_untrusted_run_claims_nothing(stop, status):
     assert "met" not in said
     assert " min" not in said
     assert verdict.trust.evidence == ("chunk 7 is odd",)
+
+
+def test_a_run_that_cannot_tell_yet_claims_nothing_and_is_advised_as_usual():
+    why = "too few counts: a model that is wrong by 45 % everywhere would pass as well"
+    changes = {"trusted": False, "trust": "cannot tell yet", "reasons": [why]}
+    verdict = judged(told(**changes))
+    assert (verdict.trust.code, verdict.trust.word) == ("cannot tell yet", "? Cannot tell yet")
+    assert verdict.trust.tone == "plain"
+    assert " ".join(verdict.trust.evidence) == why
+    assert verdict.stop.code == "go on"
+    assert verdict.advice.code == "turn"
+    result = told(**changes).result
+    assert result is not None
+    assert targets_met(result) is None
 
 
 def test_reasons_are_two_lines_and_unfold_to_all():
