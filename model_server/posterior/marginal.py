@@ -20,6 +20,7 @@ from model_server.posterior.aside import (
     score_test,
     steepness,
 )
+from model_server.posterior.groups import told_by_groups
 from model_server.posterior.linear import Linear
 from model_server.posterior.observation import Observation
 from model_server.posterior.posterior import Posterior
@@ -121,6 +122,7 @@ def marginal_of(
     precision = np.asarray(np.linalg.inv(marginal), dtype=np.float64)
     kept = replace(
         found,
+        told=told_by_groups(pieces, found.expected, joint, ~held),
         precision=0.5 * (precision + precision.T),
         covariance=marginal[layout.parameters, layout.parameters],
         aside=aside,

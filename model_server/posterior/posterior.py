@@ -116,6 +116,7 @@ class Posterior:
     phonon: FloatArray = field(repr=False)  # the model's part of the same
     totals: FloatArray = field(repr=False)  # (orientations,) expected counts in the usable cells
     can: FloatArray | None = field(default=None, repr=False)  # the can's part of ``expected``
+    told: float | None = None  # degrees of freedom that the fit takes from grouped cells; None: P
     aside: Aside | None = field(default=None, repr=False)  # marginalised beside theta, and tested
     believing: Posterior | None = field(default=None, repr=False)
     """The fit of a set-up that is as believed, of which this one is the marginal; None: itself."""

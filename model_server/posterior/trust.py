@@ -13,6 +13,7 @@ from typing import Literal
 import numpy as np
 
 from model_server.posterior._scipy import chi_square_tail, normal_tail
+from model_server.posterior.groups import GROUP_COUNTS, groups_of, summed
 from model_server.posterior.posterior import Posterior
 from simulations.arrays import BoolArray, FloatArray
 from simulations.fold import CellSums
@@ -21,8 +22,8 @@ from simulations.prior import BoxPrior
 ALPHA_PER_RUN = 0.05
 MODEL_ERROR = 0.02  # relative error the one-phonon model of a tube may have in a group of cells
 LINE_SHIFT_BINS = 0.03  # error of a line's place in a tube, in energy bins
-GROUP_COUNTS = 10.0  # cells along energy are joined until this many counts are expected
 ALIGN = "align again (`beamsteer align`) and fold with the set-up that is true"
+UNSETTLED = "the refinement did not converge: measure on, or check lattice and u, v"
 SET_UP_SIGMAS = 3.0  # of what the experiment allows: a set-up that is farther off is told
 SCATTER_BETWEEN_CHUNKS = 0.05  # charge and self-shielding may move the scale of a chunk by this
 TELLS = 0.3  # a model that is wrong by so much everywhere must be noticed before one is trusted
@@ -79,29 +80,16 @@ def grouped(
         model of a tube may be wrong by: ``MODEL_ERROR`` of the rate and a shift of
         ``LINE_SHIFT_BINS`` of the lines.
     """
-    data: list[float] = []
-    model: list[float] = []
-    variance: list[float] = []
-    phonons: list[float] = []
     part = expected if phonon is None else phonon
     slope = np.zeros_like(expected)
     slope[:, 1:] = np.abs(np.diff(expected, axis=1))
     slope[:, :-1] = np.maximum(slope[:, :-1], slope[:, 1:])
-    for b in range(use.shape[0]):
-        n = m = v = p = shift = 0.0
-        for e in np.flatnonzero(use[b]):
-            n += sums.signal[b, e]
-            m += expected[b, e]
-            p += part[b, e]
-            v += sums.variance[b, e] if sums.gaussian else expected[b, e]
-            shift += LINE_SHIFT_BINS * slope[b, e]
-            if sums.gaussian or m >= GROUP_COUNTS:
-                data.append(n)
-                model.append(m)
-                variance.append(v + (MODEL_ERROR * m) ** 2 + shift**2)
-                phonons.append(p)
-                n = m = v = p = shift = 0.0
-    return np.array(data), np.array(model), np.array(variance), np.array(phonons)
+    groups = groups_of(expected, use, gaussian=sums.gaussian)
+    data, model = summed(sums.signal, groups), summed(expected, groups)
+    shift = LINE_SHIFT_BINS * summed(slope, groups)
+    counting = summed(sums.variance, groups) if sums.gaussian else model
+    variance = counting + (MODEL_ERROR * model) ** 2 + shift**2
+    return data, model, variance, summed(part, groups)
 
 
 def unnoticed(phonon: FloatArray, variance: FloatArray) -> float:
@@ -152,7 +140,8 @@ def assess(
     reasons: list[str] = []
     data, model, variance, phonon = grouped(sums, posterior.expected, use, posterior.phonon)
     statistic = float(np.sum((data - model) ** 2 / variance)) if len(data) else 0.0
-    freedom = max(len(data) - posterior.layout.size, 1)
+    told = posterior.layout.size if posterior.told is None else round(posterior.told)
+    freedom = max(len(data) - told, 1)
     p_value = chi_square_tail(statistic, freedom) if len(data) else 1.0
     if p_value < threshold / 2:
         where = _low_q_hint(sums, posterior.expected, use, q_squared)
@@ -163,7 +152,7 @@ def assess(
             f"{_set_up_hint(posterior)}"
         )
     if not posterior.converged:
-        reasons.append("the refinement did not converge: measure on, or check lattice and u, v")
+        reasons.append(UNSETTLED)
     outside = np.abs(posterior.values - prior.mean) / (prior.sigma * np.sqrt(3.0))
     for name, unit, value, distance in zip(
         posterior.names, posterior.units, posterior.values, outside, strict=True
@@ -179,11 +168,11 @@ def assess(
     reasons.extend(_told_aside(posterior, [c for c, _, _ in chunk_ratios], threshold / 8))
     reasons.extend(_inconsistent_chunks(chunk_ratios, threshold / 8))
     unseen, state = unnoticed(phonon, variance), "not explained" if reasons else "trusted"
-    if not reasons and unseen > TELLS:
-        state = "cannot tell yet"
+    if unseen > TELLS and (not reasons or not posterior.converged):
+        state = "cannot tell yet"  # of few counts not even a fit that did not converge
+        reasons = [one for one in reasons if one is UNSETTLED]
         reasons.append(
-            f"too few counts: a model that is wrong by {_percent(unseen)} everywhere would pass as "
-            f"well; from {100 * TELLS:.0f} % on it would not. Measure on"
+            f"too few counts: a model wrong by {_percent(unseen)} everywhere would pass too"
         )
     return Trust(
         state=state,

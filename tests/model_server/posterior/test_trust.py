@@ -229,9 +229,15 @@ def test_few_counts_cannot_tell_and_more_of_them_can():
     many = judge(next(iter(run(1, lines(), lines()))), 1)
     assert (many.state, many.trusted, many.reasons) == ("trusted", True, ())
     assert many.unseen < TELLS
-    wrong = judge(few, 1, converged=False)  # what speaks against it is said first
+    wrong = judge(few, 1, values=(1.0, 1.0, 3.0))  # what speaks against it is said first
     assert (wrong.state, wrong.explained) == ("not explained", False)
     assert not any("too few counts" in reason for reason in wrong.reasons)
+    lost = judge(few, 1, values=(1.0, 1.0, 3.0), converged=False)  # what is no answer says nothing
+    assert lost.state == "cannot tell yet"
+    assert [reason.split(":")[0] for reason in lost.reasons] == [
+        "the refinement did not converge",
+        "too few counts",
+    ]
 
 
 def test_residuals_are_unknown_where_nothing_was_exposed():

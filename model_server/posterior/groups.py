@@ -1,0 +1,75 @@
+"""Neighbouring cells joined until enough counts are expected in each group."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from model_server.posterior.aside import Piece
+from simulations.arrays import BoolArray, FloatArray, IntArray
+
+GROUP_COUNTS = 10.0  # cells along energy are joined until this many counts are expected
+
+
+def groups_of(expected: FloatArray, use: BoolArray, *, gaussian: bool) -> IntArray:
+    """Number of every cell's group, (path_bins, energy_bins); -1: it is in none.
+
+    Neighbouring energies of a path bin are joined until ``GROUP_COUNTS`` are expected; a rest too
+    small to stand alone is left out. Cells of reduced data stand alone.
+    """
+    label = np.full(expected.shape, -1)
+    count = 0
+    for b in range(use.shape[0]):
+        waiting: list[int] = []
+        together = 0.0
+        for e in np.flatnonzero(use[b]).tolist():
+            waiting.append(e)
+            together += expected[b, e]
+            if gaussian or together >= GROUP_COUNTS:
+                label[b, waiting] = count
+                count, together = count + 1, 0.0
+                waiting.clear()
+    return label
+
+
+def summed(values: FloatArray, groups: IntArray) -> FloatArray:
+    """Sums of cells (path_bins, energy_bins) over their groups, (groups,)."""
+    some = groups >= 0
+    return np.bincount(groups[some], weights=values[some]).astype(np.float64)
+
+
+def told_by_groups(
+    pieces: Sequence[Piece], expected: FloatArray, joint: FloatArray, free: BoolArray
+) -> float:
+    """Degrees of freedom that a fit takes from groups of its cells.
+
+    That is the trace of A covariance A^T / variance, A the derivatives of the groups' expected
+    counts. Below the number of parameters where the prior tells some of them, and where cells tell
+    what their groups do not: of few counts, most of it.
+
+    Parameters
+    ----------
+    pieces : sequence of Piece
+        Of every orientation, at the answer.
+    expected : (path_bins, energy_bins) float64
+        Of all together.
+    joint : (P + H, P + H) float64
+        Precision of theta and of the ways to be off.
+    free : (H,) bool
+        Ways that are marginalised; the others are held, and take nothing.
+    """
+    gaussian = any(one.linear.variance is not None for one in pieces)
+    use = np.any([one.use for one in pieces], axis=0)
+    groups = groups_of(expected, use, gaussian=gaussian)
+    count = int(groups.max()) + 1
+    if count == 0:
+        return 0.0
+    cells, counting = np.zeros((*use.shape, len(joint))), np.zeros(use.shape)
+    for one in pieces:
+        cells[one.use] += np.column_stack([one.linear.slope, one.ways * free])
+        counting[one.use] += one.variance
+    slope, variance = np.zeros((count, len(joint))), summed(counting, groups)
+    np.add.at(slope, groups[groups >= 0], cells[groups >= 0])
+    covariance = np.asarray(np.linalg.inv(joint), dtype=np.float64)
+    return float(np.sum((slope @ covariance) * slope / variance[:, None]))
