@@ -17,7 +17,7 @@ from simulations.prior import load_prior_record, stored_priors
 from simulations.reciprocal import EnergySection
 from steering.experiment import Experiment, build_measurement, checked_experiment, prior_beside
 
-HIGHEST_CUTOFF_A = 5.0
+CUTOFF_A = 5.0  # where no prior says it
 ABOVE_TOP = 1.25  # of the energy axis over the highest mode
 BIN_SHARE = 0.0125  # of the lowest Ei: a third of a usual resolution at E = 0
 MOST_BINS = 160
@@ -100,9 +100,7 @@ def first_experiment(
             "file (CIF, POSCAR, phonopy.yaml). Correct it."
         )
     read_crystal(structure)
-    cutoff = HIGHEST_CUTOFF_A
-    if prior is not None:
-        cutoff = min(cutoff, load_prior_record(prior).cutoff_A)
+    cutoff = CUTOFF_A if prior is None else load_prior_record(prior).cutoff_A
     highest = max(ei_meV)
     raw = {
         "title": f"{Path(structure).stem} on {instrument}",
