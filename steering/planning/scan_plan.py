@@ -560,8 +560,8 @@ def _approximations(best: _Prospect, draws: int) -> tuple[str, ...]:
     return (
         f"{drawn}; the schedule is that of a run whose estimates stay at the draw",
         "Fisher information of one-phonon counts on the folded model; no can, no multiphonons, no "
-        "magnetic scattering, and a set-up that is known: a run marginalises it, and its error bars "
-        "of germanium were 1 to 4 times those planned for the same counts",
+        "magnetic scattering, and a set-up that is known: a run marginalises it, and its error "
+        "bars of germanium were 1 to 4 times those planned for the same counts",
         "pixels merged along the tubes, voxels merged three by three",
         "targets are those of a run before its first chunk: where the prior is wider than a value, "
         "they are relative to its width, and a run asks for more once it knows the value",
