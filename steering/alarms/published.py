@@ -9,12 +9,11 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from pathlib import Path
 from statistics import median
 
 from consumers.state import Manifest, RunRecord, partition_folders, read_manifest, run_folder
-from steering.run import EventCounts, RunResult, load_result, targets_met, words_of
+from steering.run import EventCounts, RunResult, newest_result, targets_met, words_of
 from steering.web import read_heartbeats
 
 ESTIMATE = "estimate/result.json"  # of a run's newest answer, inside the run's folder
@@ -103,7 +102,7 @@ def observe(state: Path, *, clock: Callable[[], int]) -> Observed:
         taken += _bytes_of(manifest)
         for name, record in manifest.runs.items():
             if not record.closed:
-                runs.append(_run(name, record, _result(run_folder(folder, name) / ESTIMATE)))
+                runs.append(_run(name, record, newest_result(run_folder(folder, name) / ESTIMATE)))
     try:
         free = shutil.disk_usage(state).free
     except OSError:
@@ -121,20 +120,6 @@ def observe(state: Path, *, clock: Callable[[], int]) -> Observed:
 
 def _bytes_of(manifest: Manifest) -> int:
     return sum(n for name, n in manifest.counters.items() if name.startswith("bytes."))
-
-
-def _result(path: Path) -> RunResult | None:
-    """Newest answer; read again only where the file is another one."""
-    try:
-        told = path.stat()
-    except OSError:
-        return None
-    return _read(path, told.st_mtime_ns, told.st_size, told.st_ino)
-
-
-@lru_cache(maxsize=64)
-def _read(path: Path, _mtime_ns: int, _size: int, _inode: int) -> RunResult | None:
-    return load_result(path)
 
 
 def _run(name: str, record: RunRecord, result: RunResult | None) -> ObservedRun:

@@ -21,8 +21,7 @@ from steering.run.actions import (
     Scene,
     refuse_unfit,
 )
-from steering.run.result import RunResult
-from steering.run.store import load_result
+from steering.run.store import newest_result
 
 STATE = "state.json"  # what makes a folder one of a live run
 EXPERIMENT = "experiment.yaml"  # in a state folder
@@ -54,7 +53,7 @@ class LiveRun:
         manifest = read_manifest(self.partition)
         record = None if manifest is None else manifest.runs.get(self.name)
         chunks = () if record is None else record.chunks
-        result = _result(self.folder / RESULT)
+        result = newest_result(self.folder / RESULT)
         return Scene(
             folded=tuple(one.chunk for one in chunks if one.file is not None),
             advised_deg=() if result is None else tuple(one.psi_deg for one in result.advice),
@@ -149,7 +148,7 @@ def live_runs(folders: Iterable[Path]) -> tuple[LiveRun, ...]:
 
 def _shown_as(folder: Path, name: str, partition: int) -> str:
     """Name of one of several runs of a name: the model service gives it, and its answer has it."""
-    result = _result(folder / RESULT)
+    result = newest_result(folder / RESULT)
     return f"{name}@{partition}" if result is None else result.run
 
 
@@ -226,16 +225,3 @@ def _runs_in(
 ) -> tuple[int, tuple[str, ...]]:
     manifest = read_manifest(partition)
     return (0, ()) if manifest is None else (manifest.partition, tuple(manifest.runs))
-
-
-def _result(path: Path) -> RunResult | None:
-    try:
-        told = path.stat()
-    except OSError:
-        return None
-    return _read(path, told.st_mtime_ns, told.st_size, told.st_ino)
-
-
-@lru_cache(maxsize=64)
-def _read(path: Path, _mtime_ns: int, _size: int, _inode: int) -> RunResult | None:
-    return load_result(path)
