@@ -119,5 +119,5 @@ lint: setup
 	$(BIN)/lint-imports
 
 contracts: setup
-	$(BIN)/python -m steering.web.openapi > docs/openapi.json
+	$(BIN)/python -m steering.cli._openapi > docs/openapi.json
 	$(BIN)/python -m steering.service.metrics_page > docs/metrics.md

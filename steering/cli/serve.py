@@ -69,10 +69,11 @@ def serve(
                 "Correct the path."
             )
 
-    from steering.alarms import alarm_router, watching
+    from steering.alarms import watching
     from steering.cli._interruption import asked_to_stop
+    from steering.cli._served_app import served_app
     from steering.run import RunStore, SnapshotFolders
-    from steering.web import BoundedPredictor, Heartbeats, answers, create_app, notify
+    from steering.web import BoundedPredictor, Heartbeats, answers, notify
 
     store = RunStore()
     stored = SnapshotFolders(looked)
@@ -84,7 +85,7 @@ def serve(
     publish_new()
     workers = Heartbeats(looked)
     workers()
-    app = create_app(
+    app = served_app(
         store,
         BoundedPredictor(),
         people=door,
@@ -92,7 +93,6 @@ def serve(
         folders=looked,
         workers=workers,
     )
-    app.include_router(alarm_router(looked))
     with asked_to_stop() as asked, serving(app, host=host, port=port) as url:
         runs = [run.run_id for run in store.list()]
         if json:

@@ -8,9 +8,9 @@ import jsonschema
 import pytest
 from fastapi.testclient import TestClient
 
+from steering.cli._openapi import openapi_text
+from steering.cli._served_app import served_app
 from steering.run import RunSnapshot, result_document
-from steering.web import create_app
-from steering.web.openapi import openapi_text
 from tests.steering.fabricated import snapshot, store
 
 COMMITTED = Path(__file__).resolve().parents[3] / "docs" / "openapi.json"
@@ -55,7 +55,7 @@ def unknown_figures() -> RunSnapshot:
 )
 def test_answers_are_as_the_schema_says(shown):
     told = schema()
-    client = TestClient(create_app(store(shown)), base_url="http://127.0.0.1")
+    client = TestClient(served_app(store(shown), folders=()), base_url="http://127.0.0.1")
     for path, methods in told["paths"].items():
         if "get" not in methods or path.endswith("/events"):
             continue
@@ -65,6 +65,12 @@ def test_answers_are_as_the_schema_says(shown):
         if answer.headers["content-type"] == "application/json":
             expected = content["application/json"]["schema"] | {"components": told["components"]}
             jsonschema.validate(answer.json(), expected)
+
+
+def test_the_schema_has_all_that_is_served():
+    assert {"/runs", "/runs/{run_id}/actions", "/predict", "/me", "/alarms", "/alarms/log"} <= set(
+        schema()["paths"]
+    )
 
 
 def test_streams_pictures_and_arrays_declare_what_they_are():
