@@ -23,6 +23,7 @@ from model_server.posterior._scipy import (
 from model_server.posterior.aside import Piece
 from model_server.posterior.linear import Linear
 from model_server.posterior.marginal import marginal_of, piece_of
+from model_server.posterior.mixing import mixed_step
 from model_server.posterior.observation import Observation, pool, usable_cells
 from model_server.posterior.posterior import Posterior, ThetaLayout
 from model_server.posterior.search import searches
@@ -39,6 +40,7 @@ BETTER_THAN_BEFORE = 1.0  # of minus log posterior: less does not drop tangents 
 WALKS = 12  # most linearisations of exact rates in one fit
 SHORTER = 0.4  # share of a step that did not pay which is tried next
 SHORTEST = 0.02
+ROUGHEST = 3.0  # of minus log posterior: more than the walk's own errors make
 ROUGHNESS = 0.05  # of minus log posterior, which exact rates jump by between grid points
 NEGLIGIBLE_DECREASE = 0.01  # of minus log posterior: a tenth of a sigma
 KICK_SIGMAS = (2.0, 4.0, 8.0)  # how far, in turn
@@ -47,6 +49,7 @@ MOST_KICKS = 40
 LEAPS = 4  # most ways out of shallow minima of the exact rates
 ANCHORED_WITHIN = 2.0  # of minus log posterior: what corrected folded rates may be wrong by
 LEAP_PAYS = 1.0  # of minus log posterior, as the corrected folded rates see it
+FAR = 30.0  # of minus log posterior: no few steps make up for it
 BLURS_MEV = (6.0, 3.0, 1.5, 0.75, 0.0)
 
 
@@ -201,15 +204,15 @@ class Refinement:
             return self._score(observations, theta, centre, iterations)
         if warm is None or theta is warm.theta:
             found = self._descend(observations, theta, best.theta_sigma, centre, iterations)
-            other = None if warm is None or theta is warm.theta else warm
-        else:
-            found = self._descend(observations, warm.theta, warm.theta_sigma, centre, iterations)
-            other = best if self._may_be_better(observations, pooled, best, found, centre) else None
-        if other is not None:
-            # The folded model may prefer another answer than the rates that it stands for.
+            return self._leave_shallow(observations, pooled, found, centre, kicks, iterations)
+        # The folded model may prefer another answer than the rates that it stands for. The one that
+        # it prefers by far is followed first, so that the other can be given up early.
+        first, other = (best, warm) if best.objective < before.objective - FAR else (warm, best)
+        found = self._descend(observations, first.theta, first.theta_sigma, centre, iterations)
+        if other is warm or self._may_be_better(observations, pooled, best, found, centre):
             kept = self._tangents.remembered()
             else_found = self._descend(
-                observations, other.theta, other.theta_sigma, centre, iterations
+                observations, other.theta, other.theta_sigma, centre, iterations, found.objective
             )
             if else_found.objective < found.objective:
                 found = else_found
@@ -247,11 +250,16 @@ class Refinement:
         sigma: FloatArray,
         centre: FloatArray,
         iterations: int,
+        beat: float = np.inf,
     ) -> Posterior:
-        """Minimise the objective of exact rates: linearise, step, and shorten steps that fail."""
+        """Minimise the objective of exact rates: linearise, step, and shorten steps that fail.
+
+        It is given up, unsettled, where a step promises an objective far above the one to ``beat``.
+        """
         tangents = self._tangents.walked(observations, theta, sigma, share=1.0)
         value = self._value(observations, theta, centre, tangents)
         posterior = self._score(observations, theta, centre, iterations, tangents=tangents)
+        before: tuple[FloatArray, FloatArray] | None = None
         for _ in range(WALKS):
             sigma = posterior.theta_sigma
             settled = value - posterior.objective < ROUGHNESS or self._tangents.carry(
@@ -259,16 +267,33 @@ class Refinement:
             )
             if settled and posterior.converged:
                 return posterior
+            if posterior.objective > beat + FAR:
+                break
+            step, promise = posterior.theta - theta, value - posterior.objective
+            mixed = (
+                None if before is None else mixed_step(*before, theta, step, posterior.precision)
+            )
             share = 1.0
             while True:
-                trial = theta + share * (posterior.theta - theta)
+                trial = theta + (share * step if mixed is None else mixed)
                 there = self._tangents.walked(observations, trial, sigma)
                 reached = self._value(observations, trial, centre, there)
                 if reached < value + ROUGHNESS:
                     break
+                if mixed is not None:
+                    mixed = None
+                    continue
+                # Where a parabola through the first trial has its minimum, then ever closer by.
+                if share == 1.0:
+                    share = promise / (reached - value + 2 * promise)
+                    continue
                 share *= SHORTER
-                if share < SHORTEST:
-                    return self._unsettled(observations, theta, centre, tangents)
+                # What is no parabola is as rough as rates are between the points of their grid.
+                rough = promise < ROUGHEST
+                if rough or share < SHORTEST:
+                    here = self._unsettled(observations, theta, centre, tangents)
+                    return replace(here, converged=rough and posterior.converged)
+            before = (theta, step)
             theta, tangents, value = trial, there, reached
             posterior = self._score(observations, theta, centre, iterations, tangents=tangents)
         return self._unsettled(observations, theta, centre, tangents)

@@ -431,9 +431,13 @@ def _rates(
                 if D <= 0.0:
                     continue
                 n_active = 0
+                dx, dy, dz = first[v, e, 0] / D, first[v, e, 1] / D, first[v, e, 2] / D
+                # Most that places and slopes within the voxel do to a line of unit velocity.
+                places = second[v, e, 0] + second[v, e, 1] + second[v, e, 2]
+                slopes = slope_second[v, e, 0] + slope_second[v, e, 1] + slope_second[v, e, 2]
+                placed, sloped = sqrt(max(places, 0.0) / D), sqrt(2.0 * max(slopes, 0.0) / D)
                 for s in range(n):
                     vx, vy, vz = velocity[v, s, 0], velocity[v, s, 1], velocity[v, s, 2]
-                    dx, dy, dz = first[v, e, 0] / D, first[v, e, 1] / D, first[v, e, 2] / D
                     E = energy[v, s] + vx * dx + vy * dy + vz * dz
                     if pockets is not None:
                         signed = E
@@ -463,6 +467,17 @@ def _rates(
                     shifted[s] = E
                     if pockets is not None:
                         shifted[s] = signed
+                    f[s] = 0.0
+                    df[s] = 0.0
+                    dw[s] = 0.0
+                    active[s] = False
+                    speed = sqrt(vx * vx + vy * vy + vz * vz)
+                    jac = 1.0 + speed * sloped
+                    away = abs(centres[e] - shift[e] - E)
+                    # The width is that of the true energy, which lies between here and the line.
+                    most = sigma[e] + away * abs(sigma_slope[e])
+                    if away > reach * (jac * most + speed * placed) + jac * half:
+                        continue
                     g = (vx * slope[v, e, 0] + vy * slope[v, e, 1] + vz * slope[v, e, 2]) / D
                     spread = (
                         vx * vx * (second[v, e, 0] / D - dx * dx)
@@ -472,10 +487,6 @@ def _rates(
                         + 2 * vx * vz * (second[v, e, 4] / D - dx * dz)
                         + 2 * vx * vy * (second[v, e, 5] / D - dx * dy)
                     )
-                    f[s] = 0.0
-                    df[s] = 0.0
-                    dw[s] = 0.0
-                    active[s] = False
                     g_spread = sqrt(
                         max(
                             (
