@@ -1,6 +1,7 @@
 """Status API, live page and the server they run in."""
 
 from steering.web.acting import name_of, somebody_of
+from steering.web.answers import Problem
 from steering.web.api import create_app
 from steering.web.guards import add_guards
 from steering.web.heartbeat_file import HeartbeatFile, Heartbeats, read_heartbeats
@@ -14,6 +15,7 @@ from steering.web.serving import (
     stopped_by_signals,
 )
 from steering.web.supervisor import notify
+from steering.web.versions import mount
 
 __all__ = [
     "BoundedPredictor",
@@ -21,12 +23,14 @@ __all__ = [
     "Heartbeats",
     "MetricName",
     "People",
+    "Problem",
     "STORE_METRICS",
     "add_guards",
     "add_person",
     "answers",
     "check_binding",
     "create_app",
+    "mount",
     "name_of",
     "notify",
     "read_heartbeats",
