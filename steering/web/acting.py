@@ -134,7 +134,6 @@ def acting_router(
     clock : callable
         Unix time, ns.
     """
-
     router = APIRouter()
 
     @router.get("/me", tags=["people"], summary="Who asks")

@@ -254,6 +254,31 @@ def details(run: RunSnapshot) -> RunDetails:
     )
 
 
+def snapshot_of(run: RunDetails, spectrum: SpectrumView | None) -> RunSnapshot:
+    """The snapshot that a server's answers were made of, as far as they tell it.
+
+    Parameters
+    ----------
+    run : RunDetails
+    spectrum : SpectrumView, optional
+    """
+    return RunSnapshot(
+        run_id=run.run_id,
+        title=run.title,
+        status=run.status,
+        experiment=run.experiment,
+        updated_ns=run.updated_ns,
+        error=run.error,
+        chunks=tuple(run.chunks),
+        spectrum=spectrum,
+        result=run.result,
+        history=tuple(run.history),
+        estimate_seconds=run.estimate_seconds,
+        lag_seconds=run.lag_seconds,
+        version=run.version,
+    )
+
+
 def spectrum_answer(view: SpectrumView, *, version: int) -> SpectrumAnswer:
     """A spectrum as lists, rows by path bin, five significant digits, None where unknown."""
     return SpectrumAnswer(

@@ -61,9 +61,7 @@ def _describe(schema: dict[str, Any]) -> None:
             _of_operation(path, method, operation, problems)
 
 
-def _of_operation(
-    path: str, method: str, operation: dict[str, Any], problems: set[str]
-) -> None:
+def _of_operation(path: str, method: str, operation: dict[str, Any], problems: set[str]) -> None:
     responses = operation["responses"]
     for status, response in responses.items():
         content = response.get("content", {})

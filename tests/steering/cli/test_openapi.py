@@ -68,9 +68,14 @@ def test_answers_are_as_the_schema_says(shown):
 
 
 def test_the_schema_has_all_that_is_served():
-    assert {"/v1/runs", "/v1/runs/{run_id}/actions", "/v1/predict", "/v1/me", "/v1/alarms", "/ready"} <= set(
-        schema()["paths"]
-    )
+    assert {
+        "/v1/runs",
+        "/v1/runs/{run_id}/actions",
+        "/v1/predict",
+        "/v1/me",
+        "/v1/alarms",
+        "/ready",
+    } <= set(schema()["paths"])
 
 
 def test_streams_pictures_and_arrays_declare_what_they_are():
