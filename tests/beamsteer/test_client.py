@@ -110,7 +110,7 @@ def test_figures_that_are_not_finite_come_back_as_nan():
 def test_refusals_name_what_is_wrong(served, client):
     with pytest.raises(InputError, match="expected one of: ge-demo"):
         client.run("none")
-    with pytest.raises(InputError, match="expected one of: ge-demo"):
+    with pytest.raises(InputError, match="expected one of"):
         client.run("../../etc/passwd")
     with pytest.raises(InputError, match="token is missing"), Client(served[0]) as nobody:
         nobody.runs()
