@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from beamsteer.logs import quiet
 from simulations.errors import InputError
 from simulations.progress import Progress
 from steering.database import open_database
@@ -21,6 +22,8 @@ from steering.report import refuse_missing, write_replayed
 from steering.run import RunSnapshot, RunStore, estimate_folded
 from steering.run import replay as replay_files
 from steering.study import simulate as simulate_scan
+
+quiet()
 
 Places = Sequence[Path | str] | Path | str
 
