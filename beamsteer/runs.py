@@ -108,6 +108,7 @@ def verdict(place: Path | str, run_id: str | None = None, *, token: str | None =
     'Go on: 12 min'
     """
     if not is_url(place):
-        return judge(open_run(place, run_id), read_heartbeats([Path(place)]), now_ns=now_ns())
+        found = chosen_run(runs_found(Path(place)), run_id)
+        return judge(found.snapshot, read_heartbeats([found.top]), now_ns=now_ns())
     with Client(str(place), token=token) as client:
         return client.verdict(client.only(run_id))

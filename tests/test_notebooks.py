@@ -30,10 +30,8 @@ def test_a_notebook_is_kept_without_outputs(path):
 def test_a_notebook_runs_from_a_clone(path, monkeypatch, tmp_path):
     from nbclient import NotebookClient
 
-    for name, value in (("PYTHONPATH", str(ROOT)), ("MPLBACKEND", "agg"), ("TMPDIR", str(tmp_path))):
-        monkeypatch.setenv(name, value)
-    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
-    monkeypatch.setenv("JUPYTER_CONFIG_DIR", str(tmp_path / "jupyter"))
+    for name in ("IPYTHONDIR", "JUPYTER_CONFIG_DIR", "TMPDIR"):
+        monkeypatch.setenv(name, str(tmp_path))
     notebook = nbformat.read(path, as_version=4)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of jupyter's own event loop and sockets

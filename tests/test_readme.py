@@ -110,4 +110,4 @@ def test_every_line_that_a_clone_can_run_does_in_the_order_of_the_readme(clone, 
         seconds = spent.children_user + spent.children_system
         seconds -= before.children_user + before.children_system
         with capsys.disabled():
-            print(f"{seconds:6.1f} s of a processor (README: {line.seconds} s)  {line.command}")
+            sys.stdout.write(f"{seconds:6.1f} s (README: {line.seconds} s)  {line.command}\n")

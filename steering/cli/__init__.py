@@ -86,8 +86,9 @@ def run(arguments: list[str] | None = None) -> int:
     except typer.Abort:
         return INTERNAL
     except UsageError as error:
-        told(usage_complaint(error))
-        return error.exit_code
+        complaint = usage_complaint(error)
+        told(complaint)
+        return complaint["status"]
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return OK

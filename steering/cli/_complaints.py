@@ -15,8 +15,8 @@ import typer
 KINDS = {1: "fault", 2: "bad input", 75: "try again later"}
 
 # typer's own click may be one of its modules or the package of that name
-UsageError: type[Any] = cast(
-    "type[Any]",
+UsageError = cast(
+    "type[Exception]",
     next(one for one in typer.BadParameter.__mro__ if one.__name__ == "ClickException"),
 )
 

@@ -163,6 +163,9 @@ def acting_router(
         before: Annotated[
             int | None, Query(ge=1, description="only those of a smaller number")
         ] = None,
+        last: Annotated[  # as `limit` was called before there was a version
+            int | None, Query(ge=1, le=MOST, include_in_schema=False)
+        ] = None,
     ) -> JSONResponse:
         """The log of actions, the newest first, and when each was applied."""
         run = _found(folders, run_id)
@@ -172,7 +175,7 @@ def acting_router(
             return _answer(
                 ActionList(run_id=run_id, live=False, version=0, orders=NO_ORDERS, actions=[])
             )
-        logged = _read(run)
+        logged, limit = _read(run), last or limit
         older = [one for one in logged.actions if before is None or one.number < before]
         shown, left = older[-limit:], older[:-limit]
         following = f"{request.url.path}?limit={limit}&before={shown[0].number}" if left else None

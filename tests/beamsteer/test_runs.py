@@ -49,7 +49,8 @@ def test_a_run_is_opened_from_its_folder_or_its_result(tmp_path):
         np.testing.assert_array_equal(run.spectrum.intensity, original.spectrum.intensity)
     (alone,) = beamsteer.open_runs(tmp_path)
     assert alone.run_id == original.run_id
-    assert beamsteer.verdict(tmp_path).trust.code == "trusted"
+    for place in (tmp_path, tmp_path / "result.json"):
+        assert beamsteer.verdict(place).trust.code == "trusted"
 
 
 @pytest.mark.parametrize("name", [None, "other"])
