@@ -61,7 +61,7 @@ def test_constraints_pin_every_dependency_by_name_and_version_alone():
     assert pinned["torch"] == "2.13.0"
 
 
-PACKAGES = ("simulations", "consumers", "model_server", "steering")
+PACKAGES = ("simulations", "consumers", "model_server", "steering", "beamsteer")
 ACROSS_ROOMS = {
     "tests/simulations/test_isotopes.py",
     "tests/simulations/test_oracles.py",

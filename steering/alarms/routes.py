@@ -15,7 +15,7 @@ from steering.alarms.book import Acknowledgement, Alarm, Event
 from steering.alarms.book_store import LONGEST_NOTE, AlarmFolder
 from steering.experiment import AlarmKind
 from steering.run import PersonName, live_states
-from steering.web import name_of, somebody_of
+from steering.web import Problem, name_of, somebody_of
 
 
 class _Answer(BaseModel):
@@ -58,12 +58,6 @@ class AcknowledgeRequest(_Answer):
     note: str = Field(default="", max_length=LONGEST_NOTE, description="what they say")
 
 
-class AlarmProblem(_Answer):
-    """Why there is no answer, and what was expected."""
-
-    detail: str
-
-
 def alarm_router(folders: Sequence[Path], *, clock: Callable[[], int] = time.time_ns) -> APIRouter:
     """Routes of the alarms of some folders; what guards an app guards them too.
 
@@ -98,8 +92,8 @@ def alarm_router(folders: Sequence[Path], *, clock: Callable[[], int] = time.tim
         "/alarms/{alarm}/acknowledge",
         summary="Somebody knows of an alarm",
         responses={
-            404: {"model": AlarmProblem, "description": "No such alarm holds"},
-            503: {"model": AlarmProblem, "description": "It cannot be written now"},
+            404: {"model": Problem, "description": "No such alarm holds"},
+            503: {"model": Problem, "description": "It cannot be written now"},
         },
     )
     def acknowledge(alarm: str, body: AcknowledgeRequest, request: Request) -> AlarmAnswer:

@@ -6,11 +6,13 @@ import errno
 import os
 import sys
 import traceback
+from typing import Annotated, Any
 
 import typer
 
 from simulations.errors import SHORTAGES, InputError, StorageError
-from steering.cli._terminal import complain
+from steering.cli._complaints import UsageError, complaint_of, usage_complaint
+from steering.cli._terminal import complain, print_json
 from steering.cli._verbs import Verbs
 
 __all__ = ["app", "main"]
@@ -23,14 +25,27 @@ app = typer.Typer(
     epilog="Start with: beamsteer demo",
     no_args_is_help=True,
     rich_markup_mode="markdown",
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 
+def _tell_version(asked: bool) -> None:
+    if not asked:
+        return
+    from importlib import metadata
+
+    typer.echo(f"beamsteer {metadata.version('beamsteer')}")
+    raise typer.Exit
+
+
 @app.callback()
-def begin() -> None:
+def begin(
+    version: Annotated[  # noqa: ARG001  its callback has answered
+        bool,
+        typer.Option("--version", is_eager=True, callback=_tell_version, help="Print the version."),
+    ] = False,
+) -> None:
     """Keep stdout for results; below warnings, logs are shown when debugging only."""
     import logging  # here: `beamsteer --help` comes before it and logs nothing
 
@@ -53,33 +68,56 @@ def main(arguments: list[str] | None = None) -> None:
     0: done; 3: done, with an alarm (of `align`, `inspect` and `replay`, which say what they call
     one); 2: bad input, which somebody must edit; 75: what may pass, such as a broker that is
     away or a folder that is full, locked or read-only; 1: a fault of Beamsteer. Bad input is told
-    in one message on stderr, without a traceback; ``BEAMSTEER_DEBUG=1`` adds it.
+    in one message on stderr, without a traceback; ``BEAMSTEER_DEBUG=1`` adds it. With ``--json``
+    it is told on stdout as well, as an object (:mod:`steering.cli._complaints`).
     """
     sys.exit(run(arguments))
 
 
 def run(arguments: list[str] | None = None) -> int:
     """Run one command; return the exit status that :func:`main` explains."""
+    given = sys.argv[1:] if arguments is None else arguments
+    told = _in_json if "--json" in given else _in_words
     try:
-        app(args=arguments, prog_name="beamsteer")
+        status = app(args=given, prog_name="beamsteer", standalone_mode=told is _in_words)
+        return status if isinstance(status, int) else OK
     except SystemExit as ending:  # typer's own: help, usage errors, interruption
         return ending.code if isinstance(ending.code, int) else OK
+    except typer.Abort:
+        return INTERNAL
+    except UsageError as error:
+        complaint = usage_complaint(error)
+        told(complaint)
+        return complaint["status"]
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return OK
     except (InputError, OSError) as error:
         _trace()
-        complain(_said(error))
-        return AWAY if _passes(error) else BAD_INPUT
+        status = AWAY if _passes(error) else BAD_INPUT
+        told(complaint_of(_said(error), status, file=getattr(error, "filename", None)))
+        return status
     except Exception as error:
         _trace()
-        complain(
-            f"{type(error).__name__}: {error}\n"
-            "This is a fault of Beamsteer, not of your input. Run again with BEAMSTEER_DEBUG=1 "
-            "and report what it prints."
+        told(
+            complaint_of(
+                f"{type(error).__name__}: {error}\n"
+                "This is a fault of Beamsteer, not of your input. Run again with BEAMSTEER_DEBUG=1 "
+                "and report what it prints.",
+                INTERNAL,
+            )
         )
         return INTERNAL
-    return OK
+
+
+def _in_words(complaint: dict[str, Any]) -> None:
+    complain(complaint["message"])
+
+
+def _in_json(complaint: dict[str, Any]) -> None:
+    """Words for people who read the log, and one object for the program that reads stdout."""
+    complain(complaint["message"])
+    print_json({"error": complaint})
 
 
 PASSING = SHORTAGES | {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EBUSY}

@@ -10,7 +10,7 @@ from fastapi import FastAPI
 
 from steering.alarms import alarm_router
 from steering.run import RunStore
-from steering.web import create_app
+from steering.web import create_app, mount
 
 
 def served_app(
@@ -25,5 +25,5 @@ def served_app(
         State folders, or folders that hold some.
     """
     app = create_app(store, *arguments, folders=folders, **options)
-    app.include_router(alarm_router(folders))
+    mount(app, alarm_router(folders))
     return app

@@ -14,7 +14,7 @@ from simulations.errors import InputError
 from steering.cli import _terminal as terminal
 from steering.cli._command_lines import command_line
 from steering.cli._option_text import three_numbers
-from steering.cli.replay import Files, Psi, check_files
+from steering.cli.replay import Files, Psi
 
 if TYPE_CHECKING:
     from steering.experiment import Experiment
@@ -79,10 +79,11 @@ def align(
         needed = () if structure is not None else ("structure",)
         described = load_experiment(experiment, spared=_all_but_sample(Experiment, needed))
         unknown = tuple(todo.field for todo in todos_of(experiment))
-    check_files(files)
 
     from steering.experiment import structure_of
-    from steering.report import align_files
+    from steering.report import align_files, refuse_missing
+
+    refuse_missing(files)
 
     if structure is not None:
         crystal = read_crystal(structure if structure in builtin_crystals() else Path(structure))

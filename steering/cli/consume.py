@@ -125,7 +125,7 @@ def consume(
         told: dict[str, Any] = {"state": str(output), "health": health, "pid": os.getpid()}
         if serve:
             from steering.alarms import alarm_router, watching
-            from steering.web import BoundedPredictor, Heartbeats, People, create_app
+            from steering.web import BoundedPredictor, Heartbeats, People, create_app, mount
 
             app = create_app(
                 live.store,
@@ -134,7 +134,7 @@ def consume(
                 folders=[output],
                 workers=Heartbeats([output]),
             )
-            app.include_router(alarm_router([output]))
+            mount(app, alarm_router([output]))
             told["page"] = stack.enter_context(serving(app, host=host, port=port))
             stack.enter_context(watching([output]))
         if json:

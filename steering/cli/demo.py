@@ -34,8 +34,8 @@ def demo(
     from importlib import resources
 
     from steering.experiment import load_experiment
-    from steering.report import write_folded_map
-    from steering.run import RunStore, replay, save_snapshot
+    from steering.report import write_replayed
+    from steering.run import RunStore, replay
     from steering.study import simulate
     from steering.web import create_app, serving
 
@@ -77,9 +77,7 @@ def demo(
         snapshot = store.get("demo")
         picture = replayed / "folded.png"
         if snapshot is not None:
-            save_snapshot(snapshot, replayed / "snapshot.npz")
-            if snapshot.spectrum is not None:
-                write_folded_map(snapshot.spectrum, picture, title=snapshot.title)
+            write_replayed(snapshot, replayed)
         powder = invert_measured_aluminium(quiet=json)
 
     if json:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from steering.cli import _terminal as terminal
-from steering.cli.replay import Files, Psi, check_files
+from steering.cli.replay import Files, Psi
 
 
 def register(app: typer.Typer) -> None:
@@ -45,12 +45,11 @@ def fold(
     With --powder they are folded into S(|Q|,E) whatever their orientation; of the experiment only
     instrument, Ei and energy axis are used then.
     """
-    from steering.experiment import load_experiment
+    from steering.experiment import load_for_folding
+    from steering.report import refuse_missing
 
-    spared = ("motion", "targets", "parameters", "instrument.resolution")
-    mount = ("sample.u", "sample.v", "sample.psi_offset_deg", "sample.temperature_K")
-    described = load_experiment(experiment, spared=(*spared, *(mount if powder else ())))
-    check_files(files)
+    described = load_for_folding(experiment, powder=powder)
+    refuse_missing(files)
     with terminal.set_aside_told_once(), terminal.progress("fold", quiet=json) as progress:
         if powder:
             from steering.report import write_powder_fold

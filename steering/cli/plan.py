@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.markup import escape
@@ -13,9 +12,6 @@ from rich.markup import escape
 from simulations.errors import InputError
 from steering.cli import _terminal as terminal
 from steering.cli._option_text import three_numbers, within
-
-if TYPE_CHECKING:
-    from steering.experiment import Experiment
 
 MOST_ENERGIES = 12
 MOST_ORIENTATIONS = 360
@@ -119,19 +115,27 @@ def plan(
     within(counts_per_minute, "--counts-per-minute", 1e-3, 1e9)
     within(background, "--background", 0.0, 1e4)
 
-    from steering.planning import ENDINGS, Assumed, plan_scan, tables_of
+    from steering.planning import ENDINGS, Assumed, plan_scan, planned_experiment, tables_of
 
     for one in output or ():
         if one.suffix.lower() not in ENDINGS:
             raise InputError(
                 f"--output is {one}; expected a name that ends in one of {', '.join(ENDINGS)}."
             )
-    described, folder = _described(
-        structure, experiment, instrument, energies, prior, path, free,
-        _sample(u, v, temperature),
-        {"limits_deg": limits, "speed_deg_per_s": speed, "overhead_s": overhead},
-        half_width, target,
-    )  # fmt: skip
+    motion = {"limits_deg": limits, "speed_deg_per_s": speed, "overhead_s": overhead}
+    described, folder = planned_experiment(
+        structure,
+        experiment=experiment,
+        instrument=instrument,
+        ei_meV=energies,
+        prior=prior,
+        sample=_sample(u, v, temperature),
+        points=None if path is None else _points(path),
+        half_width_rlu=half_width,
+        free=free,
+        motion={key: value for key, value in motion.items() if value is not None},
+        relative_sigma=target,
+    )
     chosen = energies or (described.instrument.ei_meV,)
     shares = (1.0,) * len(chosen)
     if flux is not None:
@@ -178,62 +182,6 @@ def plan(
     for file in written:
         terminal.out.print(f"Written: {file}", markup=False)
     terminal.out.print(f"{seconds:.0f} s")
-
-
-def _described(
-    structure: str | None,
-    experiment: Path | None,
-    instrument: str | None,
-    energies: Sequence[float] | None,
-    prior: str | None,
-    path: str | None,
-    free: int | None,
-    sample: dict[str, object],
-    motion: dict[str, object],
-    half_width: float | None,
-    target: float | None,
-) -> tuple[Experiment, Path]:
-    """The experiment that is planned, and the folder that its files are named from."""
-    from steering.experiment import checked_experiment, load_experiment
-
-    moves = {key: value for key, value in motion.items() if value is not None}
-    if experiment is not None:
-        refused = {"--path": path, "--prior": prior, "STRUCTURE": structure, "--free": free}
-        for name, value in refused.items():
-            if value is not None:
-                raise InputError(
-                    f"{name} is given beside --experiment, which says it. Leave it out."
-                )
-        found = load_experiment(experiment)
-        changes: dict[str, dict[str, object]] = {"sample": sample, "motion": moves}
-        changes["instrument"] = {} if instrument is None else {"name": instrument}
-        changes["targets"] = {} if target is None else {"relative_sigma": target}
-        changes["path"] = {} if half_width is None else {"half_width_rlu": half_width}
-        raw = found.model_dump()
-        for section, values in changes.items():
-            raw[section] |= values
-        return checked_experiment(raw, name=experiment.name), experiment.parent
-    if structure is None or instrument is None or energies is None:
-        raise InputError(
-            "STRUCTURE, --instrument and --ei are expected, or --experiment FILE. For example: "
-            "beamsteer plan germanium --instrument ARCS --ei 30,40,60 --psi -90:90"
-        )
-
-    from steering.planning import first_experiment, prior_of
-
-    made = first_experiment(
-        structure,
-        instrument=instrument,
-        ei_meV=energies,
-        prior=prior_of(structure, prior),
-        sample={"u": (1.0, 1.0, 0.0), "v": (0.0, 0.0, 1.0), "temperature_K": 300.0} | sample,
-        points=None if path is None else _points(path),
-        half_width_rlu=0.1 if half_width is None else half_width,
-        free=6 if free is None else free,
-        motion=moves,
-        relative_sigma=0.05 if target is None else target,
-    )
-    return made, Path()
 
 
 def _sample(u: str | None, v: str | None, temperature: float | None) -> dict[str, object]:

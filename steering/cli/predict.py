@@ -7,7 +7,6 @@ from typing import Annotated, Any
 
 import typer
 
-from simulations.errors import InputError
 from steering.cli import _terminal as terminal
 from steering.cli._option_text import (
     DatabasePath,
@@ -69,34 +68,22 @@ def predict(
     json: terminal.Json = False,
 ) -> None:
     """Predict the phonon DOS, S(|Q|,E) and the expected background of a crystal."""
-    from pydantic import ValidationError
-
-    from steering.predict import PredictionRequest
     from steering.predict import predict as run
+    from steering.predict import prediction_request
 
-    try:
-        request = PredictionRequest.model_validate(
-            {
-                "structure": structure,
-                "instrument": instrument,
-                "ei_meV": ei,
-                "temperature_K": temperature,
-                "route": route,
-                "quantity": quantity,
-                "imaginary": imaginary.value,
-                "dipole_sum": dipole_sum.value,
-                "can": None if can == "none" else can,
-                "supercell": supercell_numbers(supercell),
-                "isotopes": isotopes_named(isotopes),
-            }
-        )
-    except ValidationError as error:
-        faults = [
-            f"{'.'.join(map(str, fault['loc']))} is {fault['input']!r}; "
-            f"{fault['msg'].removeprefix('Value error, ')}."
-            for fault in error.errors(include_url=False)
-        ]
-        raise InputError("\n".join(faults)) from error
+    request = prediction_request(
+        structure=structure,
+        instrument=instrument,
+        ei_meV=ei,
+        temperature_K=temperature,
+        route=route,
+        quantity=quantity,
+        imaginary=imaginary.value,
+        dipole_sum=dipole_sum.value,
+        can=None if can == "none" else can,
+        supercell=supercell_numbers(supercell),
+        isotopes=isotopes_named(isotopes),
+    )
     with terminal.progress("predict", quiet=json) as progress:
         progress(f"{structure}, route {route}", 0.1)
         prediction = run(request, files=True, database=named_database(database), order=order)

@@ -126,10 +126,12 @@ def replay(
     if is_tape(files):
         fold_tape(files[0], described, experiment, output, run_id, psi, speed, json)
         return
-    check_files(files)
 
-    from steering.run import RunStore, save_snapshot
+    from steering.report import refuse_missing, write_replayed
+    from steering.run import RunStore
     from steering.run import replay as run
+
+    refuse_missing(files)
 
     store = RunStore()
     name = run_id or experiment.stem
@@ -160,11 +162,7 @@ def replay(
         )
     snapshot = store.get(name)
     if output is not None and snapshot is not None:
-        save_snapshot(snapshot, output / "snapshot.npz")
-        if snapshot.spectrum is not None:
-            from steering.report import write_folded_map
-
-            write_folded_map(snapshot.spectrum, output / "folded.png", title=snapshot.title)
+        write_replayed(snapshot, output)
     explained = result["trusted"] or result.get("trust") == "cannot tell yet"
     blamed = None if explained else _alignment_of(files, described, experiment, psi, json)
     alarm = not explained or any(c["status"] == "set aside" for c in result["chunks"])
@@ -229,13 +227,6 @@ def _blame(verdict: AlignmentVerdict) -> None:
         terminal.out.print(f"  - {escape(word)}")
 
 
-def check_files(files: list[Path]) -> None:
-    """Raise for files that are not there; what is inside is judged chunk by chunk."""
-    for path in files:
-        if not path.is_file():
-            raise InputError(f"{path}: is no file; expected a recorded file. Correct the path.")
-
-
 def is_tape(files: list[Path]) -> bool:
     """Whether the one path given is the folder of a tape."""
     return len(files) == 1 and files[0].is_dir()
@@ -265,7 +256,9 @@ def send(
         TapeReader(files[0]).close()
         stream = read_tape(files[0])
     else:
-        check_files(files)
+        from steering.report import refuse_missing
+
+        refuse_missing(files)
         if prefix is None and described is not None:
             prefix = described.instrument.name.partition("/")[0].lower()
         if prefix is None and to is Target.ADARA:

@@ -96,6 +96,25 @@ def load_experiment(path: Path | str, *, spared: Collection[str] = ()) -> Experi
     return parse_experiment(_text_of(path), name=path.name, spared=spared)
 
 
+def load_for_folding(path: Path | str, *, powder: bool = False) -> Experiment:
+    """Read an experiment file of which only the fold is asked, so the rest may be left open.
+
+    Parameters
+    ----------
+    path : Path or str
+    powder : bool
+        Whether onto the length of Q, where neither mount nor temperature plays a part.
+
+    Raises
+    ------
+    ExperimentError
+        As :func:`load_experiment`.
+    """
+    spared = ("motion", "targets", "parameters", "instrument.resolution")
+    mount = ("sample.u", "sample.v", "sample.psi_offset_deg", "sample.temperature_K")
+    return load_experiment(path, spared=(*spared, *(mount if powder else ())))
+
+
 def todos_of(path: Path | str) -> tuple[Todo, ...]:
     """Values of an experiment file that read ``TODO``, in the order of their lines.
 

@@ -15,13 +15,101 @@ from simulations.dynamics import energies_of_sets, read_force_constants
 from simulations.errors import InputError, NoForceConstantsError
 from simulations.prior import load_prior_record, stored_priors
 from simulations.reciprocal import EnergySection
-from steering.experiment import Experiment, build_measurement, checked_experiment, prior_beside
+from steering.experiment import (
+    Experiment,
+    build_measurement,
+    checked_experiment,
+    load_experiment,
+    prior_beside,
+)
 
 CUTOFF_A = 5.0  # where no prior says it
 ABOVE_TOP = 1.25  # of the energy axis over the highest mode
 BIN_SHARE = 0.0125  # of the lowest Ei: a third of a usual resolution at E = 0
 MOST_BINS = 160
 VOXELS_PER_RADIUS = 3.0
+USUAL_SAMPLE = {"u": (1.0, 1.0, 0.0), "v": (0.0, 0.0, 1.0), "temperature_K": 300.0}
+
+
+def planned_experiment(
+    structure: str | None = None,
+    *,
+    experiment: Path | None = None,
+    instrument: str | None = None,
+    ei_meV: Sequence[float] | None = None,
+    prior: str | None = None,
+    sample: Mapping[str, Any] | None = None,
+    points: Sequence[Mapping[str, Any] | None] | None = None,
+    half_width_rlu: float | None = None,
+    free: int | None = None,
+    motion: Mapping[str, Any] | None = None,
+    relative_sigma: float | None = None,
+) -> tuple[Experiment, Path]:
+    """The experiment that a plan is for: composed for a structure, or a file with some changes.
+
+    Parameters
+    ----------
+    structure : str, optional
+        A builtin name or a file; absent with ``experiment``.
+    experiment : Path, optional
+        An experiment file that says all that is not given here.
+    instrument : str, optional
+    ei_meV : sequence of float, optional
+        Incident energies that are compared; of a file its own.
+    prior : str, optional
+        As :func:`prior_of` takes it.
+    sample, motion : mapping, optional
+        Fields of these sections.
+    points : sequence, optional
+        Of the path, ``label`` and ``hkl``, None where it breaks; the standard path by default.
+    half_width_rlu, free, relative_sigma : optional
+        Radius of the tubes (0.1), parameters that are targeted (6), wanted sigma over size (0.05).
+
+    Returns
+    -------
+    Experiment, Path
+        And the folder that its files are named from.
+
+    Raises
+    ------
+    InputError
+        If something is missing, given twice, or makes no sense.
+    """
+    sample, motion = dict(sample or {}), dict(motion or {})
+    if experiment is not None:
+        refused = {"--path": points, "--prior": prior, "STRUCTURE": structure, "--free": free}
+        for name, value in refused.items():
+            if value is not None:
+                raise InputError(
+                    f"{name} is given beside --experiment, which says it. Leave it out."
+                )
+        found = load_experiment(experiment)
+        changes: dict[str, dict[str, object]] = {"sample": sample, "motion": motion}
+        changes["instrument"] = {} if instrument is None else {"name": instrument}
+        changes["targets"] = {} if relative_sigma is None else {"relative_sigma": relative_sigma}
+        changes["path"] = {} if half_width_rlu is None else {"half_width_rlu": half_width_rlu}
+        raw = found.model_dump()
+        for section, values in changes.items():
+            raw[section] |= values
+        return checked_experiment(raw, name=experiment.name), experiment.parent
+    if structure is None or instrument is None or not ei_meV:
+        raise InputError(
+            "STRUCTURE, --instrument and --ei are expected, or --experiment FILE. For example: "
+            "beamsteer plan germanium --instrument ARCS --ei 30,40,60 --psi -90:90"
+        )
+    made = first_experiment(
+        structure,
+        instrument=instrument,
+        ei_meV=ei_meV,
+        prior=prior_of(structure, prior),
+        sample=USUAL_SAMPLE | sample,
+        points=points,
+        half_width_rlu=0.1 if half_width_rlu is None else half_width_rlu,
+        free=6 if free is None else free,
+        motion=motion,
+        relative_sigma=0.05 if relative_sigma is None else relative_sigma,
+    )
+    return made, Path()
 
 
 def prior_of(structure: str, given: str | None) -> str | None:

@@ -15,7 +15,7 @@ from steering.predict.posterior_phonons_file import (
     write_posterior_phonons,
 )
 from steering.predict.powder_map import powder_map
-from steering.predict.predictions import PredictionRequest, predict
+from steering.predict.predictions import PredictionRequest, predict, prediction_request
 from steering.predict.prior_making import MadePrior, make_prior
 from steering.predict.routes import vibrations_of
 from steering.predict.spectrum_file import write_spectrum
@@ -52,6 +52,7 @@ __all__ = [
     "posterior_phonons",
     "powder_map",
     "predict",
+    "prediction_request",
     "rounded",
     "stable",
     "top_meV",

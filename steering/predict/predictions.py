@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from simulations.arrays import FloatArray
 from simulations.crystal import Crystal, Treatment
@@ -96,6 +96,25 @@ class PredictionRequest(BaseModel):
         if value not in ROUTES:  # no weights of one's own: they would be files of the server
             raise InputError(f"route is {value!r}; expected one of {', '.join(ROUTES)}")
         return value
+
+
+def prediction_request(**fields: Any) -> PredictionRequest:
+    """A request of its fields.
+
+    Raises
+    ------
+    InputError
+        Naming every field that makes no sense, what it is and what was expected.
+    """
+    try:
+        return PredictionRequest.model_validate(fields)
+    except ValidationError as error:
+        faults = [
+            f"{'.'.join(map(str, fault['loc']))} is {fault['input']!r}; "
+            f"{fault['msg'].removeprefix('Value error, ')}."
+            for fault in error.errors(include_url=False)
+        ]
+        raise InputError("\n".join(faults)) from error
 
 
 def predict(

@@ -2,7 +2,7 @@
 
 from steering.report.alignment_first import AlignmentVerdict, alignment_first
 from steering.report.alignment_report import AlignmentReport, align_files, corrections_of
-from steering.report.folded_files import fold
+from steering.report.folded_files import fold, refuse_missing
 from steering.report.inspection import inspect, scan_of
 from steering.report.plots_file import (
     GREEK,
@@ -10,9 +10,10 @@ from steering.report.plots_file import (
     folded_map_png,
     pretty,
     spectrum_npz,
+    spectrum_of_npz,
     write_arrays,
-    write_folded_map,
     write_powder_fold,
+    write_replayed,
 )
 from steering.report.powder_fit_file import write_powder_fits
 from steering.report.run_pictures import COLOURS, STYLES, svg
@@ -37,15 +38,17 @@ __all__ = [
     "inspect",
     "named_files",
     "pretty",
+    "refuse_missing",
     "runs_found",
     "scan_of",
     "spectrum_npz",
+    "spectrum_of_npz",
     "svg",
     "write_arrays",
     "write_files",
-    "write_folded_map",
     "write_json",
     "write_powder_fits",
     "write_powder_fold",
+    "write_replayed",
     "write_run_report",
 ]

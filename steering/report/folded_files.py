@@ -22,6 +22,13 @@ from steering.experiment import (
 from steering.run import Run
 
 
+def refuse_missing(files: Sequence[Path]) -> None:
+    """Raise for files that are not there; what is inside is judged chunk by chunk."""
+    for path in files:
+        if not path.is_file():
+            raise InputError(f"{path}: is no file; expected a recorded file. Correct the path.")
+
+
 def fold(
     files: Sequence[Path],
     experiment: Experiment,

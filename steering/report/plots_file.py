@@ -15,7 +15,7 @@ from matplotlib.ticker import MaxNLocator, ScalarFormatter
 
 from simulations.arrays import FloatArray
 from simulations.fold import PlaneReach, ZoneReach
-from steering.run import PowderFold, SpectrumView
+from steering.run import PowderFold, RunSnapshot, SpectrumView, save_snapshot
 
 UNKNOWN = "#b4b4b4"  # where D = 0
 NOT_COUNTED = 1.15  # 68 % limit on the expected count where nothing was counted
@@ -133,6 +133,26 @@ def spectrum_npz(view: SpectrumView) -> bytes:
         tick_labels=np.array(view.tick_labels, dtype=str),
     )
     return buffer.getvalue()
+
+
+def spectrum_of_npz(content: bytes) -> SpectrumView:
+    """The spectrum that :func:`spectrum_npz` made, to the last bit."""
+    with np.load(io.BytesIO(content), allow_pickle=False) as file:
+        arrays = {name: file[name] for name in file.files}
+    axes: dict[str, Any] = {
+        name: tuple(arrays.pop(name).tolist())
+        for name in ("segment_breaks", "tick_positions", "tick_labels")
+    }
+    if np.isnan(arrays["exposure"]).all():  # it was not known
+        del arrays["exposure"]
+    return SpectrumView(branches=arrays.pop("branches_meV"), **arrays, **axes)
+
+
+def write_replayed(snapshot: RunSnapshot, folder: Path) -> None:
+    """Write what people look at of a replayed run: ``snapshot.npz`` and ``folded.png``."""
+    save_snapshot(snapshot, folder / "snapshot.npz")
+    if snapshot.spectrum is not None:
+        write_folded_map(snapshot.spectrum, folder / "folded.png", title=snapshot.title)
 
 
 def write_arrays(values: dict[str, Any], path: Path | str) -> None:

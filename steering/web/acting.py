@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from fastapi import FastAPI, HTTPException, Query, Request
+from fastapi import APIRouter, HTTPException, Query, Request
 from fastapi.responses import JSONResponse
 from pydantic import Field
 
@@ -34,7 +34,9 @@ from steering.run import (
     read_only_run,
 )
 from steering.web.answers import Answer, Problem, clean
+from steering.web.paging import MOST, link_to
 from steering.web.people_file import LOCAL, Somebody
+from steering.web.problems import CONFLICT, PROBLEM_JSON, title_of
 
 IN_FOLD = ("withdraw", "restore", "close", "reopen")  # what the fold worker applies too
 WORKERS = {"consume": "fold worker", "model-server": "model server"}
@@ -77,6 +79,7 @@ class ActionList(Answer):
     version: int = Field(description="to be sent with the next action; grows with every one")
     orders: Orders
     actions: list[ActionAnswer]
+    next: str | None = Field(default=None, description="path of the older ones; null: none are")
 
 
 class ActionRequest(Answer):
@@ -92,10 +95,9 @@ class ActionRequest(Answer):
     )
 
 
-class ActionConflict(Answer):
+class ActionConflict(Problem):
     """Somebody asked for something meanwhile, or the action does not fit what the run is now."""
 
-    detail: str
     version: int
     actions: list[ActionAnswer] = Field(description="what came since the version that was sent")
 
@@ -112,19 +114,17 @@ def name_of(somebody: Somebody, by: str | None) -> str:
     return f"{by[:60]} ({somebody.name})"
 
 
-def add_acting(
-    app: FastAPI,
+def acting_router(
     folders: Sequence[Path],
     *,
     login: bool,
     known: Callable[[str], bool],
     clock: Callable[[], int] = time.time_ns,
-) -> None:
-    """Add the routes of actions.
+) -> APIRouter:
+    """Routes of people and of actions.
 
     Parameters
     ----------
-    app : FastAPI
     folders : sequence of Path
         State folders, or folders that hold some.
     login : bool
@@ -134,8 +134,9 @@ def add_acting(
     clock : callable
         Unix time, ns.
     """
+    router = APIRouter()
 
-    @app.get("/me", tags=["people"], summary="Who asks")
+    @router.get("/me", tags=["people"], summary="Who asks")
     def me(request: Request) -> Me:
         """Name and role of who asks, and what that may do."""
         somebody = somebody_of(request)
@@ -148,7 +149,7 @@ def add_acting(
             login=login,
         )
 
-    @app.get(
+    @router.get(
         "/runs/{run_id}/actions",
         tags=["actions"],
         summary="What people asked of a run",
@@ -157,7 +158,14 @@ def add_acting(
     )
     def actions(
         run_id: str,
-        last: Annotated[int, Query(ge=1, le=1000, description="how many")] = NEWEST,
+        request: Request,
+        limit: Annotated[int, Query(ge=1, le=MOST, description="how many")] = NEWEST,
+        before: Annotated[
+            int | None, Query(ge=1, description="only those of a smaller number")
+        ] = None,
+        last: Annotated[  # as `limit` was called before there was a version
+            int | None, Query(ge=1, le=MOST, include_in_schema=False)
+        ] = None,
     ) -> JSONResponse:
         """The log of actions, the newest first, and when each was applied."""
         run = _found(folders, run_id)
@@ -167,18 +175,21 @@ def add_acting(
             return _answer(
                 ActionList(run_id=run_id, live=False, version=0, orders=NO_ORDERS, actions=[])
             )
-        logged = _read(run)
-        return _answer(
-            ActionList(
-                run_id=run_id,
-                live=True,
-                version=logged.number,
-                orders=logged.orders(),
-                actions=[_told(logged, one) for one in reversed(logged.actions[-last:])],
-            )
+        logged, limit = _read(run), last or limit
+        older = [one for one in logged.actions if before is None or one.number < before]
+        shown, left = older[-limit:], older[:-limit]
+        following = f"{request.url.path}?limit={limit}&before={shown[0].number}" if left else None
+        told = ActionList(
+            run_id=run_id,
+            live=True,
+            version=logged.number,
+            orders=logged.orders(),
+            actions=[_told(logged, one) for one in reversed(shown)],
+            next=following,
         )
+        return _answer(told, more=link_to(following))
 
-    @app.post(
+    @router.post(
         "/runs/{run_id}/actions",
         tags=["actions"],
         summary="Ask something of a run",
@@ -218,6 +229,9 @@ def add_acting(
         except ConflictError as error:
             logged = _read(run)
             conflict = ActionConflict(
+                type=CONFLICT,
+                title=title_of(409),
+                status=409,
                 detail=str(error),
                 version=logged.number,
                 actions=[_told(logged, one) for one in logged.actions[body.version :][-NEWEST:]],
@@ -228,6 +242,8 @@ def add_acting(
         except StorageError as error:
             raise HTTPException(503, str(error)) from error
         return _answer(_told(_read(run), action), 201)
+
+    return router
 
 
 def _allowed(somebody: Somebody, verb: str) -> bool:
@@ -272,6 +288,7 @@ def _told(logged: Logged, action: Action) -> ActionAnswer:
     )
 
 
-def _answer(value: Any, status: int = 200) -> JSONResponse:
+def _answer(value: Any, status: int = 200, more: dict[str, str] | None = None) -> JSONResponse:
     plain = value.model_dump(mode="json")
-    return JSONResponse(clean(plain), status, headers={"Cache-Control": "no-store"})
+    kind = PROBLEM_JSON if isinstance(value, Problem) else None
+    return JSONResponse(clean(plain), status, {"Cache-Control": "no-store"} | (more or {}), kind)

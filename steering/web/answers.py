@@ -91,10 +91,22 @@ class Readiness(Answer):
     reasons: list[str] = Field(default=[], description="which workers are dead, since when")
 
 
-class Problem(Answer):
-    """Why there is no answer, and what was expected."""
+class BadField(Answer):
+    """A field of a request that cannot be used."""
 
-    detail: str
+    field: str = Field(description="where it is, e.g. `query.limit`")
+    value: str = Field(description="what was sent, cut where it is long")
+    expected: str
+
+
+class Problem(Answer):
+    """Why there is no answer, and what was expected (RFC 9457)."""
+
+    type: str = Field(description="`about:blank`, or the kind of a problem with further members")
+    title: str = Field(description="phrase of the status")
+    status: int
+    detail: str = Field(description="what is wrong, what was expected, and what to do")
+    errors: list[BadField] = Field(default=[], description="bad fields, at most five")
 
 
 class _Run(Answer):
@@ -118,6 +130,8 @@ class RunList(Answer):
     """Every run, last updated first."""
 
     runs: list[RunSummary]
+    total: int = Field(description="runs there are")
+    next: str | None = Field(default=None, description="path of the next page; null: none")
 
 
 class RunDetails(_Run):
@@ -175,6 +189,8 @@ class HistoryAnswer(Answer):
     """Estimate after every chunk."""
 
     history: list[HistoryEntry]
+    total: int = Field(description="estimates there are")
+    next: str | None = Field(default=None, description="path of the next page; null: none")
 
 
 class AdviceLine(Answer):
@@ -235,6 +251,31 @@ def details(run: RunSnapshot) -> RunDetails:
         has_spectrum=run.spectrum is not None,
         estimate_seconds=run.estimate_seconds,
         lag_seconds=run.lag_seconds,
+    )
+
+
+def snapshot_of(run: RunDetails, spectrum: SpectrumView | None) -> RunSnapshot:
+    """The snapshot that a server's answers were made of, as far as they tell it.
+
+    Parameters
+    ----------
+    run : RunDetails
+    spectrum : SpectrumView, optional
+    """
+    return RunSnapshot(
+        run_id=run.run_id,
+        title=run.title,
+        status=run.status,
+        experiment=run.experiment,
+        updated_ns=run.updated_ns,
+        error=run.error,
+        chunks=tuple(run.chunks),
+        spectrum=spectrum,
+        result=run.result,
+        history=tuple(run.history),
+        estimate_seconds=run.estimate_seconds,
+        lag_seconds=run.lag_seconds,
+        version=run.version,
     )
 
 

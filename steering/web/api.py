@@ -16,19 +16,19 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol
 
 import structlog
-from fastapi import FastAPI, HTTPException, Query, Request
+from fastapi import APIRouter, FastAPI, HTTPException, Query, Request
 from fastapi.concurrency import run_in_threadpool
-from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, Response
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from pydantic_core import from_json
 from sse_starlette import EventSourceResponse
 from starlette.datastructures import UploadFile
+from starlette.middleware.gzip import GZipMiddleware
 
 from steering.report import folded_map_png, spectrum_npz
 from steering.run import RunResult, RunSnapshot, RunStore, Verdict, judge, now_ns
-from steering.web.acting import add_acting
+from steering.web.acting import acting_router
 from steering.web.answers import (
     AdviceAnswer,
     EstimateAnswer,
@@ -48,15 +48,21 @@ from steering.web.answers import (
     spectrum_answer,
     summary,
 )
+from steering.web.conditional import ConditionalReads, is_known, tag_of
 from steering.web.guards import add_guards
 from steering.web.metrics import StoreCollector
+from steering.web.paging import Limit, Offset, paged
 from steering.web.people_file import People
 from steering.web.prediction_process import Prediction
+from steering.web.problems import add_problems, problem
+from steering.web.schema import TAGS, add_schema
 from steering.web.turns import QueueFullError, Turns, UserGoneError
+from steering.web.versions import OldPaths, mount
 
 MAX_BODY_BYTES = 2_000_000
 KEEP_ALIVE_SECONDS = 15
 MAX_STREAMS = 100
+CACHING = "private, no-cache"  # who keeps an answer asks whether it is still true
 MEDIA_TYPES = {
     ".html": "text/html; charset=utf-8",
     ".css": "text/css; charset=utf-8",
@@ -128,32 +134,31 @@ def create_app(
         redoc_url=None,
         generate_unique_id_function=lambda route: route.name,
         lifespan=until_the_end,
+        openapi_tags=TAGS,
     )
     door = people or People(token=token)
+    add_problems(app)
+    app.add_middleware(OldPaths)
+    app.add_middleware(ConditionalReads)
+    app.add_middleware(GZipMiddleware, minimum_size=1000, compresslevel=5)
     add_guards(app, people=door, max_body_bytes=MAX_BODY_BYTES, names=names)
-    app.add_exception_handler(RequestValidationError, _unfit)
+    add_schema(app)
     registry = CollectorRegistry(auto_describe=False)
     registry.register(StoreCollector(store, workers))
     app.state.registry = registry
-    _add_operations(app, store, registry, workers)
     streams = _Streams()
     app.state.close_streams = streams.close
-    _add_runs(app, store, streams, workers)
-    add_acting(app, folders, login=door.guards, known=lambda run_id: store.get(run_id) is not None)
-    _add_predictions(app, predictor)
+    _add_operations(app, store, registry, workers)
+    mount(
+        app,
+        _runs_router(store, streams, workers),
+        acting_router(
+            folders, login=door.guards, known=lambda run_id: store.get(run_id) is not None
+        ),
+        _predictions_router(predictor),
+    )
     _add_page(app)
     return app
-
-
-def _unfit(_: Request, error: Exception) -> JSONResponse:
-    """Say in words what of a request makes no sense."""
-    faults = error.errors() if isinstance(error, RequestValidationError) else []
-    told = [
-        f"{'.'.join(str(part) for part in fault['loc'])[:200]} is {repr(fault.get('input'))[:80]}; "
-        f"expected otherwise: {fault['msg']}"
-        for fault in faults[:5]
-    ]
-    return JSONResponse({"detail": ". ".join(told) + "."}, 422)
 
 
 # --- what is served ----------------------------------------------------------------------------
@@ -186,16 +191,6 @@ def _add_operations(
         return answer
 
     @app.get(
-        "/workers",
-        tags=["operations"],
-        summary="Who works on the live streams",
-        response_model=WorkerList,
-    )
-    def all_workers() -> JSONResponse:
-        """Workers of the live streams that are shown, dead ones included."""
-        return _answer(WorkerList(workers=workers()))
-
-    @app.get(
         "/metrics",
         tags=["operations"],
         summary="Figures for Prometheus",
@@ -214,12 +209,13 @@ def _content(*, text: str | None = None, binary: tuple[str, ...] = ()) -> dict[i
     return {200: {"content": kinds}}
 
 
-def _add_runs(
-    app: FastAPI,
+def _runs_router(
     store: RunStore,
     streams: _Streams,
     workers: Callable[[], list[WorkerAnswer]],
-) -> None:
+) -> APIRouter:
+    router = APIRouter()
+    made_at = now_ns()  # versions of a store begin anew with it
     unknown: dict[int | str, Any] = {404: {"model": Problem}}
 
     def found(run_id: str) -> RunSnapshot:
@@ -229,12 +225,24 @@ def _add_runs(
             raise HTTPException(404, f"run is {run_id!r}; expected one of: {known}.")
         return snapshot
 
-    @app.get("/runs", tags=["runs"], summary="Every run", response_model=RunList)
-    def runs() -> JSONResponse:
+    @router.get("/runs", tags=["runs"], summary="Every run", response_model=RunList)
+    def runs(request: Request, limit: Limit = None, offset: Offset = 0) -> JSONResponse:
         """Every run, last updated first."""
-        return _answer(RunList(runs=[summary(run) for run in store.list()]))
+        page = paged(request, store.list(), limit, offset)
+        shown = [summary(run) for run in page.entries]
+        return _answer(RunList(runs=shown, total=page.total, next=page.next), page.headers)
 
-    @app.get(
+    @router.get(
+        "/workers",
+        tags=["runs"],
+        summary="Who works on the live streams",
+        response_model=WorkerList,
+    )
+    def all_workers() -> JSONResponse:
+        """Workers of the live streams that are shown, dead ones included."""
+        return _answer(WorkerList(workers=workers()))
+
+    @router.get(
         "/runs/{run_id}",
         tags=["runs"],
         summary="One run",
@@ -245,7 +253,7 @@ def _add_runs(
         """One run with chunks, result and history, but without its spectrum."""
         return _answer(details(found(run_id)))
 
-    @app.get(
+    @router.get(
         "/runs/{run_id}/verdict",
         tags=["runs"],
         summary="What is said of a run now, and how old that is",
@@ -256,7 +264,7 @@ def _add_runs(
         """Words for trust, stop, advice and coverage with their evidence; ask every few seconds."""
         return _answer(judge(found(run_id), workers(), now_ns=now_ns()))
 
-    @app.get(
+    @router.get(
         "/runs/{run_id}/spectrum",
         tags=["runs"],
         summary="Folded spectrum",
@@ -265,6 +273,7 @@ def _add_runs(
     )
     def spectrum(
         run_id: str,
+        request: Request,
         format: Annotated[  # noqa: A002
             Literal["json", "png", "npz"], Query(description="what the answer is")
         ] = "json",
@@ -273,14 +282,19 @@ def _add_runs(
         snapshot = found(run_id)
         if snapshot.spectrum is None:
             raise HTTPException(404, f"run {run_id!r} has no spectrum yet; wait for a chunk.")
+        tag = tag_of(f"{made_at} {run_id} {snapshot.version} {format}".encode())
+        headers = {"ETag": tag, "Cache-Control": CACHING}
+        if is_known(request.headers.get("if-none-match"), tag):  # before it is made
+            return Response(status_code=304, headers=headers)
         if format == "png":
             picture = folded_map_png(snapshot.spectrum, title=snapshot.title)
-            return Response(picture, media_type="image/png")
+            return Response(picture, headers=headers, media_type="image/png")
         if format == "npz":
-            return Response(spectrum_npz(snapshot.spectrum), media_type="application/octet-stream")
-        return _answer(spectrum_answer(snapshot.spectrum, version=snapshot.version))
+            arrays = spectrum_npz(snapshot.spectrum)
+            return Response(arrays, headers=headers, media_type="application/octet-stream")
+        return _answer(spectrum_answer(snapshot.spectrum, version=snapshot.version), headers)
 
-    @app.get(
+    @router.get(
         "/runs/{run_id}/estimate",
         tags=["runs"],
         summary="Newest estimate",
@@ -291,18 +305,22 @@ def _add_runs(
         """Parameters with errors, derived constants, trust with its reasons."""
         return _answer(estimate_answer(_result(found(run_id))))
 
-    @app.get(
+    @router.get(
         "/runs/{run_id}/history",
         tags=["runs"],
         summary="Estimates so far",
         response_model=HistoryAnswer,
         responses=unknown,
     )
-    def history(run_id: str) -> JSONResponse:
+    def history(
+        run_id: str, request: Request, limit: Limit = None, offset: Offset = 0
+    ) -> JSONResponse:
         """Estimate after every chunk."""
-        return _answer(HistoryAnswer(history=list(found(run_id).history)))
+        page = paged(request, found(run_id).history, limit, offset)
+        told = HistoryAnswer(history=list(page.entries), total=page.total, next=page.next)
+        return _answer(told, page.headers)
 
-    @app.get(
+    @router.get(
         "/runs/{run_id}/advice",
         tags=["runs"],
         summary="Where to measure next",
@@ -315,7 +333,7 @@ def _add_runs(
         result, said = _result(snapshot), judge(snapshot, workers(), now_ns=now_ns())
         return _answer(advice_answer(result, said))
 
-    @app.get(
+    @router.get(
         "/runs/{run_id}/events",
         tags=["events"],
         summary="News of one run",
@@ -328,7 +346,7 @@ def _add_runs(
         streams.refuse_too_many()
         return EventSourceResponse(_updates(store, run_id, streams), ping=KEEP_ALIVE_SECONDS)
 
-    @app.get(
+    @router.get(
         "/events",
         tags=["events"],
         summary="News of every run",
@@ -340,8 +358,11 @@ def _add_runs(
         streams.refuse_too_many()
         return EventSourceResponse(_updates(store, None, streams), ping=KEEP_ALIVE_SECONDS)
 
+    return router
 
-def _add_predictions(app: FastAPI, predictor: Predictor | None) -> None:
+
+def _predictions_router(predictor: Predictor | None) -> APIRouter:
+    router = APIRouter()
     turns = Turns()
     faults = {
         403: "a page of another site asks",
@@ -354,7 +375,7 @@ def _add_predictions(app: FastAPI, predictor: Predictor | None) -> None:
         503: "none are made here, or not now",
     }
 
-    @app.post(
+    @router.post(
         "/predict",
         tags=["predictions"],
         summary="Expected spectra of a crystal",
@@ -387,9 +408,14 @@ def _add_predictions(app: FastAPI, predictor: Predictor | None) -> None:
             raise HTTPException(429, str(full), headers=retry) from full
         except UserGoneError:
             return Response(status_code=499)  # to nobody
+        if told.status >= 400:
+            detail = json.loads(told.content).get("detail", "it cannot be predicted.")
+            return problem(told.status, detail, headers={"Cache-Control": "no-store"})
         return Response(
             told.content, told.status, {"Cache-Control": "no-store"}, "application/json"
         )
+
+    return router
 
 
 async def _body(request: Request) -> dict[str, Any]:
@@ -466,8 +492,8 @@ def _add_page(app: FastAPI) -> None:
 # --- answers -----------------------------------------------------------------------------------
 
 
-def _answer(value: Any) -> JSONResponse:
-    return JSONResponse(clean(value), headers={"Cache-Control": "no-store"})
+def _answer(value: Any, headers: Mapping[str, str] | None = None) -> JSONResponse:
+    return JSONResponse(clean(value), headers={"Cache-Control": CACHING, **(headers or {})})
 
 
 def _result(run: RunSnapshot) -> RunResult:

@@ -13,12 +13,13 @@ from urllib.parse import parse_qs
 import structlog
 from fastapi.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
+from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from steering.web.attempts import Attempts
 from steering.web.login_file import login_page
 from steering.web.people_file import LOCAL, People, Somebody
+from steering.web.problems import problem
 
 log = structlog.get_logger()
 
@@ -26,7 +27,7 @@ COOKIE = "beamsteer_token"
 OPEN_PATHS = ("/health", "/ready", "/assets/favicon.svg")
 LOGIN, LOGOUT = "/login", "/logout"
 READING = ("GET", "HEAD", "OPTIONS")
-FOR_ALL = ("/predict",)  # changes nothing
+FOR_ALL = ("/predict", "/v1/predict")  # changes nothing
 LOGIN_BYTES = 20_000
 MISSING = "token is missing or wrong; send Authorization: Bearer, or log in at /login."
 
@@ -110,7 +111,7 @@ class Entrance:
         if request.method in ("GET", "HEAD"):
             return _page(200)
         if request.method != "POST":
-            return JSONResponse({"detail": "expected GET or POST."}, 405)
+            return problem(405, "expected GET or POST.", headers={"Allow": "GET, POST"})
         form = parse_qs((await request.body())[:LOGIN_BYTES].decode("utf-8", "replace"))
         token = next(iter(form.get("token", [])), "").strip()
         if not token:
@@ -121,7 +122,7 @@ class Entrance:
     @staticmethod
     def _logged_out(request: Request) -> Response:
         if request.method != "POST":  # a link or picture of another page must not log anybody out
-            return JSONResponse({"detail": "expected POST."}, 405)
+            return problem(405, "expected POST.", headers={"Allow": "POST"})
         gone = RedirectResponse(LOGIN, 303)
         gone.delete_cookie(COOKIE, httponly=True, samesite="strict", secure=_secure(request))
         return gone
@@ -137,12 +138,10 @@ def _shown(request: Request) -> list[str]:
 def _forbidden(request: Request, somebody: Somebody) -> Response | None:
     if request.method in READING or request.url.path in FOR_ALL or somebody.acts:
         return None
-    return JSONResponse(
-        {
-            "detail": f"{somebody.name} has the role viewer, which reads; expected operator or "
-            "admin. Ask whoever keeps the file of people."
-        },
+    return problem(
         403,
+        f"{somebody.name} has the role viewer, which reads; expected operator or admin. Ask "
+        "whoever keeps the file of people.",
     )
 
 
@@ -167,7 +166,7 @@ def _unknown(
     if "text/html" in request.headers.get("accept", ""):
         said = late if status == 429 else "This token is not known, or no longer." if wrong else ""
         return _page(status, said, headers)
-    return JSONResponse({"detail": late if status == 429 else MISSING}, status, headers=headers)
+    return problem(status, late if status == 429 else MISSING, headers=headers)
 
 
 def _page(status: int, said: str = "", headers: dict[str, str] | None = None) -> Response:

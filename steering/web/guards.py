@@ -9,11 +9,11 @@ from urllib.parse import urlsplit
 
 from fastapi import FastAPI
 from starlette.datastructures import Headers
-from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from steering.web.entrance import Entrance
 from steering.web.people_file import People
+from steering.web.problems import Refusal, problem
 from steering.web.serving import is_loopback
 
 BODY_SECONDS = 20.0  # between two pieces of a body
@@ -100,7 +100,7 @@ class OwnOrigin:
             await self._app(scope, receive, send)
             return
         status, text = fault
-        await JSONResponse({"detail": text}, status)(scope, receive, send)
+        await problem(status, text)(scope, receive, send)
 
     def _fault(self, scope: Scope) -> tuple[int, str] | None:
         headers = Headers(scope=scope)
@@ -141,7 +141,7 @@ def _is_same(origin: str, host: str) -> bool:
     return parts.scheme in ("http", "https") and bool(host) and parts.netloc == host
 
 
-class _RefusedBodyError(Exception):
+class _RefusedBodyError(Refusal):
     """A body passed a limit while it was read."""
 
     def __init__(self, status: int, text: str) -> None:
@@ -215,5 +215,5 @@ class BodyLimit:
 
 
 async def _refuse(refused: _RefusedBodyError, scope: Scope, receive: Receive, send: Send) -> None:
-    answer = JSONResponse({"detail": refused.text}, refused.status, headers={"Connection": "close"})
+    answer = problem(refused.status, refused.text, headers={"Connection": "close"})
     await answer(scope, receive, send)

@@ -68,14 +68,54 @@ def test_answers_are_as_the_schema_says(shown):
 
 
 def test_the_schema_has_all_that_is_served():
-    assert {"/runs", "/runs/{run_id}/actions", "/predict", "/me", "/alarms", "/alarms/log"} <= set(
-        schema()["paths"]
-    )
+    assert {
+        "/v1/runs",
+        "/v1/runs/{run_id}/actions",
+        "/v1/predict",
+        "/v1/me",
+        "/v1/alarms",
+        "/ready",
+    } <= set(schema()["paths"])
 
 
 def test_streams_pictures_and_arrays_declare_what_they_are():
     paths = schema()["paths"]
-    for path in ("/events", "/runs/{run_id}/events"):
+    for path in ("/v1/events", "/v1/runs/{run_id}/events"):
         assert set(paths[path]["get"]["responses"]["200"]["content"]) == {"text/event-stream"}
-    content = paths["/runs/{run_id}/spectrum"]["get"]["responses"]["200"]["content"]
+    content = paths["/v1/runs/{run_id}/spectrum"]["get"]["responses"]["200"]["content"]
     assert set(content) == {"application/json", "image/png", "application/octet-stream"}
+
+
+def test_examples_are_as_the_schema_says_and_every_read_has_one():
+    told = schema()
+    parts = {"components": told["components"]}
+    shown = 0
+    for path, methods in told["paths"].items():
+        for method, operation in methods.items():
+            asked = operation.get("requestBody", {}).get("content", {}).get("application/json")
+            if asked is not None and "example" in asked:
+                jsonschema.validate(asked["example"], asked["schema"] | parts)
+            for status, answer in operation["responses"].items():
+                for kind, content in answer.get("content", {}).items():
+                    if "example" in content:
+                        shown += 1
+                        about = content.get("schema", {}) | parts
+                        jsonschema.validate(content["example"], about)
+                    elif kind == "application/json" and method == "get" and status == "200":
+                        assert path in WITHOUT_EXAMPLE, path
+    assert shown > 40
+
+
+WITHOUT_EXAMPLE = {"/v1/alarms/log"}
+
+
+def test_every_refusal_is_a_problem_in_the_schema_too():
+    told = schema()
+    assert "HTTPValidationError" not in json.dumps(told)
+    for path, methods in told["paths"].items():
+        for operation in methods.values():
+            assert "application/problem+json" in operation["responses"]["default"]["content"]
+            for status, answer in operation["responses"].items():
+                if status.startswith("4"):
+                    assert set(answer["content"]) == {"application/problem+json"}, (path, status)
+            assert set(operation["tags"]) <= {one["name"] for one in told["tags"]}, path

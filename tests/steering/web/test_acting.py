@@ -86,6 +86,7 @@ def test_an_action_is_logged_with_who_when_and_why_and_told_once_it_is_applied(c
         "version": 0,
         "orders": client.get(PATH).json()["orders"],
         "actions": [],
+        "next": None,
     }
     answer = client.post(PATH, json=body(0) | {"by": "Ada"})
     assert answer.status_code == 201
@@ -472,3 +473,20 @@ def test_the_verbs_refuse_what_is_no_state_and_make_tokens(tmp_path, capsys):
     assert cli.run(["token", "Ada"]) == 2
     assert "--people is missing" in capsys.readouterr().err
     assert RunStore().list() == ()
+
+
+def test_the_log_is_read_in_pages_that_stay_true_while_it_grows(client, folder):
+    for number in range(5):
+        asked = {"what": "veto", "psi_deg": 10.0 * number}
+        answer = client.post(PATH, json={"version": number, "why": "dark", "asked": asked})
+        assert answer.status_code == 201
+    first = client.get(f"/v1{PATH}?limit=2")
+    assert [one["number"] for one in first.json()["actions"]] == [5, 4]
+    assert first.headers["link"] == f'<{first.json()["next"]}>; rel="next"'
+    client.post(PATH, json={"version": 5, "why": "dark", "asked": asked | {"psi_deg": 77.0}})
+    seen, following = [], first.json()["next"]
+    while following is not None:
+        page = client.get(following).json()
+        seen += [one["number"] for one in page["actions"]]
+        following = page["next"]
+    assert seen == [3, 2, 1]
