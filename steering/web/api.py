@@ -51,6 +51,7 @@ from steering.web.answers import (
 from steering.web.guards import add_guards
 from steering.web.metrics import StoreCollector
 from steering.web.people_file import People
+from steering.web.predict_routes import add_predict_routes
 from steering.web.prediction_process import Prediction
 from steering.web.turns import QueueFullError, Turns, UserGoneError
 
@@ -141,6 +142,7 @@ def create_app(
     _add_runs(app, store, streams, workers)
     add_acting(app, folders, login=door.guards, known=lambda run_id: store.get(run_id) is not None)
     _add_predictions(app, predictor)
+    add_predict_routes(app, predictor)
     _add_page(app)
     return app
 
