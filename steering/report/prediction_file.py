@@ -301,15 +301,17 @@ def _draw_maps(figure: Any, content: Mapping[str, Any]) -> None:
     left.tick_params(direction="in")
     middle = 0.5 * (energy[1:] + energy[:-1])
     curves = {"total": total, **(parts if len(names) > 1 else {})}
+    top = 1e-12
     for k, (name, values) in enumerate(curves.items()):
         known = np.isfinite(values)
         mean = np.where(known, values, 0.0).sum(axis=0) / np.maximum(known.sum(axis=0), 1)
         colour = LINE if name == "total" else COLOURS[(k - 1) % len(COLOURS)]
         style = "-" if name == "total" else ("--", ":", "-.")[(k - 1) % 3]
         shown = np.where(known.any(axis=0), mean, np.nan)
+        top = max(top, float(np.nanmax(shown, initial=0.0)))
         right.plot(middle, shown, color=colour, linestyle=style, linewidth=1.1, label=name)
     right.set_xlim(float(energy[0]), float(energy[-1]))
-    right.set_ylim(bottom=0, top=1.2 * max(_colour_limit(total), 1e-12))
+    right.set_ylim(bottom=0, top=1.1 * top)
     right.set_title("mean over all |Q| in reach", fontsize=9.5)
     right.set_xlabel("energy transfer (meV)")
     right.tick_params(direction="in")

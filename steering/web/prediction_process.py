@@ -168,19 +168,24 @@ class BoundedPredictor:
             if self._child is not None and self._child.dead:  # since the last answer
                 self._ending(self._child.end(), overdue=False, wall_s=wall_s)
                 self._child = None
+            told = None
             try:
                 child = self._child = self._child or _Child(self.limits, self.database)
+                with asked_for._working(child) as wanted:
+                    if not wanted:
+                        return _cancelled()
+                    child.wait_until_ready()
+                    told = child.ask(json.dumps(dict(asked)).encode(), wall_s, progress)
             except (OSError, EOFError) as error:
+                self._child = None
+                if asked_for.cancelled:
+                    return _cancelled()
                 log.error("prediction_process_not_started", reason=str(error))
                 return _problem(
                     503,
                     f"the process for predictions does not start ({error}); ask again later, or "
                     "use `beamsteer predict`.",
                 )
-            with asked_for._working(child) as wanted:
-                if not wanted:
-                    return _cancelled()
-                told = child.ask(json.dumps(dict(asked)).encode(), wall_s, progress)
             if told is not None and not asked_for.cancelled:
                 return told
             self._child = None
@@ -249,11 +254,24 @@ class _Child:
                 env=_environment(),
             )
         self._connection = Connection(ours.detach())
+        self._ready = False
+
+    def wait_until_ready(self) -> None:
+        """Wait until it takes requests.
+
+        Raises
+        ------
+        EOFError
+            If it ended instead.
+        """
+        if self._ready:
+            return
         try:
             with self._killed_after(START_SECONDS):
                 self._connection.recv_bytes(16)
         except (EOFError, OSError):
             raise EOFError(f"it ended with {self.end()}") from None
+        self._ready = True
 
     def ask(self, asked: bytes, wall_s: float, progress: Progress = silent) -> Prediction | None:
         """Its answer; None if there is none."""
