@@ -189,9 +189,9 @@ class PredictionJobs:
         which = (key, time_limit_s)
         same = self._computations.get(which)
         if same is not None and not same.cancellation.cancelled:
+            other = next((one for one in same.jobs if not one.ended), job)
+            job.change(state=other.state, stage=other.stage, fraction=other.fraction)
             same.jobs.append(job)
-            first = same.jobs[0]
-            job.change(state=first.state, stage=first.stage, fraction=first.fraction)
             return job
         made = _Computation(asked=asked, size=size, time_limit_s=time_limit_s, jobs=[job])
         self._computations[which] = made
