@@ -26,6 +26,7 @@ from simulations.scattering import (
     powder_spectrum,
 )
 from steering.database import Database
+from steering.predict.crystal_maps import Line, Plane, line_map, plane_map
 from steering.predict.indirect_spectrum import indirect_spectrum
 from steering.predict.optics import FREE_EI_MEV, FWHM, Optics, optics, refuse_ei, top_meV
 from steering.predict.phonons import phonons, stable
@@ -42,7 +43,10 @@ ONE_PHONON = (
 )
 PER_CELL = "barn/meV/sr per primitive cell"
 
-Quantity = Literal["all", "dos", "dispersion", "powder", "background", "vibrational"]
+Quantity = Literal[
+    "all", "dos", "dispersion", "powder", "background", "vibrational", "line", "plane"
+]
+Hkl = tuple[float, float, float]
 INDIRECT = ("VISION", "TOSCA")
 """Instruments of indirect geometry: they see S(E), not S(|Q|,E)."""
 GENERIC_FWHM = 0.02  # of Ei, where nobody says the width of the generic instrument
@@ -117,10 +121,28 @@ class PredictionRequest(BaseModel):
         default_factory=dict,
         description="what species are made of, by symbol: an isotope (H: D), or shares of several",
     )
+    line_hkl: tuple[Hkl, Hkl] | None = Field(
+        default=None,
+        description="of quantity line: where it starts and ends, r.l.u. of the conventional cell",
+    )
+    plane_hkl: tuple[Hkl, Hkl] | None = Field(
+        default=None,
+        description="of quantity plane: its two directions from Q = 0, r.l.u.",
+    )
+    band_meV: tuple[float, float] | None = Field(
+        default=None, description="of quantity plane: energies that it is averaged over"
+    )
     order: bool = Field(
         default=False,
         description="whether partly occupied sites are ordered in a supercell; else refused",
     )
+
+    @field_validator("line_hkl", "plane_hkl", "band_meV")
+    @classmethod
+    def _plain(cls, value: Any) -> Any:
+        if value is not None and not np.all(np.abs(np.array(value)) <= 1000):
+            raise InputError(f"{value}; expected numbers from -1000 to 1000")
+        return value
 
     @field_validator("route")
     @classmethod
@@ -161,7 +183,7 @@ def predict(
     dict
         JSON-ready but for arrays, which are numpy: ``structure``, ``route``, ``approximations``,
         ``uncertainty``, ``warnings``, ``optics``, and as asked for ``dos``, ``dispersion``,
-        ``powder``, ``background``, ``vibrational``.
+        ``powder``, ``background``, ``vibrational``, ``line``, ``plane``.
 
     Raises
     ------
@@ -224,10 +246,12 @@ def predict(
         if request.quantity == "all":
             return answer
         raise unstable
-    progress("S(E)" if seen is None else "S(|Q|,E)", 0.4)
+    progress("S(E)" if seen is None else "S(Q,E)", 0.4)
     if seen is None:
         answer["vibrational"] = _vibrational_part(found, request)
         return answer
+    if request.quantity in ("line", "plane"):
+        return answer | {request.quantity: _single_crystal(found, seen, request, progress)}
     return answer | _spectra(found, seen, request, progress)
 
 
@@ -237,7 +261,7 @@ _OF_THE_CRYSTAL = ("dos", "dispersion")  # quantities that no instrument changes
 def _refuse_other_geometry(request: PredictionRequest, indirect: bool) -> None:
     """Raise for what this kind of instrument does not measure."""
     name = request.instrument
-    if indirect and request.quantity in ("powder", "background"):
+    if indirect and request.quantity in ("powder", "background", "line", "plane"):
         raise InputError(
             f"quantity is {request.quantity} and the instrument {name}, which sees S(E) alone; "
             "expected vibrational, dos, dispersion or all, or a direct-geometry instrument"
@@ -246,6 +270,10 @@ def _refuse_other_geometry(request: PredictionRequest, indirect: bool) -> None:
         raise InputError(
             f"energy_max_meV is {request.energy_max_meV:g}; expected at most 1000 at {name}"
         )
+    if request.quantity == "line" and request.line_hkl is None:
+        raise InputError("quantity is line; expected line_hkl, its two ends. Give them")
+    if request.quantity == "plane" and (request.plane_hkl is None or request.band_meV is None):
+        raise InputError("quantity is plane; expected plane_hkl and band_meV. Give both")
     if not indirect and request.quantity == "vibrational":
         raise InputError(
             f"quantity is vibrational and the instrument {name}; expected VISION or TOSCA for S(E)"
@@ -340,6 +368,48 @@ def _uncertainty_part(found: Vibrations) -> dict[str, Any] | None:
     if known is None:
         return None
     return {"words": known.words, "energies": list(known.energies)}
+
+
+def _single_crystal(
+    found: Vibrations, seen: Optics, request: PredictionRequest, progress: Progress
+) -> dict[str, Any]:
+    """S(Q,E) along a line, or over a plane in a band; NaN where no detector can be."""
+    if request.quantity == "line":
+        start, stop = np.array(request.line_hkl, dtype=float)
+        top = request.energy_max_meV
+        seen_map = line_map(
+            found,
+            seen,
+            Line(start_hkl=start, stop_hkl=stop),
+            temperature_K=request.temperature_K,
+            energy_edges_meV=None if top is None else np.linspace(0.0, top, 161),
+        )
+    else:
+        u, v = np.array(request.plane_hkl, dtype=float)
+        low, high = request.band_meV or (0.0, 0.0)
+        if not low < high:
+            raise InputError(f"band_meV is {low:g} to {high:g}; expected the lower one first")
+        seen_map = plane_map(
+            found,
+            seen,
+            Plane(u_hkl=u, v_hkl=v, band_meV=(low, high)),
+            temperature_K=request.temperature_K,
+            progress=lambda share: progress("S(Q,E) over the plane", 0.4 + 0.55 * share),
+        )
+    return {
+        "x_name": seen_map.x_name,
+        "x_edges": seen_map.x_edges,
+        "y_name": seen_map.y_name,
+        "y_edges": seen_map.y_edges,
+        "intensity": seen_map.intensity,
+        "hkl_rlu": seen_map.hkl,
+        "directions_rlu": [*seen_map.axes_hkl],
+        "origin_rlu": seen_map.origin_hkl,
+        "band_meV": seen_map.band_meV,
+        "unit": PER_CELL,
+        "approximation": f"{seen_map.setting.approximations[-1]}; of detectors, only the least and "
+        "largest scattering angle count: a crystal is turned to where they are",
+    }
 
 
 def _spectra(

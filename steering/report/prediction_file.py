@@ -20,7 +20,7 @@ from simulations.errors import InputError
 from steering.report.plots_file import GREEK, UNKNOWN
 from steering.report.tables_file import write_files
 
-PARTS = ("powder", "background", "vibrational", "dos", "dispersion")
+PARTS = ("powder", "background", "vibrational", "line", "plane", "dos", "dispersion")
 """What a prediction may hold, that most wanted as one table first."""
 LINE = "#1b4f72"
 COLOURS = ("#c77d11", "#2f7d5b", "#7a4fa3", "#a33a52", "#3d6fb0", "#6b6b2f")
@@ -48,7 +48,8 @@ def prediction_npz(content: Mapping[str, Any]) -> bytes:
     about: dict[str, Any] = {}
     _sort(content, "", arrays, about)
     buffer = io.BytesIO()
-    arrays["about"] = np.array(json.dumps(about, ensure_ascii=False))
+    words = json.dumps(about, ensure_ascii=False, default=lambda array: array.tolist())
+    arrays["about"] = np.array(words)
     np.savez_compressed(buffer, **arrays)  # pyright: ignore[reportArgumentType]
     return buffer.getvalue()
 
@@ -79,7 +80,7 @@ def prediction_csv(content: Mapping[str, Any], part: str | None = None) -> bytes
 def prediction_png(content: Mapping[str, Any]) -> bytes:
     """What a prediction holds in one picture: phonons above, what is measured below, as PNG."""
     upper = "dispersion" in content or "dos" in content
-    lower = "powder" in content or "background" in content or "vibrational" in content
+    lower = bool({"powder", "background", "vibrational", "line", "plane"} & set(content))
     figure = Figure(figsize=(10.4, 4.4 * (upper + lower) + 0.7), layout="constrained")
     FigureCanvasAgg(figure)
     structure, route = content["structure"], content["route"]
@@ -93,6 +94,8 @@ def prediction_png(content: Mapping[str, Any]) -> bytes:
         _draw_phonons(rows[0], content)
     if lower and "vibrational" in content:
         _draw_vibrational(rows[-1], content["vibrational"])
+    elif "line" in content or "plane" in content:
+        _draw_cut(rows[-1], content.get("line") or content["plane"])
     elif lower:
         _draw_maps(rows[-1], content)
     buffer = io.BytesIO()
@@ -154,6 +157,8 @@ def _table(content: Mapping[str, Any], part: str) -> Table:
         columns = {"position_inverse_A": _array(seen["position_inverse_A"])}
         columns |= {name: hkl[:, k] for k, name in enumerate(("h_rlu", "k_rlu", "l_rlu"))}
         columns |= {f"energy_{s + 1}_meV": energies[:, s] for s in range(energies.shape[1])}
+    elif part in ("line", "plane"):
+        columns = _cut_columns(content[part])
     elif part == "vibrational":
         columns = _vibrational_columns(content["vibrational"])
     else:
@@ -183,6 +188,18 @@ def _vibrational_columns(part: Mapping[str, Any]) -> dict[str, FloatArray]:
         for k, symbol in enumerate(part["elements"]):
             columns[f"{bank}_{symbol}"] = partials[k, b, 1:].sum(axis=0)
     return columns
+
+
+def _cut_columns(part: Mapping[str, Any]) -> dict[str, FloatArray]:
+    x, y, hkl = _middle(part["x_edges"]), _middle(part["y_edges"]), _array(part["hkl_rlu"])
+    if hkl.ndim == 2:  # of a line: the same for every energy
+        hkl = np.repeat(hkl[:, None], len(y), axis=1)
+    columns = {name: hkl[..., k].ravel() for k, name in enumerate(("h_rlu", "k_rlu", "l_rlu"))}
+    return columns | {
+        part["x_name"]: np.repeat(x, len(y)),
+        part["y_name"]: np.tile(y, len(x)),
+        "intensity": _array(part["intensity"]).ravel(),
+    }
 
 
 def _cell(value: Any) -> str:
@@ -316,6 +333,29 @@ def _draw_maps(figure: Any, content: Mapping[str, Any]) -> None:
     right.set_xlabel("energy transfer (meV)")
     right.tick_params(direction="in")
     right.legend(frameon=False, fontsize=8.5)
+
+
+def _draw_cut(figure: Any, part: Mapping[str, Any]) -> None:
+    """A line against energy, or a plane."""
+    axes = figure.subplots()
+    axes.set_facecolor(UNKNOWN)
+    values = _array(part["intensity"])
+    mesh = axes.pcolormesh(
+        _array(part["x_edges"]), _array(part["y_edges"]), np.ma.masked_invalid(values.T),
+        cmap="viridis", norm=PowerNorm(0.5, vmin=0, vmax=_colour_limit(values)), rasterized=True,
+    )  # fmt: skip
+    figure.colorbar(mesh, ax=axes, label="barn/meV/sr per primitive cell", extend="max")
+    along = [", ".join(f"{x:.3g}" for x in row) for row in _array(part["directions_rlu"])]
+    start = ", ".join(f"{x:.3g}" for x in _array(part["origin_rlu"]))
+    axes.set_xlabel(f"Q along [{along[0]}] from ({start}) r.l.u. (1/Å)")
+    axes.tick_params(direction="in")
+    if part["band_meV"] is None:
+        axes.set_ylabel("energy transfer (meV)")
+        return
+    low, high = part["band_meV"]
+    axes.set_ylabel(f"Q along [{along[1]}] (1/Å)")
+    axes.set_aspect("equal")
+    axes.set_title(f"E = {low:g} to {high:g} meV", fontsize=9.5)
 
 
 def _colour_limit(intensity: FloatArray) -> float:

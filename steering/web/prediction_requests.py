@@ -90,7 +90,7 @@ def _from_text(fields: dict[str, Any]) -> dict[str, Any]:
     Raises
     ------
     HTTPException
-        For a supercell or isotopes that cannot be read.
+        For isotopes that cannot be read.
     """
     found = dict(fields)
     if found.get("can") == "none":
@@ -98,6 +98,10 @@ def _from_text(fields: dict[str, Any]) -> dict[str, Any]:
     if "supercell" in found:
         parts = str(found["supercell"]).replace("x", ",").split(",")
         found["supercell"] = [part.strip() for part in parts]
+    for name in ("line_hkl", "plane_hkl", "band_meV"):
+        if name in found:
+            numbers = str(found[name]).replace(";", ",").split(",")
+            found[name] = numbers if name == "band_meV" else [numbers[:3], numbers[3:]]
     if "isotopes" in found:
         text = str(found["isotopes"]).strip()
         try:

@@ -43,7 +43,7 @@ export function drawReach(preset, eiMeV, genericShare, topMeV) {
   const line = { x: found.q, y: found.energy.map(shown), mode: "lines", fill: "toself", fillcolor: "rgba(86,180,233,.18)", line: { color: "#56b4e9", width: 1.5 }, hoverinfo: "skip" };
   const shapes = topMeV && topMeV < eiMeV ? [{ type: "line", xref: "paper", x0: 0, x1: 1, y0: shown(topMeV), y1: shown(topMeV), line: { color: "#f5b942", width: 1, dash: "dash" } }] : [];
   Plotly.react("kinematics", [line], {
-    ...LAYOUT, margin: { l: 48, r: 8, t: 6, b: 36 }, shapes,
+    ...LAYOUT, margin: { l: 48, r: 8, t: 6, b: 42 }, shapes,
     xaxis: { ...AXIS, title: { text: "|Q| (1/Å)", standoff: 4 }, rangemode: "tozero" },
     yaxis: { ...AXIS, title: { text: `E (${unit().name})` }, rangemode: "tozero" },
   }, { ...CONFIG, displayModeBar: false, staticPlot: true });

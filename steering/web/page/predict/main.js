@@ -3,6 +3,7 @@
 import { $, element, text } from "../dom.js";
 import { Plotly } from "../charts.js";
 import { asked, cancel, predict } from "./jobs.js";
+import { drawCut } from "./cut.js";
 import { listenToCrystal, showCrystal, turned } from "./crystal.js";
 import { drawReach, eiOfSlider, sliderOfEi } from "./kinematics.js";
 import { drawMap, listenToCuts, listenToMap, showMap } from "./map.js";
@@ -54,6 +55,8 @@ function form() {
   sent.append("temperature_K", $("temperature").value);
   sent.append("route", $("route").value);
   sent.append("quantity", $("quantity").value);
+  if ($("quantity").value === "line") sent.append("line_hkl", $("line").value);
+  if ($("quantity").value === "plane") { sent.append("plane_hkl", $("plane").value); sent.append("band_meV", $("band").value); }
   sent.append("isotopes", $("isotopes").value.trim());
   sent.append("time_limit_s", $("limit").value);
   sent.append("order", String($("order").checked));
@@ -111,7 +114,7 @@ function show(where) {
   $("warnings").hidden = !result.warnings.length;
   $("warnings").replaceChildren(...result.warnings.map((words) => element("li", { textContent: words })));
   $("approximations").replaceChildren(...result.approximations.map((words) => element("li", { textContent: words })));
-  const parts = ["powder", "background", "vibrational", "dos", "dispersion"].filter((part) => result[part]);
+  const parts = ["powder", "background", "vibrational", "line", "plane", "dos", "dispersion"].filter((part) => result[part]);
   const links = [["PNG", "format=png"], ["NPZ", "format=npz"], ["JSON", "format=json"], ...parts.map((part) => [`CSV ${part}`, `format=csv&part=${part}`])];
   $("downloads").replaceChildren(...links.map(([name, query]) => element("a", { href: `${where}/result?${query}`, textContent: name, download: "" })));
   showCrystal(structure);
@@ -122,7 +125,7 @@ function show(where) {
 
 function draw() {
   for (const node of document.querySelectorAll(".unit-name")) node.textContent = unit().name;
-  if (result) { drawPhonons(result); drawVibrational(result.vibrational); drawMap(null); }
+  if (result) { drawPhonons(result); drawVibrational(result.vibrational); drawCut(result); drawMap(null); }
   eiChosen();
 }
 
@@ -151,6 +154,10 @@ $("cancel").addEventListener("click", async () => {
   try { await cancel(job); } catch (error) { refuse(error.message); }
 });
 $("instrument").addEventListener("change", instrumentChosen);
+$("quantity").addEventListener("change", () => {
+  $("line-choice").hidden = $("quantity").value !== "line";
+  $("plane-choice").hidden = $("quantity").value !== "plane";
+});
 $("ei").addEventListener("input", eiChosen);
 $("ei-slider").addEventListener("input", () => { $("ei").value = String(eiOfSlider(Number($("ei-slider").value))); eiChosen(); });
 $("files").addEventListener("change", () => { if ($("files").files.length) $("structure").value = ""; });
