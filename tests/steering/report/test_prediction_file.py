@@ -71,7 +71,7 @@ def test_every_part_has_its_table_and_others_are_refused(direct, indirect):
     values = np.array(body, dtype=float)
     np.testing.assert_allclose(values[:, total], values[:, orders].sum(axis=1), atol=1e-9)
     peak = values[values[:, energy] > 2]
-    assert 8 < peak[np.argmax(peak[:, total]), energy] < 12  # transverse acoustic modes
+    assert 34 < peak[np.argmax(peak[:, total]), energy] < 38  # flat optic modes
     with pytest.raises(InputError, match="expected one of vibrational, dos, dispersion"):
         prediction_csv(indirect, "powder")
 
@@ -82,7 +82,7 @@ def test_pictures_show_what_there_is(direct, indirect):
     alone = imread(io.BytesIO(prediction_png({k: v for k, v in direct.items() if k != "powder"})))
     for picture in (whole, other, alone):
         assert picture.shape[0] > 500
-        assert np.unique(picture.reshape(-1, picture.shape[2]), axis=0).shape[0] > 200
+        assert picture[::4, ::4, :3].std() > 0.05
     assert whole.shape[0] > 1.5 * imread(
         io.BytesIO(
             prediction_png({k: v for k, v in direct.items() if k not in ("powder", "background")})
