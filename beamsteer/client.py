@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import time
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar
@@ -37,6 +38,7 @@ Model = TypeVar("Model", bound=BaseModel)
 PAGE = 500  # entries of one page
 KEPT = 64  # answers, to be told only whether they changed
 PASSING = (429, 502, 503, 504)  # asking again later may help
+POLL_SECONDS = 1.0  # between two questions after a prediction
 SILENT_SECONDS = 60.0  # of a stream of events, until it is lost; the server sends a sign in 15
 
 
@@ -248,7 +250,25 @@ class Client:
         dict
             As :func:`beamsteer.predict`, with lists for arrays.
         """
-        return self._sent("predict", {"structure": structure, **more}, timeout=timeout_s)
+        given = {"structure": structure, "time_limit_s": timeout_s, **more}
+        body = {name: value for name, value in given.items() if value is not None}
+        answer = self._asked("POST", "predict", json=body, timeout=timeout_s + POLL_SECONDS)
+        _refuse(answer)
+        until = time.monotonic() + timeout_s + POLL_SECONDS
+        while answer.status_code == httpx.codes.ACCEPTED:
+            job = _part(str(_json(answer.content)["id"]))
+            if time.monotonic() > until:
+                self._asked("DELETE", f"jobs/{job}")
+                raise ConnectionError(
+                    f"the prediction took longer than {timeout_s:g} s and was cancelled; expected "
+                    "it sooner. Give more timeout_s."
+                )
+            time.sleep(POLL_SECONDS)
+            answer = self._asked("GET", f"jobs/{job}/result")
+            if answer.status_code == httpx.codes.CONFLICT:  # it has not ended
+                answer = httpx.Response(httpx.codes.ACCEPTED, json={"id": job})
+            _refuse(answer)
+        return _json(answer.content)
 
     # --- answers -----------------------------------------------------------------------------
 

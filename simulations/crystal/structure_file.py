@@ -174,7 +174,7 @@ def parse_structure(path: Path) -> FileCell:
         raise InputError(
             f"structure: {path} has {len(partial)} partly occupied sites, the first {partial[0]}; "
             "expected whole atoms. Build an ordered supercell: --order does so for predict, "
-            "phonons and spectrum; elsewhere use pymatgen's "
+            "phonons and spectrum, and order: true in a request; elsewhere use pymatgen's "
             "OrderDisorderedStructureTransformation and give that file."
         )
     if labels is None:

@@ -63,6 +63,9 @@ def quiet_spglib() -> Iterator[None]:
         yield
 
 
+MOST_SLENDER = 300  # longest vector of a cell over its least height
+
+
 def refuse_unreal(lattice: FloatArray, positions: FloatArray) -> None:
     """Raise for numbers that no program after this one could use."""
     for name, values in (("cell", lattice), ("positions", positions)):
@@ -71,6 +74,13 @@ def refuse_unreal(lattice: FloatArray, positions: FloatArray) -> None:
     volume = abs(float(np.linalg.det(lattice)))
     if volume < 1e-3:
         raise InputError(f"cell of {volume:.3g} cubic angstrom; expected three directions")
+    longest = float(np.linalg.norm(lattice, axis=1).max())
+    thinnest = float(1 / np.linalg.norm(np.linalg.inv(lattice), axis=0).max())
+    if longest > MOST_SLENDER * thinnest:
+        raise InputError(
+            f"cell is a needle, {longest:.4g} angstrom long and {thinnest:.3g} thin; expected at "
+            f"most {MOST_SLENDER} times as long as thin. Check its vectors"
+        )
 
 
 def symmetry_dataset(

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import re
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from simulations.errors import InputError
 from steering.cli import _terminal as terminal
 from steering.cli._option_text import (
     DatabasePath,
@@ -20,12 +25,14 @@ from steering.cli._option_text import (
     supercell_numbers,
 )
 
+MOST_SECONDS = 1e6
+
 
 def register(app: typer.Typer) -> None:
     """Add the verb."""
     app.command(
         epilog="Example: beamsteer predict POSCAR --instrument ARCS --ei 40 --temperature 300 "
-        "-o build/predicted.npz"
+        "-o build/predicted"
     )(predict)
 
 
@@ -33,12 +40,29 @@ def predict(
     structure: Annotated[
         str,
         typer.Argument(
-            help="POSCAR, CIF or phonopy.yaml, the name of a builtin crystal, or an id of the "
-            "database."
+            help="POSCAR, CIF or phonopy.yaml (with FORCE_CONSTANTS or FORCE_SETS and BORN beside "
+            "it if there are any), the name of a builtin crystal, or an id of the database."
         ),
     ],
-    instrument: Annotated[str, typer.Option(help="Instrument name.")] = "ARCS",
+    instrument: Annotated[
+        str,
+        typer.Option(
+            help="ARCS, SEQUOIA, CNCS, HYSPEC; VISION or TOSCA for S(E); generic for one width."
+        ),
+    ] = "ARCS",
     ei: Annotated[float, typer.Option(help="Incident energy, meV.")] = 40.0,
+    fwhm_meV: Annotated[  # noqa: N803
+        float | None,
+        typer.Option(
+            "--fwhm-meV",
+            help="One resolution for all energies in place of the instrument's; of generic 2 % of "
+            "Ei by default.",
+        ),
+    ] = None,
+    energy_max_meV: Annotated[  # noqa: N803
+        float | None,
+        typer.Option("--energy-max-meV", help="Where the energy axis ends; 0.98 Ei by default."),
+    ] = None,
     temperature: Annotated[float, typer.Option(help="Temperature, kelvin.")] = 300.0,
     route: Annotated[
         str,
@@ -46,7 +70,9 @@ def predict(
             help="auto, force_constants (given), database, force_field, or a force field's name."
         ),
     ] = "auto",
-    quantity: Annotated[str, typer.Option(help="all, dos, powder or background.")] = "all",
+    quantity: Annotated[
+        str, typer.Option(help="all, dos, dispersion, powder, background or vibrational.")
+    ] = "all",
     can: Annotated[str, typer.Option(help="Metal of the can: aluminium, vanadium or none.")] = (
         "aluminium"
     ),
@@ -62,12 +88,35 @@ def predict(
     dipole_sum: DipoleSum = Summed.CONVERGED,
     database: DatabasePath = None,
     order: Order = False,
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="NPZ file for the arrays.")
+    time_limit: Annotated[
+        float | None,
+        typer.Option(help="Give up after about so many seconds.", min=0.001, max=MOST_SECONDS),
     ] = None,
+    output: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="File ending in .png, .npz or .csv; may be given again. Without an ending: all "
+            "three. By default a picture, STRUCTURE-predicted.png in this folder.",
+        ),
+    ] = None,
+    picture: Annotated[
+        bool, typer.Option("--picture/--no-picture", help="Draw the picture where no -o is given.")
+    ] = True,
     json: terminal.Json = False,
 ) -> None:
-    """Predict the phonon DOS, S(|Q|,E) and the expected background of a crystal."""
+    """Predict dispersion, phonon DOS, S(|Q|,E) or S(E), and the expected background of a crystal.
+
+    Draws a picture of it, unless --json or -o say otherwise.
+    """
+    from steering.report import named_files
+
+    names = list(output or [])
+    if not names and picture and not json:
+        names = [_default_picture(structure)]
+    files = named_files(names)
+
     from steering.predict import predict as run
     from steering.predict import prediction_request
 
@@ -75,6 +124,8 @@ def predict(
         structure=structure,
         instrument=instrument,
         ei_meV=ei,
+        fwhm_meV=fwhm_meV,
+        energy_max_meV=energy_max_meV,
         temperature_K=temperature,
         route=route,
         quantity=quantity,
@@ -83,19 +134,67 @@ def predict(
         can=None if can == "none" else can,
         supercell=supercell_numbers(supercell),
         isotopes=isotopes_named(isotopes),
+        order=order,
     )
-    with terminal.progress("predict", quiet=json) as progress:
-        progress(f"{structure}, route {route}", 0.1)
-        prediction = run(request, files=True, database=named_database(database), order=order)
-    if output is not None:
-        from steering.report import write_arrays
+    with terminal.progress("predict", quiet=json) as progress, _time_limit(time_limit):
+        progress(f"{structure}, route {route}", 0.01)
+        prediction = run(request, files=True, database=named_database(database), progress=progress)
+        if files:
+            from steering.report import write_prediction
 
-        write_arrays(prediction, output)
+            progress("writing", 0.95)
+            files = write_prediction(prediction, files)
     if json:
         terminal.print_json(prediction)
         return
     print_prediction(structure, prediction)
-    terminal.out.print(f"Arrays are in {output}" if output else "Write the arrays with -o FILE.npz")
+    for warning in prediction["warnings"]:
+        terminal.err.print(f"warning: {warning}", markup=False)
+    listed = ", ".join(map(str, files))
+    terminal.out.print(
+        f"Written: {listed}" if listed else "Write picture and data with -o NAME", markup=False
+    )
+
+
+def _default_picture(structure: str) -> Path:
+    """Name of the picture in the working folder."""
+    name = Path(structure).resolve().name if "/" in structure else structure
+    stem = re.sub(r"[^\w.+-]+", "-", name).strip("-.")
+    return Path(f"{stem[:80] or 'structure'}-predicted.png")
+
+
+class _TimeIsUpError(BaseException):
+    """Passes handlers of ordinary errors."""
+
+
+@contextmanager
+def _time_limit(seconds: float | None) -> Iterator[None]:
+    """End a block after so many seconds; what a library computes then it finishes first.
+
+    Raises
+    ------
+    InputError
+        If the time is up.
+    """
+    if seconds is None:
+        yield
+        return
+
+    def ring(*_: object) -> None:
+        raise _TimeIsUpError
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    except _TimeIsUpError:
+        raise InputError(
+            f"--time-limit is {seconds:g} s, and it takes longer; expected more time or a smaller "
+            "cell. Raise it, or ask for less with --quantity"
+        ) from None
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0.0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def print_prediction(title: str, prediction: dict[str, Any]) -> None:

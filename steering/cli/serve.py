@@ -46,12 +46,26 @@ def serve(
         list[str] | None,
         typer.Option(help="Name that browsers know the server by; any, under a token, if absent."),
     ] = None,
+    database: Annotated[
+        Path | None,
+        typer.Option(
+            help="A store of `beamsteer database build`, whose structures predictions may name."
+        ),
+    ] = None,
+    prediction_cache: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder where predictions are kept, 1 GiB at most; in memory alone, if none."
+        ),
+    ] = None,
     check: Annotated[
         bool, typer.Option("--check", help="Start, report the address, and stop again.")
     ] = False,
     json: terminal.Json = False,
 ) -> None:
     """Serve the status API and the live page until interrupted.
+
+    The planner's page, /predict, shows what a crystal will look like before beam time.
 
     Runs that were, or are meanwhile, replayed into the folders are shown, and live ones that
     `beamsteer model-server` estimates. Meanwhile alarms of the live ones are evaluated and sent:
@@ -68,6 +82,11 @@ def serve(
                 f"{folder}: is not there; expected a folder that `beamsteer replay -o` wrote. "
                 "Correct the path."
             )
+
+    if database is not None:
+        from steering.database import open_database
+
+        open_database(database)  # says now what is wrong with it
 
     from steering.alarms import watching
     from steering.cli._interruption import asked_to_stop
@@ -87,7 +106,7 @@ def serve(
     workers()
     app = served_app(
         store,
-        BoundedPredictor(),
+        BoundedPredictor(database=database, cache_folder=prediction_cache),
         people=door,
         names=tuple(name or ()),
         folders=looked,

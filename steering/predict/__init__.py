@@ -15,15 +15,25 @@ from steering.predict.posterior_phonons_file import (
     write_posterior_phonons,
 )
 from steering.predict.powder_map import powder_map
-from steering.predict.predictions import PredictionRequest, predict, prediction_request
+from steering.predict.predictions import (
+    GENERIC_FWHM,
+    INDIRECT,
+    PredictionRequest,
+    Quantity,
+    predict,
+    prediction_request,
+)
 from steering.predict.prior_making import MadePrior, make_prior
-from steering.predict.routes import vibrations_of
+from steering.predict.routes import ROUTES, vibrations_of
 from steering.predict.spectrum_file import write_spectrum
 from steering.predict.spectrum_map import SpectrumMap
 from steering.predict.structure_file import crystal_named, open_structure, ordered_structure
+from steering.predict.uploaded_file import refuse_names, uploaded_folder
 from steering.predict.vibrations import Vibrations, formula
 
 __all__ = [
+    "GENERIC_FWHM",
+    "INDIRECT",
     "IndirectSpectrum",
     "Line",
     "MadePrior",
@@ -32,6 +42,8 @@ __all__ = [
     "Plane",
     "PosteriorPhonons",
     "PredictionRequest",
+    "Quantity",
+    "ROUTES",
     "SpectraSetting",
     "SpectrumMap",
     "Vibrations",
@@ -53,9 +65,11 @@ __all__ = [
     "powder_map",
     "predict",
     "prediction_request",
+    "refuse_names",
     "rounded",
     "stable",
     "top_meV",
+    "uploaded_folder",
     "vibrations_of",
     "write_phonons",
     "write_posterior_phonons",

@@ -5,6 +5,7 @@ Every part of an answer carries the approximation it was made with.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -15,16 +16,20 @@ from simulations.arrays import FloatArray
 from simulations.crystal import Crystal, Treatment
 from simulations.dynamics import DipoleWay, PhononDos
 from simulations.errors import InputError
-from simulations.instrument import Instrument, Resolution, load_instrument
+from simulations.instrument import Resolution
+from simulations.progress import Progress, silent
 from simulations.scattering import (
+    SigmaOfEnergy,
     can_background,
     incoherent_spectrum,
     kinematic_mask,
     powder_spectrum,
 )
 from steering.database import Database
-from steering.predict.optics import refuse_ei
-from steering.predict.phonons import stable
+from steering.predict.crystal_maps import Line, Plane, line_map, plane_map
+from steering.predict.indirect_spectrum import indirect_spectrum
+from steering.predict.optics import FREE_EI_MEV, FWHM, Optics, optics, refuse_ei, top_meV
+from steering.predict.phonons import phonons, stable
 from steering.predict.routes import ROUTES, vibrations_of
 from steering.predict.spectrum_map import samplings
 from steering.predict.structure_file import open_structure, ordered_structure
@@ -38,7 +43,15 @@ ONE_PHONON = (
 )
 PER_CELL = "barn/meV/sr per primitive cell"
 
-Quantity = Literal["all", "dos", "powder", "background"]
+Quantity = Literal[
+    "all", "dos", "dispersion", "powder", "background", "vibrational", "line", "plane"
+]
+Hkl = tuple[float, float, float]
+INDIRECT = ("VISION", "TOSCA")
+"""Instruments of indirect geometry: they see S(E), not S(|Q|,E)."""
+GENERIC_FWHM = 0.02  # of Ei, where nobody says the width of the generic instrument
+PATH_POINTS = 240
+_HIGHEST_LOSS = 0.98  # of Ei
 
 
 class PredictionRequest(BaseModel):
@@ -57,8 +70,27 @@ class PredictionRequest(BaseModel):
         "force_field: compute them with the default force field; a force field's name; auto: the "
         "first of these that is possible",
     )
-    instrument: str = Field(default="ARCS", description="name of a known instrument")
+    instrument: str = Field(
+        default="ARCS",
+        description="ARCS, SEQUOIA, CNCS, HYSPEC; VISION, TOSCA (S(E) alone); generic (one width, "
+        "all angles)",
+    )
     ei_meV: float = Field(default=40.0, gt=0, le=5000, allow_inf_nan=False)
+    fwhm_meV: float | None = Field(
+        default=None,
+        gt=0,
+        le=1000,
+        allow_inf_nan=False,
+        description="one full width at half maximum for all energies, in place of the "
+        "instrument's; of generic 2 % of Ei, if not said",
+    )
+    energy_max_meV: float | None = Field(
+        default=None,
+        gt=0,
+        le=5000,
+        allow_inf_nan=False,
+        description="where the energy axis ends, below Ei; 0.98 Ei, if not said",
+    )
     temperature_K: float = Field(default=300.0, ge=0, le=5000, allow_inf_nan=False)
     quantity: Quantity = "all"
     can: Literal["aluminium", "vanadium"] | None = Field(
@@ -89,6 +121,28 @@ class PredictionRequest(BaseModel):
         default_factory=dict,
         description="what species are made of, by symbol: an isotope (H: D), or shares of several",
     )
+    line_hkl: tuple[Hkl, Hkl] | None = Field(
+        default=None,
+        description="of quantity line: where it starts and ends, r.l.u. of the conventional cell",
+    )
+    plane_hkl: tuple[Hkl, Hkl] | None = Field(
+        default=None,
+        description="of quantity plane: its two directions from Q = 0, r.l.u.",
+    )
+    band_meV: tuple[float, float] | None = Field(
+        default=None, description="of quantity plane: energies that it is averaged over"
+    )
+    order: bool = Field(
+        default=False,
+        description="whether partly occupied sites are ordered in a supercell; else refused",
+    )
+
+    @field_validator("line_hkl", "plane_hkl", "band_meV")
+    @classmethod
+    def _plain(cls, value: Any) -> Any:
+        if value is not None and not np.all(np.abs(np.array(value)) <= 1000):
+            raise InputError(f"{value}; expected numbers from -1000 to 1000")
+        return value
 
     @field_validator("route")
     @classmethod
@@ -123,8 +177,10 @@ def predict(
     files: bool = False,
     database: Database | None = None,
     order: bool = False,
+    folder: Path | None = None,
+    progress: Progress = silent,
 ) -> dict[str, Any]:
-    """Predict DOS, S(|Q|,E) and expected background of a crystal.
+    """Predict DOS, dispersion, S(|Q|,E) or S(E), and the expected background of a crystal.
 
     Parameters
     ----------
@@ -135,13 +191,18 @@ def predict(
     database : Database or None
         Whose entries route ``database`` takes, and ``auto`` where one has the structure.
     order : bool
-        Whether to order partly occupied sites in a supercell.
+        Whether to order partly occupied sites in a supercell; as the request's ``order``.
+    folder : Path or None
+        A file or folder that takes the place of ``structure``: what somebody uploaded.
+    progress : callable
+        Told what is done next.
 
     Returns
     -------
     dict
         JSON-ready but for arrays, which are numpy: ``structure``, ``route``, ``approximations``,
-        ``uncertainty``, ``warnings``, and as asked for ``dos``, ``powder``, ``background``.
+        ``uncertainty``, ``warnings``, ``optics``, and as asked for ``dos``, ``dispersion``,
+        ``powder``, ``background``, ``vibrational``, ``line``, ``plane``.
 
     Raises
     ------
@@ -150,13 +211,14 @@ def predict(
         field, too many atoms, no force constants, imaginary modes.
     """
     refuse_ei(request.ei_meV)
-    try:
-        instrument = load_instrument(request.instrument)
-    except InputError as error:
-        raise InputError(f"instrument: {error}") from error
+    indirect = request.instrument.upper() in INDIRECT
+    _refuse_other_geometry(request, indirect)
+    seen = None if indirect else _seen(request)
+    progress("structure and vibrations", 0.05)
+    named = str(folder) if folder is not None else request.structure
     with (
-        open_structure(request.structure, files, database) as opened,
-        ordered_structure(opened, order) as (structure, notes),
+        open_structure(named, files or folder is not None, database) as opened,
+        ordered_structure(opened, order or request.order) as (structure, notes),
     ):
         found = vibrations_of(
             structure,
@@ -167,7 +229,7 @@ def predict(
             database=database,
             notes=notes,
         )
-    crystal, dos = found.crystal, found.dos
+    whole = found
     unstable: InputError | None = None
     try:
         found = stable(found, request.imaginary)
@@ -175,28 +237,148 @@ def predict(
         unstable = error
     warnings = [str(unstable)] if unstable is not None else list(found.warnings)
     answer: dict[str, Any] = {
-        "structure": {
-            "formula": formula(crystal),
-            "atoms": crystal.n_atoms,
-            "lattice_A": crystal.conventional_lattice,
-        },
+        "structure": _structure_part(whole.crystal),
         "route": found.route,
         "approximations": list(found.approximations),
         "uncertainty": _uncertainty_part(found),
         "warnings": warnings,
-        "instrument": instrument.name,
-        "ei_meV": request.ei_meV,
+        "instrument": request.instrument.upper() if seen is None else seen.instrument,
+        "ei_meV": None if seen is None else request.ei_meV,
         "temperature_K": request.temperature_K,
     }
+    if seen is not None:
+        answer["optics"] = _optics_part(seen)
+        highest = top_meV(whole.dos)
+        if highest > _HIGHEST_LOSS * request.ei_meV and request.quantity not in _OF_THE_CRYSTAL:
+            warnings.append(
+                f"modes reach {highest:.4g} meV, and neutrons of Ei = {request.ei_meV:g} meV "
+                "cannot lose that much: the highest modes are not seen. Raise Ei."
+            )
     if request.quantity in ("all", "dos"):
-        answer["dos"] = _dos_part(crystal, dos.shown())
-    if request.quantity == "dos":
+        answer["dos"] = _dos_part(whole.crystal, whole.dos.shown())
+    if request.quantity == "dispersion" or (request.quantity == "all" and whole.model is not None):
+        progress("dispersion", 0.3)
+        answer["dispersion"] = _dispersion_part(whole)
+    if request.quantity in _OF_THE_CRYSTAL:
         return answer
     if unstable is not None:
         if request.quantity == "all":
             return answer
         raise unstable
-    return answer | _spectra(found, instrument, request)
+    progress("S(E)" if seen is None else "S(Q,E)", 0.4)
+    if seen is None:
+        answer["vibrational"] = _vibrational_part(found, request)
+        return answer
+    if request.quantity in ("line", "plane"):
+        return answer | {request.quantity: _single_crystal(found, seen, request, progress)}
+    return answer | _spectra(found, seen, request, progress)
+
+
+_OF_THE_CRYSTAL = ("dos", "dispersion")  # quantities that no instrument changes
+
+
+def _refuse_other_geometry(request: PredictionRequest, indirect: bool) -> None:
+    """Raise for what this kind of instrument does not measure."""
+    name = request.instrument
+    if indirect and request.quantity in ("powder", "background", "line", "plane"):
+        raise InputError(
+            f"quantity is {request.quantity} and the instrument {name}, which sees S(E) alone; "
+            "expected vibrational, dos, dispersion or all, or a direct-geometry instrument"
+        )
+    if indirect and request.energy_max_meV is not None and request.energy_max_meV > 1000:
+        raise InputError(
+            f"energy_max_meV is {request.energy_max_meV:g}; expected at most 1000 at {name}"
+        )
+    if request.quantity == "line" and request.line_hkl is None:
+        raise InputError("quantity is line; expected line_hkl, its two ends. Give them")
+    if request.quantity == "plane" and (request.plane_hkl is None or request.band_meV is None):
+        raise InputError("quantity is plane; expected plane_hkl and band_meV. Give both")
+    if not indirect and request.quantity == "vibrational":
+        raise InputError(
+            f"quantity is vibrational and the instrument {name}; expected VISION or TOSCA for S(E)"
+        )
+
+
+def _seen(request: PredictionRequest) -> Optics:
+    """The direct-geometry instrument that was asked for.
+
+    Raises
+    ------
+    InputError
+        If it is unknown, or the energy axis ends at Ei or beyond.
+    """
+    width = request.fwhm_meV
+    if request.instrument.lower() == "generic" and width is None:
+        width = GENERIC_FWHM * request.ei_meV
+    try:
+        seen = optics(0.0, instrument=request.instrument, ei_meV=request.ei_meV, fwhm_meV=width)
+    except InputError as error:
+        raise InputError(f"instrument: {error}") from error
+    if request.energy_max_meV is not None and request.energy_max_meV >= request.ei_meV:
+        raise InputError(
+            f"energy_max_meV is {request.energy_max_meV:g}, but neutrons of Ei = "
+            f"{request.ei_meV:g} meV cannot lose that much; expected less than Ei. Lower it, or "
+            "raise ei_meV."
+        )
+    return seen
+
+
+def _structure_part(crystal: Crystal) -> dict[str, Any]:
+    return {
+        "formula": formula(crystal),
+        "atoms": crystal.n_atoms,
+        "lattice_A": crystal.conventional_lattice,
+        "primitive_lattice_A": crystal.lattice,
+        "symbols": list(crystal.symbols),
+        "positions": crystal.positions,
+    }
+
+
+def _optics_part(seen: Optics) -> dict[str, Any]:
+    """What the instrument reaches and resolves, for a reader who draws it."""
+    energy = np.linspace(0.0, _HIGHEST_LOSS, 50) * seen.ei_meV
+    free = seen.ei_meV >= FREE_EI_MEV
+    return {
+        "words": seen.words,
+        "two_theta_deg": list(seen.two_theta_deg),
+        "energy_meV": [] if free else energy,
+        "fwhm_meV": [] if free else FWHM * seen.sigma_of(energy),
+    }
+
+
+def _dispersion_part(found: Vibrations) -> dict[str, Any]:
+    """Energies along the standard path; imaginary ones negative."""
+    seen = phonons(found, points=PATH_POINTS)
+    content = seen.content()
+    return {
+        **content["dispersion"],
+        "corners": content["corners"],
+        "imaginary": None if seen.imaginary is None else seen.imaginary.words,
+        "unit": "meV",
+        "approximation": "harmonic; imaginary modes as negative energies",
+    }
+
+
+def _vibrational_part(found: Vibrations, request: PredictionRequest) -> dict[str, Any]:
+    """S(E) of an indirect-geometry instrument."""
+    edges = None
+    if request.energy_max_meV is not None:
+        edges = np.linspace(0.0, request.energy_max_meV, 801)
+    content = indirect_spectrum(
+        found,
+        instrument=request.instrument.upper(),
+        temperature_K=request.temperature_K,
+        energy_edges_meV=edges,
+        fwhm_meV=request.fwhm_meV,
+    ).content()
+    kept = ("banks", "elements", "energy_meV_edges", "total", "orders", "partials")
+    return {
+        **{name: content[name] for name in kept},
+        "momentum_inverse_A": content["momentum_inverse_A"],
+        "sampling": content["sampling"],
+        "unit": PER_CELL,
+        "approximation": content["approximations"][-1],
+    }
 
 
 def _uncertainty_part(found: Vibrations) -> dict[str, Any] | None:
@@ -207,14 +389,57 @@ def _uncertainty_part(found: Vibrations) -> dict[str, Any] | None:
     return {"words": known.words, "energies": list(known.energies)}
 
 
+def _single_crystal(
+    found: Vibrations, seen: Optics, request: PredictionRequest, progress: Progress
+) -> dict[str, Any]:
+    """S(Q,E) along a line, or over a plane in a band; NaN where no detector can be."""
+    if request.quantity == "line":
+        start, stop = np.array(request.line_hkl, dtype=float)
+        top = request.energy_max_meV
+        seen_map = line_map(
+            found,
+            seen,
+            Line(start_hkl=start, stop_hkl=stop),
+            temperature_K=request.temperature_K,
+            energy_edges_meV=None if top is None else np.linspace(0.0, top, 161),
+        )
+    else:
+        u, v = np.array(request.plane_hkl, dtype=float)
+        low, high = request.band_meV or (0.0, 0.0)
+        if not low < high:
+            raise InputError(f"band_meV is {low:g} to {high:g}; expected the lower one first")
+        seen_map = plane_map(
+            found,
+            seen,
+            Plane(u_hkl=u, v_hkl=v, band_meV=(low, high)),
+            temperature_K=request.temperature_K,
+            progress=lambda share: progress("S(Q,E) over the plane", 0.4 + 0.55 * share),
+        )
+    return {
+        "x_name": seen_map.x_name,
+        "x_edges": seen_map.x_edges,
+        "y_name": seen_map.y_name,
+        "y_edges": seen_map.y_edges,
+        "intensity": seen_map.intensity,
+        "hkl_rlu": seen_map.hkl,
+        "directions_rlu": [*seen_map.axes_hkl],
+        "origin_rlu": seen_map.origin_hkl,
+        "band_meV": seen_map.band_meV,
+        "unit": PER_CELL,
+        "approximation": f"{seen_map.setting.approximations[-1]}; of detectors, only the least and "
+        "largest scattering angle count: a crystal is turned to where they are",
+    }
+
+
 def _spectra(
-    found: Vibrations, instrument: Instrument, request: PredictionRequest
+    found: Vibrations, seen: Optics, request: PredictionRequest, progress: Progress
 ) -> dict[str, Any]:
     """S(|Q|,E) and its background, as asked for, on all that the instrument reaches."""
-    energy_edges = np.linspace(0.0, 0.98 * request.ei_meV, 121)
+    top = request.energy_max_meV or _HIGHEST_LOSS * request.ei_meV
+    energy_edges = np.linspace(0.0, top, 121)
     highest = 2 * np.sqrt(request.ei_meV / 2.0721248)
     momentum_edges = np.linspace(0.02 * highest, highest, 101)
-    angles = _two_theta_deg(instrument.direction[~instrument.masked])
+    angles = seen.two_theta_deg
     mask = kinematic_mask(momentum_edges, energy_edges, request.ei_meV, angles)
     parts: dict[str, Any] = {}
     moved = found.displacements(request.temperature_K)
@@ -225,7 +450,7 @@ def _spectra(
             momentum_edges,
             energy_edges,
             temperature_K=request.temperature_K,
-            resolution=instrument.resolution,
+            resolution=seen.sigma_of,
             ei_meV=request.ei_meV,
             two_theta_deg=angles,
             displacement=displacement,
@@ -240,13 +465,14 @@ def _spectra(
             "approximation": ONE_PHONON,
         }
     if request.quantity in ("all", "background"):
+        progress("expected background", 0.75)
         parts["background"] = expected_background(
             found.crystal,
             found.dos,
             momentum_edges,
             energy_edges,
             temperature_K=request.temperature_K,
-            resolution=instrument.resolution,
+            resolution=seen.sigma_of,
             ei_meV=request.ei_meV,
             can=request.can,
             can_atoms_per_cell=request.can_atoms_per_cell,
@@ -263,7 +489,7 @@ def expected_background(
     energy_edges_meV: FloatArray,
     *,
     temperature_K: float,
-    resolution: Resolution,
+    resolution: Resolution | SigmaOfEnergy,
     ei_meV: float,
     can: str | None = "aluminium",
     can_atoms_per_cell: float = 1.0,
@@ -281,7 +507,7 @@ def expected_background(
         |Q|, 1/angstrom.
     energy_edges_meV : (E + 1,) float64
     temperature_K : float
-    resolution : Resolution
+    resolution : Resolution or callable
     ei_meV : float
     can : str or None
         "aluminium", "vanadium", or None.
@@ -346,11 +572,6 @@ def expected_background(
             for name, (values, text) in parts.items()
         },
     }
-
-
-def _two_theta_deg(direction: FloatArray) -> tuple[float, float]:
-    angle = np.rad2deg(np.arccos(np.clip(direction[:, 2], -1, 1)))
-    return float(angle.min()), float(angle.max())
 
 
 def _dos_part(crystal: Crystal, dos: PhononDos) -> dict[str, Any]:

@@ -16,6 +16,12 @@ from steering.report.plots_file import (
     write_replayed,
 )
 from steering.report.powder_fit_file import write_powder_fits
+from steering.report.prediction_file import (
+    prediction_csv,
+    prediction_npz,
+    prediction_png,
+    write_prediction,
+)
 from steering.report.run_pictures import COLOURS, STYLES, svg
 from steering.report.run_report import Decision
 from steering.report.run_report_file import chosen_run, runs_found, write_run_report
@@ -37,6 +43,9 @@ __all__ = [
     "folded_map_png",
     "inspect",
     "named_files",
+    "prediction_csv",
+    "prediction_npz",
+    "prediction_png",
     "pretty",
     "refuse_missing",
     "runs_found",
@@ -50,5 +59,6 @@ __all__ = [
     "write_powder_fits",
     "write_powder_fold",
     "write_replayed",
+    "write_prediction",
     "write_run_report",
 ]

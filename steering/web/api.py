@@ -53,6 +53,7 @@ from steering.web.guards import add_guards
 from steering.web.metrics import StoreCollector
 from steering.web.paging import Limit, Offset, paged
 from steering.web.people_file import People
+from steering.web.predict_routes import add_predict_routes
 from steering.web.prediction_process import Prediction
 from steering.web.problems import add_problems, problem
 from steering.web.schema import TAGS, add_schema
@@ -155,8 +156,9 @@ def create_app(
         acting_router(
             folders, login=door.guards, known=lambda run_id: store.get(run_id) is not None
         ),
-        _predictions_router(predictor),
     )
+    app.include_router(_predictions_router(predictor), include_in_schema=False)  # superseded
+    add_predict_routes(app, predictor)
     _add_page(app)
     return app
 

@@ -28,6 +28,7 @@ OPEN_PATHS = ("/health", "/ready", "/assets/favicon.svg")
 LOGIN, LOGOUT = "/login", "/logout"
 READING = ("GET", "HEAD", "OPTIONS")
 FOR_ALL = ("/predict", "/v1/predict")  # changes nothing
+FOR_ALL_BELOW = "/v1/jobs/"  # whoever knows a job may end it
 LOGIN_BYTES = 20_000
 MISSING = "token is missing or wrong; send Authorization: Bearer, or log in at /login."
 
@@ -136,7 +137,9 @@ def _shown(request: Request) -> list[str]:
 
 
 def _forbidden(request: Request, somebody: Somebody) -> Response | None:
-    if request.method in READING or request.url.path in FOR_ALL or somebody.acts:
+    path = request.url.path
+    free = path in FOR_ALL or path.startswith(FOR_ALL_BELOW)
+    if request.method in READING or free or somebody.acts:
         return None
     return problem(
         403,

@@ -18,6 +18,8 @@ from steering.web.serving import is_loopback
 
 BODY_SECONDS = 20.0  # between two pieces of a body
 BODY_WHOLE_SECONDS = 120.0
+LARGER_BODIES = {"/v1/predict": 16 * 2**20}
+"""Bytes that a path takes where that is more than the others."""
 
 _HEADERS = (
     (b"x-content-type-options", b"nosniff"),
@@ -169,8 +171,9 @@ class BodyLimit:
             await self._app(scope, receive, send)
             return
         declared = dict(scope["headers"]).get(b"content-length", b"0")
-        if not declared.isdigit() or len(declared) > 18 or int(declared) > self._limit:
-            await _refuse(self._too_large(), scope, receive, send)
+        limit = max(self._limit, LARGER_BODIES.get(scope["path"], 0))
+        if not declared.isdigit() or len(declared) > 18 or int(declared) > limit:
+            await _refuse(_too_large(limit), scope, receive, send)
             return
         taken = 0
         complete = answered = False
@@ -190,8 +193,8 @@ class BodyLimit:
                 raise refusal from None
             taken += len(message.get("body", b""))
             complete = not message.get("more_body", False)
-            if taken > self._limit:
-                refusal = self._too_large()
+            if taken > limit:
+                refusal = _too_large(limit)
                 raise refusal
             return message
 
@@ -209,9 +212,10 @@ class BodyLimit:
         if refusal is not None and not answered:
             await _refuse(refusal, scope, receive, send)
 
-    def _too_large(self) -> _RefusedBodyError:
-        text = f"body is too large; expected at most {self._limit} bytes. Send a smaller file."
-        return _RefusedBodyError(413, text)
+
+def _too_large(limit: int) -> _RefusedBodyError:
+    text = f"body is too large; expected at most {limit} bytes. Send a smaller file."
+    return _RefusedBodyError(413, text)
 
 
 async def _refuse(refused: _RefusedBodyError, scope: Scope, receive: Receive, send: Send) -> None:

@@ -45,7 +45,7 @@ class OldPaths:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass on."""
-        if scope["type"] != "http" or not is_old(scope["path"]):
+        if scope["type"] != "http" or not is_old(scope["path"]) or _is_page(scope):
             await self._app(scope, receive, send)
             return
         place = quote(scope["path"])
@@ -59,3 +59,8 @@ class OldPaths:
             await send(message)
 
         await self._app(scope, receive, marked)
+
+
+def _is_page(scope: Scope) -> bool:
+    """Whether the planner's page is asked for, which has the path of an old endpoint."""
+    return scope["path"] == "/predict" and scope["method"] in ("GET", "HEAD")

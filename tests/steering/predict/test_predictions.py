@@ -152,3 +152,50 @@ def test_files_are_read_only_where_allowed(tmp_path):
         predict(request)
     with pytest.raises(ValueError, match="no force constants"):
         predict(request, files=True)
+
+
+def test_an_indirect_instrument_sees_s_of_e_alone():
+    answer = predict(PredictionRequest(structure="germanium", instrument="tosca", temperature_K=10))
+    assert answer["instrument"] == "TOSCA"
+    assert "powder" not in answer
+    part = answer["vibrational"]
+    assert part["elements"] == ["Ge"]
+    assert np.all(np.isfinite(part["total"]))
+    for fields, says in (
+        ({"instrument": "VISION", "quantity": "background"}, "sees S\\(E\\) alone"),
+        ({"quantity": "vibrational"}, "expected VISION or TOSCA"),
+        ({"quantity": "line"}, "expected line_hkl"),
+        ({"quantity": "plane", "band_meV": (1, 2)}, "expected plane_hkl and band_meV"),
+        ({"energy_max_meV": 40.0}, "expected less than Ei"),
+    ):
+        with pytest.raises(ValueError, match=says):
+            predict(PredictionRequest(structure="germanium", **fields))
+
+
+def test_a_generic_instrument_has_one_width_and_says_what_it_cannot_reach():
+    answer = predict(
+        PredictionRequest(structure="germanium", instrument="generic", ei_meV=30, quantity="powder")
+    )
+    assert answer["optics"]["two_theta_deg"] == [0.0, 180.0]
+    np.testing.assert_allclose(answer["optics"]["fwhm_meV"], 0.02 * 30)
+    assert any("modes reach 37" in words for words in answer["warnings"])
+
+
+def test_a_dispersion_ends_where_optic_modes_do():
+    part = predict(PredictionRequest(structure="germanium", quantity="dispersion"))["dispersion"]
+    energies = part["energies_meV"]
+    assert energies.shape == (len(part["position_inverse_A"]), 6)
+    assert energies.max() == pytest.approx(37.4, abs=0.5)
+    assert part["tick_labels"][0] == "Gamma"
+
+
+def test_a_line_is_seen_as_far_as_detectors_reach():
+    fields = {"structure": "germanium", "quantity": "line", "ei_meV": 40}
+    near = predict(PredictionRequest(**fields, line_hkl=((2, 2, -2), (2, 2, 2))))["line"]
+    assert near["intensity"].shape == (150, 160)
+    far = predict(PredictionRequest(**fields, line_hkl=((2, 2, 0), (9, 9, 0))))["line"]
+    assert np.isfinite(near["intensity"]).mean() > 0.9
+    lost = np.isnan(far["intensity"]).all(axis=1)
+    length = np.linalg.norm(far["hkl_rlu"] * 2 * np.pi / 5.6463, axis=1)
+    assert lost[length > 8.4].all()  # twice the wave number of 40 meV is 8.8
+    assert not lost[length < 7.5].any()
