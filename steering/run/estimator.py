@@ -40,6 +40,7 @@ from steering.advice import Advice, absolute_targets, targets_met
 from steering.experiment import Measurement
 from steering.run.actions import NO_WISHES, Wishes
 from steering.run.adviser import Adviser, Standpoint
+from steering.run.branch_bands import BranchBands, branch_bands
 from steering.run.can_terms import CanTerms
 from steering.run.ledger import ChunkLedger
 
@@ -68,6 +69,7 @@ class Estimate:
     forecast_minutes: float | None  # wall minutes to every target; None: out of reach
     rates: Mapping[str, Any]  # exact ones by chunk, as a refinement remembers them
     looked_from: Standpoint  # what candidates of the advice were looked at from
+    bands: BranchBands  # of the phonon energies along the path
 
     @property
     def met(self) -> bool:
@@ -173,6 +175,7 @@ class Estimator:
             forecast_minutes=advised.forecast_minutes,
             rates=rates,
             looked_from=advised.looked_from,
+            bands=self._bands(posterior),
         )
 
     def advise_again(
@@ -241,6 +244,16 @@ class Estimator:
             refinement = self._doubts()
             posterior = refinement.doubt(observations, believing, posterior, together)
         return posterior, refinement.remembered()
+
+    def _bands(self, posterior: Posterior) -> BranchBands:
+        path = self._measurement.path
+        return branch_bands(
+            self._measurement.quick_forward.model,
+            path.centres_hkl(),
+            path.first_bin,
+            posterior.values,
+            posterior.covariance,
+        )
 
     def _doubts(self) -> Refinement:
         """The refinement that fits the set-up."""

@@ -52,6 +52,11 @@ class SpectrumView:
     branches: FloatArray  # (bins, modes) estimated mode energies, meV
     exposure: FloatArray | None = None  # (bins, energy bins) D
     fitted: BoolArray | None = None  # (bins, energy bins) cells that the fit looks at
+    hkl: FloatArray | None = None  # (bins, 3) centres, r.l.u.
+    counts: FloatArray | None = None  # (bins, energy bins) N, effective ones of reduced input
+    scale: FloatArray | None = None  # () intensity is S / (D scale)
+    branches_low: FloatArray | None = None  # (bins, modes) 5 % of the posterior, meV
+    branches_high: FloatArray | None = None  # (bins, modes) 95 %
 
     def __post_init__(self) -> None:
         shape = (len(self.path_position), len(self.energy_edges_meV) - 1)
@@ -62,12 +67,19 @@ class SpectrumView:
             "residual_sigma",
             "exposure",
             "fitted",
+            "counts",
         ):
             array = getattr(self, name)
             if array is not None and array.shape != shape:
                 raise ValueError(f"{name} has shape {array.shape}; expected {shape}")
         if self.branches.ndim != 2 or len(self.branches) != shape[0]:
             raise ValueError(f"branches has shape {self.branches.shape}; expected ({shape[0]}, _)")
+        for name in ("branches_low", "branches_high"):
+            array = getattr(self, name)
+            if array is not None and array.shape != self.branches.shape:
+                raise ValueError(f"{name} has shape {array.shape}; expected that of branches")
+        if self.hkl is not None and self.hkl.shape != (shape[0], 3):
+            raise ValueError(f"hkl has shape {self.hkl.shape}; expected ({shape[0]}, 3)")
         if len(self.tick_positions) != len(self.tick_labels):
             raise InputError("tick_positions and tick_labels differ in length; expected one each")
 
