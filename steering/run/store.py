@@ -8,7 +8,7 @@ import os
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from pathlib import Path
@@ -101,6 +101,7 @@ class RunSnapshot:
     estimate_seconds: float | None = None  # computing time of the newest estimate
     lag_seconds: float | None = None  # age of the newest chunk when its estimate was ready
     estimated_ns: int | None = None  # when the newest estimate was made, since the Unix epoch
+    force_constants: Mapping[str, str] | None = None  # files for phonopy, of the posterior mean
     version: int = 0  # set by the store; grows with every publication of any run
 
 

@@ -126,9 +126,7 @@ class RunDetails(_Run):
     experiment: dict[str, Any] = Field(description="in the layout of `experiment.yaml`")
     chunks: list[ChunkResult]
     result: RunResult | None
-    history: list[HistoryEntry] = Field(
-        description="in few digits; `/history` has all of them"
-    )
+    history: list[HistoryEntry] = Field(description="in few digits; `/history` has all of them")
     has_spectrum: bool
     estimate_seconds: float | None = Field(description="computing time of the newest estimate")
     lag_seconds: float | None = Field(

@@ -48,6 +48,7 @@ from steering.web.answers import (
     spectrum_answer,
     summary,
 )
+from steering.web.download_routes import download_router
 from steering.web.guards import add_guards
 from steering.web.metrics import StoreCollector
 from steering.web.people_file import People
@@ -314,6 +315,8 @@ def _add_runs(
         snapshot = found(run_id)
         result, said = _result(snapshot), judge(snapshot, workers(), now_ns=now_ns())
         return _answer(advice_answer(result, said))
+
+    app.include_router(download_router(found))
 
     @app.get(
         "/runs/{run_id}/events",

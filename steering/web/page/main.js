@@ -6,6 +6,7 @@ import { $ } from "./dom.js";
 import { forget, heard, reached, tick, unheard } from "./freshness.js";
 import { drawActions, drawWho, drawWishes, wireWho } from "./panels/actions.js";
 import { drawChunks } from "./panels/chunks.js";
+import { drawDownloads, wireDownloads } from "./panels/downloads.js";
 import { drawEvents } from "./panels/events.js";
 import { drawHeader, drawPicker } from "./panels/header.js";
 import { drawHistory } from "./panels/history.js";
@@ -85,6 +86,7 @@ function draw() {
   drawOrientations(details, verdict);
   drawParameters(details);
   drawEvents(details);
+  drawDownloads(details);
   drawAsked();
 }
 
@@ -99,6 +101,7 @@ function drawAsked() {
 
 wireMap();
 wireWho();
+wireDownloads();
 wireDialog(() => { if (details) learnActions(details.run_id).then(drawAsked, console.warn); });
 $("runs").addEventListener("change", (event) => { location.hash = new URLSearchParams({ run: event.target.value }).toString(); });
 addEventListener("hashchange", refresh);
