@@ -43,6 +43,7 @@ from steering.run.adviser import Adviser, Standpoint
 from steering.run.branch_bands import BranchBands, branch_bands
 from steering.run.can_terms import CanTerms
 from steering.run.ledger import ChunkLedger
+from steering.run.reach import Reach, reach_of
 
 DRAWS = 100  # of the prior, to begin at
 DRAWS_LATER = 40  # after the first estimate
@@ -216,6 +217,11 @@ class Estimator:
         seen = posterior.in_layout(self._refinement.layout)
         targets = absolute_targets(seen, self._adviser.relative_targets(wishes))
         return targets_met(posterior.sigma, targets, trusted=trusted)
+
+    def reach(self, ledger: ChunkLedger, estimate: Estimate | None) -> Reach:
+        """What done and advised orientations see of the path."""
+        advice = () if estimate is None else estimate.advice
+        return reach_of(self._measurement, ledger, advice, self._adviser.exposure_at)
 
     def _fit(
         self,

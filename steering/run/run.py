@@ -28,6 +28,7 @@ from steering.run.estimator import Estimate, Estimator
 from steering.run.folded_file import write_folded
 from steering.run.force_constants_file import PhonopyTexts
 from steering.run.ledger import ChunkLedger
+from steering.run.reach import Reach, reach_of
 from steering.run.result import chunk_results, history_entries, result_document
 from steering.run.store import RunSnapshot, SpectrumView
 
@@ -371,7 +372,15 @@ class Run:
             estimate_seconds=self.estimate_seconds,
             estimated_ns=self.estimated_ns,
             force_constants=self._force_constants(),
+            reach=self._reach(),
         )
+
+    def _reach(self) -> Reach | None:
+        if not self.chunks:
+            return None
+        if self._estimator is None:
+            return reach_of(self.measurement, self.ledger)
+        return self._estimator.reach(self.ledger, self.estimate)
 
     def _force_constants(self) -> dict[str, str] | None:
         return None if self.posterior is None else self._phonopy.of(self.posterior.values)

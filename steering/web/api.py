@@ -53,6 +53,7 @@ from steering.web.guards import add_guards
 from steering.web.metrics import StoreCollector
 from steering.web.people_file import People
 from steering.web.prediction_process import Prediction
+from steering.web.reach_routes import reach_router
 from steering.web.turns import QueueFullError, Turns, UserGoneError
 
 MAX_BODY_BYTES = 2_000_000
@@ -317,6 +318,7 @@ def _add_runs(
         return _answer(advice_answer(result, said))
 
     app.include_router(download_router(found))
+    app.include_router(reach_router(found))
 
     @app.get(
         "/runs/{run_id}/events",

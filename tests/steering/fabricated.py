@@ -12,6 +12,7 @@ from steering.run import (
     history_entries,
     result_document,
 )
+from steering.run.reach import Reach
 
 NAMES = (
     ("1NN xx", 6.92),
@@ -97,6 +98,18 @@ def spectrum(seed: int = 3, energy_bins: int = 140) -> SpectrumView:
         scale=np.array(1.0),
         branches_low=branches - wide,
         branches_high=branches + wide,
+    )
+
+
+def reach(measured: tuple[float, ...], advised: tuple[float, ...]) -> Reach:
+    """Every orientation sees another stretch of the path."""
+    at, psi = np.arange(140), np.array([*sorted(measured), *advised])
+    share = np.clip(0.8 - np.abs((at - 1.3 * psi[:, None] + 70) % 140 - 70) / 60, 0, 1)
+    return Reach(
+        psi_deg=psi,
+        rank=np.array([0] * len(measured) + list(range(1, len(advised) + 1))),
+        share=share,
+        measured=len(measured),
     )
 
 
@@ -230,6 +243,7 @@ def snapshot(run_id: str = "ge-demo", **changes) -> RunSnapshot:
         "spectrum": spectrum(),
         "result": result_document(result),
         "history": history_entries(history),
+        "reach": reach(psis, (48.0, 84.0, 12.0, 102.0, 30.0)),
         "estimate_seconds": 0.8,
         "lag_seconds": 1.4,
     }

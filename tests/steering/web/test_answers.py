@@ -50,7 +50,7 @@ def a_long_night():
 def test_an_update_of_the_page_is_small():
     reader = TestClient(create_app(store(a_long_night())), base_url="http://127.0.0.1:8080")
     paths = ["/runs", "/workers"] + [
-        f"/runs/ge-demo{end}" for end in ("", "/spectrum", "/verdict", "/actions")
+        f"/runs/ge-demo{end}" for end in ("", "/spectrum", "/verdict", "/actions", "/reach")
     ]
     sizes = {}
     for path in paths:

@@ -118,11 +118,11 @@ def test_what_there_is_not_says_why():
 def test_a_table_of_an_untrusted_run_says_that_its_model_claims_nothing():
     before = snapshot()
     assert before.result is not None
-    result = before.result.model_copy(update={"trusted": False, "trust": "not trusted"})
+    result = before.result.model_copy(update={"trusted": False, "trust": "not explained"})
     odd = replace(before, result=result, title="=cmd|x\r\n# not a note")
     text = reader(odd).get("/runs/ge-demo/downloads/map.csv").text
     assert text.startswith("# =cmd|x # not a note, run ge-demo\n")
-    assert "# model: not trusted; figures of the model claim nothing" in text
+    assert "# model: not explained; figures of the model claim nothing" in text
 
 
 @pytest.mark.browser

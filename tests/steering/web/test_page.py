@@ -394,3 +394,29 @@ def test_cuts_go_through_the_cell_that_is_clicked_or_reached_by_keys(page):
         page.keyboard.press("ArrowRight")
         assert page.input_value("#cut-q") == str(i - 4)
         assert page.get_attribute("#cut-q", "aria-valuetext").startswith("(")
+
+
+def test_the_page_tells_which_parts_of_the_path_each_orientation_reaches(page):
+    shown = snapshot()
+    assert shown.reach is not None
+    with serving(create_app(store(shown))) as url:
+        page.goto(url)
+        page.wait_for_selector("#reach tbody tr canvas")
+        lines = [row.split() for row in page.locator("#reach tbody tr").all_inner_texts()]
+        assert [line[0] for line in lines[:5]] == ["48°", "84°", "12°", "102°", "30°"]
+        assert [line[-2] for line in lines] == [
+            f"{100 * share.mean():.0f}" for share in np.roll(shown.reach.share, 5, axis=0)
+        ]
+        told = page.locator("#reach canvas").first.get_attribute("aria-label")
+        assert told.startswith("ψ 48° reaches Γ–X ")
+        assert told.count("%") == 6
+        # The strip is bright where the orientation sees the path and empty where it does not.
+        alpha = page.evaluate(
+            """() => { const strip = document.querySelector("#reach canvas");
+                const {data} = strip.getContext("2d").getImageData(0, 5, strip.width, 1);
+                return Array.from({length: 140}, (_, k) => data[4 * (4 * k + 2) + 3] / 255) }"""
+        )
+        share = shown.reach.share[8]
+        away = np.abs(np.subtract.outer(np.arange(140), (0, 40, 50, 80, 100, 120, 140))).min(1) > 1
+        wanted = np.where(share > 0, 0.15 + 0.85 * share, 0)
+        assert np.array(alpha)[away] == pytest.approx(wanted[away], abs=0.06)
