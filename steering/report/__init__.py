@@ -4,6 +4,7 @@ from steering.report.alignment_first import AlignmentVerdict, alignment_first
 from steering.report.alignment_report import AlignmentReport, align_files, corrections_of
 from steering.report.folded_files import fold, refuse_missing
 from steering.report.inspection import inspect, scan_of
+from steering.report.map_export import folded_map_csv, folded_map_picture
 from steering.report.plots_file import (
     GREEK,
     UNKNOWN,
@@ -40,6 +41,8 @@ __all__ = [
     "chosen_run",
     "corrections_of",
     "fold",
+    "folded_map_csv",
+    "folded_map_picture",
     "folded_map_png",
     "inspect",
     "named_files",

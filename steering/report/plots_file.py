@@ -116,7 +116,15 @@ def spectrum_npz(view: SpectrumView) -> bytes:
     """All arrays of a spectrum as an NPZ file without pickle."""
     buffer = io.BytesIO()
     exposure = view.exposure if view.exposure is not None else np.full(view.intensity.shape, np.nan)
-    fitted: dict[str, Any] = {} if view.fitted is None else {"fitted": view.fitted}
+    given = {
+        "fitted": view.fitted,
+        "hkl_rlu": view.hkl,
+        "counts": view.counts,
+        "scale": view.scale,
+        "branches_p05_meV": view.branches_low,
+        "branches_p95_meV": view.branches_high,
+    }
+    more: dict[str, Any] = {name: array for name, array in given.items() if array is not None}
     np.savez_compressed(
         buffer,
         path_position=view.path_position,
@@ -127,7 +135,7 @@ def spectrum_npz(view: SpectrumView) -> bytes:
         residual_sigma=view.residual_sigma,
         branches_meV=view.branches,
         exposure=exposure,
-        **fitted,
+        **more,
         segment_breaks=np.array(view.segment_breaks, dtype=int),
         tick_positions=np.array(view.tick_positions, dtype=float),
         tick_labels=np.array(view.tick_labels, dtype=str),

@@ -24,6 +24,7 @@ from steering.run.adviser import Adviser, Standpoint
 from steering.run.answer import path_ticks, stop_of
 from steering.run.estimator import Estimate
 from steering.run.folded_estimate import estimate_folded
+from steering.run.force_constants_file import phonopy_zip
 from steering.run.live_runs import LiveRun, live_run, live_runs, live_states, read_only_run
 from steering.run.powder_folds import PowderFold, fold_powder
 from steering.run.powder_inversion import Inverted, invert_aluminium, invert_measured
@@ -131,6 +132,7 @@ __all__ = [
     "newest_result",
     "now_ns",
     "path_ticks",
+    "phonopy_zip",
     "read_only_run",
     "read_result",
     "replay",

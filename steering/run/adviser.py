@@ -267,6 +267,14 @@ class Adviser:
             self._seen.append(self._look(psi, reduced=reduced))
         return self._seen
 
+    def exposure_at(self, psi_deg: float) -> FloatArray | None:
+        """D of path cells (bins, energies) at an orientation that was looked at; None: it was not.
+
+        On pixels merged along the tubes, for one coulomb.
+        """
+        looks = (*self._seen, *self._also.values())
+        return next((d for psi, _, (d, _) in looks if abs(psi - psi_deg) <= SAME_DEG), None)
+
     def _look(self, psi_deg: float, *, reduced: bool) -> Look:
         """What an orientation would see in one coulomb, on pixels merged along the tubes."""
         measurement = self._measurement

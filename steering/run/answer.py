@@ -236,6 +236,11 @@ def spectrum_of(
         branches=branches,
         exposure=net.exposure,
         fitted=usable_cells(net, measurement.energy.centres_meV, measurement.elastic_cut_meV),
+        hkl=measurement.path.centres_hkl(),
+        counts=net.counts,
+        scale=np.array(float(scale)),
+        branches_low=None if estimate is None else estimate.bands.low_meV,
+        branches_high=None if estimate is None else estimate.bands.high_meV,
     )
 
 

@@ -40,8 +40,10 @@ from steering.advice import Advice, absolute_targets, targets_met
 from steering.experiment import Measurement
 from steering.run.actions import NO_WISHES, Wishes
 from steering.run.adviser import Adviser, Standpoint
+from steering.run.branch_bands import BranchBands, branch_bands
 from steering.run.can_terms import CanTerms
 from steering.run.ledger import ChunkLedger
+from steering.run.reach import Reach, reach_of
 
 DRAWS = 100  # of the prior, to begin at
 DRAWS_LATER = 40  # after the first estimate
@@ -68,6 +70,7 @@ class Estimate:
     forecast_minutes: float | None  # wall minutes to every target; None: out of reach
     rates: Mapping[str, Any]  # exact ones by chunk, as a refinement remembers them
     looked_from: Standpoint  # what candidates of the advice were looked at from
+    bands: BranchBands  # of the phonon energies along the path
 
     @property
     def met(self) -> bool:
@@ -173,6 +176,7 @@ class Estimator:
             forecast_minutes=advised.forecast_minutes,
             rates=rates,
             looked_from=advised.looked_from,
+            bands=self._bands(posterior),
         )
 
     def advise_again(
@@ -214,6 +218,11 @@ class Estimator:
         targets = absolute_targets(seen, self._adviser.relative_targets(wishes))
         return targets_met(posterior.sigma, targets, trusted=trusted)
 
+    def reach(self, ledger: ChunkLedger, estimate: Estimate | None) -> Reach:
+        """What done and advised orientations see of the path."""
+        advice = () if estimate is None else estimate.advice
+        return reach_of(self._measurement, ledger, advice, self._adviser.exposure_at)
+
     def _fit(
         self,
         ledger: ChunkLedger,
@@ -241,6 +250,16 @@ class Estimator:
             refinement = self._doubts()
             posterior = refinement.doubt(observations, believing, posterior, together)
         return posterior, refinement.remembered()
+
+    def _bands(self, posterior: Posterior) -> BranchBands:
+        path = self._measurement.path
+        return branch_bands(
+            self._measurement.quick_forward.model,
+            path.centres_hkl(),
+            path.first_bin,
+            posterior.values,
+            posterior.covariance,
+        )
 
     def _doubts(self) -> Refinement:
         """The refinement that fits the set-up."""

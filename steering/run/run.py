@@ -26,7 +26,9 @@ from steering.run.can_terms import CanTerms, can_alone
 from steering.run.empty_can import can_of
 from steering.run.estimator import Estimate, Estimator
 from steering.run.folded_file import write_folded
+from steering.run.force_constants_file import PhonopyTexts
 from steering.run.ledger import ChunkLedger
+from steering.run.reach import Reach, reach_of
 from steering.run.result import chunk_results, history_entries, result_document
 from steering.run.store import RunSnapshot, SpectrumView
 
@@ -73,6 +75,7 @@ class Run:
         )
         self._estimator = Estimator(measurement, self.can_terms) if estimate else None
         self._base: Estimate | None = None  # what the next estimate begins at
+        self._phonopy = PhonopyTexts(measurement.quick_forward.model)
         self._looks_below_target = 0
         self.wishes = NO_WISHES  # of people, that the next estimate heeds
         self.foreseen: Foreseen | None = None  # taken by dwells that it fits
@@ -368,7 +371,19 @@ class Run:
             history=history_entries(self.history),
             estimate_seconds=self.estimate_seconds,
             estimated_ns=self.estimated_ns,
+            force_constants=self._force_constants(),
+            reach=self._reach(),
         )
+
+    def _reach(self) -> Reach | None:
+        if not self.chunks:
+            return None
+        if self._estimator is None:
+            return reach_of(self.measurement, self.ledger)
+        return self._estimator.reach(self.ledger, self.estimate)
+
+    def _force_constants(self) -> dict[str, str] | None:
+        return None if self.posterior is None else self._phonopy.of(self.posterior.values)
 
     def write_folded(self, path: Path) -> None:
         """Write ``folded.npz``."""

@@ -8,7 +8,7 @@ import os
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from pathlib import Path
@@ -18,6 +18,7 @@ import numpy as np
 
 from simulations.arrays import BoolArray, FloatArray
 from simulations.errors import InputError
+from steering.run.reach import Reach
 from steering.run.result import (
     SCHEMA_VERSION as RESULT_VERSION,
 )
@@ -52,6 +53,11 @@ class SpectrumView:
     branches: FloatArray  # (bins, modes) estimated mode energies, meV
     exposure: FloatArray | None = None  # (bins, energy bins) D
     fitted: BoolArray | None = None  # (bins, energy bins) cells that the fit looks at
+    hkl: FloatArray | None = None  # (bins, 3) centres, r.l.u.
+    counts: FloatArray | None = None  # (bins, energy bins) N, effective ones of reduced input
+    scale: FloatArray | None = None  # () intensity is S / (D scale)
+    branches_low: FloatArray | None = None  # (bins, modes) 5 % of the posterior, meV
+    branches_high: FloatArray | None = None  # (bins, modes) 95 %
 
     def __post_init__(self) -> None:
         shape = (len(self.path_position), len(self.energy_edges_meV) - 1)
@@ -62,12 +68,19 @@ class SpectrumView:
             "residual_sigma",
             "exposure",
             "fitted",
+            "counts",
         ):
             array = getattr(self, name)
             if array is not None and array.shape != shape:
                 raise ValueError(f"{name} has shape {array.shape}; expected {shape}")
         if self.branches.ndim != 2 or len(self.branches) != shape[0]:
             raise ValueError(f"branches has shape {self.branches.shape}; expected ({shape[0]}, _)")
+        for name in ("branches_low", "branches_high"):
+            array = getattr(self, name)
+            if array is not None and array.shape != self.branches.shape:
+                raise ValueError(f"{name} has shape {array.shape}; expected that of branches")
+        if self.hkl is not None and self.hkl.shape != (shape[0], 3):
+            raise ValueError(f"hkl has shape {self.hkl.shape}; expected ({shape[0]}, 3)")
         if len(self.tick_positions) != len(self.tick_labels):
             raise InputError("tick_positions and tick_labels differ in length; expected one each")
 
@@ -89,6 +102,8 @@ class RunSnapshot:
     estimate_seconds: float | None = None  # computing time of the newest estimate
     lag_seconds: float | None = None  # age of the newest chunk when its estimate was ready
     estimated_ns: int | None = None  # when the newest estimate was made, since the Unix epoch
+    force_constants: Mapping[str, str] | None = None  # files for phonopy, of the posterior mean
+    reach: Reach | None = None  # of done and advised orientations
     version: int = 0  # set by the store; grows with every publication of any run
 
 
@@ -228,7 +243,7 @@ def save_snapshot(snapshot: RunSnapshot, path: Path | str) -> None:
     plain = {
         field.name: getattr(snapshot, field.name)
         for field in fields(RunSnapshot)
-        if field.name not in ("spectrum", "version")
+        if field.name not in ("spectrum", "reach", "version")
     }
     plain["result"] = None if snapshot.result is None else snapshot.result.document()
     for name in ("chunks", "history"):
@@ -245,6 +260,10 @@ def save_snapshot(snapshot: RunSnapshot, path: Path | str) -> None:
             "tick_positions": list(view.tick_positions),
             "tick_labels": list(view.tick_labels),
         }
+    if snapshot.reach is not None:
+        plain["reach"] = {"measured": snapshot.reach.measured}
+        for name in ("psi_deg", "rank", "share"):
+            arrays[f"reach_{name}"] = getattr(snapshot.reach, name)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         with partial.open("wb") as file:
@@ -274,10 +293,7 @@ def load_snapshot(path: Path | str) -> RunSnapshot:
             if version != SCHEMA_VERSION:
                 raise InputError(f"schema_version is {version}; expected {SCHEMA_VERSION}")
             plain = json.loads(file["snapshot"].tobytes())
-            prefix = "spectrum_"
-            arrays: dict[str, Any] = {
-                name[len(prefix) :]: file[name] for name in file.files if name.startswith(prefix)
-            }
+            arrays, reached = _arrays(file, "spectrum_"), _arrays(file, "reach_")
         axes = plain.pop("spectrum", None)
         spectrum = None
         if axes is not None:
@@ -287,7 +303,9 @@ def load_snapshot(path: Path | str) -> RunSnapshot:
             plain["result"] = result_document(plain["result"])
         plain["chunks"] = chunk_results(plain["chunks"])
         plain["history"] = history_entries(plain["history"])
-        return RunSnapshot(**plain, spectrum=spectrum)
+        known = plain.pop("reach", None)
+        reach = None if known is None else Reach(**reached, **known)
+        return RunSnapshot(**plain, spectrum=spectrum, reach=reach)
     except OSError:
         raise
     except Exception as error:
@@ -295,6 +313,10 @@ def load_snapshot(path: Path | str) -> RunSnapshot:
             f"{path}: is no snapshot of a run ({error}); expected a file that `beamsteer replay` "
             "wrote. Replay the run again."
         ) from error
+
+
+def _arrays(file: Any, prefix: str) -> dict[str, Any]:
+    return {name[len(prefix) :]: file[name] for name in file.files if name.startswith(prefix)}
 
 
 def save_result(result: RunResult, path: Path | str) -> None:

@@ -66,6 +66,11 @@ class StopWord(VerdictWord):
     """Whether to measure on."""
 
     code: StopCode
+    eta_ns: int | None = Field(
+        default=None,
+        description="when every target is met if the advice is followed without a pause, since "
+        "the Unix epoch; null: nothing is claimed",
+    )
 
 
 class AdviceWord(VerdictWord):
@@ -207,7 +212,9 @@ def judge(snapshot: RunSnapshot, workers: Iterable[Sign] = (), *, now_ns: int) -
     ended = snapshot.status != "running"
     return Verdict(
         trust=_dated(words.trust, made, now_ns, old=bool(stale)),
-        stop=_dated(words.stop, made, now_ns, old=bool(stale)),
+        stop=_dated(words.stop, made, now_ns, old=bool(stale)).model_copy(
+            update={"eta_ns": None if stale else _eta_ns(snapshot.result, words.stop, made, now_ns)}
+        ),
         advice=_dated(words.advice, made, now_ns, old=bool(stale)),
         coverage=_dated(words.coverage, made, now_ns, old=bool(stale)),
         run_id=snapshot.run_id,
@@ -356,6 +363,19 @@ def _stop(result: RunResult, *, ended: bool) -> StopWord:
         text = f"Ended, short by {minutes}" if minutes else "Ended before the stop"
         return word("short", text, "plain", *lines)
     return word("go on", f"Go on: {minutes}" if minutes else "Go on", "plain", *lines)
+
+
+def _eta_ns(
+    result: RunResult | None, stop: StopWord, made_ns: int | None, now_ns: int
+) -> int | None:
+    """When the targets are met; None where that is not claimed, or would be past already."""
+    if result is None or made_ns is None or stop.code != "go on" or not result.trusted:
+        return None
+    left = result.stop.minutes_to_target
+    if left is None or not math.isfinite(left) or left < LEAST_MINUTES:
+        return None
+    eta = made_ns + round(60e9 * left)
+    return eta if eta > now_ns else None
 
 
 def _advice(result: RunResult) -> AdviceWord:

@@ -140,7 +140,7 @@ class RunDetails(_Run):
     experiment: dict[str, Any] = Field(description="in the layout of `experiment.yaml`")
     chunks: list[ChunkResult]
     result: RunResult | None
-    history: list[HistoryEntry]
+    history: list[HistoryEntry] = Field(description="in few digits; `/history` has all of them")
     has_spectrum: bool
     estimate_seconds: float | None = Field(description="computing time of the newest estimate")
     lag_seconds: float | None = Field(
@@ -149,7 +149,7 @@ class RunDetails(_Run):
 
 
 class SpectrumAnswer(Answer):
-    """The folded spectrum along the path, in five significant digits.
+    """The folded spectrum along the path, in three to five significant digits.
 
     Matrices have a row for every path bin.
     """
@@ -168,6 +168,20 @@ class SpectrumAnswer(Answer):
     fitted: list[list[bool]] | None = Field(
         description="cells that the fit looks at, not those of the elastic band; null: not known"
     )
+    hkl: Matrix | None = Field(
+        default=None, description="centres of the path bins, r.l.u. of the conventional cell"
+    )
+    counts: Matrix | None = Field(
+        default=None, description="N; effective ones of input that is reduced; null where D = 0"
+    )
+    exposure: Matrix | None = Field(default=None, description="D; null where it is 0")
+    scale: float | None = Field(
+        default=None, description="intensity is S / (D scale), and one count 1 / (D scale)"
+    )
+    branches_low: Matrix | None = Field(
+        default=None, description="5 % of the posterior of the mode energies, meV"
+    )
+    branches_high: Matrix | None = Field(default=None, description="95 %, meV")
     unit: Literal["barn/meV/sr per primitive cell"]
 
 
@@ -247,7 +261,7 @@ def details(run: RunSnapshot) -> RunDetails:
         experiment=run.experiment,
         chunks=list(run.chunks),
         result=run.result,
-        history=list(run.history),
+        history=[_shortened(entry) for entry in run.history],
         has_spectrum=run.spectrum is not None,
         estimate_seconds=run.estimate_seconds,
         lag_seconds=run.lag_seconds,
@@ -279,8 +293,30 @@ def snapshot_of(run: RunDetails, spectrum: SpectrumView | None) -> RunSnapshot:
     )
 
 
+def _shortened(entry: HistoryEntry) -> HistoryEntry:
+    """The same in few digits: a page fetches a night of them after every chunk."""
+    short = tuple(
+        one.model_copy(
+            update={"value": float(f"{one.value:.5g}"), "sigma": float(f"{one.sigma:.3g}")}
+        )
+        for one in entry.parameters
+    )
+    return entry.model_copy(update={"parameters": short})
+
+
 def spectrum_answer(view: SpectrumView, *, version: int) -> SpectrumAnswer:
-    """A spectrum as lists, rows by path bin, five significant digits, None where unknown."""
+    """A spectrum as lists, rows by path bin, None where unknown.
+
+    In as many digits as people can use: a page fetches it after every chunk.
+    """
+    unseen = np.isnan(view.intensity)
+
+    def seen(array: np.ndarray | None, digits: int) -> Matrix | None:
+        return None if array is None else rounded(np.where(unseen, np.nan, array), digits)
+
+    def lines(array: np.ndarray | None) -> Matrix | None:
+        return None if array is None else rounded(array)
+
     return SpectrumAnswer(
         version=version,
         path_position=rounded(view.path_position),
@@ -288,12 +324,18 @@ def spectrum_answer(view: SpectrumView, *, version: int) -> SpectrumAnswer:
         tick_positions=list(view.tick_positions),
         tick_labels=list(view.tick_labels),
         energy_edges_meV=rounded(view.energy_edges_meV),
-        intensity=rounded(view.intensity),
-        sigma=rounded(view.sigma),
-        model_intensity=rounded(view.model_intensity),
-        residual_sigma=rounded(view.residual_sigma),
+        intensity=rounded(view.intensity, 4),
+        sigma=rounded(view.sigma, 3),
+        model_intensity=rounded(view.model_intensity, 3),
+        residual_sigma=rounded(view.residual_sigma, 3),
         branches=rounded(view.branches),
         fitted=None if view.fitted is None else view.fitted.tolist(),
+        hkl=lines(view.hkl),
+        counts=seen(view.counts, 6),
+        exposure=seen(view.exposure, 3),
+        scale=None if view.scale is None else float(view.scale),
+        branches_low=lines(view.branches_low),
+        branches_high=lines(view.branches_high),
         unit="barn/meV/sr per primitive cell",
     )
 

@@ -49,6 +49,7 @@ from steering.web.answers import (
     summary,
 )
 from steering.web.conditional import ConditionalReads, is_known, tag_of
+from steering.web.download_routes import download_router
 from steering.web.guards import add_guards
 from steering.web.metrics import StoreCollector
 from steering.web.paging import Limit, Offset, paged
@@ -56,6 +57,7 @@ from steering.web.people_file import People
 from steering.web.predict_routes import add_predict_routes
 from steering.web.prediction_process import Prediction
 from steering.web.problems import add_problems, problem
+from steering.web.reach_routes import reach_router
 from steering.web.schema import TAGS, add_schema
 from steering.web.turns import QueueFullError, Turns, UserGoneError
 from steering.web.versions import OldPaths, mount
@@ -334,6 +336,9 @@ def _runs_router(
         snapshot = found(run_id)
         result, said = _result(snapshot), judge(snapshot, workers(), now_ns=now_ns())
         return _answer(advice_answer(result, said))
+
+    router.include_router(download_router(found))
+    router.include_router(reach_router(found))
 
     @router.get(
         "/runs/{run_id}/events",

@@ -12,6 +12,7 @@ from steering.run import (
     history_entries,
     result_document,
 )
+from steering.run.reach import Reach
 
 NAMES = (
     ("1NN xx", 6.92),
@@ -25,8 +26,18 @@ NAMES = (
 )
 TICKS = ((0, "Gamma"), (40, "X"), (50, "U|K"), (80, "Gamma"), (100, "L"), (120, "W"), (140, "X"))
 
+HKL = (
+    (((0, 0, 0), (0, 0, 1)), 40),
+    (((0, 0, 1), (0.25, 0.25, 1)), 10),
+    (((0.75, 0.75, 0), (0, 0, 0)), 30),
+    (((0, 0, 0), (0.5, 0.5, 0.5)), 20),
+    (((0.5, 0.5, 0.5), (0.5, 0, 1)), 20),
+    (((0.5, 0, 1), (0, 0, 1)), 20),
+)
 
-def spectrum(seed: int = 3, bins: int = 140, energy_bins: int = 140) -> SpectrumView:
+
+def spectrum(seed: int = 3, energy_bins: int = 140) -> SpectrumView:
+    bins = 140
     rng = np.random.default_rng(seed)
     x = np.arange(bins) + 0.5
     k = np.concatenate(
@@ -63,10 +74,12 @@ def spectrum(seed: int = 3, bins: int = 140, energy_bins: int = 140) -> Spectrum
     counts = rng.poisson(model * exposure)
     with np.errstate(divide="ignore", invalid="ignore"):
         intensity = np.where(exposure > 0, counts / exposure, np.nan)
-        sigma = np.where(exposure > 0, np.sqrt(np.maximum(counts, 1)) / exposure, np.nan)
+        sigma = np.where(exposure > 0, np.sqrt(counts) / exposure, np.nan)
         residual = np.where(
             exposure > 0, (counts - model * exposure) / np.sqrt(model * exposure), np.nan
         )
+    wide = 0.1 + 0.008 * branches
+    zone = np.concatenate([np.linspace(*ends, n, endpoint=False) for ends, n in HKL])
     return SpectrumView(
         path_position=x,
         segment_breaks=(50,),
@@ -80,6 +93,23 @@ def spectrum(seed: int = 3, bins: int = 140, energy_bins: int = 140) -> Spectrum
         branches=branches,
         exposure=exposure,
         fitted=(exposure > 0) & (centres > 2.0),  # the elastic band is not
+        hkl=zone,
+        counts=counts.astype(float),
+        scale=np.array(1.0),
+        branches_low=branches - wide,
+        branches_high=branches + wide,
+    )
+
+
+def reach(measured: tuple[float, ...], advised: tuple[float, ...]) -> Reach:
+    """Every orientation sees another stretch of the path."""
+    at, psi = np.arange(140), np.array([*sorted(measured), *advised])
+    share = np.clip(0.8 - np.abs((at - 1.3 * psi[:, None] + 70) % 140 - 70) / 60, 0, 1)
+    return Reach(
+        psi_deg=psi,
+        rank=np.array([0] * len(measured) + list(range(1, len(advised) + 1))),
+        share=share,
+        measured=len(measured),
     )
 
 
@@ -213,6 +243,7 @@ def snapshot(run_id: str = "ge-demo", **changes) -> RunSnapshot:
         "spectrum": spectrum(),
         "result": result_document(result),
         "history": history_entries(history),
+        "reach": reach(psis, (48.0, 84.0, 12.0, 102.0, 30.0)),
         "estimate_seconds": 0.8,
         "lag_seconds": 1.4,
     }

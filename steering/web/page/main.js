@@ -5,21 +5,28 @@ import { wireDialog } from "./dialog.js";
 import { $ } from "./dom.js";
 import { forget, heard, reached, tick, unheard } from "./freshness.js";
 import { drawActions, drawWho, drawWishes, wireWho } from "./panels/actions.js";
+import { learnAlarms, serverGone, wireAlarms } from "./panels/alarms.js";
 import { drawChunks } from "./panels/chunks.js";
+import { drawCompare, wireCompare } from "./panels/compare.js";
+import { drawDownloads, wireDownloads } from "./panels/downloads.js";
 import { drawEvents } from "./panels/events.js";
 import { drawHeader, drawPicker } from "./panels/header.js";
 import { drawHistory } from "./panels/history.js";
 import { drawMap, redrawMap, wireMap } from "./panels/map.js";
 import { drawOrientations } from "./panels/orientations.js";
 import { drawParameters } from "./panels/parameters.js";
+import { drawReach } from "./panels/reach.js";
 import { drawVerdicts } from "./panels/verdicts.js";
 import { drawWaiting, drawWorkers } from "./panels/workers.js";
 import { ask, follow, get } from "./source.js";
+import { drawWall, onWall, wireWall } from "./wall.js";
 
 let details = null;
 let verdict = null; // of the run that is shown
 let wanted = null; // its name
 let spectrum = null; // of the run and version that it says
+let reach = null; // the same of what orientations reach
+let listed = []; // all runs
 let busy = false;
 let again = false;
 
@@ -30,6 +37,7 @@ async function refresh() {
   try {
     const { runs } = await get("/runs");
     const chosen = choose(runs);
+    listed = runs;
     drawPicker(runs, chosen);
     if (chosen !== null) await load(chosen);
     else { details = verdict = null; forget(); }
@@ -57,8 +65,10 @@ async function load(runId) {
   wanted = runId;
   const run = await get(path);
   if (!run.has_spectrum) spectrum = null;
+  else if (onWall) spectrum = null; // four words need no map
   else if (spectrum?.runId !== run.run_id || spectrum.view.version !== run.version) {
     spectrum = { runId: run.run_id, view: await get(`${path}/spectrum`) };
+    reach = await get(`${path}/reach`).catch((error) => { if (error.status === 404) return null; throw error; });
   }
   await judge(runId);
   if (actions()?.run_id !== runId) forgetActions();
@@ -80,11 +90,16 @@ function show(which) { for (const id of ["empty", "live"]) $(id).hidden = id !==
 function draw() {
   drawHeader(details);
   drawVerdicts(verdict);
+  drawWall(details);
+  if (onWall) return;
   drawMap(spectrum?.view ?? null, details.run_id);
+  drawReach(reach, spectrum?.view ?? null);
   drawHistory(details);
   drawOrientations(details, verdict);
   drawParameters(details);
   drawEvents(details);
+  drawDownloads(details);
+  drawCompare(listed, details, spectrum?.view ?? null);
   drawAsked();
 }
 
@@ -97,15 +112,20 @@ function drawAsked() {
   drawOrientations(details, verdict);
 }
 
+wireWall();
+wireAlarms();
 wireMap();
 wireWho();
+wireDownloads();
+wireCompare();
 wireDialog(() => { if (details) learnActions(details.run_id).then(drawAsked, console.warn); });
 $("runs").addEventListener("change", (event) => { location.hash = new URLSearchParams({ run: event.target.value }).toString(); });
 addEventListener("hashchange", refresh);
 let resized = 0;
 addEventListener("resize", () => {
   clearTimeout(resized);
-  resized = setTimeout(() => { if (details) { redrawMap(); drawHistory(details); } }, 150);
+  resized = setTimeout(() => { if (details && onWall) drawWall(details);
+    else if (details) { redrawMap(); drawHistory(details); } }, 150);
 });
 let looking = false;
 
@@ -117,18 +137,21 @@ async function look() {
     if (details) {
       await judge(details.run_id);
       drawVerdicts(verdict);
-      if (await learnActions(details.run_id)) drawAsked();
+      drawWall(details);
+      if (await learnActions(details.run_id) && !onWall) drawAsked();
       if (verdict.version !== details.version) refresh();
     }
     const { workers } = await ask("/workers");
     drawWorkers(workers, details?.run_id);
     drawWaiting(workers);
+    await learnAlarms();
     reached();
+    serverGone(false);
   } catch (error) {
     console.warn(error);
     if (error.status === 401) location.reload(); // to log in
     else if (error.status === 404) refresh(); // the run is shown no more
-    else unheard();
+    else { unheard(); if (error.status === undefined) serverGone(true); }
   } finally {
     looking = false;
   }

@@ -76,6 +76,22 @@ def test_a_trusted_run_says_where_to_turn_and_how_long_and_why_it_is_trusted():
     assert [title for title, _ in verdict.titled] == ["Measure on?", "Turn to", "Trust", "Coverage"]
 
 
+def test_the_clock_at_which_targets_are_met_is_told_where_it_is_claimed_and_only_there():
+    made = NOW - 60 * SECOND
+    assert judged(told()).stop.eta_ns == made + round(11.5 * 60 * SECOND)
+    past = {"minutes_to_target": 0.5}
+    for shown in (
+        told(stop=STOP),
+        told(stop=past),  # 30 s ago by now
+        told(status="finished"),
+        told(trusted=False, trust="not explained"),
+        told(trusted=False, trust="cannot tell yet"),
+        told(stop={"minutes_to_target": None}),
+    ):
+        assert judged(shown).stop.eta_ns is None
+    assert judged(told(), Sign(state="dead", silent_s=30.0)).stop.eta_ns is None
+
+
 def test_a_stop_hides_where_to_turn():
     verdict = judged(told(stop=STOP))
     assert (verdict.stop.word, verdict.advice.code) == ("Stop now", "hidden")

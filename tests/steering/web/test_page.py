@@ -21,7 +21,7 @@ def test_the_page_shows_map_parameters_and_ranking(page):
         page.goto(url)
         page.wait_for_selector("#map .heatmaplayer image")
         figure = page.evaluate(
-            """() => { const [heat, dark, ...lines] = document.getElementById("map").data;
+            """() => { const [heat, dark, bands, ...lines] = document.getElementById("map").data;
                 return {rows: heat.z.length, columns: heat.z[0].length,
                         known: heat.z.flat().filter((v) => v !== null).length,
                         branches: lines.length, gap: lines[0].x.indexOf(null),
@@ -297,3 +297,126 @@ def test_a_page_without_runs_says_what_is_folded_and_not_estimated(page):
     with serving(create_app(RunStore(), workers=lambda: [worker])) as url:
         page.goto(url)
         expect(page.locator("#waiting")).to_contain_text("night: 3 folded, no estimate yet")
+
+
+def test_branches_have_their_bands_and_cells_tell_what_is_known_of_them(page):
+    view = snapshot().spectrum
+    assert view is not None
+    assert view.hkl is not None
+    with serving(create_app(store())) as url:
+        page.goto(url)
+        page.wait_for_selector("#map .heatmaplayer image")
+        bands, texts, line = page.evaluate(
+            """() => { const [heat, , bands, line] = document.getElementById("map").data;
+                const pieces = bands.x.filter((v) => v === null).length;
+                return [{name: bands.name, fill: bands.fill, pieces, high: Math.max(...bands.y)},
+                        heat.text, line.text[30]] }"""
+        )
+        assert (bands["name"], bands["fill"]) == ("90 % bands", "toself")
+        assert bands["pieces"] == 6 * 2  # the path has one gap
+        assert bands["high"] == pytest.approx(np.max(view.branches_high), abs=1e-3)
+        assert line.startswith("<br>90 %: ")
+        energy = view.energy_edges_meV[:-1] + 0.25
+        apart = np.abs(energy[None, :, None] - view.branches[:, None]).min(axis=2) > 2.5
+        apart[:20] = False
+        i, j = (int(k) for k in np.argwhere((view.counts > 1) & apart & view.fitted)[0])
+        told = texts[j][i]
+        hkl = " ".join(f"{x:.3g}" for x in view.hkl[i])
+        assert told.startswith(f"({hkl}) E {view.energy_edges_meV[j] + 0.25:.2f} meV")
+        assert f"{int(view.counts[i, j])} counts, exposure " in told
+        error = float(told.partition("± ")[2].split()[0])
+        assert error == pytest.approx(view.sigma[i, j], rel=0.05)
+        unknown = np.argwhere(np.isnan(view.intensity))[0]
+        assert texts[unknown[1]][unknown[0]] == ""
+        # What a person sees who points at a cell that the branches leave free.
+        page.mouse.move(*at_cell(page, view, i, j))
+        expect(page.locator("#map .hoverlayer")).to_contain_text("counts, exposure")
+
+
+def at_cell(page, view, i: int, j: int) -> tuple[float, float]:
+    """Where on the screen a cell of the map is."""
+    return tuple(
+        page.evaluate(
+            """([x, y]) => { const map = document.getElementById("map");
+                const at = map.getBoundingClientRect(), {xaxis, yaxis} = map._fullLayout;
+                return [at.x + xaxis._offset + xaxis.l2p(x),
+                        at.y + yaxis._offset + yaxis.l2p(y)] }""",
+            [float(view.path_position[i]), float(view.energy_edges_meV[j]) + 0.25],
+        )
+    )
+
+
+def cut(page, which: str) -> dict:
+    """Traces of a cut by name: x, y and error bars."""
+    return page.evaluate(
+        """(id) => Object.fromEntries(document.getElementById(id).data.map(
+            ({name, x, y, error_y: e}) => [name, {x, y, up: e?.array, down: e?.arrayminus}]))""",
+        which,
+    )
+
+
+def test_cuts_go_through_the_cell_that_is_clicked_or_reached_by_keys(page):
+    view = snapshot().spectrum
+    assert view is not None
+    i, j = 70, 20
+    assert np.isfinite(view.intensity[i, j])
+    with serving(create_app(store())) as url:
+        page.goto(url)
+        page.wait_for_selector("#map .heatmaplayer image")
+        assert not page.locator("#cut-of-q").is_visible()
+        page.mouse.click(*at_cell(page, view, i, j))
+        page.wait_for_selector("#cut-of-q .errorbars")
+        column, row = cut(page, "cut-of-q"), cut(page, "cut-of-e")
+        known = np.isfinite(view.intensity[i])
+        used = known & view.fitted[i]
+        assert column["measured"]["y"] == pytest.approx(view.intensity[i, used], rel=1e-3)
+        assert column["measured"]["down"] == pytest.approx(view.sigma[i, used], rel=1e-2)
+        zero = view.counts[i, used] == 0
+        up = np.where(zero, 1.15 / view.exposure[i, used], view.sigma[i, used])
+        assert zero.any()
+        assert column["measured"]["up"] == pytest.approx(up, rel=2e-2)
+        assert len(column["not fitted"]["x"]) == int((known & ~view.fitted[i]).sum()) > 0
+        assert column["residual"]["y"] == pytest.approx(view.residual_sigma[i, used], abs=0.06)
+        seen = np.isfinite(view.intensity[:, j])
+        assert row["measured"]["y"] == pytest.approx(view.intensity[seen, j], rel=1e-3)
+        assert row["model"]["y"].index(None) >= 0  # broken where the path is, or nothing is known
+        assert "counts" in page.inner_text("#cut-cell")
+        keep(page, "page-cuts")
+
+        page.focus("#map")
+        page.keyboard.press("ArrowUp")
+        page.keyboard.press("Shift+ArrowLeft")
+        moved = cut(page, "cut-of-q")["measured"]["y"]
+        there = np.isfinite(view.intensity[i - 5]) & view.fitted[i - 5]
+        assert moved == pytest.approx(view.intensity[i - 5, there], rel=1e-3)
+        assert page.input_value("#cut-e") == str(j + 1)
+        page.focus("#cut-q")  # a slider, for whoever has no pointer
+        page.keyboard.press("ArrowRight")
+        assert page.input_value("#cut-q") == str(i - 4)
+        assert page.get_attribute("#cut-q", "aria-valuetext").startswith("(")
+
+
+def test_the_page_tells_which_parts_of_the_path_each_orientation_reaches(page):
+    shown = snapshot()
+    assert shown.reach is not None
+    with serving(create_app(store(shown))) as url:
+        page.goto(url)
+        page.wait_for_selector("#reach tbody tr canvas")
+        lines = [row.split() for row in page.locator("#reach tbody tr").all_inner_texts()]
+        assert [line[0] for line in lines[:5]] == ["48°", "84°", "12°", "102°", "30°"]
+        assert [line[-2] for line in lines] == [
+            f"{100 * share.mean():.0f}" for share in np.roll(shown.reach.share, 5, axis=0)
+        ]
+        told = page.locator("#reach canvas").first.get_attribute("aria-label")
+        assert told.startswith("ψ 48° reaches Γ–X ")
+        assert told.count("%") == 6
+        # The strip is bright where the orientation sees the path and empty where it does not.
+        alpha = page.evaluate(
+            """() => { const strip = document.querySelector("#reach canvas");
+                const {data} = strip.getContext("2d").getImageData(0, 5, strip.width, 1);
+                return Array.from({length: 140}, (_, k) => data[4 * (4 * k + 2) + 3] / 255) }"""
+        )
+        share = shown.reach.share[8]
+        away = np.abs(np.subtract.outer(np.arange(140), (0, 40, 50, 80, 100, 120, 140))).min(1) > 1
+        wanted = np.where(share > 0, 0.15 + 0.85 * share, 0)
+        assert np.array(alpha)[away] == pytest.approx(wanted[away], abs=0.06)

@@ -3,6 +3,8 @@
 import { AXIS, CONFIG, LAYOUT, Plotly } from "../charts.js";
 import { $, text } from "../dom.js";
 import { digits, known, pretty } from "../format.js";
+import { cellText } from "./cell.js";
+import { crosshair, drawCuts, wireCuts } from "./cuts.js";
 
 // Equal steps of lightness and chroma (CIELAB) to both sides: as far above as below looks as far.
 export const DIVERGING = ["#07acfb", "#2a83bc", "#2d5c80", "#263848", "#181818", "#443326", "#755035", "#a87044", "#df9154"].map((color, i) => [i / 8, color]);
@@ -27,6 +29,7 @@ export function wireMap() {
     $("branches").setAttribute("aria-pressed", String(lines));
     redrawMap();
   });
+  wireCuts(redrawMap);
 }
 
 export function redrawMap() { drawMap(drawn.view, drawn.runId); }
@@ -34,6 +37,7 @@ export function redrawMap() { drawMap(drawn.view, drawn.runId); }
 export function drawMap(view, runId) {
   drawn = { view, runId };
   $("map").classList.toggle("waiting", !view);
+  drawCuts(view, runId);
   if (!view) {
     Plotly.purge("map");
     text("map-note", "No spectrum yet: the first chunk is still being folded.");
@@ -42,9 +46,9 @@ export function drawMap(view, runId) {
   const residual = layer === "residual_sigma";
   const x = edges(view.path_position);
   const left = notFitted(view);
-  const traces = [residual ? residualHeat(view, x) : intensityHeat(view, x), ...shade(view, x, left), ...(lines ? branches(view, residual) : [])];
+  const traces = [residual ? residualHeat(view, x) : intensityHeat(view, x), ...shade(view, x, left), ...(lines ? [...bands(view, residual), ...branches(view, residual)] : []), ...crosshair(view, x)];
   const layout = Object.assign({}, LAYOUT, {
-    plot_bgcolor: "#3c4653", margin: { l: 56, r: 8, t: 8, b: 30 }, uirevision: runId,
+    plot_bgcolor: "#3c4653", margin: { l: 56, r: 8, t: 8, b: 30 }, uirevision: runId, hoverdistance: 5,
     xaxis: Object.assign({}, AXIS, { tickvals: view.tick_positions, ticktext: view.tick_labels.map(pretty), tickangle: 0, tickfont: { size: $("map").clientWidth < 500 ? 12 : 15, color: "#e8edf2" }, range: [x[0], x[x.length - 1]], showgrid: false }),
     yaxis: Object.assign({}, AXIS, { title: { text: "energy transfer (meV)" }, range: energyRange(view), showgrid: false }),
     shapes: view.tick_positions.map((position) => ({ type: "line", x0: position, x1: position, yref: "paper", y0: 0, y1: 1, line: { color: "#e8edf2", width: 0.8 } })),
@@ -56,7 +60,7 @@ export function drawMap(view, runId) {
     layout.annotations.push({ xref: "paper", x: 0.995, y: band, xanchor: "right", yanchor: "bottom", text: "below: elastic band, not fitted", showarrow: false, font: { size: 11, color: "#e8edf2" }, bgcolor: "rgba(8,11,15,0.7)" });
   }
   Plotly.react("map", traces, layout, CONFIG);
-  text("map-note", (residual ? "(measured − model) / σ: blue below, amber above the model." : "Colour grows with the square root of the intensity.") + " Grey cells have no exposure: unknown, not empty." + (left.some((row) => row.some(Boolean)) ? " Darkened cells are measured and not fitted." : "") + " Lines: estimated branches.");
+  text("map-note", (residual ? "(measured − model) / σ: blue below, amber above the model." : "Colour grows with the square root of the intensity.") + " Grey cells have no exposure: unknown, not empty." + (left.some((row) => row.some(Boolean)) ? " Darkened cells are measured and not fitted." : "") + " Lines: estimated branches" + (view.branches_low ? " with their 90 % bands (where they are wider than the line)." : ".") + " Click a cell, or use the arrow keys on the map, for its cuts.");
 }
 
 // Cells with exposure that the fit does not look at: those of the elastic band, and reduced ones without an error.
@@ -66,9 +70,8 @@ function notFitted(view) {
 
 function shade(view, x, left) {
   if (!left.some((row) => row.some(Boolean))) return [];
-  const shown = view[layer];
   const z = transposed(left.map((row) => row.map((is) => (is ? 1 : null))));
-  return [{ type: "heatmap", name: "not fitted", x, y: view.energy_edges_meV, z, customdata: transposed(shown), hoverongaps: false, showscale: false, zmin: 0, zmax: 1, colorscale: [[0, NOT_FITTED], [1, NOT_FITTED]], hovertemplate: "E %{y:.2f} meV<br>%{customdata:.4g}, not fitted<extra></extra>" }];
+  return [{ type: "heatmap", name: "not fitted", x, y: view.energy_edges_meV, z, hoverongaps: false, showscale: false, zmin: 0, zmax: 1, colorscale: [[0, NOT_FITTED], [1, NOT_FITTED]], text: texts(view), hovertemplate: "%{text}<extra></extra>" }];
 }
 
 // The energy below which nothing is fitted; null where there is no such band in what was measured.
@@ -88,6 +91,15 @@ function edges(x) {
   return [1.5 * x[0] - 0.5 * x[1], ...middle, 1.5 * x[x.length - 1] - 0.5 * x[x.length - 2]];
 }
 
+// What the pointer tells of every cell; made once for a spectrum.
+const told = new WeakMap();
+function texts(view) {
+  if (!told.has(view)) {
+    told.set(view, transposed(view.intensity.map((row, i) => row.map((value, j) => (value === null ? "" : cellText(view, i, j).join("<br>"))))));
+  }
+  return told.get(view);
+}
+
 const transposed = (m) => m[0].map((_, j) => m.map((row) => row[j]));
 
 function heat(view, x, how, title) {
@@ -99,8 +111,8 @@ function heat(view, x, how, title) {
 function residualHeat(view, x) {
   const z = transposed(view.residual_sigma);
   return heat(view, x, {
-    z, customdata: z, zmin: -5, zmax: 5, colorscale: DIVERGING,
-    hovertemplate: "E %{y:.2f} meV<br>%{customdata:.2f} σ<extra></extra>",
+    z, text: texts(view), zmin: -5, zmax: 5, colorscale: DIVERGING,
+    hovertemplate: "%{text}<extra></extra>",
   }, "σ");
 }
 
@@ -112,22 +124,40 @@ function intensityHeat(view, x) {
   const marks = [0, 0.1, 0.25, 0.5, 0.75, 1].map((share) => share * top);
   return heat(view, x, {
     z: z.map((row) => row.map((v) => (v === null ? null : Math.sqrt(Math.max(v, 0))))),
-    customdata: z, zmin: 0, zmax: Math.sqrt(top), colorscale: "Cividis",
+    text: texts(view), zmin: 0, zmax: Math.sqrt(top), colorscale: "Cividis",
     colorbar: { tickvals: marks.map(Math.sqrt), ticktext: marks.map((mark) => digits(mark, 2)) },
-    hovertemplate: "E %{y:.2f} meV<br>%{customdata:.4g} barn/meV/sr<extra></extra>",
+    hovertemplate: "%{text}<extra></extra>",
   }, "barn/meV/sr");
+}
+
+// Where 90 % of the posterior has the branches: one trace of a polygon for each branch and piece.
+function bands(view, residual) {
+  if (!view.branches_low || !view.branches_high) return [];
+  const starts = [0, ...view.segment_breaks, view.path_position.length], x = [], y = [];
+  for (let mode = 0; mode < (view.branches[0] ?? []).length; mode++) {
+    for (let piece = 1; piece < starts.length; piece++) {
+      const bins = [...Array(starts[piece] - starts[piece - 1]).keys()].map((k) => k + starts[piece - 1]).filter((bin) => known(view.branches_low[bin][mode]));
+      if (!bins.length) continue;
+      x.push(...bins.map((bin) => view.path_position[bin]), ...[...bins].reverse().map((bin) => view.path_position[bin]), null);
+      y.push(...bins.map((bin) => Math.max(view.branches_low[bin][mode], 0)), ...[...bins].reverse().map((bin) => Math.max(view.branches_high[bin][mode], 0)), null);
+    }
+  }
+  if (!x.length) return [];
+  return [{ type: "scatter", mode: "lines", name: "90 % bands", x, y, fill: "toself", fillcolor: residual ? "rgba(255,255,255,0.3)" : "rgba(255,157,92,0.38)", line: { width: 0 }, hoverinfo: "skip" }];
 }
 
 function branches(view, residual) {
   const starts = new Set(view.segment_breaks);
   return (view.branches[0] ?? []).map((_, mode) => {
-    const x = [], y = [];
+    const x = [], y = [], between = [];
     view.branches.forEach((energy, bin) => {
-      if (starts.has(bin)) { x.push(null); y.push(null); }
+      if (starts.has(bin)) { x.push(null); y.push(null); between.push(""); }
+      const low = view.branches_low?.[bin][mode], high = view.branches_high?.[bin][mode];
+      between.push(known(low) ? `<br>90 %: ${low.toFixed(2)} to ${high.toFixed(2)}` : "");
       x.push(view.path_position[bin]);
       y.push(known(energy[mode]) && energy[mode] > 0 ? energy[mode] : null);
     });
-    return { type: "scatter", mode: "lines", name: `branch ${mode + 1}`, x, y, line: { color: residual ? "#ffffff" : "#ff9d5c", width: 1.3 }, opacity: 0.95, hovertemplate: `branch ${mode + 1}: %{y:.2f} meV<extra></extra>` };
+    return { type: "scatter", mode: "lines", name: `branch ${mode + 1}`, x, y, line: { color: residual ? "#ffffff" : "#ff9d5c", width: 1.3 }, opacity: 0.95, text: between, hovertemplate: `branch ${mode + 1}: %{y:.2f} meV%{text}<extra></extra>` };
   });
 }
 

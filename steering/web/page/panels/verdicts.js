@@ -1,9 +1,11 @@
 /* The four words of a run, as the server makes them: the page adds none. */
 
+import { wallTime } from "../clock.js";
 import { $, element, text, tone } from "../dom.js";
 
 export function drawVerdicts(verdict) {
   card("verdict-stop", "stop-word", "stop-reason", verdict.stop);
+  if (verdict.stop.eta_ns != null) $("stop-reason").append(element("li", { id: "eta", textContent: `targets about ${wallTime(verdict.stop.eta_ns)}, without pauses` }));
   card("verdict-next", "next-psi", "next-more", verdict.advice);
   card("verdict-trust", "trust-badge", "trust-evidence", verdict.trust);
   card("verdict-coverage", "coverage-word", "coverage-more", verdict.coverage);
