@@ -15,7 +15,7 @@ import os
 import re
 import shutil
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -336,7 +336,7 @@ def _read(file: Path, folder: Path | None, progress: Progress) -> Backup:
 
 
 @contextmanager
-def _reading(file: Path) -> Iterator[tarfile.TarFile]:
+def _reading(file: Path) -> Generator[tarfile.TarFile]:
     if file.exists() and not file.is_file():  # a pipe would be waited for
         raise InputError(
             f"{file}: is no plain file; expected one that `beamsteer backup` wrote. Correct the "
@@ -370,7 +370,7 @@ def _taken(source: IO[bytes], target: Path | None, mtime: float) -> Copied:
 
 
 @contextmanager
-def _written(path: Path) -> Iterator[IO[bytes]]:
+def _written(path: Path) -> Generator[IO[bytes]]:
     with storing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("wb") as file:

@@ -31,7 +31,10 @@ app = typer.Typer(
 
 @app.callback()
 def begin() -> None:
-    """Keep stdout for results; below warnings, logs are shown when debugging only."""
+    """Read secrets from files; keep stdout for results, and log below warnings when debugging."""
+    from steering.cli._secret_files import read_secret_files
+
+    read_secret_files()
     import logging  # here: `beamsteer --help` comes before it and logs nothing
 
     import structlog
