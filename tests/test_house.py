@@ -71,6 +71,7 @@ ACROSS_ROOMS = {
     "tests/steering/test_deploy.py",
     "tests/steering/test_fold_exactness.py",
     "tests/steering/test_fold_memory.py",
+    "tests/steering/test_helm.py",
     "tests/steering/test_kill_everything.py",
     "tests/steering/test_latency.py",
     "tests/steering/test_mno_virtual.py",
