@@ -32,6 +32,8 @@ from tests.steering.fabricated import store
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy"
 UNITS = ("beamsteer", "beamsteer-consume", "beamsteer-model-server")
+BACKUP = "beamsteer-backup"
+EXPOSURE = 1.3  # of `systemd-analyze security`, at most; 1.2 is measured, 0.5 for the backup
 LIVE = {"consume": 8081, "model-server": 8082}  # services of live streams, their ports
 INSTRUCTIONS = {
     "FROM",
@@ -481,7 +483,7 @@ def test_a_broker_that_is_away_is_not_told_as_bad_input(tmp_path, capsys):
     assert status == cli.AWAY != cli.BAD_INPUT
 
 
-@pytest.mark.parametrize("name", UNITS)
+@pytest.mark.parametrize("name", [*UNITS, BACKUP])
 def test_systemd_finds_the_unit_well_confined(name):
     program = shutil.which("systemd-analyze")
     if program is None:
@@ -497,7 +499,48 @@ def test_systemd_finds_the_unit_well_confined(name):
         pytest.skip("This systemd-analyze judges only units that run.")
     found = re.search(r"exposure level for \S+: ([\d.]+)", done.stdout)
     assert found, done.stderr
-    assert float(found[1]) < 3
+    assert float(found[1]) <= EXPOSURE
+
+
+def test_the_backup_is_confined_like_the_rest_and_only_reads_the_state(capsys):
+    page, backup = unit("beamsteer")["Service"], unit(BACKUP)["Service"]
+    for key in page:
+        if key.startswith(("Protect", "Private", "NoNew", "RestrictN", "SystemCall", "Capab")):
+            assert backup[key] == page[key], key
+    assert backup["PrivateNetwork"] == "yes"
+    assert backup["ReadOnlyPaths"] == f"/var/lib/{page['StateDirectory']}"
+    assert backup["RestartPreventExitStatus"] == str(cli.BAD_INPUT)
+    _, *command = shlex.split(backup["ExecStart"])
+    check_options(command, capsys)
+    defaults = environment_of(BACKUP)
+    for variable in re.findall(r"\$\{(\w+)\}", backup["ExecStart"]):
+        assert variable in defaults
+    assert defaults["BEAMSTEER_BACKUPS"] == f"/var/lib/{backup['StateDirectory']}"
+    assert unit("beamsteer-consume")["Service"]["StateDirectory"].split()[1] in command[1]
+
+
+def test_systemd_understands_the_time_of_the_backup(tmp_path):
+    program = shutil.which("systemd-analyze")
+    if program is None:
+        pytest.skip("No systemd-analyze here to judge the timer.")
+    text = (DEPLOY / f"{BACKUP}.timer").read_text()
+    (when,) = re.findall(r"(?m)^OnCalendar=(.*)$", text)
+    done = subprocess.run([program, "calendar", when], capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+    shutil.copy(DEPLOY / f"{BACKUP}.timer", tmp_path)
+    service = (DEPLOY / f"{BACKUP}.service").read_text()
+    (tmp_path / f"{BACKUP}.service").write_text(
+        service.replace("/opt/beamsteer/.venv/bin/beamsteer", "/bin/true").replace(
+            "=beamsteer\n", "=daemon\n"
+        )
+    )
+    done = subprocess.run(
+        [program, "verify", "--man=no", str(tmp_path / f"{BACKUP}.timer")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert BACKUP not in done.stderr
 
 
 @pytest.mark.parametrize("name", UNITS)
@@ -523,7 +566,7 @@ def test_prometheus_finds_nothing_to_mend_in_the_names_of_metrics():
     assert (done.returncode, done.stdout.decode(), done.stderr.decode()) == (0, "", "")
 
 
-@pytest.mark.parametrize("name", UNITS)
+@pytest.mark.parametrize("name", [*UNITS, BACKUP])
 def test_systemd_accepts_the_unit(name, tmp_path):
     program = shutil.which("systemd-analyze")
     if program is None:
