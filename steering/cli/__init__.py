@@ -99,7 +99,10 @@ def _passes(error: Exception) -> bool:
 
 def _said(error: BaseException) -> str:
     if isinstance(error, OSError) and error.filename and error.strerror:
-        return f"{error.filename}: {error.strerror}."
+        return (
+            f"{error.filename}: {error.strerror}; expected what this command can read or write "
+            "there. Correct the path, or what stands at it."
+        )
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         if not isinstance(error, StorageError):  # which names the file itself
             return (

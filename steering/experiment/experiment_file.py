@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import stat
 from collections.abc import Collection, Iterable, Mapping
 from io import StringIO
 from pathlib import Path
@@ -111,7 +112,12 @@ def todos_of(path: Path | str) -> tuple[Todo, ...]:
 def _text_of(path: Path) -> str:
     name = path.name
     try:
-        size = path.stat().st_size
+        told = path.stat()
+        if not stat.S_ISREG(told.st_mode) and not stat.S_ISDIR(told.st_mode):
+            raise ExperimentError(  # a pipe that nobody feeds would be waited for
+                f"{path}: is no plain file; expected an experiment file. Correct the path."
+            )
+        size = told.st_size
         if size > MAX_BYTES:
             raise ExperimentError(
                 f"{name}: holds {size} bytes; expected an experiment file of at most {MAX_BYTES}. "
