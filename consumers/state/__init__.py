@@ -38,6 +38,7 @@ from consumers.state.state_store import (
     read_state,
 )
 from consumers.state.stream_clock import SECOND
+from consumers.state.versions_store import versions_of
 
 __all__ = [
     "AssembledChunk",
@@ -77,6 +78,7 @@ __all__ = [
     "restore",
     "run_folder",
     "runs_to_remove",
+    "versions_of",
     "write_manifest",
     "write_recording",
 ]

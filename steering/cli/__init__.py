@@ -74,8 +74,19 @@ def run(arguments: list[str] | None = None) -> int:
         _trace()
         complain(_said(error))
         return AWAY if _passes(error) else BAD_INPUT
+    except MemoryError as error:
+        _trace()
+        complain(
+            f"this needs more memory than there is ({error or 'none left'}); expected a smaller "
+            "task. Ask for fewer bins, coarser voxels or fewer points."
+        )
+        return BAD_INPUT
     except Exception as error:
         _trace()
+        given = _faults_of_section(error)
+        if given:
+            complain(given)
+            return BAD_INPUT
         complain(
             f"{type(error).__name__}: {error}\n"
             "This is a fault of Beamsteer, not of your input. Run again with BEAMSTEER_DEBUG=1 "
@@ -110,6 +121,21 @@ def _said(error: BaseException) -> str:
                 "room, or name another folder, and run it again."
             )
     return str(error) or type(error).__name__
+
+
+def _faults_of_section(error: Exception) -> str:
+    """What is wrong with a section of settings that options made; empty for any other error."""
+    if "pydantic" not in sys.modules:  # it is not imported for this alone
+        return ""
+    from pydantic import ValidationError
+
+    if not isinstance(error, ValidationError) or not error.title.endswith(("Section", "Topics")):
+        return ""
+    return "\n".join(
+        f"{'.'.join(map(str, one['loc'])) or 'connection'} is {one['input']!r:.80}; expected "
+        f"{one['msg']}"
+        for one in error.errors(include_url=False)
+    )
 
 
 def _trace() -> None:

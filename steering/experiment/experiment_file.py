@@ -32,6 +32,7 @@ from steering.experiment.targets import TargetsSection
 from steering.experiment.todo import WORD, Todo, covers, filled, todos_in
 
 MAX_BYTES = 1_000_000
+LARGEST_VALUES = 100_000
 
 
 class ExperimentError(InputError):
@@ -147,6 +148,11 @@ def parse_experiment(
         raise ExperimentError(f"{name}: {_yaml_fault(error)}") from error
     except RecursionError as error:
         raise ExperimentError(f"{name}: nested too deeply; expected an experiment.") from error
+    if _holds_more_than(LARGEST_VALUES, raw):
+        raise ExperimentError(
+            f"{name}: holds more than {LARGEST_VALUES} values once its aliases are written out; "
+            "expected an experiment. Write values in place of aliases."
+        )
     if not isinstance(raw, dict):
         raise ExperimentError(
             f"{name}: is {_shown(raw)}; expected fields such as title, sample and instrument. "
@@ -156,6 +162,17 @@ def parse_experiment(
     if needed:
         raise TodoError("\n".join(_todo_line(todo, name) for todo in needed), needed)
     return checked_experiment(filled(raw, todos), name=name)
+
+
+def _holds_more_than(count: int, value: Any) -> bool:
+    """Whether a value of lists and mappings holds more than so many, shared ones each time."""
+    rest, seen = [value], 0
+    while rest and seen <= count:
+        one = rest.pop()
+        inner = one.values() if isinstance(one, dict) else one if isinstance(one, list) else ()
+        seen += len(inner)
+        rest.extend(inner)
+    return seen > count
 
 
 def checked_experiment(raw: Mapping[str, Any], *, name: str) -> Experiment:
@@ -386,7 +403,8 @@ def _yaml_fault(error: yaml.YAMLError) -> str:
     mark = getattr(error, "problem_mark", None)
     problem = getattr(error, "problem", None) or str(error).splitlines()[0]
     where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
-    return f"{where}{problem}."
+    step = "" if "expected" in problem else " Mend the YAML there."
+    return f"{where}{problem}.{step}"
 
 
 def _line(detail: ErrorDetails, raw: Any) -> str:
