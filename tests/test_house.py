@@ -68,6 +68,7 @@ ACROSS_ROOMS = {
     "tests/simulations/test_torch_dynamics.py",
     "tests/steering/test_demo_coverage.py",
     "tests/steering/test_alert_rules.py",
+    "tests/steering/test_bad_inputs.py",
     "tests/steering/test_deploy.py",
     "tests/steering/test_fold_exactness.py",
     "tests/steering/test_fold_memory.py",

@@ -396,7 +396,7 @@ def bad_values() -> list[BadCommand]:
 RUN = "ge-demo"
 """The run that is there when requests are sent."""
 DEEP = b'{"structure": ' + b"[" * 5000 + b"]" * 5000 + b"}"
-WORD = ("expected", "Input should", "Field required", "not", "Not", "No ", "no ")
+WORD = ("expected", "should", "Field required", "not", "Not", "No ", "no ")
 """Of which one is in every answer: what was wanted, or that it is not there."""
 
 
