@@ -14,7 +14,7 @@ export BEAMSTEER_SHARED_DATA
 # Two test workers share two cores: one thread for each of their numerical libraries.
 ONE_THREAD := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1 NUMBA_NUM_THREADS=1
 
-.PHONY: help setup system demo test kernels prove soak bench serve kafka lint contracts
+.PHONY: help setup system demo test kernels prove soak bench serve kafka helm lint contracts
 
 help:
 	@echo "make demo    simulate and replay a short germanium scan, then invert measured aluminium"
@@ -77,6 +77,11 @@ serve: setup
 kafka:
 	@test -n "$(PYTHON)" || { echo "No Python 3.11 or newer; run: apt-get install python3"; exit 1; }
 	@$(PYTHON) deploy/kafka/broker.py start $(KAFKA)
+
+# Helm and kubeconform judge deploy/helm in the tests, which are skipped where they are not.
+helm:
+	go install helm.sh/helm/v3/cmd/helm@v3.19.5
+	go install github.com/yannh/kubeconform/cmd/kubeconform@v0.7.0
 
 test: setup system
 	$(ONE_THREAD) $(BIN)/python -m pytest -n 2 --dist loadfile --max-worker-restart 0 -m "not slow" --timeout 300 \

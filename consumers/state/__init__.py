@@ -2,6 +2,13 @@
 
 from consumers.state.assembled_chunk import AssembledChunk
 from consumers.state.assembly import Assembler
+from consumers.state.backup_store import (
+    back_up,
+    backup_name,
+    read_backup,
+    remove_old_backups,
+    restore,
+)
 from consumers.state.chunk_recording_file import read_recording, write_recording
 from consumers.state.chunk_store import ClosedChunk, close_chunk, read_chunk
 from consumers.state.event_spill_file import EventSpill, HeldBound
@@ -31,6 +38,7 @@ from consumers.state.state_store import (
     read_state,
 )
 from consumers.state.stream_clock import SECOND
+from consumers.state.versions_store import versions_of
 
 __all__ = [
     "AssembledChunk",
@@ -47,6 +55,8 @@ __all__ = [
     "PartitionLock",
     "RunRecord",
     "SECOND",
+    "back_up",
+    "backup_name",
     "check_fingerprint",
     "claim_state",
     "close_chunk",
@@ -57,14 +67,18 @@ __all__ = [
     "only_model_server",
     "partition_folder",
     "partition_folders",
+    "read_backup",
     "read_chunk",
     "read_manifest",
     "read_recording",
     "read_state",
     "recordings_to_remove",
+    "remove_old_backups",
     "remove_unnamed",
+    "restore",
     "run_folder",
     "runs_to_remove",
+    "versions_of",
     "write_manifest",
     "write_recording",
 ]

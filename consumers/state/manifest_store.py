@@ -140,17 +140,33 @@ def read_manifest(folder: Path) -> Manifest | None:
     """
     path = folder / MANIFEST
     try:
-        text = path.read_text(encoding="utf-8")
+        return manifest_of(path.read_text(encoding="utf-8"), path)
     except FileNotFoundError:
         return None
+    except UnicodeDecodeError as error:
+        raise _no_manifest(path, error) from error
+
+
+def _no_manifest(path: Path, error: Exception) -> InputError:
+    return InputError(
+        f"{path}: not a manifest ({error}); expected schema_version, sha256 and state. "
+        "Restore it from a backup, or start in an empty folder: the source is read again."
+    )
+
+
+def manifest_of(text: str, path: Path) -> Manifest:
+    """Manifest of a text that was read from ``path``.
+
+    Raises
+    ------
+    InputError
+        If it is damaged, or of a version that this software does not know.
+    """
     try:
         outer = json.loads(text)
         version, digest, body = outer["schema_version"], outer["sha256"], outer["state"]
     except (ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            f"{path}: not a manifest ({error}); expected schema_version, sha256 and state. "
-            "Restore it from a backup, or start in an empty folder: the source is read again."
-        ) from error
+        raise _no_manifest(path, error) from error
     if version != SCHEMA_VERSION:
         raise InputError(
             f"{path}: schema_version is {version}; expected {SCHEMA_VERSION}. Finish the run with "

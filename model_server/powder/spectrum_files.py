@@ -127,7 +127,8 @@ def _folded(path: Path) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]
             energy = np.asarray(content["energy_edges_meV"], dtype=float)
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
         raise InputError(
-            f"spectrum {path} cannot be read as NPZ ({type(error).__name__}: {error})"
+            f"spectrum {path} cannot be read as NPZ ({type(error).__name__}: {error}); "
+            "expected NXSPE, or an NPZ of a powder spectrum. Correct the path."
         ) from error
     return (*intensity_of(S, V, D), q, energy)
 

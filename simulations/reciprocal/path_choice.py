@@ -73,8 +73,10 @@ class PathSection(Section):
     step_rlu: Positive = Field(
         default=0.025, description="bin length in a segment's leading component, r.l.u."
     )
-    half_width_rlu: Positive = Field(default=0.05, description="radius of the tubes, r.l.u.")
-    voxel_rlu: Positive = Field(default=0.025, description="edge of a map voxel, r.l.u.")
+    half_width_rlu: Positive = Field(
+        default=0.05, le=1.0, description="radius of the tubes, r.l.u."
+    )
+    voxel_rlu: Positive = Field(default=0.025, ge=0.001, description="edge of a map voxel, r.l.u.")
     energy: EnergySection
 
     @field_validator("points")

@@ -74,7 +74,8 @@ def _read(path: Path, name: str) -> tuple[MeasuredSpectrum, ...]:
             arrays = {key: np.asarray(content[key]) for key in content.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError) as error:
         raise MeasuredFileError(
-            f"spectrum {path} cannot be read as NPZ ({type(error).__name__}: {error})"
+            f"spectrum {path} cannot be read as NPZ ({type(error).__name__}: {error}); "
+            "expected an NPZ of a powder spectrum. Correct the path."
         ) from error
 
     def take(*keys: str) -> NDArray[np.float64]:

@@ -46,7 +46,10 @@ def begin(
         typer.Option("--version", is_eager=True, callback=_tell_version, help="Print the version."),
     ] = False,
 ) -> None:
-    """Keep stdout for results; below warnings, logs are shown when debugging only."""
+    """Read secrets from files; keep stdout for results, and log below warnings when debugging."""
+    from steering.cli._secret_files import read_secret_files
+
+    read_secret_files()
     import logging  # here: `beamsteer --help` comes before it and logs nothing
 
     import structlog
@@ -97,8 +100,22 @@ def run(arguments: list[str] | None = None) -> int:
         status = AWAY if _passes(error) else BAD_INPUT
         told(complaint_of(_said(error), status, file=getattr(error, "filename", None)))
         return status
+    except MemoryError as error:
+        _trace()
+        told(
+            complaint_of(
+                f"this needs more memory than there is ({error or 'none left'}); expected a smaller "
+                "task. Ask for fewer bins, coarser voxels or fewer points.",
+                BAD_INPUT,
+            )
+        )
+        return BAD_INPUT
     except Exception as error:
         _trace()
+        given = _faults_of_section(error)
+        if given:
+            told(complaint_of(given, BAD_INPUT))
+            return BAD_INPUT
         told(
             complaint_of(
                 f"{type(error).__name__}: {error}\n"
@@ -134,7 +151,10 @@ def _passes(error: Exception) -> bool:
 
 def _said(error: BaseException) -> str:
     if isinstance(error, OSError) and error.filename and error.strerror:
-        return f"{error.filename}: {error.strerror}."
+        return (
+            f"{error.filename}: {error.strerror}; expected what this command can read or write "
+            "there. Correct the path, or what stands at it."
+        )
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         if not isinstance(error, StorageError):  # which names the file itself
             return (
@@ -142,6 +162,21 @@ def _said(error: BaseException) -> str:
                 "room, or name another folder, and run it again."
             )
     return str(error) or type(error).__name__
+
+
+def _faults_of_section(error: Exception) -> str:
+    """What is wrong with a section of settings that options made; empty for any other error."""
+    if "pydantic" not in sys.modules:  # it is not imported for this alone
+        return ""
+    from pydantic import ValidationError
+
+    if not isinstance(error, ValidationError) or not error.title.endswith(("Section", "Topics")):
+        return ""
+    return "\n".join(
+        f"{'.'.join(map(str, one['loc'])) or 'connection'} is {one['input']!r:.80}; expected "
+        f"{one['msg']}"
+        for one in error.errors(include_url=False)
+    )
 
 
 def _trace() -> None:

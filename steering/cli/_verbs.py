@@ -40,6 +40,8 @@ VERBS = {
     "doubled.",
     "record": "Record every message as it comes, until Ctrl-C: bytes, keys, headers, times and "
     "offsets.",
+    "backup": "Write a backup of a state folder, whole and checked, while its workers go on.",
+    "restore": "Lay out a backup as a new state folder, after every byte of it was checked.",
     "model-server": "Estimate, judge and advise after every commit of the fold workers, until "
     "interrupted.",
     "train": "Train the encoder and the regressor of an experiment and write them as a frozen "

@@ -1,4 +1,4 @@
-"""``beamsteer doctor``: is this machine ready, and if not, what to do."""
+"""``beamsteer doctor``: is this machine ready, is a state folder readable, and what to do."""
 
 from __future__ import annotations
 
@@ -57,6 +57,10 @@ def register(app: typer.Typer) -> None:
 
 
 def doctor(
+    state: Annotated[
+        Path | None,
+        typer.Argument(help="A state folder: say which versions it has, and nothing else."),
+    ] = None,
     port: Annotated[
         int, typer.Option(min=1, max=65535, help="The port that the page would take.")
     ] = 8080,
@@ -67,6 +71,9 @@ def doctor(
     json: terminal.Json = False,
 ) -> None:
     """Check Python, packages, threads, browser, data, disk, port and broker; say what to do."""
+    if state is not None:
+        _tell_versions(state, json=json)
+        return
     findings = examine(port)
     if experiment is not None:
         findings.append(_broker(experiment))
@@ -87,6 +94,27 @@ def doctor(
                 terminal.out.print(f"{'':<24}{finding.remedy}")
     if broken:
         raise InputError(f"{', '.join(broken)}: not ready; do what is said beside them.")
+
+
+def _tell_versions(state: Path, *, json: bool) -> None:
+    """Which versions the files of a state folder have; bad input if workers would not go on."""
+    from consumers.state import versions_of
+
+    found = versions_of(state)
+    stopping = [one for one in found if one.verdict != "opens"]
+    if json:
+        terminal.print_json({"opens": not stopping, "files": [asdict(one) for one in found]})
+    else:
+        rows = [(o.kind, str(o.files), o.version, o.known, o.verdict) for o in found]
+        terminal.table(str(state), ("files", "number", "version", "known here", "verdict"), rows)
+    if stopping:
+        told = (f"{one.kind} {one.verdict} ({one.version}): {one.remedy}" for one in stopping)
+        raise InputError(
+            "\n".join((f"{state}: workers of this version do not go on from it.", *told))
+            + "\nSee docs/upgrade.md."
+        )
+    if not json:
+        terminal.say("Workers of this version go on from it.")
 
 
 def examine(port: int) -> list[Finding]:

@@ -49,6 +49,7 @@ def simulate(
     if unknown:
         raise InputError(f"--format is {', '.join(unknown)}; expected nxspe or sns.")
 
+    output.mkdir(parents=True, exist_ok=True)  # before the work, not after it
     from steering.study import simulate as run
 
     with terminal.progress("simulate", quiet=json) as progress:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -81,8 +82,9 @@ def build_store(
         planned = read_plan(store)
         paths: dict[str, Path] = {}
         for path in sources:
-            found = open_source(path.resolve())
-            paths[found.fingerprint] = path.resolve()
+            real = Path(os.path.realpath(path))  # Path.resolve raises where a link leads to itself
+            found = open_source(real)
+            paths[found.fingerprint] = real
             if found.fingerprint not in {one.fingerprint for one in planned}:
                 new = SourcePlan(
                     name=found.name,

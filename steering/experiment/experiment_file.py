@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import stat
 from collections.abc import Collection, Iterable, Mapping
 from io import StringIO
 from pathlib import Path
@@ -31,6 +32,7 @@ from steering.experiment.targets import TargetsSection
 from steering.experiment.todo import WORD, Todo, covers, filled, todos_in
 
 MAX_BYTES = 1_000_000
+LARGEST_VALUES = 100_000
 
 
 class ExperimentError(InputError):
@@ -130,7 +132,12 @@ def todos_of(path: Path | str) -> tuple[Todo, ...]:
 def _text_of(path: Path) -> str:
     name = path.name
     try:
-        size = path.stat().st_size
+        told = path.stat()
+        if not stat.S_ISREG(told.st_mode) and not stat.S_ISDIR(told.st_mode):
+            raise ExperimentError(  # a pipe that nobody feeds would be waited for
+                f"{path}: is no plain file; expected an experiment file. Correct the path."
+            )
+        size = told.st_size
         if size > MAX_BYTES:
             raise ExperimentError(
                 f"{name}: holds {size} bytes; expected an experiment file of at most {MAX_BYTES}. "
@@ -160,6 +167,11 @@ def parse_experiment(
         raise ExperimentError(f"{name}: {_yaml_fault(error)}") from error
     except RecursionError as error:
         raise ExperimentError(f"{name}: nested too deeply; expected an experiment.") from error
+    if _holds_more_than(LARGEST_VALUES, raw):
+        raise ExperimentError(
+            f"{name}: holds more than {LARGEST_VALUES} values once its aliases are written out; "
+            "expected an experiment. Write values in place of aliases."
+        )
     if not isinstance(raw, dict):
         raise ExperimentError(
             f"{name}: is {_shown(raw)}; expected fields such as title, sample and instrument. "
@@ -169,6 +181,17 @@ def parse_experiment(
     if needed:
         raise TodoError("\n".join(_todo_line(todo, name) for todo in needed), needed)
     return checked_experiment(filled(raw, todos), name=name)
+
+
+def _holds_more_than(count: int, value: Any) -> bool:
+    """Whether a value of lists and mappings holds more than so many, shared ones each time."""
+    rest, seen = [value], 0
+    while rest and seen <= count:
+        one = rest.pop()
+        inner = one.values() if isinstance(one, dict) else one if isinstance(one, list) else ()
+        seen += len(inner)
+        rest.extend(inner)
+    return seen > count
 
 
 def checked_experiment(raw: Mapping[str, Any], *, name: str) -> Experiment:
@@ -399,7 +422,8 @@ def _yaml_fault(error: yaml.YAMLError) -> str:
     mark = getattr(error, "problem_mark", None)
     problem = getattr(error, "problem", None) or str(error).splitlines()[0]
     where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
-    return f"{where}{problem}."
+    step = "" if "expected" in problem else " Mend the YAML there."
+    return f"{where}{problem}.{step}"
 
 
 def _line(detail: ErrorDetails, raw: Any) -> str:

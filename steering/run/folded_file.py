@@ -120,12 +120,18 @@ def read_folded(path: Path, measurement: Measurement) -> tuple[CellSums, VoxelEx
     InputError
         If it cannot be read, was folded with other axes, or holds a can.
     """
+    if path.exists() and not path.is_file():  # a pipe that nobody feeds would be waited for
+        raise InputError(
+            f"{path} is no plain file; expected the folded.npz of `beamsteer fold` or `beamsteer "
+            "replay`. Correct the path."
+        )
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as content:
             arrays = {key: np.asarray(content[key]) for key in content.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise InputError(
-            f"{path} cannot be read as NPZ ({type(error).__name__}: {error})"
+            f"{path} cannot be read as NPZ ({type(error).__name__}: {error}); "
+            "expected the folded.npz of `beamsteer fold` or `beamsteer replay`. Correct the path."
         ) from error
     lacking = [k for k in ("S", "V", "N", "D", "path_hkl_rlu", "voxel_D") if k not in arrays]
     if lacking:

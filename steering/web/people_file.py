@@ -106,7 +106,12 @@ def read_people(path: Path) -> PeopleSection:
     """
     try:
         told = path.stat()
-        content = path.read_bytes()[: LARGEST_BYTES + 1]
+        if not stat.S_ISREG(told.st_mode) and not stat.S_ISDIR(told.st_mode):
+            raise InputError(  # a pipe that nobody feeds would be waited for
+                f"{path}: is no plain file; expected a file of people. Correct the path."
+            )
+        with path.open("rb") as file:
+            content = file.read(LARGEST_BYTES + 1)
     except OSError as error:
         raise InputError(
             f"{path}: cannot be read ({error.strerror}); expected a file of people. Make one with "
