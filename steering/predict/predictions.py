@@ -23,12 +23,13 @@ from simulations.scattering import (
     powder_spectrum,
 )
 from steering.database import Database
+from steering.predict.incoherent_powder import INCOHERENT, incoherent_powder
 from steering.predict.optics import refuse_ei
 from steering.predict.phonons import stable
 from steering.predict.routes import ROUTES, vibrations_of
 from steering.predict.spectrum_map import samplings
 from steering.predict.structure_file import open_structure, ordered_structure
-from steering.predict.vibrations import Vibrations, formula
+from steering.predict.vibrations import DosBand, Vibrations, formula
 
 MAX_ORDER = 6
 
@@ -147,6 +148,7 @@ def predict(
             dipole_sum=request.dipole_sum,
             database=database,
             notes=notes,
+            density_alone=request.quantity in ("dos", "background"),
         )
     crystal, dos = found.crystal, found.dos
     unstable: InputError | None = None
@@ -170,7 +172,7 @@ def predict(
         "temperature_K": request.temperature_K,
     }
     if request.quantity in ("all", "dos"):
-        answer["dos"] = _dos_part(crystal, dos.shown())
+        answer["dos"] = _dos_part(crystal, dos.shown(), found.band)
     if request.quantity == "dos":
         return answer
     if unstable is not None:
@@ -198,11 +200,15 @@ def _spectra(
     angles = _two_theta_deg(instrument.direction[~instrument.masked])
     mask = kinematic_mask(momentum_edges, energy_edges, request.ei_meV, angles)
     parts: dict[str, Any] = {}
+    if request.quantity in ("all", "powder") and found.model is None:
+        parts["powder"] = _incoherent_part(
+            found, instrument, request, momentum_edges, energy_edges, mask
+        )
     moved = found.displacements(request.temperature_K)
     displacement = None if moved is None else moved.tensors
-    if request.quantity in ("all", "powder"):
+    if request.quantity in ("all", "powder") and found.model is not None:
         spectrum = powder_spectrum(
-            found.force_constants("S(|Q|,E)"),
+            found.model,
             momentum_edges,
             energy_edges,
             temperature_K=request.temperature_K,
@@ -235,6 +241,35 @@ def _spectra(
             displacement=displacement,
         )
     return parts
+
+
+def _incoherent_part(
+    found: Vibrations,
+    instrument: Instrument,
+    request: PredictionRequest,
+    momentum_edges: FloatArray,
+    energy_edges: FloatArray,
+    mask: NDArray[np.bool_],
+) -> dict[str, Any]:
+    """S(|Q|,E) of one phonon where the route has no force constants."""
+    spectrum = incoherent_powder(
+        found.crystal,
+        found.dos,
+        momentum_edges,
+        energy_edges,
+        temperature_K=request.temperature_K,
+        resolution=instrument.resolution,
+        ei_meV=request.ei_meV,
+        max_order=1,
+    )
+    return {
+        "sampling": samplings(found, None),
+        "q_edges_inverse_A": momentum_edges,
+        "energy_edges_meV": energy_edges,
+        "intensity": np.where(mask, spectrum.coherent, np.nan),
+        "unit": PER_CELL,
+        "approximation": INCOHERENT,
+    }
 
 
 def expected_background(
@@ -334,7 +369,7 @@ def _two_theta_deg(direction: FloatArray) -> tuple[float, float]:
     return float(angle.min()), float(angle.max())
 
 
-def _dos_part(crystal: Crystal, dos: PhononDos) -> dict[str, Any]:
+def _dos_part(crystal: Crystal, dos: PhononDos, band: DosBand | None) -> dict[str, Any]:
     partial = {
         symbol: dos.partial[[k for k, s in enumerate(crystal.symbols) if s == symbol]].sum(axis=0)
         for symbol in dict.fromkeys(crystal.symbols)
@@ -346,4 +381,11 @@ def _dos_part(crystal: Crystal, dos: PhononDos) -> dict[str, Any]:
         "unit": "modes/meV per primitive cell",
         "sampling": None if dos.sampling is None else dos.sampling.words,
         "approximation": "harmonic; integrates to 3 modes per atom",
-    }
+        "band": None if band is None else {
+            "energy_edges_meV": band.energy_edges_meV,
+            "low": band.low,
+            "high": band.high,
+            "level": band.level,
+            "words": band.words,
+        },
+    }  # fmt: skip
