@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
-from scipy.spatial import KDTree
+from scipy.spatial.distance import cdist
 
 from model_server.direct.bins import BINS, energy_edges_meV
 from model_server.direct.members import MemberDensities
@@ -24,7 +24,7 @@ from simulations.arrays import FloatArray, IntArray
 
 LEVEL = 0.9
 FAR_SHARE = 0.03
-"""Share of crystals like those of the calibration that may be called far; asked for: at most 5 %."""
+"""Share of crystals like those of the calibration that may be called far."""
 RARE = 5
 """An element of fewer training crystals counts as unknown."""
 _PAIRED = 2  # bins of a band
@@ -72,10 +72,9 @@ class Calibration:
     def distance(self, said: MemberDensities) -> float:
         """How far a crystal lies from the training set: 1 is usual for unseen formulas."""
         place = (said.latent - self.latent_mean) @ self.latent_axes
-        near, _ = KDTree(self.references).query(place)
         return float(
             max(
-                np.mean(near) / self.distance_scale,
+                np.mean(_nearest(place, self.references)) / self.distance_scale,
                 said.disagreement / self.disagreement_scale,
             )
         )
@@ -185,8 +184,7 @@ def calibrate(
     axes = axes[:kept].T / (values[:kept] / np.sqrt(len(latent)))
     chosen = np.random.default_rng(seed).permutation(len(latent))[:_REFERENCES]
     references = (latent[chosen] - mean) @ axes
-    tree = KDTree(references)
-    near = np.array([np.mean(tree.query((one.said.latent - mean) @ axes)[0]) for one in judged])
+    near = np.array([np.mean(_nearest((one.said.latent - mean) @ axes, references)) for one in judged])
     differ = np.array([one.said.disagreement for one in judged])
     seen = np.zeros(101, dtype=np.int64)
     for numbers in training_numbers:
@@ -212,6 +210,12 @@ def calibrate(
         latent_axes=axes,
         references=references,
     )
+
+
+def _nearest(places: FloatArray, references: FloatArray) -> FloatArray:
+    """Distance of each place to the nearest reference; parts keep memory flat."""
+    parts = np.array_split(places, 1 + len(places) // 1000)
+    return np.concatenate([cdist(part, references).min(axis=1) for part in parts])
 
 
 def _threshold(distance: FloatArray, rare: FloatArray) -> float:

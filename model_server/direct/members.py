@@ -1,4 +1,4 @@
-"""Several networks that read the same structure; how far they differ says something of their error."""
+"""Several networks that read the same structure; how far they differ tells of their error."""
 
 from __future__ import annotations
 

@@ -213,7 +213,7 @@ class _Messages(nn.Module):
 
 
 class _Update(nn.Module):
-    """Atoms take in what they heard; scalars of products of features, and features gated by them."""
+    """Atoms take in what they heard: scalars of products of features, features gated by them."""
 
     def __init__(self, shape: Shape, *, first: bool, last: bool) -> None:
         super().__init__()

@@ -40,6 +40,8 @@ class Recipe:
 
     epochs: int = 30
     atoms: int = 160  # of a batch, about
+    large: int = 20  # crystals of more atoms take turns
+    turns: int = 3  # a large crystal is learned in every so many epochs
     rate: float = 4e-3
     decay: float = 0.02
     mean: float = 0.995  # share of the running mean that a step keeps
@@ -61,6 +63,7 @@ def train_member(
     recipe: Recipe,
     *,
     device: str = "cpu",
+    start: SiteNetwork | None = None,
     begun: Progressed | None = None,
     after: Callable[[Progressed, SiteNetwork], bool] | None = None,
     progress: Progress = silent,
@@ -76,6 +79,8 @@ def train_member(
         The same seed and lessons, the same network, interrupted or not.
     device : str
         ``cpu``, ``cuda``, as torch names them.
+    start : SiteNetwork or None
+        Whose weights to begin with; None: with random ones.
     begun : Progressed or None
         What ``after`` was given in an interrupted training.
     after : callable or None
@@ -89,18 +94,21 @@ def train_member(
         With the running mean of the weights, ready to predict.
     """
     torch.manual_seed(recipe.seed)
-    network = SiteNetwork(shape).to(device)
+    network = SiteNetwork(shape)
+    if start is not None:
+        network.load_state_dict(start.state_dict())
+    network = network.to(device)
     named = dict(network.named_parameters())
     optimiser = torch.optim.AdamW(network.parameters(), lr=recipe.rate, weight_decay=recipe.decay)
-    steps = max(1, len(_batches(lessons, recipe, 0)))
-    total = steps * recipe.epochs
+    starts = np.cumsum([0] + [len(_batches(lessons, recipe, e)) for e in range(recipe.epochs)])
+    total = max(1, int(starts[-1]))
     mean = {name: p.detach().clone() for name, p in named.items()}
     first = 0
     if begun is not None:
         first = begun.epoch
         _restore(begun, named, mean, optimiser, device)
     averaged = SiteNetwork(shape).to(device)
-    started, step = time.monotonic(), first * steps
+    started, step = time.monotonic(), int(starts[first])
     for epoch in range(first, recipe.epochs):
         torch.manual_seed(recipe.seed * 1009 + epoch)
         network.train()
@@ -135,10 +143,16 @@ def train_member(
 
 
 def _batches(lessons: Sequence[Lesson], recipe: Recipe, epoch: int) -> list[list[int]]:
-    """Places of lessons in batches of about as many atoms each; every epoch in another order."""
+    """Places of lessons in batches of about as many atoms each; every epoch in another order.
+
+    Large crystals take turns: most of the work would be theirs, and they teach no more than others.
+    """
     rng = np.random.default_rng((recipe.seed, epoch))
     atoms = np.array([len(one.graph.numbers) for one in lessons])
     order = rng.permutation(len(lessons))
+    turn = (np.arange(len(lessons)) + epoch) % recipe.turns == 0
+    order = order[(turn | (atoms <= recipe.large))[order]]
+    atoms = np.where(np.isin(np.arange(len(lessons)), order), atoms, 0)
     count = max(1, math.ceil(atoms.sum() / recipe.atoms))
     place = np.minimum((np.cumsum(atoms[order]) - 1) * count // max(1, atoms.sum()), count - 1)
     return [order[place == k].tolist() for k in range(count) if np.any(place == k)]

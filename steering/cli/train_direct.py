@@ -42,7 +42,16 @@ def train_direct(
     ] = None,
     crystals: Annotated[int, typer.Option(min=300, help="Crystals to learn from.")] = 1500,
     members: Annotated[int, typer.Option(min=1, max=20, help="Networks.")] = 3,
-    epochs: Annotated[int, typer.Option(min=1, help="Passes over the crystals.")] = 30,
+    epochs: Annotated[
+        int, typer.Option(min=1, help="Passes over the crystals, of each network.")
+    ] = 12,
+    apart: Annotated[
+        bool,
+        typer.Option(
+            "--apart",
+            help="Train every network from random weights; else each goes on from the one before.",
+        ),
+    ] = False,
     seed: Annotated[int, typer.Option(min=0, help="Seed; the same seed, the same bundle.")] = 0,
     device: Annotated[Device, typer.Option(help="Where to train.")] = Device.CPU,
     json: terminal.Json = False,
@@ -69,7 +78,12 @@ def train_direct(
         if not torch.cuda.is_available():
             raise InputError("--device is cuda, and torch sees none; expected cpu on this machine")
     training = DirectTraining(
-        crystals=crystals, members=members, epochs=epochs, seed=seed, device=device.value
+        crystals=crystals,
+        members=members,
+        epochs=epochs,
+        apart=apart,
+        seed=seed,
+        device=device.value,
     )
     between = work or output.with_name(f"{output.name}-work")
     with terminal.progress("train-direct", quiet=json) as progress:
