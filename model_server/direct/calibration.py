@@ -184,7 +184,9 @@ def calibrate(
     axes = axes[:kept].T / (values[:kept] / np.sqrt(len(latent)))
     chosen = np.random.default_rng(seed).permutation(len(latent))[:_REFERENCES]
     references = (latent[chosen] - mean) @ axes
-    near = np.array([np.mean(_nearest((one.said.latent - mean) @ axes, references)) for one in judged])
+    near = np.array(
+        [np.mean(_nearest((one.said.latent - mean) @ axes, references)) for one in judged]
+    )
     differ = np.array([one.said.disagreement for one in judged])
     seen = np.zeros(101, dtype=np.int64)
     for numbers in training_numbers:

@@ -219,21 +219,6 @@ def _restore(
             optimiser.state[p] = {k: v if k == "step" else v.to(device) for k, v in found.items()}
 
 
-def literature_loss(log_shares: Tensor, batch: Batch, target: Tensor) -> Tensor:
-    """Mean squared error of the crystal's density over its highest value, at 51 points.
-
-    The last bin of the network is what lies above them.
-    """
-    density = literature_density(log_shares, batch)
-    return ((density - target) ** 2).mean() + 0.1 * (density - target).abs().mean()
-
-
-def literature_density(log_shares: Tensor, batch: Batch) -> Tensor:
-    """Density of each crystal over its highest value, (crystals, bins - 1)."""
-    density = mean_over_crystals(log_shares.exp(), batch)[:, :-1]
-    return density / density.max(dim=1, keepdim=True).values.clamp_min(1e-9)
-
-
 def _coarsening() -> Tensor:
     """Shares of bins to density at the 50 bins of 20 cm^-1 and wider ones above, (BINS, 64)."""
     out = torch.zeros(BINS, 64)

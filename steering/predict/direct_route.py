@@ -26,7 +26,7 @@ MOST_ATOMS = 20_000
 GROUPED_ABOVE = 64
 """Atoms of a cell above which like sites share their mean, so that spectra take seconds."""
 _GROUPS = 12  # of an element
-_TOP_SHARE = 0.995  # of the modes of every site lie below the highest energy that is kept
+_TOP_SHARE = 0.99  # of the modes of every site lie below the highest energy that is kept
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -30,9 +30,7 @@ def test_positions_outside_the_cell_are_those_inside():
     inside = crystal_graph(SILICON, PAIR, np.array([14, 14]))
     outside = crystal_graph(SILICON, PAIR + [3, -2, 1], np.array([14, 14]))
     order = [np.lexsort(g.vector_A.round(6).T) for g in (inside, outside)]
-    np.testing.assert_allclose(
-        inside.vector_A[order[0]], outside.vector_A[order[1]], atol=1e-9
-    )
+    np.testing.assert_allclose(inside.vector_A[order[0]], outside.vector_A[order[1]], atol=1e-9)
 
 
 @pytest.mark.parametrize(

@@ -15,9 +15,7 @@ def test_help_says_where_the_data_come_from_and_loads_no_torch():
         "try: cli.run(['train-direct', '--help'])\n"
         "finally: assert 'torch' not in sys.modules and 'e3nn' not in sys.modules\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "beamsteer train-direct --data phonondb-2018.h5" in " ".join(done.stdout.split())
     assert "FORCE_SETS" in done.stdout
 

@@ -15,7 +15,6 @@ from steering.study.direct_targets import part_of, site_densities
 EDGES = energy_edges_meV()
 
 
-
 @pytest.mark.shared_data
 @pytest.mark.parametrize("name", ["149", "23703"])  # silicon; lithium hydride, polar
 def test_site_densities_are_those_of_a_converged_mesh(shared_data, name):
