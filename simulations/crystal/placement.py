@@ -18,6 +18,7 @@ from simulations.errors import InputError
 FILE_SYMPREC_A = 1e-4
 """Symmetry tolerance for structures that people write with few digits, angstrom."""
 _CLOSEST_A = 0.5
+_LISTED_ABOVE = 200  # atoms
 
 
 def crystal_from_cells(
@@ -75,6 +76,9 @@ def crystal_from_cells(
 
 def refuse_overlap(lattice: FloatArray, x: FloatArray, symbols: tuple[str, ...]) -> None:
     """Raise for atoms nearer than half an angstrom; lattice rows, fractional positions."""
+    if len(x) > _LISTED_ABOVE:
+        _refuse_listed(lattice, x, symbols)
+        return
     images = np.stack(np.meshgrid(*([[-1, 0, 1]] * 3), indexing="ij"), axis=-1).reshape(-1, 3)
     for i in range(len(x)):
         step = x[i:] - x[i]
@@ -83,11 +87,29 @@ def refuse_overlap(lattice: FloatArray, x: FloatArray, symbols: tuple[str, ...])
         length[0, np.all(images == 0, axis=1)] = np.inf
         if length.min() < _CLOSEST_A:
             j = i + int(np.argmin(length.min(axis=1)))
-            raise InputError(
-                f"structure: atoms {i + 1} ({symbols[i]}) and {j + 1} ({symbols[j]}) are "
-                f"{length.min():.3f} angstrom apart; expected at least {_CLOSEST_A}. Remove the "
-                "duplicate or, for a shared site, build an ordered supercell."
-            )
+            raise _overlap(i, j, symbols, float(length.min()))
+
+
+def _refuse_listed(lattice: FloatArray, x: FloatArray, symbols: tuple[str, ...]) -> None:
+    """The same for many atoms, in seconds."""
+    from matscipy.neighbours import neighbour_list
+
+    i, j, d = neighbour_list(
+        "ijd", cell=lattice, pbc=np.ones(3, dtype=bool), positions=(x % 1.0) @ lattice,
+        cutoff=_CLOSEST_A,
+    )  # fmt: skip
+    if len(d):
+        worst = int(np.argmin(d))
+        first, second = sorted((int(i[worst]), int(j[worst])))
+        raise _overlap(first, second, symbols, float(d[worst]))
+
+
+def _overlap(i: int, j: int, symbols: tuple[str, ...], apart_A: float) -> InputError:
+    return InputError(
+        f"structure: atoms {i + 1} ({symbols[i]}) and {j + 1} ({symbols[j]}) are "
+        f"{apart_A:.3f} angstrom apart; expected at least {_CLOSEST_A}. Remove the "
+        "duplicate or, for a shared site, build an ordered supercell."
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -219,18 +241,20 @@ def _unique_atoms(
 ) -> tuple[list[int], FloatArray]:
     """Atoms of a bigger cell that differ in the primitive cell, positions within [0, 1)."""
     kept: list[int] = []
+    places = np.empty_like(x)
     for a in range(len(x)):
-        for b in kept:
-            step = x[a] - x[b]
-            step -= np.rint(step)
-            if np.linalg.norm(step @ lattice) < 20 * symprec_A:
-                if symbols[a] != symbols[b]:
-                    raise InputError(
-                        f"structure: atoms {a + 1} and {b + 1} share a site; expected one atom each"
-                    )
-                break
-        else:
-            kept.append(a)
+        step = x[a] - places[: len(kept)]
+        step -= np.rint(step)
+        same = np.flatnonzero(np.linalg.norm(step @ lattice, axis=1) < 20 * symprec_A)
+        if len(same):
+            b = kept[same[0]]
+            if symbols[a] != symbols[b]:
+                raise InputError(
+                    f"structure: atoms {a + 1} and {b + 1} share a site; expected one atom each"
+                )
+            continue
+        places[len(kept)] = x[a]
+        kept.append(a)
     y = x[kept]
     y = y - np.floor(y + 1e-6)
     return kept, y
@@ -241,7 +265,7 @@ def _symmetrised_positions(
 ) -> FloatArray:
     """Average positions over the space group; translations are rounded to simple fractions."""
     data = symmetry_dataset(lattice, x, symbols, symprec_A)
-    if data is None:
+    if data is None or len(data.rotations) == 1:  # the identity moves nothing
         return x
     W, w = np.asarray(data.rotations), np.asarray(data.translations)
     rounded = np.rint(24 * w) / 24

@@ -300,7 +300,7 @@ def with_isotopes(crystal: Crystal, isotopes: Isotopes) -> Crystal:
 
 def is_natural(crystal: Crystal, atom: int) -> bool:
     """Whether an atom is the natural element by its label, mass and lengths."""
-    natural = species_named(crystal.elements[atom])
+    natural = species_named(element_of(crystal.symbols[atom]))
     return (
         crystal.symbols[atom] == natural.label
         and abs(float(crystal.masses_u[atom]) / natural.mass_u - 1) < _NATURAL
@@ -318,10 +318,21 @@ def _has_lengths(crystal: Crystal, atom: int, species: Species) -> bool:
 def species_words(crystal: Crystal) -> tuple[str, ...]:
     """Say for every species that is not the natural element what is used for it."""
     told: dict[str, None] = {}
-    for k, label in enumerate(crystal.symbols):
+    first: dict[tuple[str, float, float, float], int] = {}  # of all atoms that are made alike
+    alike = zip(
+        crystal.symbols,
+        crystal.masses_u.tolist(),
+        crystal.scattering_length.tolist(),
+        crystal.incoherent_barn.tolist(),
+        strict=True,
+    )
+    for k, made in enumerate(alike):
+        first.setdefault(made, k)
+    for k in first.values():
         if is_natural(crystal, k):
             continue
-        natural = species_named(crystal.elements[k])
+        label = crystal.symbols[k]
+        natural = species_named(element_of(label))
         mass, length = float(crystal.masses_u[k]), float(crystal.scattering_length[k])
         incoherent = float(crystal.incoherent_barn[k])
         words = f"{label}: mass {mass:.6g} u, coherent length {10 * length:.4g} fm, incoherent "

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import ndtr
 
-from simulations.arrays import ComplexArray, FloatArray
+from simulations.arrays import ComplexArray, FloatArray, IntArray
 from simulations.constants import BOLTZMANN_MEV_PER_K, NOISE_MEV
 from simulations.crystal import Crystal, space_group_operations
 from simulations.dynamics.force_constants import ForceConstantModel
@@ -97,6 +97,7 @@ class PhononDos:
     tensors: FloatArray | None = None  # (atoms, 6, E) modes/meV by direction: xx yy zz yz xz xy
     imaginary: ImaginaryPart | None = None
     sampling: Sampling | None = None
+    alike: IntArray | None = None  # (atoms,) first atom of the same density; None: by symmetry
 
     @property
     def total(self) -> FloatArray:
@@ -121,6 +122,7 @@ class PhononDos:
             imaginary_share=self.imaginary_share,
             imaginary=self.imaginary,
             sampling=self.sampling,
+            alike=self.alike,
         )
 
 

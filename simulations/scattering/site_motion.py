@@ -87,7 +87,8 @@ def atom_motions(
     ----------
     crystal : Crystal
     dos : PhononDos
-        Of the crystal. Without tensors the motion is isotropic.
+        Of the crystal. Without tensors the motion is isotropic; so it is where it says itself
+        which atoms are alike.
     temperature_K : float
     grid : (grid,) float64
         From `energy_grid`.
@@ -107,12 +108,12 @@ def atom_motions(
     ----------
     A. Sjolander, Arkiv Fysik 14, 315 (1958).
     """
-    group = space_group_operations(crystal)
+    group = None if dos.alike is not None else space_group_operations(crystal)
     length = int(fft.next_fast_len(len(grid), True) or len(grid))
     step = float(grid[1] - grid[0])
     half = len(grid) // 2
     gain, loss = thermal_weights(dos.energy_edges_meV, temperature_K)
-    orbit = group.permutation.min(axis=0)
+    orbit = dos.alike if group is None else group.permutation.min(axis=0)
     for atom in np.unique(orbit):
         members = int(np.count_nonzero(orbit == atom))
         along, weights = _along_directions(dos, int(atom), group, degree)
@@ -157,7 +158,7 @@ def _along_directions(
     if not float(np.sum(partial * width)) > 0:
         raise InputError("density of states is empty; expected modes at positive energies")
     one = np.array([[0.0, 0.0, 1.0]])
-    if dos.tensors is None:
+    if dos.tensors is None or group is None:
         density = _debye_below(dos.energy_edges_meV, partial)
         return _Along(directions=one, density=density[None], isotropic=True), np.ones(1)
     tensor = dos.tensors[atom]

@@ -104,17 +104,17 @@ def run(arguments: list[str] | None = None) -> int:
         _trace()
         told(
             complaint_of(
-                f"this needs more memory than there is ({error or 'none left'}); expected a smaller "
-                "task. Ask for fewer bins, coarser voxels or fewer points.",
+                f"this needs more memory than there is ({error or 'none left'}); expected a "
+                "smaller task. Ask for fewer bins, coarser voxels or fewer points.",
                 BAD_INPUT,
             )
         )
         return BAD_INPUT
     except Exception as error:
         _trace()
-        given = _faults_of_section(error)
-        if given:
-            told(complaint_of(given, BAD_INPUT))
+        fault = _faults_of_section(error)
+        if fault:
+            told(complaint_of(fault, BAD_INPUT))
             return BAD_INPUT
         told(
             complaint_of(

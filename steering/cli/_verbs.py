@@ -46,6 +46,8 @@ VERBS = {
     "interrupted.",
     "train": "Train the encoder and the regressor of an experiment and write them as a frozen "
     "bundle.",
+    "train-direct": "Train the networks of route direct on a database of phonons, or go on with "
+    "it.",
     "demo": "Simulate, write and replay a short germanium scan; then invert measured aluminium.",
 }
 """What each does in a sentence, the first of its own help; in the order of `beamsteer --help`."""

@@ -12,8 +12,8 @@ from simulations.dynamics import (
     read_force_constants,
     with_dipole_sum,
 )
-from simulations.errors import NoForceConstantsError
-from steering.predict.route import RouteUnavailableError, Structure, refuse_large
+from simulations.errors import InputError, NoForceConstantsError
+from steering.predict.route import RouteUnavailableError, Structure
 from steering.predict.vibrations import Uncertainty, Vibrations
 
 MAX_ATOMS = 60
@@ -51,7 +51,6 @@ class GivenForceConstants:
             If some come with it and cannot be used, or there are too many atoms: no other route
             takes the place of what was given.
         """
-        refuse_large(structure.crystal, MAX_ATOMS, "structure")
         try:
             given = read_force_constants(structure.source, supercell_matrix=structure.supercell)
         except NoForceConstantsError as error:
@@ -60,6 +59,11 @@ class GivenForceConstants:
                 f"({error}). Give a phonopy.yaml with them, or take route force_field.",
                 why=f"no force constants came with the structure ({error})",
             ) from error
+        if structure.crystal.n_atoms > MAX_ATOMS:
+            raise InputError(
+                f"structure: {structure.crystal.n_atoms} atoms in the primitive cell; expected at "
+                f"most {MAX_ATOMS} with force constants"
+            )
         given = replace(given, crystal=with_isotopes(given.crystal, structure.isotopes))
         source = given.source or "given"
         model = force_constant_model(given.crystal, given, None)

@@ -9,9 +9,11 @@ from simulations.errors import InputError
 from simulations.scattering import (
     TOLERANCE,
     incoherent_spectrum,
+    kinematic_mask,
     momentum_limits,
     powder_spectrum,
 )
+from steering.predict.incoherent_powder import INCOHERENT, incoherent_powder
 from steering.predict.optics import FREE_EI_MEV, FWHM, Optics, energy_axis
 from steering.predict.spectrum_map import (
     HARMONIC,
@@ -72,7 +74,9 @@ def powder_map(
             f"between 0 and {3 * reach:.3g} 1/angstrom, three times what {seen.instrument} reaches."
         )
     refuse_many(len(momentum_edges) - 1, len(edges) - 1)
-    model = vibrations.force_constants("a powder map")
+    if vibrations.model is None:
+        return _without_force_constants(vibrations, seen, temperature_K, edges, momentum_edges)
+    model = vibrations.model
     moved = vibrations.displacements(temperature_K, tolerance=max(tolerance, TOLERANCE))
     displacement = None if moved is None else moved.tensors
     coherent = powder_spectrum(
@@ -121,3 +125,41 @@ def powder_map(
         y_edges=edges,
         **summed(parts, coherent.accessible),
     )
+
+
+def _without_force_constants(
+    vibrations: Vibrations,
+    seen: Optics,
+    temperature_K: float,
+    edges: FloatArray,
+    momentum_edges: FloatArray,
+) -> SpectrumMap:
+    found = incoherent_powder(
+        vibrations.crystal,
+        vibrations.dos,
+        momentum_edges,
+        edges,
+        temperature_K=temperature_K,
+        resolution=seen.sigma_of,
+        ei_meV=seen.ei_meV,
+        max_order=MAX_ORDER,
+    )
+    parts = {
+        "coherent": found.coherent,
+        "incoherent": found.incoherent,
+        "multiphonon": found.multiphonon,
+    }
+    accessible = kinematic_mask(momentum_edges, edges, seen.ei_meV, seen.two_theta_deg)
+    multiphonon = f"multiphonon: 2 to {MAX_ORDER} phonons in the incoherent approximation"
+    return SpectrumMap(
+        kind="powder",
+        setting=map_setting(
+            vibrations, seen, temperature_K, (INCOHERENT, multiphonon, HARMONIC),
+            samplings(vibrations, None),
+        ),
+        x_name="q_inverse_A",
+        x_edges=momentum_edges,
+        y_name="energy_meV",
+        y_edges=edges,
+        **summed(parts, accessible),
+    )  # fmt: skip

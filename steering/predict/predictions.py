@@ -27,13 +27,14 @@ from simulations.scattering import (
 )
 from steering.database import Database
 from steering.predict.crystal_maps import Line, Plane, line_map, plane_map
+from steering.predict.incoherent_powder import INCOHERENT, incoherent_powder
 from steering.predict.indirect_spectrum import indirect_spectrum
 from steering.predict.optics import FREE_EI_MEV, FWHM, Optics, optics, refuse_ei, top_meV
 from steering.predict.phonons import phonons, stable
 from steering.predict.routes import ROUTES, vibrations_of
 from steering.predict.spectrum_map import samplings
 from steering.predict.structure_file import open_structure, ordered_structure
-from steering.predict.vibrations import Vibrations, formula
+from steering.predict.vibrations import DosBand, Vibrations, formula
 
 MAX_ORDER = 6
 
@@ -228,6 +229,7 @@ def predict(
             dipole_sum=request.dipole_sum,
             database=database,
             notes=notes,
+            density_alone=request.quantity in ("dos", "background"),
         )
     whole = found
     unstable: InputError | None = None
@@ -255,7 +257,7 @@ def predict(
                 "cannot lose that much: the highest modes are not seen. Raise Ei."
             )
     if request.quantity in ("all", "dos"):
-        answer["dos"] = _dos_part(whole.crystal, whole.dos.shown())
+        answer["dos"] = _dos_part(whole.crystal, whole.dos.shown(), whole.band)
     if request.quantity == "dispersion" or (request.quantity == "all" and whole.model is not None):
         progress("dispersion", 0.3)
         answer["dispersion"] = _dispersion_part(whole)
@@ -442,11 +444,13 @@ def _spectra(
     angles = seen.two_theta_deg
     mask = kinematic_mask(momentum_edges, energy_edges, request.ei_meV, angles)
     parts: dict[str, Any] = {}
+    if request.quantity in ("all", "powder") and found.model is None:
+        parts["powder"] = _incoherent_part(found, seen, request, momentum_edges, energy_edges, mask)
     moved = found.displacements(request.temperature_K)
     displacement = None if moved is None else moved.tensors
-    if request.quantity in ("all", "powder"):
+    if request.quantity in ("all", "powder") and found.model is not None:
         spectrum = powder_spectrum(
-            found.force_constants("S(|Q|,E)"),
+            found.model,
             momentum_edges,
             energy_edges,
             temperature_K=request.temperature_K,
@@ -480,6 +484,35 @@ def _spectra(
             displacement=displacement,
         )
     return parts
+
+
+def _incoherent_part(
+    found: Vibrations,
+    seen: Optics,
+    request: PredictionRequest,
+    momentum_edges: FloatArray,
+    energy_edges: FloatArray,
+    mask: NDArray[np.bool_],
+) -> dict[str, Any]:
+    """S(|Q|,E) of one phonon where the route has no force constants."""
+    spectrum = incoherent_powder(
+        found.crystal,
+        found.dos,
+        momentum_edges,
+        energy_edges,
+        temperature_K=request.temperature_K,
+        resolution=seen.sigma_of,
+        ei_meV=request.ei_meV,
+        max_order=1,
+    )
+    return {
+        "sampling": samplings(found, None),
+        "q_edges_inverse_A": momentum_edges,
+        "energy_edges_meV": energy_edges,
+        "intensity": np.where(mask, spectrum.coherent, np.nan),
+        "unit": PER_CELL,
+        "approximation": INCOHERENT,
+    }
 
 
 def expected_background(
@@ -574,7 +607,7 @@ def expected_background(
     }
 
 
-def _dos_part(crystal: Crystal, dos: PhononDos) -> dict[str, Any]:
+def _dos_part(crystal: Crystal, dos: PhononDos, band: DosBand | None) -> dict[str, Any]:
     partial = {
         symbol: dos.partial[[k for k, s in enumerate(crystal.symbols) if s == symbol]].sum(axis=0)
         for symbol in dict.fromkeys(crystal.symbols)
@@ -586,4 +619,11 @@ def _dos_part(crystal: Crystal, dos: PhononDos) -> dict[str, Any]:
         "unit": "modes/meV per primitive cell",
         "sampling": None if dos.sampling is None else dos.sampling.words,
         "approximation": "harmonic; integrates to 3 modes per atom",
-    }
+        "band": None if band is None else {
+            "energy_edges_meV": band.energy_edges_meV,
+            "low": band.low,
+            "high": band.high,
+            "level": band.level,
+            "words": band.words,
+        },
+    }  # fmt: skip

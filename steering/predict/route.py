@@ -77,8 +77,7 @@ class Route(Protocol):
 
 
 def refuse_large(crystal: Crystal, most: int, what: str) -> None:
-    """Raise for a crystal of more atoms than a route can handle."""
+    """Raise for a crystal of more atoms than a route can handle; another one may."""
     if crystal.n_atoms > most:
-        raise InputError(
-            f"{what}: {crystal.n_atoms} atoms in the primitive cell; expected at most {most}"
-        )
+        why = f"{what}: {crystal.n_atoms} atoms in the primitive cell; expected at most {most}"
+        raise RouteUnavailableError(why, why=why)

@@ -15,6 +15,7 @@ from simulations.errors import InputError
 from simulations.prior import FORCE_FIELDS
 from steering.database import Database
 from steering.predict.database_route import DatabaseRoute, entry_vibrations
+from steering.predict.direct_route import DirectRoute
 from steering.predict.force_constants_route import GivenForceConstants
 from steering.predict.force_field_route import ForceField
 from steering.predict.route import Route, RouteUnavailableError, Structure
@@ -67,19 +68,23 @@ class FirstPossible:
 
 _GIVEN = GivenForceConstants()
 _FORCE_FIELD = ForceField(name="force_field", force_field=None)
+_DIRECT = DirectRoute()
 _KNOWN: tuple[Route, ...] = (
-    FirstPossible(name="auto", routes=(_GIVEN, _FORCE_FIELD)),
+    FirstPossible(name="auto", routes=(_GIVEN, _FORCE_FIELD, _DIRECT)),
     GivenForceConstants(name="given"),
     _GIVEN,
     _FORCE_FIELD,
     *(ForceField(name=name, force_field=name) for name in FORCE_FIELDS),
+    _DIRECT,
     DatabaseRoute(database=None),
 )
 ROUTES = tuple(route.name for route in _KNOWN)
 """Names of routes; ``given`` is ``force_constants``."""
 
 
-def route_named(name: str, database: Database | None = None) -> Route:
+def route_named(
+    name: str, database: Database | None = None, *, density_alone: bool = False
+) -> Route:
     """Route that people mean by a name.
 
     Parameters
@@ -88,17 +93,22 @@ def route_named(name: str, database: Database | None = None) -> Route:
         One of `ROUTES`, or ``mace:PATH``, ``m3gnet:PATH`` with a weight file.
     database : Database or None
         What ``database`` looks in, and ``auto`` before it asks a force field.
+    density_alone : bool
+        Whether a density of states is all that is wanted. ``auto`` then asks the networks of
+        ``direct`` before a force field, which is further off; else after it, since only a force
+        field has force constants.
 
     Raises
     ------
     InputError
         If no route has the name.
     """
-    if database is not None and name in ("auto", "database"):
-        stored = DatabaseRoute(database=database)
-        if name == "database":
-            return stored
-        return FirstPossible(name="auto", routes=(_GIVEN, stored, _FORCE_FIELD))
+    if name == "database" and database is not None:
+        return DatabaseRoute(database=database)
+    if name == "auto":
+        stored = () if database is None else (DatabaseRoute(database=database),)
+        last = (_DIRECT, _FORCE_FIELD) if density_alone else (_FORCE_FIELD, _DIRECT)
+        return FirstPossible(name="auto", routes=(_GIVEN, *stored, *last))
     for route in _KNOWN:
         if route.name == name:
             return route
@@ -116,6 +126,7 @@ def vibrations_of(
     dipole_sum: DipoleWay = "converged",
     database: Database | None = None,
     notes: tuple[str, ...] = (),
+    density_alone: bool = False,
 ) -> Vibrations:
     """Vibrations of a structure by a route.
 
@@ -128,7 +139,7 @@ def vibrations_of(
         A name of `route_named`, or a route of your own. ``auto`` takes given force constants, else
         those of the database's entry that has the structure, else
         ``force_field``: the stiffest stable one stored for a built-in crystal, for others the
-        default one.
+        default one; ``direct`` before or after it.
     supercell : tuple of int or None
         Supercell of given force constants, in cells of the file, where the file does not say it;
         also nine numbers.
@@ -140,6 +151,8 @@ def vibrations_of(
         From `open_database`.
     notes : tuple of str
         What was done to the structure before, for the approximations.
+    density_alone : bool
+        Whether a density of states is all that is wanted, as `route_named` takes it.
 
     Raises
     ------
@@ -147,7 +160,9 @@ def vibrations_of(
         Unknown route, too many atoms, no force constants, unknown or missing force field; says
         what to do.
     """
-    way = route_named(route, database) if isinstance(route, str) else route
+    way = route
+    if isinstance(way, str):
+        way = route_named(way, database, density_alone=density_alone)
     made_of = isotopes or {}
     if database is not None and isinstance(structure, str) and database.has(structure):
         if way.name not in ("auto", "database"):

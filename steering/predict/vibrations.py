@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from simulations.arrays import FloatArray
 from simulations.crystal import Crystal
 from simulations.dynamics import ForceConstantModel, PhononDos
 from simulations.errors import InputError
@@ -24,6 +25,17 @@ class Uncertainty:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class DosBand:
+    """Where the true density of states lies, bin by bin, at a stated level."""
+
+    energy_edges_meV: FloatArray  # (B + 1,)
+    low: FloatArray  # (B,) modes/meV per primitive cell
+    high: FloatArray  # (B,)
+    level: float  # share of bins whose true value lies inside
+    words: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Vibrations:
     """A density of states always, force constants where the route has some."""
 
@@ -34,6 +46,7 @@ class Vibrations:
     approximations: tuple[str, ...]
     uncertainty: Uncertainty | None = None  # None: not known
     pockets: Pockets | None = None  # of imaginary modes, and how spectra count them
+    band: DosBand | None = None  # where the route knows one
     warnings: tuple[str, ...] = ()  # what a person must know before trusting a spectrum
 
     def force_constants(self, quantity: str) -> ForceConstantModel:

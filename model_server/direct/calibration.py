@@ -1,0 +1,235 @@
+"""How far members are off on formulas that they never saw, and when a crystal is far from those.
+
+Bands are split-conformal: what share of the errors over their expected size stays below a factor
+is counted on crystals that took no part in training, so the stated level holds for crystals like
+them, whatever the networks are.
+
+References
+----------
+A. N. Angelopoulos and S. Bates, arXiv:2107.07511 (2021), sections 1 and 2.3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+from scipy.spatial.distance import cdist
+
+from model_server.direct.bins import BINS, energy_edges_meV
+from model_server.direct.members import MemberDensities
+from simulations.arrays import FloatArray, IntArray
+
+LEVEL = 0.9
+FAR_SHARE = 0.03
+"""Share of crystals like those of the calibration that may be called far."""
+RARE = 5
+"""An element of fewer training crystals counts as unknown."""
+_PAIRED = 2  # bins of a band
+_REACH = 0.995  # bands end where this share of the predicted modes lies, and one band more
+_KEPT = 16  # directions of the latent space
+_REFERENCES = 4000  # atoms
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Judged:
+    """A crystal whose density is known, and what the members say of it."""
+
+    said: MemberDensities
+    true: FloatArray  # (bins,) shares of the crystal
+    numbers: IntArray  # (atoms,)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Calibration:
+    """Factors of the bands and of the distance; made by `calibrate`."""
+
+    factor: float  # of the expected size of an error
+    relative: float  # expected error per predicted density
+    floor: float  # expected error per highest predicted density
+    energy_low: float  # predicted / true - 1 of the mean energy, 5 % quantile
+    energy_high: float  # 95 %
+    far: float  # distance above which a crystal is far
+    distance_scale: float
+    disagreement_scale: float
+    seen: IntArray  # (elements + 1,) training crystals of each
+    most_atoms: int  # of a crystal that was tried
+    latent_mean: FloatArray  # (readout,)
+    latent_axes: FloatArray  # (readout, kept), each of width 1 over the training set
+    references: FloatArray  # (atoms, kept)
+
+    def band(self, said: MemberDensities) -> tuple[FloatArray, FloatArray]:
+        """Lowest and highest share per band at `LEVEL`, each (BINS / 2,)."""
+        share = banded(said.total)
+        reach = self.factor * self._expected(said)
+        return np.maximum(share - reach, 0.0), share + reach
+
+    def _expected(self, said: MemberDensities) -> FloatArray:
+        return _sizes(said, self.relative, self.floor)
+
+    def distance(self, said: MemberDensities) -> float:
+        """How far a crystal lies from the training set: 1 is usual for unseen formulas."""
+        place = (said.latent - self.latent_mean) @ self.latent_axes
+        return float(
+            max(
+                np.mean(_nearest(place, self.references)) / self.distance_scale,
+                said.disagreement / self.disagreement_scale,
+            )
+        )
+
+    def rare(self, numbers: IntArray) -> tuple[int, ...]:
+        """Atomic numbers that training hardly or never saw."""
+        return tuple(int(n) for n in np.unique(numbers) if self.seen[n] < RARE)
+
+
+def band_edges_meV() -> FloatArray:
+    """Edges of the bands, (BINS / 2 + 1,)."""
+    return energy_edges_meV()[::_PAIRED]
+
+
+def banded(shares: FloatArray) -> FloatArray:
+    """Shares of bins summed to bands, (..., BINS / 2)."""
+    return np.asarray(shares.reshape(*shares.shape[:-1], BINS // _PAIRED, _PAIRED).sum(axis=-1))
+
+
+def judged_bands(said: MemberDensities) -> int:
+    """How many bands are judged: up to where the members see modes at all."""
+    whole = np.cumsum(banded(said.total))
+    return int(min(len(whole), np.searchsorted(whole, _REACH) + 2))
+
+
+def _sizes(said: MemberDensities, relative: float, floor: float) -> FloatArray:
+    """Expected size of the error of every band, in shares."""
+    share = banded(said.total)
+    spread = banded(said.totals).std(axis=0)
+    width = np.diff(band_edges_meV())
+    highest = float((share / width).max())
+    return np.asarray(np.sqrt(spread**2 + (relative * share) ** 2 + (floor * highest * width) ** 2))
+
+
+def _scores(judged: Judged, relative: float, floor: float) -> FloatArray:
+    count = judged_bands(judged.said)
+    off = np.abs(banded(judged.true) - banded(judged.said.total))[:count]
+    return np.asarray(off / _sizes(judged.said, relative, floor)[:count])
+
+
+def covered(calibration: Calibration, judged: Judged) -> float:
+    """Share of the judged bands of a crystal whose true intensity lies in its band."""
+    low, high = calibration.band(judged.said)
+    true, count = banded(judged.true), judged_bands(judged.said)
+    return float(np.mean((true >= low - 1e-12)[:count] & (true <= high + 1e-12)[:count]))
+
+
+def mean_energy(shares: FloatArray) -> float:
+    """Mean energy of the modes, meV."""
+    edges = energy_edges_meV()
+    return float(shares @ (0.5 * (edges[1:] + edges[:-1])))
+
+
+def calibrate(
+    judged: Sequence[Judged],
+    training_latent: Sequence[FloatArray],
+    training_numbers: Sequence[IntArray],
+    most_atoms: int,
+    seed: int = 0,
+) -> Calibration:
+    """Make bands and distances of crystals that took no part in training.
+
+    Parameters
+    ----------
+    judged : sequence of Judged
+        Of formulas that are not in training.
+    training_latent : sequence of (atoms, readout) float64
+        Of the first member, a crystal each.
+    training_numbers : sequence of (atoms,) int64
+    most_atoms : int
+        In the largest crystal that was tried.
+    seed : int
+        Of the choice of references.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than 20 crystals to judge by.
+    """
+    if len(judged) < 20:
+        raise ValueError(f"{len(judged)} crystals for calibration; expected at least 20")
+    weights = np.concatenate(
+        [np.full(n, 1.0 / n) for n in (judged_bands(one.said) for one in judged)]
+    )
+    best: tuple[float, float, float, float] | None = None
+    for relative, floor in product((0.1, 0.2, 0.3, 0.5), (0.02, 0.05, 0.1)):
+        scores = np.concatenate([_scores(one, relative, floor) for one in judged])
+        factor = _quantile(scores, weights, min(1.0, LEVEL * (1 + 1 / len(judged))))
+        width = float(
+            np.mean(
+                [
+                    factor * _sizes(one.said, relative, floor)[: judged_bands(one.said)].mean()
+                    for one in judged
+                ]
+            )
+        )
+        if best is None or width < best[0]:
+            best = (width, factor, relative, floor)
+    _, factor, relative, floor = best if best is not None else (0.0, 1.0, 0.2, 0.05)
+    off = [mean_energy(one.said.total) / mean_energy(one.true) - 1 for one in judged]
+    low, high = np.quantile(off, [0.05, 0.95])
+
+    latent = np.concatenate(list(training_latent))
+    mean = latent.mean(axis=0)
+    _, values, axes = np.linalg.svd(latent - mean, full_matrices=False)
+    kept = min(_KEPT, int(np.count_nonzero(values > 1e-6 * values[0])))
+    axes = axes[:kept].T / (values[:kept] / np.sqrt(len(latent)))
+    chosen = np.random.default_rng(seed).permutation(len(latent))[:_REFERENCES]
+    references = (latent[chosen] - mean) @ axes
+    near = np.array(
+        [np.mean(_nearest((one.said.latent - mean) @ axes, references)) for one in judged]
+    )
+    differ = np.array([one.said.disagreement for one in judged])
+    seen = np.zeros(101, dtype=np.int64)
+    for numbers in training_numbers:
+        seen[np.unique(numbers)] += 1
+    near_scale, differ_scale = (
+        max(float(np.median(near)), 1e-9),
+        max(float(np.median(differ)), 1e-9),
+    )
+    distance = np.maximum(near / near_scale, differ / differ_scale)
+    rare = np.array([any(seen[n] < RARE for n in np.unique(one.numbers)) for one in judged])
+    return Calibration(
+        factor=factor,
+        relative=relative,
+        floor=floor,
+        energy_low=float(low),
+        energy_high=float(high),
+        far=_threshold(distance, rare),
+        distance_scale=near_scale,
+        disagreement_scale=differ_scale,
+        seen=seen,
+        most_atoms=most_atoms,
+        latent_mean=mean,
+        latent_axes=axes,
+        references=references,
+    )
+
+
+def _nearest(places: FloatArray, references: FloatArray) -> FloatArray:
+    """Distance of each place to the nearest reference; parts keep memory flat."""
+    parts = np.array_split(places, 1 + len(places) // 1000)
+    return np.concatenate([cdist(part, references).min(axis=1) for part in parts])
+
+
+def _threshold(distance: FloatArray, rare: FloatArray) -> float:
+    """Distance at which `FAR_SHARE` of the crystals are far, those of rare elements among them."""
+    allowed = max(0, int(FAR_SHARE * len(distance)) - int(np.count_nonzero(rare)))
+    known = np.sort(distance[~rare.astype(bool)])
+    if allowed == 0 or allowed >= len(known):
+        return float(known[-1] * (1 + 1e-9))
+    return float(0.5 * (known[-allowed] + known[-allowed - 1]))
+
+
+def _quantile(values: FloatArray, weights: FloatArray, level: float) -> float:
+    order = np.argsort(values)
+    whole = np.cumsum(weights[order])
+    return float(values[order][min(len(order) - 1, np.searchsorted(whole, level * whole[-1]))])
