@@ -141,8 +141,8 @@ class Bundle:
             prior_mean=np.array(card["parameters"]["prior_mean"], dtype=float),
             prior_sigma=np.array(card["parameters"]["prior_sigma"], dtype=float),
             grid=grid,
-            network=ARCHITECTURES[architecture](
-                card["network"], tensors, inputs=grid.inputs, parameters=len(names)
+            network=ARCHITECTURES[architecture].load(
+                card["network"], tensors, shape=grid.shape, parameters=len(names)
             ),
             card={**card, "architecture": architecture},
         )
