@@ -26,6 +26,7 @@ from simulations.arrays import FloatArray, SingleArray
 from simulations.errors import InputError
 from simulations.progress import Progress
 
+FEWEST_STEPS = 30  # of a cycle of the learning rate
 RIDGE = 1e-3
 """Added to the covariance of latents before it is inverted."""
 
@@ -219,10 +220,11 @@ class _Steps:
             self.optimiser: Any = torch.optim.SGD(self.weights, lr=rate, momentum=recipe.momentum)
         else:
             self.optimiser = torch.optim.Adam(self.weights, lr=rate)
-            steps = max(2, epochs * (count // self.batch))
-            self.schedule = torch.optim.lr_scheduler.OneCycleLR(
-                self.optimiser, max_lr=rate, total_steps=steps, pct_start=0.1
-            )
+            steps = epochs * (count // self.batch)
+            if steps >= FEWEST_STEPS:
+                self.schedule = torch.optim.lr_scheduler.OneCycleLR(
+                    self.optimiser, max_lr=rate, total_steps=steps, pct_start=0.1
+                )
 
     def batches(self, rng: np.random.Generator) -> Iterator[NDArray[np.int64]]:
         """Rows of each batch of one epoch; what does not fill one is left out, as published."""
