@@ -118,6 +118,66 @@ def best_fits(first: PathFits, second: PathFits, rows: NDArray[np.int64]) -> Pat
     return PathFits(**arrays)
 
 
+def nearest_sets(
+    path: PathModel,
+    counts: FloatArray,
+    parameters: FloatArray,
+    spectra: NDArray[np.floating],
+    *,
+    places: int = 2,
+    blur_meV: float = 1.5,
+) -> FloatArray:
+    """Places to begin at: simulated sets whose blurred spectra are most like the counts.
+
+    Likeness is the correlation over cells, for which scale and flat background drop out. Those
+    taken differ from one another by more than one standard deviation in some parameter, so that
+    they lie in different minima where there are several.
+
+    Parameters
+    ----------
+    path : PathModel
+    counts : (n, Q, E) float64
+    parameters : (sets, K) float64
+        eV/angstrom^2.
+    spectra : (sets, Q, E)
+        Theirs.
+    places : int
+        Wanted of every spectrum.
+    blur_meV : float
+
+    Returns
+    -------
+    (places, n, K) float64
+        eV/angstrom^2, most alike first.
+    """
+    kernel = _kernel(path, blur_meV)
+    weight = 1 / np.sqrt(np.maximum(np.mean(spectra, axis=0) @ kernel, 1e-300))
+
+    def features(values: NDArray[np.floating]) -> FloatArray:
+        blurred = ((values @ kernel) * weight).reshape(len(values), -1)
+        offset = weight.ravel() / np.linalg.norm(weight)
+        blurred = blurred - (blurred @ offset)[:, None] * offset
+        return blurred / np.linalg.norm(blurred, axis=1, keepdims=True)
+
+    alike = features(counts) @ features(spectra).T
+    spread = parameters.std(axis=0)
+    found = np.empty((places, len(counts), parameters.shape[1]))
+    for place in range(places):
+        best = alike.argmax(axis=1)
+        found[place] = parameters[best]
+        gap = np.abs(parameters[None] - found[place][:, None]) / spread
+        alike[gap.max(axis=2) < 1.0] = -2.0
+    return found
+
+
+def _kernel(path: PathModel, blur_meV: float) -> FloatArray:
+    """Gaussian smoothing along energy, (E, E)."""
+    edges = path.energy.edges_meV
+    centres = 0.5 * (edges[1:] + edges[:-1])
+    kernel = np.exp(-0.5 * ((centres[:, None] - centres[None]) / blur_meV) ** 2)
+    return kernel / kernel.sum(axis=0)
+
+
 def information(spectra: FloatArray, slopes: FloatArray, rate: FloatArray) -> FloatArray:
     """Fisher information of (phi, A, B) at A = 1 in units of it, (spectra, K + 2, K + 2).
 
@@ -164,7 +224,8 @@ def covariance_of(fisher: FloatArray, prior: GaussianPrior) -> FloatArray:
     whole[:, :K, :K] += np.linalg.inv(prior.covariance)
     size = np.sqrt(np.maximum(np.diagonal(whole, axis1=1, axis2=2), 1e-300))
     both = size[:, :, None] * size[:, None, :]
-    return np.linalg.inv(whole / both) / both
+    inverse = np.linalg.inv(whole / both + 1e-12 * np.eye(K + 2)) / both
+    return 0.5 * (inverse + inverse.transpose(0, 2, 1))
 
 
 def posterior_means(
@@ -207,7 +268,8 @@ def posterior_means(
     each = max(1, DRAWN_TOGETHER // draws)
     for first in range(0, len(counts), each):
         rows = slice(first, min(first + each, len(counts)))
-        root = np.linalg.cholesky(fits.covariance[rows])
+        squares, axes = np.linalg.eigh(fits.covariance[rows])
+        root = axes * np.sqrt(np.maximum(squares, 0.0))[:, None, :]
         theta = fits.theta[rows, None] + np.einsum("sab,db->sda", root, unit)
         flat = theta.reshape(-1, K + 2)
         phi = np.clip(flat[:, :K], prior.lower, prior.upper)
@@ -427,8 +489,7 @@ class _Stage:
             self.kernel = np.eye(len(centres))
             self.data, self.variance = block.counts, np.maximum(block.counts, 1.0)
             return
-        kernel = np.exp(-0.5 * ((centres[:, None] - centres[None]) / blur_meV) ** 2)
-        self.kernel = kernel / kernel.sum(axis=0)
+        self.kernel = _kernel(block.path, blur_meV)
         self.data = self.blurred(block.counts)
         expected = np.maximum(self.data, 1e-3)
         independent = max(1.0, 2 * np.sqrt(np.pi) * blur_meV / (centres[1] - centres[0]))

@@ -29,6 +29,7 @@ from model_server.training.path_refinement import (
     best_fits,
     bound_of,
     information,
+    nearest_sets,
     path_fits,
     posterior_means,
 )
@@ -40,9 +41,10 @@ from simulations.prior import BoxPrior, load_prior_record
 from simulations.reciprocal import EnergyAxis, seekpath_segments
 from simulations.scattering import displacement_tensors
 from simulations.scattering.path_spectra import PathModel, path_model, path_spectra_gradients
-from simulations.scattering.training_set import draw_sets, training_plan, training_set
+from simulations.scattering.training_set import training_plan, training_set
 
-TRAINED, TESTED, BLOCK = 10_000, 1_500, 500
+TRAINED, TESTED, BLOCK = 10_000, 1_500, 250
+DICTIONARY, PLACES = 4_000, 2  # simulated sets that are looked up, and places taken of them
 CLEAN_COUNTS = 1e6  # at the peak: what clean spectra are fitted as
 FEW_COUNTS = 30.0  # peaks up to here are searched twice, and their posterior's mean is taken
 UNEXPLAINED = 5.0  # deviance in its standard deviations: begin elsewhere
@@ -208,6 +210,7 @@ def cell(
     this: Problem,
     bundles: dict[str, Bundle],
     prior: GaussianPrior,
+    learnt: TrainingSpectra,
     block: Block,
     peak: float,
     background: float,
@@ -235,13 +238,15 @@ def cell(
     fits = path_fits(this.path, prior, counts, found["ours"], blurs_meV=(1.5, 0.0))
     few = 0 < peak <= FEW_COUNTS
     again = np.arange(len(counts)) if few else np.flatnonzero(fits.excess > UNEXPLAINED)
-    middle = np.tile(prior.mean, (len(counts), 1))
-    halfway = 0.5 * (middle + found["ours"])
-    for begin, blurs in ((middle, (6.0, 3.0, 1.5, 0.0)), (halfway, (3.0, 1.5, 0.0))):
-        if len(again):
-            other = path_fits(this.path, prior, counts[again], begin[again], blurs_meV=blurs)
+    if len(again):
+        near = nearest_sets(this.path, counts[again], learnt.parameters, learnt.rate, places=PLACES)
+        for begin in near:
+            other = path_fits(this.path, prior, counts[again], begin, blurs_meV=(1.5, 0.0))
             fits = best_fits(fits, other, again)
-        again = again[fits.excess[again] > UNEXPLAINED]
+    again = np.flatnonzero(fits.excess > UNEXPLAINED)
+    if len(again):  # annealed from the middle of the prior
+        begin = np.tile(prior.mean, (len(again), 1))
+        fits = best_fits(fits, path_fits(this.path, prior, counts[again], begin), again)
     found["refined"] = fits.values
     if few:
         found["refined"], found["effective"] = posterior_means(
@@ -360,15 +365,15 @@ def main() -> None:
     parser.add_argument("--retrain", action="store_true", help="train what is there once more")
     parser.add_argument("--again", action="store_true", help="read what is there once more")
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=NETWORKS)
-    parser.add_argument("--blocks", type=int, default=TESTED // BLOCK, help="of 500 test spectra")
+    parser.add_argument("--blocks", type=int, default=TESTED // BLOCK, help="of 250 test spectra")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     this = problem(arguments.crystal)
     home = arguments.folder / arguments.crystal
     (home / "cells").mkdir(parents=True, exist_ok=True)
     readers = trained(this, arguments.folder, arguments.retrain, Told(), arguments.networks)
-    learnt = draw_sets(training_plan(this.path, this.prior, TRAINED, 1), 0, 2000)[0]
-    prior = prior_of(this, learnt)
+    learnt = this.spectra(DICTIONARY, seed=1)
+    prior = prior_of(this, learnt.parameters)
     tested = None
     for block in range(arguments.blocks):
         for peak, background in places():
@@ -380,7 +385,7 @@ def main() -> None:
                 if set(readers) <= set(known):
                     continue
             tested = tested or blocks(this)
-            found = cell(this, readers, prior, tested[block], peak, background, known)
+            found = cell(this, readers, prior, learnt, tested[block], peak, background, known)
             np.savez(file, **found)
             line = f"{peak:g} {background:g} block {block}: {found['seconds'][0]:.0f} s"
             print(line, r2(found["refined"], found["truth"]).round(4), flush=True)  # noqa: T201
