@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -22,6 +22,8 @@ from simulations.arrays import FloatArray, SingleArray
 from simulations.errors import InputError
 
 SPREAD_SAMPLES = 64
+OURS = "variational-encoder"
+"""The architecture of bundles that were trained before cards named it."""
 
 
 class Network(Protocol):
@@ -59,12 +61,15 @@ class Network(Protocol):
 class VariationalEncoder:
     """Encoder of a variational autoencoder and a regressor on its latent."""
 
-    architecture: ClassVar[str] = "variational-encoder"
-
     encoder: Encoder
     regressor: Regressor
     latent_mean: FloatArray  # (latent,) over the training spectra
     latent_precision: FloatArray  # (latent, latent) inverse covariance over the training spectra
+
+    @property
+    def architecture(self) -> str:
+        """Name in ``ARCHITECTURES``."""
+        return OURS
 
     @classmethod
     def from_tensors(
@@ -267,7 +272,7 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     one.name: one
     for one in (
         Architecture(
-            name=VariationalEncoder.architecture,
+            name=OURS,
             words="variational encoder that sees coverage, with its regressor, trained together",
             autoencoder=True,
             load=VariationalEncoder.from_tensors,

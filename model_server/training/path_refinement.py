@@ -22,10 +22,10 @@ from simulations.dynamics import lowest_eigenvalues
 from simulations.scattering import PathModel, path_spectra, path_spectra_gradients
 
 BLURS_MEV = (6.0, 3.0, 1.5, 0.0)
-STEPS = 40  # most of the last stage
-BLURRED_STEPS = 8
+STEPS = 20  # most of the last stage
+BLURRED_STEPS = 4
 LONGEST = 1.0  # prior sigmas that one step moves a parameter
-CONVERGED = 2e-3  # fall of minus log posterior that a full step promises
+CONVERGED = 5e-3  # fall of minus log posterior that a full step promises
 MISFIT = 0.05  # of the highest blurred cell: blurred spectra are not fitted better than this
 UNSTABLE_MEV = 0.5  # imaginary modes beyond this are no crystal
 LEAST_BACKGROUND = 1e-9  # of the highest cell
@@ -258,7 +258,7 @@ def posterior_means(
         Effective number of draws.
     """
     K = len(prior.mean)
-    points = qmc.Sobol(K + 3, seed=20269).random(draws)
+    points = qmc.Sobol(K + 3, rng=20269).random(draws)
     normal = ndtri(np.clip(points[:, : K + 2], 1e-9, 1 - 1e-9))
     stretch = np.sqrt(FREEDOM / chi2.ppf(points[:, K + 2], FREEDOM))
     unit = WIDER * normal * stretch[:, None]

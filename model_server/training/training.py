@@ -343,7 +343,7 @@ def _trained_on_images(
     progress: Progress | None,
 ) -> Network:
     """A network of the literature; its mask is what any of the spectra knows."""
-    mask = (train.coverage > 0).any(axis=0)
+    mask = np.asarray((train.coverage > 0).any(axis=0), dtype=bool)
     if recipe.noisy:
         rng = np.random.default_rng([seed, 1])
         images: Images = _CountedImages(train, mask, recipe, rng)

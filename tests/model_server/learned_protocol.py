@@ -51,6 +51,7 @@ UNEXPLAINED = 5.0  # deviance in its standard deviations: begin elsewhere
 ALLOWED = 1.3
 PEAKS = (3.0, 10.0, 30.0, 100.0, 300.0)
 BACKGROUNDS = (0.0, 0.02, 0.05, 0.1, 0.2)
+FIRST = (0.05, 0.0, 0.2)  # backgrounds that are read before the others
 CLEAN = 0.0  # in place of a peak: expected counts, no noise
 ZONE = np.array([5.0, 3.0, 1.0])  # r.l.u.: every polarisation is seen, acoustic and optic
 NETWORKS = ("ours", "published-vae", "resnet-18", "vae-noise")
@@ -376,7 +377,8 @@ def main() -> None:
     prior = prior_of(this, learnt.parameters)
     tested = None
     for block in range(arguments.blocks):
-        for peak, background in places():
+        order = sorted(places(), key=lambda place: place[1] not in FIRST)
+        for peak, background in order:
             file = cell_file(home, peak, background, block)
             known: dict[str, FloatArray] = {}
             if file.is_file() and not arguments.again:
