@@ -22,7 +22,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from model_server.networks.architectures import ARCHITECTURES, Network, VariationalEncoder
+from model_server.networks.architectures import ARCHITECTURES, OURS, Network
 from model_server.networks.autoencoders import CoarseGrid, encoder_input
 from simulations.arrays import FloatArray, SingleArray
 from simulations.errors import InputError
@@ -127,7 +127,7 @@ class Bundle:
                 "Train it again."
             )
         # Bundles trained before cards named it are of the only architecture there was.
-        architecture = card.get("architecture", VariationalEncoder.architecture)
+        architecture = card.get("architecture", OURS)
         if architecture not in ARCHITECTURES:
             raise BundleError(
                 f"model {name!r}: architecture is {architecture!r}; this version knows "
@@ -141,8 +141,8 @@ class Bundle:
             prior_mean=np.array(card["parameters"]["prior_mean"], dtype=float),
             prior_sigma=np.array(card["parameters"]["prior_sigma"], dtype=float),
             grid=grid,
-            network=ARCHITECTURES[architecture](
-                card["network"], tensors, inputs=grid.inputs, parameters=len(names)
+            network=ARCHITECTURES[architecture].load(
+                card["network"], tensors, shape=grid.shape, parameters=len(names)
             ),
             card={**card, "architecture": architecture},
         )

@@ -1,7 +1,7 @@
 """Training of encoders and regressors on simulated folds."""
 
+from model_server.training.recipes import ImageRecipe, Recipe, recipe_of
 from model_server.training.training import (
-    Recipe,
     TrainingSpectra,
     joined_spectra,
     simulate_spectra,
@@ -9,9 +9,11 @@ from model_server.training.training import (
 )
 
 __all__ = [
+    "ImageRecipe",
     "Recipe",
     "TrainingSpectra",
     "joined_spectra",
+    "recipe_of",
     "simulate_spectra",
     "train_bundle",
 ]

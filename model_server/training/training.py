@@ -7,7 +7,7 @@ spectrum is seen, so that a few thousand simulated spectra go a long way.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,20 +23,23 @@ from model_server.networks import (
     Decoder,
     Domain,
     Encoder,
+    Network,
     Regressor,
     VariationalEncoder,
+    architecture_of,
     encoder_input,
+    images_of_inputs,
     kl_to_normal,
     sample_latent,
 )
+from model_server.training.image_training import CleanImages, Images, train_images
+from model_server.training.recipes import ImageRecipe, Recipe
 from simulations.arrays import FloatArray, SingleArray
 from simulations.errors import InputError
 from simulations.fold import VoxelExposure, sum_voxels
 from simulations.likelihood import FoldedPhonons
 from simulations.prior import BoxPrior
 from simulations.progress import Progress
-
-"""Called with what is being done and the share that is finished, 0 to 1."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -73,24 +76,6 @@ def joined_spectra(parts: Sequence[TrainingSpectra]) -> TrainingSpectra:
             for name in ("parameters", "rate", "exposure", "coverage")
         }
     )
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Recipe:
-    """How a bundle is trained."""
-
-    latent: int = 20
-    hidden: int = 160
-    regressor_hidden: int = 128
-    epochs: int = 150
-    batch: int = 64
-    learning_rate: float = 1.5e-3
-    weight_decay: float = 1e-3
-    kl_weight: float = 1e-3
-    reconstruction_weight: float = 0.3
-    counts: tuple[float, float] = (300.0, 300_000.0)  # phonon counts in a spectrum, log-uniform
-    background: tuple[float, float] = (0.0, 2.0)  # background counts over phonon counts, uniform
-    test_share: float = 0.1
 
 
 def simulate_spectra(
@@ -171,7 +156,7 @@ def simulate_spectra(
 
 
 def noisy_inputs(
-    spectra: TrainingSpectra, recipe: Recipe, rng: np.random.Generator
+    spectra: TrainingSpectra, recipe: Recipe | ImageRecipe, rng: np.random.Generator
 ) -> tuple[SingleArray, SingleArray]:
     """Draw scale, background and counts, and what the encoder sees of them.
 
@@ -207,10 +192,10 @@ def train_bundle(
     title: str,
     experiment: dict[str, Any],
     seed: int,
-    recipe: Recipe | None = None,
+    recipe: Recipe | ImageRecipe | None = None,
     progress: Progress | None = None,
 ) -> Bundle:
-    """Train encoder and regressor on simulated spectra.
+    """Train the network of a recipe on simulated spectra.
 
     Parameters
     ----------
@@ -228,8 +213,8 @@ def train_bundle(
         What else to record of the experiment: instrument, incident energy, temperature.
     seed : int
         The same seed gives the same weights on the same machine and number of threads.
-    recipe : Recipe, optional
-        Sizes and schedule.
+    recipe : Recipe or ImageRecipe, optional
+        Architecture, sizes and schedule; ours by default.
     progress : callable, optional
         Told how far it is.
 
@@ -256,25 +241,18 @@ def train_bundle(
             f"{len(spectra)} spectra are too few to train on in batches of {recipe.batch} and keep "
             f"a share of {recipe.test_share} for the test"
         )
-    rng = np.random.default_rng(seed)
     train, test = spectra[: len(spectra) - n_test], spectra[len(spectra) - n_test :]
-    rows, columns = grid.shape
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        encoder = Encoder(grid.inputs, recipe.hidden, recipe.latent)
-        decoder = Decoder(recipe.latent, recipe.hidden, rows * columns)
-        regressor = Regressor(recipe.latent, recipe.regressor_hidden, len(prior.names))
-        _fit(encoder, decoder, regressor, train, prior, recipe, rng, progress)
-    for module in (encoder, regressor):
-        module.eval()
-        module.requires_grad_(False)
-    accuracy, latents = _accuracy(encoder, regressor, test, prior, recipe)
+    if isinstance(recipe, Recipe):
+        network = _trained_encoder(train, test, grid, prior, recipe, seed, progress)
+    else:
+        network = _trained_on_images(train, prior, recipe, seed, progress)
+    noisy = isinstance(recipe, Recipe) or recipe.noisy
     card = {
         "format": FORMAT,
-        "architecture": VariationalEncoder.architecture,
+        "architecture": recipe.architecture,
         "title": title,
         "purpose": "Reads force constants from a folded spectrum in milliseconds, as a first guess "
-        "for the refinement. Variational encoder with a coverage channel, then a regressor.",
+        f"for the refinement. {architecture_of(recipe.architecture).words.capitalize()}.",
         "experiment": {"hash": domain.hash, "parts": domain.parts(), **experiment},
         "parameters": {
             "names": list(prior.names),
@@ -289,22 +267,24 @@ def train_bundle(
             "path_group": grid.path_group,
             "energy_group": grid.energy_group,
         },
-        "network": {
-            "hidden": recipe.hidden,
-            "latent": recipe.latent,
-            "regressor_hidden": recipe.regressor_hidden,
-        },
+        "network": recipe.sizes,
         "training": {
             "seed": seed,
             "spectra": len(train),
-            "epochs": recipe.epochs,
-            "phonon counts per spectrum": f"{recipe.counts[0]:g} to {recipe.counts[1]:g}",
-            "background over phonon counts": f"{recipe.background[0]:g} to "
-            f"{recipe.background[1]:g}",
+            **_schedule(recipe),
+            **(
+                {
+                    "phonon counts per spectrum": f"{recipe.counts[0]:g} to {recipe.counts[1]:g}",
+                    "background over phonon counts": f"{recipe.background[0]:g} to "
+                    f"{recipe.background[1]:g}",
+                }
+                if noisy
+                else {"noise": "none: clean spectra, as published"}
+            ),
             "torch": torch.__version__,
         },
         "test_spectra": len(test),
-        "accuracy": accuracy,
+        "accuracy": _accuracy(network, test, prior),
     }
     return Bundle(
         name=title,
@@ -312,15 +292,99 @@ def train_bundle(
         prior_mean=prior.mean,
         prior_sigma=prior.sigma,
         grid=grid,
-        network=VariationalEncoder(
-            encoder=encoder,
-            regressor=regressor,
-            latent_mean=latents.mean(axis=0),
-            latent_precision=np.asarray(
-                np.linalg.inv(np.cov(latents.T) + 1e-3 * np.eye(latents.shape[1])), dtype=float
-            ),
-        ),
+        network=network,
         card=card,
+    )
+
+
+def _schedule(recipe: Recipe | ImageRecipe) -> dict[str, Any]:
+    """What a card tells of the schedule."""
+    if isinstance(recipe, Recipe):
+        return {"epochs": recipe.epochs}
+    told: dict[str, Any] = {
+        "source": recipe.source,
+        "epochs": recipe.epochs,
+        "optimiser": recipe.optimiser,
+        "learning rate": recipe.learning_rate,
+    }
+    if architecture_of(recipe.architecture).autoencoder:
+        told["epochs of the regressor"] = recipe.regressor_epochs
+    return told
+
+
+class _CountedImages:
+    """Images of spectra with scale, background and counts drawn whenever they are seen."""
+
+    def __init__(
+        self,
+        spectra: TrainingSpectra,
+        mask: NDArray[np.bool_],
+        recipe: ImageRecipe,
+        rng: np.random.Generator,
+    ) -> None:
+        self.spectra, self.mask, self.recipe, self.rng = spectra, mask, recipe, rng
+
+    def __len__(self) -> int:
+        return len(self.spectra)
+
+    def batch(self, rows: NDArray[np.int64]) -> tuple[SingleArray, SingleArray]:
+        some = self.spectra[rows]
+        noisy, clean = noisy_inputs(some, self.recipe, self.rng)
+        half = clean.shape[1]
+        wanted = np.concatenate([clean, noisy[:, half:]], axis=1)
+        return images_of_inputs(noisy, self.mask), images_of_inputs(wanted, self.mask)
+
+
+def _trained_on_images(
+    train: TrainingSpectra,
+    prior: BoxPrior,
+    recipe: ImageRecipe,
+    seed: int,
+    progress: Progress | None,
+) -> Network:
+    """A network of the literature; its mask is what any of the spectra knows."""
+    mask = np.asarray((train.coverage > 0).any(axis=0), dtype=bool)
+    if recipe.noisy:
+        rng = np.random.default_rng([seed, 1])
+        images: Images = _CountedImages(train, mask, recipe, rng)
+    else:
+        clean = encoder_input(train.rate, train.exposure, train.coverage)
+        images = CleanImages(images_of_inputs(clean, mask))
+    targets = (train.parameters - prior.mean) / prior.sigma
+    return train_images(images, mask, targets, recipe, seed, progress)
+
+
+def _trained_encoder(
+    train: TrainingSpectra,
+    test: TrainingSpectra,
+    grid: CoarseGrid,
+    prior: BoxPrior,
+    recipe: Recipe,
+    seed: int,
+    progress: Progress | None,
+) -> VariationalEncoder:
+    """Our encoder, which sees coverage and noise; its latents of the test spectra."""
+    rng = np.random.default_rng(seed)
+    rows, columns = grid.shape
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        encoder = Encoder(grid.inputs, recipe.hidden, recipe.latent)
+        decoder = Decoder(recipe.latent, recipe.hidden, rows * columns)
+        regressor = Regressor(recipe.latent, recipe.regressor_hidden, len(prior.names))
+        _fit(encoder, decoder, regressor, train, prior, recipe, rng, progress)
+    for module in (encoder, regressor):
+        module.eval()
+        module.requires_grad_(False)
+    latents = np.concatenate(
+        [encoder(torch.from_numpy(noisy))[0].numpy().astype(float) for _, noisy in _levels(test)]
+    )
+    return VariationalEncoder(
+        encoder=encoder,
+        regressor=regressor,
+        latent_mean=latents.mean(axis=0),
+        latent_precision=np.asarray(
+            np.linalg.inv(np.cov(latents.T) + 1e-3 * np.eye(latents.shape[1])), dtype=float
+        ),
     )
 
 
@@ -386,24 +450,20 @@ def _loss(
     return (loss + recipe.kl_weight * kl_to_normal(mean, log_variance)).mean()
 
 
-def _accuracy(
-    encoder: Encoder,
-    regressor: Regressor,
-    test: TrainingSpectra,
-    prior: BoxPrior,
-    recipe: Recipe,
-) -> tuple[list[dict[str, Any]], FloatArray]:
-    """R2 per parameter at three levels of counts, and the latents of the test spectra."""
-    truth = (test.parameters - prior.mean) / prior.sigma
-    levels = []
-    latents = []
+def _levels(test: TrainingSpectra) -> Iterator[tuple[str, SingleArray]]:
+    """Test spectra at three levels of counts, as a network sees them."""
     for counts in (1_000.0, 10_000.0, 100_000.0):
         fixed = Recipe(counts=(counts, counts), background=(1.0, 1.0))
-        noisy, _ = noisy_inputs(test, fixed, np.random.default_rng(1))
-        with torch.no_grad():
-            mean, _ = encoder(torch.from_numpy(noisy))
-            values = regressor(mean).numpy().astype(float)
+        yield f"{counts:,.0f} counts", noisy_inputs(test, fixed, np.random.default_rng(1))[0]
+
+
+def _accuracy(network: Network, test: TrainingSpectra, prior: BoxPrior) -> list[dict[str, Any]]:
+    """R2 per parameter at three levels of counts."""
+    truth = (test.parameters - prior.mean) / prior.sigma
+    levels = []
+    for label, noisy in _levels(test):
+        parts = np.array_split(noisy, 1 + len(noisy) // 256)
+        values = np.concatenate([network.centres(part) for part in parts])
         r2 = 1 - ((values - truth) ** 2).mean(axis=0) / truth.var(axis=0)
-        levels.append({"label": f"{counts:,.0f} counts", "r2": [round(float(v), 4) for v in r2]})
-        latents.append(mean.numpy().astype(float))
-    return levels, np.concatenate(latents)
+        levels.append({"label": label, "r2": [round(float(v), 4) for v in r2]})
+    return levels

@@ -22,6 +22,7 @@ from simulations.scattering.one_phonon import (
     displacements_of_sets,
     one_phonon_lines,
 )
+from simulations.scattering.path_spectra import PathModel, path_spectra, path_spectra_gradients
 from simulations.scattering.pockets import (
     POCKET_DEPTH,
     POCKET_SHARE,
@@ -57,6 +58,7 @@ __all__ = [
     "MeasuredSpectrum",
     "POCKET_DEPTH",
     "POCKET_SHARE",
+    "PathModel",
     "Pockets",
     "SHIPPED",
     "SigmaOfEnergy",
@@ -84,6 +86,8 @@ __all__ = [
     "look_for_pockets",
     "momentum_limits",
     "one_phonon_lines",
+    "path_spectra",
+    "path_spectra_gradients",
     "plane_cut",
     "pocket_words",
     "pocketed",

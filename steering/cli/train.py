@@ -23,11 +23,27 @@ def train(
     spectra: Annotated[
         int, typer.Option(min=100, help="Simulated spectra to learn from.")
     ] = 10_000,
-    epochs: Annotated[int, typer.Option(min=1, help="Passes over them.")] = 100,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help="Passes over them.", show_default="100")
+    ] = None,
+    architecture: Annotated[
+        str,
+        typer.Option(
+            help="`variational-encoder` (ours: sees coverage), `fc-ae`, `fc-vae`, `conv-ae`, "
+            "`conv-vae` or `resnet-18`."
+        ),
+    ] = "variational-encoder",
+    as_published: Annotated[
+        bool,
+        typer.Option(
+            "--as-published",
+            help="Clean spectra and the publication's schedule: thousands of passes, hours.",
+        ),
+    ] = False,
     seed: Annotated[int, typer.Option(min=0, help="Seed; the same seed, the same bundle.")] = 0,
     json: terminal.Json = False,
 ) -> None:
-    """Train the encoder and the regressor of an experiment and write them as a frozen bundle."""
+    """Train a network to read the force constants of an experiment, and write a frozen bundle."""
     from steering.experiment import load_experiment
 
     described = load_experiment(experiment)
@@ -42,6 +58,8 @@ def train(
             spectra=spectra,
             epochs=epochs,
             seed=seed,
+            architecture=architecture,
+            as_published=as_published,
             progress=progress,
         )
     if json:

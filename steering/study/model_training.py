@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,11 @@ import numpy as np
 
 from model_server.networks import CoarseGrid, Domain
 from model_server.training import (
+    ImageRecipe,
     Recipe,
     TrainingSpectra,
     joined_spectra,
+    recipe_of,
     simulate_spectra,
     train_bundle,
 )
@@ -49,14 +52,51 @@ def encoder_grid(measurement: Measurement) -> CoarseGrid:
     )
 
 
+EPOCHS = 100
+
+
+def chosen_recipe(
+    architecture: str, *, epochs: int | None = None, as_published: bool = False
+) -> Recipe | ImageRecipe:
+    """Recipe of an architecture: in few passes over spectra with noise, or as it was published.
+
+    Parameters
+    ----------
+    architecture : str
+        Name in the registry.
+    epochs : int, optional
+        Passes over the spectra; 100 by default, or those of the publication.
+    as_published : bool
+        Clean spectra, the publication's optimiser and its number of passes.
+
+    Raises
+    ------
+    ValueError
+        If the architecture is unknown, or is our own and published nowhere.
+    """
+    recipe = recipe_of(architecture)
+    if isinstance(recipe, Recipe):
+        if as_published:
+            raise InputError(
+                f"architecture is {architecture!r}, which is this project's own; expected one of "
+                "the literature with --as-published"
+            )
+        return replace(recipe, epochs=EPOCHS if epochs is None else epochs)
+    if as_published:
+        return recipe if epochs is None else replace(recipe, epochs=epochs)
+    return replace(recipe.shortened(EPOCHS if epochs is None else epochs), noisy=True)
+
+
 def train(
     experiment: Experiment,
     *,
     experiment_dir: Path,
     output: Path,
     spectra: int = 10_000,
-    epochs: int = 100,
+    epochs: int | None = None,
     seed: int = 0,
+    architecture: str = "variational-encoder",
+    as_published: bool = False,
     progress: Callable[[str, float], None] | None = None,
 ) -> dict[str, Any]:
     """Train a bundle for an experiment and write it.
@@ -74,10 +114,14 @@ def train(
         Folder of the bundle.
     spectra : int
         Simulated spectra, test spectra included.
-    epochs : int
-        Passes over them.
+    epochs : int, optional
+        Passes over them; see `chosen_recipe`.
     seed : int
         The same seed gives the same weights on the same machine and number of threads.
+    architecture : str
+        Name in the registry of networks.
+    as_published : bool
+        Train as its publication did; see `chosen_recipe`.
     progress : callable, optional
         Called with a label and the share finished.
 
@@ -86,6 +130,7 @@ def train(
     dict
         The card of the bundle.
     """
+    recipe = chosen_recipe(architecture, epochs=epochs, as_published=as_published)
     rng = np.random.default_rng(seed)
     section = experiment.path
     parts: list[TrainingSpectra] = []
@@ -149,7 +194,7 @@ def train(
             "psi (degrees)": f"{limits[0]:g} to {limits[1]:g}, single orientations to full scans",
         },
         seed=seed,
-        recipe=Recipe(epochs=epochs),
+        recipe=recipe,
         progress=progress,
     )
     bundle.save(output)
