@@ -194,20 +194,19 @@ class Refinement:
         candidates = [self._anneal(pooled, p.theta, centre, BLURS_MEV[3:], 8) for p in distinct]
         best = min(candidates, key=lambda p: p.objective)
         best = self._kicked(pooled, best, centre, kicks)
-        if warm is None:
-            theta = best.theta
-        else:
-            before = self._score([pooled], warm.theta, centre, 8)
-            better = best.objective < before.objective - BETTER_THAN_BEFORE
-            theta = best.theta if better else warm.theta if exactly else before.theta
+        before = None if warm is None else self._score([pooled], warm.theta, centre, 8)
+        gain = np.inf if before is None else before.objective - best.objective
         if not exactly:
+            stays = before is not None and gain <= BETTER_THAN_BEFORE
+            theta = before.theta if before is not None and stays else best.theta
             return self._score(observations, theta, centre, iterations)
-        if warm is None or theta is warm.theta:
+        if warm is None or gain <= BETTER_THAN_BEFORE:
+            theta = best.theta if warm is None else warm.theta
             found = self._descend(observations, theta, best.theta_sigma, centre, iterations)
             return self._leave_shallow(observations, pooled, found, centre, kicks, iterations)
         # The folded model may prefer another answer than the rates that it stands for. The one that
         # it prefers by far is followed first, so that the other can be given up early.
-        first, other = (best, warm) if best.objective < before.objective - FAR else (warm, best)
+        first, other = (best, warm) if gain > FAR else (warm, best)
         found = self._descend(observations, first.theta, first.theta_sigma, centre, iterations)
         if other is warm or self._may_be_better(observations, pooled, best, found, centre):
             kept = self._tangents.remembered()
@@ -269,13 +268,14 @@ class Refinement:
                 return posterior
             if posterior.objective > beat + FAR:
                 break
-            step, promise = posterior.theta - theta, value - posterior.objective
-            mixed = (
-                None if before is None else mixed_step(*before, theta, step, posterior.precision)
-            )
+            step: FloatArray = posterior.theta - theta
+            promise = value - posterior.objective
+            mixed: FloatArray | None = None
+            if before is not None:
+                mixed = mixed_step(*before, theta, step, posterior.precision)
             share = 1.0
             while True:
-                trial = theta + (share * step if mixed is None else mixed)
+                trial: FloatArray = theta + (share * step if mixed is None else mixed)
                 there = self._tangents.walked(observations, trial, sigma)
                 reached = self._value(observations, trial, centre, there)
                 if reached < value + ROUGHNESS:

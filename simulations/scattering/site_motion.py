@@ -108,12 +108,14 @@ def atom_motions(
     ----------
     A. Sjolander, Arkiv Fysik 14, 315 (1958).
     """
-    group = None if dos.alike is not None else space_group_operations(crystal)
+    group, orbit = None, dos.alike
+    if orbit is None:
+        group = space_group_operations(crystal)
+        orbit = group.permutation.min(axis=0)
     length = int(fft.next_fast_len(len(grid), True) or len(grid))
     step = float(grid[1] - grid[0])
     half = len(grid) // 2
     gain, loss = thermal_weights(dos.energy_edges_meV, temperature_K)
-    orbit = dos.alike if group is None else group.permutation.min(axis=0)
     for atom in np.unique(orbit):
         members = int(np.count_nonzero(orbit == atom))
         along, weights = _along_directions(dos, int(atom), group, degree)
