@@ -10,7 +10,6 @@ rate is added, and theta gets one more nuisance, the can's strength.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -21,9 +20,9 @@ from model_server.posterior._scipy import (
     solve_positive,
 )
 from model_server.posterior.aside import Piece
+from model_server.posterior.descent import FAR, descend
 from model_server.posterior.linear import Linear
 from model_server.posterior.marginal import marginal_of, piece_of
-from model_server.posterior.mixing import mixed_step
 from model_server.posterior.observation import Observation, pool, usable_cells
 from model_server.posterior.posterior import Posterior, ThetaLayout
 from model_server.posterior.search import searches
@@ -37,11 +36,6 @@ from simulations.prior import BoxPrior
 NUISANCE_SIGMA = (5.0, 3.0, 3.0, 0.05)  # prior widths of ``NUISANCES``; the resolution: 5 %
 BACKGROUND_SHARE = 0.1  # of the counts: where the prior of either background is centred
 BETTER_THAN_BEFORE = 1.0  # of minus log posterior: less does not drop tangents that still hold
-WALKS = 12  # most linearisations of exact rates in one fit
-SHORTER = 0.4  # share of a step that did not pay which is tried next
-SHORTEST = 0.02
-ROUGHEST = 3.0  # of minus log posterior: more than the walk's own errors make
-ROUGHNESS = 0.05  # of minus log posterior, which exact rates jump by between grid points
 NEGLIGIBLE_DECREASE = 0.01  # of minus log posterior: a tenth of a sigma
 KICK_SIGMAS = (2.0, 4.0, 8.0)  # how far, in turn
 KICK_PAYS = 0.5  # of minus log posterior
@@ -49,7 +43,6 @@ MOST_KICKS = 40
 LEAPS = 4  # most ways out of shallow minima of the exact rates
 ANCHORED_WITHIN = 2.0  # of minus log posterior: what corrected folded rates may be wrong by
 LEAP_PAYS = 1.0  # of minus log posterior, as the corrected folded rates see it
-FAR = 30.0  # of minus log posterior: no few steps make up for it
 BLURS_MEV = (6.0, 3.0, 1.5, 0.75, 0.0)
 
 
@@ -255,59 +248,18 @@ class Refinement:
 
         It is given up, unsettled, where a step promises an objective far above the one to ``beat``.
         """
-        tangents = self._tangents.walked(observations, theta, sigma, share=1.0)
-        value = self._value(observations, theta, centre, tangents)
-        posterior = self._score(observations, theta, centre, iterations, tangents=tangents)
-        before: tuple[FloatArray, FloatArray] | None = None
-        for _ in range(WALKS):
-            sigma = posterior.theta_sigma
-            settled = value - posterior.objective < ROUGHNESS or self._tangents.carry(
-                tangents, observations, posterior.theta, sigma
-            )
-            if settled and posterior.converged:
-                return posterior
-            if posterior.objective > beat + FAR:
-                break
-            step: FloatArray = posterior.theta - theta
-            promise = value - posterior.objective
-            mixed: FloatArray | None = None
-            if before is not None:
-                mixed = mixed_step(*before, theta, step, posterior.precision)
-            share = 1.0
-            while True:
-                trial: FloatArray = theta + (share * step if mixed is None else mixed)
-                there = self._tangents.walked(observations, trial, sigma)
-                reached = self._value(observations, trial, centre, there)
-                if reached < value + ROUGHNESS:
-                    break
-                if mixed is not None:
-                    mixed = None
-                    continue
-                # Where a parabola through the first trial has its minimum, then ever closer by.
-                if share == 1.0:
-                    share = promise / (reached - value + 2 * promise)
-                    continue
-                share *= SHORTER
-                # What is no parabola is as rough as rates are between the points of their grid.
-                rough = promise < ROUGHEST
-                if rough or share < SHORTEST:
-                    here = self._unsettled(observations, theta, centre, tangents)
-                    return replace(here, converged=rough and posterior.converged)
-            before = (theta, step)
-            theta, tangents, value = trial, there, reached
-            posterior = self._score(observations, theta, centre, iterations, tangents=tangents)
-        return self._unsettled(observations, theta, centre, tangents)
-
-    def _unsettled(
-        self,
-        observations: Sequence[Observation],
-        theta: FloatArray,
-        centre: FloatArray,
-        tangents: Sequence[Tangent],
-    ) -> Posterior:
-        """The best that was walked, no step beyond it, and not converged."""
-        here = self._score(observations, theta, centre, 0, tangents=tangents)
-        return replace(here, converged=False)
+        return descend(
+            theta,
+            sigma,
+            walk=lambda at, wide, share: self._tangents.walked(observations, at, wide, share),
+            value=lambda at, tangents: self._value(observations, at, centre, tangents),
+            score=lambda at, tangents, most: self._score(
+                observations, at, centre, most, tangents=tangents
+            ),
+            holds=lambda tangents, at, wide: self._tangents.carry(tangents, observations, at, wide),
+            iterations=iterations,
+            beat=beat,
+        )
 
     def _leave_shallow(
         self,

@@ -153,7 +153,16 @@ def spectrum_of_npz(content: bytes) -> SpectrumView:
     }
     if np.isnan(arrays["exposure"]).all():  # it was not known
         del arrays["exposure"]
-    return SpectrumView(branches=arrays.pop("branches_meV"), **arrays, **axes)
+    named = {
+        "branches_meV": "branches",
+        "hkl_rlu": "hkl",
+        "branches_p05_meV": "branches_low",
+        "branches_p95_meV": "branches_high",
+    }
+    for name, field in named.items():
+        if name in arrays:
+            arrays[field] = arrays.pop(name)
+    return SpectrumView(**arrays, **axes)
 
 
 def write_replayed(snapshot: RunSnapshot, folder: Path) -> None:

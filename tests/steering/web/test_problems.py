@@ -51,7 +51,7 @@ def problem_of(answer) -> Problem:
         ("GET", "/v1/runs/ge-demo/actions?before=x", {}, 422, "query.before"),
         ("POST", "/v1/runs/ge-demo/actions", {"content": b"{"}, 422, "body"),
         ("POST", "/v1/runs/ge-demo/actions", {"json": []}, 422, "body"),
-        ("POST", "/v1/predict", {"content": b"x" * 2_000_001}, 413, "2000000 bytes"),
+        ("POST", "/predict", {"content": b"x" * 2_000_001}, 413, "2000000 bytes"),
         ("GET", "/v1/runs", {"headers": {"Host": "evil.example"}}, 421, "this machine"),
         ("POST", "/v1/predict", {"headers": {"Origin": "https://evil.example"}}, 403, "sites"),
         ("POST", "/v1/predict", {"json": {}}, 503, "beamsteer predict"),
