@@ -10,7 +10,6 @@ from steering.report.plots_file import (
     folded_map_png,
     pretty,
     spectrum_npz,
-    write_arrays,
     write_folded_map,
     write_powder_fold,
 )
@@ -50,7 +49,6 @@ __all__ = [
     "scan_of",
     "spectrum_npz",
     "svg",
-    "write_arrays",
     "write_files",
     "write_folded_map",
     "write_json",
