@@ -12,7 +12,6 @@ from steering.report.plots_file import (
     pretty,
     spectrum_npz,
     spectrum_of_npz,
-    write_arrays,
     write_powder_fold,
     write_replayed,
 )
@@ -56,7 +55,6 @@ __all__ = [
     "spectrum_npz",
     "spectrum_of_npz",
     "svg",
-    "write_arrays",
     "write_files",
     "write_json",
     "write_powder_fits",

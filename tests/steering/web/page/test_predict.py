@@ -94,6 +94,27 @@ def test_a_crystal_is_asked_for_and_shown_and_looked_at(page, url, tmp_path):
     assert "CSV dispersion" in names
 
 
+def test_a_line_of_a_single_crystal_is_shown_as_far_as_detectors_reach(page, url):
+    page.goto(f"{url}predict")
+    expect(page.locator("#instrument option")).to_have_count(7)
+    page.fill("#structure", "germanium")
+    expect(page.locator("#line-choice")).to_be_hidden()
+    page.select_option("#quantity", "line")
+    page.fill("#line", "2,2,0; 9,9,0")
+    page.click("#go")
+    expect(page.locator("#cut-card")).to_be_visible(timeout=LONG_MS)
+    page.wait_for_selector("#cut .heatmaplayer image")
+    expect(page.locator("#map-card")).to_be_hidden()
+    drawn = page.evaluate(
+        """() => { const [heat] = document.getElementById("cut").data;
+            const seen = (k) => heat.z.some((row) => row[k] !== null);
+            return [heat.z.length, heat.z[0].length, seen(0), seen(149), heat.text[0][0]] }"""
+    )
+    assert drawn[:4] == [160, 150, True, False]
+    assert "r.l.u." in drawn[4]
+    keep(page, "planner-line")
+
+
 def test_files_that_are_no_structure_are_told_in_words(page, url):
     page.goto(f"{url}predict")
     expect(page.locator("#instrument option")).to_have_count(7)
