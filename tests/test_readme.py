@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-QUICK_S = 5
+QUICK_S = 1
 
 
 @dataclass(frozen=True, kw_only=True)
