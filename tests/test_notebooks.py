@@ -37,7 +37,7 @@ def test_a_notebook_runs_from_a_clone(path, monkeypatch, tmp_path):
         warnings.simplefilter("ignore")  # of jupyter's own event loop and sockets
         client = NotebookClient(
             notebook,
-            timeout=240,
+            timeout=None,  # the test has one
             kernel_name="python3",
             resources={"metadata": {"path": str(path.parent)}},
         )

@@ -6,6 +6,7 @@ members of its own.
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
@@ -117,10 +118,15 @@ class Faults:
             await self._app(scope, receive, noted)
         except Refusal:
             raise
-        except Exception:
+        except Exception as error:
             if begun or scope["type"] != "http":
                 raise
-            log.exception("request_failed", method=scope["method"], path=scope["path"][:200])
+            log.error(
+                "request_failed",
+                method=scope["method"],
+                path=scope["path"][:200],
+                traceback="".join(traceback.format_exception(error)),  # without local values
+            )
             answer = problem(
                 500,
                 "the server met a fault of its own, which its log tells; expected an answer. Ask "

@@ -69,7 +69,7 @@ def test_long_answers_are_compressed_and_streams_and_pictures_are_not():
     with serving(create_app(RUNS)) as url:
         import httpx
 
-        with httpx.Client(base_url=url, headers={"Accept-Encoding": "gzip"}) as client:
+        with httpx.Client(base_url=url, headers={"Accept-Encoding": "gzip"}, timeout=60) as client:
             long = client.get("/v1/runs/ge-demo/spectrum")
             assert long.headers["content-encoding"] == "gzip"
             assert "Accept-Encoding" in long.headers["vary"]
