@@ -101,7 +101,18 @@ def test_every_place_refuses_every_kind_of_bad_path_in_words(case, folder, capsy
     check(case, folder, capsys)
 
 
-@pytest.mark.parametrize("case", VALUES, ids=lambda case: case.name)
+def marked(cases: list[BadCommand]) -> list[Any]:
+    """The cases, those that compute a crystal's vibrations first as slow ones."""
+    costly = ("spectrum", "powder")
+    return [
+        pytest.param(case, marks=pytest.mark.slow, id=case.name)
+        if case.arguments[:2] == costly and "HUBBLE" not in case.arguments
+        else pytest.param(case, id=case.name)
+        for case in cases
+    ]
+
+
+@pytest.mark.parametrize("case", marked(VALUES))
 def test_a_value_that_makes_no_sense_is_refused_in_words(case, folder, capsys):
     check(case, folder, capsys)
 
