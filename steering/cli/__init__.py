@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import sys
 import traceback
@@ -81,6 +82,9 @@ def run(arguments: list[str] | None = None) -> int:
     """Run one command; return the exit status that :func:`main` explains."""
     given = sys.argv[1:] if arguments is None else arguments
     told = _in_json if "--json" in given else _in_words
+    for stream in (sys.stdout, sys.stderr):  # names of files may be no text
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         status = app(args=given, prog_name="beamsteer", standalone_mode=told is _in_words)
         return status if isinstance(status, int) else OK

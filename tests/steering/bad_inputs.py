@@ -376,7 +376,7 @@ VALUES: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = (
     (("phonons",), ("structure",)),
     (("phonons", "a", "b"), ("b",)),
     (("serve", "{folder}/folder.x", "--port"), ("--port",)),
-    (("doctor", "\udce9"), ("doctor",)),
+    (("doctor", "\udce9"), ("is no state folder",)),
 )
 """Values and options that make no sense, and what the answer holds."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import subprocess
@@ -100,7 +101,18 @@ def test_every_place_refuses_every_kind_of_bad_path_in_words(case, folder, capsy
     check(case, folder, capsys)
 
 
-@pytest.mark.parametrize("case", VALUES, ids=lambda case: case.name)
+def marked(cases: list[BadCommand]) -> list[Any]:
+    """The cases, those that compute a crystal's vibrations first as slow ones."""
+    costly = ("spectrum", "powder")
+    return [
+        pytest.param(case, marks=pytest.mark.slow, id=case.name)
+        if case.arguments[:2] == costly and "HUBBLE" not in case.arguments
+        else pytest.param(case, id=case.name)
+        for case in cases
+    ]
+
+
+@pytest.mark.parametrize("case", marked(VALUES))
 def test_a_value_that_makes_no_sense_is_refused_in_words(case, folder, capsys):
     check(case, folder, capsys)
 
@@ -130,6 +142,28 @@ def test_a_process_of_its_own_ends_alike(name, folder):
     assert done.returncode == cli.BAD_INPUT
     assert "Traceback" not in done.stderr
     assert case.says[0] in done.stdout + done.stderr
+
+
+def test_a_name_that_is_no_text_is_shown_as_it_can_be(tmp_path):
+    """Linux has names of any bytes; a terminal of UTF-8 has not."""
+    name = b"caf\xe9.nxs"
+    (tmp_path / "x").mkdir()
+    Path(tmp_path, "x", name.decode(errors="surrogateescape")).write_bytes(b"no file of ours")
+    done = subprocess.run(
+        [
+            sys.executable.encode(),
+            b"-m",
+            b"steering.cli",
+            b"inspect",
+            bytes(tmp_path / "x") + b"/" + name,
+        ],
+        capture_output=True,
+        env=os.environ | {"PYTHONIOENCODING": "utf-8"},
+        timeout=LONGEST_S,
+        check=False,
+    )
+    assert done.returncode == cli.BAD_INPUT, done.stderr
+    assert b"caf\\udce9.nxs" in done.stdout + done.stderr
 
 
 LIGHT = (
@@ -218,8 +252,10 @@ def test_a_bad_request_is_answered_in_words(case, client):
         assert word in answer.text, answer.text[:500]
 
 
+NUMBERS = st.floats(allow_nan=False, allow_infinity=False)
 JSON = st.recursive(
     st.one_of(
+        NUMBERS,
         st.none(),
         st.booleans(),
         st.integers(),
