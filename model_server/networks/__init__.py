@@ -1,7 +1,6 @@
 """Encoders, regressors, networks of the literature, and the bundles that ship them."""
 
 from model_server.networks.architectures import (
-    ARCHITECTURES,
     ImageNetwork,
     Network,
     VariationalEncoder,
@@ -22,7 +21,6 @@ from model_server.networks.image_networks import ResNet18, masked_flatten
 from model_server.networks.regressors import PUBLISHED_HIDDEN, Regressor
 
 __all__ = [
-    "ARCHITECTURES",
     "Bundle",
     "CoarseGrid",
     "Decoder",

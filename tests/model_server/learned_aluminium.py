@@ -39,7 +39,7 @@ from tests.model_server.learned_protocol import Told
 
 SETS = 1_000  # simulated, a quarter at each temperature
 POINTS = 100  # sampled q of the powder average
-EVALUATIONS = 150  # of a Nelder-Mead search
+EVALUATIONS = 120  # of a Nelder-Mead search
 RECIPE_NAMES = (
     "su-li-2024-fc-ae",
     "su-li-2024-fc-vae",
@@ -48,7 +48,8 @@ RECIPE_NAMES = (
 )
 EPOCHS = {"fc-ae": 60, "fc-vae": 60, "conv-ae": 8, "conv-vae": 8}
 REGRESSOR_EPOCHS = 60
-TUNED = "fc-vae"
+TUNED = "su-li-2024-fc-vae"
+REFINED = "refined, in the common model"
 PAPER = {"Nelder-Mead (Su and Li 2024)": 0.190, "FCVAE fine-tuned (Su and Li 2024)": 0.200}
 
 
@@ -121,7 +122,7 @@ def training(samples: list[Sample], file: Path, told: Told) -> tuple[FloatArray,
     return np.array(parameters), np.array(images)
 
 
-def searched(sample: Sample, which: int, start: FloatArray, evaluations: int) -> FloatArray:
+def searched(sample: Sample, which: int, start: FloatArray) -> FloatArray:
     """Nelder-Mead on one of the two misfits, in prior sigmas."""
     sigma = sample.prior.sigma
 
@@ -129,7 +130,7 @@ def searched(sample: Sample, which: int, start: FloatArray, evaluations: int) ->
         return min(sample.misfits(start + sigma * u)[which], 1e3)
 
     simplex = np.concatenate([np.zeros((1, 5)), 0.3 * np.eye(5)])
-    options = {"maxfev": evaluations, "initial_simplex": simplex, "fatol": 1e-4, "xatol": 1e-3}
+    options = {"maxfev": EVALUATIONS, "initial_simplex": simplex, "fatol": 1e-4, "xatol": 1e-3}
     found = minimize(cost, np.zeros(5), method="Nelder-Mead", options=options)
     return start + sigma * found.x
 
@@ -197,6 +198,23 @@ def network(
     return found
 
 
+def short(name: str) -> ImageRecipe:
+    """A published recipe in passes that fit one core."""
+    published = RECIPES[name]
+    assert isinstance(published, ImageRecipe)
+    return published.shortened(EPOCHS[published.architecture], REGRESSOR_EPOCHS)
+
+
+def refined(sample: Sample, table: Table) -> FloatArray:
+    """Constants of the powder fit; the misfits of its own full model go into the table as well."""
+    resolution = aluminium_setup(sample.spectrum.temperature_K)[2]
+    settings = InversionSettings(points=POINTS, max_order=4)
+    fit = fit_powder(sample.spectrum, sample.model, sample.prior, resolution, settings=settings)
+    key = f"refined, its own full model | {sample.spectrum.temperature_K:g}"
+    table.rows[key] = {"nmse_paper": fit.nmse_paper, "nmse_free": fit.nmse_free}
+    return fit.values
+
+
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -219,54 +237,43 @@ def main() -> None:
 
     parameters, images = training(samples, folder / "simulated.npz", told)
     targets = (parameters - prior.mean) / prior.sigma
-    for name in RECIPE_NAMES:
-        published = RECIPES[name]
-        assert isinstance(published, ImageRecipe)
-        recipe = published.shortened(EPOCHS[published.architecture], REGRESSOR_EPOCHS)
+    middle = parameters.mean(axis=0)
+
+    def by_networks(names: tuple[str, ...]) -> None:
+        for name in names:
+            recipe = short(name)
+            net = network(folder, recipe, images, mask, targets, told)
+            for place, sample in enumerate(samples):
+                table.add(recipe.architecture, sample, lambda n=net, p=place: read(n, p))
+
+    def by_search() -> None:
+        for sample in samples:
+            table.add("mean of the simulated", sample, lambda: middle)
+            table.add("Nelder-Mead from there", sample, lambda s=sample: searched(s, 0, middle))
+            table.add(REFINED, sample, lambda s=sample: refined(s, table))
+            kept = np.array(table.rows[f"{REFINED} | {sample.spectrum.temperature_K:g}"]["values"])
+            table.add(
+                "least squares of the common model",
+                sample,
+                lambda s=sample, k=kept: searched(s, 1, k),
+            )
+
+    def by_tuning() -> None:
+        recipe = replace(short(TUNED), fine_tuning_epochs=200, regressor_epochs=20)
         net = network(folder, recipe, images, mask, targets, told)
         for place, sample in enumerate(samples):
-            table.add(recipe.architecture, sample, lambda n=net, p=place: read(n, p))
-        if recipe.architecture != TUNED:
-            continue
-        for place, sample in enumerate(samples):
-            others = np.delete(measured, place, axis=0)
-            gentle = replace(recipe, fine_tuning_epochs=200)
 
-            def tuned(
-                n: ImageNetwork = net,
-                o: SingleArray = others,
-                r: ImageRecipe = gentle,
-                p: int = place,
-            ) -> FloatArray:
-                return read(fine_tuned(n, o, CleanImages(images), targets, r, 0, told), p)
+            def tuned(p: int = place) -> FloatArray:
+                others = np.delete(measured, p, axis=0)
+                simulated = CleanImages(images)
+                return read(fine_tuned(net, others, simulated, targets, recipe, 0, told), p)
 
-            table.add(f"{TUNED}, fine-tuned on the others", sample, tuned)
-    stable = parameters.mean(axis=0)
-    for sample in samples:
-        table.add("mean of the simulated", sample, lambda: stable)
-        table.add(
-            "Nelder-Mead from there", sample, lambda s=sample: searched(s, 0, stable, EVALUATIONS)
-        )
-        resolution = aluminium_setup(sample.spectrum.temperature_K)[2]
+            table.add("fc-vae, fine-tuned on the others", sample, tuned)
 
-        def refined(s: Sample = sample, r: Any = resolution) -> FloatArray:
-            settings = InversionSettings(points=POINTS, max_order=4)
-            fit = fit_powder(s.spectrum, s.model, s.prior, r, settings=settings)
-            key = f"refined, its own full model | {s.spectrum.temperature_K:g}"
-            table.rows[key] = {"nmse_paper": fit.nmse_paper, "nmse_free": fit.nmse_free}
-            return fit.values
-
-        table.add("refined, in the common model", sample, refined)
-        kept = np.array(
-            table.rows[f"refined, in the common model | {sample.spectrum.temperature_K:g}"][
-                "values"
-            ]
-        )
-        table.add(
-            "least squares of the common model",
-            sample,
-            lambda s=sample, k=kept: searched(s, 1, k, EVALUATIONS),
-        )
+    by_networks(RECIPE_NAMES[:2])
+    by_tuning()
+    by_search()
+    by_networks(RECIPE_NAMES[2:])
     print(table.text([s.spectrum.temperature_K for s in samples]))  # noqa: T201
 
 

@@ -55,6 +55,7 @@ FIRST = (0.05, 0.0, 0.2)  # backgrounds that are read before the others
 CLEAN = 0.0  # in place of a peak: expected counts, no noise
 ZONE = np.array([5.0, 3.0, 1.0])  # r.l.u.: every polarisation is seen, acoustic and optic
 NETWORKS = ("ours", "published-vae", "resnet-18", "vae-noise")
+BASELINES = ("published-vae", "resnet-18")
 POINTS = 47  # of the path
 SIGMA_MEV = 1.0
 CRYSTALS = {"germanium": (7.0, 4.0, 48.0), "niobium": (7.3, 4.0, 36.0)}
@@ -299,6 +300,7 @@ def table(folder: Path, names: tuple[str, ...]) -> str:
         "|---|---|---|---|" + "---|" * len(names),
     ]
     met, cells_won, cells_there = 0, 0, 0
+    there: set[str] = set()
     for peak, background in places():
         files = [cell_file(folder, peak, background, k) for k in range(TESTED // BLOCK)]
         parts = [dict(np.load(file)) for file in files if file.is_file()]
@@ -326,14 +328,16 @@ def table(folder: Path, names: tuple[str, ...]) -> str:
         lines.append(f"{where} (1 - R2) / bound | " + " | ".join(f"{v:.2f}" for v in ratio) + " |")
         met += int((ratio <= ALLOWED).sum())
         cells_there += 1
-        rivals = [rows[name] for name in ("published-vae", "resnet-18") if name in rows]
+        there |= {name for name in BASELINES if name in rows}
+        rivals = [rows[name] for name in BASELINES if name in rows]
         cells_won += all(
             bool(np.all((rows["refined"] > rival) | ((rows["refined"] > 0.988) & (rival > 0.99))))
             for rival in rivals
         )
+    rivals_told = " and ".join(sorted(there)) or "no baseline"
     lines.append(
         f"\nOf {cells_there * len(names)} parameters in {cells_there} cells of the grid, {met} are "
-        f"within {ALLOWED} of the bound; {cells_won} cells beat both baselines in every parameter."
+        f"within {ALLOWED} of the bound; {cells_won} cells beat {rivals_told} in every parameter."
     )
     return "\n".join(lines) + "\n"
 

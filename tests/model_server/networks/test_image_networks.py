@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from model_server.networks import ARCHITECTURES, architecture_of, encoder_input, images_of_inputs
-from model_server.networks.architectures import image_regressor
+from model_server.networks import architecture_of, encoder_input, images_of_inputs
+from model_server.networks.architectures import ARCHITECTURES, image_regressor
 from model_server.networks.image_networks import (
     FullyConnected,
     ResNet18,

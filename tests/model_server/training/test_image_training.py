@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from model_server.networks import ARCHITECTURES, Bundle, CoarseGrid, Domain
+from model_server.networks import Bundle, CoarseGrid, Domain
+from model_server.networks.architectures import ARCHITECTURES
 from model_server.networks.bundle import BundleError, BundleMismatchError
 from model_server.training import TrainingSpectra, train_bundle
 from model_server.training.image_training import CleanImages, fine_tuned, train_images
