@@ -34,7 +34,7 @@ WEIGHTS, CARD, MODEL_CARD = "weights.safetensors", "members.json", "MODEL_CARD.m
 _ARRAYS = ("seen", "latent_mean", "latent_axes", "references")
 _NUMBERS = (
     "factor", "relative", "floor", "energy_low", "energy_high", "far", "distance_scale",
-    "disagreement_scale", "most_atoms",
+    "disagreement_scale", "rare_below", "most_atoms",
 )  # fmt: skip
 
 

@@ -26,7 +26,7 @@ LEVEL = 0.9
 FAR_SHARE = 0.03
 """Share of crystals like those of the calibration that may be called far."""
 RARE = 5
-"""An element of fewer training crystals counts as unknown."""
+"""An element of fewer training crystals counts as unknown, where that is seldom so."""
 _PAIRED = 2  # bins of a band
 _REACH = 0.995  # bands end where this share of the predicted modes lies, and one band more
 _KEPT = 16  # directions of the latent space
@@ -55,6 +55,7 @@ class Calibration:
     distance_scale: float
     disagreement_scale: float
     seen: IntArray  # (elements + 1,) training crystals of each
+    rare_below: int  # training crystals; an element of fewer is rare
     most_atoms: int  # of a crystal that was tried
     latent_mean: FloatArray  # (readout,)
     latent_axes: FloatArray  # (readout, kept), each of width 1 over the training set
@@ -81,7 +82,7 @@ class Calibration:
 
     def rare(self, numbers: IntArray) -> tuple[int, ...]:
         """Atomic numbers that training hardly or never saw."""
-        return tuple(int(n) for n in np.unique(numbers) if self.seen[n] < RARE)
+        return tuple(int(n) for n in np.unique(numbers) if self.seen[n] < self.rare_below)
 
 
 def band_edges_meV() -> FloatArray:
@@ -196,7 +197,11 @@ def calibrate(
         max(float(np.median(differ)), 1e-9),
     )
     distance = np.maximum(near / near_scale, differ / differ_scale)
-    rare = np.array([any(seen[n] < RARE for n in np.unique(one.numbers)) for one in judged])
+    rare_below, rare = RARE, np.zeros(len(judged), dtype=bool)
+    for rare_below in range(RARE, 0, -1):
+        rare = np.array([bool((seen[one.numbers] < rare_below).any()) for one in judged])
+        if rare.mean() <= 0.5 * FAR_SHARE:
+            break
     return Calibration(
         factor=factor,
         relative=relative,
@@ -207,6 +212,7 @@ def calibrate(
         distance_scale=near_scale,
         disagreement_scale=differ_scale,
         seen=seen,
+        rare_below=rare_below,
         most_atoms=most_atoms,
         latent_mean=mean,
         latent_axes=axes,
