@@ -91,7 +91,7 @@ PLACES = {
     "train": ("train", "{bad}", "-o", "{folder}/out"),
     "doctor -e": ("doctor", "-e", "{bad}"),
     "backup": ("backup", "{bad}", "-o", "{folder}/b.tar"),
-    "restore": ("restore", "{bad}", "{folder}/out"),
+    "restore": ("restore", "{bad}", "{folder}/restored"),
 }
 """Where a path is wanted."""
 
@@ -123,7 +123,7 @@ def bad_paths() -> list[BadCommand]:
             if (place, kind) in NOT_BAD:
                 continue
             bad = path if path.startswith("/") else "{folder}/" + path
-            said = "name.x" if "\n" in path else Path(path).name[:60]
+            said = "name.x" if "\n" in path else Path(path).name[:20]
             found.append(
                 BadCommand(
                     name=f"{place}: {kind}",

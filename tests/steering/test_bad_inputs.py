@@ -45,7 +45,7 @@ VALUES = bad_values()
 REQUESTS = bad_requests()
 STEP = re.compile(
     r"expected|should|Correct|Give|give|Write|Name|Make|Use|Set|Take|Try|Run|Mend|Remove|Check|"
-    r"is not|Missing|Did you mean|No such|Known|does not take|requires|Got unexpected"
+    r"is not|wrong or odd|Missing|Did you mean|No such|Known|does not take|requires|Got unexpected"
 )
 LONGEST_S = 240  # on a machine that does much else; a command that waits for a pipe never ends
 
