@@ -276,6 +276,72 @@ EXAMPLES: dict[str, dict[str, Any]] = {
             "dos": {"energy_meV": [0.25, 0.75], "dos_per_meV": [0.0001, 0.0009]},
         },
     },
+    "GET /v1/predict/options": {
+        "answer": {
+            "presets": [
+                {
+                    "name": "ARCS",
+                    "kind": "direct",
+                    "two_theta_deg": [3.1, 139.5],
+                    "ei_meV": [20.0, 40.0],
+                    "elastic_fwhm_meV": [0.9, 1.7],
+                }
+            ],
+            "routes": ["auto", "direct", "force_field"],
+            "quantities": ["all", "dos", "powder"],
+            "formats": ["json", "npz", "csv", "png"],
+            "builtin_structures": ["germanium"],
+            "can": ["aluminium", "vanadium"],
+            "time_limit_s": 600.0,
+            "generic_fwhm_of_ei": 0.03,
+            "database": {"sources": ["phonondb-2018.h5"]},
+            "predicts": True,
+        }
+    },
+    "GET /v1/predict/search": {
+        "answer": {
+            "entries": [
+                {
+                    "id": "mp-149",
+                    "formula": "Si",
+                    "space_group": "Fd-3m (227)",
+                    "atoms": 2,
+                    "words": "Si, Fd-3m (227), 2 atoms",
+                }
+            ],
+            "more": 3,
+        }
+    },
+    "GET /v1/jobs/{job_id}": {
+        "answer": {
+            "id": "5f2c7a7be0f84d0c9f5c9d0e1a2b3c4d",
+            "state": "running",
+            "stage": "density of states",
+            "fraction": 0.4,
+            "cached": False,
+            "created_ns": 1795530120000000000,
+            "ended_ns": None,
+            "fault": None,
+            "events": "/v1/jobs/5f2c7a7be0f84d0c9f5c9d0e1a2b3c4d/events",
+            "result": None,
+        }
+    },
+    "GET /v1/runs/{run_id}/downloads": {
+        "answer": {
+            "downloads": [
+                {"name": "map.csv", "about": "the folded map as a table", "why_not": None}
+            ]
+        }
+    },
+    "GET /v1/runs/{run_id}/reach": {
+        "answer": {
+            "version": 17,
+            "measured": 9,
+            "orientations": [
+                {"psi_deg": 24.0, "rank": 0, "covered": 0.31, "share": [0.0, 0.42, 0.5]}
+            ],
+        }
+    },
     "GET /health": {"answer": {"status": "ok"}},
     "GET /ready": {"answer": {"status": "ready", "runs": 1, "reasons": []}},
 }

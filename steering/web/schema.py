@@ -16,6 +16,7 @@ TAGS = [
     {"name": "actions", "description": "What people ask of a run, and what became of it."},
     {"name": "people", "description": "Who asks, and what that may do."},
     {"name": "alarms", "description": "What is wrong or done, who was told, and who knows."},
+    {"name": "downloads", "description": "Files of a run to take away."},
     {"name": "predictions", "description": "Expected spectra of a crystal."},
     {"name": "operations", "description": "For supervisors and Prometheus; without a version."},
 ]
