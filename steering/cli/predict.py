@@ -44,7 +44,7 @@ def predict(
     route: Annotated[
         str,
         typer.Option(
-            help="auto, force_constants (given), database, force_field, or a force field's name."
+            help="auto, force_constants (given), database, direct, force_field, or a force field's name."
         ),
     ] = "auto",
     quantity: Annotated[str, typer.Option(help="all, dos, powder or background.")] = "all",
