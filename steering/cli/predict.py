@@ -67,7 +67,8 @@ def predict(
     route: Annotated[
         str,
         typer.Option(
-            help="auto, force_constants (given), database, force_field, or a force field's name."
+            help="auto, force_constants (given), database, direct, force_field, or the name of a "
+            "force field."
         ),
     ] = "auto",
     quantity: Annotated[
