@@ -257,6 +257,27 @@ def test_the_api_shows_the_finished_run(replayed: Replayed):
     assert [p["name"] for p in estimate["parameters"]] == list(FREE)
 
 
+def test_a_run_publishes_bands_counts_reach_and_files_for_phonopy(replayed: Replayed):
+    shown = replayed.store.get("good")
+    assert shown is not None
+    assert shown.reach is not None
+    assert shown.force_constants is not None
+    view = shown.spectrum
+    assert view is not None
+    seen = view.exposure > 0
+    assert (view.branches_low <= view.branches_high).all()
+    inside = (view.branches_low <= view.branches) & (view.branches <= view.branches_high)
+    assert inside.mean() > 0.95
+    counted = view.exposure[seen] * view.intensity[seen] * view.scale
+    assert view.counts[seen] == pytest.approx(counted)
+    assert view.hkl[0] == pytest.approx([0, 0, 1], abs=0.1)  # X
+    measured = shown.reach.rank == 0
+    assert shown.reach.psi_deg[measured] == pytest.approx(PSI_DEG)
+    assert (~measured).sum() == len(replayed.result["advice"])
+    assert (shown.reach.share[~measured].max(axis=1) > 0).all()
+    assert set(shown.force_constants) == {"phonopy.yaml", "FORCE_CONSTANTS"}
+
+
 def test_chunk_totals_agree_with_the_fold_at_any_cell(
     virtual_scan: VirtualScan, messages, tmp_path
 ):
