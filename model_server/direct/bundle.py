@@ -132,13 +132,11 @@ def _load(folder: Path | None) -> DirectBundle:
             )
             networks.append(network.eval())
         arrays = {name: tensors[f"calibration.{name}"].numpy() for name in _ARRAYS}
-        calibration = Calibration(
-            **card["calibration"],
-            **{
-                name: value.astype(np.float64 if value.dtype.kind == "f" else np.int64)
-                for name, value in arrays.items()
-            },
-        )
+        known: dict[str, Any] = {
+            name: value.astype(np.float64 if value.dtype.kind == "f" else np.int64)
+            for name, value in arrays.items()
+        }
+        calibration = Calibration(**card["calibration"], **known)
     except (KeyError, TypeError, RuntimeError, ValueError) as error:
         if isinstance(error, DirectBundleError):
             raise

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -170,7 +171,7 @@ def _moved(lessons: list[Lesson], device: str) -> tuple[Batch, Tensor]:
     target = torch.cat([one.target for one in lessons])
     if device == "cpu":
         return batch, target
-    moved = {
+    moved: dict[str, Any] = {
         name: value.to(device) if isinstance(value := getattr(batch, name), Tensor) else value
         for name in Batch.__slots__
     }

@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from model_server.direct import (
-    LEVEL,
-    DirectBundle,
-    DirectBundleError,
-    MemberDensities,
-    band_edges_meV,
-    energy_edges_meV,
-    load_direct_bundle,
-)
 from simulations.arrays import FloatArray, IntArray
 from simulations.crystal import Crystal, neutron_data
 from simulations.dynamics import PhononDos
 from steering.predict.route import RouteUnavailableError, Structure, refuse_large
 from steering.predict.vibrations import DosBand, Uncertainty, Vibrations
+
+if TYPE_CHECKING:  # torch is loaded when the networks are asked
+    from model_server.direct import DirectBundle, MemberDensities
 
 MOST_ATOMS = 20_000
 GROUPED_ABOVE = 64
@@ -51,6 +45,8 @@ class DirectRoute:
     @property
     def uncertainty(self) -> Uncertainty | None:
         """As measured on formulas that took no part in training."""
+        from model_server.direct import DirectBundleError, load_direct_bundle
+
         try:
             return _uncertainty(load_direct_bundle())
         except DirectBundleError:
@@ -66,6 +62,8 @@ class DirectRoute:
         InputError
             If there are too many atoms, they overlap or lie too dense.
         """
+        from model_server.direct import DirectBundleError, load_direct_bundle
+
         crystal = structure.crystal
         refuse_large(crystal, MOST_ATOMS, "structure")
         try:
@@ -97,6 +95,8 @@ def _numbers(crystal: Crystal) -> IntArray:
 
 
 def _uncertainty(bundle: DirectBundle) -> Uncertainty:
+    from model_server.direct import LEVEL
+
     known = bundle.calibration
     count = bundle.card["training"]["crystals for calibration"]
     return Uncertainty(
@@ -137,6 +137,8 @@ def _far(bundle: DirectBundle, said: MemberDensities, numbers: IntArray) -> tupl
 
 
 def _band(bundle: DirectBundle, said: MemberDensities, atoms: int) -> DosBand:
+    from model_server.direct import LEVEL, band_edges_meV
+
     edges = band_edges_meV()
     low, high = bundle.calibration.band(said)
     scale = 3.0 * atoms / np.diff(edges)
@@ -152,6 +154,8 @@ def _band(bundle: DirectBundle, said: MemberDensities, atoms: int) -> DosBand:
 
 def _with_masses(shares: FloatArray, crystal: Crystal) -> tuple[FloatArray, tuple[str, ...]]:
     """Energies of sites whose mass is not the natural one, moved by the root of the ratio."""
+    from model_server.direct import energy_edges_meV
+
     natural, _, _ = neutron_data(crystal.elements)
     ratio = np.sqrt(natural / crystal.masses_u)
     other = np.flatnonzero(np.abs(ratio - 1) > 2e-3)
@@ -173,6 +177,8 @@ def _grouped(
     shares: FloatArray, crystal: Crystal
 ) -> tuple[FloatArray, IntArray | None, tuple[str, ...]]:
     """In a large cell, sites of a species with like energies share their mean density."""
+    from model_server.direct import energy_edges_meV
+
     if crystal.n_atoms <= GROUPED_ABOVE:
         return shares, None, ()
     edges = energy_edges_meV()
@@ -194,6 +200,8 @@ def _grouped(
 
 def _density(shares: FloatArray, alike: IntArray | None) -> PhononDos:
     """Up to where nearly all modes of every site lie; each site keeps its three modes."""
+    from model_server.direct import energy_edges_meV
+
     edges = energy_edges_meV()
     whole = np.cumsum(shares, axis=1)
     top = min(shares.shape[1], int((whole < _TOP_SHARE).sum(axis=1).max()) + 1)

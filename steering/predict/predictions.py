@@ -229,7 +229,7 @@ def predict(
             dipole_sum=request.dipole_sum,
             database=database,
             notes=notes,
-            density_alone=request.quantity in ("dos", "background"),
+            density_alone=request.quantity in ("dos", "background", "vibrational"),
         )
     whole = found
     unstable: InputError | None = None

@@ -109,6 +109,6 @@ def _problem(path: str, status: int) -> dict[str, Any]:
         "status": status,
         "detail": _DETAILS.get(status, f"{path.rpartition('/')[2]}: what is wrong, in words."),
     }
-    if status == 409:
+    if status == 409 and path.endswith("/actions"):
         told |= {"type": "tag:beamsteer,2026:conflict", "version": 3, "actions": []}
     return told
