@@ -25,7 +25,8 @@ VERBS = {
     "phonons": "Compute the phonon dispersion along the standard path and the density of states.",
     "spectrum": "Compute what a spectrometer will see: powder, path, line, plane or vibrations.",
     "prior": "Relax a crystal in universal force fields and make ranges of its force constants.",
-    "predict": "Predict the phonon DOS, S(|Q|,E) and the expected background of a crystal.",
+    "predict": "Predict dispersion, phonon DOS, S(|Q|,E) or S(E), and the expected background of a "
+    "crystal.",
     "database": "Build a database of force constants from files, search it, compute its spectra.",
     "invert-powder": "Fit the force constants of a crystal to a measured powder spectrum S(|Q|,E).",
     "report": "Write what a run measured, what follows and how far it may be trusted, as one page "
@@ -44,7 +45,7 @@ VERBS = {
     "restore": "Lay out a backup as a new state folder, after every byte of it was checked.",
     "model-server": "Estimate, judge and advise after every commit of the fold workers, until "
     "interrupted.",
-    "train": "Train the encoder and the regressor of an experiment and write them as a frozen "
+    "train": "Train a network to read the force constants of an experiment, and write a frozen "
     "bundle.",
     "train-direct": "Train the networks of route direct on a database of phonons, or go on with "
     "it.",

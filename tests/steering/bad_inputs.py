@@ -439,7 +439,7 @@ def bad_requests() -> list[BadRequest]:
         _request(method, path, status=(405,))
         for method, path in (
             ("DELETE", "/runs"), ("PUT", f"/runs/{RUN}"), ("POST", "/health"),
-            ("GET", "/predict"), ("PATCH", "/predict"), ("DELETE", f"/runs/{RUN}/actions"),
+            ("GET", "/v1/predict"), ("PATCH", "/predict"), ("DELETE", f"/runs/{RUN}/actions"),
         )
     ]  # fmt: skip
     found += [_request("GET", path, status=gone) for path in ("/nothing", "/runs/a/b/c", "/.env")]
