@@ -177,7 +177,7 @@ def test_without_a_bundle_the_route_says_what_to_do(monkeypatch):
     def missing() -> None:
         raise DirectBundleError("direct model 'direct' cannot be loaded. Make one")
 
-    monkeypatch.setattr(direct_route, "load_direct_bundle", missing)
+    monkeypatch.setattr("model_server.direct.load_direct_bundle", missing)
     with pytest.raises(InputError, match="Make one"):
         vibrations_of("germanium", "direct")
     assert direct_route.DirectRoute().uncertainty is None
