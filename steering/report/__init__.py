@@ -59,7 +59,7 @@ __all__ = [
     "write_json",
     "write_powder_fits",
     "write_powder_fold",
-    "write_replayed",
     "write_prediction",
+    "write_replayed",
     "write_run_report",
 ]
