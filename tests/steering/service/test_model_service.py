@@ -500,7 +500,7 @@ def test_the_page_follows_a_state_folder_with_runs_that_appear_later(tmp_path):
     follower.start()
     try:
         with serving(create_app(store)) as url:
-            assert httpx.get(f"{url}runs").json() == {"runs": []}
+            assert httpx.get(f"{url}runs").json()["runs"] == []
             lines = sse_lines(f"{url}events")
             threading.Timer(0.1, lambda: _leave(tmp_path, "first", 0)).start()
             told = next(line for line in lines if line.startswith("data:"))
