@@ -8,6 +8,7 @@ import os
 import time
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any, TypeVar
 from urllib.parse import quote
 
@@ -130,7 +131,8 @@ class Client:
     def snapshot(self, run_id: str) -> RunSnapshot:
         """A run with its spectrum, as :func:`beamsteer.open_run` gives it."""
         details = self.run(run_id)
-        return snapshot_of(details, self.spectrum(run_id) if details.has_spectrum else None)
+        found = snapshot_of(details, self.spectrum(run_id) if details.has_spectrum else None)
+        return replace(found, history=self.history(run_id))  # there in all its digits
 
     def verdict(self, run_id: str) -> Verdict:
         """What is said of a run now, with its evidence, and how old that is."""
