@@ -15,6 +15,7 @@ from simulations.arrays import FloatArray
 
 WALKS = 12  # most linearisations of exact rates in one fit
 SHORTER = 0.4  # share of a step that did not pay which is tried next
+LEAST_PARABOLA = 0.1  # of a step; one that ends in nowhere tells nothing of its beginning
 SHORTEST = 0.02
 ROUGHNESS = 0.05  # of minus log posterior, which exact rates jump by between grid points
 ROUGHEST = 3.0  # of minus log posterior: more than the walk's own errors make
@@ -112,10 +113,9 @@ def descend(
                 mixed = None
                 continue
             if share == 1.0:  # where a parabola through this trial has its minimum
-                share = promise / (reached - here + 2 * promise)
+                share = max(LEAST_PARABOLA, promise / (reached - here + 2 * promise))
                 continue
-            share *= SHORTER
-            rough = promise < ROUGHEST
+            rough, share = promise < ROUGHEST, SHORTER * share
             if rough or share < SHORTEST:
                 kept = score(theta, tangents, 0)
                 return replace(kept, converged=rough and best.converged)

@@ -190,8 +190,8 @@ class Refinement:
         before = None if warm is None else self._score([pooled], warm.theta, centre, 8)
         gain = np.inf if before is None else before.objective - best.objective
         if not exactly:
-            stays = before is not None and gain <= BETTER_THAN_BEFORE
-            theta = before.theta if before is not None and stays else best.theta
+            stays = None if gain > BETTER_THAN_BEFORE else before
+            theta = (stays or best).theta
             return self._score(observations, theta, centre, iterations)
         if warm is None or gain <= BETTER_THAN_BEFORE:
             theta = best.theta if warm is None else warm.theta

@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+from model_server.posterior.descent import FAR, ROUGHEST, WALKS, descend
+
+START = np.array([3.0, 2.0])
+
+
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """What a fit by carried rates ends at, as far as a descent looks at it."""
+
+    theta: np.ndarray
+    objective: float
+    converged: bool = True
+    precision: np.ndarray = None  # type: ignore[assignment]
+
+    @property
+    def theta_sigma(self) -> np.ndarray:
+        return np.full(2, 0.1)
+
+
+class Slope:
+    """An objective, and a linearised model of it that promises its minimum by Newton's step."""
+
+    def __init__(self, objective, curvature=1.0, reach=0.0):
+        self.objective, self.curvature, self.reach = objective, curvature, reach
+        self.walks = 0
+
+    def walk(self, at, wide, share):
+        self.walks += 1
+        return [at]
+
+    def value(self, at, tangents):
+        return self.objective(at)
+
+    def score(self, at, tangents, most):
+        here = self.objective(at)
+        slope = np.array(
+            [(self.objective(at + d) - self.objective(at - d)) / 2e-4 for d in 1e-4 * np.eye(2)]
+        )
+        step = -slope / self.curvature if most else np.zeros(2)
+        precision = self.curvature * np.eye(2)
+        promised = here - 0.5 * float(step @ precision @ step)
+        return Answer(at + step, promised, True, precision)
+
+    def holds(self, tangents, at, wide):
+        return bool(np.abs(at - tangents[0]).max() < self.reach)
+
+    def down(self, start=START, **more):
+        return descend(
+            start, np.full(2, 0.1), walk=self.walk, value=self.value, score=self.score,
+            holds=self.holds, iterations=15, **more,
+        )  # fmt: skip
+
+
+def bowl(at):
+    return 20.0 * float(at @ at)
+
+
+@pytest.mark.parametrize("curvature", [25.0, 40.0, 70.0])
+def test_steps_too_long_or_too_short_by_a_share_end_at_the_minimum_in_few_walks(curvature):
+    slope = Slope(bowl, curvature)
+    found = slope.down()
+    assert found.converged
+    assert bowl(found.theta) < 0.05
+    assert slope.walks <= 6
+
+
+def test_a_bent_valley_is_followed_to_its_end():
+    def valley(at):
+        return 3.0 * (at[0] ** 2 + 0.3 * at[0] ** 4 + at[1] ** 2)
+
+    found = Slope(valley, curvature=6.0).down()
+    assert found.converged
+    assert valley(found.theta) < 0.1
+
+
+def test_a_step_into_nowhere_is_shortened_and_the_minimum_found_all_the_same():
+    def cliff(at):
+        return bowl(at) if at[0] > -0.5 else np.inf
+
+    found = Slope(cliff, curvature=34.0).down()  # its first steps end beyond the cliff
+    assert np.isfinite(found.objective)
+    assert cliff(found.theta) < 0.1
+
+
+def test_rough_rates_end_a_descent_that_promises_little_and_it_says_that_it_has_converged():
+    rng = np.random.default_rng(1)
+    at_rest = np.array([0.05, 0.02])
+    known: dict[bytes, float] = {}
+
+    def rough(at):
+        if np.array_equal(at, at_rest):
+            return 0.0
+        return known.setdefault(at.tobytes(), 1.0 + rng.random())
+
+    class Hopeful(Slope):
+        def score(self, at, tangents, most):
+            step = -0.02 * np.ones(2) if most else np.zeros(2)
+            return Answer(at + step, -0.5 * ROUGHEST if most else 0.0, True, np.eye(2))
+
+    slope = Hopeful(rough)
+    found = slope.down(at_rest)
+    assert found.converged
+    np.testing.assert_array_equal(found.theta, at_rest)
+    assert slope.walks <= 4
+
+    class TooHopeful(Hopeful):
+        def score(self, at, tangents, most):
+            step = -0.02 * np.ones(2) if most else np.zeros(2)
+            return Answer(at + step, -2.0 * ROUGHEST if most else 0.0, True, np.eye(2))
+
+    assert not TooHopeful(rough).down(at_rest).converged
+
+
+def test_what_promises_far_less_than_is_to_be_beaten_is_given_up_at_once():
+    slope = Slope(lambda at: bowl(at) + 1000.0, 40.0)
+    found = slope.down(beat=1000.0 - 2 * FAR)
+    assert not found.converged
+    assert slope.walks == 1
+    assert Slope(lambda at: bowl(at) + 1000.0, 40.0).down(beat=1000.0).converged
+
+
+def test_a_descent_ends():
+    slope = Slope(lambda at: float(at[0] + at[1]), 1.0)
+    found = slope.down()
+    assert not found.converged
+    assert slope.walks <= 3 * WALKS
