@@ -291,6 +291,16 @@ def _draw_dos(axes: Axes, part: Mapping[str, Any], *, beside: bool) -> None:
         style = "-" if name == "total" else ("--", ":", "-.")[(k - 1) % 3]
         line = (values, energy) if beside else (energy, values)
         axes.plot(*line, color=colour, linestyle=style, linewidth=1.1, label=name)
+    band = part.get("band")
+    if band is not None:
+        edges = _array(band["energy_edges_meV"])
+        shown = edges[:-1] < energy[-1]  # the last bin reaches to where no phonon is
+        edges = np.minimum(edges[: int(shown.sum()) + 1], energy[-1])
+        axes.stairs(
+            _array(band["high"])[shown], edges, baseline=_array(band["low"])[shown],
+            orientation="horizontal" if beside else "vertical", fill=True, color=LINE, alpha=0.18,
+            linewidth=0, label=f"total, {band['level']:.0%} band",
+        )  # fmt: skip
     axes.legend(frameon=False, fontsize=8.5)
     if beside:
         axes.set_xlim(left=0)

@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 from simulations.errors import InputError
@@ -17,6 +18,7 @@ from steering.report import (
     prediction_png,
     write_prediction,
 )
+from steering.report.prediction_file import _draw_dos
 from steering.web.answers import clean
 
 
@@ -96,3 +98,21 @@ def test_a_prediction_is_written_under_its_names(direct, tmp_path):
         "ge.png", "ge.npz", "ge-powder.csv", "ge-background.csv", "ge-dos.csv", "ge-dispersion.csv",
     }  # fmt: skip
     assert all(path.stat().st_size > 1000 for path in written)
+
+
+def test_a_band_of_the_density_is_drawn_where_there_is_one():
+    content = {
+        "energy_meV": [0.5, 1.5], "total": [1.0, 2.0], "partial": {"Ge": [1.0, 2.0]},
+    }  # fmt: skip
+    band = {
+        "energy_edges_meV": [0, 1, 2, 900], "low": [0.5, 1.0, 0.0], "high": [1.5, 3.0, 0.1],
+        "level": 0.9,
+    }  # fmt: skip
+    for part, shown in ((content, []), (content | {"band": band}, ["total, 90% band"])):
+        for beside in (False, True):
+            axes = Figure().subplots()
+            _draw_dos(axes, part, beside=beside)
+            told = [text.get_text() for text in axes.get_legend().get_texts()]
+            assert told == ["total", *shown]
+            assert len(axes.patches) == len(shown)
+            assert max(axes.get_ylim() if beside else axes.get_xlim()) < 2

@@ -31,14 +31,24 @@ export function drawPhonons(found) {
     const axes = dispersion ? { xaxis: "x2" } : {};
     const y = dos.energy_meV.map(shown);
     traces.push({ x: dos.total.map(per), y, mode: "lines", fill: "tozerox", fillcolor: "rgba(86,180,233,.15)", line: { color: "#e8edf2", width: 1.5 }, name: "total", ...axes });
+    if (dos.band) traces.unshift({ ...steps(dos.band, dos.energy_meV[dos.energy_meV.length - 1]), mode: "lines", fill: "toself", fillcolor: "rgba(86,180,233,.22)", line: { width: 0 }, hoverinfo: "skip", name: `total, ${Math.round(100 * dos.band.level)} % band`, ...axes });
     const parts = Object.entries(dos.partial);
     if (parts.length > 1) parts.forEach(([symbol, values], k) => traces.push({ x: values.map(per), y, mode: "lines", line: { color: LINES[k % 5], dash: DASHES[k % 5], width: 1.4 }, name: symbol, ...axes }));
     layout[dispersion ? "xaxis2" : "xaxis"] = { ...AXIS, domain: dispersion ? [0.78, 1] : [0, 1], title: { text: `modes/${unit().name}` }, rangemode: "tozero" };
     traces.forEach((trace) => { trace.showlegend = !trace.name.startsWith("mode "); });
-    layout.showlegend = parts.length > 1;
+    layout.showlegend = parts.length > 1 || Boolean(dos.band);
     layout.legend = { x: 1, xanchor: "right", y: 0.99, bgcolor: "rgba(12,17,23,.7)" };
   }
   Plotly.react("phonons", traces, { ...layout, shapes }, CONFIG);
+}
+
+/** Outline of a band over the bins below an energy: up along its high side, back along the low one. */
+function steps({ energy_edges_meV, low, high }, top) {
+  const edges = energy_edges_meV.map((edge) => Math.min(edge, top));
+  const bins = edges.filter((edge) => edge < top).length;
+  const side = (values) => values.slice(0, bins).flatMap((v, k) => [[per(v), shown(edges[k])], [per(v), shown(edges[k + 1])]]);
+  const outline = [...side(high), ...side(low).reverse()];
+  return { x: outline.map(([x]) => x), y: outline.map(([, y]) => y) };
 }
 
 export function drawVibrational(part) {
