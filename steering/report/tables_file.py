@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from consumers.state import in_one_step
 from simulations.errors import InputError
 
 ENDINGS = (".png", ".npz", ".csv")
@@ -83,7 +84,9 @@ def write_files(
         name.parent.mkdir(parents=True, exist_ok=True)
         kind = name.suffix.lower()
         if kind == ".png":
-            name.write_bytes(picture())
+            made = picture()
+            with in_one_step(name) as temporary:
+                temporary.write_bytes(made)
         elif kind == ".npz":
             _write_arrays(name, content)
         else:
@@ -101,7 +104,7 @@ def _write_arrays(path: Path, content: Mapping[str, Any]) -> None:
     about: dict[str, Any] = {}
     _sort(content, "", arrays, about)
     arrays["about"] = np.array(json.dumps(about, ensure_ascii=False))
-    with path.open("wb") as file:
+    with in_one_step(path) as temporary, temporary.open("wb") as file:
         np.savez_compressed(file, **arrays)  # pyright: ignore[reportArgumentType]
 
 
@@ -125,7 +128,7 @@ def _sort(value: Any, name: str, arrays: dict[str, np.ndarray], about: dict[str,
 def _write_table(
     path: Path, heads: Sequence[str], rows: Sequence[Sequence[Any]], notes: Sequence[str]
 ) -> None:
-    with path.open("w", encoding="utf-8", newline="") as file:
+    with in_one_step(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         for note in notes:
             file.write("# " + " ".join(note.split()) + "\n")
         writer = csv.writer(file, lineterminator="\n")

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from simulations.errors import StorageError
 from steering.report import named_files, write_files
 
 
@@ -51,3 +52,27 @@ def test_arrays_text_and_tables_come_back(tmp_path):
     lines = (tmp_path / "new" / "x.csv").read_text().splitlines()
     assert lines[0] == "# one line"
     assert list(csv.reader(lines[1:])) == [["a", "b"], ["1.5", "x"], ["", "y"]]
+
+
+def test_a_full_disk_leaves_what_was_there_and_nothing_half_written(small_disk):
+    names = [small_disk.folder / f"x{ending}" for ending in (".png", ".npz", ".csv")]
+
+    def write(name: Path, size: int) -> None:
+        noise = np.random.default_rng(1).random(size)
+        write_files(
+            [name],
+            picture=noise.tobytes,
+            content={"noise": noise},
+            tables=lambda: {"": (["x"], [[f"{value:.15f}"] for value in noise])},
+            notes=(),
+        )
+
+    for name in names:
+        write(name, 10)
+    before = {name: name.read_bytes() for name in names}
+    small_disk.fill(leave_bytes=32_768)
+    for name in names:
+        with pytest.raises(StorageError, match="No space left"):
+            write(name, 20_000)
+    small_disk.make_room()
+    assert {path: path.read_bytes() for path in small_disk.folder.iterdir()} == before
