@@ -93,7 +93,7 @@ def doctor(
             if finding.remedy:
                 terminal.out.print(f"{'':<24}{finding.remedy}")
     if broken:
-        raise InputError(f"{', '.join(broken)}: not ready; do what is said beside them.")
+        _end(f"{', '.join(broken)}: not ready; do what is said beside them.", json=json)
 
 
 def _tell_versions(state: Path, *, json: bool) -> None:
@@ -109,12 +109,21 @@ def _tell_versions(state: Path, *, json: bool) -> None:
         terminal.table(str(state), ("files", "number", "version", "known here", "verdict"), rows)
     if stopping:
         told = (f"{one.kind} {one.verdict} ({one.version}): {one.remedy}" for one in stopping)
-        raise InputError(
+        _end(
             "\n".join((f"{state}: workers of this version do not go on from it.", *told))
-            + "\nSee docs/upgrade.md."
+            + "\nSee docs/upgrade.md.",
+            json=json,
         )
     if not json:
         terminal.say("Workers of this version go on from it.")
+
+
+def _end(complaint: str, *, json: bool) -> None:
+    """End as of bad input; what went to stdout stays the one object that a program reads."""
+    if not json:
+        raise InputError(complaint)
+    terminal.complain(complaint)
+    raise typer.Exit(2)
 
 
 def examine(port: int) -> list[Finding]:

@@ -6,7 +6,7 @@ import torch
 
 from simulations.dynamics import mode_kernels as dynamics_kernel
 from simulations.reciprocal import EnergyAxis
-from simulations.scattering import path_spectra
+from simulations.scattering.path_spectra import path_model, path_spectra_gradients
 from tests.simulations import torch_dynamics
 from tests.simulations.phonon_oracles import aluminium, germanium, zone_vectors
 
@@ -24,7 +24,7 @@ def degenerate_path(model):
     )
     Q = (hkl + [2, 0, 2]) @ model.crystal.conventional_reciprocal
     U = 0.005 * np.repeat(np.eye(3)[None], model.crystal.n_atoms, axis=0)
-    return path_spectra.path_model(model, Q, AXIS, width, 100.0, U)
+    return path_model(model, Q, AXIS, width, 100.0, U)
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -52,7 +52,7 @@ def test_spectra_and_gradients_equal_those_of_the_kernel_at_degenerate_points(bu
     sets = model.values * np.array([[1, 1, 1], [1.1, 1.0, 1.0]])
     phi = torch.tensor(sets, device=device, requires_grad=True)
     spectra = torch_dynamics.path_spectra(path, phi)
-    want, gradients = path_spectra.path_spectra_gradients(path, sets)
+    want, gradients = path_spectra_gradients(path, sets)
     np.testing.assert_allclose(spectra.detach().cpu().numpy(), want, atol=1e-10 * want.max())
     cotangent = np.random.default_rng(0).normal(size=want.shape)
     (spectra * torch.tensor(cotangent, device=device)).sum().backward()
