@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 import structlog
+from numpy.typing import NDArray
 
 from consumers.fold.can_fold import (
     CanRun,
@@ -121,6 +122,11 @@ class ChunkFold:
         fits = foreseen is not None and foreseen.fits(start.psi_deg, instrument)
         self._foreseen = foreseen if fits else None
         self._folded_can: FoldedCan | None = None
+
+    @property
+    def counts(self) -> NDArray[np.int64]:
+        """Neutrons in every cell so far, (path_bins, energy_bins)."""
+        return self._counts
 
     def take(self, block: EventBlock | HistogramBlock) -> None:
         """Add a block; a fault is noted and ends the adding."""

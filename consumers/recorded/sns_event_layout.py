@@ -36,7 +36,7 @@ EPOCH_1990_S = 631_152_000  # 1990-01-01 in seconds since the Unix epoch
 EI_LOGS = ("Ei", "EnergyRequest", "BL14B:CS:Energy:Ei", "BL14B:CS:Energy:EiReq")
 TEMPERATURE_LOGS = ("sampletemp", "SampleTemp", "temperature", "BL18:SE:SampleTemp")
 EMISSION_LOG = "emission_time"  # ours: T0 in microseconds
-_COULOMB = {
+CHARGE_UNITS_COULOMB = {
     "picocoulombs": 1e-12,
     "picocoulomb": 1e-12,
     "pc": 1e-12,
@@ -248,9 +248,9 @@ def pulses_of(path: Path, entry: h5py.Group) -> Pulses:
 
 def _charge_unit(path: Path, node: object) -> float:
     unit = text_of(node.attrs.get("units")) if isinstance(node, h5py.Dataset) else ""
-    if unit and unit.lower() not in _COULOMB:
+    if unit and unit.lower() not in CHARGE_UNITS_COULOMB:
         raise UnreadableError(f"{path}: proton_charge is in {unit!r}; expected picoCoulombs")
-    return _COULOMB[unit.lower()] if unit else 1e-12
+    return CHARGE_UNITS_COULOMB[unit.lower()] if unit else 1e-12
 
 
 def _pause_log(logs: Mapping[str, h5py.Group]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:

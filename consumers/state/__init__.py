@@ -29,6 +29,8 @@ from consumers.state.manifest_store import (
 )
 from consumers.state.nexus_template import instrument_xml, log_names
 from consumers.state.offset_ledger import DeadLetter
+from consumers.state.open_dwells import OpenDwell
+from consumers.state.pulses import Identity
 from consumers.state.retention import Bounds, recordings_to_remove, runs_to_remove
 from consumers.state.saved_file import in_one_step
 from consumers.state.state_store import (
@@ -50,8 +52,10 @@ __all__ = [
     "DeadLetter",
     "EventSpill",
     "HeldBound",
+    "Identity",
     "MANIFEST",
     "Manifest",
+    "OpenDwell",
     "PartitionLock",
     "RunRecord",
     "SECOND",

@@ -11,6 +11,7 @@ Here every message finds its run; what a run makes of it is in ``run_assembly.py
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import replace
 
 import structlog
@@ -20,6 +21,8 @@ from consumers.state.closing import Patience
 from consumers.state.event_spill_file import EventSpill
 from consumers.state.manifest_store import ChunkRecord, Cut, Manifest, Position
 from consumers.state.offset_ledger import DeadLetter, OffsetLedger, place_of
+from consumers.state.open_dwells import OpenDwell, open_dwells
+from consumers.state.pulses import Identity
 from consumers.state.run_assembly import Outline, RunAssembly
 from consumers.state.settling import settling
 from consumers.state.stream_clock import SECOND
@@ -290,6 +293,12 @@ class Assembler:
     def settling(self, log: str) -> list[float | None]:
         """Average of a log in every dwell of events that has stopped and waits for what is late."""
         return settling(tuple(self._runs.values()), log)
+
+    def open_dwells(
+        self, *, logs: Collection[str], known: Collection[Identity] = ()
+    ) -> list[OpenDwell]:
+        """What has come of the newest dwell of every run that is not closed; see there."""
+        return open_dwells(tuple(self._runs.values()), logs=logs, known=known)
 
     def relieve(self) -> None:
         """Bring events out of memory that found no room on disk when they came; before ``due``.

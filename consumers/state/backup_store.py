@@ -36,7 +36,7 @@ BLOCK_BYTES = 2**20
 LARGEST_INDEX_BYTES = 200_000_000
 NAME = re.compile(r"beamsteer-(?P<state>[0-9a-f]+)-(?P<made>\d{8}T\d{6}Z)\.tar")
 _IMMUTABLE = re.compile(r"partition-\d+/[^/]+/(chunks|recorded)/[^/]+")
-_PASSING = {"heartbeats", "members"}  # signs of life and locks: of processes, not of the state
+_PASSING = {"heartbeats", "members", "open-dwells"}  # of processes, not of the state
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

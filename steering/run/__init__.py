@@ -26,6 +26,13 @@ from steering.run.estimator import Estimate
 from steering.run.folded_estimate import estimate_folded
 from steering.run.force_constants_file import phonopy_zip
 from steering.run.live_runs import LiveRun, live_run, live_runs, live_states, read_only_run
+from steering.run.open_dwell_file import (
+    OpenDwellFile,
+    OpenDwellView,
+    open_dwell_path,
+    open_dwell_words,
+    read_open_dwell,
+)
 from steering.run.powder_folds import PowderFold, fold_powder
 from steering.run.powder_inversion import Inverted, invert_aluminium, invert_measured
 from steering.run.replay import replay
@@ -95,6 +102,8 @@ __all__ = [
     "Logged",
     "NO_ORDERS",
     "NO_WISHES",
+    "OpenDwellFile",
+    "OpenDwellView",
     "Orders",
     "ParameterResult",
     "PersonName",
@@ -131,9 +140,12 @@ __all__ = [
     "load_snapshot",
     "newest_result",
     "now_ns",
+    "open_dwell_path",
+    "open_dwell_words",
     "path_ticks",
     "phonopy_zip",
     "read_only_run",
+    "read_open_dwell",
     "read_result",
     "replay",
     "result_document",

@@ -49,6 +49,7 @@ from steering.experiment import Measurement
 from steering.run import Run
 from steering.service.clocks import Clock, ClockWatch, Patience, steady_ns
 from steering.service.foresight import Foresight
+from steering.service.glimpsing import Glimpses
 from steering.service.health import Progress, WorkerStatus
 from steering.service.metrics import Timings
 from steering.service.obeying import Obedience
@@ -380,6 +381,9 @@ class _Partition:
         self.trouble = WriteTrouble(f"partition {number}", patience_s=worker.patience.storage_s)
         self._outline = lru_cache(maxsize=3)(self._read_outline)
         self.obedience = Obedience(self.folder, clock=time.time_ns)
+        self.glimpses = Glimpses(
+            worker.measurement, state=worker.state, partition=number, psi_deg=worker.psi_deg
+        )
         patience = worker.patience
         self.spill = EventSpill(self.folder, worker.held)
         self.assembler = Assembler(
@@ -403,6 +407,7 @@ class _Partition:
 
     def leave(self) -> None:
         """Let others have the partition."""
+        self.glimpses.close()
         self.spill.close()
         self.lock.release()
 
@@ -493,6 +498,7 @@ class _Partition:
             psis = self.assembler.settling(self.worker.measurement.experiment.source.psi_log)
             given = float("nan") if self.worker.psi_deg is None else self.worker.psi_deg
             self.worker.foresight.look([given if psi is None else psi for psi in psis])
+            self.glimpses.look(self.assembler, self.worker.foresight.instrument, now_ns)
         return wrote
 
     def _due(self, now_ns: int, finish: bool) -> list[AssembledChunk]:

@@ -52,6 +52,7 @@ from steering.web.conditional import ConditionalReads, is_known, tag_of
 from steering.web.download_routes import download_router
 from steering.web.guards import add_guards
 from steering.web.metrics import StoreCollector
+from steering.web.open_dwell_routes import open_dwell_router
 from steering.web.paging import Limit, Offset, paged
 from steering.web.people_file import People
 from steering.web.predict_routes import add_predict_routes
@@ -154,7 +155,7 @@ def create_app(
     _add_operations(app, store, registry, workers)
     mount(
         app,
-        _runs_router(store, streams, workers),
+        _runs_router(store, streams, workers, folders),
         acting_router(
             folders, login=door.guards, known=lambda run_id: store.get(run_id) is not None
         ),
@@ -217,6 +218,7 @@ def _runs_router(
     store: RunStore,
     streams: _Streams,
     workers: Callable[[], list[WorkerAnswer]],
+    folders: Sequence[Path],
 ) -> APIRouter:
     router = APIRouter()
     made_at = now_ns()  # versions of a store begin anew with it
@@ -339,6 +341,7 @@ def _runs_router(
 
     router.include_router(download_router(found))
     router.include_router(reach_router(found))
+    router.include_router(open_dwell_router(found, folders))
 
     @router.get(
         "/runs/{run_id}/events",

@@ -12,7 +12,8 @@ import { drawDownloads, wireDownloads } from "./panels/downloads.js";
 import { drawEvents } from "./panels/events.js";
 import { drawHeader, drawPicker } from "./panels/header.js";
 import { drawHistory } from "./panels/history.js";
-import { drawMap, redrawMap, wireMap } from "./panels/map.js";
+import { drawMap, drawOpenLayer, redrawMap, showsOpen, wireMap } from "./panels/map.js";
+import { learnOpen } from "./panels/open.js";
 import { drawOrientations } from "./panels/orientations.js";
 import { drawParameters } from "./panels/parameters.js";
 import { drawReach } from "./panels/reach.js";
@@ -115,6 +116,7 @@ function drawAsked() {
 wireWall();
 wireAlarms();
 wireMap();
+$("open-layer").addEventListener("click", () => { openAsked = -Infinity; look(); });
 wireWho();
 wireDownloads();
 wireCompare();
@@ -129,6 +131,22 @@ addEventListener("resize", () => {
 });
 let looking = false;
 
+const OPEN_EVERY_MS = 5000; // a worker looks no more often
+let openAsked = -Infinity;
+
+/** Ask for the dwell that is open, where it may be one of this run; its counts if they are shown. */
+async function lookAtOpen() {
+  if (onWall || performance.now() - openAsked < OPEN_EVERY_MS) return;
+  openAsked = performance.now();
+  const runId = details.run_id, path = `/runs/${encodeURIComponent(runId)}/open-dwell?counts=`;
+  const told = details.status === "running"
+    ? await ask(path + showsOpen()).catch((error) => { if (error.status === 404) return null; throw error; })
+    : null;
+  if (runId !== details.run_id) return;
+  learnOpen(told);
+  drawOpenLayer();
+}
+
 /** Ask again and again how the run and its workers are: what is wrong must be told in seconds. */
 async function look() {
   if (looking || busy) return; // what is drawn next asks too
@@ -139,6 +157,7 @@ async function look() {
       drawVerdicts(verdict);
       drawWall(details);
       if (await learnActions(details.run_id) && !onWall) drawAsked();
+      await lookAtOpen();
       if (verdict.version !== details.version) refresh();
     }
     const { workers } = await ask("/workers");

@@ -5,6 +5,7 @@ import { $, text } from "../dom.js";
 import { digits, known, pretty } from "../format.js";
 import { cellText } from "./cell.js";
 import { crosshair, drawCuts, wireCuts } from "./cuts.js";
+import { openDwell } from "./open.js";
 
 // Equal steps of lightness and chroma (CIELAB) to both sides: as far above as below looks as far.
 export const DIVERGING = ["#07acfb", "#2a83bc", "#2d5c80", "#263848", "#181818", "#443326", "#755035", "#a87044", "#df9154"].map((color, i) => [i / 8, color]);
@@ -32,6 +33,15 @@ export function wireMap() {
   wireCuts(redrawMap);
 }
 
+/** Whether the map shows the counts of the open dwell. */
+export const showsOpen = () => layer === "open";
+
+/** Offer the open dwell as a layer, and draw it anew where it is shown. */
+export function drawOpenLayer() {
+  $("open-layer").hidden = openDwell() === null && !showsOpen();
+  if (showsOpen()) redrawMap();
+}
+
 export function redrawMap() { drawMap(drawn.view, drawn.runId); }
 
 export function drawMap(view, runId) {
@@ -45,8 +55,8 @@ export function drawMap(view, runId) {
   }
   const residual = layer === "residual_sigma";
   const x = edges(view.path_position);
-  const left = notFitted(view);
-  const traces = [residual ? residualHeat(view, x) : intensityHeat(view, x), ...shade(view, x, left), ...(lines ? [...bands(view, residual), ...branches(view, residual)] : []), ...crosshair(view, x)];
+  const left = showsOpen() ? [] : notFitted(view);
+  const traces = [showsOpen() ? openHeat(view, x) : residual ? residualHeat(view, x) : intensityHeat(view, x), ...shade(view, x, left), ...(lines ? [...bands(view, residual), ...branches(view, residual)] : []), ...crosshair(view, x)];
   const layout = Object.assign({}, LAYOUT, {
     plot_bgcolor: "#3c4653", margin: { l: 56, r: 8, t: 8, b: 30 }, uirevision: runId, hoverdistance: 5,
     xaxis: Object.assign({}, AXIS, { tickvals: view.tick_positions, ticktext: view.tick_labels.map(pretty), tickangle: 0, tickfont: { size: $("map").clientWidth < 500 ? 12 : 15, color: "#e8edf2" }, range: [x[0], x[x.length - 1]], showgrid: false }),
@@ -60,6 +70,10 @@ export function drawMap(view, runId) {
     layout.annotations.push({ xref: "paper", x: 0.995, y: band, xanchor: "right", yanchor: "bottom", text: "below: elastic band, not fitted", showarrow: false, font: { size: 11, color: "#e8edf2" }, bgcolor: "rgba(8,11,15,0.7)" });
   }
   Plotly.react("map", traces, layout, CONFIG);
+  if (showsOpen()) {
+    text("map-note", openDwell()?.counts ? "Neutrons of the dwell that is open, cell by cell, as they came: provisional, without what is late, and in no answer yet. Not divided by exposure." : openDwell() ? "The counts of the open dwell come in a few seconds." : "No dwell is open now.");
+    return;
+  }
   text("map-note", (residual ? "(measured − model) / σ: blue below, amber above the model." : "Colour grows with the square root of the intensity.") + " Grey cells have no exposure: unknown, not empty." + (left.some((row) => row.some(Boolean)) ? " Darkened cells are measured and not fitted." : "") + " Lines: estimated branches" + (view.branches_low ? " with their 90 % bands (where they are wider than the line)." : ".") + " Click a cell, or use the arrow keys on the map, for its cuts.");
 }
 
@@ -114,6 +128,15 @@ function residualHeat(view, x) {
     z, text: texts(view), zmin: -5, zmax: 5, colorscale: DIVERGING,
     hovertemplate: "%{text}<extra></extra>",
   }, "σ");
+}
+
+// What has come of the open dwell: neutrons in every cell of the path, none where none came.
+function openHeat(view, x) {
+  const told = openDwell()?.counts;
+  const fits = told && told.length === view.path_position.length && told[0].length === view.energy_edges_meV.length - 1;
+  const z = transposed(fits ? told.map((row) => row.map((n) => n || null)) : view.intensity.map((row) => row.map(() => null)));
+  const most = Math.max(1, ...z.flat().filter(known));
+  return heat(view, x, { z, zmin: 0, zmax: most, colorscale: "Cividis", hovertemplate: "%{z} neutrons at %{y:.2f} meV<extra></extra>" }, "neutrons");
 }
 
 // Square root stretches what is faint; the hover text and the colour bar carry true values.
