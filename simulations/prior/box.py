@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -77,6 +77,12 @@ class BoxPrior:
         """
         x = np.asarray(values, dtype=float)
         return (x >= self.lower) & (x <= self.upper)
+
+    def around(self, values: Mapping[str, float]) -> BoxPrior:
+        """The box moved, as wide as it is, to have these values (eV/angstrom^2) in its middle."""
+        half = 0.5 * (self.upper - self.lower)
+        middle = np.array([values.get(n, m) for n, m in zip(self.names, self.mean, strict=True)])
+        return BoxPrior(names=self.names, lower=middle - half, upper=middle + half)
 
     def restricted(self, names: Sequence[str]) -> BoxPrior:
         """The box of some parameters, in the order asked for.

@@ -40,6 +40,13 @@ def train(
             help="Clean spectra and the publication's schedule: thousands of passes, hours.",
         ),
     ] = False,
+    around: Annotated[
+        Path | None,
+        typer.Option(
+            help="result.json of a run whose data left the domain: spectra are simulated about its "
+            "answer, in a box as wide as the prior's.",
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed; the same seed, the same bundle.")] = 0,
     json: terminal.Json = False,
 ) -> None:
@@ -48,6 +55,7 @@ def train(
 
     described = load_experiment(experiment)
 
+    from steering.run import read_result
     from steering.study import train as run
 
     with terminal.progress("train", quiet=json) as progress:
@@ -60,6 +68,7 @@ def train(
             seed=seed,
             architecture=architecture,
             as_published=as_published,
+            around=None if around is None else read_result(around),
             progress=progress,
         )
     if json:

@@ -22,6 +22,7 @@ from model_server.training import (
 from simulations.crystal import species_words
 from simulations.errors import InputError
 from steering.experiment import Experiment, Measurement, build_measurement
+from steering.run import RunResult
 
 ORIENTATIONS = 40
 SPECTRA_PER_SET = 4
@@ -97,6 +98,7 @@ def train(
     seed: int = 0,
     architecture: str = "variational-encoder",
     as_published: bool = False,
+    around: RunResult | None = None,
     progress: Callable[[str, float], None] | None = None,
 ) -> dict[str, Any]:
     """Train a bundle for an experiment and write it.
@@ -122,6 +124,9 @@ def train(
         Name in the registry of networks.
     as_published : bool
         Train as its publication did; see `chosen_recipe`.
+    around : RunResult, optional
+        Answer of a run that left the domain: reference and box are moved to it, as wide as they
+        are.
     progress : callable, optional
         Called with a label and the share finished.
 
@@ -134,7 +139,7 @@ def train(
     rng = np.random.default_rng(seed)
     section = experiment.path
     parts: list[TrainingSpectra] = []
-    measurement = build_measurement(experiment, experiment_dir).targeted_alone()
+    measurement = _measurement(experiment, experiment_dir, around)
     grid = encoder_grid(measurement)
     limits = experiment.motion.limits_deg
     angles = np.linspace(limits[0], limits[1], ORIENTATIONS)
@@ -149,7 +154,7 @@ def train(
                 "instrument": _merged(experiment, measurement),
             }
         )
-        this = build_measurement(wider, experiment_dir).targeted_alone()
+        this = _measurement(wider, experiment_dir, around)
         exposures = []
         for n, psi in enumerate(angles):
             exposures.append(this.exposure(float(psi)))
@@ -192,6 +197,7 @@ def train(
                 section.half_width_rlu * WIDER_TUBE,
             ],
             "psi (degrees)": f"{limits[0]:g} to {limits[1]:g}, single orientations to full scans",
+            **_words_around(around),
         },
         seed=seed,
         recipe=recipe,
@@ -199,6 +205,24 @@ def train(
     )
     bundle.save(output)
     return dict(bundle.card)
+
+
+def _measurement(
+    experiment: Experiment, experiment_dir: Path, around: RunResult | None
+) -> Measurement:
+    """What is trained on, about the prior's middle or the answer of a run."""
+    measurement = build_measurement(experiment, experiment_dir)
+    if around is not None:
+        measurement = measurement.around({one.name: one.value for one in around.parameters})
+    return measurement.targeted_alone()
+
+
+def _words_around(around: RunResult | None) -> dict[str, str]:
+    if around is None:
+        return {}
+    state = around.trust or ("trusted" if around.trusted else "not trusted")
+    minutes = f"{around.minutes_used:.3g} minutes"
+    return {"trained around": f"the answer of run {around.run} after {minutes}, {state}"}
 
 
 def _merged(experiment: Experiment, measurement: Measurement) -> Any:

@@ -1,9 +1,16 @@
-"""Which recipe `beamsteer train` follows."""
+"""Which recipe `beamsteer train` follows, and about which force constants."""
 
+import numpy as np
 import pytest
 
+from model_server.networks import Bundle
 from model_server.training import ImageRecipe, Recipe
-from steering.study.model_training import EPOCHS, chosen_recipe
+from simulations.errors import InputError
+from steering.run import result_document
+from steering.study.model_training import EPOCHS, chosen_recipe, train
+from tests.steering.fabricated import snapshot
+from tests.steering.live_stream import live_experiment, live_measurement
+from tests.steering.virtual_scan import EXAMPLES
 
 
 def test_ours_is_the_default_and_takes_epochs():
@@ -22,3 +29,46 @@ def test_one_of_the_literature_sees_noise_unless_it_is_to_be_as_published():
     assert (published.epochs, published.optimiser, published.noisy) == (2000, "sgd", False)
     with pytest.raises(ValueError, match="'oracle'; expected one of variational-encoder"):
         chosen_recipe("oracle")
+
+
+def test_around_an_answer_reference_and_box_are_moved_to_it():
+    measurement = live_measurement()
+    first, second = measurement.model.elements[:2]
+    there = dict(zip(measurement.model.elements, measurement.model.element_values, strict=True))
+    moved = measurement.around({first: there[first] + 0.2, second: there[second] - 0.1})
+    assert np.allclose(
+        moved.box.upper - moved.box.lower, measurement.box.upper - measurement.box.lower
+    )
+    middle = dict(zip(moved.box.names, moved.box.mean, strict=True))
+    assert middle[first] == pytest.approx(there[first] + 0.2)
+    values = dict(zip(moved.model.elements, moved.model.element_values, strict=True))
+    assert values[second] == pytest.approx(there[second] - 0.1)
+    rest = [name for name in values if name not in (first, second)]
+    assert all(values[name] == there[name] for name in rest)
+    with pytest.raises(InputError, match="1NN QQ; expected some of 1NN xx"):
+        measurement.around({"1NN QQ": 1.0})
+
+
+def test_a_bundle_trained_around_a_result_knows_spectra_about_it(tmp_path):
+    experiment = live_experiment()
+    measurement = live_measurement()
+    there = dict(zip(measurement.model.elements, measurement.model.element_values, strict=True))
+    first = measurement.targeted[0]
+    shown = snapshot().result
+    assert shown is not None
+    document = shown.document()
+    document["parameters"] = [
+        {**document["parameters"][0], "name": first, "value": 1.1 * there[first]}
+    ]
+    card = train(
+        experiment,
+        experiment_dir=EXAMPLES,
+        output=tmp_path / "bundle",
+        spectra=100,
+        epochs=1,
+        around=result_document(document),
+    )
+    assert "the answer of run" in card["experiment"]["trained around"]
+    bundle = Bundle.load(tmp_path / "bundle")
+    index = bundle.card["parameters"]["names"].index(first)
+    assert bundle.prior_mean[index] == pytest.approx(1.1 * there[first])
