@@ -1,5 +1,6 @@
 """Training of encoders and regressors on simulated folds."""
 
+from model_server.training.progressed_file import key_of
 from model_server.training.recipes import ImageRecipe, Recipe, recipe_of
 from model_server.training.training import (
     TrainingSpectra,
@@ -13,6 +14,7 @@ __all__ = [
     "Recipe",
     "TrainingSpectra",
     "joined_spectra",
+    "key_of",
     "recipe_of",
     "simulate_spectra",
     "train_bundle",

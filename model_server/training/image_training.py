@@ -21,6 +21,7 @@ from model_server.networks import (
     masked_flatten,
     sample_latent,
 )
+from model_server.training.progressed_file import Keeping, Stage
 from model_server.training.recipes import ImageRecipe
 from simulations.arrays import FloatArray, SingleArray
 from simulations.errors import InputError
@@ -33,6 +34,11 @@ RIDGE = 1e-3
 
 class Images(Protocol):
     """Spectra as images, possibly with noise that is drawn whenever they are seen."""
+
+    @property
+    def rngs(self) -> tuple[np.random.Generator, ...]:
+        """What noise is drawn by."""
+        ...
 
     def __len__(self) -> int:
         """Number of spectra."""
@@ -48,6 +54,11 @@ class CleanImages:
 
     def __init__(self, images: SingleArray) -> None:
         self.images = images
+
+    @property
+    def rngs(self) -> tuple[np.random.Generator, ...]:
+        """As ``Images.rngs``: none."""
+        return ()
 
     def __len__(self) -> int:
         """Number of spectra."""
@@ -65,6 +76,8 @@ def train_images(
     recipe: ImageRecipe,
     seed: int,
     progress: Progress | None = None,
+    *,
+    keeping: Keeping | None = None,
 ) -> ImageNetwork:
     """Train a network of the literature by its recipe.
 
@@ -81,6 +94,8 @@ def train_images(
         The same seed gives the same weights on the same machine and number of threads.
     progress : callable, optional
         Told how far it is.
+    keeping : Keeping, optional
+        Where it stands is kept there.
 
     Returns
     -------
@@ -98,6 +113,7 @@ def train_images(
             f"both, and at least a batch of {recipe.batch}"
         )
     rng = np.random.default_rng(seed)
+    kept = keeping or Keeping()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         build = architecture_of(recipe.architecture).body
@@ -106,11 +122,11 @@ def train_images(
         body: Any = build(torch.from_numpy(mask), recipe.sizes, targets.shape[1])
         regressor = None
         if isinstance(body, ResNet18):
-            _direct(body, images, targets, recipe, rng, progress)
+            _direct(body, images, targets, recipe, rng, kept, progress)
         else:
-            _autoencoder(body, images, recipe, recipe.epochs, rng, progress)
+            _autoencoder(body, images, recipe, recipe.epochs, rng, kept, progress)
             regressor = image_regressor(recipe.sizes, targets.shape[1])
-            _regressor(regressor, body, images, targets, recipe, rng, progress)
+            _regressor(regressor, body, images, targets, recipe, rng, kept, progress)
     return _frozen(recipe.architecture, body, regressor, images)
 
 
@@ -156,11 +172,11 @@ def fine_tuned(
         torch.manual_seed(seed)
         gentle = recipe if recipe.optimiser == "sgd" else _slower(recipe)
         _autoencoder(
-            body, CleanImages(measured), gentle, recipe.fine_tuning_epochs, rng, progress,
-            batch=len(measured),
+            body, CleanImages(measured), gentle, recipe.fine_tuning_epochs, rng, Keeping(),
+            progress, batch=len(measured),
         )  # fmt: skip
         regressor = image_regressor(recipe.sizes, targets.shape[1])
-        _regressor(regressor, body, images, targets, recipe, rng, progress)
+        _regressor(regressor, body, images, targets, recipe, rng, Keeping(), progress)
     return _frozen(network.architecture, body, regressor, images)
 
 
@@ -232,6 +248,18 @@ class _Steps:
         for k in range(self.count // self.batch):
             yield order[k * self.batch : (k + 1) * self.batch]
 
+    def stage(
+        self,
+        keeping: Keeping,
+        name: str,
+        module: nn.Module,
+        images: Images,
+        rng: np.random.Generator,
+    ) -> Stage:
+        """Where it is kept."""
+        rngs = [rng, *images.rngs]
+        return keeping.stage(name, {"module": module}, self.optimiser, self.schedule, rngs)
+
     def step(self, loss: Tensor) -> None:
         """One step downhill."""
         self.optimiser.zero_grad(set_to_none=True)
@@ -248,11 +276,13 @@ def _run(
     rng: np.random.Generator,
     loss: Callable[[NDArray[np.int64]], Tensor],
     label: str,
+    stage: Stage,
     progress: Progress | None,
 ) -> None:
-    for epoch in range(steps.epochs):
+    for epoch in range(stage.begun(), steps.epochs):
         for rows in steps.batches(rng):
             steps.step(loss(rows))
+        stage.done(epoch + 1, steps.epochs)
         if progress is not None:
             progress(label, (epoch + 1) / steps.epochs)
 
@@ -263,6 +293,7 @@ def _autoencoder(
     recipe: ImageRecipe,
     epochs: int,
     rng: np.random.Generator,
+    keeping: Keeping,
     progress: Progress | None,
     batch: int | None = None,
 ) -> None:
@@ -283,7 +314,8 @@ def _autoencoder(
         divergence = kl_to_normal(mean, log_variance).sum()
         return (1 - recipe.kl_weight) * misfit + recipe.kl_weight * divergence
 
-    _run(steps, rng, loss, "training the autoencoder", progress)
+    stage = steps.stage(keeping, "autoencoder", body, images, rng)
+    _run(steps, rng, loss, "training the autoencoder", stage, progress)
 
 
 def _regressor(
@@ -293,6 +325,7 @@ def _regressor(
     targets: FloatArray,
     recipe: ImageRecipe,
     rng: np.random.Generator,
+    keeping: Keeping,
     progress: Progress | None,
 ) -> None:
     """On samples of the latent that the frozen autoencoder gives, as published."""
@@ -327,7 +360,8 @@ def _regressor(
             z = sample_latent(mean, log_variance, torch.randn_like(mean))
         return ((regressor(z) - wanted[rows]) ** 2).mean()
 
-    _run(steps, rng, loss, "training the regressor", progress)
+    stage = steps.stage(keeping, "regressor", regressor, images, rng)
+    _run(steps, rng, loss, "training the regressor", stage, progress)
 
 
 def _direct(
@@ -336,6 +370,7 @@ def _direct(
     targets: FloatArray,
     recipe: ImageRecipe,
     rng: np.random.Generator,
+    keeping: Keeping,
     progress: Progress | None,
 ) -> None:
     """Mean square of the parameters."""
@@ -347,4 +382,5 @@ def _direct(
         seen, _ = images.batch(rows)
         return ((body(torch.from_numpy(seen)) - wanted[rows]) ** 2).mean()
 
-    _run(steps, rng, loss, "training", progress)
+    stage = steps.stage(keeping, "direct", body, images, rng)
+    _run(steps, rng, loss, "training", stage, progress)

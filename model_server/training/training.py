@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,7 @@ from model_server.networks import (
     sample_latent,
 )
 from model_server.training.image_training import CleanImages, Images, train_images
+from model_server.training.progressed_file import Keeping, key_of
 from model_server.training.recipes import ImageRecipe, Recipe
 from simulations.arrays import FloatArray, SingleArray
 from simulations.errors import InputError
@@ -193,6 +195,7 @@ def train_bundle(
     experiment: dict[str, Any],
     seed: int,
     recipe: Recipe | ImageRecipe | None = None,
+    work: Path | None = None,
     progress: Progress | None = None,
 ) -> Bundle:
     """Train the network of a recipe on simulated spectra.
@@ -215,6 +218,8 @@ def train_bundle(
         The same seed gives the same weights on the same machine and number of threads.
     recipe : Recipe or ImageRecipe, optional
         Architecture, sizes and schedule; ours by default.
+    work : Path, optional
+        Folder where the training is kept, every few seconds, so that one that was killed goes on.
     progress : callable, optional
         Told how far it is.
 
@@ -226,7 +231,8 @@ def train_bundle(
     Raises
     ------
     ValueError
-        If names and parameters disagree or there are too few spectra.
+        If names and parameters disagree, there are too few spectra, or ``work`` is of another
+        training.
     """
     recipe = recipe or Recipe()
     if prior.names != domain.parameter_names or spectra.parameters.shape[1] != len(prior.names):
@@ -242,10 +248,15 @@ def train_bundle(
             f"a share of {recipe.test_share} for the test"
         )
     train, test = spectra[: len(spectra) - n_test], spectra[len(spectra) - n_test :]
+    key = key_of(
+        domain=domain.hash, recipe=recipe, seed=seed, torch=torch.__version__,
+        lower=prior.lower, upper=prior.upper, rate=spectra.rate, exposure=spectra.exposure,
+    )  # fmt: skip
+    keeping = Keeping(folder=work, key=key)
     if isinstance(recipe, Recipe):
-        network = _trained_encoder(train, test, grid, prior, recipe, seed, progress)
+        network = _trained_encoder(train, test, grid, prior, recipe, seed, keeping, progress)
     else:
-        network = _trained_on_images(train, prior, recipe, seed, progress)
+        network = _trained_on_images(train, prior, recipe, seed, keeping, progress)
     noisy = isinstance(recipe, Recipe) or recipe.noisy
     card = {
         "format": FORMAT,
@@ -324,6 +335,10 @@ class _CountedImages:
     ) -> None:
         self.spectra, self.mask, self.recipe, self.rng = spectra, mask, recipe, rng
 
+    @property
+    def rngs(self) -> tuple[np.random.Generator, ...]:
+        return (self.rng,)
+
     def __len__(self) -> int:
         return len(self.spectra)
 
@@ -340,6 +355,7 @@ def _trained_on_images(
     prior: BoxPrior,
     recipe: ImageRecipe,
     seed: int,
+    keeping: Keeping,
     progress: Progress | None,
 ) -> Network:
     """A network of the literature; its mask is what any of the spectra knows."""
@@ -351,7 +367,7 @@ def _trained_on_images(
         clean = encoder_input(train.rate, train.exposure, train.coverage)
         images = CleanImages(images_of_inputs(clean, mask))
     targets = (train.parameters - prior.mean) / prior.sigma
-    return train_images(images, mask, targets, recipe, seed, progress)
+    return train_images(images, mask, targets, recipe, seed, progress, keeping=keeping)
 
 
 def _trained_encoder(
@@ -361,6 +377,7 @@ def _trained_encoder(
     prior: BoxPrior,
     recipe: Recipe,
     seed: int,
+    keeping: Keeping,
     progress: Progress | None,
 ) -> VariationalEncoder:
     """Our encoder, which sees coverage and noise; its latents of the test spectra."""
@@ -371,7 +388,7 @@ def _trained_encoder(
         encoder = Encoder(grid.inputs, recipe.hidden, recipe.latent)
         decoder = Decoder(recipe.latent, recipe.hidden, rows * columns)
         regressor = Regressor(recipe.latent, recipe.regressor_hidden, len(prior.names))
-        _fit(encoder, decoder, regressor, train, prior, recipe, rng, progress)
+        _fit(encoder, decoder, regressor, train, prior, recipe, rng, keeping, progress)
     for module in (encoder, regressor):
         module.eval()
         module.requires_grad_(False)
@@ -396,6 +413,7 @@ def _fit(
     prior: BoxPrior,
     recipe: Recipe,
     rng: np.random.Generator,
+    keeping: Keeping,
     progress: Progress | None,
 ) -> None:
     """Train the three networks together, in place."""
@@ -408,7 +426,9 @@ def _fit(
         optimiser, max_lr=recipe.learning_rate, total_steps=steps, pct_start=0.1
     )
     target = ((train.parameters - prior.mean) / prior.sigma).astype(np.float32)
-    for epoch in range(recipe.epochs):
+    modules = {"encoder": encoder, "decoder": decoder, "regressor": regressor}
+    stage = keeping.stage("encoder", modules, optimiser, schedule, [rng])
+    for epoch in range(stage.begun(), recipe.epochs):
         order = rng.permutation(len(train))
         for k in range(len(train) // recipe.batch):
             batch = order[k * recipe.batch : (k + 1) * recipe.batch]
@@ -427,6 +447,7 @@ def _fit(
             nn.utils.clip_grad_norm_(weights, 5.0)
             optimiser.step()
             schedule.step()
+        stage.done(epoch + 1, recipe.epochs)
         if progress is not None:
             progress("training", (epoch + 1) / recipe.epochs)
 

@@ -47,10 +47,20 @@ def train(
             "answer, in a box as wide as the prior's.",
         ),
     ] = None,
+    work: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder for spectra and the state of the training.", show_default="OUTPUT-work"
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed; the same seed, the same bundle.")] = 0,
     json: terminal.Json = False,
 ) -> None:
-    """Train a network to read the force constants of an experiment, and write a frozen bundle."""
+    """Train a network to read the force constants of an experiment, and write a frozen bundle.
+
+    Kill it at any time and run it again with the same options: it goes on with the spectra that
+    were simulated and behind the last kept epoch, and ends with the same bundle.
+    """
     from steering.experiment import load_experiment
 
     described = load_experiment(experiment)
@@ -69,6 +79,7 @@ def train(
             architecture=architecture,
             as_published=as_published,
             around=None if around is None else read_result(around),
+            work=work or output.with_name(f"{output.name}-work"),
             progress=progress,
         )
     if json:

@@ -15,6 +15,7 @@ from model_server.training import (
     Recipe,
     TrainingSpectra,
     joined_spectra,
+    key_of,
     recipe_of,
     simulate_spectra,
     train_bundle,
@@ -23,6 +24,7 @@ from simulations.crystal import species_words
 from simulations.errors import InputError
 from steering.experiment import Experiment, Measurement, build_measurement
 from steering.run import RunResult
+from steering.study.training_spectra_store import kept_spectra
 
 ORIENTATIONS = 40
 SPECTRA_PER_SET = 4
@@ -99,6 +101,7 @@ def train(
     architecture: str = "variational-encoder",
     as_published: bool = False,
     around: RunResult | None = None,
+    work: Path | None = None,
     progress: Callable[[str, float], None] | None = None,
 ) -> dict[str, Any]:
     """Train a bundle for an experiment and write it.
@@ -127,6 +130,9 @@ def train(
     around : RunResult, optional
         Answer of a run that left the domain: reference and box are moved to it, as wide as they
         are.
+    work : Path, optional
+        Folder for spectra and the state of the training: the same options go on with what is there,
+        and end with the same bundle. None: a training that is killed begins anew.
     progress : callable, optional
         Called with a label and the share finished.
 
@@ -136,6 +142,61 @@ def train(
         The card of the bundle.
     """
     recipe = chosen_recipe(architecture, epochs=epochs, as_published=as_published)
+    measurement = _measurement(experiment, experiment_dir, around)
+    grid = encoder_grid(measurement)
+    section, limits = experiment.path, experiment.motion.limits_deg
+    key = key_of(
+        experiment=experiment.model_dump_json(), spectra=spectra, seed=seed,
+        names=measurement.box.names, lower=measurement.box.lower, upper=measurement.box.upper,
+        held=measurement.model.element_values,
+    )  # fmt: skip
+    made = kept_spectra(
+        work,
+        key,
+        lambda: _simulated(experiment, experiment_dir, around, spectra, seed, progress),
+    )
+    bundle = train_bundle(
+        made,
+        domain=Domain(
+            parameter_names=measurement.model.names,
+            path_hkl=measurement.path.centres_hkl(),
+            energy_edges_meV=measurement.energy.edges_meV,
+            isotopes=species_words(measurement.crystal),
+        ),
+        grid=grid,
+        prior=measurement.box,
+        title=f"Model bundle for {experiment.title}",
+        experiment={
+            "title": experiment.title,
+            "structure": experiment.sample.structure,
+            "instrument": experiment.instrument.name,
+            "incident energy (meV)": experiment.instrument.ei_meV,
+            "temperature (K)": experiment.sample.temperature_K,
+            "half-widths of the tubes (r.l.u.)": [
+                section.half_width_rlu,
+                section.half_width_rlu * WIDER_TUBE,
+            ],
+            "psi (degrees)": f"{limits[0]:g} to {limits[1]:g}, single orientations to full scans",
+            **_words_around(around),
+        },
+        seed=seed,
+        recipe=recipe,
+        work=work,
+        progress=progress,
+    )
+    bundle.save(output)
+    return dict(bundle.card)
+
+
+def _simulated(
+    experiment: Experiment,
+    experiment_dir: Path,
+    around: RunResult | None,
+    spectra: int,
+    seed: int,
+    progress: Callable[[str, float], None] | None,
+) -> TrainingSpectra:
+    """Spectra of tubes of both widths, from one orientation to all."""
     rng = np.random.default_rng(seed)
     section = experiment.path
     parts: list[TrainingSpectra] = []
@@ -175,36 +236,7 @@ def train(
                 else lambda label, share, k=k: progress(label, 0.5 * k + 0.1 + 0.4 * share),
             )
         )
-    bundle = train_bundle(
-        joined_spectra(parts),
-        domain=Domain(
-            parameter_names=measurement.model.names,
-            path_hkl=measurement.path.centres_hkl(),
-            energy_edges_meV=measurement.energy.edges_meV,
-            isotopes=species_words(measurement.crystal),
-        ),
-        grid=grid,
-        prior=measurement.box,
-        title=f"Model bundle for {experiment.title}",
-        experiment={
-            "title": experiment.title,
-            "structure": experiment.sample.structure,
-            "instrument": experiment.instrument.name,
-            "incident energy (meV)": experiment.instrument.ei_meV,
-            "temperature (K)": experiment.sample.temperature_K,
-            "half-widths of the tubes (r.l.u.)": [
-                section.half_width_rlu,
-                section.half_width_rlu * WIDER_TUBE,
-            ],
-            "psi (degrees)": f"{limits[0]:g} to {limits[1]:g}, single orientations to full scans",
-            **_words_around(around),
-        },
-        seed=seed,
-        recipe=recipe,
-        progress=progress,
-    )
-    bundle.save(output)
-    return dict(bundle.card)
+    return joined_spectra(parts)
 
 
 def _measurement(

@@ -67,7 +67,17 @@ def test_a_bundle_trained_around_a_result_knows_spectra_about_it(tmp_path):
         spectra=100,
         epochs=1,
         around=result_document(document),
+        work=tmp_path / "work",
     )
+    assert {path.name for path in (tmp_path / "work").iterdir()} == {
+        "encoder.safetensors",
+        "spectra.safetensors",
+    }
+    with pytest.raises(InputError, match="has spectra of another experiment"):
+        train(
+            experiment, experiment_dir=EXAMPLES, output=tmp_path / "b", spectra=100, epochs=1,
+            work=tmp_path / "work",
+        )  # fmt: skip
     assert "the answer of run" in card["experiment"]["trained around"]
     bundle = Bundle.load(tmp_path / "bundle")
     index = bundle.card["parameters"]["names"].index(first)
