@@ -129,28 +129,6 @@ class Measurement:
         """Force constants within the cutoff that stay at their reference."""
         return tuple(name for name in self.model.elements if name not in self.model.names)
 
-    def around(self, values: Mapping[str, float]) -> Measurement:
-        """The same with reference and box moved to other force constants.
-
-        Parameters
-        ----------
-        values : mapping
-            By name, eV/angstrom^2; others stay as they are.
-
-        Raises
-        ------
-        InputError
-            If none of them is a force constant of this experiment.
-        """
-        if not values.keys() & set(self.model.elements):
-            raise InputError(
-                f"force constants are {', '.join(values) or 'none'}; expected some of "
-                f"{', '.join(self.model.elements)}. Name a result of the same crystal."
-            )
-        known = zip(self.model.elements, self.model.element_values, strict=True)
-        moved = self.model.with_elements([values.get(name, value) for name, value in known])
-        return replace(self, model=moved, box=self.box.around(values))
-
     def targeted_alone(self) -> Measurement:
         """The same with nothing free but what is targeted."""
         return replace(

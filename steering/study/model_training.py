@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -245,8 +245,34 @@ def _measurement(
     """What is trained on, about the prior's middle or the answer of a run."""
     measurement = build_measurement(experiment, experiment_dir)
     if around is not None:
-        measurement = measurement.around({one.name: one.value for one in around.parameters})
+        answer = {one.name: one.value for one in around.parameters}
+        measurement = moved_to(measurement, answer)
     return measurement.targeted_alone()
+
+
+def moved_to(measurement: Measurement, values: Mapping[str, float]) -> Measurement:
+    """The same with reference and box moved to other force constants.
+
+    Parameters
+    ----------
+    measurement : Measurement
+    values : mapping
+        By name, eV/angstrom^2; others stay as they are.
+
+    Raises
+    ------
+    InputError
+        If none of them is a force constant of this experiment.
+    """
+    model = measurement.model
+    if not values.keys() & set(model.elements):
+        raise InputError(
+            f"force constants are {', '.join(values) or 'none'}; expected some of "
+            f"{', '.join(model.elements)}. Name a result of the same crystal."
+        )
+    known = zip(model.elements, model.element_values, strict=True)
+    moved = model.with_elements([values.get(name, value) for name, value in known])
+    return replace(measurement, model=moved, box=measurement.box.around(values))
 
 
 def _words_around(around: RunResult | None) -> dict[str, str]:

@@ -7,7 +7,7 @@ from model_server.networks import Bundle
 from model_server.training import ImageRecipe, Recipe
 from simulations.errors import InputError
 from steering.run import result_document
-from steering.study.model_training import EPOCHS, chosen_recipe, train
+from steering.study.model_training import EPOCHS, chosen_recipe, moved_to, train
 from tests.steering.fabricated import snapshot
 from tests.steering.live_stream import live_experiment, live_measurement
 from tests.steering.virtual_scan import EXAMPLES
@@ -35,7 +35,7 @@ def test_around_an_answer_reference_and_box_are_moved_to_it():
     measurement = live_measurement()
     first, second = measurement.model.elements[:2]
     there = dict(zip(measurement.model.elements, measurement.model.element_values, strict=True))
-    moved = measurement.around({first: there[first] + 0.2, second: there[second] - 0.1})
+    moved = moved_to(measurement, {first: there[first] + 0.2, second: there[second] - 0.1})
     assert np.allclose(
         moved.box.upper - moved.box.lower, measurement.box.upper - measurement.box.lower
     )
@@ -46,7 +46,7 @@ def test_around_an_answer_reference_and_box_are_moved_to_it():
     rest = [name for name in values if name not in (first, second)]
     assert all(values[name] == there[name] for name in rest)
     with pytest.raises(InputError, match="1NN QQ; expected some of 1NN xx"):
-        measurement.around({"1NN QQ": 1.0})
+        moved_to(measurement, {"1NN QQ": 1.0})
 
 
 def test_a_bundle_trained_around_a_result_knows_spectra_about_it(tmp_path):
