@@ -20,6 +20,7 @@ VERBS = {
     "replay": "Replay recorded files chunk by chunk: fold, estimate and advice after each.",
     "fold": "Fold recorded files into I(q,E) along the experiment's path, without estimating.",
     "estimate": "Fit the force constants of an experiment to folded.npz, and judge the fit.",
+    "guess": "Read force constants off folded.npz with a frozen network, in milliseconds.",
     "align": "Find mount, lattice, psi offset and drift from elastic peaks, Ei and T0 from "
     "monitors.",
     "phonons": "Compute the phonon dispersion along the standard path and the density of states.",
