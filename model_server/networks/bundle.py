@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -171,6 +171,10 @@ class Bundle:
             ),
             card={**card, "architecture": architecture},
         )
+
+    def with_card(self, more: Mapping[str, Any]) -> Bundle:
+        """The same with more on its card."""
+        return replace(self, card={**self.card, **more})
 
     def save(self, folder: Path) -> None:
         """Write the bundle into a folder, which is made; existing files are replaced."""

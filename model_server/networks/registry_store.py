@@ -140,6 +140,18 @@ class BundleRegistry:
                 self._loaded.popitem(last=False)
         return kept[1]
 
+    def warm(self) -> tuple[str, ...]:
+        """Load what there is, as far as it is kept; names of what is in memory then.
+
+        Raises
+        ------
+        BundleError
+            If one is damaged or of another version.
+        """
+        for entry in self.entries()[: self._keep]:
+            self.get(entry.name)
+        return self.loaded()
+
     def loaded(self) -> tuple[str, ...]:
         """Names of the bundles in memory."""
         return tuple(self._loaded)

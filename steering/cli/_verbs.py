@@ -48,6 +48,8 @@ VERBS = {
     "interrupted.",
     "train": "Train a network to read the force constants of an experiment, and write a frozen "
     "bundle.",
+    "latent": "Analyse the latent of a bundle on simulated spectra, and place measured ones among "
+    "them.",
     "train-direct": "Train the networks of route direct on a database of phonons, or go on with "
     "it.",
     "demo": "Simulate, write and replay a short germanium scan; then invert measured aluminium.",

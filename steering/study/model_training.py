@@ -146,7 +146,7 @@ def train(
                 "path": section.model_copy(
                     update={"half_width_rlu": width, "voxel_rlu": section.voxel_rlu * factor}
                 ),
-                "instrument": _merged(experiment, measurement),
+                "instrument": merged_pixels(experiment, measurement),
             }
         )
         this = build_measurement(wider, experiment_dir).targeted_alone()
@@ -201,7 +201,7 @@ def train(
     return dict(bundle.card)
 
 
-def _merged(experiment: Experiment, measurement: Measurement) -> Any:
+def merged_pixels(experiment: Experiment, measurement: Measurement) -> Any:
     """Instrument section with enough pixels merged to keep exposures quick."""
     section = experiment.instrument
     merge = 1

@@ -110,11 +110,7 @@ class Models:
         InputError
             If a folder is not there or a bundle cannot be loaded.
         """
-        from model_server.networks.registry_store import KEPT
-
-        for entry in self.registry.entries()[:KEPT]:
-            self.registry.get(entry.name)
-        return self.registry.loaded()
+        return self.registry.warm()
 
 
 class _Places:
