@@ -139,7 +139,10 @@ ZEROS = bytes(2**16)
         (only("S.npy", b"no array"), "S cannot be|cannot be read as NPZ|makes no sense"),
         (only("S.npy", pickle.dumps(Harm())), "cannot be read as NPZ"),
         (only("S.npy", head((2**40, 2**20)) + b"x"), "bytes unpacked; expected at most"),
-        (only("S.npy", head((2048, MOST_ARRAY_BYTES // 2**14 + 1)) + ZEROS), "bytes unpacked; expected at most"),
+        (
+            only("S.npy", head((2048, MOST_ARRAY_BYTES // 2**14 + 1)) + ZEROS),
+            "bytes unpacked; expected at most",
+        ),
         (only("S.npy", head((4, 6)) + ZEROS), "longer or shorter than its head says"),
         (only("S.npy", head((4, 6)) + b"short"), "longer or shorter than its head says"),
         (only("S.npy", head((4, 6), "|O") + b"\x80\x04."), "would have to be unpickled"),
