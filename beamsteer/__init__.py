@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from beamsteer.client import Client
     from beamsteer.runs import open_run, open_runs, verdict
-    from beamsteer.work import estimate, fold, plan, predict, replay, simulate
+    from beamsteer.work import estimate, fold, guess, plan, predict, replay, simulate
     from simulations.errors import InputError
     from steering.experiment import Experiment, load_experiment
     from steering.planning import Assumed, ScanPlan
@@ -39,6 +39,7 @@ _HOMES = {
     "Verdict": "steering.run",
     "estimate": "beamsteer.work",
     "fold": "beamsteer.work",
+    "guess": "beamsteer.work",
     "load_experiment": "steering.experiment",
     "open_run": "beamsteer.runs",
     "open_runs": "beamsteer.runs",
@@ -62,6 +63,7 @@ __all__ = [
     "Verdict",
     "estimate",
     "fold",
+    "guess",
     "load_experiment",
     "open_run",
     "open_runs",

@@ -19,7 +19,7 @@ from steering.predict import predict as predict_request
 from steering.predict import prediction_request
 from steering.report import fold as fold_files
 from steering.report import refuse_missing, write_replayed
-from steering.run import RunSnapshot, RunStore, estimate_folded
+from steering.run import RunSnapshot, RunStore, estimate_folded, guess_folded
 from steering.run import replay as replay_files
 from steering.study import simulate as simulate_scan
 
@@ -237,6 +237,38 @@ def estimate(
     return estimate_folded(
         Path(folded), load_experiment(path), experiment_dir=path.parent, progress=progress
     )
+
+
+def guess(
+    folded: Places, *, model: str = "germanium", models: Sequence[Path | str] = ()
+) -> dict[str, Any]:
+    """Read force constants off ``folded.npz`` with a frozen network, in milliseconds.
+
+    Parameters
+    ----------
+    folded : Path or str, or a sequence of them
+        ``folded.npz`` of :func:`fold` or :func:`replay`.
+    model : str
+        Name of a bundle.
+    models : sequence of Path or str
+        Bundles, or folders of some, beside those that are shipped.
+
+    Returns
+    -------
+    dict
+        ``estimates``, one for every file, as ``beamsteer guess --json`` prints them and
+        ``POST /v1/estimate`` answers them.
+
+    Raises
+    ------
+    InputError
+        If a file cannot be read, holds no counts, or is of another experiment than the model's.
+
+    Examples
+    --------
+    >>> beamsteer.guess("build/ge/fold/folded.npz", model="germanium")  # doctest: +SKIP
+    """
+    return guess_folded(paths_of(folded), model=model, models=[Path(one) for one in models])
 
 
 def predict(

@@ -52,6 +52,27 @@ class Network(Protocol):
         """How far a spectrum lies from those trained on: about 1 inside, large outside."""
         ...
 
+    @property
+    def latent_mean(self) -> FloatArray:
+        """Mean code of the training spectra, (latent,)."""
+        ...
+
+    @property
+    def latent_precision(self) -> FloatArray:
+        """Inverse covariance of the codes of the training spectra, (latent, latent)."""
+        ...
+
+    def codes(self, inputs: SingleArray) -> tuple[FloatArray, FloatArray]:
+        """Latent means and standard deviations, both (spectra, latent), of (spectra, inputs).
+
+        Zero deviation where nothing is sampled; features where there is no latent.
+        """
+        ...
+
+    def of_codes(self, codes: FloatArray) -> FloatArray:
+        """Standardised parameters (..., parameters) of codes (..., latent)."""
+        ...
+
     def tensors(self) -> dict[str, Tensor]:
         """All weights by name, to be stored; the architecture takes them back."""
         ...
@@ -114,6 +135,15 @@ class VariationalEncoder:
         samples = self.regressor(_latent_samples(mean, log_variance)).numpy().astype(float)
         return self.regressor(mean).numpy().astype(float), samples.std(axis=0)
 
+    def codes(self, inputs: SingleArray) -> tuple[FloatArray, FloatArray]:
+        """Latent means and standard deviations, both (spectra, latent)."""
+        mean, log_variance = self.encoder(torch.from_numpy(inputs))
+        return mean.numpy().astype(float), np.exp(0.5 * log_variance.numpy().astype(float))
+
+    def of_codes(self, codes: FloatArray) -> FloatArray:
+        """Standardised parameters (..., parameters) of codes (..., latent)."""
+        return self.regressor(torch.from_numpy(codes.astype(np.float32))).numpy().astype(float)
+
     def distance(self, inputs: SingleArray) -> float:
         """Mahalanobis distance of the latent mean over the square root of its dimension."""
         mean, _ = self.encoder(torch.from_numpy(inputs))
@@ -163,6 +193,27 @@ class ImageNetwork:
         if isinstance(self.body, ResNet18):
             return self.body.features(images)
         return self.body.encode(images)[0]
+
+    def codes(self, inputs: SingleArray) -> tuple[FloatArray, FloatArray]:
+        """Latent means and standard deviations, or features and zeros, both (spectra, latent)."""
+        images = self.images(inputs)
+        log_variance = None
+        if not isinstance(self.body, ResNet18):
+            mean, log_variance = self.body.encode(images)
+        else:
+            mean = self.body.features(images)
+        codes = mean.numpy().astype(float)
+        if log_variance is None:
+            return codes, np.zeros_like(codes)
+        return codes, np.exp(0.5 * log_variance.numpy().astype(float))
+
+    def of_codes(self, codes: FloatArray) -> FloatArray:
+        """Standardised parameters (..., parameters) of codes (..., latent)."""
+        z = torch.from_numpy(codes.astype(np.float32))
+        if isinstance(self.body, ResNet18):
+            return self.body.head(z).numpy().astype(float)
+        assert self.regressor is not None  # noqa: S101 - an autoencoder comes with one
+        return self.regressor(z).numpy().astype(float)
 
     def distance(self, inputs: SingleArray) -> float:
         """Mahalanobis distance of the latent over the square root of its dimension."""

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -51,26 +51,51 @@ class Domain:
 
     def parts(self) -> dict[str, str]:
         """One hash per part, so that a mismatch can be named."""
-
-        def digest(value: Any) -> str:
-            return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:16]
-
-        def numbers(array: FloatArray) -> list[Any]:
-            return (np.round(np.asarray(array, dtype=float), 6) + 0.0).tolist()
-
-        found = {
-            "parameter names": digest(list(self.parameter_names)),
-            "path": digest(numbers(self.path_hkl)),
-            "energy axis": digest(numbers(self.energy_edges_meV)),
-        }
-        if self.isotopes:
-            found["isotopes"] = digest(list(self.isotopes))
-        return found
+        found = axis_parts(
+            parameter_names=self.parameter_names,
+            path_hkl=self.path_hkl,
+            energy_edges_meV=self.energy_edges_meV,
+            isotopes=self.isotopes,
+        )
+        return {part: told for part, told in found.items() if told}
 
     @property
     def hash(self) -> str:
         """Hash of everything that must agree."""
         return hashlib.sha256("".join(self.parts().values()).encode()).hexdigest()[:16]
+
+
+def axis_parts(
+    *,
+    path_hkl: FloatArray,
+    energy_edges_meV: FloatArray,
+    parameter_names: Sequence[str] | None,
+    isotopes: Sequence[str] | None,
+) -> dict[str, str]:
+    """Hash of every part of an experiment that is known; empty for natural elements alone.
+
+    Parameters
+    ----------
+    path_hkl : (path bins, 3) float64
+    energy_edges_meV : (energy bins + 1,) float64
+    parameter_names, isotopes : sequence of str, optional
+        None: nobody said, and the part is left out.
+    """
+
+    def digest(value: Any) -> str:
+        return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:16]
+
+    def numbers(array: FloatArray) -> list[Any]:
+        return (np.round(np.asarray(array, dtype=float), 6) + 0.0).tolist()
+
+    found: dict[str, str] = {}
+    if parameter_names is not None:
+        found["parameter names"] = digest(list(parameter_names))
+    found["path"] = digest(numbers(path_hkl))
+    found["energy axis"] = digest(numbers(energy_edges_meV))
+    if isotopes is not None:
+        found["isotopes"] = digest(list(isotopes)) if isotopes else ""
+    return found
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -99,8 +124,8 @@ class Bundle:
             If it is missing, damaged, of another version or of an unknown architecture.
         """
         name = str(name_or_folder)
-        shipped = resources.files("model_server") / "bundles"
-        folder = shipped / name if name in shipped_bundles() else Path(name)
+        is_shipped = isinstance(name_or_folder, str) and name in shipped_bundles()
+        folder = bundles_folder() / name if is_shipped else Path(name)
         try:
             card = json.loads((folder / CARD).read_text(encoding="utf-8"))
             tensors = load_tensors((folder / WEIGHTS).read_bytes())
@@ -147,6 +172,10 @@ class Bundle:
             card={**card, "architecture": architecture},
         )
 
+    def with_card(self, more: Mapping[str, Any]) -> Bundle:
+        """The same with more on its card."""
+        return replace(self, card={**self.card, **more})
+
     def save(self, folder: Path) -> None:
         """Write the bundle into a folder, which is made; existing files are replaced."""
         folder.mkdir(parents=True, exist_ok=True)
@@ -163,21 +192,60 @@ class Bundle:
         BundleMismatchError
             Naming what differs.
         """
-        trained: dict[str, str] = self.card["experiment"]["parts"]
-        asked = domain.parts()
-        wrong = [part for part in {**asked, **trained} if trained.get(part) != asked.get(part)]
+        wrong = self.differing({"isotopes": "", **domain.parts()})
         if wrong:
-            names = ", ".join(self.parameter_names)
             raise BundleMismatchError(
-                f"model {self.name!r} was trained for another experiment: {' and '.join(wrong)} "
-                f"differ (its parameters: {names}). Set `model: null` to go on without an encoder, "
+                f"{self._trained_otherwise(wrong)} Set `model: null` to go on without an encoder, "
                 "or train a bundle for this experiment with `beamsteer train`."
             )
 
-    def _inputs(
+    def differing(self, parts: Mapping[str, str]) -> list[str]:
+        """Which of the parts that are known of an experiment are not those trained for."""
+        trained: dict[str, str] = self.card["experiment"]["parts"]
+        return [part for part, told in parts.items() if trained.get(part, "") != told]
+
+    def check_parts(self, parts: Mapping[str, str], whose: str) -> None:
+        """Refuse a spectrum whose experiment, as far as it is known, is another one.
+
+        Parameters
+        ----------
+        parts : mapping
+            Of ``axis_parts``; what is not known is not compared.
+        whose : str
+            Name of the spectrum.
+
+        Raises
+        ------
+        BundleMismatchError
+            Naming what differs.
+        """
+        wrong = self.differing(parts)
+        if wrong:
+            raise BundleMismatchError(
+                f"{whose}: {self._trained_otherwise(wrong)} Name another model, or train one for "
+                "this experiment with `beamsteer train`."
+            )
+
+    def _trained_otherwise(self, wrong: Sequence[str]) -> str:
+        names = ", ".join(self.parameter_names)
+        return (
+            f"model {self.name!r} was trained for another experiment: {' and '.join(wrong)} "
+            f"differ (its parameters: {names})."
+        )
+
+    def inputs_of(
         self, intensity: ArrayLike, sigma: ArrayLike | None, exposure: ArrayLike | None
     ) -> tuple[SingleArray, FloatArray]:
-        """What the network sees of a spectrum, and how many cells of it are known."""
+        """What the network sees of a spectrum, and how many cells of it are known.
+
+        Parameters as of ``estimate``.
+
+        Returns
+        -------
+        inputs : (inputs,) float32
+        known : (rows, columns) float64
+            Known fine cells of every coarse one.
+        """
         x = np.asarray(intensity, dtype=float)
         known = np.isfinite(x)
         if exposure is not None:
@@ -241,7 +309,7 @@ class Bundle:
         ValueError
             If the shape is not the one trained for, or no cell is known.
         """
-        inputs, known = self._inputs(intensity, sigma, exposure)
+        inputs, known = self.inputs_of(intensity, sigma, exposure)
         if not known.any():
             raise InputError(
                 "no cell of the spectrum that the encoder sees is known; fold more data"
@@ -267,13 +335,25 @@ class Bundle:
         exposure: ArrayLike | None = None,
     ) -> float:
         """How far a spectrum lies from the training spectra: about 1 inside, large outside."""
-        inputs, _ = self._inputs(intensity, sigma, exposure)
+        inputs, _ = self.inputs_of(intensity, sigma, exposure)
         return self.network.distance(inputs)
+
+
+def distances(codes: FloatArray, network: Network) -> FloatArray:
+    """Mahalanobis distances (...,) of codes (..., latent), over the root of its dimension."""
+    step = codes - network.latent_mean
+    square = np.einsum("...i,ij,...j->...", step, network.latent_precision, step)
+    return np.sqrt(np.maximum(square, 0.0) / codes.shape[-1])
+
+
+def bundles_folder() -> Path:
+    """Where the bundles are that come with the package."""
+    return Path(str(resources.files("model_server") / "bundles"))
 
 
 def shipped_bundles() -> tuple[str, ...]:
     """Names of the bundles that come with the package."""
-    folder = resources.files("model_server") / "bundles"
+    folder = bundles_folder()
     if not folder.is_dir():
         return ()
     return tuple(sorted(f.name for f in folder.iterdir() if (f / CARD).is_file()))

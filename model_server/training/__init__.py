@@ -3,18 +3,26 @@
 from model_server.training.progressed_file import key_of
 from model_server.training.recipes import ImageRecipe, Recipe, recipe_of
 from model_server.training.training import (
+    LEVELS,
     TrainingSpectra,
+    distances_of,
     joined_spectra,
+    level_inputs,
+    noisy_inputs,
     simulate_spectra,
     train_bundle,
 )
 
 __all__ = [
     "ImageRecipe",
+    "LEVELS",
     "Recipe",
     "TrainingSpectra",
+    "distances_of",
     "joined_spectra",
     "key_of",
+    "level_inputs",
+    "noisy_inputs",
     "recipe_of",
     "simulate_spectra",
     "train_bundle",

@@ -28,6 +28,8 @@ from model_server.networks import (
     Regressor,
     VariationalEncoder,
     architecture_of,
+    codes_of,
+    distance_table,
     encoder_input,
     images_of_inputs,
     kl_to_normal,
@@ -296,6 +298,7 @@ def train_bundle(
         },
         "test_spectra": len(test),
         "accuracy": _accuracy(network, test, prior),
+        "latent distance": distances_of(network, test),
     }
     return Bundle(
         name=title,
@@ -471,11 +474,27 @@ def _loss(
     return (loss + recipe.kl_weight * kl_to_normal(mean, log_variance)).mean()
 
 
+LEVELS = (1_000.0, 10_000.0, 100_000.0)
+"""Phonon counts of a spectrum at which a network is judged; as many of background beside them."""
+
+
+def level_inputs(spectra: TrainingSpectra, counts: float) -> SingleArray:
+    """Spectra at one level of counts, as a network sees them, (spectra, inputs)."""
+    fixed = Recipe(counts=(counts, counts), background=(1.0, 1.0))
+    return noisy_inputs(spectra, fixed, np.random.default_rng(1))[0]
+
+
 def _levels(test: TrainingSpectra) -> Iterator[tuple[str, SingleArray]]:
     """Test spectra at three levels of counts, as a network sees them."""
-    for counts in (1_000.0, 10_000.0, 100_000.0):
-        fixed = Recipe(counts=(counts, counts), background=(1.0, 1.0))
-        yield f"{counts:,.0f} counts", noisy_inputs(test, fixed, np.random.default_rng(1))[0]
+    for counts in LEVELS:
+        yield f"{counts:,.0f} counts", level_inputs(test, counts)
+
+
+def distances_of(network: Network, spectra: TrainingSpectra) -> dict[str, Any]:
+    """How far simulated spectra lie in the latent, at each of ``LEVELS``: the card's table."""
+    return distance_table(
+        {counts: codes_of(network, level_inputs(spectra, counts))[0] for counts in LEVELS}, network
+    )
 
 
 def _accuracy(network: Network, test: TrainingSpectra, prior: BoxPrior) -> list[dict[str, Any]]:

@@ -20,6 +20,7 @@ VERBS = {
     "replay": "Replay recorded files chunk by chunk: fold, estimate and advice after each.",
     "fold": "Fold recorded files into I(q,E) along the experiment's path, without estimating.",
     "estimate": "Fit the force constants of an experiment to folded.npz, and judge the fit.",
+    "guess": "Read force constants off folded.npz with a frozen network, in milliseconds.",
     "align": "Find mount, lattice, psi offset and drift from elastic peaks, Ei and T0 from "
     "monitors.",
     "phonons": "Compute the phonon dispersion along the standard path and the density of states.",
@@ -47,6 +48,8 @@ VERBS = {
     "interrupted.",
     "train": "Train a network to read the force constants of an experiment, and write a frozen "
     "bundle.",
+    "latent": "Analyse the latent of a bundle on simulated spectra, and place measured ones among "
+    "them.",
     "train-direct": "Train the networks of route direct on a database of phonons, or go on with "
     "it.",
     "demo": "Simulate, write and replay a short germanium scan; then invert measured aluminium.",

@@ -58,6 +58,13 @@ def serve(
             help="Folder where predictions are kept, 1 GiB at most; in memory alone, if none."
         ),
     ] = None,
+    models: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="A bundle of `beamsteer train`, or a folder of bundles, that may be asked beside "
+            "those shipped; all are loaded at the start."
+        ),
+    ] = None,
     check: Annotated[
         bool, typer.Option("--check", help="Start, report the address, and stop again.")
     ] = False,
@@ -92,7 +99,11 @@ def serve(
     from steering.cli._interruption import asked_to_stop
     from steering.cli._served_app import served_app
     from steering.run import RunStore, SnapshotFolders
-    from steering.web import BoundedPredictor, Heartbeats, answers, notify
+    from steering.web import BoundedPredictor, Heartbeats, Models, answers, notify
+
+    networks = Models(models or ())
+    if models:
+        networks.warm()  # says now what is wrong with them
 
     store = RunStore()
     stored = SnapshotFolders(looked)
@@ -111,6 +122,7 @@ def serve(
         names=tuple(name or ()),
         folders=looked,
         workers=workers,
+        models=networks,
     )
     with asked_to_stop() as asked, serving(app, host=host, port=port) as url:
         runs = [run.run_id for run in store.list()]

@@ -4,6 +4,7 @@ from steering.report.alignment_first import AlignmentVerdict, alignment_first
 from steering.report.alignment_report import AlignmentReport, align_files, corrections_of
 from steering.report.folded_files import fold, refuse_missing
 from steering.report.inspection import inspect, scan_of
+from steering.report.latent_pictures import latent_pictures
 from steering.report.map_export import folded_map_csv, folded_map_picture
 from steering.report.plots_file import (
     GREEK,
@@ -25,7 +26,7 @@ from steering.report.prediction_file import (
 from steering.report.run_pictures import COLOURS, STYLES, svg
 from steering.report.run_report import Decision
 from steering.report.run_report_file import chosen_run, runs_found, write_run_report
-from steering.report.tables_file import named_files, write_files, write_json
+from steering.report.tables_file import named_files, write_files, write_json, write_pictures
 
 __all__ = [
     "AlignmentReport",
@@ -44,6 +45,7 @@ __all__ = [
     "folded_map_picture",
     "folded_map_png",
     "inspect",
+    "latent_pictures",
     "named_files",
     "prediction_csv",
     "prediction_npz",
@@ -57,6 +59,7 @@ __all__ = [
     "svg",
     "write_files",
     "write_json",
+    "write_pictures",
     "write_powder_fits",
     "write_powder_fold",
     "write_prediction",

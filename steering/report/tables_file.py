@@ -149,6 +149,14 @@ def write_json(value: Any, path: Path) -> None:
     path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
 
+def write_pictures(pictures: Mapping[str, bytes], folder: Path) -> None:
+    """Write pictures under their names into a folder, each when it is whole."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in pictures.items():
+        with in_one_step(folder / name) as temporary:
+            temporary.write_bytes(content)
+
+
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
     """Arrays of an NPZ by name, all in memory.
 

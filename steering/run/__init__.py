@@ -25,6 +25,7 @@ from steering.run.answer import path_ticks, stop_of
 from steering.run.estimator import Estimate
 from steering.run.folded_estimate import estimate_folded
 from steering.run.force_constants_file import phonopy_zip
+from steering.run.guess import guess_folded
 from steering.run.live_runs import LiveRun, live_run, live_runs, live_states, read_only_run
 from steering.run.open_dwell_file import (
     OpenDwellFile,
@@ -129,6 +130,7 @@ __all__ = [
     "chunk_results",
     "estimate_folded",
     "fold_powder",
+    "guess_folded",
     "history_entries",
     "invert_aluminium",
     "invert_measured",

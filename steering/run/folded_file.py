@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from simulations.crystal import species_words
 from simulations.errors import InputError
 from simulations.fold import (
     CellSums,
@@ -76,6 +77,8 @@ def write_folded(
         )[0],
         "voxel_path_bin": voxels.path_bin,
         "voxel_q_inverse_angstrom": voxels.centre_cartesian,
+        "parameter_names": np.array(measurement.targeted, dtype=np.str_),
+        "isotopes": np.array(species_words(measurement.crystal), dtype=np.str_),
         "units": json.dumps(
             {
                 "S": "counts (reduced input: intensity x sr meV)",

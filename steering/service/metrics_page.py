@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterable
 
 from steering.service.metrics import SERVICE_METRICS
-from steering.web import STORE_METRICS, MetricName
+from steering.web import ESTIMATE_METRICS, STORE_METRICS, MetricName
 
 _HEAD = """# Metrics
 
@@ -22,7 +22,7 @@ def metrics_page() -> str:
             (
                 _HEAD,
                 "## Of the page (`serve`, and any command with `--serve`)\n",
-                _table(STORE_METRICS),
+                _table((*STORE_METRICS, *ESTIMATE_METRICS)),
                 "## Of the services (`consume`, `model-server`)\n",
                 _table(SERVICE_METRICS.values()),
             )

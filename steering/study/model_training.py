@@ -212,7 +212,7 @@ def _simulated(
                 "path": section.model_copy(
                     update={"half_width_rlu": width, "voxel_rlu": section.voxel_rlu * factor}
                 ),
-                "instrument": _merged(experiment, measurement),
+                "instrument": merged_pixels(experiment, measurement),
             }
         )
         this = _measurement(wider, experiment_dir, around)
@@ -283,7 +283,7 @@ def _words_around(around: RunResult | None) -> dict[str, str]:
     return {"trained around": f"the answer of run {around.run} after {minutes}, {state}"}
 
 
-def _merged(experiment: Experiment, measurement: Measurement) -> Any:
+def merged_pixels(experiment: Experiment, measurement: Measurement) -> Any:
     """Instrument section with enough pixels merged to keep exposures quick."""
     section = experiment.instrument
     merge = 1

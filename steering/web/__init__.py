@@ -14,6 +14,7 @@ from steering.web.answers import (
     snapshot_of,
 )
 from steering.web.api import create_app
+from steering.web.estimate_routes import ESTIMATE_METRICS, Models
 from steering.web.guards import add_guards
 from steering.web.heartbeat_file import HeartbeatFile, Heartbeats, read_heartbeats
 from steering.web.metrics import STORE_METRICS, MetricName
@@ -33,12 +34,14 @@ __all__ = [
     "ActionList",
     "AdviceAnswer",
     "BoundedPredictor",
+    "ESTIMATE_METRICS",
     "EstimateAnswer",
     "HeartbeatFile",
     "Heartbeats",
     "HistoryAnswer",
     "Me",
     "MetricName",
+    "Models",
     "People",
     "Problem",
     "RunDetails",

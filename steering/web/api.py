@@ -50,6 +50,7 @@ from steering.web.answers import (
 )
 from steering.web.conditional import ConditionalReads, is_known, tag_of
 from steering.web.download_routes import download_router
+from steering.web.estimate_routes import Models, add_estimate_routes
 from steering.web.guards import add_guards
 from steering.web.metrics import StoreCollector
 from steering.web.open_dwell_routes import open_dwell_router
@@ -98,6 +99,7 @@ def create_app(
     names: Sequence[str] = (),
     folders: Sequence[Path] = (),
     workers: Callable[[], list[WorkerAnswer]] = list,
+    models: Models | None = None,
 ) -> FastAPI:
     """Build the application.
 
@@ -121,6 +123,8 @@ def create_app(
     workers : callable, optional
         Who works on the live streams that are shown; see
         :func:`steering.web.heartbeat_file.read_heartbeats`.
+    models : Models, optional
+        Frozen networks that may be asked; those that are shipped, if none are given.
     """
 
     @contextlib.asynccontextmanager
@@ -162,6 +166,7 @@ def create_app(
     )
     app.include_router(_predictions_router(predictor), include_in_schema=False)  # superseded
     add_predict_routes(app, predictor)
+    add_estimate_routes(app, models or Models(), registry)
     _add_page(app)
     return app
 

@@ -87,6 +87,16 @@ ALARM = {
     "told": ["night"],
     "acknowledged": None,
 }
+MODEL = {
+    "name": "germanium",
+    "title": "Model bundle for germanium on ARCS",
+    "architecture": "variational-encoder",
+    "experiment": "5ae488e3e18715a2",
+    "parameters": ["1NN xx", "1NN xy"],
+    "shipped": True,
+    "loaded": True,
+    "fault": None,
+}
 
 EXAMPLES: dict[str, dict[str, Any]] = {
     "GET /v1/runs": {"answer": {"runs": [RUN | {"chunks": 9}], "total": 1, "next": None}},
@@ -340,6 +350,58 @@ EXAMPLES: dict[str, dict[str, Any]] = {
             "orientations": [
                 {"psi_deg": 24.0, "rank": 0, "covered": 0.31, "share": [0.0, 0.42, 0.5]}
             ],
+        }
+    },
+    "POST /v1/estimate": {
+        "asked": {
+            "model": "germanium",
+            "spectra": [
+                {
+                    "name": "psi 24",
+                    "signal": [[12.0, 7.0], [None, 31.0]],
+                    "exposure": [[0.8, 0.9], [None, 1.1]],
+                    "counts": [[12.0, 7.0], [None, 31.0]],
+                    "path_hkl_rlu": [[0.0, 0.0, 0.25], [0.0, 0.0, 0.75]],
+                    "energy_edges_meV": [4.0, 20.0, 36.0],
+                }
+            ],
+        },
+        "answer": {
+            "model": "germanium",
+            "architecture": "variational-encoder",
+            "experiment": MODEL["experiment"],
+            "estimates": [
+                {
+                    "name": "psi 24",
+                    "parameters": [
+                        {
+                            "name": "1NN xx",
+                            "unit": "eV/angstrom^2",
+                            "value": -2.31,
+                            "typical_error": 0.17,
+                            "spread": 0.09,
+                            "prior_mean": -2.26,
+                            "prior_sigma": 0.99,
+                        }
+                    ],
+                    "counts": 18400.0,
+                    "known": 0.62,
+                    "latent_distance": 0.97,
+                    "latent_share": 0.55,
+                    "inside": True,
+                    "checked": ["path", "energy axis"],
+                }
+            ],
+            "notes": [],
+        },
+    },
+    "GET /v1/models": {"answer": {"models": [MODEL]}},
+    "GET /v1/models/{name}/card": {
+        "answer": {
+            "format": 1,
+            "title": "Model bundle for germanium on ARCS",
+            "purpose": "Reads force constants from a folded spectrum in milliseconds.",
+            "architecture": "variational-encoder",
         }
     },
     "GET /health": {"answer": {"status": "ok"}},

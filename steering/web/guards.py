@@ -18,7 +18,7 @@ from steering.web.serving import is_loopback
 
 BODY_SECONDS = 20.0  # between two pieces of a body
 BODY_WHOLE_SECONDS = 120.0
-LARGER_BODIES = {"/v1/predict": 16 * 2**20}
+LARGER_BODIES = {"/v1/predict": 16 * 2**20, "/v1/estimate": 128 * 2**20}
 """Bytes that a path takes where that is more than the others."""
 
 _HEADERS = (

@@ -18,6 +18,7 @@ TAGS = [
     {"name": "alarms", "description": "What is wrong or done, who was told, and who knows."},
     {"name": "downloads", "description": "Files of a run to take away."},
     {"name": "predictions", "description": "Expected spectra of a crystal."},
+    {"name": "models", "description": "Frozen networks, and what they read off folded spectra."},
     {"name": "operations", "description": "For supervisors and Prometheus; without a version."},
 ]
 PROBLEM = {"$ref": "#/components/schemas/Problem"}

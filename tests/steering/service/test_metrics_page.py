@@ -6,7 +6,7 @@ from pathlib import Path
 from steering.service import service_registry
 from steering.service.metrics import SERVICE_METRICS
 from steering.service.metrics_page import metrics_page
-from steering.web import STORE_METRICS, create_app
+from steering.web import ESTIMATE_METRICS, STORE_METRICS, create_app
 from tests.steering.fabricated import store
 from tests.steering.service.test_metrics import STATUS
 
@@ -25,7 +25,10 @@ def test_the_list_is_what_a_scrape_gets():
     for kind in ("fold", "commit", "estimate"):
         timings.observe(kind, 1.0)
     page = create_app(store()).state.registry
-    for registry, listed in ((service, SERVICE_METRICS.values()), (page, STORE_METRICS)):
+    for registry, listed in (
+        (service, SERVICE_METRICS.values()),
+        (page, (*STORE_METRICS, *ESTIMATE_METRICS)),
+    ):
         found = {
             family.name: (
                 family.type,
