@@ -42,6 +42,7 @@ from steering.run.actions import NO_WISHES, Wishes
 from steering.run.adviser import Adviser, Standpoint
 from steering.run.branch_bands import BranchBands, branch_bands
 from steering.run.can_terms import CanTerms
+from steering.run.expected_parts import expected_parts
 from steering.run.ledger import ChunkLedger
 from steering.run.reach import Reach, reach_of
 
@@ -106,6 +107,7 @@ class Estimator:
 
     def __init__(self, measurement: Measurement, can: CanTerms) -> None:
         self._measurement, self._can = measurement, can
+        self._parts = expected_parts(measurement)
         self._refinement = Refinement(
             model=measurement.coarse_forward,
             prior=measurement.prior,
@@ -113,11 +115,12 @@ class Estimator:
             elastic_cut_meV=measurement.elastic_cut_meV,
             exact=measurement.exact,
             can_sigma=measurement.experiment.background.can_sigma,
+            part_sigma={part.name: part.relative_sigma for part in self._parts},
         )
         self._doubting: Refinement | None = None
         ways = measurement.exact.missetting.and_then(measurement.exact.aside)
         self._known = dict(zip(ways.names, ways.sigma.tolist(), strict=True))
-        self._adviser = Adviser(measurement, self._refinement)
+        self._adviser = Adviser(measurement, self._refinement, parts=self._parts)
         self._first_guess = _first_guess_of(measurement)
         self._seen = _Exposures(measurement)
 
@@ -144,12 +147,15 @@ class Estimator:
                 trajectories=c.trajectories,
                 key=c.key,
                 can=can,
+                parts=self._rates(self._seen.of(c)) if self._parts else (),
             )
             for c, (sums, can) in zip(chunks, with_can, strict=True)
         ]
         total, total_can = _together(with_can)
         pooled = self._seen.pooled(ledger)
-        together = Observation(sums=total, exposure=lambda: pooled, can=total_can)
+        together = Observation(
+            sums=total, exposure=lambda: pooled, can=total_can, parts=self._pooled(observations)
+        )
         posterior, rates = self._fit(ledger, base, observations, together)
         judged = self._judged(ledger, posterior)
         trust = self._judge(ledger, *judged)
@@ -178,6 +184,14 @@ class Estimator:
             looked_from=advised.looked_from,
             bands=self._bands(posterior),
         )
+
+    def _rates(self, exposure: VoxelExposure) -> tuple[FloatArray, ...]:
+        """Of the expected parts, at the strengths predicted."""
+        return tuple(part.rate(exposure, self._measurement.merged) for part in self._parts)
+
+    def _pooled(self, observations: list[Observation]) -> tuple[FloatArray, ...]:
+        """Rates of the expected parts in all orientations together."""
+        return tuple(sum(each) for each in zip(*(o.parts for o in observations), strict=True))
 
     def advise_again(
         self, ledger: ChunkLedger, estimate: Estimate, base: Estimate | None, wishes: Wishes

@@ -55,6 +55,7 @@ from steering.web.metrics import StoreCollector
 from steering.web.paging import Limit, Offset, paged
 from steering.web.people_file import People
 from steering.web.predict_routes import add_predict_routes
+from steering.web.prediction_jobs import prediction_turns
 from steering.web.prediction_process import Prediction
 from steering.web.problems import add_problems, problem
 from steering.web.reach_routes import reach_router
@@ -159,8 +160,10 @@ def create_app(
             folders, login=door.guards, known=lambda run_id: store.get(run_id) is not None
         ),
     )
-    app.include_router(_predictions_router(predictor), include_in_schema=False)  # superseded
-    add_predict_routes(app, predictor)
+    turns = prediction_turns()
+    superseded = _predictions_router(predictor, turns)
+    app.include_router(superseded, include_in_schema=False)
+    add_predict_routes(app, predictor, turns=turns)
     _add_page(app)
     return app
 
@@ -368,9 +371,8 @@ def _runs_router(
     return router
 
 
-def _predictions_router(predictor: Predictor | None) -> APIRouter:
+def _predictions_router(predictor: Predictor | None, turns: Turns) -> APIRouter:
     router = APIRouter()
-    turns = Turns()
     faults = {
         403: "a page of another site asks",
         408: "the body came too slowly",
