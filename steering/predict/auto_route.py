@@ -163,7 +163,14 @@ class AutoRoute:
     def _chosen(self, one: Expected, order: list[Expected]) -> str:
         others = "; ".join(f"{o.route.name} {o.words}" for o in order if o is not one)
         against = f" Others: {others}" if others else ""
-        return f"auto: route {one.route.name} ({one.words}).{against}"
+        known = route_table().energies.get(one.route.name)
+        off = ""
+        if known is not None:
+            off = (
+                f"; mean energies were {100 * known.low:+.0f} to {100 * known.high:+.0f} % off on "
+                f"{known.crystals} crystals"
+            )
+        return f"auto: route {one.route.name} ({one.words}{off}).{against}"
 
     def _late(self, late: list[Expected]) -> tuple[str, ...]:
         if not late:

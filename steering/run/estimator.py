@@ -30,6 +30,7 @@ from simulations.errors import InputError
 from simulations.fold import (
     CanRate,
     CellSums,
+    ExpectedPart,
     ImageExposure,
     VoxelExposure,
     sum_voxels,
@@ -147,16 +148,20 @@ class Estimator:
                 trajectories=c.trajectories,
                 key=c.key,
                 can=can,
-                parts=self._rates(self._seen.of(c)) if self._parts else (),
             )
             for c, (sums, can) in zip(chunks, with_can, strict=True)
         ]
         total, total_can = _together(with_can)
         pooled = self._seen.pooled(ledger)
-        together = Observation(
-            sums=total, exposure=lambda: pooled, can=total_can, parts=self._pooled(observations)
+        together = Observation(sums=total, exposure=lambda: pooled, can=total_can)
+        parts = self._parts if base is None else self._parts_at(base.posterior)
+        posterior, rates = self._fit(
+            ledger, base, *self._with(parts, chunks, observations, together)
         )
-        posterior, rates = self._fit(ledger, base, observations, together)
+        if base is None and parts:  # those of the prior: once more with those of the fit
+            parts = self._parts_at(posterior)
+            expecting = self._with(parts, chunks, observations, together)
+            posterior, rates = self._fit(ledger, base, *expecting, before=(posterior, rates))
         judged = self._judged(ledger, posterior)
         trust = self._judge(ledger, *judged)
         advised = self._adviser.advise(
@@ -185,13 +190,30 @@ class Estimator:
             bands=self._bands(posterior),
         )
 
-    def _rates(self, exposure: VoxelExposure) -> tuple[FloatArray, ...]:
-        """Of the expected parts, at the strengths predicted."""
-        return tuple(part.rate(exposure, self._measurement.merged) for part in self._parts)
+    def _parts_at(self, posterior: Posterior) -> tuple[ExpectedPart, ...]:
+        """Expected parts as an estimate predicts them; as the prior does where it is unstable."""
+        if not self._parts:
+            return ()
+        try:
+            return expected_parts(self._measurement, posterior.values)
+        except InputError:
+            return self._parts
 
-    def _pooled(self, observations: list[Observation]) -> tuple[FloatArray, ...]:
-        """Rates of the expected parts in all orientations together."""
-        return tuple(sum(each) for each in zip(*(o.parts for o in observations), strict=True))
+    def _with(
+        self,
+        parts: tuple[ExpectedPart, ...],
+        chunks: Sequence[ClosedChunk],
+        observations: list[Observation],
+        together: Observation,
+    ) -> tuple[list[Observation], Observation]:
+        """Observations, and all of them as one, with the rates of expected parts."""
+        if not parts:
+            return observations, together
+        merged = self._measurement.merged
+        each = [tuple(p.rate(self._seen.of(c), merged) for p in parts) for c in chunks]
+        total = tuple(np.sum(rates, axis=0) for rates in zip(*each, strict=True))
+        expecting = [replace(o, parts=r) for o, r in zip(observations, each, strict=True)]
+        return expecting, replace(together, parts=total)
 
     def advise_again(
         self, ledger: ChunkLedger, estimate: Estimate, base: Estimate | None, wishes: Wishes
@@ -243,20 +265,25 @@ class Estimator:
         base: Estimate | None,
         observations: list[Observation],
         together: Observation,
+        before: tuple[Posterior, Mapping[str, Any]] | None = None,
     ) -> tuple[Posterior, Mapping[str, Any]]:
         """Fit, and the exact rates that are to be kept.
+
+        ``before`` is the same of what it goes on from, that of ``base`` if nothing else is said.
 
         The set-up is believed, and what may be off of it marginalised, until that is more than can
         be carried to first order; from then on it is fitted.
         """
         believing = self._refinement
-        doubts = base is not None and base.posterior.layout.size > believing.layout.size
+        if before is None and base is not None:
+            before = base.posterior, base.rates
+        doubts = before is not None and before[0].layout.size > believing.layout.size
         refinement = self._doubts() if doubts else believing
-        refinement.recall({} if base is None else base.rates)
+        refinement.recall({} if before is None else before[1])
         posterior = refinement.fit(
             observations,
             starts=self._starts(ledger, base),
-            warm=None if base is None else base.posterior,
+            warm=None if before is None else before[0],
             pooled=replace(together, drift=self._drift(ledger, refinement)),
             kicks=0 if self._measurement.costly else KICKS if base is None else KICKS // 3,
         )

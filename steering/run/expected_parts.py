@@ -25,26 +25,30 @@ MOMENTUM_STEP = 0.05  # 1/angstrom
 MOST_IMAGINARY = 0.01  # of the modes; more, and the density is not that of the crystal
 
 
-def expected_parts(measurement: Measurement) -> tuple[ExpectedPart, ...]:
+def expected_parts(
+    measurement: Measurement, values: FloatArray | None = None
+) -> tuple[ExpectedPart, ...]:
     """Parts that the experiment's background section asks for; none by default.
 
-    Incoherent and multiphonon scattering of the sample is that of the density of states in the
-    middle of the prior: a fit knows no better one beforehand, and its scale takes up the rest. A
-    cryostat counts as if it stood where the sample is, in the incoherent approximation.
+    Incoherent and multiphonon scattering of the sample is that of the density of states that its
+    force constants give; the fit's scale takes up what is wrong of it. A cryostat counts as if it
+    stood where the sample is, in the incoherent approximation.
 
     Parameters
     ----------
     measurement : Measurement
+    values : (K,) float64, optional
+        Force constants of an estimate; the middle of the prior without one.
 
     Raises
     ------
     InputError
-        If the middle of the prior is not stable.
+        If the crystal is not stable with them.
     """
     section = measurement.experiment.background
     found = []
     if section.own:
-        found.append(_part(OWN, section.own_relative_sigma, own_scattering(measurement)))
+        found.append(_part(OWN, section.own_relative_sigma, own_scattering(measurement, values)))
     if section.cryostat is not None:
         walls = section.cryostat
         metal = can_background(
@@ -60,8 +64,13 @@ def expected_parts(measurement: Measurement) -> tuple[ExpectedPart, ...]:
     return tuple(found)
 
 
-def own_scattering(measurement: Measurement) -> FloatArray:
+def own_scattering(measurement: Measurement, values: FloatArray | None = None) -> FloatArray:
     """Incoherent one-phonon and all multiphonon scattering of the sample.
+
+    Parameters
+    ----------
+    measurement, values
+        As of `expected_parts`.
 
     Returns
     -------
@@ -73,7 +82,7 @@ def own_scattering(measurement: Measurement) -> FloatArray:
     InputError
         As `expected_parts`.
     """
-    model, phi = measurement.model, measurement.prior.mean
+    model, phi = measurement.model, measurement.prior.mean if values is None else values
     temperature = measurement.experiment.sample.temperature_K
     dos = phonon_dos(model, phi=phi)
     if measurement.pockets is not None and dos.imaginary is not None:
@@ -81,8 +90,8 @@ def own_scattering(measurement: Measurement) -> FloatArray:
     elif dos.imaginary_share > MOST_IMAGINARY:
         raise InputError(
             f"background.own is true, and {100 * dos.imaginary_share:.2g} % of the modes are "
-            "imaginary in the middle of the prior; expected a stable crystal to predict its "
-            "incoherent and multiphonon scattering from. Give another prior, or own: false"
+            "imaginary where it is predicted from; expected a stable crystal. Give another prior, "
+            "or own: false"
         )
     else:
         dos = replace(dos, imaginary_share=0.0)

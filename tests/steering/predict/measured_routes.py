@@ -16,7 +16,8 @@ truth is what `simulations` makes of the database's force constants. Of every ro
 A line of JSON per crystal and route; those that FILE holds are not computed again. ``--times``
 adds how long answers of `predict` take on crystals of 2 to some 20 atoms, and networks on larger
 ones. ``--table`` prints what FILE holds as the route table (``steering/predict/routes.yaml``) has
-it, with the errors of the networks that `docs/direct.md` gives on more crystals.
+it: means over the crystals near training on which every route was tried, with the errors of the
+networks that `docs/direct.md` gives on more crystals.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ import json
 import sys
 import tempfile
 import time
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -198,7 +200,10 @@ def _add(out: Path, line: dict) -> None:
 
 def table(lines: list[dict], machine: str) -> str:
     """The route table, YAML."""
-    measured_on = [one for one in lines if "map" in one]
+    count = Counter(one["id"] for one in lines if "map" in one)
+    far = {one["id"] for one in lines if one.get("far")}
+    whole = {name for name, routes in count.items() if routes == max(count.values())} - far
+    measured_on = [one for one in lines if "map" in one and one["id"] in whole]
     routes = sorted({one["route"] for one in measured_on}, key=ROUTES.index)
     errors = [
         {"route": "direct", "metric": "density", "of": of, "error": error, "crystals": n,
@@ -208,7 +213,7 @@ def table(lines: list[dict], machine: str) -> str:
     energies = {}
     anchors: dict[str, dict[int, float]] = {}
     for route in routes:
-        mine = [one for one in measured_on if one["route"] == route and not one["far"]]
+        mine = [one for one in measured_on if one["route"] == route]
         for metric in ("density", "map"):
             for of in CLASSES:
                 part = [one[metric] for one in mine if of in (ALL, *classes_of(one["elements"]))]

@@ -96,7 +96,7 @@ def test_a_large_cell_is_for_networks_alone(tmp_path):
 
 
 def test_the_answer_names_route_error_and_time_and_those_of_others(tmp_path):
-    found = vibrations_of(salt(tmp_path, "Na", "Cl", 5.6), wanted="density", time_limit_s=60)
+    found = vibrations_of(salt(tmp_path, "Na", "Cl", 5.6), wanted="density", time_limit_s=1.0)
     told = next(note for note in found.approximations if note.startswith("auto: route"))
     assert f"auto: route {found.route['kind']} (mean absolute error of the density" in told
     assert "0.092 on 28 crystals, halides" in told or "0.1 on 122 crystals" in told
@@ -173,5 +173,6 @@ def test_the_verb_prints_the_routes(capsys):
     assert [one["route"] for one in routes if one["chosen"]] == ["force_constants"]
     assert cli.run([*line, "--no-picture"]) == cli.OK
     shown = capsys.readouterr().out
-    assert "force_constants (taken)" in shown
+    assert "taken" in shown
     assert "direct" in shown
+    assert "not asked" in " ".join(shown.split())
