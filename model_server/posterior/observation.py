@@ -22,6 +22,7 @@ class Observation:
     key: str = ""  # names the orientation; its exact rate is kept between fits
     drift: Callable[[], Drift] | None = None  # of its neutrons, where the set-up may be off
     can: CanRate | None = None  # what the empty can adds; ``sums`` are then those that go with it
+    parts: tuple[FloatArray, ...] = ()  # (path_bins, energy_bins) each: `ExpectedPart.rate`
 
 
 def usable_cells(
@@ -38,16 +39,18 @@ def pool(observations: Sequence[Observation]) -> Observation:
     """All orientations as one; exact for the coverage tensor, loses some information."""
     sums = observations[0].sums
     exposure = observations[0].exposure()
-    can = observations[0].can
+    can, parts = observations[0].can, observations[0].parts
     for other in observations[1:]:
         sums = sums + other.sums
         exposure = exposure + other.exposure()
         can = None if can is None or other.can is None else can + other.can
+        parts = tuple(a + b for a, b in zip(parts, other.parts, strict=True))
     drifts = [o.drift() for o in observations if o.drift is not None]
     drift = reduce(add, drifts) if len(drifts) == len(observations) else None
     return Observation(
         sums=sums,
         exposure=lambda: exposure,
         can=can,
+        parts=parts,
         drift=None if drift is None else lambda: drift,
     )

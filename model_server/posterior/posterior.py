@@ -16,14 +16,16 @@ CAN_STRENGTH = "ln can strength"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ThetaLayout:
-    """What stands where in theta, (P,): K parameters, ``NUISANCES``, a can, and what is mis-set.
+    """What stands where in theta, (P,): K parameters, ``NUISANCES``, a can, parts, what is mis-set.
 
-    ``NUISANCES`` and the can's strength are natural logarithms; the G last are in their own units.
+    ``NUISANCES`` and the strengths of the can and of expected parts are natural logarithms; the G
+    last are in their own units.
     """
 
     parameter_names: tuple[str, ...]
     parameter_units: tuple[str, ...]
     has_can: bool = False  # the logarithm of the can's strength follows the nuisances
+    part_names: tuple[str, ...] = ()  # then those of expected parts
     off_names: tuple[str, ...] = ()  # (G,) ways the set-up may be off
     off_units: tuple[str, ...] = ()
 
@@ -36,7 +38,8 @@ class ThetaLayout:
     def names(self) -> tuple[str, ...]:
         """Name of every entry, (P,)."""
         can = (CAN_STRENGTH,) if self.has_can else ()
-        return (*self.parameter_names, *NUISANCES, *can, *self.off_names)
+        parts = tuple(f"ln {name} strength" for name in self.part_names)
+        return (*self.parameter_names, *NUISANCES, *can, *parts, *self.off_names)
 
     @property
     def size(self) -> int:
@@ -60,7 +63,7 @@ class ThetaLayout:
 
     @property
     def centred_at_zero(self) -> slice:
-        """Nuisances whose prior is centred at zero: width, strength of the can, what is mis-set."""
+        """Nuisances whose prior is centred at zero: width, strengths, what is mis-set."""
         return slice(self.log_width, self.size)
 
     @property
@@ -98,6 +101,11 @@ class ThetaLayout:
     def log_can(self) -> int | None:
         """Strength of the can over what was measured or predicted; None without."""
         return self.n_parameters + 4 if self.has_can else None
+
+    @property
+    def log_parts(self) -> slice:
+        """Strengths of expected parts over what was predicted."""
+        return slice(self.off.start - len(self.part_names), self.off.start)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -167,6 +175,14 @@ class Posterior:
     def theta_sigma(self) -> FloatArray:
         """Standard deviations of all of theta, (P,)."""
         return np.sqrt(np.diag(np.asarray(np.linalg.inv(self.precision), dtype=np.float64)))
+
+    def part_strengths(self) -> dict[str, tuple[float, float]]:
+        """Strength of every expected part over that predicted, and its standard deviation."""
+        at = self.layout.log_parts
+        strength = np.exp(self.theta[at])
+        sigma = strength * self.theta_sigma[at]
+        pairs = zip(strength.tolist(), sigma.tolist(), strict=True)
+        return dict(zip(self.layout.part_names, pairs, strict=True))
 
     def draws(self, n: int, rng: np.random.Generator) -> FloatArray:
         """Draw theta ``n`` times, (n, P)."""

@@ -4,7 +4,8 @@
 background flat in time of flight (F) and one proportional to exposure (D), the resolution width,
 and how far the set-up is off. All of theta is fitted together; the Laplace covariance of the
 parameters is marginal over the nuisances. Where the experiment names an empty can, its expected
-rate is added, and theta gets one more nuisance, the can's strength.
+rate is added, and theta gets one more nuisance, the can's strength; so it does for every part
+that is predicted from the crystal, such as its incoherent and multiphonon scattering.
 """
 
 from __future__ import annotations
@@ -67,6 +68,8 @@ class Refinement:
         rough one, only finds the way to them; without it the folded model stands alone.
     can_sigma : float, optional
         Relative standard deviation of the can's strength. Theta has its logarithm then.
+    part_sigma : mapping, optional
+        Of expected parts by name, likewise; every observation has their rates in this order.
     """
 
     def __init__(
@@ -78,6 +81,7 @@ class Refinement:
         elastic_cut_meV: float,
         exact: ExactModel | None = None,
         can_sigma: float | None = None,
+        part_sigma: Mapping[str, float] | None = None,
     ) -> None:
         names = model.parameter_names
         if tuple(prior.names) != tuple(names):
@@ -99,12 +103,14 @@ class Refinement:
             parameter_names=tuple(names),
             parameter_units=tuple(model.parameter_units),
             has_can=can_sigma is not None,
+            part_names=tuple(part_sigma or {}),
             off_names=missetting.names,
             off_units=missetting.units,
         )
         can = () if can_sigma is None else (can_sigma,)
-        self._can_sigma = can_sigma
-        self.nuisance_sigma = (*NUISANCE_SIGMA, *can, *missetting.sigma.tolist())
+        self._can_sigma, self._part_sigma = can_sigma, dict(part_sigma or {})
+        parts = self._part_sigma.values()
+        self.nuisance_sigma = (*NUISANCE_SIGMA, *can, *parts, *missetting.sigma.tolist())
         self._tangents = Tangents(exact, self.layout)
         self._spread_of: tuple[tuple[float, bytes], SparseMatrix] | None = None
         self._blur = {b: blur_kernel(self.energy, b) for b in BLURS_MEV if b > 0}
@@ -326,6 +332,7 @@ class Refinement:
             elastic_cut_meV=self.elastic_cut,
             exact=self.exact.doubting(),
             can_sigma=self._can_sigma,
+            part_sigma=self._part_sigma,
         )
 
     def doubt(
@@ -447,6 +454,10 @@ class Refinement:
         by_scale, can, by_strength = self._can(theta, observation, phonon)
         if observation.can is not None:
             total = total + can
+        parts = self._parts(theta, observation)
+        for part in parts:
+            total, by_scale = total + part, by_scale + part
+        size = layout.size
         use = usable_cells(sums, self.energy, self.elastic_cut)
         columns = np.zeros((int(use.sum()), layout.size))
         columns[:, walked] = scale * slope[use]
@@ -455,6 +466,8 @@ class Refinement:
         columns[:, layout.log_exposure_background] = constant * sums.exposure[use]
         if layout.log_can is not None:
             columns[:, layout.log_can] = by_strength[use]
+        for at, part in zip(range(size)[layout.log_parts], parts, strict=True):
+            columns[:, at] = part[use]
         data, rates = sums.signal[use], total[use]
         variance = sums.variance[use] if sums.gaussian else None
         if blur > 0:
@@ -496,6 +509,19 @@ class Refinement:
             return phonon + rate, rate, rate
         rate = can.fixed + (strength - 1) * can.shape
         return phonon, rate, strength * can.shape
+
+    def _parts(self, theta: FloatArray, observation: Observation) -> list[FloatArray]:
+        """Rates of the expected parts, each also its derivative by ln scale and by ln strength."""
+        layout = self.layout
+        if len(observation.parts) != len(layout.part_names):
+            raise InputError(
+                f"observation has {len(observation.parts)} expected parts; expected "
+                f"{len(layout.part_names)} ({', '.join(layout.part_names) or 'none'}), those of "
+                "the refinement. Give their rates."
+            )
+        scale = theta[layout.log_scale]
+        strengths = np.exp(scale + theta[layout.log_parts])
+        return [s * part for s, part in zip(strengths, observation.parts, strict=True)]
 
     def _spread(self, use: BoolArray, blur: float) -> SparseMatrix:
         """Gaussian blur in energy, within each path bin, over the usable cells."""

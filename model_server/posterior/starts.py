@@ -146,6 +146,8 @@ class Starts:
             )
         if observation.can is not None and observation.can.fixed is None:
             rate = rate + observation.can.shape
+        for part in observation.parts:
+            rate = rate + part
         use = usable_cells(sums, self._energy, self._elastic_cut).astype(float)
         kernel = self._kernel[blur]
         columns = np.stack(

@@ -4,6 +4,7 @@ from simulations.fold.background_choice import BackgroundSection
 from simulations.fold.can import CanRate, can_elsewhere, can_share, likelihood_of_can, predicted_can
 from simulations.fold.cell_sums import CellSums
 from simulations.fold.crossings import LIVE_BIT, MASKED_BIT, Crossings, find_crossings
+from simulations.fold.expected_part import ExpectedPart
 from simulations.fold.exposure import (
     PAIRS,
     Exposure,
@@ -41,6 +42,7 @@ __all__ = [
     "CellSums",
     "Crossings",
     "ELASTIC_REACH",
+    "ExpectedPart",
     "Exposure",
     "FoldGeometry",
     "Form",

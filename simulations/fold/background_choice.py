@@ -15,6 +15,25 @@ RelativeSigma = Annotated[float, Field(strict=True, allow_inf_nan=False, gt=0, l
 
 MEASURED_SIGMA = 0.05
 PREDICTED_SIGMA = 0.3
+Metal = Literal["aluminium", "vanadium", "stainless steel"]
+
+
+class CryostatSection(Section):
+    """Walls of a cryostat in the beam, as if they stood where the sample is."""
+
+    material: Metal = Field(
+        default="aluminium", description="aluminium, vanadium or stainless steel"
+    )
+    atoms: Positive = Field(
+        description="its atoms in the beam per primitive cell of the sample, times their "
+        "transmission"
+    )
+    temperature_K: Positive = Field(  # noqa: N815
+        default=77.0, description="of its shields, kelvin"
+    )
+    relative_sigma: RelativeSigma = Field(
+        default=PREDICTED_SIGMA, description="relative standard deviation of its strength"
+    )
 
 
 class BackgroundSection(Section):
@@ -40,8 +59,9 @@ class BackgroundSection(Section):
     can_transmission: Share = Field(
         default=1.0, description="share of the can's signal that the sample lets through, up to 1"
     )
-    can_material: Literal["aluminium", "vanadium"] | None = Field(
-        default=None, description="aluminium or vanadium: predict the can that was not measured"
+    can_material: Metal | None = Field(
+        default=None,
+        description="aluminium, vanadium or stainless steel: predict the can that was not measured",
     )
     can_atoms: Positive | None = Field(
         default=None,
@@ -51,6 +71,18 @@ class BackgroundSection(Section):
         default=None,
         description="relative standard deviation of the can's strength; else 0.05 measured, 0.3 "
         "predicted",
+    )
+
+    own: bool = Field(
+        default=False,
+        description="true: expect the sample's own incoherent and multiphonon scattering, "
+        "predicted from the middle of the prior",
+    )
+    own_relative_sigma: RelativeSigma = Field(
+        default=PREDICTED_SIGMA, description="relative standard deviation of its strength"
+    )
+    cryostat: CryostatSection | None = Field(
+        default=None, description="walls of a cryostat that scatter, or null"
     )
 
     @model_validator(mode="after")

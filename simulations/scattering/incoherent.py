@@ -305,9 +305,30 @@ def _binned_motion(
 class CanMaterial:
     """A sample-can metal, described well enough for an expected background."""
 
-    symbol: str
+    symbol: str  # of the metal, or of what an alloy has most of
     debye_meV: float  # cut-off energy k_B Theta_D
     source: str
+    composition: tuple[tuple[str, float], ...] = ()  # of an alloy: element and share of the atoms
+
+    @property
+    def atom(self) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """Mass (u), coherent length (sqrt(barn)) and incoherent barn of a mean atom, (1,) each.
+
+        Sites of an alloy are taken at random, so that what their lengths differ by is incoherent.
+
+        References
+        ----------
+        G. L. Squires, Introduction to the Theory of Thermal Neutron Scattering (1978), section 2.3.
+        """
+        elements, shares = zip(*(self.composition or ((self.symbol, 1.0),)), strict=True)
+        mass, length, incoherent = neutron_data(elements)
+        if not self.composition:
+            return mass, length, incoherent
+        share = np.array(shares)
+        mean = float(share @ length)
+        spread = 4 * np.pi * float(share @ length**2 - mean**2)
+        own = float(share @ incoherent) + spread
+        return np.array([float(share @ mass)]), np.array([mean]), np.array([own])
 
 
 CAN_MATERIALS = {
@@ -320,6 +341,13 @@ CAN_MATERIALS = {
         symbol="V",
         debye_meV=BOLTZMANN_MEV_PER_K * 380.0,
         source="Debye temperature near 380 K (textbook value)",
+    ),
+    "stainless steel": CanMaterial(
+        symbol="Fe",
+        debye_meV=BOLTZMANN_MEV_PER_K * 470.0,
+        source="18 % Cr and 8 % Ni by weight (type 304); Debye temperature of iron, 470 K (textbook"
+        " value)",
+        composition=(("Fe", 0.733), ("Cr", 0.192), ("Ni", 0.075)),
     ),
 }
 
@@ -360,7 +388,7 @@ def can_background(
     Parameters
     ----------
     material : str
-        "aluminium" or "vanadium".
+        "aluminium", "vanadium" or "stainless steel".
     momentum_edges, energy_edges_meV, temperature_K, resolution, ei_meV, max_order
         As in `incoherent_spectrum`.
     dos : PhononDos or None
@@ -376,7 +404,7 @@ def can_background(
         raise InputError(
             f"can material is {material!r}; expected one of {', '.join(sorted(CAN_MATERIALS))}"
         )
-    mass, length, incoherent = neutron_data((known.symbol,))
+    mass, length, incoherent = known.atom
     atom = Crystal(
         lattice=np.eye(3),
         positions=np.zeros((1, 3)),

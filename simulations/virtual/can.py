@@ -7,14 +7,18 @@ from dataclasses import dataclass
 import numpy as np
 
 from simulations.arrays import FloatArray
-from simulations.crystal import Crystal, neutron_data
+from simulations.crystal import Crystal
 from simulations.errors import InputError
 from simulations.scattering import (
     CAN_MATERIALS,
 )
 from simulations.virtual.walk import ENERGY_PER_K2
 
-CUBIC_METALS = {"aluminium": (4.0496, "fcc"), "vanadium": (3.0240, "bcc")}
+CUBIC_METALS = {
+    "aluminium": (4.0496, "fcc"),
+    "vanadium": (3.0240, "bcc"),
+    "stainless steel": (3.59, "fcc"),
+}
 """Cubic lattice constant (angstrom, 293 K, textbook values) and centring of can materials."""
 
 
@@ -44,12 +48,12 @@ class VirtualCan:
             "fcc": [[0, 1, 1], [1, 0, 1], [1, 1, 0]],
             "bcc": [[-1, 1, 1], [1, -1, 1], [1, 1, -1]],
         }
-        symbol = CAN_MATERIALS[self.material].symbol
-        mass, length, incoherent = neutron_data((symbol,))
+        metal = CAN_MATERIALS[self.material]
+        mass, length, incoherent = metal.atom
         return Crystal(
             lattice=0.5 * a * np.array(half[centring], dtype=float),
             positions=np.zeros((1, 3)),
-            symbols=(symbol,),
+            symbols=(metal.symbol,),
             masses_u=mass,
             scattering_length=length,
             incoherent_barn=incoherent,

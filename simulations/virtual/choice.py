@@ -16,8 +16,8 @@ Tube = Annotated[int, Field(strict=True, ge=0)]
 class CanSection(Section):
     """A sample can: powder at the sample's place and temperature."""
 
-    material: Literal["aluminium", "vanadium"] = Field(
-        default="aluminium", description="aluminium or vanadium"
+    material: Literal["aluminium", "vanadium", "stainless steel"] = Field(
+        default="aluminium", description="aluminium, vanadium or stainless steel"
     )
     atoms: Positive = Field(description="can atoms in the beam per primitive cell of the sample")
     line_width: Positive = Field(

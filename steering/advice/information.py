@@ -33,6 +33,7 @@ def information_per_minute(
     charge_per_minute: float,
     state: State | None = None,
     can: CanRate | None = None,
+    parts: tuple[FloatArray, ...] = (),
     stride: int = 1,
 ) -> Candidate:
     """Fisher information that one minute at psi would add at theta.
@@ -56,6 +57,8 @@ def information_per_minute(
         The forward model prepared at theta, where the caller has it.
     can : CanRate, optional
         What the empty can adds in that minute.
+    parts : (path_bins, energy_bins) each
+        Rates of expected parts for one coulomb.
     stride : int
         Only one of so many energy bins is looked at and stands for all of them: an approximation
         that is good while lines are wider than that.
@@ -67,6 +70,7 @@ def information_per_minute(
         sums=sums,
         exposure=lambda: exposure().scaled(charge_per_minute).thinned(stride),
         can=can,
+        parts=tuple(_thinned(part * charge_per_minute, stride) for part in parts),
     )
     rate, information = refinement.information_of(theta, observation, state)
     use = usable_cells(sums, refinement.energy, refinement.elastic_cut)

@@ -74,9 +74,9 @@ def predict(
     quantity: Annotated[
         str, typer.Option(help="all, dos, dispersion, powder, background or vibrational.")
     ] = "all",
-    can: Annotated[str, typer.Option(help="Metal of the can: aluminium, vanadium or none.")] = (
-        "aluminium"
-    ),
+    can: Annotated[
+        str, typer.Option(help="Metal of the can: aluminium, vanadium, stainless steel or none.")
+    ] = "aluminium",
     supercell: Annotated[
         str | None,
         typer.Option(help="Supercell of given force constants, e.g. 2,2,1, if no file says it."),
@@ -91,8 +91,21 @@ def predict(
     order: Order = False,
     time_limit: Annotated[
         float | None,
-        typer.Option(help="Give up after about so many seconds.", min=0.001, max=MOST_SECONDS),
+        typer.Option(
+            help="Give up after about so many seconds; route auto asks none that takes longer, as "
+            "far as that was measured.",
+            min=0.001,
+            max=MOST_SECONDS,
+        ),
     ] = None,
+    compare: Annotated[
+        bool,
+        typer.Option(
+            "--compare",
+            help="Tell what the other routes say, the quickest first, as far as --time-limit (or "
+            "2 minutes) allows, and how long the rest would take.",
+        ),
+    ] = False,
     output: Annotated[
         list[Path] | None,
         typer.Option(
@@ -136,6 +149,8 @@ def predict(
         supercell=supercell_numbers(supercell),
         isotopes=isotopes_named(isotopes),
         order=order,
+        time_limit_s=time_limit,
+        compare=compare,
     )
     with terminal.progress("predict", quiet=json) as progress, _time_limit(time_limit):
         progress(f"{structure}, route {route}", 0.01)
@@ -201,8 +216,25 @@ def _time_limit(seconds: float | None) -> Iterator[None]:
 def print_prediction(title: str, prediction: dict[str, Any]) -> None:
     """Print what was predicted and with which approximations; arrays by their shape."""
     rows: list[list[str]] = []
-    _collect(terminal.plain(prediction), "", rows)
+    told = dict(terminal.plain(prediction))
+    routes = told.pop("routes", [])
+    _collect(told, "", rows)
     terminal.table(f"Prediction for {title}", ["", ""], rows)
+    if routes:
+        terminal.table(
+            "Routes",
+            ["route", "mean", "highest", "differs", "error and time, as measured"],
+            [_route_row(one) for one in routes],
+        )
+
+
+def _route_row(one: dict[str, Any]) -> list[str]:
+    """One route of a comparison: what it says, or why it was not asked."""
+    name = f"{one['route']} (taken)" if one["chosen"] else str(one["route"])
+    if not one["asked"]:
+        return [name, "", "", "", f"{one['words']}; not asked: {one['why']}"]
+    energies = [f"{one[key]:.4g} meV" for key in ("mean_energy_meV", "highest_meV")]
+    return [name, *energies, "" if one["chosen"] else f"{one['differs']:.2g}", str(one["words"])]
 
 
 def _collect(value: Any, name: str, rows: list[list[str]]) -> None:

@@ -503,7 +503,7 @@ def _run(
                     dipole_sum=asked.dipole_sum.value,
                     database=database,
                     notes=notes,
-                    density_alone=kind == "vision",
+                    wanted="density" if kind == "vision" else "all",
                 ),
                 asked.imaginary.value,
             )

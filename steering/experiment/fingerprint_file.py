@@ -37,6 +37,8 @@ LATER_FIELDS = {
     "imaginary": "left_out",
 }
 """Of the sample; left out where they say nothing else, so that older folds are still known."""
+OF_FITS = {"background": ("own", "own_relative_sigma", "cryostat")}
+"""Fields of these sections that change what is fitted, not what is folded."""
 BLOCK_BYTES = 2**20
 
 
@@ -58,7 +60,7 @@ def fingerprint_of(experiment: Experiment, folder: Path) -> dict[str, str]:
     whole = experiment.model_dump(mode="json")
     found = {"program.fold": str(FOLD_VERSION)}
     for section in SECTIONS:
-        values = dict(whole[section])
+        values = {k: v for k, v in whole[section].items() if k not in OF_FITS.get(section, ())}
         for name, usual in LATER_FIELDS.items():
             if values.get(name, ...) == usual:
                 del values[name]

@@ -5,6 +5,7 @@ Every part of an answer carries the approximation it was made with.
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,12 +27,14 @@ from simulations.scattering import (
     powder_spectrum,
 )
 from steering.database import Database
+from steering.predict.auto_route import Wanted
 from steering.predict.crystal_maps import Line, Plane, line_map, plane_map
 from steering.predict.incoherent_powder import INCOHERENT, incoherent_powder
 from steering.predict.indirect_spectrum import indirect_spectrum
 from steering.predict.optics import FREE_EI_MEV, FWHM, Optics, optics, refuse_ei, top_meV
 from steering.predict.phonons import phonons, stable
-from steering.predict.routes import ROUTES, vibrations_of
+from steering.predict.route_comparison import comparison
+from steering.predict.routes import ROUTES, structure_of, vibrations_of
 from steering.predict.spectrum_map import samplings
 from steering.predict.structure_file import open_structure, ordered_structure
 from steering.predict.vibrations import DosBand, Vibrations, formula
@@ -68,8 +71,9 @@ class PredictionRequest(BaseModel):
     route: str = Field(
         default="auto",
         description="force_constants (or given): use force constants that come with the structure; "
-        "force_field: compute them with the default force field; a force field's name; auto: the "
-        "first of these that is possible",
+        "database; direct: networks; force_field: compute them with the default force field; a "
+        "force field's name; auto: the first two where they are there, else the route with the "
+        "smallest measured error for the quantity and crystal within the time limit",
     )
     instrument: str = Field(
         default="ARCS",
@@ -94,7 +98,7 @@ class PredictionRequest(BaseModel):
     )
     temperature_K: float = Field(default=300.0, ge=0, le=5000, allow_inf_nan=False)
     quantity: Quantity = "all"
-    can: Literal["aluminium", "vanadium"] | None = Field(
+    can: Literal["aluminium", "vanadium", "stainless steel"] | None = Field(
         default="aluminium", description="metal of the sample can, or null"
     )
     imaginary: Treatment = Field(
@@ -136,6 +140,17 @@ class PredictionRequest(BaseModel):
     order: bool = Field(
         default=False,
         description="whether partly occupied sites are ordered in a supercell; else refused",
+    )
+    time_limit_s: float | None = Field(
+        default=None,
+        gt=0,
+        le=1e6,
+        allow_inf_nan=False,
+        description="route auto asks none that takes longer, as far as that was measured",
+    )
+    compare: bool = Field(
+        default=False,
+        description="whether to tell what the other routes would say, as far as there is time",
     )
 
     @field_validator("line_hkl", "plane_hkl", "band_meV")
@@ -203,7 +218,8 @@ def predict(
     dict
         JSON-ready but for arrays, which are numpy: ``structure``, ``route``, ``approximations``,
         ``uncertainty``, ``warnings``, ``optics``, and as asked for ``dos``, ``dispersion``,
-        ``powder``, ``background``, ``vibrational``, ``line``, ``plane``.
+        ``powder``, ``background``, ``vibrational``, ``line``, ``plane``; with ``compare``
+        ``routes``, as `comparison` has them.
 
     Raises
     ------
@@ -211,6 +227,7 @@ def predict(
         Naming the field, what it is and what was expected: unknown structure, instrument or force
         field, too many atoms, no force constants, imaginary modes.
     """
+    began = time.monotonic()
     refuse_ei(request.ei_meV)
     indirect = request.instrument.upper() in INDIRECT
     _refuse_other_geometry(request, indirect)
@@ -221,16 +238,41 @@ def predict(
         open_structure(named, files or folder is not None, database) as opened,
         ordered_structure(opened, order or request.order) as (structure, notes),
     ):
-        found = vibrations_of(
+        start = structure_of(
             structure,
-            request.route,
             supercell=request.supercell,
             isotopes=request.isotopes,
             dipole_sum=request.dipole_sum,
             database=database,
-            notes=notes,
-            density_alone=request.quantity in ("dos", "background", "vibrational"),
         )
+        found = vibrations_of(
+            start,
+            request.route,
+            database=database,
+            notes=notes,
+            wanted=_WANTED[request.quantity],
+            quantity=request.quantity,
+            time_limit_s=request.time_limit_s,
+        )
+        answer = _answer(found, seen, request, progress)
+        if request.compare:
+            left = request.time_limit_s
+            answer["routes"] = comparison(
+                start,
+                found,
+                wanted=_WANTED[request.quantity],
+                quantity=request.quantity,
+                database=database,
+                time_limit_s=None if left is None else left - (time.monotonic() - began),
+                progress=progress,
+            )
+    return answer
+
+
+def _answer(
+    found: Vibrations, seen: Optics | None, request: PredictionRequest, progress: Progress
+) -> dict[str, Any]:
+    """What was asked for, of vibrations."""
     whole = found
     unstable: InputError | None = None
     try:
@@ -276,6 +318,11 @@ def predict(
     return answer | _spectra(found, seen, request, progress)
 
 
+_WANTED: dict[Quantity, Wanted] = {
+    "all": "all", "dos": "density", "dispersion": "force_constants", "powder": "map",
+    "background": "density", "vibrational": "density", "line": "force_constants",
+    "plane": "force_constants",
+}  # fmt: skip
 _OF_THE_CRYSTAL = ("dos", "dispersion")  # quantities that no instrument changes
 
 
@@ -543,7 +590,7 @@ def expected_background(
     resolution : Resolution or callable
     ei_meV : float
     can : str or None
-        "aluminium", "vanadium", or None.
+        "aluminium", "vanadium", "stainless steel", or None.
     can_atoms_per_cell : float
         Can atoms in the beam per primitive cell of the sample: the can's scale.
     accessible : (Q, E) bool, optional

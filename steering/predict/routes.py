@@ -5,7 +5,7 @@ A new route is a class that keeps the promises of `Route` and a line in `_KNOWN`
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,63 +14,19 @@ from simulations.dynamics import DipoleWay
 from simulations.errors import InputError
 from simulations.prior import FORCE_FIELDS
 from steering.database import Database
+from steering.predict.auto_route import AutoRoute, Wanted
 from steering.predict.database_route import DatabaseRoute, entry_vibrations
 from steering.predict.direct_route import DirectRoute
 from steering.predict.force_constants_route import GivenForceConstants
 from steering.predict.force_field_route import ForceField
-from steering.predict.route import Route, RouteUnavailableError, Structure
-from steering.predict.vibrations import Uncertainty, Vibrations
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class FirstPossible:
-    """The first of several routes that leads there; says why those before did not."""
-
-    name: str
-    routes: tuple[Route, ...]
-
-    @property
-    def needs(self) -> str:
-        """Any of what they need."""
-        return ", or else ".join(route.needs for route in self.routes)
-
-    @property
-    def approximation(self) -> str:
-        """That of the route that is taken."""
-        return ", or else ".join(route.approximation for route in self.routes)
-
-    @property
-    def uncertainty(self) -> Uncertainty | None:
-        """Known of an answer only."""
-        return None
-
-    def vibrations(self, structure: Structure) -> Vibrations:
-        """Try them in order.
-
-        Raises
-        ------
-        RouteUnavailableError
-            If none leads there; says why each does not.
-        InputError
-            As the route that is tried.
-        """
-        reasons: list[str] = []
-        for route in self.routes:
-            try:
-                found = route.vibrations(structure)
-            except RouteUnavailableError as error:
-                reasons.append(error.why)
-            else:
-                return replace(found, approximations=(*found.approximations, *reasons))
-        why = "; ".join(reasons)
-        raise RouteUnavailableError(f"route: {why}", why=why)
-
+from steering.predict.route import Route, Structure
+from steering.predict.vibrations import Vibrations
 
 _GIVEN = GivenForceConstants()
 _FORCE_FIELD = ForceField(name="force_field", force_field=None)
 _DIRECT = DirectRoute()
 _KNOWN: tuple[Route, ...] = (
-    FirstPossible(name="auto", routes=(_GIVEN, _FORCE_FIELD, _DIRECT)),
+    AutoRoute(),
     GivenForceConstants(name="given"),
     _GIVEN,
     _FORCE_FIELD,
@@ -83,7 +39,12 @@ ROUTES = tuple(route.name for route in _KNOWN)
 
 
 def route_named(
-    name: str, database: Database | None = None, *, density_alone: bool = False
+    name: str,
+    database: Database | None = None,
+    *,
+    wanted: Wanted = "all",
+    quantity: str | None = None,
+    time_limit_s: float | None = None,
 ) -> Route:
     """Route that people mean by a name.
 
@@ -92,11 +53,9 @@ def route_named(
     name : str
         One of `ROUTES`, or ``mace:PATH``, ``m3gnet:PATH`` with a weight file.
     database : Database or None
-        What ``database`` looks in, and ``auto`` before it asks a force field.
-    density_alone : bool
-        Whether a density of states is all that is wanted. ``auto`` then asks the networks of
-        ``direct`` before a force field, which is further off; else after it, since only a force
-        field has force constants.
+        What ``database`` looks in, and ``auto`` after given force constants.
+    wanted, quantity, time_limit_s
+        What ``auto`` chooses by, as `AutoRoute` takes them.
 
     Raises
     ------
@@ -106,9 +65,9 @@ def route_named(
     if name == "database" and database is not None:
         return DatabaseRoute(database=database)
     if name == "auto":
-        stored = () if database is None else (DatabaseRoute(database=database),)
-        last = (_DIRECT, _FORCE_FIELD) if density_alone else (_FORCE_FIELD, _DIRECT)
-        return FirstPossible(name="auto", routes=(_GIVEN, *stored, *last))
+        return AutoRoute(
+            database=database, wanted=wanted, quantity=quantity, time_limit_s=time_limit_s
+        )
     for route in _KNOWN:
         if route.name == name:
             return route
@@ -126,20 +85,22 @@ def vibrations_of(
     dipole_sum: DipoleWay = "converged",
     database: Database | None = None,
     notes: tuple[str, ...] = (),
-    density_alone: bool = False,
+    wanted: Wanted = "all",
+    quantity: str | None = None,
+    time_limit_s: float | None = None,
 ) -> Vibrations:
     """Vibrations of a structure by a route.
 
     Parameters
     ----------
-    structure : str, Path or object
+    structure : str, Path, Structure or object
         From `open_structure`; or a phonopy or ASE object, as `read_force_constants` and
-        `read_crystal` take them; or an id of the database.
+        `read_crystal` take them; or an id of the database; or of `structure_of`, which holds the
+        next three.
     route : str or Route
         A name of `route_named`, or a route of your own. ``auto`` takes given force constants, else
-        those of the database's entry that has the structure, else
-        ``force_field``: the stiffest stable one stored for a built-in crystal, for others the
-        default one; ``direct`` before or after it.
+        those of the database's entry that has the structure, else asks the networks and the force
+        fields in the order of their measured errors.
     supercell : tuple of int or None
         Supercell of given force constants, in cells of the file, where the file does not say it;
         also nine numbers.
@@ -151,8 +112,8 @@ def vibrations_of(
         From `open_database`.
     notes : tuple of str
         What was done to the structure before, for the approximations.
-    density_alone : bool
-        Whether a density of states is all that is wanted, as `route_named` takes it.
+    wanted, quantity, time_limit_s
+        What ``auto`` chooses by, as `AutoRoute` takes them.
 
     Raises
     ------
@@ -162,26 +123,64 @@ def vibrations_of(
     """
     way = route
     if isinstance(way, str):
-        way = route_named(way, database, density_alone=density_alone)
-    made_of = isotopes or {}
-    if database is not None and isinstance(structure, str) and database.has(structure):
+        way = route_named(
+            way, database, wanted=wanted, quantity=quantity, time_limit_s=time_limit_s
+        )
+    start = structure
+    if not isinstance(start, Structure):
+        start = structure_of(
+            structure,
+            supercell=supercell,
+            isotopes=isotopes,
+            dipole_sum=dipole_sum,
+            database=database,
+        )
+    if database is not None and _is_entry(start.source, database):
         if way.name not in ("auto", "database"):
             raise InputError(
-                f"route is {way.name!r} for {structure}, an entry of the database; expected auto "
-                "or database"
+                f"route is {way.name!r} for {start.source}, an entry of the database; expected "
+                "auto or database"
             )
-        return _told(entry_vibrations(database, structure, made_of, dipole_sum), notes)
-    crystal = with_isotopes(read_crystal(structure), made_of)
-    found = way.vibrations(
-        Structure(
-            source=structure,
-            crystal=crystal,
-            supercell=supercell,
-            isotopes=made_of,
-            dipole_sum=dipole_sum,
-        )
+        found = entry_vibrations(database, start.source, start.isotopes, start.dipole_sum)
+        return _told(found, notes)
+    return _told(way.vibrations(start), notes)
+
+
+def structure_of(
+    structure: str | Path | Any,
+    *,
+    supercell: tuple[int, ...] | None = None,
+    isotopes: Isotopes | None = None,
+    dipole_sum: DipoleWay = "converged",
+    database: Database | None = None,
+) -> Structure:
+    """What routes start from.
+
+    Parameters
+    ----------
+    structure, supercell, isotopes, dipole_sum, database
+        As `vibrations_of` takes them.
+
+    Raises
+    ------
+    InputError
+        If the structure cannot be read.
+    """
+    if database is not None and _is_entry(structure, database):
+        crystal = database.force_constants(structure).crystal
+    else:
+        crystal = read_crystal(structure)
+    return Structure(
+        source=structure,
+        crystal=with_isotopes(crystal, isotopes or {}),
+        supercell=supercell,
+        isotopes=isotopes or {},
+        dipole_sum=dipole_sum,
     )
-    return _told(found, notes)
+
+
+def _is_entry(structure: Any, database: Database) -> bool:
+    return isinstance(structure, str) and database.has(structure)
 
 
 def _told(found: Vibrations, notes: tuple[str, ...]) -> Vibrations:

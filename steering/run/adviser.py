@@ -9,7 +9,7 @@ import numpy as np
 
 from model_server.posterior import Posterior, Refinement, residual_sigma
 from simulations.arrays import FloatArray
-from simulations.fold import CanRate, CellSums, VoxelExposure, can_elsewhere
+from simulations.fold import CanRate, CellSums, ExpectedPart, VoxelExposure, can_elsewhere
 from simulations.instrument import coarsen, split_name
 from simulations.progress import Progress, silent
 from steering.advice import (
@@ -71,6 +71,8 @@ class Adviser:
         On merged voxels; its model and cells give the information.
     psi_deg : sequence of float, optional
         Orientations to choose from; evenly spaced within the limits by default.
+    parts : sequence of ExpectedPart
+        Those of the refinement.
     """
 
     def __init__(
@@ -79,8 +81,10 @@ class Adviser:
         refinement: Refinement,
         *,
         psi_deg: Sequence[float] | None = None,
+        parts: Sequence[ExpectedPart] = (),
     ) -> None:
         self._measurement, self._refinement = measurement, refinement
+        self._parts = tuple(parts)
         self._psi_deg = psi_deg
         self._seen: list[Look] = []
         self._known: tuple[bytes, list[Candidate]] | None = None  # and where they were seen from
@@ -222,7 +226,7 @@ class Adviser:
             return []
         refinement, per_minute = self._refinement, standpoint.charge_per_minute
         state = refinement.state_at(standpoint.theta)
-        stride = self._stride
+        stride, merged = self._stride, self._measurement.merged
         return [
             information_per_minute(
                 psi,
@@ -234,6 +238,7 @@ class Adviser:
                 charge_per_minute=per_minute,
                 state=state,
                 can=None if sample is None else can_elsewhere(can, sample, per_minute * sums[0]),
+                parts=tuple(part.rate(exposure, merged) for part in self._parts),
                 stride=stride,
             )
             for psi, exposure, sums in looks

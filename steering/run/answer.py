@@ -97,6 +97,7 @@ def result_of(
             *measurement.notes,
             *measurement.beliefs,
             *(empty_notes(ledger.sums, ledger.account) if ledger.chunks else ()),
+            *([] if estimate is None else part_notes(estimate.posterior)),
         ],
         "stop": asdict(stop_of(estimate, looks_below_target)),
     }
@@ -121,6 +122,14 @@ def result_of(
         ],
         **common,
     }
+
+
+def part_notes(posterior: Posterior) -> list[str]:
+    """How strong the expected parts of the scattering were found to be; none by default."""
+    return [
+        f"expected {name} scattering: {strength:.2g} +- {sigma:.1g} times that predicted"
+        for name, (strength, sigma) in posterior.part_strengths().items()
+    ]
 
 
 def _set_up(measurement: Measurement, posterior: Posterior) -> list[dict[str, Any]]:

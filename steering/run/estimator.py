@@ -30,6 +30,7 @@ from simulations.errors import InputError
 from simulations.fold import (
     CanRate,
     CellSums,
+    ExpectedPart,
     ImageExposure,
     VoxelExposure,
     sum_voxels,
@@ -42,6 +43,7 @@ from steering.run.actions import NO_WISHES, Wishes
 from steering.run.adviser import Adviser, Standpoint
 from steering.run.branch_bands import BranchBands, branch_bands
 from steering.run.can_terms import CanTerms
+from steering.run.expected_parts import expected_parts
 from steering.run.ledger import ChunkLedger
 from steering.run.reach import Reach, reach_of
 
@@ -106,6 +108,7 @@ class Estimator:
 
     def __init__(self, measurement: Measurement, can: CanTerms) -> None:
         self._measurement, self._can = measurement, can
+        self._parts = expected_parts(measurement)
         self._refinement = Refinement(
             model=measurement.coarse_forward,
             prior=measurement.prior,
@@ -113,11 +116,12 @@ class Estimator:
             elastic_cut_meV=measurement.elastic_cut_meV,
             exact=measurement.exact,
             can_sigma=measurement.experiment.background.can_sigma,
+            part_sigma={part.name: part.relative_sigma for part in self._parts},
         )
         self._doubting: Refinement | None = None
         ways = measurement.exact.missetting.and_then(measurement.exact.aside)
         self._known = dict(zip(ways.names, ways.sigma.tolist(), strict=True))
-        self._adviser = Adviser(measurement, self._refinement)
+        self._adviser = Adviser(measurement, self._refinement, parts=self._parts)
         self._first_guess = _first_guess_of(measurement)
         self._seen = _Exposures(measurement)
 
@@ -150,7 +154,14 @@ class Estimator:
         total, total_can = _together(with_can)
         pooled = self._seen.pooled(ledger)
         together = Observation(sums=total, exposure=lambda: pooled, can=total_can)
-        posterior, rates = self._fit(ledger, base, observations, together)
+        parts = self._parts if base is None else self._parts_at(base.posterior)
+        posterior, rates = self._fit(
+            ledger, base, *self._with(parts, chunks, observations, together)
+        )
+        if base is None and parts:  # those of the prior: once more with those of the fit
+            parts = self._parts_at(posterior)
+            expecting = self._with(parts, chunks, observations, together)
+            posterior, rates = self._fit(ledger, base, *expecting, before=(posterior, rates))
         judged = self._judged(ledger, posterior)
         trust = self._judge(ledger, *judged)
         advised = self._adviser.advise(
@@ -178,6 +189,31 @@ class Estimator:
             looked_from=advised.looked_from,
             bands=self._bands(posterior),
         )
+
+    def _parts_at(self, posterior: Posterior) -> tuple[ExpectedPart, ...]:
+        """Expected parts as an estimate predicts them; as the prior does where it is unstable."""
+        if not self._parts:
+            return ()
+        try:
+            return expected_parts(self._measurement, posterior.values)
+        except InputError:
+            return self._parts
+
+    def _with(
+        self,
+        parts: tuple[ExpectedPart, ...],
+        chunks: Sequence[ClosedChunk],
+        observations: list[Observation],
+        together: Observation,
+    ) -> tuple[list[Observation], Observation]:
+        """Observations, and all of them as one, with the rates of expected parts."""
+        if not parts:
+            return observations, together
+        merged = self._measurement.merged
+        each = [tuple(p.rate(self._seen.of(c), merged) for p in parts) for c in chunks]
+        total = tuple(np.sum(rates, axis=0) for rates in zip(*each, strict=True))
+        expecting = [replace(o, parts=r) for o, r in zip(observations, each, strict=True)]
+        return expecting, replace(together, parts=total)
 
     def advise_again(
         self, ledger: ChunkLedger, estimate: Estimate, base: Estimate | None, wishes: Wishes
@@ -229,20 +265,25 @@ class Estimator:
         base: Estimate | None,
         observations: list[Observation],
         together: Observation,
+        before: tuple[Posterior, Mapping[str, Any]] | None = None,
     ) -> tuple[Posterior, Mapping[str, Any]]:
         """Fit, and the exact rates that are to be kept.
+
+        ``before`` is the same of what it goes on from, that of ``base`` if nothing else is said.
 
         The set-up is believed, and what may be off of it marginalised, until that is more than can
         be carried to first order; from then on it is fitted.
         """
         believing = self._refinement
-        doubts = base is not None and base.posterior.layout.size > believing.layout.size
+        if before is None and base is not None:
+            before = base.posterior, base.rates
+        doubts = before is not None and before[0].layout.size > believing.layout.size
         refinement = self._doubts() if doubts else believing
-        refinement.recall({} if base is None else base.rates)
+        refinement.recall({} if before is None else before[1])
         posterior = refinement.fit(
             observations,
             starts=self._starts(ledger, base),
-            warm=None if base is None else base.posterior,
+            warm=None if before is None else before[0],
             pooled=replace(together, drift=self._drift(ledger, refinement)),
             kicks=0 if self._measurement.costly else KICKS if base is None else KICKS // 3,
         )

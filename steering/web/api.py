@@ -57,6 +57,7 @@ from steering.web.open_dwell_routes import open_dwell_router
 from steering.web.paging import Limit, Offset, paged
 from steering.web.people_file import People
 from steering.web.predict_routes import add_predict_routes
+from steering.web.prediction_jobs import prediction_turns
 from steering.web.prediction_process import Prediction
 from steering.web.problems import add_problems, problem
 from steering.web.reach_routes import reach_router
@@ -164,8 +165,10 @@ def create_app(
             folders, login=door.guards, known=lambda run_id: store.get(run_id) is not None
         ),
     )
-    app.include_router(_predictions_router(predictor), include_in_schema=False)  # superseded
-    add_predict_routes(app, predictor)
+    turns = prediction_turns()
+    superseded = _predictions_router(predictor, turns)
+    app.include_router(superseded, include_in_schema=False)
+    add_predict_routes(app, predictor, turns=turns)
     add_estimate_routes(app, models or Models(), registry)
     _add_page(app)
     return app
@@ -376,9 +379,8 @@ def _runs_router(
     return router
 
 
-def _predictions_router(predictor: Predictor | None) -> APIRouter:
+def _predictions_router(predictor: Predictor | None, turns: Turns) -> APIRouter:
     router = APIRouter()
-    turns = Turns()
     faults = {
         403: "a page of another site asks",
         408: "the body came too slowly",

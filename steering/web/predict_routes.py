@@ -47,6 +47,7 @@ from steering.web.prediction_requests import (
     storage_fault,
     validated,
 )
+from steering.web.turns import Turns
 
 MEDIA_TYPES: dict[str, str] = {
     "json": "application/json",
@@ -79,7 +80,11 @@ class _Streams:
 
 
 def add_predict_routes(
-    app: FastAPI, predictor: object | None, *, cache: PredictionCache | None = None
+    app: FastAPI,
+    predictor: object | None,
+    *,
+    cache: PredictionCache | None = None,
+    turns: Turns | None = None,
 ) -> None:
     """Add ``/v1/predict``, ``/v1/jobs`` and the planner's page ``/predict`` to an app.
 
@@ -90,10 +95,12 @@ def add_predict_routes(
         With another one, or without, predictions answer 503.
     cache : PredictionCache, optional
         Where answers are kept; in memory, if none is given.
+    turns : Turns, optional
+        The queue, where other paths of the app take turns in it, too.
     """
     bounded = predictor if isinstance(predictor, BoundedPredictor) else None
     found = cache or PredictionCache(None if bounded is None else bounded.cache_folder)
-    jobs = None if bounded is None else PredictionJobs(bounded, found)
+    jobs = None if bounded is None else PredictionJobs(bounded, found, turns=turns)
     streams = _Streams()
     app.include_router(_router(bounded, jobs, streams))
     _end_streams_with(app, streams)
@@ -151,7 +158,7 @@ def _add_options(router: APIRouter, predictor: BoundedPredictor | None) -> None:
             quantities=list(get_args(Quantity)),
             formats=list(get_args(Format)),
             builtin_structures=list(builtin_crystals()),
-            can=["aluminium", "vanadium"],
+            can=["aluminium", "vanadium", "stainless steel"],
             time_limit_s=600.0 if predictor is None else predictor.limits.wall_s,
             generic_fwhm_of_ei=GENERIC_FWHM,
             database=None if database is None else DatabaseAnswer(sources=list(database.sources)),
@@ -265,6 +272,8 @@ async def _begun(
             most = predictor.limits.wall_s
             raise HTTPException(422, f"time_limit_s is {limit:g}; expected at most {most:g} here.")
         fields = validated(asked)
+        if fields["route"] == "auto" or fields["compare"]:  # what is chosen hangs on the time
+            fields["time_limit_s"] = limit or predictor.limits.wall_s
         database = _database(predictor)
         fingerprint = "" if database is None else await run_in_threadpool(_fingerprint, database)
         key = await run_in_threadpool(prediction_key, fields, asked.files, fingerprint)

@@ -131,7 +131,7 @@ class PredictionJobs:
         self, predictor: JobPredictor, cache: PredictionCache, *, turns: Turns | None = None
     ) -> None:
         self._predictor, self.cache = predictor, cache
-        self._turns = turns or Turns(per_user=JOBS_PER_USER, in_all=JOBS_IN_ALL)
+        self._turns = turns or prediction_turns()
         self._jobs: OrderedDict[str, Job] = OrderedDict()
         self._computations: dict[tuple[str, float | None], _Computation] = {}
         self._began: dict[str, float] = {}
@@ -285,6 +285,11 @@ class PredictionJobs:
             return
         detail = str(json.loads(told.content).get("detail", ""))
         made.tell(state="failed", stage="failed", fault=Fault(status=told.status, detail=detail))
+
+
+def prediction_turns() -> Turns:
+    """The one queue of all predictions of a server."""
+    return Turns(per_user=JOBS_PER_USER, in_all=JOBS_IN_ALL)
 
 
 async def job_events(job: Job, closed: asyncio.Event) -> AsyncIterator[Job]:

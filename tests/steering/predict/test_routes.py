@@ -30,7 +30,7 @@ from steering.predict import (
 )
 from steering.predict.incoherent_powder import INCOHERENT
 from steering.predict.route import Route, RouteUnavailableError, Structure
-from steering.predict.routes import ROUTES, FirstPossible, route_named
+from steering.predict.routes import ROUTES, route_named
 from steering.predict.vibrations import Uncertainty
 from tests.simulations.dynamics.phonondb_ways import database, phonopy_of, write_ways
 from tests.simulations.phonon_oracles import (
@@ -308,12 +308,3 @@ def test_a_route_with_a_density_of_states_alone_gives_what_that_gives_and_says_w
     shown = powder_map(found, optics(20.0))
     assert INCOHERENT in shown.setting.approximations
     assert np.nanmax(shown.intensity) > 0
-
-
-def test_the_first_possible_route_is_taken_and_says_why_the_others_were_not():
-    either = FirstPossible(name="either", routes=(Einstein(fails=True), Einstein()))
-    found = vibrations_of("germanium", either)
-    assert found.approximations == ("every atom vibrates by itself", "no spring")
-    neither = FirstPossible(name="neither", routes=(Einstein(fails=True), Einstein(fails=True)))
-    with pytest.raises(RouteUnavailableError, match="route: no spring; no spring"):
-        vibrations_of("germanium", neither)

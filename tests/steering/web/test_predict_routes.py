@@ -350,9 +350,34 @@ def test_a_process_that_dies_is_told_and_replaced(client, served):
 
 @pytest.mark.slow
 def test_a_time_limit_ends_a_job(client):
-    answer = predicted(client, SLOW | {"ei_meV": 303, "time_limit_s": 0.3, "wait_s": 30})
+    fields = SLOW | {"ei_meV": 303, "time_limit_s": 0.3, "wait_s": 30}
+    answer = predicted(client, fields | {"route": "force_field"})
     assert answer.status_code == 422
     assert "longer than 0.3 s" in answer.json()["detail"]
+
+
+def test_auto_asks_no_route_beyond_the_time_limit_and_others_are_compared_within_it(client):
+    answer = predicted(client, {"structure": "MnO", "quantity": "dispersion", "time_limit_s": 0.1})
+    assert answer.status_code == 422
+    assert "no route fits into the time limit of 0.1 s" in answer.json()["detail"]
+    fields = DOS | {"compare": True, "time_limit_s": 25}
+    known = predicted(client, fields).json()["routes"]
+    assert [one["route"] for one in known if one["chosen"]] == ["force_constants"]
+    assert {one["route"] for one in known} >= {"database", "direct", "sevennet-0-11Jul2024"}
+
+
+def test_the_older_path_waits_in_the_same_queue(monkeypatch):
+    monkeypatch.setattr("steering.web.prediction_jobs.JOBS_IN_ALL", 1)
+    with (
+        serving(create_app(RunStore(), BoundedPredictor())) as url,
+        httpx.Client(base_url=url, timeout=60) as client,
+    ):
+        job = client.post("/v1/predict", json=SLOW | {"ei_meV": 330})
+        assert job.status_code == 202
+        older = client.post("/predict", json={"structure": "germanium", "quantity": "dos"})
+        assert older.status_code == 429
+        assert int(older.headers["retry-after"]) >= 1
+        client.delete(f"/v1/jobs/{job.json()['id']}")
 
 
 def test_two_users_at_once_are_both_served_in_turn(served):
