@@ -4,7 +4,6 @@ from model_server.training.recipes import ImageRecipe, Recipe, recipe_of
 from model_server.training.training import (
     LEVELS,
     TrainingSpectra,
-    distances_of,
     joined_spectra,
     level_inputs,
     noisy_inputs,
@@ -17,7 +16,6 @@ __all__ = [
     "LEVELS",
     "Recipe",
     "TrainingSpectra",
-    "distances_of",
     "joined_spectra",
     "level_inputs",
     "noisy_inputs",
