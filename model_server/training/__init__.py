@@ -5,7 +5,6 @@ from model_server.training.recipes import ImageRecipe, Recipe, recipe_of
 from model_server.training.training import (
     LEVELS,
     TrainingSpectra,
-    distances_of,
     joined_spectra,
     level_inputs,
     noisy_inputs,
@@ -18,7 +17,6 @@ __all__ = [
     "LEVELS",
     "Recipe",
     "TrainingSpectra",
-    "distances_of",
     "joined_spectra",
     "key_of",
     "level_inputs",

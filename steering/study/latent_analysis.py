@@ -1,7 +1,8 @@
 """What the latent of a bundle holds, on simulated spectra of its experiment and measured ones.
 
-Spectra are simulated one orientation at a time. Rates are linear in the exposure, so that any
-coverage of those orientations, with any dwell times, is a sum of what was computed once.
+Spectra are simulated one orientation at a time, and a coverage with any dwell times is a sum of
+them, as it is of a measurement. The folded model of the summed exposure differs a little, since its
+moments are means over orientations.
 """
 
 from __future__ import annotations
