@@ -223,18 +223,23 @@ def print_prediction(title: str, prediction: dict[str, Any]) -> None:
     if routes:
         terminal.table(
             "Routes",
-            ["route", "mean", "highest", "differs", "error and time, as measured"],
+            ["route", "mean, meV", "highest, meV", "differs", "error", "takes"],
             [_route_row(one) for one in routes],
         )
+        for one in routes:
+            terminal.out.print(f"  - {one['route']}: {one['words']}", markup=False)
+            if not one["asked"]:
+                terminal.out.print(f"    not asked: {one['why']}", markup=False)
 
 
 def _route_row(one: dict[str, Any]) -> list[str]:
-    """One route of a comparison: what it says, or why it was not asked."""
-    name = f"{one['route']} (taken)" if one["chosen"] else str(one["route"])
-    if not one["asked"]:
-        return [name, "", "", "", f"{one['words']}; not asked: {one['why']}"]
-    energies = [f"{one[key]:.4g} meV" for key in ("mean_energy_meV", "highest_meV")]
-    return [name, *energies, "" if one["chosen"] else f"{one['differs']:.2g}", str(one["words"])]
+    """One route of a comparison: what it says where it was asked, its error and its time."""
+    said = ["", "", ""]
+    if one["asked"]:
+        said = [f"{one[key]:.4g}" for key in ("mean_energy_meV", "highest_meV")]
+        said.append("taken" if one["chosen"] else f"{one['differs']:.2g}")
+    error = "?" if one["error"] is None else f"{one['error']:.2g}"
+    return [one["route"], *said, error, "?" if one["takes"] is None else one["takes"]]
 
 
 def _collect(value: Any, name: str, rows: list[list[str]]) -> None:

@@ -52,9 +52,10 @@ def comparison(
     -------
     list of dict
         By route, JSON-ready but for arrays: ``route``, ``chosen``, ``error`` and ``seconds`` (None:
-        not measured), both in ``words``; ``asked``, else ``why`` not; of those asked ``source``,
-        ``mean_energy_meV``, ``highest_meV``, ``dos`` and ``differs``, the mean absolute difference
-        of the density over its highest value from that of the chosen route, 51 points.
+        not measured; ``takes`` rounds them), both in ``words``; ``asked``, else ``why`` not; of
+        those asked ``source``, ``mean_energy_meV``, ``highest_meV``, ``dos`` and ``differs``, the
+        mean absolute difference of the density over its highest value from that of the chosen
+        route, 51 points.
     """
     began = time.monotonic()
     limit = COMPARED_WITHIN_S if time_limit_s is None else time_limit_s
@@ -116,6 +117,7 @@ def _chosen_name(chosen: Vibrations, rows: dict[str, dict[str, Any]]) -> str:
             return name
     rows[source] = {
         "route": source, "chosen": False, "asked": False, "error": None, "seconds": None,
+        "takes": None,
         "words": "error not measured; time not measured", "why": None,
     }  # fmt: skip
     rows[source] |= {"chosen": True, "asked": True, **_said(chosen, literature_density(chosen.dos))}
@@ -129,6 +131,7 @@ def _row(one: Expected) -> dict[str, Any]:
         "asked": False,
         "error": None if one.error is None else one.error.error,
         "seconds": one.seconds,
+        "takes": None if one.seconds is None else rounded_s(one.seconds),
         "words": one.words,
         "why": None,
     }

@@ -44,9 +44,9 @@ class RouteError:
     @property
     def words(self) -> str:
         """Figure, class and how many crystals."""
-        which = "crystals" if self.of == ALL else f"crystals, {self.of}"
+        of = {ALL: "", _OTHERS: "; of no class"}.get(self.of, f"; {self.of}")
         return (
-            f"{self.error:.2g} on {self.crystals} {which} of at most {self.most_atoms} atoms "
+            f"{self.error:.2g} on {self.crystals} crystals of at most {self.most_atoms} atoms{of} "
             f"({self.source})"
         )
 

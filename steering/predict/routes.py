@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from simulations.crystal import Isotopes, read_crystal, species_words, with_isotopes
 from simulations.dynamics import DipoleWay
@@ -179,7 +179,7 @@ def structure_of(
     )
 
 
-def _is_entry(structure: Any, database: Database) -> bool:
+def _is_entry(structure: str | Path | Any, database: Database) -> TypeGuard[str]:
     return isinstance(structure, str) and database.has(structure)
 
 

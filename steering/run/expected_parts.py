@@ -46,7 +46,7 @@ def expected_parts(
         If the crystal is not stable with them.
     """
     section = measurement.experiment.background
-    found = []
+    found: list[ExpectedPart] = []
     if section.own:
         found.append(_part(OWN, section.own_relative_sigma, own_scattering(measurement, values)))
     if section.cryostat is not None:

@@ -6,6 +6,7 @@ are those of the folded model, which a replay of the recorded files only begins 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,12 @@ import numpy as np
 from model_server.posterior import Observation, Posterior, Refinement, assess, usable_cells
 from simulations.arrays import BoolArray
 from simulations.errors import InputError
-from simulations.fold import CellSums
+from simulations.fold import CellSums, ExpectedPart
 from simulations.progress import Progress, silent
 from steering.experiment import Experiment, Measurement, build_measurement
-from steering.run.answer import fitted_of
+from steering.run.answer import fitted_of, part_notes
 from steering.run.estimator import DRAWS, KICKS
+from steering.run.expected_parts import expected_parts
 from steering.run.folded_file import read_folded
 
 NOTE = (
@@ -71,29 +73,38 @@ def estimate_folded(
     merged = exposure.merged(measurement.merged)
     rng = np.random.default_rng(20261)
     draws = measurement.coarse_forward.draw(measurement.prior, DRAWS, rng)
-    posterior = _refinement(measurement, coarse=True).fit(
-        [Observation(sums=sums, exposure=lambda: merged)], starts=list(draws), kicks=KICKS
+    parts = expected_parts(measurement)
+    rates = tuple(part.rate(merged, measurement.merged) for part in parts)
+    posterior = _refinement(measurement, parts, coarse=True).fit(
+        [Observation(sums=sums, exposure=lambda: merged, parts=rates)],
+        starts=list(draws),
+        kicks=KICKS,
     )
     if not measurement.costly:
         say("fitting", 0.5)
-        posterior = _refinement(measurement, coarse=False).fit(
-            [Observation(sums=sums, exposure=lambda: exposure)], starts=[posterior.values]
+        rates = tuple(part.rate(exposure, measurement.voxels) for part in parts)
+        posterior = _refinement(measurement, parts, coarse=False).fit(
+            [Observation(sums=sums, exposure=lambda: exposure, parts=rates)],
+            starts=[posterior.values],
         )
     trust = assess(sums=sums, posterior=posterior, prior=measurement.prior, use=use, look=1)
     return {
         **fitted_of(posterior, trust, measurement),
         "chi_square": trust.reduced_chi_square,
         **_misfit(sums, posterior, use),
-        "notes": [*measurement.notes, *measurement.beliefs, NOTE],
+        "notes": [*measurement.notes, *measurement.beliefs, *part_notes(posterior), NOTE],
     }
 
 
-def _refinement(measurement: Measurement, *, coarse: bool) -> Refinement:
+def _refinement(
+    measurement: Measurement, parts: Sequence[ExpectedPart], *, coarse: bool
+) -> Refinement:
     return Refinement(
         model=measurement.coarse_forward if coarse else measurement.forward,
         prior=measurement.prior,
         energy_centres_meV=measurement.energy.centres_meV,
         elastic_cut_meV=measurement.elastic_cut_meV,
+        part_sigma={part.name: part.relative_sigma for part in parts},
     )
 
 
