@@ -26,6 +26,8 @@ from steering.predict.vibrations import Uncertainty, Vibrations
 Wanted = Literal["density", "map", "force_constants", "all"]
 """What decides: a density of states, S(|Q|,E), force constants; all: those, else a density."""
 FAR = "far from training"
+MARGIN = 1.5
+"""Times what it usually takes a route must have: one that is late gives no answer at all."""
 MOST_UNSTABLE = 2
 """Force fields that are asked for a crystal before imaginary modes are believed."""
 _METRIC: dict[Wanted, Metric] = {
@@ -53,8 +55,8 @@ class Expected:
         return f"{self.metric}: {self.error.words}; {took}"
 
     def fits(self, seconds: float | None) -> bool:
-        """Whether it is known to be done in so many seconds; None: no limit."""
-        return seconds is None or (self.seconds is not None and self.seconds <= seconds)
+        """Whether it is likely to be done in so many seconds; None: no limit."""
+        return seconds is None or (self.seconds is not None and MARGIN * self.seconds <= seconds)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -183,10 +185,10 @@ class AutoRoute:
         if known:
             least = min(known, key=lambda one: one.seconds or 0.0)
             told = ", ".join(f"{one.route.name} {_time(one)}" for one in late)
+            enough = rounded_s(1.02 * MARGIN * (least.seconds or 0.0))
             reasons.append(
                 f"no route fits into the time limit of {self.time_limit_s:g} s ({told}); expected "
-                f"at least {rounded_s(1.05 * (least.seconds or 0.0))}, for {least.route.name}. "
-                "Raise the limit, or ask for less"
+                f"at least {enough}, for {least.route.name}. Raise the limit, or ask for less"
             )
         why = "; ".join(dict.fromkeys(reasons))
         return RouteUnavailableError(f"route: {why}", why=why)

@@ -21,7 +21,6 @@ from steering.predict.vibrations import Vibrations
 
 COMPARED_WITHIN_S = 120.0
 """What the other routes may take together where nobody says a limit, by the times measured."""
-MARGIN = 1.5  # a route that takes longer than it usually does must not end the answer
 
 
 def comparison(
@@ -71,7 +70,7 @@ def comparison(
         left = limit - (time.monotonic() - began)
         if one.unfit is not None:
             row["why"] = one.unfit
-        elif one.seconds is None or MARGIN * one.seconds > left:
+        elif one.seconds is None or not one.fits(left):
             row["why"] = f"it would take longer than the {rounded_s(max(left, 0.0))} that are left"
             if one.seconds is None:
                 row["why"] = "how long it takes was not measured"

@@ -8,9 +8,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from simulations.constants import HBAR2_OVER_U
+from simulations.crystal import neutron_data
 from simulations.dynamics import modes, phonon_dos
 from simulations.reciprocal import irreducible_mesh, quasi_random_points
 from simulations.scattering import (
+    CAN_MATERIALS,
     can_background,
     displacement_tensors,
     incoherent_lines,
@@ -178,5 +180,19 @@ def test_a_can_scatters_with_its_total_cross_section(material, barn):
 
 
 def test_an_unknown_can_lists_the_known_ones():
-    with pytest.raises(ValueError, match="aluminium, vanadium"):
+    with pytest.raises(ValueError, match="aluminium, stainless steel, vanadium"):
         can_background("steel", MOMENTUM, ENERGY, temperature_K=5, resolution=1.0)
+
+
+def test_what_the_lengths_of_an_alloy_differ_by_is_incoherent():
+    steel = CAN_MATERIALS["stainless steel"]
+    mass, length, incoherent = steel.atom
+    elements, shares = zip(*steel.composition, strict=True)
+    masses, lengths, own = neutron_data(elements)
+    assert sum(shares) == pytest.approx(1.0)
+    assert mass == pytest.approx(55.3, abs=0.2)
+    total = np.array(shares) @ (own + 4 * np.pi * lengths**2)  # of single atoms: none is lost
+    assert incoherent + 4 * np.pi * length**2 == pytest.approx(total)
+    assert incoherent[0] > np.array(shares) @ own
+    one = CAN_MATERIALS["vanadium"].atom
+    np.testing.assert_array_equal(one, neutron_data(("V",)))
