@@ -408,6 +408,9 @@ def _trained_encoder(
     )
 
 
+FEWEST_STEPS = 11  # of a cycle of the learning rate: its rise must take more than one
+
+
 def _fit(
     encoder: Encoder,
     decoder: Decoder,
@@ -424,7 +427,7 @@ def _fit(
     optimiser = torch.optim.AdamW(
         weights, lr=recipe.learning_rate, weight_decay=recipe.weight_decay
     )
-    steps = recipe.epochs * (len(train) // recipe.batch)
+    steps = max(FEWEST_STEPS, recipe.epochs * (len(train) // recipe.batch))
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimiser, max_lr=recipe.learning_rate, total_steps=steps, pct_start=0.1
     )

@@ -1,5 +1,7 @@
 """Training on simple path spectra: it learns, it repeats itself, it refuses nonsense."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -81,6 +83,13 @@ def test_the_same_seed_gives_the_same_weights_and_another_one_others(problem):
         next(first.network.encoder.parameters()).numpy(),
         next(other.network.encoder.parameters()).numpy(),
     )
+
+
+def test_a_training_of_ten_steps_is_one(problem):
+    spectra, *rest = problem
+    few = (spectra[:360], *rest)  # 324 to learn from
+    recipe = replace(QUICK, epochs=1)
+    assert trained(few, recipe=recipe).card["training"]["spectra"] // recipe.batch == 10
 
 
 def test_noise_is_drawn_around_the_clean_spectrum(problem):
