@@ -343,6 +343,25 @@ EXAMPLES: dict[str, dict[str, Any]] = {
             ]
         }
     },
+    "GET /v1/runs/{run_id}/open-dwell": {
+        "answer": {
+            "job": "5f0c",
+            "chunk": "178904",
+            "psi_deg": 48.0,
+            "start_ns": 1795530000000000000,
+            "newest_ns": 1795530095000000000,
+            "looked_ns": 1795530095400000000,
+            "read": 182_340,
+            "folded": 12_871,
+            "waiting": 0,
+            "rate_per_s": 1920.5,
+            "charge_coulomb": 0.0953,
+            "beam_current_microampere": 1003.0,
+            "temperature_K": 5.02,
+            "note": None,
+            "counts": [[0, 2, 1], [1, 0, 3]],
+        }
+    },
     "GET /v1/runs/{run_id}/reach": {
         "answer": {
             "version": 17,

@@ -1,12 +1,10 @@
 """Glimpses of a dwell that is open: what they count is what the closed chunk has."""
 
-import errno
-import resource
-import signal
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from structlog.testing import capture_logs
 
 from consumers.state import PartitionLock, read_chunk, read_manifest
 from consumers.wire import LogSample, RunEnds, decode, encode_log
@@ -169,24 +167,21 @@ def test_the_next_owner_and_a_killed_one_leave_nothing_behind(worker, tmp_path):
     PartitionLock(tmp_path / "partition-0").release()
 
 
-def test_a_file_that_cannot_be_written_leaves_the_one_before_and_is_told_once(tmp_path, capsys):
-    worker_view = _view()
-    file = OpenDwellFile(open_dwell_path(tmp_path, 0, "night"))
-    file.write(worker_view)
-    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
-    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    try:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (100, limit[1]))
+def test_a_full_disk_leaves_the_file_before_and_is_told_once(small_disk):
+    state = small_disk.folder
+    file = OpenDwellFile(open_dwell_path(state, 0, "night"))
+    file.write(_view())
+    small_disk.fill()
+    with capture_logs() as told:
         for _ in range(3):
-            file.write(worker_view)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
-        signal.signal(signal.SIGXFSZ, ignored)
-    assert seen(tmp_path).read == worker_view.read
-    assert [path.suffix for path in (tmp_path / "open-dwells").iterdir()] == [".safetensors"]
-    told = capsys.readouterr().out
-    assert told.count("open_dwell_not_written") == 1
-    assert str(errno.EFBIG) in told
+            file.write(replace(_view(), read=9))
+        assert seen(state).read == _view().read
+        assert [path.suffix for path in (state / "open-dwells").iterdir()] == [".safetensors"]
+        small_disk.make_room()
+        file.write(replace(_view(), read=9))
+    assert seen(state).read == 9
+    assert [one["event"] for one in told] == ["open_dwell_not_written"]
+    assert "space" in told[0]["reason"]
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", b"\x08\0\0\0\0\0\0\0{}      ", b"\xff" * 100])
