@@ -35,7 +35,7 @@ from steering.web.estimate_answers import (
 )
 from steering.web.guards import LARGER_BODIES
 from steering.web.metrics import PREFIX, MetricName
-from steering.web.prediction_requests import storage_fault
+from steering.web.prediction_requests import bounded_body, storage_fault
 
 if TYPE_CHECKING:
     from model_server.networks import BundleRegistry, FoldedSpectrum
@@ -385,19 +385,9 @@ def _named(model: str | None) -> str:
 
 
 async def _json(request: Request) -> EstimateAsked:
-    pieces: list[bytes] = []
-    taken = 0
-    async for piece in request.stream():
-        taken += len(piece)
-        if taken > JSON_BYTES:
-            raise HTTPException(
-                413,
-                f"body is too large; expected at most {JSON_BYTES:,} bytes of JSON. Send files "
-                "as a form (multipart/form-data).",
-            )
-        pieces.append(piece)
+    content = await bounded_body(request, JSON_BYTES)
     try:
-        return await run_in_threadpool(EstimateAsked.model_validate_json, b"".join(pieces))
+        return await run_in_threadpool(EstimateAsked.model_validate_json, content)
     except ValidationError as error:
         told = [
             f"{'.'.join(map(str, one['loc'])) or 'body'} is {one.get('input')!r:.60}; expected "

@@ -36,6 +36,22 @@ class Asked:
     part: str | None = None
 
 
+async def bounded_body(request: Request, most_bytes: int) -> bytes:
+    """A body of JSON that is no larger than that; 413 otherwise."""
+    pieces: list[bytes] = []
+    taken = 0
+    async for piece in request.stream():
+        taken += len(piece)
+        if taken > most_bytes:
+            raise HTTPException(
+                413,
+                f"body is too large; expected at most {most_bytes:,} bytes of JSON. Send files "
+                "as a form (multipart/form-data).",
+            )
+        pieces.append(piece)
+    return b"".join(pieces)
+
+
 async def json_body(request: Request) -> dict[str, Any]:
     """The object that a body is.
 
@@ -44,19 +60,9 @@ async def json_body(request: Request) -> dict[str, Any]:
     HTTPException
         If it is too large or no object.
     """
-    pieces: list[bytes] = []
-    taken = 0
-    async for piece in request.stream():
-        taken += len(piece)
-        if taken > JSON_BYTES:
-            raise HTTPException(
-                413,
-                f"body is too large; expected at most {JSON_BYTES:,} bytes of JSON. Send files "
-                "as a form (multipart/form-data).",
-            )
-        pieces.append(piece)
+    content = await bounded_body(request, JSON_BYTES)
     try:
-        body = from_json(b"".join(pieces), allow_inf_nan=False)
+        body = from_json(content, allow_inf_nan=False)
     except ValueError as error:
         raise HTTPException(422, f"body is no JSON ({error}); expected an object.") from error
     if not isinstance(body, dict):
