@@ -77,7 +77,7 @@ def fold(state, raws):
 def buried(state):
     """Messages on the tape of dead letters."""
     found = []
-    if not (state / "dead_letters").exists():
+    if not any((state / "dead_letters").glob("*.tape")):
         return found
     with TapeReader(state / "dead_letters") as reader:
         while (message := reader.read()) is not None:
