@@ -1,7 +1,7 @@
 """Training a bundle on simulated folded spectra, with noise and coverage drawn afresh.
 
 The spectra come as expected rates on the encoder's coarse grid: counts per unit scale and the
-exposure that belongs to them. Scale, background and Poisson noise are drawn anew whenever a
+exposures that belong to them. Scale, background and Poisson noise are drawn anew whenever a
 spectrum is seen, so that a few thousand simulated spectra go a long way.
 """
 
@@ -40,7 +40,7 @@ from model_server.training.progressed_file import Keeping, key_of
 from model_server.training.recipes import ImageRecipe, Recipe
 from simulations.arrays import FloatArray, SingleArray
 from simulations.errors import InputError
-from simulations.fold import VoxelExposure, sum_voxels
+from simulations.fold import VoxelExposure
 from simulations.likelihood import FoldedPhonons
 from simulations.prior import BoxPrior
 from simulations.progress import Progress
@@ -53,6 +53,7 @@ class TrainingSpectra:
     parameters: FloatArray  # (spectra, parameters) eV/angstrom^2
     rate: SingleArray  # (spectra, rows, columns) expected phonon counts per unit scale
     exposure: SingleArray  # (spectra, rows, columns) D
+    flat: SingleArray  # (spectra, rows, columns) F: exposure of what is flat in time of flight
     coverage: SingleArray  # (spectra, rows, columns) share of fine cells with D > 0
 
     def __len__(self) -> int:
@@ -65,6 +66,7 @@ class TrainingSpectra:
             parameters=self.parameters[rows],
             rate=self.rate[rows],
             exposure=self.exposure[rows],
+            flat=self.flat[rows],
             coverage=self.coverage[rows],
         )
 
@@ -77,7 +79,7 @@ def joined_spectra(parts: Sequence[TrainingSpectra]) -> TrainingSpectra:
             name: np.stack([getattr(p, name)[:shortest] for p in parts], axis=1).reshape(
                 shortest * len(parts), *getattr(parts[0], name).shape[1:]
             )
-            for name in ("parameters", "rate", "exposure", "coverage")
+            for name in ("parameters", "rate", "exposure", "flat", "coverage")
         }
     )
 
@@ -125,6 +127,7 @@ def simulate_spectra(
     n_bins = forward.energy.n_bins
     combined: list[VoxelExposure] = []
     weights: list[FloatArray] = []
+    flats: list[FloatArray] = []
     shares: list[FloatArray] = []
     fine = grid.path_group * grid.energy_group
     for k in range(coverages):
@@ -135,12 +138,13 @@ def simulate_spectra(
         total = exposures[chosen[0]].scaled(float(dwell[0]))
         for which, minutes in zip(chosen[1:], dwell[1:], strict=True):
             total = total + exposures[which].scaled(float(minutes))
-        full = np.zeros((forward.voxels.n_path_bins, n_bins))
-        D = sum_voxels(total.weight, forward.voxels)
-        full[:, : D.shape[1]] = D
+        D, F = np.zeros((2, forward.voxels.n_path_bins, n_bins))
+        for padded, sums in zip((D, F), total.path_sums(forward.voxels), strict=True):
+            padded[:, : sums.shape[1]] = sums
         combined.append(total)
-        weights.append(grid.sums(full))
-        shares.append(grid.sums(full > 0) / fine)
+        weights.append(grid.sums(D))
+        flats.append(grid.sums(np.where(D > 0, F, 0.0)))
+        shares.append(grid.sums(D > 0) / fine)
     rates: list[FloatArray] = []
     which_coverage: list[int] = []
     for s, phi in enumerate(parameters):
@@ -155,6 +159,7 @@ def simulate_spectra(
         parameters=np.repeat(parameters, per_set, axis=0),
         rate=np.array(rates, dtype=np.float32),
         exposure=np.array(weights, dtype=np.float32)[order],
+        flat=np.array(flats, dtype=np.float32)[order],
         coverage=np.array(shares, dtype=np.float32)[order],
     )
 
@@ -163,6 +168,10 @@ def noisy_inputs(
     spectra: TrainingSpectra, recipe: Recipe | ImageRecipe, rng: np.random.Generator
 ) -> tuple[SingleArray, SingleArray]:
     """Draw scale, background and counts, and what the encoder sees of them.
+
+    A background is a mixture of one that is flat in time of flight and one of the shape of the
+    exposure, its slope along energy drawn; a quarter of them is of the first kind alone, and a
+    quarter of the second.
 
     Returns
     -------
@@ -176,15 +185,21 @@ def noisy_inputs(
     n = len(spectra)
     low, high = np.log(recipe.counts)
     counts = np.exp(rng.uniform(low, high, n))[:, None, None]
-    signal = counts * rate / np.maximum(rate.sum(axis=(1, 2), keepdims=True), 1e-300)
+    signal = counts * _unit(rate)
     ratio = rng.uniform(*recipe.background, n)[:, None, None]
     slope = rng.uniform(-0.5, 0.5, n)[:, None, None] * np.linspace(-1, 1, D.shape[2])
-    shape = D * (1 + slope)
-    background = ratio * counts * shape / np.maximum(shape.sum(axis=(1, 2), keepdims=True), 1e-300)
+    flat = np.clip(rng.uniform(-0.5, 1.5, n), 0.0, 1.0)[:, None, None]
+    shape = flat * _unit(spectra.flat.astype(float)) + (1 - flat) * _unit(D * (1 + slope))
+    background = ratio * counts * shape
     drawn = rng.poisson(signal + background)
     noisy = encoder_input(drawn, D, spectra.coverage)
     clean = encoder_input(signal, D, spectra.coverage)
     return noisy, clean[:, : clean.shape[1] // 2]
+
+
+def _unit(shape: FloatArray) -> FloatArray:
+    """Every spectrum with the sum 1."""
+    return shape / np.maximum(shape.sum(axis=(1, 2), keepdims=True), 1e-300)
 
 
 def train_bundle(
@@ -253,6 +268,7 @@ def train_bundle(
     key = key_of(
         domain=domain.hash, recipe=recipe, seed=seed, torch=torch.__version__,
         lower=prior.lower, upper=prior.upper, rate=spectra.rate, exposure=spectra.exposure,
+        flat=spectra.flat,
     )  # fmt: skip
     keeping = Keeping(folder=work, key=key)
     if isinstance(recipe, Recipe):
@@ -290,6 +306,7 @@ def train_bundle(
                     "phonon counts per spectrum": f"{recipe.counts[0]:g} to {recipe.counts[1]:g}",
                     "background over phonon counts": f"{recipe.background[0]:g} to "
                     f"{recipe.background[1]:g}",
+                    "background": "flat in time of flight, of the shape of the exposure, or both",
                 }
                 if noisy
                 else {"noise": "none: clean spectra, as published"}

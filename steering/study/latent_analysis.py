@@ -43,7 +43,6 @@ from model_server.training import (
 from simulations.arrays import FloatArray, SingleArray
 from simulations.crystal import species_words
 from simulations.errors import InputError
-from simulations.fold import sum_voxels
 from simulations.progress import Progress, silent
 from steering.experiment import Experiment, Measurement, build_measurement
 from steering.study.model_training import WIDER_TUBE, merged_pixels
@@ -65,6 +64,7 @@ class _Scan:
     parameters: FloatArray  # (sets, parameters) eV/angstrom^2
     rate: FloatArray  # (sets, psi, rows, columns) phonon counts per unit scale
     exposure: FloatArray  # (psi, rows, columns) D
+    flat: FloatArray  # (psi, rows, columns) F
     known: FloatArray  # (psi, path bins, energy bins) 1 where D > 0
     slopes: FloatArray  # (places, parameters, rows, columns) of the whole scan's rate, first sets
     line: FloatArray  # (steps, rows, columns) whole scan's rate from one set to another
@@ -272,10 +272,7 @@ def _simulate(
     for k, psi in enumerate(angles):
         exposures.append(this.exposure(float(psi)))
         say("exposures", 0.2 * (k + 1) / orientations)
-    D = np.zeros((orientations, forward.voxels.n_path_bins, forward.energy.n_bins))
-    for k, one in enumerate(exposures):
-        summed = sum_voxels(one.weight, forward.voxels)
-        D[k, :, : summed.shape[1]] = summed
+    D, F = np.moveaxis([this.geometry.path_sums(one) for one in exposures], 1, 0)
     whole = exposures[0]
     for one in exposures[1:]:
         whole = whole + one
@@ -302,6 +299,7 @@ def _simulate(
         parameters=drawn,
         rate=np.array(rates),
         exposure=grid.sums(D),
+        flat=grid.sums(np.where(D > 0, F, 0.0)),
         known=(D > 0).astype(float),
         slopes=np.array(slopes),
         line=grid.sums(np.array(fine)),
@@ -320,7 +318,7 @@ def _share(bundle: Bundle, known: FloatArray) -> FloatArray:
 def _covered(bundle: Bundle, scan: _Scan, rng: np.random.Generator) -> TrainingSpectra:
     """Every set under some random coverages, from one orientation to all, with random dwells."""
     n = len(scan.psi_deg)
-    rates, D, shares, parameters = [], [], [], []
+    rates, D, F, shares, parameters = [], [], [], [], []
     for phi, rate in zip(scan.parameters, scan.rate, strict=True):
         for k in range(COVERAGES):
             size = int(np.rint(n ** (k / (COVERAGES - 1))))
@@ -328,19 +326,15 @@ def _covered(bundle: Bundle, scan: _Scan, rng: np.random.Generator) -> TrainingS
             dwell = rng.uniform(0.3, 1.7, size)
             rates.append(np.tensordot(dwell, rate[chosen], 1))
             D.append(np.tensordot(dwell, scan.exposure[chosen], 1))
+            F.append(np.tensordot(dwell, scan.flat[chosen], 1))
             shares.append(_share(bundle, scan.known[chosen].max(axis=0)))
             parameters.append(phi)
-    return _spectra(np.array(parameters), np.array(rates), np.array(D), np.array(shares))
-
-
-def _spectra(
-    parameters: FloatArray, rate: FloatArray, D: FloatArray, share: FloatArray
-) -> TrainingSpectra:
     return TrainingSpectra(
-        parameters=parameters,
-        rate=rate.astype(np.float32),
-        exposure=D.astype(np.float32),
-        coverage=share.astype(np.float32),
+        parameters=np.array(parameters),
+        rate=np.array(rates, dtype=np.float32),
+        exposure=np.array(D, dtype=np.float32),
+        flat=np.array(F, dtype=np.float32),
+        coverage=np.array(shares, dtype=np.float32),
     )
 
 
@@ -369,16 +363,19 @@ def _errors(
     """Root mean square errors over prior widths, (psi and all together, parameters).
 
     Counts follow the rate of ``virtual``, on average over sets and orientations, and so does the
-    background beside them; all together share one and the same time.
+    background beside them, flat in time of flight; all together share one and the same time.
     """
     rate = np.concatenate([scan.rate, scan.rate.mean(axis=1, keepdims=True)], axis=1)
-    D = np.concatenate([scan.exposure, scan.exposure.mean(axis=0, keepdims=True)])
+    D, F = (
+        np.concatenate([sums, sums.mean(axis=0, keepdims=True)])
+        for sums in (scan.exposure, scan.flat)
+    )
     known = np.concatenate([scan.known, scan.known.max(axis=0, keepdims=True)])
     share = _share(bundle, known)
     virtual = experiment.virtual
     scale = virtual.counts_per_minute * minutes / rate.sum(axis=(2, 3)).mean()
-    beside = virtual.background_ratio * rate.sum(axis=(2, 3)).mean() / D.sum(axis=(1, 2)).mean()
-    expected = scale * (rate + beside * D)
+    beside = virtual.background_ratio * rate.sum(axis=(2, 3)).mean() / F.sum(axis=(1, 2)).mean()
+    expected = scale * (rate + beside * F)
     errors = np.zeros((len(D), len(bundle.parameter_names)))
     for _ in range(DRAWS):
         drawn = rng.poisson(expected)

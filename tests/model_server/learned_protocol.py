@@ -93,7 +93,11 @@ class Problem:
         found = training_set(training_plan(self.path, self.prior, sets, seed))
         ones = np.ones_like(found.spectra)
         return TrainingSpectra(
-            parameters=found.parameters, rate=found.spectra, exposure=ones, coverage=ones
+            parameters=found.parameters,
+            rate=found.spectra,
+            exposure=ones,
+            flat=ones,
+            coverage=ones,
         )
 
 

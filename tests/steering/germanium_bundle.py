@@ -33,6 +33,7 @@ def bundle() -> Bundle:
             parameters=this.box.sample(100, rng).values,
             rate=rate,
             exposure=np.ones_like(rate),
+            flat=np.ones_like(rate),
             coverage=np.ones_like(rate),
         ),
         domain=Domain(

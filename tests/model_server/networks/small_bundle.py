@@ -35,6 +35,7 @@ def trained(recipe: Recipe | ImageRecipe = SHORT, *, spectra: int = 300) -> Bund
             parameters=parameters,
             rate=rate,
             exposure=np.ones_like(rate),
+            flat=np.ones_like(rate),
             coverage=np.ones_like(rate),
         ),
         domain=Domain(parameter_names=("a", "b"), path_hkl=PATH, energy_edges_meV=EDGES),

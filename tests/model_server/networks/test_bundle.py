@@ -41,6 +41,7 @@ def folder(tmp_path_factory):
         parameters=prior.sample(n, rng).values,
         rate=rate,
         exposure=np.ones_like(rate),
+        flat=np.ones_like(rate),
         coverage=np.ones_like(rate),
     )
     bundle = train_bundle(

@@ -41,7 +41,7 @@ def spectra(n=96, seed=0):
     centre = values[:, :1] * (0.5 + rows) + values[:, 1:] * np.sin(3 * rows)
     rate = np.exp(-0.5 * ((energy - centre[..., None]) / 1.2) ** 2).astype(np.float32) + 0.01
     ones = np.ones_like(rate)
-    return TrainingSpectra(parameters=values, rate=rate, exposure=ones, coverage=ones)
+    return TrainingSpectra(parameters=values, rate=rate, exposure=ones, flat=ones, coverage=ones)
 
 
 def quick(name, epochs=2):

@@ -39,6 +39,7 @@ def problem():
         parameters=values,
         rate=GRID.sums(shape * exposure).astype(np.float32),
         exposure=GRID.sums(exposure).astype(np.float32),
+        flat=GRID.sums(exposure * (1 + np.arange(exposure.shape[2]))).astype(np.float32),
         coverage=(GRID.sums(exposure) / 4).astype(np.float32),
     )
     domain = Domain(parameter_names=NAMES, path_hkl=hkl, energy_edges_meV=EDGES)
