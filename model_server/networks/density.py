@@ -25,6 +25,7 @@ from simulations.arrays import FloatArray, SingleArray
 
 DRAWS = 256  # behind a reading
 LEVEL = 0.9  # of its intervals
+LOG_TWO_PI = float(np.log(2 * np.pi))
 MOST_ROWS = 16_384  # draws of one pass
 HALF_BOX = np.sqrt(3.0)  # of a uniform density, in its standard deviations
 _INSIDE = 1e-6  # share of a box that is kept from its walls: beyond, z is not finite
@@ -132,10 +133,14 @@ class _Gaussian(LazyTransform):
 
 
 class _Residual(nn.Module):
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, dropout: float) -> None:
         super().__init__()
         self.body = nn.Sequential(
-            nn.LayerNorm(width), nn.Linear(width, width), nn.GELU(), nn.Linear(width, width)
+            nn.LayerNorm(width),
+            nn.Linear(width, width),
+            nn.GELU(),
+            nn.Dropout(dropout),
+            nn.Linear(width, width),
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -154,6 +159,8 @@ class Density(nn.Module):
         Widths of the summary network and of what it tells the flow.
     transforms, bins, flow_hidden : int
         Couplings, knots of their splines, width of their networks.
+    dropout : float
+        Share of the summary network's nodes that a step of the training leaves out.
     """
 
     def __init__(
@@ -166,14 +173,16 @@ class Density(nn.Module):
         transforms: int,
         bins: int,
         flow_hidden: int,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         self.parameters_read = parameters
         self.summary = nn.Sequential(
             nn.Linear(inputs, hidden),
             nn.GELU(),
-            _Residual(hidden),
-            _Residual(hidden),
+            nn.Dropout(dropout),
+            _Residual(hidden, dropout),
+            _Residual(hidden, dropout),
             nn.LayerNorm(hidden),
             nn.Linear(hidden, context),
         )
@@ -186,18 +195,30 @@ class Density(nn.Module):
             hidden_features=(flow_hidden, flow_hidden),
         )
         couplings: Any = splines.transform
+        self.widening: Tensor
+        self.register_buffer("widening", torch.ones(()))  # of the noise, as unseen spectra want it
         self.flow = Flow(
             [_Gaussian(parameters, context, hidden), *couplings.transforms], splines.base
         )
 
     def log_prob(self, context: Tensor, z: Tensor) -> Tensor:
         """Log density of deviates z (..., parameters) in contexts (..., context)."""
-        return self.flow(context).log_prob(z)
+        distribution: Any = self.flow(context)
+        noise, volume = distribution.transform.call_and_ladj(z)
+        size = self.parameters_read * (self.widening.log() + 0.5 * LOG_TWO_PI)
+        return volume - 0.5 * ((noise / self.widening) ** 2).sum(dim=-1) - size
+
+    @torch.no_grad()
+    def widen(self, context: Tensor, z: Tensor) -> None:
+        """Widen or narrow all posteriors by the one factor that makes unseen deviates likeliest."""
+        distribution: Any = self.flow(context)
+        noise = distribution.transform(z)
+        self.widening.copy_((noise**2).mean().sqrt())
 
     def of_noise(self, context: Tensor, noise: Tensor) -> Tensor:
         """Draws z of normal noise, both (draws, ..., parameters)."""
         distribution: Any = self.flow(context)
-        return distribution.transform.inv(noise)
+        return distribution.transform.inv(self.widening * noise)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

@@ -110,7 +110,8 @@ class FlowRecipe:
     transforms: int = 2
     bins: int = 8
     flow_hidden: int = 96
-    epochs: int = 80
+    dropout: float = 0.1
+    epochs: int = 40
     batch: int = 256
     learning_rate: float = 1.5e-3
     weight_decay: float = 3e-2
@@ -148,6 +149,7 @@ class FlowRecipe:
             "transforms": self.transforms,
             "bins": self.bins,
             "flow_hidden": self.flow_hidden,
+            "dropout": self.dropout,
         }
 
 

@@ -26,17 +26,23 @@ PER_COVERAGE = 50
 
 
 class SetUps:
-    """Exposures on merged voxels and drifts of evenly turned orientations.
+    """Exposures and drifts of evenly turned orientations.
 
     Parameters
     ----------
     measurement : Measurement
     shifted : bool
         Orientations between those of a training.
+    fine : bool
+        On the voxels of the fold, and not on merged ones: slower, and nearer to the truth.
     """
 
-    def __init__(self, measurement: Measurement, *, shifted: bool = False) -> None:
+    def __init__(
+        self, measurement: Measurement, *, shifted: bool = False, fine: bool = False
+    ) -> None:
         self.measurement = measurement
+        self.fine = fine
+        self.forward = measurement.forward if fine else measurement.coarse_forward
         ways = measurement.exact.missetting.and_then(measurement.exact.aside)
         self.ways = ways.where(ways.sigma > 0)
         limits = measurement.experiment.motion.limits_deg
@@ -52,9 +58,13 @@ class SetUps:
         """Itself, with everything computed."""
         m = self.measurement
         for n, psi in enumerate(self.psi_deg[len(self.exposures) :]):
-            merged = m.exposure(float(psi)).merged(m.merged)
-            with_tensor = getattr(merged, "with_tensor", None)
-            self.exposures.append(merged if with_tensor is None else with_tensor(m.crystal))
+            exposure = m.exposure(float(psi))
+            if not self.fine:
+                exposure = exposure.merged(m.merged)
+            with_tensor = getattr(exposure, "with_tensor", None)
+            if with_tensor is not None and not self.fine:
+                exposure = with_tensor(m.crystal)
+            self.exposures.append(exposure)
             self.drifts.append(m.drift(m.trajectories(float(psi)), self.ways))
             if progress is not None:
                 progress("exposures", (n + 1) / len(self.psi_deg))
@@ -69,6 +79,7 @@ def flow_spectra(
     seed: int,
     work: Path | None = None,
     shifted: bool = False,
+    fine: bool = False,
     progress: Callable[[str, float], None] | None = None,
 ) -> TrainingSpectra:
     """Spectra of runs whose set-up is off, made or gone on with block by block.
@@ -85,9 +96,11 @@ def flow_spectra(
         Folder of the blocks.
     shifted : bool
         Orientations between those of a training, for runs that are to be unseen.
+    fine : bool
+        On the voxels of the fold, see ``SetUps``.
     progress : callable, optional
     """
-    set_ups = SetUps(measurement, shifted=shifted)
+    set_ups = SetUps(measurement, shifted=shifted, fine=fine)
     return end_to_end(list(_blocks(set_ups, grid, spectra, seed, work, progress)))
 
 
@@ -100,7 +113,7 @@ def _blocks(
     progress: Callable[[str, float], None] | None,
 ) -> Iterator[TrainingSpectra]:
     m = set_ups.measurement
-    forward = m.coarse_forward
+    forward = set_ups.forward
     q = m.merged.centre_cartesian[:: max(1, m.merged.n_voxels // 150)]
     for block, first in enumerate(range(0, spectra, BLOCK)):
         size = min(BLOCK, spectra - first)
@@ -131,5 +144,6 @@ def _blocks(
             experiment=m.experiment.model_dump_json(), names=m.box.names, lower=m.box.lower,
             upper=m.box.upper, seed=seed, block=block, size=size, psi=set_ups.psi_deg,
             ways=set_ups.ways.names, sigma=set_ups.ways.sigma,
+            **({"voxels": "fine"} if set_ups.fine else {}),
         )  # fmt: skip
         yield kept_spectra(None if work is None else work / f"block-{block:03d}", key, make)

@@ -72,7 +72,7 @@ def chosen_recipe(
     architecture : str
         Name in the registry.
     epochs : int, optional
-        Passes over the spectra; 100 by default, 80 for a flow, or those of the publication.
+        Passes over the spectra; 100 by default, 40 for a flow, or those of the publication.
     as_published : bool
         Clean spectra, the publication's optimiser and its number of passes.
 

@@ -1,7 +1,7 @@
 """Is a flow's posterior one? Calibration on unseen runs, and weights with the exact likelihood.
 
     python -m tests.model_server.flow_calibration build/ge-flow
-    python -m tests.model_server.flow_calibration build/ge-flow --runs 10 --retable
+    python -m tests.model_server.flow_calibration build/ge-flow --runs 10 --fine 200
 
 Simulates runs at orientations between those of the training, with set-ups, widths, counts and
 backgrounds of their own, and prints: how often 90 % intervals hold the truth per bin of minutes,
@@ -136,6 +136,7 @@ def main() -> None:
     parser.add_argument("--experiment", type=Path, default=Path("examples/ge-arcs.yaml"))
     parser.add_argument("--spectra", type=int, default=500, help="unseen runs of a bin")
     parser.add_argument("--runs", type=int, default=50, help="runs whose draws are weighed")
+    parser.add_argument("--fine", type=int, default=0, help="unseen runs on the fold's voxels")
     arguments = parser.parse_args()
     folder = arguments.bundle.with_name(arguments.bundle.name + "-calibration")
     bundle = Bundle.load(str(arguments.bundle))
@@ -147,6 +148,11 @@ def main() -> None:
 
     def say(label: str, share: float) -> None:
         print(f"\r{label} {share:.0%}   ", end="", flush=True)  # noqa: T201
+
+    def write(more: dict) -> None:
+        path = arguments.bundle / "calibration.json"
+        known = json.loads(path.read_text()) if path.is_file() else {}
+        path.write_text(json.dumps({**known, **more}, indent=1))
 
     spectra = flow_spectra(
         m, grid, spectra=arguments.spectra, seed=UNSEEN_SEED, work=folder, shifted=True,
@@ -165,21 +171,31 @@ def main() -> None:
                          spectra.coverage[0])  # fmt: skip
     taken = {str(n): milliseconds(network, some, n) for n in (256, 1000)}
     print(f"estimate: {taken['256']:.1f} ms for 256 draws, {taken['1000']:.1f} ms for 1,000")  # noqa: T201
-    told = {"table": table, "milliseconds by draws": taken, "weights": []}
-    (arguments.bundle / "calibration.json").write_text(json.dumps(told, indent=1))
+    if arguments.fine:
+        finer = flow_spectra(
+            m, grid, spectra=arguments.fine, seed=UNSEEN_SEED, work=folder / "fine", shifted=True,
+            fine=True, progress=say,
+        )  # fmt: skip
+        fine_table = calibration_table(network, finer, m.box, recipe.bins_of_counts, recipe=recipe)
+        print("\nrates on the voxels of the fold, finer than in the training:")  # noqa: T201
+        for line in coverage_words(fine_table):
+            print(line)  # noqa: T201
+        write({"fine table": fine_table})
+    write({"table": table, "milliseconds by draws": taken})
     if arguments.runs == 0:
         return
     set_ups = SetUps(m, shifted=True).computed(say)
+    weights: list[dict] = []
     begun = time.perf_counter()
     for seed in range(arguments.runs):
-        told["weights"].append(weigh(bundle, set_ups, recipe, seed))
+        weights.append(weigh(bundle, set_ups, recipe, seed))
         say(f"weights ({(time.perf_counter() - begun) / (seed + 1):.1f} s a run)",
             (seed + 1) / arguments.runs)  # fmt: skip
-        (arguments.bundle / "calibration.json").write_text(json.dumps(told, indent=1))
+        write({"weights": weights})
     print()  # noqa: T201
     for label in ("seen", "all"):
-        share = np.array([w[f"{label}: effective"] for w in told["weights"]]) / DRAWS
-        minutes = np.array([w["minutes"] for w in told["weights"]])
+        share = np.array([w[f"{label}: effective"] for w in weights]) / DRAWS
+        minutes = np.array([w["minutes"] for w in weights])
         print(  # noqa: T201
             f"cells {label}: above {ENOUGH:.0%} in {np.mean(share > ENOUGH):.0%} of {len(share)} "
             f"runs; median {np.median(share):.2%}; "

@@ -1,5 +1,7 @@
 """A density is held against posteriors that are known: a linear Gaussian one, and one on a grid."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -81,6 +83,27 @@ def test_intervals_hold_the_truth_as_often_as_they_say_and_ranks_are_uniform(tra
     others, _ = ranks_of(network, observed(z[::-1], rng), truth, seed=5)
     inside = np.abs(others - CALIBRATION_DRAWS / 2) <= 0.9 * (CALIBRATION_DRAWS + 1) / 2
     assert inside.mean() < 0.75
+
+
+def test_a_density_that_is_too_sure_is_widened_by_unseen_spectra(trained):
+    network, _ = trained
+    density = copy.deepcopy(network.density)
+    rng = np.random.default_rng(6)
+    z = rng.standard_normal((2_000, 3))
+    context = density.summary(torch.from_numpy(observed(z, rng)))
+    z = torch.from_numpy(z).float()
+    before = density.log_prob(context, z).mean()
+    density.widening.fill_(0.5)
+    sure = density.log_prob(context, z).mean()
+    density.widen(context, z)
+    assert float(density.widening) == pytest.approx(1.0, abs=0.05)
+    assert sure < before - 1
+    assert float(density.log_prob(context, z).mean()) == pytest.approx(float(before), abs=0.02)
+    z = torch.zeros(20_000, 3)
+    drawn = density.of_noise(context[:1].expand(20_000, -1), torch.randn(z.shape))
+    density.widening.fill_(0.5)
+    narrow = density.of_noise(context[:1].expand(20_000, -1), torch.randn(z.shape))
+    assert float((narrow.std(dim=0) / drawn.std(dim=0)).mean()) == pytest.approx(0.5, abs=0.03)
 
 
 def test_weights_with_the_exact_likelihood_give_the_exact_evidence_and_mean(trained):
