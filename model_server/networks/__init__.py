@@ -53,7 +53,6 @@ from model_server.networks.registry_store import BundleRegistry, UnknownModelErr
 from model_server.networks.regressors import PUBLISHED_HIDDEN, Regressor
 
 __all__ = [
-    "OURS",
     "Bundle",
     "BundleError",
     "BundleMismatchError",
@@ -68,6 +67,7 @@ __all__ = [
     "FoldedSpectrum",
     "ImageNetwork",
     "Network",
+    "OURS",
     "PUBLISHED_HIDDEN",
     "Regressor",
     "ResNet18",
