@@ -120,6 +120,7 @@ class _Gaussian(LazyTransform):
         last: Any = self.net[-1]
         nn.init.normal_(last.weight, std=1e-2)  # begins at the prior
         nn.init.zeros_(last.bias)
+        self.below: Tensor
         self.register_buffer("below", torch.tril_indices(features, features, -1), persistent=False)
 
     def forward(self, c: Tensor | None = None) -> Transform:
@@ -127,7 +128,7 @@ class _Gaussian(LazyTransform):
         mean, size, below = self.net(c).split((n, n, n * (n - 1) // 2), dim=-1)
         size = size.clamp(-8.0, 3.0).exp()
         lower = torch.diag_embed(size)
-        rows, columns = self.below
+        rows, columns = self.below[0], self.below[1]
         lower[..., rows, columns] = below * size[..., rows]
         return _Whiten(mean, lower)
 

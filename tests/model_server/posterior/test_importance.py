@@ -3,7 +3,23 @@
 import numpy as np
 import pytest
 
-from model_server.posterior.importance import ENOUGH, Weighed, marginal_log_likelihood
+from model_server.posterior.importance import (
+    ENOUGH,
+    CountsLikelihood,
+    Weighed,
+    marginal_log_likelihood,
+)
+from model_server.posterior.observation import pool
+from simulations.errors import InputError
+from tests.model_server.posterior.test_refinement import (
+    AXIS,
+    ELASTIC_CUT,
+    drawn,
+    forward,
+    prior,
+    refinement,
+    truth,
+)
 
 
 def problem(seed=0):
@@ -71,3 +87,47 @@ def test_weights_that_cannot_say_so():
     none = Weighed(draws=np.zeros((3, 1)), log_weight=np.full(3, -np.inf))
     assert none.effective == 0.0
     assert not none.exact
+
+
+def likelihood_of(observation, **changes) -> CountsLikelihood:
+    arguments = {
+        "model": forward(),
+        "observation": observation,
+        "off_sigma": np.empty(0),
+        "middle": prior().mean,
+        "energy_centres_meV": AXIS.centres_meV,
+        "elastic_cut_meV": ELASTIC_CUT,
+    }
+    return CountsLikelihood(**(arguments | changes))
+
+
+def test_weighed_draws_are_the_posterior_that_the_refinement_finds():
+    """Draws shifted by a sigma and too wide come back to its answer and its error bars."""
+    pooled = pool(drawn(truth(), 1))
+    posterior = refinement().fit([pooled])
+    rng = np.random.default_rng(2)
+    root = 1.5 * np.linalg.cholesky(posterior.covariance)
+    middle = posterior.values + root @ [0.5, -0.4, 0.3]
+    noise = rng.standard_normal((800, 3))
+    draws = middle + noise @ root.T
+    log_ratio = -0.5 * (noise**2).sum(axis=1)
+    log_ratio += 0.5 * (((draws - prior().mean) / prior().sigma) ** 2).sum(axis=1)
+    found = likelihood_of(pooled).weigh(draws, log_ratio)
+    assert found.share > 0.1
+    assert np.abs((found.mean() - posterior.values) / posterior.sigma).max() < 0.3
+    np.testing.assert_allclose(found.sigma(), posterior.sigma, rtol=0.2)
+
+
+def test_joined_cells_know_a_little_less_and_an_unstable_lattice_is_impossible():
+    pooled = pool(drawn(truth(), 1))
+    fine = likelihood_of(pooled)
+    pairs = likelihood_of(
+        pooled, join=lambda a: a.reshape(a.shape[0], a.shape[1] // 2, 2).sum(axis=-1)
+    )
+    here, there = forward().model.values, 1.03 * forward().model.values
+    assert fine(here) - fine(there) > 5
+    # joined cells know less, but not otherwise
+    assert 0.5 < (pairs(here) - pairs(there)) / (fine(here) - fine(there)) < 1.05
+    assert fine(-here) == -np.inf  # every mode is imaginary
+    with pytest.raises(InputError, match="no stable lattice"):
+        likelihood_of(pooled, middle=-here)
