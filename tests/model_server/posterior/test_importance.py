@@ -11,6 +11,7 @@ from model_server.posterior.importance import (
 )
 from model_server.posterior.observation import pool
 from simulations.errors import InputError
+from simulations.prior import BoxPrior
 from tests.model_server.posterior.test_refinement import (
     AXIS,
     ELASTIC_CUT,
@@ -101,21 +102,32 @@ def likelihood_of(observation, **changes) -> CountsLikelihood:
     return CountsLikelihood(**(arguments | changes))
 
 
-def test_weighed_draws_are_the_posterior_that_the_refinement_finds():
-    """Draws shifted by a sigma and too wide come back to its answer and its error bars."""
+def profiled(pooled, values, start):
+    """The refinement's own objective with parameters pinned, and the volume of the rest."""
+    pin = BoxPrior(names=prior().names, lower=values - 1e-7, upper=values + 1e-7)
+    pinned = refinement(prior=pin)
+    theta = np.concatenate([values, start.theta[3:]])
+    found = pinned._score([pooled], theta, pinned._centre(pooled), 20)
+    return -found.objective - 0.5 * np.linalg.slogdet(found.precision[3:, 3:])[1]
+
+
+def test_the_likelihood_is_the_refinements_objective_with_its_nuisances_integrated():
+    """Along the softest direction and each parameter, to 3 nats below the top."""
     pooled = pool(drawn(truth(), 1))
     posterior = refinement().fit([pooled])
-    rng = np.random.default_rng(2)
-    root = 1.5 * np.linalg.cholesky(posterior.covariance)
-    middle = posterior.values + root @ [0.5, -0.4, 0.3]
-    noise = rng.standard_normal((800, 3))
-    draws = middle + noise @ root.T
-    log_ratio = -0.5 * (noise**2).sum(axis=1)
-    log_ratio += 0.5 * (((draws - prior().mean) / prior().sigma) ** 2).sum(axis=1)
-    found = likelihood_of(pooled).weigh(draws, log_ratio)
-    assert found.share > 0.1
-    assert np.abs((found.mean() - posterior.values) / posterior.sigma).max() < 0.3
-    np.testing.assert_allclose(found.sigma(), posterior.sigma, rtol=0.2)
+    value, vector = np.linalg.eigh(posterior.covariance)
+    soft = np.sqrt(value[-1]) * vector[:, -1]
+    steps = [t * soft for t in (-3, -2, -1, 1, 2, 3)]
+    steps += [s * posterior.sigma * one for one in np.eye(3) for s in (-1, 1)]
+    likelihood = likelihood_of(pooled)
+    top = posterior.values
+    found = np.array([likelihood(top + step) for step in steps]) - likelihood(top)
+    wanted = np.array([profiled(pooled, top + step, posterior) for step in steps])
+    wanted -= profiled(pooled, top, posterior)
+    assert wanted.min() < -2.5
+    np.testing.assert_allclose(found[:6], wanted[:6], atol=0.03)
+    # across the soft direction the width moves, which slopes at the believed one carry roughly
+    np.testing.assert_allclose(found[6:], wanted[6:], atol=0.2)
 
 
 def test_joined_cells_know_a_little_less_and_an_unstable_lattice_is_impossible():
