@@ -21,6 +21,7 @@ from model_server.posterior.refinement import NUISANCE_SIGMA
 from simulations.arrays import BoolArray, FloatArray
 from simulations.errors import InputError
 from simulations.likelihood import FoldedPhonons
+from simulations.likelihood.mode_state import ModeState
 
 STEPS = 30  # most scoring steps of the nuisances
 SETTLED = 1e-3  # of minus log posterior
@@ -129,12 +130,8 @@ class CountsLikelihood:
         self._data = self._cells(sums.signal)[self._kept]
         self._flat, self._exposure = flat[self._kept], exposure[self._kept]
         self._sigma = np.array([*NUISANCE_SIGMA, *off_sigma], dtype=float)
-        known = self.rates(middle)
-        if known is None:
-            raise InputError(
-                "the middle of the prior is no stable lattice; expected one. Give a stable middle."
-            )
-        columns = np.stack([self._cells(known[0])[self._kept], self._flat, self._exposure], axis=1)
+        rate, _ = self._rates_of(model.prepare(middle))  # stable or not: it only sets amplitudes
+        columns = np.stack([self._cells(rate)[self._kept], self._flat, self._exposure], axis=1)
         total = max(float(self._data.sum()), 1.0)
         shares = total * np.array([0.8, 0.1, 0.1])
         self._centre = np.log(shares / np.maximum(columns.sum(axis=0), 1e-300))
@@ -144,21 +141,24 @@ class CountsLikelihood:
 
         None where modes are imaginary.
         """
-        model, observation = self._model, self._observation
-        state = model.prepare(values)
-        if float(state.energy.min()) < -model.deepest_meV:
+        state = self._model.prepare(values)
+        if float(state.energy.min()) < -self._model.deepest_meV:
             return None
+        return self._rates_of(state)
+
+    def _rates_of(self, state: ModeState) -> tuple[FloatArray, FloatArray]:
+        observation = self._observation
         drift = None if observation.drift is None else observation.drift()
         n = state.energy.shape[1]
         # Parameters stand still: derivatives by them would take most of the time.
-        still = type(state)(
+        still = ModeState(
             values=state.values[:0],
             energy=state.energy,
             vectors=state.vectors,
             velocity=state.velocity,
             basis_rows=np.zeros((len(state.energy), 0, n), dtype=np.complex128),
         )
-        return model.rates(
+        return self._model.rates(
             observation.exposure(), still, log_width=0.0, gradient=True, drift=drift,
             off=None if drift is None else np.zeros(len(self._sigma) - len(NUISANCE_SIGMA)),
         )  # fmt: skip
