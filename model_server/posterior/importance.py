@@ -258,7 +258,11 @@ def marginal_log_likelihood(
         weighed = columns / total[:, None]
         fisher = weighed.T @ columns + prior
         gradient = weighed.T @ (data - total) - prior @ (theta - middle)
-        step = solve_positive(fisher + damping * np.diag(np.diag(fisher)), gradient)
+        try:
+            step = solve_positive(fisher + damping * np.diag(np.diag(fisher)), gradient)
+        except np.linalg.LinAlgError:  # some rate is next to nothing: rounding rules
+            damping = max(10 * damping, 1e-2)
+            continue
         step = step * min(1.0, FARTHEST_LOG_STEP / max(float(np.abs(step[:3]).max()), 1e-12))
         if float(gradient @ step) < SETTLED:
             break
