@@ -1,6 +1,7 @@
 """Encoders, regressors, networks of the literature, and the bundles that ship them."""
 
 from model_server.networks.architectures import (
+    OURS,
     ImageNetwork,
     Network,
     VariationalEncoder,
@@ -24,6 +25,13 @@ from model_server.networks.bundle import (
     Domain,
     distances,
     model_card,
+)
+from model_server.networks.density import (
+    ConditionalDensity,
+    Density,
+    counted_input,
+    from_normal_deviates,
+    normal_deviates,
 )
 from model_server.networks.folded_spectrum_file import FoldedSpectrum, read_folded_spectrum
 from model_server.networks.image_networks import ResNet18, masked_flatten
@@ -50,13 +58,16 @@ __all__ = [
     "BundleMismatchError",
     "BundleRegistry",
     "CoarseGrid",
+    "ConditionalDensity",
     "Decoder",
+    "Density",
     "Domain",
     "Encoder",
     "FORMAT",
     "FoldedSpectrum",
     "ImageNetwork",
     "Network",
+    "OURS",
     "PUBLISHED_HIDDEN",
     "Regressor",
     "ResNet18",
@@ -65,9 +76,11 @@ __all__ = [
     "architecture_of",
     "codes_of",
     "correlation",
+    "counted_input",
     "distance_table",
     "distances",
     "encoder_input",
+    "from_normal_deviates",
     "image_regressor",
     "images_of_inputs",
     "interpolation",
@@ -76,6 +89,7 @@ __all__ = [
     "latent_share",
     "masked_flatten",
     "model_card",
+    "normal_deviates",
     "principal_map",
     "read_folded_spectrum",
     "read_spectra",

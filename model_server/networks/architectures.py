@@ -8,9 +8,11 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
-from model_server.networks.autoencoders import Encoder, sample_latent
+from model_server.networks.autoencoders import Encoder, encoder_input, sample_latent
+from model_server.networks.density import ConditionalDensity, counted_input
 from model_server.networks.image_networks import (
     Convolutional,
     FullyConnected,
@@ -270,6 +272,9 @@ class Architecture:
     """Of sizes, tensors, ``shape`` of the grid and number of ``parameters``."""
     body: Callable[..., Any] | None = None
     """Untrained network of a mask and sizes, for those that see images."""
+    see: Callable[[ArrayLike, ArrayLike, ArrayLike], SingleArray] = encoder_input
+    """What it sees of coarse sums: signal, exposure and coverage."""
+    counted: bool = False  # whether the signal must be in counts: else its scale drops out
 
 
 def image_regressor(sizes: Mapping[str, Any], parameters: int) -> Regressor:
@@ -350,6 +355,15 @@ ARCHITECTURES: Mapping[str, Architecture] = {
             "resnet-18",
             "residual network that reads parameters directly (He et al. 2016), one channel",
             lambda mask, _, parameters: ResNet18(mask, parameters),
+        ),
+        Architecture(
+            name="flow",
+            words="conditional density (summary network and normalising flow) that sees coverage "
+            "and counts, and gives draws of the posterior of all constants",
+            autoencoder=False,
+            load=ConditionalDensity.from_tensors,
+            see=counted_input,
+            counted=True,
         ),
     )
 }

@@ -22,8 +22,9 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from model_server.networks.architectures import ARCHITECTURES, OURS, Network
-from model_server.networks.autoencoders import CoarseGrid, encoder_input
+from model_server.networks.architectures import ARCHITECTURES, OURS, Network, architecture_of
+from model_server.networks.autoencoders import CoarseGrid
+from model_server.networks.density import DRAWS, ConditionalDensity, halves
 from simulations.arrays import FloatArray, SingleArray
 from simulations.errors import InputError
 from simulations.fold import CellSums
@@ -103,7 +104,8 @@ class Bundle:
     """A frozen network and what it is for; ``estimate`` takes milliseconds.
 
     The spread that it returns is not an error bar: parameters to which the spectrum does not
-    respond come out narrow and wrong. It serves as a ``FirstGuess`` for the refinement.
+    respond come out narrow and wrong; but for a flow, whose posterior is calibrated. It serves as a
+    ``FirstGuess`` for the refinement.
     """
 
     name: str
@@ -234,11 +236,16 @@ class Bundle:
         )
 
     def inputs_of(
-        self, intensity: ArrayLike, sigma: ArrayLike | None, exposure: ArrayLike | None
+        self,
+        intensity: ArrayLike,
+        sigma: ArrayLike | None,
+        exposure: ArrayLike | None,
+        counts: ArrayLike | None = None,
     ) -> tuple[SingleArray, FloatArray]:
         """What the network sees of a spectrum, and how many cells of it are known.
 
-        Parameters as of ``estimate``.
+        Parameters as of ``estimate``; ``counts`` (path bins, energy bins) are raw events, which a
+        network that must know them takes from ``sigma`` where they are not given.
 
         Returns
         -------
@@ -261,12 +268,44 @@ class Bundle:
             )
         known &= D > 0
         D = np.where(known, D, 0.0)
-        coarse = encoder_input(
-            self.grid.sums(np.where(known, x, 0.0) * D),
+        signal = np.where(known, x, 0.0) * D
+        sees = architecture_of(self.network.architecture)
+        if sees.counted:
+            signal = signal * self._counts_per_signal(signal, known, D, sigma, counts)
+        coarse = sees.see(
+            self.grid.sums(signal),
             self.grid.sums(D),
             self.grid.sums(known) / (self.grid.path_group * self.grid.energy_group),
         )
         return coarse, self.grid.sums(known)
+
+    def _counts_per_signal(
+        self,
+        signal: FloatArray,
+        known: NDArray[np.bool_],
+        D: FloatArray,
+        sigma: ArrayLike | None,
+        counts: ArrayLike | None,
+    ) -> float:
+        """Independent events behind one unit of the signal.
+
+        Raises
+        ------
+        InputError
+            If neither counts nor errors are known.
+        """
+        total = float(self.grid.sums(signal).sum())
+        if counts is not None:
+            N = np.where(known, np.asarray(counts, dtype=float), 0.0)
+            return float(self.grid.sums(N).sum()) / total if total > 0 else 1.0
+        if sigma is not None:
+            error = np.where(known, np.nan_to_num(np.asarray(sigma, dtype=float)), 0.0) * D
+            variance = float(self.grid.sums(error**2).sum())
+            return total / variance if total > 0 and variance > 0 else 1.0
+        raise InputError(
+            f"model {self.name!r} gives a posterior, whose width depends on how much was counted; "
+            "expected counts (N) or errors beside the intensity. Give them, or name another model."
+        )
 
     @staticmethod
     def _exposure(x: FloatArray, sigma: FloatArray, known: NDArray[np.bool_]) -> FloatArray:
@@ -318,7 +357,10 @@ class Bundle:
         return self.prior_mean + self.prior_sigma * centre, self.prior_sigma * spread
 
     def guess(self, sums: CellSums) -> FloatArray:
-        """One place to begin a fit at, (1, parameters), eV/angstrom^2.
+        """Places to begin a fit at, (guesses, parameters), eV/angstrom^2.
+
+        One; of a flow three: the mean of its posterior, and those of its halves across the
+        direction in which it is widest, where two modes would lie.
 
         Raises
         ------
@@ -326,7 +368,10 @@ class Bundle:
             As ``estimate``.
         """
         values, _ = self.estimate(sums.intensity, sums.sigma, sums.exposure)
-        return values[None]
+        if not isinstance(self.network, ConditionalDensity):
+            return values[None]
+        inputs, _ = self.inputs_of(sums.intensity, sums.sigma, sums.exposure)
+        return self.prior_mean + self.prior_sigma * halves(self.network.draws(inputs, DRAWS))
 
     def latent_distance(
         self,
@@ -375,6 +420,13 @@ def model_card(card: Mapping[str, Any]) -> str:
             )
         )
     )
+    trust = (
+        "Its spread is not an error bar. A parameter with a low R2 above is read from the prior, "
+        "not from the\ndata, and still comes out with a narrow spread. Error bars come from the "
+        "refinement."
+    )
+    if "calibration" in card:
+        trust = _calibration_words(card["calibration"])
     heads = " | ".join(f"R2, {level['label']}" for level in card["accuracy"])
     rule = "---|" * (3 + len(card["accuracy"]))
     training = "\n".join(f"- {key}: {value}" for key, value in card["training"].items())
@@ -403,10 +455,27 @@ spectrum from elsewhere shows as a large latent distance.
 
 ## What it is not
 
-Its spread is not an error bar. A parameter with a low R2 above is read from the prior, not from the
-data, and still comes out with a narrow spread. Error bars come from the refinement.
+{trust}
 
 ## Training
 
 {training}
 """
+
+
+def _calibration_words(table: Mapping[str, Any]) -> str:
+    """How often intervals of a posterior held the truth, as a table."""
+    rows = "\n".join(
+        f"| {row['bin']} | {row['runs']} | {np.mean(row['coverage']):.3f} | "
+        f"{min(row['coverage']):.3f} | {max(row['coverage']):.3f} | {np.mean(row['width']):.2f} |"
+        for row in table["bins"]
+    )
+    return f"""Its intervals are those of a learned posterior, checked on simulated runs that it was
+not trained on: share of {table["level"]:.0%} intervals that held the truth.
+
+| counting time | runs | mean | lowest | highest | mean width over the prior's |
+|---|---|---|---|---|---|
+{rows}
+
+It knows of no can, no multiphonon scattering and no other structure; the last word is the
+refinement's."""

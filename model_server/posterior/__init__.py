@@ -3,11 +3,12 @@
 from model_server.posterior.first_guess import FirstGuess
 from model_server.posterior.observation import Observation, usable_cells
 from model_server.posterior.posterior import Posterior
-from model_server.posterior.refinement import Refinement
+from model_server.posterior.refinement import NUISANCE_SIGMA, Refinement
 from model_server.posterior.trust import Trust, TrustState, assess, residual_sigma
 
 __all__ = [
     "FirstGuess",
+    "NUISANCE_SIGMA",
     "Observation",
     "Posterior",
     "Refinement",

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 from model_server.networks import PUBLISHED_HIDDEN
 from simulations.errors import InputError
@@ -32,6 +32,7 @@ class Recipe:
     reconstruction_weight: float = 0.3
     counts: tuple[float, float] = (300.0, 300_000.0)  # phonon counts in a spectrum, log-uniform
     background: tuple[float, float] = (0.0, 2.0)  # background counts over phonon counts, uniform
+    tilt: float = 0.5  # of a background of the shape of the exposure, along energy, at most
     test_share: float = 0.1
 
     @property
@@ -71,6 +72,7 @@ class ImageRecipe:
     noisy: bool = False  # counts drawn afresh as for ours; else clean spectra
     counts: tuple[float, float] = (300.0, 300_000.0)
     background: tuple[float, float] = (0.0, 2.0)
+    tilt: float = 0.5
     test_share: float = 0.1
 
     @property
@@ -99,9 +101,63 @@ class ImageRecipe:
         )
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FlowRecipe:
+    """How a conditional density is trained: coverage, counts and set-up drawn afresh."""
+
+    hidden: int = 256
+    context: int = 96
+    transforms: int = 2
+    bins: int = 8
+    flow_hidden: int = 96
+    dropout: float = 0.1
+    epochs: int = 40
+    batch: int = 256
+    learning_rate: float = 1.5e-3
+    weight_decay: float = 3e-2
+    counts: tuple[float, float] = (1_000.0, 600_000.0)  # phonon counts in a spectrum, log-uniform
+    background: tuple[float, float] = (0.0, 2.0)  # background counts over phonon counts, uniform
+    tilt: float = 0.0  # of the background along energy: none, as the refinement believes
+    test_share: float = 0.1
+
+    counts_per_minute: float = 3_000.0  # phonon counts: what minutes of a calibration mean
+    minutes: tuple[float, ...] = (1.0, 3.0, 10.0, 40.0, 120.0)  # edges of a calibration's bins
+
+    @property
+    def architecture(self) -> str:
+        """Name in the registry."""
+        return "flow"
+
+    @property
+    def bins_of_counts(self) -> dict[str, tuple[float, float]]:
+        """Phonon counts between two edges of minutes, by label."""
+        edges = zip(self.minutes, self.minutes[1:], strict=False)
+        return {
+            f"{low:g} to {high:g} min": (
+                low * self.counts_per_minute,
+                high * self.counts_per_minute,
+            )
+            for low, high in edges
+        }
+
+    @property
+    def sizes(self) -> dict[str, Any]:
+        """Sizes of the network, as its card keeps them."""
+        return {
+            "hidden": self.hidden,
+            "context": self.context,
+            "transforms": self.transforms,
+            "bins": self.bins,
+            "flow_hidden": self.flow_hidden,
+            "dropout": self.dropout,
+        }
+
+
+AnyRecipe: TypeAlias = Recipe | ImageRecipe | FlowRecipe
+
 _SU_LI = "Y. Su and C. Li (2024), Zenodo 10373288"
 
-RECIPES: Mapping[str, Recipe | ImageRecipe] = {
+RECIPES: Mapping[str, AnyRecipe] = {
     "beamsteer": Recipe(),
     "su-li-2024-fc-ae": ImageRecipe(architecture="fc-ae", source=_SU_LI),
     "su-li-2024-fc-vae": ImageRecipe(architecture="fc-vae", source=_SU_LI),
@@ -119,11 +175,12 @@ RECIPES: Mapping[str, Recipe | ImageRecipe] = {
         learning_rate=1e-3,
         epochs=60,
     ),
+    "beamsteer-flow": FlowRecipe(),
 }
 """Every recipe by its name."""
 
 
-def recipe_of(architecture: str) -> Recipe | ImageRecipe:
+def recipe_of(architecture: str) -> AnyRecipe:
     """First recipe of an architecture.
 
     Raises

@@ -8,7 +8,6 @@ spectrum is seen, so that a few thousand simulated spectra go a long way.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 
 from model_server.networks import (
     FORMAT,
+    OURS,
     Bundle,
     CoarseGrid,
     Decoder,
@@ -35,53 +35,17 @@ from model_server.networks import (
     kl_to_normal,
     sample_latent,
 )
+from model_server.training.density_training import calibration_table, trained_density
 from model_server.training.image_training import CleanImages, Images, train_images
 from model_server.training.progressed_file import Keeping, key_of
-from model_server.training.recipes import ImageRecipe, Recipe
+from model_server.training.recipes import AnyRecipe, FlowRecipe, ImageRecipe, Recipe
+from model_server.training.spectra import TrainingSpectra, noisy_counts
 from simulations.arrays import FloatArray, SingleArray
 from simulations.errors import InputError
 from simulations.fold import VoxelExposure
 from simulations.likelihood import FoldedPhonons
 from simulations.prior import BoxPrior
 from simulations.progress import Progress
-
-
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class TrainingSpectra:
-    """Simulated spectra on the coarse grid; every array starts with (spectra,)."""
-
-    parameters: FloatArray  # (spectra, parameters) eV/angstrom^2
-    rate: SingleArray  # (spectra, rows, columns) expected phonon counts per unit scale
-    exposure: SingleArray  # (spectra, rows, columns) D
-    flat: SingleArray  # (spectra, rows, columns) F: exposure of what is flat in time of flight
-    coverage: SingleArray  # (spectra, rows, columns) share of fine cells with D > 0
-
-    def __len__(self) -> int:
-        """Number of spectra."""
-        return len(self.parameters)
-
-    def __getitem__(self, rows: NDArray[np.int64] | slice) -> TrainingSpectra:
-        """Some of the spectra."""
-        return TrainingSpectra(
-            parameters=self.parameters[rows],
-            rate=self.rate[rows],
-            exposure=self.exposure[rows],
-            flat=self.flat[rows],
-            coverage=self.coverage[rows],
-        )
-
-
-def joined_spectra(parts: Sequence[TrainingSpectra]) -> TrainingSpectra:
-    """Spectra of several simulations, interleaved so that any tail holds some of each."""
-    shortest = min(len(p) for p in parts)
-    return TrainingSpectra(
-        **{
-            name: np.stack([getattr(p, name)[:shortest] for p in parts], axis=1).reshape(
-                shortest * len(parts), *getattr(parts[0], name).shape[1:]
-            )
-            for name in ("parameters", "rate", "exposure", "flat", "coverage")
-        }
-    )
 
 
 def simulate_spectra(
@@ -167,11 +131,7 @@ def simulate_spectra(
 def noisy_inputs(
     spectra: TrainingSpectra, recipe: Recipe | ImageRecipe, rng: np.random.Generator
 ) -> tuple[SingleArray, SingleArray]:
-    """Draw scale, background and counts, and what the encoder sees of them.
-
-    A background is a mixture of one that is flat in time of flight and one of the shape of the
-    exposure, its slope along energy drawn; a quarter of them is of the first kind alone, and a
-    quarter of the second.
+    """What the encoder sees of ``noisy_counts``.
 
     Returns
     -------
@@ -180,26 +140,10 @@ def noisy_inputs(
     clean : (spectra, rows * columns) float32
         Spectrum part without either: what the decoder should rebuild.
     """
-    rate = spectra.rate.astype(float)
-    D = spectra.exposure.astype(float)
-    n = len(spectra)
-    low, high = np.log(recipe.counts)
-    counts = np.exp(rng.uniform(low, high, n))[:, None, None]
-    signal = counts * _unit(rate)
-    ratio = rng.uniform(*recipe.background, n)[:, None, None]
-    slope = rng.uniform(-0.5, 0.5, n)[:, None, None] * np.linspace(-1, 1, D.shape[2])
-    flat = np.clip(rng.uniform(-0.5, 1.5, n), 0.0, 1.0)[:, None, None]
-    shape = flat * _unit(spectra.flat.astype(float)) + (1 - flat) * _unit(D * (1 + slope))
-    background = ratio * counts * shape
-    drawn = rng.poisson(signal + background)
-    noisy = encoder_input(drawn, D, spectra.coverage)
-    clean = encoder_input(signal, D, spectra.coverage)
+    drawn, signal = noisy_counts(spectra, recipe, rng)
+    noisy = encoder_input(drawn, spectra.exposure, spectra.coverage)
+    clean = encoder_input(signal, spectra.exposure, spectra.coverage)
     return noisy, clean[:, : clean.shape[1] // 2]
-
-
-def _unit(shape: FloatArray) -> FloatArray:
-    """Every spectrum with the sum 1."""
-    return shape / np.maximum(shape.sum(axis=(1, 2), keepdims=True), 1e-300)
 
 
 def train_bundle(
@@ -211,7 +155,7 @@ def train_bundle(
     title: str,
     experiment: dict[str, Any],
     seed: int,
-    recipe: Recipe | ImageRecipe | None = None,
+    recipe: AnyRecipe | None = None,
     work: Path | None = None,
     progress: Progress | None = None,
 ) -> Bundle:
@@ -252,11 +196,14 @@ def train_bundle(
         training.
     """
     recipe = recipe or Recipe()
-    if prior.names != domain.parameter_names or spectra.parameters.shape[1] != len(prior.names):
+    asked = len(domain.parameter_names)
+    if prior.names[:asked] != domain.parameter_names or spectra.parameters.shape[1] != len(
+        prior.names
+    ):
         raise InputError(
             f"prior is for {len(prior.names)} parameters, the domain for "
             f"{len(domain.parameter_names)}, the spectra for {spectra.parameters.shape[1]}; "
-            "expected the same names in the same order"
+            "expected the same names in the same order, the domain's first"
         )
     n_test = int(len(spectra) * recipe.test_share)
     if n_test < 1 or len(spectra) - n_test < recipe.batch:
@@ -271,11 +218,20 @@ def train_bundle(
         flat=spectra.flat,
     )  # fmt: skip
     keeping = Keeping(folder=work, key=key)
+    more: dict[str, Any] = {}
     if isinstance(recipe, Recipe):
         network = _trained_encoder(train, test, grid, prior, recipe, seed, keeping, progress)
+    elif isinstance(recipe, FlowRecipe):
+        network, losses = trained_density(train, test, prior, recipe, seed, keeping, progress)
+        test = test[:: max(1, len(test) // JUDGED_BY_DRAWS)]
+        more["calibration"] = calibration_table(
+            network, test, prior, recipe.bins_of_counts, progress=progress
+        )
+        if losses:
+            more["loss"] = [round(value, 4) for value in min(losses, key=lambda pair: pair[1])]
     else:
         network = _trained_on_images(train, prior, recipe, seed, keeping, progress)
-    noisy = isinstance(recipe, Recipe) or recipe.noisy
+    noisy = not isinstance(recipe, ImageRecipe) or recipe.noisy
     card = {
         "format": FORMAT,
         "architecture": recipe.architecture,
@@ -316,6 +272,7 @@ def train_bundle(
         "test_spectra": len(test),
         "accuracy": _accuracy(network, test, prior),
         "latent distance": distances_of(network, test),
+        **more,
     }
     return Bundle(
         name=title,
@@ -328,9 +285,9 @@ def train_bundle(
     )
 
 
-def _schedule(recipe: Recipe | ImageRecipe) -> dict[str, Any]:
+def _schedule(recipe: AnyRecipe) -> dict[str, Any]:
     """What a card tells of the schedule."""
-    if isinstance(recipe, Recipe):
+    if not isinstance(recipe, ImageRecipe):
         return {"epochs": recipe.epochs}
     told: dict[str, Any] = {
         "source": recipe.source,
@@ -413,7 +370,10 @@ def _trained_encoder(
         module.eval()
         module.requires_grad_(False)
     latents = np.concatenate(
-        [encoder(torch.from_numpy(noisy))[0].numpy().astype(float) for _, noisy in _levels(test)]
+        [
+            encoder(torch.from_numpy(noisy))[0].numpy().astype(float)
+            for _, noisy in _levels(test, OURS)
+        ]
     )
     return VariationalEncoder(
         encoder=encoder,
@@ -425,6 +385,7 @@ def _trained_encoder(
     )
 
 
+JUDGED_BY_DRAWS = 300  # spectra of the test whose posterior is drawn from
 FEWEST_STEPS = 11  # of a cycle of the learning rate: its rise must take more than one
 
 
@@ -498,30 +459,31 @@ LEVELS = (1_000.0, 10_000.0, 100_000.0)
 """Phonon counts of a spectrum at which a network is judged; as many of background beside them."""
 
 
-def level_inputs(spectra: TrainingSpectra, counts: float) -> SingleArray:
-    """Spectra at one level of counts, as a network sees them, (spectra, inputs)."""
+def level_inputs(spectra: TrainingSpectra, counts: float, architecture: str = OURS) -> SingleArray:
+    """Spectra at one level of counts, as an architecture sees them, (spectra, inputs)."""
     fixed = Recipe(counts=(counts, counts), background=(1.0, 1.0))
-    return noisy_inputs(spectra, fixed, np.random.default_rng(1))[0]
+    drawn, _ = noisy_counts(spectra, fixed, np.random.default_rng(1))
+    return architecture_of(architecture).see(drawn, spectra.exposure, spectra.coverage)
 
 
-def _levels(test: TrainingSpectra) -> Iterator[tuple[str, SingleArray]]:
-    """Test spectra at three levels of counts, as a network sees them."""
+def _levels(test: TrainingSpectra, architecture: str) -> Iterator[tuple[str, SingleArray]]:
+    """Test spectra at three levels of counts, as an architecture sees them."""
     for counts in LEVELS:
-        yield f"{counts:,.0f} counts", level_inputs(test, counts)
+        yield f"{counts:,.0f} counts", level_inputs(test, counts, architecture)
 
 
 def distances_of(network: Network, spectra: TrainingSpectra) -> dict[str, Any]:
     """How far simulated spectra lie in the latent, at each of ``LEVELS``: the card's table."""
-    return distance_table(
-        {counts: codes_of(network, level_inputs(spectra, counts))[0] for counts in LEVELS}, network
-    )
+    kind = network.architecture
+    codes = {c: codes_of(network, level_inputs(spectra, c, kind))[0] for c in LEVELS}
+    return distance_table(codes, network)
 
 
 def _accuracy(network: Network, test: TrainingSpectra, prior: BoxPrior) -> list[dict[str, Any]]:
     """R2 per parameter at three levels of counts."""
     truth = (test.parameters - prior.mean) / prior.sigma
     levels = []
-    for label, noisy in _levels(test):
+    for label, noisy in _levels(test, network.architecture):
         parts = np.array_split(noisy, 1 + len(noisy) // 256)
         values = np.concatenate([network.centres(part) for part in parts])
         r2 = 1 - ((values - truth) ** 2).mean(axis=0) / truth.var(axis=0)

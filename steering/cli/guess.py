@@ -34,7 +34,8 @@ def guess(
     """Read force constants off folded.npz with a frozen network, in milliseconds.
 
     A first answer, not the last word: beside each value stands the error that the network made on
-    simulated spectra of as many counts. `beamsteer estimate` fits, with error bars.
+    simulated spectra of as many counts, or the 90 % interval of a flow, whose calibration is told.
+    `beamsteer estimate` fits, with error bars.
     """
     from steering.run import guess_folded
 
@@ -47,14 +48,17 @@ def guess(
         terminal.print_json(told)
         return
     for one in told["estimates"]:
+        posterior = one["parameters"][0]["low"] is not None
         terminal.table(
             f"{one['name']}, eV/angstrom^2",
-            ("parameter", "value", "typical error", "prior"),
+            ("parameter", "value", "90 % interval" if posterior else "typical error", "prior"),
             [
                 (
                     row["name"],
                     terminal.number(row["value"]),
-                    terminal.number(row["typical_error"], 2),
+                    f"{terminal.number(row['low'])} to {terminal.number(row['high'])}"
+                    if posterior
+                    else terminal.number(row["typical_error"], 2),
                     f"{terminal.number(row['prior_mean'])} ± "
                     f"{terminal.number(row['prior_sigma'], 2)}",
                 )

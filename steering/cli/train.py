@@ -30,7 +30,8 @@ def train(
         str,
         typer.Option(
             help="`variational-encoder` (ours: sees coverage), `fc-ae`, `fc-vae`, `conv-ae`, "
-            "`conv-vae` or `resnet-18`."
+            "`conv-vae`, `resnet-18`, or `flow` (posterior of all constants, with its "
+            "calibration)."
         ),
     ] = "variational-encoder",
     as_published: Annotated[

@@ -467,4 +467,10 @@ def _first_guess_of(measurement: Measurement) -> FirstGuess | None:
             isotopes=species_words(measurement.crystal),
         )
     )
+    if bundle.parameter_names != measurement.model.names[: len(bundle.parameter_names)]:
+        raise InputError(
+            f"model is {name!r}, which reads {', '.join(bundle.parameter_names)}; expected the "
+            f"first of what is fitted, {', '.join(measurement.model.names)}. Train it again with "
+            "`beamsteer train`, or set `model: null`."
+        )
     return bundle

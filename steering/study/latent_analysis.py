@@ -119,6 +119,11 @@ def analyse_latent(
     """
     say = progress or silent
     bundle = BundleRegistry(models).get(model)
+    if bundle.card["architecture"] == "flow":
+        raise InputError(
+            f"model {bundle.name!r} is a flow, which has no latent but gives a posterior; expected "
+            "an encoder. Its card holds its calibration; `beamsteer guess` prints its intervals."
+        )
     measurement = build_measurement(experiment, experiment_dir).targeted_alone()
     bundle.check(
         Domain(

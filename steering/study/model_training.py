@@ -10,7 +10,10 @@ from typing import Any
 import numpy as np
 
 from model_server.networks import CoarseGrid, Domain
+from model_server.posterior import NUISANCE_SIGMA
 from model_server.training import (
+    AnyRecipe,
+    FlowRecipe,
     ImageRecipe,
     Recipe,
     TrainingSpectra,
@@ -24,6 +27,7 @@ from simulations.crystal import species_words
 from simulations.errors import InputError
 from steering.experiment import Experiment, Measurement, build_measurement
 from steering.run import RunResult
+from steering.study.flow_spectra import flow_spectra
 from steering.study.training_spectra_store import kept_spectra
 
 ORIENTATIONS = 40
@@ -60,7 +64,7 @@ EPOCHS = 100
 
 def chosen_recipe(
     architecture: str, *, epochs: int | None = None, as_published: bool = False
-) -> Recipe | ImageRecipe:
+) -> AnyRecipe:
     """Recipe of an architecture: in few passes over spectra with noise, or as it was published.
 
     Parameters
@@ -68,7 +72,7 @@ def chosen_recipe(
     architecture : str
         Name in the registry.
     epochs : int, optional
-        Passes over the spectra; 100 by default, or those of the publication.
+        Passes over the spectra; 100 by default, 40 for a flow, or those of the publication.
     as_published : bool
         Clean spectra, the publication's optimiser and its number of passes.
 
@@ -78,13 +82,14 @@ def chosen_recipe(
         If the architecture is unknown, or is our own and published nowhere.
     """
     recipe = recipe_of(architecture)
-    if isinstance(recipe, Recipe):
+    if not isinstance(recipe, ImageRecipe):
         if as_published:
             raise InputError(
                 f"architecture is {architecture!r}, which is this project's own; expected one of "
                 "the literature with --as-published"
             )
-        return replace(recipe, epochs=EPOCHS if epochs is None else epochs)
+        usual = EPOCHS if isinstance(recipe, Recipe) else recipe.epochs
+        return replace(recipe, epochs=usual if epochs is None else epochs)
     if as_published:
         return recipe if epochs is None else replace(recipe, epochs=epochs)
     return replace(recipe.shortened(EPOCHS if epochs is None else epochs), noisy=True)
@@ -142,6 +147,10 @@ def train(
         The card of the bundle.
     """
     recipe = chosen_recipe(architecture, epochs=epochs, as_published=as_published)
+    if isinstance(recipe, FlowRecipe):
+        return _train_flow(
+            experiment, experiment_dir, output, spectra, seed, recipe, around, work, progress
+        )
     measurement = _measurement(experiment, experiment_dir, around)
     grid = encoder_grid(measurement)
     section, limits = experiment.path, experiment.motion.limits_deg
@@ -186,6 +195,64 @@ def train(
     )
     bundle.save(output)
     return dict(bundle.card)
+
+
+def _train_flow(
+    experiment: Experiment,
+    experiment_dir: Path,
+    output: Path,
+    spectra: int,
+    seed: int,
+    recipe: FlowRecipe,
+    around: RunResult | None,
+    work: Path | None,
+    progress: Callable[[str, float], None] | None,
+) -> dict[str, Any]:
+    """A density over all constants, of runs whose set-up is off, and its calibration."""
+    measurement, grid = flow_measurement(experiment, experiment_dir, around=around)
+    made = flow_spectra(measurement, grid, spectra=spectra, seed=seed, work=work, progress=progress)
+    told, limits = experiment.missetting, experiment.motion.limits_deg
+    bundle = train_bundle(
+        made,
+        domain=Domain(
+            parameter_names=measurement.targeted,
+            path_hkl=measurement.path.centres_hkl(),
+            energy_edges_meV=measurement.energy.edges_meV,
+            isotopes=species_words(measurement.crystal),
+        ),
+        grid=grid,
+        prior=measurement.box,
+        title=f"Posterior of all constants for {experiment.title}",
+        experiment={
+            "title": experiment.title,
+            "structure": experiment.sample.structure,
+            "instrument": experiment.instrument.name,
+            "incident energy (meV)": experiment.instrument.ei_meV,
+            "temperature (K)": experiment.sample.temperature_K,
+            "half-width of the tubes (r.l.u.)": experiment.path.half_width_rlu,
+            "psi (degrees)": f"{limits[0]:g} to {limits[1]:g}, single orientations to full scans",
+            "set-up": f"off by {told.psi_offset_deg:g} degrees (psi), {told.tilt_deg:g} degrees "
+            f"(tilts), {told.lattice_percent:g} % (lattice), {told.ei_percent:g} % (Ei), "
+            f"{told.t0_us:g} us (time zero), {NUISANCE_SIGMA[-1]:.0%} (width of the resolution)",
+            **_words_around(around),
+        },
+        seed=seed,
+        recipe=replace(recipe, counts_per_minute=experiment.virtual.counts_per_minute),
+        work=work,
+        progress=progress,
+    )
+    bundle.save(output)
+    return dict(bundle.card)
+
+
+def flow_measurement(
+    experiment: Experiment, experiment_dir: Path, *, around: RunResult | None = None
+) -> tuple[Measurement, CoarseGrid]:
+    """What a flow is trained on: all constants free, pixels merged; and the grid that it sees."""
+    measurement = _measurement(experiment, experiment_dir, around, all_free=True)
+    grid = encoder_grid(measurement)
+    quick = experiment.model_copy(update={"instrument": merged_pixels(experiment, measurement)})
+    return _measurement(quick, experiment_dir, around, all_free=True), grid
 
 
 def _simulated(
@@ -240,14 +307,18 @@ def _simulated(
 
 
 def _measurement(
-    experiment: Experiment, experiment_dir: Path, around: RunResult | None
+    experiment: Experiment,
+    experiment_dir: Path,
+    around: RunResult | None,
+    *,
+    all_free: bool = False,
 ) -> Measurement:
     """What is trained on, about the prior's middle or the answer of a run."""
     measurement = build_measurement(experiment, experiment_dir)
     if around is not None:
         answer = {one.name: one.value for one in around.parameters}
         measurement = moved_to(measurement, answer)
-    return measurement.targeted_alone()
+    return measurement if all_free else measurement.targeted_alone()
 
 
 def moved_to(measurement: Measurement, values: Mapping[str, float]) -> Measurement:

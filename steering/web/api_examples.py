@@ -399,6 +399,8 @@ EXAMPLES: dict[str, dict[str, Any]] = {
                             "value": -2.31,
                             "typical_error": 0.17,
                             "spread": 0.09,
+                            "low": None,
+                            "high": None,
                             "prior_mean": -2.26,
                             "prior_sigma": 0.99,
                         }

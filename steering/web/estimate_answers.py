@@ -55,7 +55,14 @@ class LearnedParameter(Answer):
         description="root mean square error on simulated spectra of as many counts; null: nobody "
         "said how many"
     )
-    spread: float | None = Field(description="over latent samples; no error bar")
+    spread: float | None = Field(
+        description="over latent samples; no error bar. Of a flow: standard deviation of its "
+        "posterior"
+    )
+    low: float | None = Field(
+        description="lower end of the 90 % interval of a flow's posterior; null: no posterior"
+    )
+    high: float | None = Field(description="upper end of the same")
     prior_mean: float
     prior_sigma: float
 
