@@ -277,7 +277,7 @@ def _simulate(
     for k, psi in enumerate(angles):
         exposures.append(this.exposure(float(psi)))
         say("exposures", 0.2 * (k + 1) / orientations)
-    D, F = np.moveaxis([this.geometry.path_sums(one) for one in exposures], 1, 0)
+    D, F = np.moveaxis(np.array([this.geometry.path_sums(one) for one in exposures]), 1, 0)
     whole = exposures[0]
     for one in exposures[1:]:
         whole = whole + one
