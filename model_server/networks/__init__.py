@@ -30,7 +30,6 @@ from model_server.networks.density import (
     ConditionalDensity,
     Density,
     counted_input,
-    from_normal_deviates,
     normal_deviates,
 )
 from model_server.networks.folded_spectrum_file import FoldedSpectrum, read_folded_spectrum
@@ -80,7 +79,6 @@ __all__ = [
     "distance_table",
     "distances",
     "encoder_input",
-    "from_normal_deviates",
     "image_regressor",
     "images_of_inputs",
     "interpolation",

@@ -20,8 +20,7 @@ from model_server.posterior.observation import Observation, usable_cells
 from model_server.posterior.refinement import NUISANCE_SIGMA
 from simulations.arrays import BoolArray, FloatArray
 from simulations.errors import InputError
-from simulations.likelihood import FoldedPhonons
-from simulations.likelihood.mode_state import ModeState
+from simulations.likelihood import FoldedPhonons, ModeState
 
 STEPS = 30  # most scoring steps of the nuisances
 SETTLED = 1e-3  # of minus log posterior

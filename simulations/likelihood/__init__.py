@@ -10,6 +10,7 @@ from simulations.likelihood.missetting import (
     MissettingSection,
     missetting,
 )
+from simulations.likelihood.mode_state import ModeState
 from simulations.likelihood.trajectories import (
     Trajectories,
     TrajectoryPhonons,
@@ -25,6 +26,7 @@ __all__ = [
     "ForwardModel",
     "Missetting",
     "MissettingSection",
+    "ModeState",
     "NONE_OFF",
     "State",
     "Trajectories",

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from model_server.networks import Density, from_normal_deviates, normal_deviates
+from model_server.networks import Density, normal_deviates
+from model_server.networks.density import from_normal_deviates
 from model_server.training import FlowRecipe
 from model_server.training.density_training import (
     CALIBRATION_DRAWS,
