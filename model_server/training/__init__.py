@@ -1,13 +1,12 @@
 """Training of encoders and regressors on simulated folds."""
 
-from model_server.training.off_set_up import scaled_drift, simulate_off_set_up
+from model_server.training.off_set_up import simulate_off_set_up
 from model_server.training.progressed_file import key_of
 from model_server.training.recipes import AnyRecipe, FlowRecipe, ImageRecipe, Recipe, recipe_of
 from model_server.training.spectra import (
     TrainingSpectra,
     end_to_end,
     joined_spectra,
-    noisy_counts,
 )
 from model_server.training.training import (
     LEVELS,
@@ -28,10 +27,8 @@ __all__ = [
     "joined_spectra",
     "key_of",
     "level_inputs",
-    "noisy_counts",
     "noisy_inputs",
     "recipe_of",
-    "scaled_drift",
     "simulate_off_set_up",
     "simulate_spectra",
     "train_bundle",

@@ -21,7 +21,8 @@ import numpy as np
 from model_server.networks import Bundle, ConditionalDensity, counted_input
 from model_server.posterior import NUISANCE_SIGMA, Observation
 from model_server.posterior.importance import ENOUGH, CountsLikelihood, Weighed
-from model_server.training import FlowRecipe, scaled_drift
+from model_server.training import FlowRecipe
+from model_server.training.off_set_up import scaled_drift
 from model_server.training.density_training import calibration_table, coverage_words
 from simulations.fold import CellSums
 from steering.experiment import load_experiment
