@@ -22,8 +22,8 @@ from model_server.networks import Bundle, ConditionalDensity, counted_input
 from model_server.posterior import NUISANCE_SIGMA, Observation
 from model_server.posterior.importance import ENOUGH, CountsLikelihood, Weighed
 from model_server.training import FlowRecipe
-from model_server.training.off_set_up import scaled_drift
 from model_server.training.density_training import calibration_table, coverage_words
+from model_server.training.off_set_up import scaled_drift
 from simulations.fold import CellSums
 from steering.experiment import load_experiment
 from steering.study.flow_spectra import SetUps, flow_spectra
