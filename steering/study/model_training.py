@@ -153,7 +153,7 @@ def train(
         )
     measurement = _measurement(experiment, experiment_dir, around)
     grid = encoder_grid(measurement)
-    section, limits = experiment.path, experiment.motion.limits_deg
+    section = experiment.path
     key = key_of(
         experiment=experiment.model_dump_json(), spectra=spectra, seed=seed,
         names=measurement.box.names, lower=measurement.box.lower, upper=measurement.box.upper,
@@ -166,26 +166,16 @@ def train(
     )
     bundle = train_bundle(
         made,
-        domain=Domain(
-            parameter_names=measurement.model.names,
-            path_hkl=measurement.path.centres_hkl(),
-            energy_edges_meV=measurement.energy.edges_meV,
-            isotopes=species_words(measurement.crystal),
-        ),
+        domain=_domain_of(measurement, measurement.model.names),
         grid=grid,
         prior=measurement.box,
         title=f"Model bundle for {experiment.title}",
         experiment={
-            "title": experiment.title,
-            "structure": experiment.sample.structure,
-            "instrument": experiment.instrument.name,
-            "incident energy (meV)": experiment.instrument.ei_meV,
-            "temperature (K)": experiment.sample.temperature_K,
+            **_facts_of(experiment),
             "half-widths of the tubes (r.l.u.)": [
                 section.half_width_rlu,
                 section.half_width_rlu * WIDER_TUBE,
             ],
-            "psi (degrees)": f"{limits[0]:g} to {limits[1]:g}, single orientations to full scans",
             **_words_around(around),
         },
         seed=seed,
@@ -195,6 +185,28 @@ def train(
     )
     bundle.save(output)
     return dict(bundle.card)
+
+
+def _domain_of(measurement: Measurement, names: tuple[str, ...]) -> Domain:
+    return Domain(
+        parameter_names=names,
+        path_hkl=measurement.path.centres_hkl(),
+        energy_edges_meV=measurement.energy.edges_meV,
+        isotopes=species_words(measurement.crystal),
+    )
+
+
+def _facts_of(experiment: Experiment) -> dict[str, Any]:
+    """What a card tells of the experiment, whatever the architecture."""
+    low, high = experiment.motion.limits_deg
+    return {
+        "title": experiment.title,
+        "structure": experiment.sample.structure,
+        "instrument": experiment.instrument.name,
+        "incident energy (meV)": experiment.instrument.ei_meV,
+        "temperature (K)": experiment.sample.temperature_K,
+        "psi (degrees)": f"{low:g} to {high:g}, single orientations to full scans",
+    }
 
 
 def _train_flow(
@@ -211,26 +223,16 @@ def _train_flow(
     """A density over all constants, of runs whose set-up is off, and its calibration."""
     measurement, grid = flow_measurement(experiment, experiment_dir, around=around)
     made = flow_spectra(measurement, grid, spectra=spectra, seed=seed, work=work, progress=progress)
-    told, limits = experiment.missetting, experiment.motion.limits_deg
+    told = experiment.missetting
     bundle = train_bundle(
         made,
-        domain=Domain(
-            parameter_names=measurement.targeted,
-            path_hkl=measurement.path.centres_hkl(),
-            energy_edges_meV=measurement.energy.edges_meV,
-            isotopes=species_words(measurement.crystal),
-        ),
+        domain=_domain_of(measurement, measurement.targeted),
         grid=grid,
         prior=measurement.box,
         title=f"Posterior of all constants for {experiment.title}",
         experiment={
-            "title": experiment.title,
-            "structure": experiment.sample.structure,
-            "instrument": experiment.instrument.name,
-            "incident energy (meV)": experiment.instrument.ei_meV,
-            "temperature (K)": experiment.sample.temperature_K,
+            **_facts_of(experiment),
             "half-width of the tubes (r.l.u.)": experiment.path.half_width_rlu,
-            "psi (degrees)": f"{limits[0]:g} to {limits[1]:g}, single orientations to full scans",
             "set-up": f"off by {told.psi_offset_deg:g} degrees (psi), {told.tilt_deg:g} degrees "
             f"(tilts), {told.lattice_percent:g} % (lattice), {told.ei_percent:g} % (Ei), "
             f"{told.t0_us:g} us (time zero), {NUISANCE_SIGMA[-1]:.0%} (width of the resolution)",
