@@ -1,5 +1,6 @@
 """Posterior of force constants: refinement and trust."""
 
+from model_server.posterior.doubt import Search, doubted
 from model_server.posterior.first_guess import FirstGuess
 from model_server.posterior.observation import Observation, usable_cells
 from model_server.posterior.posterior import Posterior
@@ -12,9 +13,11 @@ __all__ = [
     "Observation",
     "Posterior",
     "Refinement",
+    "Search",
     "Trust",
     "TrustState",
     "assess",
+    "doubted",
     "residual_sigma",
     "usable_cells",
 ]

@@ -79,6 +79,7 @@ class Aside:
     held_value: FloatArray  # (H,) what counts say of what is taken to be right; else nan
     held_sigma: FloatArray  # (H,)
     held_p: float  # of all that is taken to be right
+    gain: float  # of minus log posterior: what the ways explain beyond the fit, to first order
     bend: float  # chi-square that the second order might add
     chunks: tuple[ChunkTest, ...]
 
@@ -90,7 +91,7 @@ class Aside:
 
 def marginalised(
     prior: FloatArray, pieces: Sequence[Piece], known: FloatArray
-) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
+) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray, float]:
     """Fit the ways to be off with all of theta, to first order about the best theta.
 
     Parameters
@@ -110,6 +111,8 @@ def marginalised(
         Precision of both; held ways have rows of the unit matrix.
     score, information : (H,) and (H, H) float64
         Of the ways with all that is not held at its best: what they are tested by.
+    gain : float
+        Of minus log posterior by the step.
     """
     size, ways = len(prior), len(known)
     free = known > 0
@@ -135,7 +138,7 @@ def marginalised(
     information[np.ix_(~free, ~free)] = joint[np.ix_(~of, ~of)] - across.T @ solved[:, 1:]
     whole = np.eye(size + ways)
     whole[np.ix_(of, of)] = kept
-    return step, whole, score, information
+    return step, whole, score, information, 0.5 * float(gradient @ step)
 
 
 def score_test(score: FloatArray, information: FloatArray, floor: FloatArray) -> tuple[

@@ -100,7 +100,7 @@ def marginal_of(
     layout, size = found.layout, found.layout.size
     known = np.array([*off.sigma, *SHAPE_SIGMA])
     units = (*off.units, *("relative" for _ in SHAPES))
-    step, joint, score, information = marginalised(prior, pieces, known)
+    step, joint, score, information, gain = marginalised(prior, pieces, known)
     held = known == 0
     value, sigma, p = score_test(
         score[held], information[np.ix_(held, held)], floors_of(units)[held]
@@ -115,6 +115,7 @@ def marginal_of(
         held_value=_among(value, held),
         held_sigma=_among(sigma, held),
         held_p=p,
+        gain=gain,
         bend=_bend(found, pieces, step, len(off)),
         chunks=chunk_tests(joint, step, pieces, known),
     )

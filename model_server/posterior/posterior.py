@@ -176,6 +176,11 @@ class Posterior:
         """Standard deviations of all of theta, (P,)."""
         return np.sqrt(np.diag(np.asarray(np.linalg.inv(self.precision), dtype=np.float64)))
 
+    def chi_square_of(self, theta: FloatArray) -> float:
+        """How far another theta (P,) is, by this precision."""
+        step = self.theta - theta
+        return float(step @ self.precision @ step)
+
     def part_strengths(self) -> dict[str, tuple[float, float]]:
         """Strength of every expected part over that predicted, and its standard deviation."""
         at = self.layout.log_parts

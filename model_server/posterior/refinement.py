@@ -15,32 +15,31 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from model_server.posterior._scipy import (
-    SparseMatrix,
-    block_diagonal,
-    solve_positive,
-)
+from model_server.posterior._scipy import solve_positive
 from model_server.posterior.aside import Piece
+from model_server.posterior.blurring import Blurring
 from model_server.posterior.descent import FAR, descend
 from model_server.posterior.linear import Linear
 from model_server.posterior.marginal import marginal_of, piece_of
 from model_server.posterior.observation import Observation, pool, usable_cells
 from model_server.posterior.posterior import Posterior, ThetaLayout
 from model_server.posterior.search import searches
-from model_server.posterior.starts import Starts, blur_kernel
+from model_server.posterior.starts import Starts
 from model_server.posterior.tangent import Anchor, Tangent, Tangents
-from simulations.arrays import BoolArray, FloatArray
+from simulations.arrays import FloatArray
 from simulations.errors import InputError
 from simulations.likelihood import NONE_OFF, ExactModel, ForwardModel, State
 from simulations.prior import BoxPrior
 
 NUISANCE_SIGMA = (5.0, 3.0, 3.0, 0.05)  # prior widths of ``NUISANCES``; the resolution: 5 %
-BACKGROUND_SHARE = 0.1  # of the counts: where the prior of either background is centred
 BETTER_THAN_BEFORE = 1.0  # of minus log posterior: less does not drop tangents that still hold
 NEGLIGIBLE_DECREASE = 0.01  # of minus log posterior: a tenth of a sigma
+FINALISTS = 4  # answers to blurred counts that are followed to sharp ones
 KICK_SIGMAS = (2.0, 4.0, 8.0)  # how far, in turn
 KICK_PAYS = 0.5  # of minus log posterior
 MOST_KICKS = 40
+ROUNDS = 4  # most corrections of folded rates
+NEAR = 25.0  # of chi-square: steps that exact rates can be carried by
 LEAPS = 4  # most ways out of shallow minima of the exact rates
 ANCHORED_WITHIN = 2.0  # of minus log posterior: what corrected folded rates may be wrong by
 LEAP_PAYS = 1.0  # of minus log posterior, as the corrected folded rates see it
@@ -112,8 +111,7 @@ class Refinement:
         parts = self._part_sigma.values()
         self.nuisance_sigma = (*NUISANCE_SIGMA, *can, *parts, *missetting.sigma.tolist())
         self._tangents = Tangents(exact, self.layout)
-        self._spread_of: tuple[tuple[float, bytes], SparseMatrix] | None = None
-        self._blur = {b: blur_kernel(self.energy, b) for b in BLURS_MEV if b > 0}
+        self._blurring = Blurring(self.energy)
         self.starts = Starts(
             model=model,
             prior=prior,
@@ -128,6 +126,7 @@ class Refinement:
         observations: Sequence[Observation],
         *,
         starts: Sequence[FloatArray] = (),
+        guesses: Sequence[FloatArray] = (),
         warm: Posterior | None = None,
         pooled: Observation | None = None,
         kicks: int = 0,
@@ -139,8 +138,9 @@ class Refinement:
         ----------
         observations : sequence of Observation
         starts : sequence of (K,)
-            Places to begin at beside the prior mean (the encoder's answer, draws of the prior),
-            see ``Starts``.
+            Places to begin at beside the prior mean, draws of the prior, see ``Starts``.
+        guesses : sequence of (K,)
+            Others that are thought to be near, a network's; no crowd moves them.
         warm : Posterior, optional
             The answer before the newest chunk. With exact rates it is followed alone at most
             numbers of orientations, see ``searches``; else it competes with the annealed ones.
@@ -162,7 +162,7 @@ class Refinement:
         if warm is not None and warm.believing is not None:
             warm = warm.believing
         exactly = self.exact is not None and all(o.trajectories is not None for o in observations)
-        found = self._fit(observations, pooled, starts, warm, exactly, kicks, iterations)
+        found = self._fit(observations, pooled, starts, guesses, warm, exactly, kicks, iterations)
         return self._with_aside(observations, found) if exactly else found
 
     def _fit(
@@ -170,25 +170,28 @@ class Refinement:
         observations: Sequence[Observation],
         pooled: Observation,
         starts: Sequence[FloatArray],
+        guesses: Sequence[FloatArray],
         warm: Posterior | None,
         exactly: bool,
         kicks: int,
         iterations: int,
     ) -> Posterior:
         """Fit with the set-up that is believed, but for what of it is fitted."""
-        centre = self._centre(pooled)
+        centre = self.starts.centre(pooled)
         if warm is not None and exactly and not searches(warm, len(observations)):
             found = self._descend(observations, warm.theta, warm.theta_sigma, centre, iterations)
             return self._leave_shallow(observations, pooled, found, centre, kicks, iterations)
         first, blur = self.starts.first(pooled, [self.prior.mean, *starts])
         blurred = self._anneal_ever_fewer(pooled, first, centre, blur)
+        for theta in self.starts.as_they_are(pooled, guesses):
+            blurred.append(self._anneal(pooled, theta, centre, BLURS_MEV[:3], 12))
         quickly = warm is not None and exactly and not kicks
         if warm is not None and quickly and self._is_of_before(pooled, blurred, warm, centre):
             return self._descend(observations, warm.theta, warm.theta_sigma, centre, iterations)
         distinct: list[Posterior] = []
         for candidate in sorted(blurred, key=lambda p: p.objective):
             gaps = [np.abs((candidate.values - d.values) / d.sigma).max() for d in distinct]
-            if len(distinct) < 2 and min(gaps, default=np.inf) > 1.0:
+            if len(distinct) < FINALISTS and min(gaps, default=np.inf) > 1.0:
                 distinct.append(candidate)
         candidates = [self._anneal(pooled, p.theta, centre, BLURS_MEV[3:], 8) for p in distinct]
         best = min(candidates, key=lambda p: p.objective)
@@ -200,8 +203,10 @@ class Refinement:
             theta = (stays or best).theta
             return self._score(observations, theta, centre, iterations)
         if warm is None or gain <= BETTER_THAN_BEFORE:
-            theta = best.theta if warm is None else warm.theta
-            found = self._descend(observations, theta, best.theta_sigma, centre, iterations)
+            at = best.theta if warm is None else warm.theta
+            found = self._descend(observations, at, best.theta_sigma, centre, iterations)
+            if warm is None and kicks:
+                found = self._or_nearer(observations, pooled, best, found, centre, iterations)
             return self._leave_shallow(observations, pooled, found, centre, kicks, iterations)
         # The folded model may prefer another answer than the rates that it stands for. The one that
         # it prefers by far is followed first, so that the other can be given up early.
@@ -267,6 +272,31 @@ class Refinement:
             beat=beat,
         )
 
+    def _or_nearer(
+        self,
+        observations: Sequence[Observation],
+        pooled: Observation,
+        best: Posterior,
+        found: Posterior,
+        centre: FloatArray,
+        iterations: int,
+    ) -> Posterior:
+        """The better of an answer and one by folded rates, corrected and searched again."""
+        kept = self._tangents.remembered()
+        for _ in range(ROUNDS):
+            anchor = self._anchored(observations, pooled, best)
+            before, best = best, self._anneal(pooled, best.theta, centre, BLURS_MEV[2:], 12, anchor)
+            if best.chi_square_of(before.theta) < NEAR:
+                break
+        if best.chi_square_of(found.theta) > NEAR:
+            other = self._descend(
+                observations, best.theta, best.theta_sigma, centre, iterations, found.objective
+            )
+            if other.objective < found.objective:
+                return other
+        self._tangents.recall(kept)
+        return found
+
     def _leave_shallow(
         self,
         observations: Sequence[Observation],
@@ -313,16 +343,20 @@ class Refinement:
         theta: FloatArray,
         centre: FloatArray,
         tangents: Sequence[Tangent],
-        blur: float = 0.0,
     ) -> float:
         linears = [
-            self._linearise(theta, None, o, blur, tangent=t)[0]
+            self._linearise(theta, None, o, tangent=t)[0]
             for o, t in zip(observations, tangents, strict=True)
         ]
-        return self._objective(theta, linears, centre)
+        return self._objective(theta, linears, centre, self.prior_precision())
+
+    @property
+    def may_doubt(self) -> bool:
+        """Whether something of the set-up is taken to be right that may be off."""
+        return self.exact is not None and bool((self.exact.aside.sigma > 0).any())
 
     def doubting(self) -> Refinement:
-        """The same for a set-up that is off by more than can be carried: it is fitted, too."""
+        """The same with the set-up fitted, where it may be off by more than can be carried."""
         if self.exact is None:
             raise InputError("the refinement has no exact model; expected one that knows of it")
         return Refinement(
@@ -364,7 +398,7 @@ class Refinement:
             observations,
             np.concatenate([found.believing.theta, np.zeros(len(off))]),
             np.concatenate([found.theta_sigma, off]),
-            self._centre(pooled),
+            self.starts.centre(pooled),
             iterations,
         )
         return self._with_aside(observations, followed)
@@ -426,7 +460,12 @@ class Refinement:
         nuisances = np.asarray(self.nuisance_sigma) ** -2.0
         return np.diag(np.concatenate([self.prior.sigma**-2.0, nuisances]))
 
-    # -- one step -------------------------------------------------------------------------------
+    def _prior_beside(self, blur: float) -> FloatArray:
+        """Precision of the prior beside counts of such a blur: of a set-up, more; see there."""
+        prior = self.prior_precision()
+        if blur > 0:
+            prior[self.layout.off, self.layout.off] *= self._blurring.together(blur)
+        return prior
 
     def _linearise(
         self,
@@ -471,7 +510,7 @@ class Refinement:
         data, rates = sums.signal[use], total[use]
         variance = sums.variance[use] if sums.gaussian else None
         if blur > 0:
-            spread = self._spread(use, blur)
+            spread = self._blurring.spread(use, blur)
             data, rates, columns = spread @ data, spread @ rates, spread @ columns
             variance = None if variance is None else spread @ variance
         linear = Linear(data=data, rate=np.maximum(rates, 1e-12), slope=columns, variance=variance)
@@ -523,19 +562,13 @@ class Refinement:
         strengths = np.exp(scale + theta[layout.log_parts])
         return [s * part for s, part in zip(strengths, observation.parts, strict=True)]
 
-    def _spread(self, use: BoolArray, blur: float) -> SparseMatrix:
-        """Gaussian blur in energy, within each path bin, over the usable cells."""
-        key = (blur, use.tobytes())
-        if self._spread_of is None or self._spread_of[0] != key:
-            kernel = self._blur[blur]
-            blocks: list[FloatArray] = []
-            for row in use:
-                at = np.flatnonzero(row)
-                blocks.append(kernel[np.ix_(at, at)])
-            self._spread_of = (key, block_diagonal(blocks))
-        return self._spread_of[1]
-
-    def _objective(self, theta: FloatArray, linears: Sequence[Linear], centre: FloatArray) -> float:
+    def _objective(
+        self,
+        theta: FloatArray,
+        linears: Sequence[Linear],
+        centre: FloatArray,
+        prior: FloatArray,
+    ) -> float:
         value = 0.0
         for one in linears:
             if one.variance is None:
@@ -543,7 +576,7 @@ class Refinement:
             else:
                 value += 0.5 * float(np.sum((one.data - one.rate) ** 2 / one.variance))
         offset = theta - centre
-        return value + 0.5 * float(offset @ (np.diag(self.prior_precision()) * offset))
+        return value + 0.5 * float(offset @ (np.diag(prior) * offset))
 
     def _anneal(
         self,
@@ -600,33 +633,6 @@ class Refinement:
             best, in_vain = (found, 0) if better else (best, in_vain + 1)
         return best
 
-    def _centre(self, pooled: Observation) -> FloatArray:
-        """Centre of the prior of theta: of the box, of amplitudes that share the counts, zeros.
-
-        Of all counts a share of ``BACKGROUND_SHARE`` is either background and the rest scattered by
-        the middle of the box; the same for whatever start, and within a wide prior.
-        """
-        layout, sums = self.layout, pooled.sums
-        use = usable_cells(sums, self.energy, self.elastic_cut)
-        rate, _ = self.model.rates(
-            pooled.exposure(), self.model.prepare(self.prior.mean), log_width=0.0, gradient=False
-        )
-        error = float(np.sqrt(sums.variance[use].sum()))
-        counts = max(float(sums.signal[use].sum()), error, 0.0 if sums.gaussian else 1.0)
-        centre = np.zeros(layout.size)
-        centre[layout.parameters] = self.prior.mean
-        shares = (1 - 2 * BACKGROUND_SHARE, BACKGROUND_SHARE, BACKGROUND_SHARE)
-        for at, share, part in zip(
-            range(layout.log_amplitudes.start, layout.log_amplitudes.stop),
-            shares,
-            (rate, sums.flat, sums.exposure),
-            strict=True,
-        ):
-            reach = float(part[use].sum())
-            amount = share * counts / reach if reach > 0 else 1.0
-            centre[at] = np.log(amount) if amount > 0 else 0.0
-        return centre
-
     def _score(
         self,
         observations: Sequence[Observation],
@@ -639,7 +645,7 @@ class Refinement:
     ) -> Posterior:
         layout = self.layout
         of = tangents if tangents is not None else [None] * len(observations)
-        prior = self.prior_precision()
+        prior = self._prior_beside(blur)
 
         def at(
             candidate: FloatArray,
@@ -650,7 +656,7 @@ class Refinement:
                 for o, t in zip(observations, of, strict=True)
             ]
             linears = [p[0] for p in parts]
-            return linears, parts, self._objective(candidate, linears, centre)
+            return linears, parts, self._objective(candidate, linears, centre, prior)
 
         linears, parts, value = at(theta)
         converged = False

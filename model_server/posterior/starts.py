@@ -14,12 +14,14 @@ from collections.abc import Sequence
 import numpy as np
 
 from model_server.posterior._scipy import non_negative_least_squares, solve_positive
+from model_server.posterior.blurring import blur_kernel, energy_step
 from model_server.posterior.observation import Observation, usable_cells
 from model_server.posterior.posterior import ThetaLayout
 from simulations.arrays import FloatArray
 from simulations.likelihood import ForwardModel
 from simulations.prior import BoxPrior
 
+BACKGROUND_SHARE = 0.1  # of the counts: where the prior of either background is centred
 SCREENING_BLUR_MEV = 6.0
 SCREENED = 6  # first places of a search
 FEWEST_MEMBERS = 40  # of an ensemble
@@ -76,6 +78,40 @@ class Starts:
         firsts.sort(key=lambda first: first[1])
         return [theta for theta, _ in firsts[:SCREENED]], SCREENING_BLUR_MEV
 
+    def as_they_are(self, pooled: Observation, guesses: Sequence[FloatArray]) -> list[FloatArray]:
+        """Theta of values (K,) that nothing moves, with a set-up as it is believed."""
+        if not usable_cells(pooled.sums, self._energy, self._elastic_cut).any():
+            return []  # nothing tells them from the prior
+        none = np.zeros(len(self._off_sigma))
+        return [self.theta_of(pooled, values, none)[0] for values in guesses]
+
+    def centre(self, pooled: Observation) -> FloatArray:
+        """Centre of the prior of theta: of the box, of amplitudes that share the counts, zeros.
+
+        Of all counts a share of ``BACKGROUND_SHARE`` is either background and the rest scattered by
+        the middle of the box; the same for whatever start, and within a wide prior.
+        """
+        layout, prior, sums = self._layout, self._prior, pooled.sums
+        use = usable_cells(sums, self._energy, self._elastic_cut)
+        rate, _ = self._model.rates(
+            pooled.exposure(), self._model.prepare(prior.mean), log_width=0.0, gradient=False
+        )
+        error = float(np.sqrt(sums.variance[use].sum()))
+        counts = max(float(sums.signal[use].sum()), error, 0.0 if sums.gaussian else 1.0)
+        centre = np.zeros(layout.size)
+        centre[layout.parameters] = prior.mean
+        shares = (1 - 2 * BACKGROUND_SHARE, BACKGROUND_SHARE, BACKGROUND_SHARE)
+        for at, share, part in zip(
+            range(layout.log_amplitudes.start, layout.log_amplitudes.stop),
+            shares,
+            (rate, sums.flat, sums.exposure),
+            strict=True,
+        ):
+            reach = float(part[use].sum())
+            amount = share * counts / reach if reach > 0 else 1.0
+            centre[at] = np.log(amount) if amount > 0 else 0.0
+        return centre
+
     def _inverted(self, pooled: Observation, starts: Sequence[FloatArray]) -> list[FloatArray]:
         """The middle of the inverted ensemble, and of its members those that did best."""
         rng = np.random.default_rng([len(starts), 20263])
@@ -101,8 +137,7 @@ class Starts:
 
     def _stride(self, blur: float) -> int:
         """Energy bins of which one is looked at: half a blur is one step."""
-        step = float(self._energy[1] - self._energy[0])
-        return max(1, int(0.5 * blur / step))
+        return max(1, int(0.5 * blur / energy_step(self._energy)))
 
     def _data(self, pooled: Observation, blur: float) -> tuple[FloatArray, FloatArray, float]:
         """Blurred counts, their variance, and how many of them would be as good if independent."""
@@ -110,7 +145,7 @@ class Starts:
         use = usable_cells(sums, self._energy, self._elastic_cut)
         variance = (np.where(use, sums.variance, 0.0) @ kernel**2)[:, ::stride].ravel()
         data = (self._counts(pooled) @ kernel)[:, ::stride].ravel()
-        step = float(self._energy[1] - self._energy[0])
+        step = energy_step(self._energy)
         return data, variance, float(use.sum()) * step / (2 * np.sqrt(np.pi) * blur)
 
     def _counts(self, pooled: Observation) -> FloatArray:
@@ -172,13 +207,6 @@ class Starts:
         theta[layout.off] = off
         theta[layout.log_amplitudes] = np.log(np.maximum(solution, floor))
         return theta, misfit, (columns @ solution).reshape(sums.signal.shape)
-
-
-def blur_kernel(energy_centres_meV: FloatArray, blur_meV: float) -> FloatArray:
-    """Gaussian of a standard deviation between all energy bins, (energy_bins, energy_bins)."""
-    step = float(energy_centres_meV[1] - energy_centres_meV[0])
-    gap = energy_centres_meV[:, None] - energy_centres_meV[None, :]
-    return np.exp(-0.5 * (gap / blur_meV) ** 2) * step / (blur_meV * np.sqrt(2 * np.pi))
 
 
 def kalman_step(

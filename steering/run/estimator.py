@@ -19,8 +19,10 @@ from model_server.posterior import (
     Observation,
     Posterior,
     Refinement,
+    Search,
     Trust,
     assess,
+    doubted,
     residual_sigma,
     usable_cells,
 )
@@ -37,6 +39,7 @@ from simulations.fold import (
     tensor_reals,
 )
 from simulations.likelihood import Drift, Missetting
+from simulations.prior import BoxPrior
 from steering.advice import Advice, absolute_targets, targets_met
 from steering.experiment import Measurement
 from steering.run.actions import NO_WISHES, Wishes
@@ -272,25 +275,47 @@ class Estimator:
         ``before`` is the same of what it goes on from, that of ``base`` if nothing else is said.
 
         The set-up is believed, and what may be off of it marginalised, until that is more than can
-        be carried to first order; from then on it is fitted.
+        be carried to first order, or the first search finds better with it; from then on it is
+        fitted.
         """
         believing = self._refinement
         if before is None and base is not None:
             before = base.posterior, base.rates
+        costly, first = self._measurement.costly, before is None
         doubts = before is not None and before[0].layout.size > believing.layout.size
         refinement = self._doubts() if doubts else believing
         refinement.recall({} if before is None else before[1])
+        starts, guesses = self._draws(ledger, base), self._guesses(ledger, base)
+        kicks = 0 if costly else KICKS if base is None else KICKS // 3
         posterior = refinement.fit(
             observations,
-            starts=self._starts(ledger, base),
+            starts=starts,
+            guesses=guesses,
             warm=None if before is None else before[0],
             pooled=replace(together, drift=self._drift(ledger, refinement)),
-            kicks=0 if self._measurement.costly else KICKS if base is None else KICKS // 3,
+            kicks=kicks,
         )
-        if posterior.aside is not None and posterior.aside.far and not doubts:
-            refinement = self._doubts()
-            posterior = refinement.doubt(observations, believing, posterior, together)
-        return posterior, refinement.remembered()
+        far = posterior.aside is not None and posterior.aside.far
+        if doubts or not (far or (first and not costly and believing.may_doubt)):
+            return posterior, refinement.remembered()
+        doubting = self._doubts()
+        search = Search(
+            pooled=replace(together, drift=self._drift(ledger, doubting)),
+            starts=starts,
+            guesses=guesses,
+            kicks=min(kicks, KICKS // 3),
+        )
+        better = doubted(
+            doubting,
+            believing,
+            observations,
+            posterior,
+            pooled=together,
+            search=None if costly else search,
+        )
+        if better is None:
+            return posterior, believing.remembered()
+        return better, doubting.remembered()
 
     def _bands(self, posterior: Posterior) -> BranchBands:
         path = self._measurement.path
@@ -312,23 +337,24 @@ class Estimator:
         ways = refinement.missetting
         return partial(self._seen.drift, ledger, ways) if ways.names else None
 
-    def _starts(self, ledger: ChunkLedger, base: Estimate | None) -> list[FloatArray]:
-        """Places to anneal from: the encoder's answer, and draws of the prior."""
+    def _guesses(self, ledger: ChunkLedger, base: Estimate | None) -> list[FloatArray]:
+        """Where the network would begin, the constants that it does not read at their middle."""
+        if self._first_guess is None:
+            return []
+        scale = None if base is None else base.posterior.can_scale
+        guesses = self._first_guess.guess(self._can.net(ledger.chunks, ledger.sums, scale))
+        return whole_guesses(guesses, self._measurement.prior)
+
+    def _draws(self, ledger: ChunkLedger, base: Estimate | None) -> list[FloatArray]:
+        """Draws of the prior to begin at."""
         measurement = self._measurement
-        starts: list[FloatArray] = []
-        if self._first_guess is not None:
-            scale = None if base is None else base.posterior.can_scale
-            guesses = self._first_guess.guess(self._can.net(ledger.chunks, ledger.sums, scale))
-            others = np.tile(measurement.prior.mean, (len(guesses), 1))
-            others[:, : guesses.shape[1]] = guesses
-            starts.extend(np.clip(others, measurement.prior.lower, measurement.prior.upper))
         draws = DRAWS if base is None else DRAWS_LATER
         if measurement.costly:
             draws = DRAWS_IF_COSTLY if base is None else 0
-        if draws:
-            rng = np.random.default_rng([len(ledger.chunks), 20261])
-            starts.extend(measurement.coarse_forward.draw(measurement.prior, draws, rng))
-        return starts
+        if not draws:
+            return []
+        rng = np.random.default_rng([len(ledger.chunks), 20261])
+        return list(measurement.coarse_forward.draw(measurement.prior, draws, rng))
 
     def _judged(
         self, ledger: ChunkLedger, posterior: Posterior
@@ -450,6 +476,13 @@ def _together(parts: list[tuple[CellSums, CanRate | None]]) -> tuple[CellSums, C
         total = total + sums
         can = None if can is None or each is None else can + each
     return total, can
+
+
+def whole_guesses(guesses: FloatArray, prior: BoxPrior) -> list[FloatArray]:
+    """Guesses (n, k) of the first constants with the others of a prior, inside of its box."""
+    whole = np.tile(prior.mean, (len(guesses), 1))
+    whole[:, : guesses.shape[1]] = guesses
+    return list(np.clip(whole, prior.lower, prior.upper))
 
 
 def _first_guess_of(measurement: Measurement) -> FirstGuess | None:

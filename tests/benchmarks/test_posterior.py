@@ -56,7 +56,7 @@ def test_posterior(against):
         @ np.linalg.cholesky(np.linalg.inv(minimum.precision)).T
     )
     start = replace(minimum, theta=minimum.theta + away, believing=None)
-    layout, centre = fit.layout, fit._centre(observation)
+    layout, centre = fit.layout, fit.starts.centre(observation)
     use = usable_cells(sums, fit.energy, fit.elastic_cut)
     wanted = np.sqrt(np.diag(fit.prior_precision()))
     found = {}

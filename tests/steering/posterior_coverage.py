@@ -1,6 +1,7 @@
 """How often posteriors hold the truth, truths drawn from the full prior; resumable.
 
     python -m tests.steering.posterior_coverage FOLDER --runs 100
+    python -m tests.steering.posterior_coverage FOLDER --chunks 1 --minutes 1 30 --model germanium
 
 Every run draws all force constants from the prior, a scale, two backgrounds, the width of the
 resolution, how far the set-up is off, and counts of a scan of 1 to 120 minutes (log-uniform, at
@@ -17,15 +18,26 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
+from functools import partial, reduce
+from operator import add
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from scipy.stats import chi2
 
-from model_server.posterior import Observation, Posterior, Refinement
+from model_server.posterior import (
+    Observation,
+    Posterior,
+    Refinement,
+    Search,
+    Trust,
+    assess,
+    doubted,
+    usable_cells,
+)
+from model_server.posterior.doubt import _explained
 from model_server.posterior.observation import pool
 from simulations.arrays import FloatArray
 from simulations.constants import Z90
@@ -33,7 +45,7 @@ from simulations.fold import CellSums
 from simulations.instrument import coarsen
 from simulations.likelihood import Drift, MissettingSection, Trajectories
 from steering.experiment import Measurement, build_measurement, load_experiment
-from steering.run.estimator import DRAWS, KICKS
+from steering.run.estimator import DRAWS, KICKS, _first_guess_of, whole_guesses
 from tests.conftest import ROOT
 
 COARSENING = 8
@@ -43,6 +55,7 @@ MINUTES = (1.0, 120.0)
 COUNTS_PER_MINUTE = 3000.0
 BACKGROUND_RATIO = (0.3, 2.0)  # of the phonons' counts, log-uniform, split at random
 LOG_WIDTH_SIGMA = 0.05
+TARGETED = 8  # force constants of the reference experiment
 OTHER_MODE = 2.0  # of minus log posterior
 
 
@@ -57,22 +70,28 @@ class Look:
     drift: Drift
 
 
-def germanium(free: int) -> Measurement:
+def germanium(free: int, *, set_up_fitted: bool = True, model: str | None = None) -> Measurement:
     """The reference experiment with so many force constants free."""
     experiment = load_experiment(ROOT / "examples" / "ge-arcs.yaml")
     parameters = experiment.parameters.model_copy(update={"free": free})
-    missetting = MissettingSection(fitted=True)
-    changed = {"model": None, "parameters": parameters, "missetting": missetting}
+    missetting = MissettingSection(fitted=set_up_fitted)
+    changed = {"model": model, "parameters": parameters, "missetting": missetting}
     return build_measurement(experiment.model_copy(update=changed), ROOT / "examples")
 
 
 class Study:
     """Looks of every orientation, a forward model for truths, and the fit."""
 
-    def __init__(self, free: int, all_free: int, off_scale: float = 1.0) -> None:
-        self.off_scale = off_scale
-        self.full = germanium(all_free)
-        self.fitted = germanium(free)
+    def __init__(self, asked: argparse.Namespace) -> None:
+        self.off_scale: float = asked.off
+        self.most_chunks: int = asked.chunks
+        self.minutes: tuple[float, float] = asked.minutes
+        self.full = germanium(asked.all)
+        self.fitted = germanium(asked.free, set_up_fitted=asked.set_up == "fitted")
+        self.first_guess = None
+        if asked.model is not None:
+            self.first_guess = _first_guess_of(germanium(TARGETED, model=asked.model))
+        ways = self.full.exact.missetting
         instrument = coarsen(self.full.instrument, COARSENING)
         self.looks = []
         for psi in PSI_DEG:
@@ -86,7 +105,7 @@ class Study:
                     weight,
                     flat,
                     along,
-                    self.fitted.drift(along, self.fitted.exact.missetting),
+                    self.fitted.drift(along, ways),
                 )
             )
         m = self.fitted
@@ -97,14 +116,15 @@ class Study:
             elastic_cut_meV=m.elastic_cut_meV,
             exact=m.exact,
         )
+        self.doubting = self.refinement.doubting() if asked.set_up == "marginal" else None
 
     def drawn(self, seed: int) -> tuple[list[Observation], FloatArray, float, np.random.Generator]:
         """Counts of one virtual scan, the theta they were drawn from, and its minutes."""
         rng = np.random.default_rng([20270, seed])
         full, fitted = self.full, self.fitted
         truth = full.coarse_forward.draw(full.prior, 1, rng)[0]
-        minutes = float(np.exp(rng.uniform(*np.log(MINUTES))))
-        chunks = int(min(MOST_CHUNKS, np.ceil(minutes)))
+        minutes = float(np.exp(rng.uniform(*np.log(self.minutes))))
+        chunks = int(min(self.most_chunks, np.ceil(minutes)))
         chosen = rng.permutation(len(PSI_DEG))[:chunks]
         width = LOG_WIDTH_SIGMA * rng.standard_normal()
         off = self.off_scale * rng.standard_normal(len(full.exact.missetting))
@@ -149,7 +169,7 @@ class Study:
                     sums=sums,
                     exposure=partial(lambda e: e, exposure),
                     trajectories=partial(look.trajectories.scaled, each),
-                    drift=partial(lambda d: d, look.drift),
+                    drift=partial(lambda d: d, look.drift) if self.doubting is None else None,
                     key=str(k),
                 )
             )
@@ -161,47 +181,104 @@ class Study:
     def run(self, seed: int) -> dict[str, Any]:
         """One virtual scan and its fit."""
         observations, true, minutes, rng = self.drawn(seed)
-        fitted, layout = self.fitted, self.refinement.layout
-        truth = true[layout.parameters]
-        self.refinement.recall({})
+        fitted = self.fitted
+        truth = true[: len(fitted.model.names)]
         started = time.process_time()
         starts = list(fitted.coarse_forward.draw(fitted.prior, DRAWS, rng))
-        found = self.refinement.fit(observations, starts=starts, kicks=KICKS)
+        guesses: list[FloatArray] = []
+        if self.first_guess is not None:
+            guess = self.first_guess.guess(pool(observations).sums)
+            guesses = whole_guesses(guess, fitted.prior)
+        found = self._fit(observations, starts, guesses, KICKS)
         seconds = time.process_time() - started
-        self.refinement.recall({})
-        knowing = self.refinement.fit(observations, starts=[truth])
+        knowing = self._knowing(observations, true)
+        trust = self._judged(observations, found)
         gap = found.values - truth
-        return {
+        row = {
             "seed": seed,
             "minutes": minutes,
-            "off": true[layout.off].tolist(),
+            "off": true[len(truth) + 4 :].tolist(),
             "chunks": len(observations),
+            "psi_deg": [float(PSI_DEG[int(o.key)]) for o in observations],
             "converged": found.converged,
+            "state": trust.state,
+            "reduced_chi_square": trust.reduced_chi_square,
             "seconds": seconds,
             "names": list(found.names),
             "gap": gap.tolist(),
             "sigma": found.sigma.tolist(),
             "prior_sigma": fitted.prior.sigma.tolist(),
-            "above_truth": found.objective - knowing.objective,
-            "deviance": 2 * (self._at(observations, true, found) - found.objective),
+            "above_truth": _explained(found) - _explained(knowing),
             "joint": float(gap @ np.linalg.solve(found.covariance, gap)),
-            "off_found": found.theta[found.layout.off].tolist(),
-            "off_sigma": found.theta_sigma[found.layout.off].tolist(),
             "nuisances": found.theta[found.layout.nuisances].tolist(),
         }
+        if self.doubting is not None:
+            return row
+        layout = found.layout
+        return row | {
+            "deviance": 2 * (self._at(observations, true, found) - found.objective),
+            "off_found": found.theta[layout.off].tolist(),
+            "off_sigma": found.theta_sigma[layout.off].tolist(),
+        }
+
+    def _fit(
+        self,
+        observations: list[Observation],
+        starts: list[FloatArray],
+        guesses: list[FloatArray],
+        kicks: int = 0,
+    ) -> Posterior:
+        """As a run fits: a set-up that is off by more than can be carried is fitted, too."""
+        self.refinement.recall({})
+        found = self.refinement.fit(observations, starts=starts, guesses=guesses, kicks=kicks)
+        if self.doubting is None:
+            return found
+        together = pool(observations)
+        drifts = [self.looks[int(one.key)].drift for one in observations]
+        search = Search(
+            pooled=replace(together, drift=lambda: reduce(add, drifts)),
+            starts=starts,
+            guesses=guesses,
+            kicks=min(kicks, KICKS // 3),
+        )
+        better = doubted(
+            self.doubting, self.refinement, observations, found, pooled=together, search=search
+        )
+        return found if better is None else better
+
+    def _knowing(self, observations: list[Observation], true: FloatArray) -> Posterior:
+        """The answer that a fit of the set-up is led to from the truth."""
+        fit = self.doubting or self.refinement
+        fit.recall({})
+        centre = fit.starts.centre(pool(observations))
+        found = fit._descend(observations, true, np.full(len(true), 1e-2), centre, 15)
+        return fit._with_aside(observations, found)
+
+    def _judged(self, observations: list[Observation], found: Posterior) -> Trust:
+        m, sums = self.fitted, pool(observations).sums
+        return assess(
+            sums=sums,
+            posterior=found,
+            prior=m.prior,
+            use=usable_cells(sums, m.energy.centres_meV, m.elastic_cut_meV),
+            look=len(observations),
+        )
 
     def _at(self, observations: list[Observation], theta: FloatArray, found: Posterior) -> float:
         """Objective at theta, of rates walked there."""
         fit = self.refinement
         fit.recall({})
         tangents = fit._tangents.walked(observations, theta, found.theta_sigma)
-        return fit._value(observations, theta, fit._centre(pool(observations)), tangents)
+        return fit._value(observations, theta, fit.starts.centre(pool(observations)), tangents)
 
 
 def table(file: Path, targeted: int) -> str:
     """What the runs say, by exposure."""
     rows = [json.loads(line) for line in file.read_text().splitlines()]
-    lines = ["minutes      runs  converged  right mode  inside 90 %  joint 90 %  median s"]
+    lines = [
+        "minutes      runs  converged  right mode  wrong and trusted  inside 90 %  joint 90 %"
+        "  median s"
+    ]
     for low, high in ((1, 3), (3, 10), (10, 40), (40, 121), (1, 121)):
         some = [row for row in rows if low <= row["minutes"] < high]
         if not some:
@@ -212,6 +289,9 @@ def table(file: Path, targeted: int) -> str:
         shares = (
             np.mean([row["converged"] for row in some]),
             np.mean([row["above_truth"] < OTHER_MODE for row in some]),
+            np.mean(
+                [row["above_truth"] >= OTHER_MODE and row["state"] == "trusted" for row in some]
+            ),
             np.mean(np.abs(gap) <= Z90 * sigma),
             np.mean([row["joint"] <= bound for row in some]),
         )
@@ -231,14 +311,23 @@ def main() -> None:
     parser.add_argument(
         "--off", type=float, default=1.0, help="errors of the set-up, in sigma of what is believed"
     )
-    parser.add_argument("--targeted", type=int, default=8)
+    parser.add_argument("--targeted", type=int, default=TARGETED)
+    parser.add_argument("--chunks", type=int, default=MOST_CHUNKS, help="at most")
+    parser.add_argument("--minutes", type=float, nargs=2, default=MINUTES, help="log-uniform")
+    parser.add_argument("--model", help="network to begin at, by name or folder; default none")
+    parser.add_argument(
+        "--set-up",
+        choices=("fitted", "marginal"),
+        default="marginal",
+        help="what may be off of it: as a run has it, marginalised till that is too far; or fitted",
+    )
     arguments = parser.parse_args()
     arguments.folder.mkdir(parents=True, exist_ok=True)
     file = arguments.folder / "runs.jsonl"
     done = set()
     if file.exists():
         done = {json.loads(line)["seed"] for line in file.read_text().splitlines()}
-    study = Study(arguments.free, arguments.all, arguments.off)
+    study = Study(arguments)
     for seed in range(1, 1 + arguments.runs):
         if seed not in done:
             with file.open("a") as sink:

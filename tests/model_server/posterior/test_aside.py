@@ -52,7 +52,7 @@ def scan(rng: np.random.Generator, off=(0.0, 0.0, 0.0), orientations: int = 3, t
 
 def test_what_is_marginalised_is_fitted_as_joint_least_squares_do():
     pieces, best, (data, slopes, ways, rate) = scan(np.random.default_rng(1))
-    step, joint, score, information = marginalised(np.diag(PRIOR**-2.0), pieces, KNOWN)
+    step, joint, score, information, gain = marginalised(np.diag(PRIOR**-2.0), pieces, KNOWN)
     free = KNOWN > 0
     columns = np.concatenate([slopes, ways[..., free]], axis=-1).reshape(-1, P + 2)
     sigma = np.sqrt(rate).ravel()
@@ -61,6 +61,9 @@ def test_what_is_marginalised_is_fitted_as_joint_least_squares_do():
     solution = np.linalg.lstsq(rows, wanted, rcond=None)[0]
     np.testing.assert_allclose(best + step[:P], solution[:P], rtol=1e-8)
     np.testing.assert_allclose(step[P:][free], solution[P:], rtol=1e-8)
+    before = wanted - rows @ np.concatenate([best, np.zeros(2)])
+    after = wanted - rows @ solution
+    assert gain == pytest.approx(0.5 * (before @ before - after @ after), rel=1e-6)
     assert step[P + 1] == 0
     covariance = np.linalg.inv(rows.T @ rows)
     at = [*range(P), P, P + 2]
@@ -86,7 +89,7 @@ def test_scores_of_what_is_right_are_chance_and_of_what_is_not_are_seen():
     p_held, p_chunk = [], []
     for _ in range(300):
         pieces, *_ = scan(rng, off=(0.5 * rng.standard_normal(), 0, 0))
-        step, joint, score, information = marginalised(np.diag(PRIOR**-2.0), pieces, KNOWN)
+        step, joint, score, information, _ = marginalised(np.diag(PRIOR**-2.0), pieces, KNOWN)
         p_held.append(score_test(score[1:2], information[1:2, 1:2], np.zeros(1))[2])
         # the floor of a chunk, 0.1, is small against what 400 cells tell
         p_chunk += [c.turned_p for c in chunk_tests(joint, step, pieces, KNOWN)]
@@ -94,7 +97,7 @@ def test_scores_of_what_is_right_are_chance_and_of_what_is_not_are_seen():
     assert np.mean(np.array(p_chunk) < 0.05) < 0.07
 
     pieces, *_ = scan(rng, off=(0, 6.0, 0))
-    _, _, score, information = marginalised(np.diag(PRIOR**-2.0), pieces, KNOWN)
+    _, _, score, information, _ = marginalised(np.diag(PRIOR**-2.0), pieces, KNOWN)
     value, sigma, p = score_test(score[1:2], information[1:2, 1:2], np.zeros(1))
     assert p < 1e-6
     assert abs(value[0] - 6.0) < 4 * sigma[0]

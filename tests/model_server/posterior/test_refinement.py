@@ -213,7 +213,7 @@ def test_annealing_finds_the_truth_from_the_prior_mean_where_plain_scoring_does_
         observations = drawn(theta, 20 + seed)
         annealed = fit.fit(observations)
         first = fit.starts.theta_of(pool(observations), prior().mean, np.empty(0))[0]
-        plain = fit._score(observations, first, fit._centre(pool(observations)), 30)
+        plain = fit._score(observations, first, fit.starts.centre(pool(observations)), 30)
         assert annealed.objective <= plain.objective + 1.0
         for name, one in (("annealed", annealed), ("plain", plain)):
             found[name] += bool(np.all(np.abs(one.values - theta[:3]) < 5 * one.sigma))

@@ -1,0 +1,83 @@
+"""Whether a set-up may be believed: an answer against those of a set-up that is fitted, too.
+
+A search that believes the set-up, while that is off, ends anywhere; nothing that is carried to
+first order from there tells. So it is searched once more with the set-up among what is looked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from model_server.posterior.observation import Observation
+from model_server.posterior.posterior import Posterior
+from model_server.posterior.refinement import Refinement
+from simulations.arrays import FloatArray
+
+CLEARLY = 2.0  # of minus log posterior: less may be what carrying to first order costs
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Search:
+    """Where a search with the set-up may begin, see ``Refinement.fit``."""
+
+    pooled: Observation
+    starts: Sequence[FloatArray]
+    guesses: Sequence[FloatArray]
+    kicks: int
+
+
+def doubted(
+    doubting: Refinement,
+    believing: Refinement,
+    observations: Sequence[Observation],
+    found: Posterior,
+    *,
+    pooled: Observation,
+    search: Search | None,
+) -> Posterior | None:
+    """The better answer of a set-up that is fitted; None where it may be believed.
+
+    Parameters
+    ----------
+    doubting : Refinement
+        It keeps the exact rates of what it answers.
+    believing : Refinement
+        What ``found`` is of.
+    observations : sequence of Observation
+    found : Posterior
+    pooled : Observation
+        All of them as one.
+    search : Search, optional
+        None: only an answer that is too far off to be carried is followed.
+    """
+    if found.aside is None or found.believing is None:
+        return None
+    answers: list[tuple[Posterior, dict[str, Any]]] = []
+    if found.aside.far:
+        answer = doubting.doubt(observations, believing, found, pooled)
+        answers.append((answer, doubting.remembered()))
+    if search is not None:
+        doubting.recall({})
+        answer = doubting.fit(
+            observations,
+            starts=search.starts,
+            guesses=[*search.guesses, found.believing.values],
+            pooled=search.pooled,
+            kicks=search.kicks,
+        )
+        answers.append((answer, doubting.remembered()))
+    if not answers:
+        return None
+    best, rates = min(answers, key=lambda one: _explained(one[0]))
+    if not found.aside.far and _explained(best) > _explained(found) - CLEARLY:
+        return None
+    doubting.recall(rates)
+    return best
+
+
+def _explained(found: Posterior) -> float:
+    """Minus log posterior with all that is marginalised at its best."""
+    gain = 0.0 if found.aside is None else found.aside.gain
+    return (found.believing or found).objective - gain
