@@ -314,7 +314,9 @@ class Estimator:
             search=None if costly else search,
         )
         if better is None:
+            doubting.recall({})
             return posterior, believing.remembered()
+        believing.recall({})
         return better, doubting.remembered()
 
     def _bands(self, posterior: Posterior) -> BranchBands:
