@@ -70,14 +70,8 @@ def doubted(
         answers.append((answer, doubting.remembered()))
     if not answers:
         return None
-    best, rates = min(answers, key=lambda one: _explained(one[0]))
-    if not found.aside.far and _explained(best) > _explained(found) - CLEARLY:
+    best, rates = min(answers, key=lambda one: one[0].explained)
+    if not found.aside.far and best.explained > found.explained - CLEARLY:
         return None
     doubting.recall(rates)
     return best
-
-
-def _explained(found: Posterior) -> float:
-    """Minus log posterior with all that is marginalised at its best."""
-    gain = 0.0 if found.aside is None else found.aside.gain
-    return (found.believing or found).objective - gain

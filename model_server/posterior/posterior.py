@@ -176,6 +176,12 @@ class Posterior:
         """Standard deviations of all of theta, (P,)."""
         return np.sqrt(np.diag(np.asarray(np.linalg.inv(self.precision), dtype=np.float64)))
 
+    @property
+    def explained(self) -> float:
+        """Objective with all that is marginalised beside it at its best, to first order."""
+        gain = 0.0 if self.aside is None else self.aside.gain
+        return (self.believing or self).objective - gain
+
     def chi_square_of(self, theta: FloatArray) -> float:
         """How far another theta (P,) is, by this precision."""
         step = self.theta - theta

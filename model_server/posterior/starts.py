@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from model_server.posterior._scipy import non_negative_least_squares, solve_positive
-from model_server.posterior.blurring import blur_kernel, energy_step
+from model_server.posterior.blurring import Blurring, energy_step
 from model_server.posterior.observation import Observation, usable_cells
 from model_server.posterior.posterior import ThetaLayout
 from simulations.arrays import FloatArray
@@ -58,8 +58,7 @@ class Starts:
         self._model, self._prior, self._layout = model, prior, layout
         self._off_sigma = off_sigma
         self._energy, self._elastic_cut = energy_centres_meV, elastic_cut_meV
-        blurs = {SCREENING_BLUR_MEV, *BLURS_MEV}
-        self._kernel = {b: blur_kernel(energy_centres_meV, b) for b in blurs}
+        self._blurring = Blurring(energy_centres_meV)
 
     def first(
         self, pooled: Observation, starts: Sequence[FloatArray]
@@ -141,12 +140,11 @@ class Starts:
 
     def _data(self, pooled: Observation, blur: float) -> tuple[FloatArray, FloatArray, float]:
         """Blurred counts, their variance, and how many of them would be as good if independent."""
-        sums, kernel, stride = pooled.sums, self._kernel[blur], self._stride(blur)
+        sums, kernel, stride = pooled.sums, self._blurring.kernel(blur), self._stride(blur)
         use = usable_cells(sums, self._energy, self._elastic_cut)
         variance = (np.where(use, sums.variance, 0.0) @ kernel**2)[:, ::stride].ravel()
         data = (self._counts(pooled) @ kernel)[:, ::stride].ravel()
-        step = energy_step(self._energy)
-        return data, variance, float(use.sum()) * step / (2 * np.sqrt(np.pi) * blur)
+        return data, variance, float(use.sum()) / self._blurring.together(blur)
 
     def _counts(self, pooled: Observation) -> FloatArray:
         can, signal = pooled.can, pooled.sums.signal
@@ -184,7 +182,7 @@ class Starts:
         for part in observation.parts:
             rate = rate + part
         use = usable_cells(sums, self._energy, self._elastic_cut).astype(float)
-        kernel = self._kernel[blur]
+        kernel = self._blurring.kernel(blur)
         columns = np.stack(
             [((a * use) @ kernel).ravel() for a in (rate, sums.flat, sums.exposure)], axis=1
         )

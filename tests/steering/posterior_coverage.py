@@ -37,7 +37,6 @@ from model_server.posterior import (
     doubted,
     usable_cells,
 )
-from model_server.posterior.doubt import _explained
 from model_server.posterior.observation import pool
 from simulations.arrays import FloatArray
 from simulations.constants import Z90
@@ -208,7 +207,7 @@ class Study:
             "gap": gap.tolist(),
             "sigma": found.sigma.tolist(),
             "prior_sigma": fitted.prior.sigma.tolist(),
-            "above_truth": _explained(found) - _explained(knowing),
+            "above_truth": found.explained - knowing.explained,
             "joint": float(gap @ np.linalg.solve(found.covariance, gap)),
             "nuisances": found.theta[found.layout.nuisances].tolist(),
         }
