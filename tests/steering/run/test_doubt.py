@@ -8,12 +8,9 @@ import pytest
 from consumers.recorded import recorded_source
 from steering.experiment import build_measurement
 from steering.run import Run
-from tests.steering.virtual_scan import (
-    EXAMPLES,
-    VirtualScan,
-    virtual_scan,  # noqa: F401
-)
+from tests.steering.virtual_scan import EXAMPLES, VirtualScan, virtual_scan
 
+__all__ = ["virtual_scan"]
 OFF_DEG = 0.6  # two sigma of what may be
 
 
@@ -34,7 +31,7 @@ def gaps(scan: VirtualScan, posterior) -> np.ndarray:
     return (posterior.values - true) / posterior.sigma
 
 
-def test_a_set_up_that_is_right_is_believed(virtual_scan, tmp_path):  # noqa: F811
+def test_a_set_up_that_is_right_is_believed(virtual_scan: VirtualScan, tmp_path):
     posterior, trust = estimated(virtual_scan, tmp_path, 0.0)
     assert not posterior.layout.off_names
     assert trust.trusted, trust.reasons
@@ -43,9 +40,7 @@ def test_a_set_up_that_is_right_is_believed(virtual_scan, tmp_path):  # noqa: F8
 
 @pytest.mark.parametrize("off_deg", [OFF_DEG, -OFF_DEG])
 def test_a_set_up_that_is_off_is_fitted_and_leaves_the_constants_right(
-    virtual_scan,  # noqa: F811
-    tmp_path,
-    off_deg,
+    virtual_scan: VirtualScan, tmp_path, off_deg
 ):
     posterior, _ = estimated(virtual_scan, tmp_path, off_deg)
     layout = posterior.layout
