@@ -36,8 +36,10 @@ def doubted(
     *,
     pooled: Observation,
     search: Search | None,
-) -> Posterior | None:
-    """The better answer of a set-up that is fitted; None where it may be believed.
+) -> Posterior:
+    """The better answer of a set-up that is fitted; ``found`` where it may be believed.
+
+    Either one tells the other beside it where the counts do not rule that out.
 
     Parameters
     ----------
@@ -53,7 +55,7 @@ def doubted(
         None: only an answer that is too far off to be carried is followed.
     """
     if found.aside is None or found.believing is None:
-        return None
+        return found
     answers: list[tuple[Posterior, dict[str, Any]]] = []
     if found.aside.far:
         answer = doubting.doubt(observations, believing, found, pooled)
@@ -69,9 +71,10 @@ def doubted(
         )
         answers.append((answer, doubting.remembered()))
     if not answers:
-        return None
+        return found
     best, rates = min(answers, key=lambda one: one[0].explained)
+    others = [other for one, _ in answers for other in (one, *one.others)]
     if not found.aside.far and best.explained > found.explained - CLEARLY:
-        return None
+        return found.beside([*found.others, *others])
     doubting.recall(rates)
-    return best
+    return best.beside([*others, found, *found.others])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -12,6 +13,8 @@ from simulations.arrays import FloatArray
 
 NUISANCES = ("ln scale", "ln flat background", "ln exposure background", "ln resolution width")
 CAN_STRENGTH = "ln can strength"
+SAME = 9.0  # of chi-square between two answers: not one more
+RULED_OUT = -6.0  # of log odds: 1 to 400
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -128,6 +131,8 @@ class Posterior:
     aside: Aside | None = field(default=None, repr=False)  # marginalised beside theta, and tested
     believing: Posterior | None = field(default=None, repr=False)
     """The fit of a set-up that is as believed, of which this one is the marginal; None: itself."""
+    others: tuple[Posterior, ...] = field(default=(), repr=False)
+    """Other answers to the same counts that these do not rule out, likeliest first."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -181,6 +186,27 @@ class Posterior:
         """Objective with all that is marginalised beside it at its best, to first order."""
         gain = 0.0 if self.aside is None else self.aside.gain
         return (self.believing or self).objective - gain
+
+    def log_odds_of(self, other: Posterior) -> float:
+        """How much likelier another answer is, natural logarithm: of its peak and its volume."""
+        volumes = (np.linalg.slogdet(one.covariance)[1] for one in (other, self))
+        theirs, ours = (0.5 * float(volume) for volume in volumes)
+        return self.explained - other.explained + theirs - ours
+
+    def apart(self, other: Posterior) -> float:
+        """Chi-square between the parameters of two answers, by the wider of both."""
+        step = self.values - other.values
+        return min(float(step @ np.linalg.solve(one.covariance, step)) for one in (self, other))
+
+    def beside(self, others: Sequence[Posterior]) -> Posterior:
+        """The same answer, with others told as far as the counts do not rule them out."""
+        told: list[Posterior] = []
+        for one in sorted(others, key=self.log_odds_of, reverse=True):
+            far = any(p.aside is not None and p.aside.far for p in (self, one))
+            known = any(one.apart(other) < SAME for other in (self, *told))
+            if not (far or known) and self.log_odds_of(one) > RULED_OUT:
+                told.append(replace(one, others=()))
+        return replace(self, others=tuple(told))
 
     def chi_square_of(self, theta: FloatArray) -> float:
         """How far another theta (P,) is, by this precision."""

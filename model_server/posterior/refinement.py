@@ -1,39 +1,34 @@
-"""Refinement: force constants from counts by Poisson scoring, with honest nuisances and prior.
+"""Refinement: force constants from counts, with honest nuisances and prior.
 
-``lambda = A I(cell; phi, width, off) + b1 F + b2 D`` for every (cell, orientation): scale A, a
-background flat in time of flight (F) and one proportional to exposure (D), the resolution width,
-and how far the set-up is off. All of theta is fitted together; the Laplace covariance of the
-parameters is marginal over the nuisances. Where the experiment names an empty can, its expected
-rate is added, and theta gets one more nuisance, the can's strength; so it does for every part
-that is predicted from the crystal, such as its incoherent and multiphonon scattering.
+Folded rates find the way; exact ones are followed to the minimum of the ``Objective``, from more
+than one place where folded ones could be mistaken, and what else settled there is told.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeAlias
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from model_server.posterior._scipy import solve_positive
 from model_server.posterior.aside import Piece
-from model_server.posterior.blurring import Blurring
 from model_server.posterior.descent import FAR, descend
-from model_server.posterior.linear import Linear
 from model_server.posterior.marginal import marginal_of, piece_of
+from model_server.posterior.modes import Modes
+from model_server.posterior.objective import Objective
 from model_server.posterior.observation import Observation, pool, usable_cells
 from model_server.posterior.posterior import Posterior, ThetaLayout
 from model_server.posterior.search import searches
 from model_server.posterior.starts import Starts
-from model_server.posterior.tangent import Anchor, Tangent, Tangents
+from model_server.posterior.tangent import Anchor, Tangents
 from simulations.arrays import FloatArray
 from simulations.errors import InputError
-from simulations.likelihood import NONE_OFF, ExactModel, ForwardModel, State
+from simulations.likelihood import NONE_OFF, ExactModel, ForwardModel
 from simulations.prior import BoxPrior
 
 NUISANCE_SIGMA = (5.0, 3.0, 3.0, 0.05)  # prior widths of ``NUISANCES``; the resolution: 5 %
 BETTER_THAN_BEFORE = 1.0  # of minus log posterior: less does not drop tangents that still hold
-NEGLIGIBLE_DECREASE = 0.01  # of minus log posterior: a tenth of a sigma
 FINALISTS = 4  # answers to blurred counts that are followed to sharp ones
 KICK_SIGMAS = (2.0, 4.0, 8.0)  # how far, in turn
 KICK_PAYS = 0.5  # of minus log posterior
@@ -46,8 +41,16 @@ LEAP_PAYS = 1.0  # of minus log posterior, as the corrected folded rates see it
 BLURS_MEV = (6.0, 3.0, 1.5, 0.75, 0.0)
 
 
-_Parts: TypeAlias = "tuple[Linear, FloatArray, FloatArray, FloatArray]"
-"""Usable cells of one orientation; and lambda, its model's and its can's part in all cells."""
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class _Task:
+    """What a fit is of, and the answers it has found so far."""
+
+    observations: Sequence[Observation]
+    pooled: Observation
+    centre: FloatArray  # of the prior of theta
+    kicks: int
+    iterations: int
+    modes: Modes
 
 
 class Refinement:
@@ -109,9 +112,15 @@ class Refinement:
         can = () if can_sigma is None else (can_sigma,)
         self._can_sigma, self._part_sigma = can_sigma, dict(part_sigma or {})
         parts = self._part_sigma.values()
-        self.nuisance_sigma = (*NUISANCE_SIGMA, *can, *parts, *missetting.sigma.tolist())
+        self.objective = Objective(
+            model=model,
+            prior=prior,
+            layout=self.layout,
+            nuisance_sigma=(*NUISANCE_SIGMA, *can, *parts, *missetting.sigma.tolist()),
+            energy_centres_meV=self.energy,
+            elastic_cut_meV=elastic_cut_meV,
+        )
         self._tangents = Tangents(exact, self.layout)
-        self._blurring = Blurring(self.energy)
         self.starts = Starts(
             model=model,
             prior=prior,
@@ -159,196 +168,202 @@ class Refinement:
         if not observations:
             raise InputError("observations is empty; expected at least one folded orientation")
         pooled = pool(observations) if pooled is None else pooled
+        task = _Task(
+            observations=observations,
+            pooled=pooled,
+            centre=self.starts.centre(pooled),
+            kicks=kicks,
+            iterations=iterations,
+            modes=Modes(),
+        )
+        others = () if warm is None else warm.others
         if warm is not None and warm.believing is not None:
             warm = warm.believing
-        exactly = self.exact is not None and all(o.trajectories is not None for o in observations)
-        found = self._fit(observations, pooled, starts, guesses, warm, exactly, kicks, iterations)
-        return self._with_aside(observations, found) if exactly else found
+        if self.exact is None or any(o.trajectories is None for o in observations):
+            return self._by_folded_rates(task, starts, guesses, warm)
+        searching = warm is None or searches(warm, len(observations))
+        if warm is not None and not searching:
+            self._follow(task, warm.theta, warm.theta_sigma)
+        else:
+            self._search(task, starts, guesses, warm)
+        for other in others:
+            theta = self._theta_of(other)
+            if not task.modes.knows(theta):
+                self._follow(task, theta, task.modes.best.theta_sigma)
+        if searching or kicks:
+            self._leave_shallow(task)
+        return self._answer(task)
 
-    def _fit(
+    def _by_folded_rates(
         self,
-        observations: Sequence[Observation],
-        pooled: Observation,
+        task: _Task,
         starts: Sequence[FloatArray],
         guesses: Sequence[FloatArray],
         warm: Posterior | None,
-        exactly: bool,
-        kicks: int,
-        iterations: int,
     ) -> Posterior:
-        """Fit with the set-up that is believed, but for what of it is fitted."""
-        centre = self.starts.centre(pooled)
-        if warm is not None and exactly and not searches(warm, len(observations)):
-            found = self._descend(observations, warm.theta, warm.theta_sigma, centre, iterations)
-            return self._leave_shallow(observations, pooled, found, centre, kicks, iterations)
-        first, blur = self.starts.first(pooled, [self.prior.mean, *starts])
-        blurred = self._anneal_ever_fewer(pooled, first, centre, blur)
-        for theta in self.starts.as_they_are(pooled, guesses):
-            blurred.append(self._anneal(pooled, theta, centre, BLURS_MEV[:3], 12))
-        quickly = warm is not None and exactly and not kicks
-        if warm is not None and quickly and self._is_of_before(pooled, blurred, warm, centre):
-            return self._descend(observations, warm.theta, warm.theta_sigma, centre, iterations)
+        """Fit where the folded model stands alone."""
+        best = self._best_folded(task, self._blurred(task, starts, guesses))
+        theta, observations = best.theta, task.observations
+        if warm is not None:
+            before = self.objective.score([task.pooled], warm.theta, task.centre, 8)
+            if before.objective - best.objective <= BETTER_THAN_BEFORE:
+                theta = before.theta
+        return self.objective.score(observations, theta, task.centre, task.iterations)
+
+    def _blurred(
+        self, task: _Task, starts: Sequence[FloatArray], guesses: Sequence[FloatArray]
+    ) -> list[Posterior]:
+        """Answers to blurred counts."""
+        first, blur = self.starts.first(task.pooled, [self.prior.mean, *starts])
+        blurred = self._anneal_ever_fewer(task, first, blur)
+        for theta in self.starts.as_they_are(task.pooled, guesses):
+            blurred.append(self._anneal(task, theta, BLURS_MEV[:3], 12))
+        return blurred
+
+    def _best_folded(self, task: _Task, blurred: Sequence[Posterior]) -> Posterior:
+        """The best answer to sharp counts that blurred ones lead to."""
         distinct: list[Posterior] = []
         for candidate in sorted(blurred, key=lambda p: p.objective):
             gaps = [np.abs((candidate.values - d.values) / d.sigma).max() for d in distinct]
             if len(distinct) < FINALISTS and min(gaps, default=np.inf) > 1.0:
                 distinct.append(candidate)
-        candidates = [self._anneal(pooled, p.theta, centre, BLURS_MEV[3:], 8) for p in distinct]
-        best = min(candidates, key=lambda p: p.objective)
-        best = self._kicked(pooled, best, centre, kicks)
-        before = None if warm is None else self._score([pooled], warm.theta, centre, 8)
-        gain = np.inf if before is None else before.objective - best.objective
-        if not exactly:
-            stays = None if gain > BETTER_THAN_BEFORE else before
-            theta = (stays or best).theta
-            return self._score(observations, theta, centre, iterations)
-        if warm is None or gain <= BETTER_THAN_BEFORE:
-            at = best.theta if warm is None else warm.theta
-            found = self._descend(observations, at, best.theta_sigma, centre, iterations)
-            if warm is None and kicks:
-                found = self._or_nearer(observations, pooled, best, found, centre, iterations)
-            return self._leave_shallow(observations, pooled, found, centre, kicks, iterations)
+        finals = [self._anneal(task, p.theta, BLURS_MEV[3:], 8) for p in distinct]
+        best = min(finals, key=lambda p: p.objective)
+        return self._kicked(task, best)
+
+    def _search(
+        self,
+        task: _Task,
+        starts: Sequence[FloatArray],
+        guesses: Sequence[FloatArray],
+        warm: Posterior | None,
+    ) -> None:
+        """Follow exact rates from where folded ones are best, and from the answer before."""
+        blurred, pooled = self._blurred(task, starts, guesses), task.pooled
+        if warm is not None and not task.kicks:
+            if self._is_of_before(pooled, blurred, warm, task.centre):
+                self._follow(task, warm.theta, warm.theta_sigma)
+                return
+        best = self._best_folded(task, blurred)
+        if warm is None:
+            self._follow(task, best.theta, best.theta_sigma)
+            if task.kicks:
+                self._follow_corrected(task, best)
+            return
+        before = self.objective.score([pooled], warm.theta, task.centre, 8)
+        gain = before.objective - best.objective
+        if gain <= BETTER_THAN_BEFORE:
+            self._follow(task, warm.theta, best.theta_sigma)
+            return
         # The folded model may prefer another answer than the rates that it stands for. The one that
         # it prefers by far is followed first, so that the other can be given up early.
         first, other = (best, warm) if gain > FAR else (warm, best)
-        found = self._descend(observations, first.theta, first.theta_sigma, centre, iterations)
-        if other is warm or self._may_be_better(observations, pooled, best, found, centre):
-            kept = self._tangents.remembered()
-            else_found = self._descend(
-                observations, other.theta, other.theta_sigma, centre, iterations, found.objective
-            )
-            if else_found.objective < found.objective:
-                found = else_found
-            else:
-                self._tangents.recall(kept)
-        return self._leave_shallow(observations, pooled, found, centre, kicks, iterations)
+        self._follow(task, first.theta, first.theta_sigma)
+        if other is warm or self._may_be_better(task, best):
+            self._follow(task, other.theta, other.theta_sigma)
 
     def _is_of_before(
         self, pooled: Observation, blurred: Sequence[Posterior], warm: Posterior, centre: FloatArray
     ) -> bool:
         """Whether the best of blurred counts is the answer before, or explains them no better."""
         best = min(blurred, key=lambda p: p.objective)
-        before = self._score([pooled], warm.theta, centre, 0, blur=BLURS_MEV[2])
+        before = self.objective.score([pooled], warm.theta, centre, 0, blur=BLURS_MEV[2])
         gap = np.abs((best.values - warm.values) / best.sigma).max()
         return bool(gap < 1.0 or before.objective < best.objective)
 
-    def _may_be_better(
-        self,
-        observations: Sequence[Observation],
-        pooled: Observation,
-        candidate: Posterior,
-        found: Posterior,
-        centre: FloatArray,
-    ) -> bool:
-        """Whether folded rates, corrected where ``found`` is, leave the candidate a chance."""
-        anchor = self._anchored(observations, pooled, found)
-        here = self._score([pooled], found.theta, centre, 10, anchor=anchor)
-        there = self._score([pooled], candidate.theta, centre, 10, anchor=anchor)
+    def _may_be_better(self, task: _Task, candidate: Posterior) -> bool:
+        """Whether folded rates, corrected at the best answer, leave the candidate a chance."""
+        anchor = self._anchored(task, task.modes.best)
+        here, there = (
+            self.objective.score([task.pooled], one.theta, task.centre, 10, anchor=anchor)
+            for one in (task.modes.best, candidate)
+        )
         return there.objective < here.objective + ANCHORED_WITHIN
 
-    def _descend(
-        self,
-        observations: Sequence[Observation],
-        theta: FloatArray,
-        sigma: FloatArray,
-        centre: FloatArray,
-        iterations: int,
-        beat: float = np.inf,
-    ) -> Posterior:
+    def _follow(self, task: _Task, theta: FloatArray, sigma: FloatArray) -> None:
         """Minimise the objective of exact rates: linearise, step, and shorten steps that fail.
 
-        It is given up, unsettled, where a step promises an objective far above the one to ``beat``.
+        It is given up, unsettled, where a step promises an objective far above the best known.
         """
-        return descend(
+        observations = task.observations
+        found = descend(
             theta,
             sigma,
             walk=lambda at, wide, share: self._tangents.walked(observations, at, wide, share),
-            value=lambda at, tangents: self._value(observations, at, centre, tangents),
-            score=lambda at, tangents, most: self._score(
-                observations, at, centre, most, tangents=tangents
+            value=lambda at, tangents: self.objective.by_tangents(
+                observations, at, task.centre, tangents
+            ),
+            score=lambda at, tangents, most: self.objective.score(
+                observations, at, task.centre, most, tangents=tangents
             ),
             holds=lambda tangents, at, wide: self._tangents.carry(tangents, observations, at, wide),
-            iterations=iterations,
-            beat=beat,
+            iterations=task.iterations,
+            beat=task.modes.lowest,
         )
+        task.modes.add(found, self._tangents.remembered())
+        self._tangents.recall(task.modes.kept[0][1])
 
-    def _or_nearer(
-        self,
-        observations: Sequence[Observation],
-        pooled: Observation,
-        best: Posterior,
-        found: Posterior,
-        centre: FloatArray,
-        iterations: int,
-    ) -> Posterior:
-        """The better of an answer and one by folded rates, corrected and searched again."""
-        kept = self._tangents.remembered()
+    def _follow_corrected(self, task: _Task, best: Posterior) -> None:
+        """Follow the best of folded rates once they are corrected and searched again."""
         for _ in range(ROUNDS):
-            anchor = self._anchored(observations, pooled, best)
-            before, best = best, self._anneal(pooled, best.theta, centre, BLURS_MEV[2:], 12, anchor)
+            anchor = self._anchored(task, best)
+            before = best
+            best = self._anneal(task, best.theta, BLURS_MEV[2:], 12, anchor)
             if best.chi_square_of(before.theta) < NEAR:
                 break
-        if best.chi_square_of(found.theta) > NEAR:
-            other = self._descend(
-                observations, best.theta, best.theta_sigma, centre, iterations, found.objective
-            )
-            if other.objective < found.objective:
-                return other
-        self._tangents.recall(kept)
-        return found
+        if best.chi_square_of(task.modes.best.theta) > NEAR:
+            self._follow(task, best.theta, best.theta_sigma)
+        else:
+            self._tangents.recall(task.modes.kept[0][1])
 
-    def _leave_shallow(
-        self,
-        observations: Sequence[Observation],
-        pooled: Observation,
-        found: Posterior,
-        centre: FloatArray,
-        kicks: int,
-        iterations: int,
-    ) -> Posterior:
-        """Leave shallow minima of the exact rates beside the deepest, while that pays."""
-        for _ in range(LEAPS if kicks else 0):
-            anchor = self._anchored(observations, pooled, found)
-            here = self._score([pooled], found.theta, centre, 10, anchor=anchor)
-            there = self._kicked(pooled, here, centre, kicks, anchor)
-            if there.objective > here.objective - LEAP_PAYS:
-                break
-            kept = self._tangents.remembered()
-            leapt = self._descend(observations, there.theta, found.theta_sigma, centre, iterations)
-            if leapt.objective > found.objective - KICK_PAYS:
-                self._tangents.recall(kept)
-                break
-            found = leapt
-        return found
+    def _leave_shallow(self, task: _Task) -> None:
+        """Leave the best answer for where folded rates, corrected there, lead; while that pays.
 
-    def _anchored(
-        self, observations: Sequence[Observation], pooled: Observation, found: Posterior
-    ) -> Anchor:
+        They may lead away by themselves, or after a kick. Of few counts the exact rates have minima
+        beside each other that the folded ones, which are smoother, have not.
+        """
+        for _ in range(LEAPS):
+            found = task.modes.best
+            anchor = self._anchored(task, found)
+            here = self.objective.score([task.pooled], found.theta, task.centre, 10, anchor=anchor)
+            there = self._kicked(task, here, anchor)
+            paid = there.objective < here.objective - LEAP_PAYS
+            if not paid and task.modes.knows(there.theta):
+                break
+            self._follow(task, there.theta, found.theta_sigma)
+            if task.modes.lowest > found.objective - KICK_PAYS:
+                break
+
+    def _theta_of(self, other: Posterior) -> FloatArray:
+        """Theta of an answer in this layout, whatever of the set-up was fitted with it."""
+        theta = (other.believing or other).theta[: self.layout.size]
+        return np.concatenate([theta, np.zeros(self.layout.size - len(theta))])
+
+    def _answer(self, task: _Task) -> Posterior:
+        """The best of the answers, and the others that are not ruled out."""
+        told: list[tuple[Posterior, Mapping[str, Any]]] = []
+        for found, rates in task.modes.kept:
+            self._tangents.recall(rates)
+            told.append((self._with_aside(task.observations, found), self._tangents.remembered()))
+        if not any(one.aside is not None and one.aside.far for one, _ in told):
+            told.sort(key=lambda one: one[0].explained)
+        best, rates = told[0]
+        self._tangents.recall(rates)
+        return best.beside([one for one, _ in told[1:]])
+
+    def _anchored(self, task: _Task, found: Posterior) -> Anchor:
         """What exact rates add to folded ones where ``found`` is."""
         layout, theta = self.layout, found.theta
-        tangents = self._tangents.walked(observations, theta, found.theta_sigma, share=1.0)
+        tangents = self._tangents.walked(task.observations, theta, found.theta_sigma, share=1.0)
         exact = np.sum([t.carried(theta[layout.walked]) for t in tangents], axis=0)
         slope = np.sum([t.slope for t in tangents], axis=0)
-        folded, along = self._folded(theta, self.state_at(theta), pooled)
+        folded, along = self.objective.folded(theta, self.objective.state_at(theta), task.pooled)
         return Anchor(
             off=theta[layout.off],
             exact=exact,
             more=exact - folded,
             by_off=(slope - along)[..., layout.n_parameters + 1 :],
         )
-
-    def _value(
-        self,
-        observations: Sequence[Observation],
-        theta: FloatArray,
-        centre: FloatArray,
-        tangents: Sequence[Tangent],
-    ) -> float:
-        linears = [
-            self._linearise(theta, None, o, tangent=t)[0]
-            for o, t in zip(observations, tangents, strict=True)
-        ]
-        return self._objective(theta, linears, centre, self.prior_precision())
 
     @property
     def may_doubt(self) -> bool:
@@ -394,14 +409,39 @@ class Refinement:
         before, free = believing.exact.aside.sigma > 0, slice(0, len(believing.exact.aside))
         off = found.aside.sigma[free][before]
         self.recall({k: t.doubting(before) for k, t in believing.remembered().items()})
-        followed = self._descend(
-            observations,
-            np.concatenate([found.believing.theta, np.zeros(len(off))]),
-            np.concatenate([found.theta_sigma, off]),
-            self.starts.centre(pooled),
-            iterations,
+        theta = np.concatenate([found.believing.theta, np.zeros(len(off))])
+        sigma = np.concatenate([found.theta_sigma, off])
+        return self.led_from(observations, theta, sigma, pooled=pooled, iterations=iterations)
+
+    def led_from(
+        self,
+        observations: Sequence[Observation],
+        theta: FloatArray,
+        sigma: FloatArray,
+        *,
+        pooled: Observation,
+        iterations: int = 15,
+    ) -> Posterior:
+        """Answer that exact rates lead to from a theta (P,), with no search.
+
+        Parameters
+        ----------
+        observations : sequence of Observation
+        theta, sigma : (P,) float64
+            Where to begin, and how wide the posterior is about.
+        pooled : Observation
+            The same orientations as one.
+        """
+        task = _Task(
+            observations=observations,
+            pooled=pooled,
+            centre=self.starts.centre(pooled),
+            kicks=0,
+            iterations=iterations,
+            modes=Modes(),
         )
-        return self._with_aside(observations, followed)
+        self._follow(task, theta, sigma)
+        return self._answer(task)
 
     def _with_aside(self, observations: Sequence[Observation], found: Posterior) -> Posterior:
         """Marginalise what is not fitted, and test what is taken to be right."""
@@ -410,12 +450,12 @@ class Refinement:
         tangents = self._tangents.walked(observations, found.theta, found.theta_sigma, share=1.0)
         pieces: list[Piece] = []
         for one, tangent in zip(observations, tangents, strict=True):
-            linear, _, phonon, _ = self._linearise(found.theta, None, one, tangent=tangent)
+            linear, _, phonon, _ = self.objective.linearise(found.theta, None, one, tangent=tangent)
             use = usable_cells(one.sums, self.energy, self.elastic_cut)
             pieces.append(
                 piece_of(found, one, tangent, linear, phonon, use, self.energy, self.exact.aside)
             )
-        return marginal_of(found, pieces, self.exact.aside, self.prior_precision())
+        return marginal_of(found, pieces, self.exact.aside, self.objective.prior_precision())
 
     def forget(self, key: str) -> None:
         """Drop the exact rates kept of an orientation that left the run."""
@@ -429,197 +469,42 @@ class Refinement:
         """Keep exactly these rates: the next fit does not depend on fits since then."""
         self._tangents.recall(remembered)
 
-    def information_of(
-        self, theta: FloatArray, observation: Observation, state: State | None = None
-    ) -> tuple[FloatArray, FloatArray]:
-        """What an exposure brings at theta, whatever it counts; the prior is not included.
-
-        Returns
-        -------
-        rate : (path_bins, energy_bins) float64
-            Expected counts.
-        information : (P, P) float64
-            Fisher information.
-        """
-        if state is None:
-            state = self.state_at(theta)
-        linear, total, _, _ = self._linearise(theta, state, observation)
-        return total, linear.fisher()
-
-    @property
-    def n_parameters(self) -> int:
-        """Parameters of the model, the first entries of theta."""
-        return self.layout.n_parameters
-
-    def state_at(self, theta: FloatArray) -> State:
-        """The forward model prepared at the parameters of theta."""
-        return self.model.prepare(theta[self.layout.parameters])
-
-    def prior_precision(self) -> FloatArray:
-        """Precision of the prior over theta, (P, P)."""
-        nuisances = np.asarray(self.nuisance_sigma) ** -2.0
-        return np.diag(np.concatenate([self.prior.sigma**-2.0, nuisances]))
-
-    def _prior_beside(self, blur: float) -> FloatArray:
-        """Precision of the prior beside counts of such a blur: of a set-up, more; see there."""
-        prior = self.prior_precision()
-        if blur > 0:
-            prior[self.layout.off, self.layout.off] *= self._blurring.together(blur)
-        return prior
-
-    def _linearise(
-        self,
-        theta: FloatArray,
-        state: State,
-        observation: Observation,
-        blur: float = 0.0,
-        tangent: Tangent | None = None,
-        anchor: Anchor | None = None,
-    ) -> _Parts:
-        layout = self.layout
-        scale, flat, constant = np.exp(theta[layout.log_amplitudes])
-        sums = observation.sums
-        walked = layout.walked
-        if tangent is not None:
-            rate, slope = tangent.carried(theta[walked]), tangent.slope
-        else:
-            rate, slope = self._folded(theta, state, observation)
-            if anchor is not None:
-                rate = anchor.corrected(rate, theta[layout.off])
-                slope = slope.copy()
-                slope[..., layout.n_parameters + 1 :] += anchor.by_off
-        phonon = scale * rate
-        total = phonon + flat * sums.flat + constant * sums.exposure
-        by_scale, can, by_strength = self._can(theta, observation, phonon)
-        if observation.can is not None:
-            total = total + can
-        parts = self._parts(theta, observation)
-        for part in parts:
-            total, by_scale = total + part, by_scale + part
-        size = layout.size
-        use = usable_cells(sums, self.energy, self.elastic_cut)
-        columns = np.zeros((int(use.sum()), layout.size))
-        columns[:, walked] = scale * slope[use]
-        columns[:, layout.log_scale] = by_scale[use]
-        columns[:, layout.log_flat_background] = flat * sums.flat[use]
-        columns[:, layout.log_exposure_background] = constant * sums.exposure[use]
-        if layout.log_can is not None:
-            columns[:, layout.log_can] = by_strength[use]
-        for at, part in zip(range(size)[layout.log_parts], parts, strict=True):
-            columns[:, at] = part[use]
-        data, rates = sums.signal[use], total[use]
-        variance = sums.variance[use] if sums.gaussian else None
-        if blur > 0:
-            spread = self._blurring.spread(use, blur)
-            data, rates, columns = spread @ data, spread @ rates, spread @ columns
-            variance = None if variance is None else spread @ variance
-        linear = Linear(data=data, rate=np.maximum(rates, 1e-12), slope=columns, variance=variance)
-        return linear, total, phonon, can
-
-    def _folded(
-        self, theta: FloatArray, state: State, observation: Observation
-    ) -> tuple[FloatArray, FloatArray]:
-        """Rates of the forward model and their derivatives by all that exact ones depend on."""
-        layout, exposure = self.layout, observation.exposure()
-        width = float(theta[layout.log_width])
-        if observation.drift is None:  # the model does not know what is mis-set
-            rate, slope = self.model.rates(exposure, state, log_width=width, gradient=True)
-            still = np.zeros((*slope.shape[:-1], layout.size - layout.off.start))
-            return rate, np.concatenate([slope, still], axis=-1)
-        drift, off = observation.drift(), theta[layout.off]
-        return self.model.rates(
-            exposure, state, log_width=width, gradient=True, drift=drift, off=off
-        )
-
-    def _can(
-        self, theta: FloatArray, observation: Observation, phonon: FloatArray
-    ) -> tuple[FloatArray, FloatArray, FloatArray]:
-        """Derivative of lambda by ln scale, the can's rate, and its derivative by ln strength."""
-        layout, can = self.layout, observation.can
-        if can is None:
-            return phonon, np.zeros_like(phonon), np.zeros_like(phonon)
-        if layout.log_can is None:
-            raise InputError(
-                "observation has a can; expected a refinement with can_sigma. Give it one."
-            )
-        strength = float(np.exp(theta[layout.log_can]))
-        if can.fixed is None:
-            rate = np.exp(theta[layout.log_scale]) * strength * can.shape
-            return phonon + rate, rate, rate
-        rate = can.fixed + (strength - 1) * can.shape
-        return phonon, rate, strength * can.shape
-
-    def _parts(self, theta: FloatArray, observation: Observation) -> list[FloatArray]:
-        """Rates of the expected parts, each also its derivative by ln scale and by ln strength."""
-        layout = self.layout
-        if len(observation.parts) != len(layout.part_names):
-            raise InputError(
-                f"observation has {len(observation.parts)} expected parts; expected "
-                f"{len(layout.part_names)} ({', '.join(layout.part_names) or 'none'}), those of "
-                "the refinement. Give their rates."
-            )
-        scale = theta[layout.log_scale]
-        strengths = np.exp(scale + theta[layout.log_parts])
-        return [s * part for s, part in zip(strengths, observation.parts, strict=True)]
-
-    def _objective(
-        self,
-        theta: FloatArray,
-        linears: Sequence[Linear],
-        centre: FloatArray,
-        prior: FloatArray,
-    ) -> float:
-        value = 0.0
-        for one in linears:
-            if one.variance is None:
-                value += float(np.sum(one.rate - one.data * np.log(one.rate)))
-            else:
-                value += 0.5 * float(np.sum((one.data - one.rate) ** 2 / one.variance))
-        offset = theta - centre
-        return value + 0.5 * float(offset @ (np.diag(prior) * offset))
-
     def _anneal(
         self,
-        pooled: Observation,
+        task: _Task,
         theta: FloatArray,
-        centre: FloatArray,
         blurs: Sequence[float],
         iterations: int,
         anchor: Anchor | None = None,
     ) -> Posterior:
+        """Fit folded rates to ever sharper counts."""
+        pooled, centre = [task.pooled], task.centre
         more: dict[str, Any] = {"anchor": anchor}
-        found = self._score([pooled], theta, centre, iterations, blur=blurs[0], **more)
+        found = self.objective.score(pooled, theta, centre, iterations, blur=blurs[0], **more)
         for blur in blurs[1:]:
-            found = self._score([pooled], found.theta, centre, iterations, blur=blur, **more)
+            theta = found.theta
+            found = self.objective.score(pooled, theta, centre, iterations, blur=blur, **more)
         return found
 
     def _anneal_ever_fewer(
-        self, pooled: Observation, starts: Sequence[FloatArray], centre: FloatArray, widest: float
+        self, task: _Task, starts: Sequence[FloatArray], widest: float
     ) -> list[Posterior]:
         """Anneal every start on blurred counts; the worse half is left behind at every blur."""
         found: list[Posterior] = []
         thetas = list(starts)
         for blur in (blur for blur in BLURS_MEV[:3] if blur <= widest):
-            found = [self._score([pooled], t, centre, 6, blur=blur) for t in thetas]
+            found = [self._anneal(task, theta, [blur], 6) for theta in thetas]
             found.sort(key=lambda p: p.objective)
             thetas = [p.theta for p in found[: max(2, (len(found) + 1) // 2)]]
         return found
 
-    def _kicked(
-        self,
-        pooled: Observation,
-        best: Posterior,
-        centre: FloatArray,
-        kicks: int,
-        anchor: Anchor | None = None,
-    ) -> Posterior:
+    def _kicked(self, task: _Task, best: Posterior, anchor: Anchor | None = None) -> Posterior:
         """Leave shallow minima beside the deepest: of many close constants there are several."""
         rng = np.random.default_rng([self.layout.size, 20262])
         layout, low, high = self.layout, self.prior.lower, self.prior.upper
-        blurs = BLURS_MEV[3:]
         in_vain = 0
         for k in range(MOST_KICKS):
-            if in_vain >= kicks:
+            if in_vain >= task.kicks:
                 break
             covariance = np.asarray(np.linalg.inv(best.precision), dtype=np.float64)
             away = np.asarray(np.linalg.cholesky(covariance), dtype=np.float64)
@@ -628,73 +513,7 @@ class Refinement:
             for part in (layout.parameters, layout.off):
                 theta[part] += KICK_SIGMAS[k % len(KICK_SIGMAS)] * away[part]
             theta[layout.parameters] = np.clip(theta[layout.parameters], low, high)
-            found = self._anneal(pooled, theta, centre, blurs, 10, anchor)
+            found = self._anneal(task, theta, BLURS_MEV[3:], 10, anchor)
             better = found.objective < best.objective - KICK_PAYS
             best, in_vain = (found, 0) if better else (best, in_vain + 1)
         return best
-
-    def _score(
-        self,
-        observations: Sequence[Observation],
-        theta: FloatArray,
-        centre: FloatArray,
-        iterations: int,
-        blur: float = 0.0,
-        tangents: Sequence[Tangent] | None = None,
-        anchor: Anchor | None = None,
-    ) -> Posterior:
-        layout = self.layout
-        of = tangents if tangents is not None else [None] * len(observations)
-        prior = self._prior_beside(blur)
-
-        def at(
-            candidate: FloatArray,
-        ) -> tuple[list[Linear], list[_Parts], float]:
-            state = None if tangents is not None else self.state_at(candidate)
-            parts = [
-                self._linearise(candidate, state, o, blur, t, anchor)
-                for o, t in zip(observations, of, strict=True)
-            ]
-            linears = [p[0] for p in parts]
-            return linears, parts, self._objective(candidate, linears, centre, prior)
-
-        linears, parts, value = at(theta)
-        converged = False
-        damping = 1e-3 if blur else 0.0
-        step_count = 0
-        while step_count < iterations and not converged:
-            fisher = sum((one.fisher() for one in linears), np.zeros_like(prior))
-            gradient = sum((one.score() for one in linears), np.zeros(len(theta)))
-            gradient = gradient - prior @ (theta - centre)
-            while step_count < iterations:
-                step_count += 1
-                damped = prior + fisher + damping * np.diag(np.diag(fisher) + np.diag(prior))
-                step = solve_positive(damped, gradient)
-                logarithms = step[layout.n_parameters : layout.off.start]
-                step *= min(1.0, 2.0 / max(np.max(np.abs(logarithms)), 1e-12))
-                if gradient @ step < NEGLIGIBLE_DECREASE:
-                    converged = True
-                    break
-                trial = at(theta + step)
-                if trial[2] < value:
-                    theta = theta + step
-                    linears, parts, value = trial
-                    damping = damping / 10 if damping > 1e-4 else 0.0
-                    break
-                damping = max(10 * damping, 1e-2)
-        precision = prior + sum((one.fisher() for one in linears), np.zeros_like(prior))
-        covariance = np.asarray(np.linalg.inv(precision), dtype=np.float64)
-        return Posterior(
-            model=self.model.name,
-            layout=layout,
-            covariance=covariance[layout.parameters, layout.parameters],
-            theta=theta,
-            precision=precision,
-            objective=value,
-            converged=converged,
-            iterations=step_count,
-            expected=np.sum([p[1] for p in parts], axis=0),
-            phonon=np.sum([p[2] for p in parts], axis=0),
-            totals=np.array([float(one.rate.sum()) for one in linears]),
-            can=None if observations[0].can is None else np.sum([p[3] for p in parts], axis=0),
-        )

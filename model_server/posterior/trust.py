@@ -23,10 +23,15 @@ ALPHA_PER_RUN = 0.05
 MODEL_ERROR = 0.02  # relative error the one-phonon model of a tube may have in a group of cells
 LINE_SHIFT_BINS = 0.03  # error of a line's place in a tube, in energy bins
 ALIGN = "align again (`beamsteer align`) and fold with the set-up that is true"
+ALONE = (
+    "one orientation, and a set-up that may be off: another answer may fit as well; a second "
+    "orientation tells"
+)
 UNSETTLED = "the refinement did not converge: measure on, or check lattice and u, v"
 SET_UP_SIGMAS = 3.0  # of what the experiment allows: a set-up that is farther off is told
 SCATTER_BETWEEN_CHUNKS = 0.05  # charge and self-shielding may move the scale of a chunk by this
 TELLS = 0.3  # a model that is wrong by so much everywhere must be noticed before one is trusted
+RIVALS = -3.0  # log odds of another answer: 1 to 20
 NOTICED_SIGMAS = 3.0  # of chi-square about its mean: where such a model is called noticed
 
 TrustState = Literal["trusted", "not explained", "cannot tell yet"]
@@ -114,6 +119,7 @@ def assess(
     chunk_ratios: Sequence[tuple[str, float, float]] = (),
     q_squared: FloatArray | None = None,
     set_up_sigma: FloatArray | None = None,
+    alone: bool = False,
 ) -> Trust:
     """Judge the newest estimate.
 
@@ -135,6 +141,9 @@ def assess(
         Mean Q^2 of the cells, 1/angstrom^2: tells an excess at low Q.
     set_up_sigma : (G,) float64, optional
         How well the set-up was thought to be known, for the posterior's ``off``.
+    alone : bool
+        Of one orientation, with a set-up that may be off: a search may have ended in a wrong answer
+        that fits as well, and no test of fit tells.
     """
     threshold = ALPHA_PER_RUN * 6 / (np.pi * max(look, 1)) ** 2
     reasons: list[str] = []
@@ -174,6 +183,13 @@ def assess(
         reasons.append(
             f"too few counts: a model wrong by {_percent(unseen)} everywhere would pass too"
         )
+    if alone and state != "not explained":
+        state = "cannot tell yet"
+        reasons.append(ALONE)
+    rivals = [one for one in posterior.others if posterior.log_odds_of(one) > RIVALS]
+    if rivals and state != "not explained":
+        state = "cannot tell yet"
+        reasons.append(_rivals(posterior, rivals))
     return Trust(
         state=state,
         reasons=tuple(reasons),
@@ -187,6 +203,19 @@ def assess(
 
 def _percent(share: float) -> str:
     return f"{100 * share:.0f} %" if share < 1 else "100 % and more"
+
+
+def _rivals(posterior: Posterior, rivals: Sequence[Posterior]) -> str:
+    """What else would explain the counts, and where that differs most."""
+    other = rivals[0]
+    gap = (other.values - posterior.values) / posterior.sigma
+    most = int(np.argmax(np.abs(gap)))
+    return (
+        f"{1 + len(rivals)} answers explain these counts: another, "
+        f"{np.exp(posterior.log_odds_of(other)):.2g} times as likely, has {posterior.names[most]} "
+        f"{other.values[most]:.4g} instead of {posterior.values[most]:.4g}: measure another "
+        "orientation"
+    )
 
 
 def _mis_set(posterior: Posterior, allowed: FloatArray) -> list[str]:

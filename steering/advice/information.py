@@ -72,7 +72,7 @@ def information_per_minute(
         can=can,
         parts=tuple(_thinned(part * charge_per_minute, stride) for part in parts),
     )
-    rate, information = refinement.information_of(theta, observation, state)
+    rate, information = refinement.objective.information_of(theta, observation, state)
     use = usable_cells(sums, refinement.energy, refinement.elastic_cut)
     return Candidate(
         psi_deg=psi_deg,

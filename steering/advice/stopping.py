@@ -124,7 +124,7 @@ def stop_advice(
     if trust == "cannot tell yet":
         return StopAdvice(
             stop=False,
-            reason="too few counts to tell whether the model is right",
+            reason="these counts cannot tell yet whether the answer is right",
             minutes_to_target=forecast_minutes,
         )
     forecast = 0.0 if looks_below_target else forecast_minutes

@@ -225,7 +225,7 @@ def plan_scan(
         thetas = np.zeros((len(sets), refinement.layout.size))
         thetas[:, refinement.layout.parameters] = sets
         thetas[:, refinement.layout.log_amplitudes] = nuisances
-        precision = refinement.prior_precision()
+        precision = refinement.objective.prior_precision()
         sigma = np.sqrt(np.diag(np.linalg.inv(precision)))
         found = []
         for j, theta in enumerate(thetas):
@@ -345,7 +345,7 @@ def at_prior(refinement: Refinement, theta: FloatArray) -> Posterior:
     refinement : Refinement
     theta : (P,)
     """
-    precision = refinement.prior_precision()
+    precision = refinement.objective.prior_precision()
     some = refinement.layout.parameters
     nothing = np.zeros((1, 1))
     return Posterior(

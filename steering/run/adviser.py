@@ -225,7 +225,7 @@ class Adviser:
         if not looks:
             return []
         refinement, per_minute = self._refinement, standpoint.charge_per_minute
-        state = refinement.state_at(standpoint.theta)
+        state = refinement.objective.state_at(standpoint.theta)
         stride, merged = self._stride, self._measurement.merged
         return [
             information_per_minute(

@@ -158,6 +158,23 @@ def _set_up(measurement: Measurement, posterior: Posterior) -> list[dict[str, An
     ]
 
 
+def _others(posterior: Posterior) -> dict[str, Any]:
+    """Other answers to the same counts; usually there are none."""
+    if not posterior.others:
+        return {}
+    told = [
+        {
+            "log_odds": posterior.log_odds_of(one),
+            "parameters": [
+                {"name": n, "value": float(v), "sigma": float(s)}
+                for n, v, s in zip(one.names, one.values, one.sigma, strict=True)
+            ],
+        }
+        for one in posterior.others
+    ]
+    return {"other_answers": told}
+
+
 def _advised(advice: Advice) -> dict[str, Any]:
     return {name: value for name, value in asdict(advice).items() if value is not None}
 
@@ -184,6 +201,7 @@ def fitted_of(posterior: Posterior, trust: Trust, measurement: Measurement) -> d
             )
         ],
         "covariance": posterior.covariance.tolist(),
+        **_others(posterior),
         "derived": [
             asdict(d)
             for d in measurement.quick_forward.derived(posterior.values, posterior.covariance)

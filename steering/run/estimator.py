@@ -305,7 +305,7 @@ class Estimator:
             guesses=guesses,
             kicks=min(kicks, KICKS // 3),
         )
-        better = doubted(
+        answer = doubted(
             doubting,
             believing,
             observations,
@@ -313,11 +313,11 @@ class Estimator:
             pooled=together,
             search=None if costly else search,
         )
-        if better is None:
+        if answer.layout.size == posterior.layout.size:
             doubting.recall({})
-            return posterior, believing.remembered()
+            return answer, believing.remembered()
         believing.recall({})
-        return better, doubting.remembered()
+        return answer, doubting.remembered()
 
     def _bands(self, posterior: Posterior) -> BranchBands:
         path = self._measurement.path
@@ -402,6 +402,7 @@ class Estimator:
             chunk_ratios=ratios if len(ratios) > 1 else (),
             q_squared=q_squared,
             set_up_sigma=np.array([self._known[n] for n in posterior.layout.off_names]),
+            alone=ledger.orientations < 2 and any(sigma > 0 for sigma in self._known.values()),
         )
 
     def _usable(self, sums: CellSums) -> BoolArray:

@@ -118,6 +118,13 @@ class SetUpResult(ResultPart):
     prior_sigma: Figure = Field(description="standard deviation before any data")
 
 
+class OtherAnswer(ResultPart):
+    """Other parameters that explain the same counts, of a posterior with more than one peak."""
+
+    log_odds: Figure = Field(description="natural logarithm of how much likelier than the answer")
+    parameters: tuple[ParameterValue, ...]
+
+
 class DerivedResult(ResultPart):
     """What follows from the parameters, with its error."""
 
@@ -196,11 +203,15 @@ class RunResult(ResultPart):
         default=None, description="how far orientation, lattice, Ei and time zero are off"
     )
     derived: tuple[DerivedResult, ...]
+    other_answers: tuple[OtherAnswer, ...] | None = Field(
+        default=None, description="that these counts do not rule out, likeliest first"
+    )
     trusted: Flag = Field(
         description="whether the model explains the data, and they could have told if it did not"
     )
     trust: TrustState | None = Field(
-        default=None, description="cannot tell yet: nothing speaks against it, in too few counts"
+        default=None,
+        description="cannot tell yet: nothing speaks against it, but little could have",
     )
     reasons: tuple[str, ...] = Field(description="why it is not trusted")
     goodness_of_fit: GoodnessOfFit | None = None

@@ -284,7 +284,7 @@ def trust_word(
         As of the estimate; all of them are in ``more`` where the two lines do not hold them whole.
     goodness : GoodnessOfFit, optional
     explained : bool
-        Of an answer that is not trusted: whether nothing but too few counts speaks against it.
+        Of an answer that is not trusted: whether nothing speaks against it, as little could have.
     """
     fit = () if goodness is None else (_goodness(goodness),)
     if trusted:
@@ -292,7 +292,7 @@ def trust_word(
         word, tone, otherwise = "✓ Trusted", "good", "nothing speaks against it"
     elif explained:
         lines = list(reasons)
-        word, tone, otherwise = "? Cannot tell yet", "plain", "too few counts"
+        word, tone, otherwise = "? Cannot tell yet", "plain", "no reason was given"
     else:
         lines = [_short(reason, fit) for reason in reasons]
         word, tone, otherwise = "✗ Not trusted", "bad", "no reason was given"

@@ -201,6 +201,7 @@ class Study:
             "psi_deg": [float(PSI_DEG[int(o.key)]) for o in observations],
             "converged": found.converged,
             "state": trust.state,
+            "others": [found.log_odds_of(one) for one in found.others],
             "reduced_chi_square": trust.reduced_chi_square,
             "seconds": seconds,
             "names": list(found.names),
@@ -240,18 +241,16 @@ class Study:
             guesses=guesses,
             kicks=min(kicks, KICKS // 3),
         )
-        better = doubted(
+        return doubted(
             self.doubting, self.refinement, observations, found, pooled=together, search=search
         )
-        return found if better is None else better
 
     def _knowing(self, observations: list[Observation], true: FloatArray) -> Posterior:
         """The answer that a fit of the set-up is led to from the truth."""
         fit = self.doubting or self.refinement
         fit.recall({})
-        centre = fit.starts.centre(pool(observations))
-        found = fit._descend(observations, true, np.full(len(true), 1e-2), centre, 15)
-        return fit._with_aside(observations, found)
+        sigma = np.full(len(true), 1e-2)
+        return fit.led_from(observations, true, sigma, pooled=pool(observations))
 
     def _judged(self, observations: list[Observation], found: Posterior) -> Trust:
         m, sums = self.fitted, pool(observations).sums
@@ -268,7 +267,8 @@ class Study:
         fit = self.refinement
         fit.recall({})
         tangents = fit._tangents.walked(observations, theta, found.theta_sigma)
-        return fit._value(observations, theta, fit.starts.centre(pool(observations)), tangents)
+        centre = fit.starts.centre(pool(observations))
+        return fit.objective.by_tangents(observations, theta, centre, tangents)
 
 
 def table(file: Path, targeted: int) -> str:

@@ -109,7 +109,7 @@ def profiled(pooled, values, start):
     pin = BoxPrior(names=prior().names, lower=values - 1e-7, upper=values + 1e-7)
     pinned = refinement(prior=pin)
     theta = np.concatenate([values, start.theta[3:]])
-    found = pinned._score([pooled], theta, pinned.starts.centre(pooled), 20)
+    found = pinned.objective.score([pooled], theta, pinned.starts.centre(pooled), 20)
     return -found.objective - 0.5 * np.linalg.slogdet(found.precision[3:, 3:])[1]
 
 

@@ -196,8 +196,8 @@ def test_the_precision_is_the_prior_and_the_information_of_every_orientation():
     observations = drawn(theta, 3)
     fit = refinement()
     posterior = fit.fit(observations)
-    parts = [fit.information_of(posterior.theta, o) for o in observations]
-    together = fit.prior_precision() + sum(p[1] for p in parts)
+    parts = [fit.objective.information_of(posterior.theta, o) for o in observations]
+    together = fit.objective.prior_precision() + sum(p[1] for p in parts)
     np.testing.assert_allclose(posterior.precision, together, rtol=1e-9, atol=1e-9)
     np.testing.assert_allclose(posterior.expected, sum(p[0] for p in parts), rtol=1e-9)
     for total, one, part in zip(posterior.totals, observations, parts, strict=True):
@@ -213,7 +213,7 @@ def test_annealing_finds_the_truth_from_the_prior_mean_where_plain_scoring_does_
         observations = drawn(theta, 20 + seed)
         annealed = fit.fit(observations)
         first = fit.starts.theta_of(pool(observations), prior().mean, np.empty(0))[0]
-        plain = fit._score(observations, first, fit.starts.centre(pool(observations)), 30)
+        plain = fit.objective.score(observations, first, fit.starts.centre(pool(observations)), 30)
         assert annealed.objective <= plain.objective + 1.0
         for name, one in (("annealed", annealed), ("plain", plain)):
             found[name] += bool(np.all(np.abs(one.values - theta[:3]) < 5 * one.sigma))
@@ -250,7 +250,7 @@ def test_reduced_input_is_fitted_by_its_gaussian_likelihood():
     assert np.all(np.abs(pulls) < 4)
     assert 0.5 < np.std(pulls) < 1.6
     single, double = (
-        fit.information_of(theta, reduced(drawn(theta, 5), theta, rng, spread)[0])[1]
+        fit.objective.information_of(theta, reduced(drawn(theta, 5), theta, rng, spread)[0])[1]
         for spread in (1.0, 2.0)
     )
     np.testing.assert_allclose(single, 4 * double, rtol=1e-9, atol=1e-9)
@@ -283,8 +283,10 @@ def test_pooled_orientations_hold_no_more_information():
     pooled = pool(observations)
     np.testing.assert_array_equal(pooled.sums.counts, sum(o.sums.counts for o in observations))
     fit = refinement()
-    apart = fit.prior_precision() + sum(fit.information_of(theta, o)[1] for o in observations)
-    together = fit.prior_precision() + fit.information_of(theta, pooled)[1]
+    apart = fit.objective.prior_precision() + sum(
+        fit.objective.information_of(theta, o)[1] for o in observations
+    )
+    together = fit.objective.prior_precision() + fit.objective.information_of(theta, pooled)[1]
     sigma = [np.sqrt(np.diag(np.linalg.inv(m)))[:3] for m in (apart, together)]
     assert np.all(sigma[1] > sigma[0])
     assert np.all(sigma[1] < 1.5 * sigma[0])
@@ -439,7 +441,7 @@ def test_the_gradient_of_the_objective_is_that_of_its_differences_with_a_can():
         theta = np.append(truth(phonons=3000.0, ratio=0.3), 0.02)
 
         def lam(at, seen=seen, one=one):
-            linear, *_ = one._linearise(at, one.model.prepare(at[:3]), seen)
+            linear, *_ = one.objective.linearise(at, one.model.prepare(at[:3]), seen)
             return linear
 
         for j in (3, 4, 5, 7):
@@ -593,6 +595,63 @@ def test_exact_rates_carried_by_their_slopes_end_at_the_objectives_minimum():
     again = fit.fit(observations, warm=posterior)
     assert not counting.walks  # what is known of both orientations still holds
     assert np.all(np.abs(again.values - posterior.values) < 0.1 * posterior.sigma)
+
+
+class _Shifted(FoldedLine):
+    """A folded line that is off by some meV."""
+
+    shift = 0.0
+
+    def prepare(self, phi):
+        return super().prepare(phi - np.array([self.shift, 0.0]))
+
+
+class _Wavy(TracedLine):
+    """Exact rates with minima beside each other: the line's energy turns back as phi goes on."""
+
+    height, turn = 0.8, 2 * np.pi / 3.0  # meV, 1 / meV; nothing at the true 18 meV
+
+    def prepare(self, phi):
+        energy = phi[0] + self.height * np.sin(self.turn * phi[0])
+        by_phi = 1 + self.height * self.turn * np.cos(self.turn * phi[0])
+        return float(energy), float(phi[1]), float(by_phi)
+
+    def _rates(self, D, state, log_width):
+        rate, jacobian = super()._rates(D, state[:2], log_width)
+        return rate, jacobian * np.array([state[2], 1.0, 1.0])
+
+
+@pytest.mark.parametrize("shift", [-1.5, 1.5])
+def test_a_shallow_minimum_of_exact_rates_is_left_for_where_corrected_folded_ones_lead(
+    shift, monkeypatch
+):
+    observations = counted(folded_line(), LINE, 1, 4000.0)
+    folded = _Shifted(voxel_map(), AXIS, EI, sigma_meV=0.8)
+    folded.shift = shift
+    exact = _Wavy(voxel_map(), AXIS, EI, sigma_meV=0.8)
+    found = refinement(model=folded, prior=LINE_BOX, exact=exact).fit(observations)
+    assert found.converged
+    assert abs(found.values[0] - 18.0) < 4 * found.sigma[0]
+    # Without that, the fit settles where the folded rates, which are off, led to.
+    monkeypatch.setattr("model_server.posterior.refinement.LEAPS", 0)
+    shallow = refinement(model=folded, prior=LINE_BOX, exact=exact).fit(observations)
+    assert abs(shallow.values[0] - 18.0) > 0.5
+    assert shallow.objective > found.objective + 1000
+
+
+def test_an_answer_that_was_not_ruled_out_is_followed_at_the_next_fit():
+    observations = counted(folded_line(), LINE, 1, 4000.0)
+    exact = _Wavy(voxel_map(), AXIS, EI, sigma_meV=0.8)
+    fit = refinement(model=folded_line(), prior=LINE_BOX, exact=exact)
+    right = fit.fit(observations)
+    at = right.theta.copy()
+    at[0] += 1.5
+    of_four = {"theta": at, "believing": None, "aside": None, "totals": np.ones(4)}
+    five = [*observations, *observations, observations[0]]  # nothing is searched at these
+    for others in ((right,), ()):
+        fit.recall({})
+        again = fit.fit(five, warm=replace(right, others=others, **of_four))
+        assert (abs(again.values[0] - 18.0) < 4 * again.sigma[0]) is bool(others)
 
 
 def test_tangents_that_theta_left_are_walked_anew():

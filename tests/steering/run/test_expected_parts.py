@@ -79,19 +79,19 @@ def test_a_refinement_knows_the_rates_of_its_parts_and_their_derivatives():
     theta[layout.log_amplitudes] = np.log([500.0, 0.3, 0.2])
     theta[layout.log_parts] = np.log(1.4)
 
-    rate, information = refinement.information_of(theta, seen)
-    without, _ = refinement.information_of(theta, replace(seen, parts=(0.0 * own,)))
+    rate, information = refinement.objective.information_of(theta, seen)
+    without, _ = refinement.objective.information_of(theta, replace(seen, parts=(0.0 * own,)))
     np.testing.assert_allclose(rate - without, 500.0 * 1.4 * own, atol=1e-9 * rate.max())
     use = usable_cells(sums, measurement.energy.centres_meV, measurement.elastic_cut_meV)
     step, at = 1e-4, layout.log_parts.start
     for k in (layout.log_scale, at):
         moved = theta.copy()
         moved[k] += step
-        slope = (refinement.information_of(moved, seen)[0] - rate)[use] / step
+        slope = (refinement.objective.information_of(moved, seen)[0] - rate)[use] / step
         wanted = np.sum(slope * 700.0 * own[use] / rate[use])
         assert information[k, at] == pytest.approx(wanted, rel=2e-3)
     with pytest.raises(InputError, match="observation has 0 expected parts; expected 1"):
-        refinement.information_of(theta, replace(seen, parts=()))
+        refinement.objective.information_of(theta, replace(seen, parts=()))
 
 
 def estimated(scan, folder, *, own: bool):

@@ -8,7 +8,7 @@ export function drawParameters({ result }) {
   const parameters = result?.parameters ?? [];
   $("parameters").classList.toggle("unsure", result?.trusted === false);
   $("other-parameters").classList.toggle("unsure", result?.trusted === false);
-  text("unsure", result?.trusted === false ? `${result.trust === "cannot tell yet" ? "Too few counts" : "Not trusted"}: these figures claim nothing, and no target counts as met.` : "");
+  text("unsure", result?.trusted === false ? `${result.trust === "cannot tell yet" ? "Cannot tell yet" : "Not trusted"}: these figures claim nothing, and no target counts as met.` : "");
   text("unit", parameters[0]?.unit ? `${parameters[0].unit.replace("angstrom^2", "Å²")}, σ = 68 %` : "");
   rows("parameters", parameters.filter((one) => targetOf(result, one.name) || !result.targets).map((one) => row(result, one)), "Comes with the first estimate.");
   const others = result?.targets ? parameters.filter((one) => !targetOf(result, one.name)) : [];
