@@ -651,7 +651,7 @@ def test_an_answer_that_was_not_ruled_out_is_followed_at_the_next_fit():
     for others in ((right,), ()):
         fit.recall({})
         again = fit.fit(five, warm=replace(right, others=others, **of_four))
-        assert (abs(again.values[0] - 18.0) < 4 * again.sigma[0]) is bool(others)
+        assert bool(abs(again.values[0] - 18.0) < 4 * again.sigma[0]) is bool(others)
 
 
 def test_tangents_that_theta_left_are_walked_anew():
