@@ -1,6 +1,6 @@
 """Posterior of force constants: refinement and trust."""
 
-from model_server.posterior.doubt import Search, doubted
+from model_server.posterior.doubt import Search, first_answer
 from model_server.posterior.first_guess import FirstGuess
 from model_server.posterior.observation import Observation, usable_cells
 from model_server.posterior.posterior import Posterior
@@ -17,7 +17,7 @@ __all__ = [
     "Trust",
     "TrustState",
     "assess",
-    "doubted",
+    "first_answer",
     "residual_sigma",
     "usable_cells",
 ]

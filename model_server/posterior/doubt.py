@@ -1,12 +1,13 @@
-"""Whether a set-up may be believed: an answer against those of a set-up that is fitted, too.
+"""Whether a set-up may be believed: an answer that does against one that fits the set-up, too.
 
 A search that believes the set-up, while that is off, ends anywhere; nothing that is carried to
-first order from there tells. So it is searched once more with the set-up among what is looked for.
+first order from there tells. So a first search looks for the set-up with all else, and the set-up
+is believed where an answer that does explains as much.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,55 +27,57 @@ class Search:
     starts: Sequence[FloatArray]
     guesses: Sequence[FloatArray]
     kicks: int
+    explains: Callable[[Posterior], bool]  # whether an answer does
 
 
-def doubted(
+def first_answer(
     doubting: Refinement,
     believing: Refinement,
     observations: Sequence[Observation],
-    found: Posterior,
     *,
     pooled: Observation,
-    search: Search | None,
+    search: Search,
 ) -> Posterior:
-    """The better answer of a set-up that is fitted; ``found`` where it may be believed.
-
-    Either one tells the other beside it where the counts do not rule that out.
+    """The answer of a search with the set-up, or one that believes it and explains as much.
 
     Parameters
     ----------
-    doubting : Refinement
-        It keeps the exact rates of what it answers.
-    believing : Refinement
-        What ``found`` is of.
+    doubting, believing : Refinement
+        That whose layout the answer has keeps its exact rates.
     observations : sequence of Observation
-    found : Posterior
     pooled : Observation
-        All of them as one.
-    search : Search, optional
-        None: only an answer that is too far off to be carried is followed.
+        All of them as one, with the set-up as it is believed.
+    search : Search
     """
-    if found.aside is None or found.believing is None:
-        return found
-    answers: list[tuple[Posterior, dict[str, Any]]] = []
-    if found.aside.far:
-        answer = doubting.doubt(observations, believing, found, pooled)
-        answers.append((answer, doubting.remembered()))
-    if search is not None:
-        doubting.recall({})
-        answer = doubting.fit(
-            observations,
-            starts=search.starts,
-            guesses=[*search.guesses, found.believing.values],
-            pooled=search.pooled,
-            kicks=search.kicks,
+    size = believing.layout.size
+
+    def better(fitted: Posterior) -> Posterior:
+        """Of an answer that fits the set-up and the one that believing it leads to from there."""
+        found = fitted.believing or fitted
+        believing.recall({})
+        believed = believing.led_from(
+            observations, found.theta[:size], found.theta_sigma[:size], pooled=pooled
         )
-        answers.append((answer, doubting.remembered()))
-    if not answers:
-        return found
-    best, rates = min(answers, key=lambda one: one[0].explained)
-    others = [other for one, _ in answers for other in (one, *one.others)]
-    if not found.aside.far and best.explained > found.explained - CLEARLY:
-        return found.beside([*found.others, *others])
-    doubting.recall(rates)
-    return best.beside([*others, found, *found.others])
+        far = believed.aside is not None and believed.aside.far
+        if far or believed.explained > fitted.explained + CLEARLY:
+            return fitted
+        return believed.beside([fitted, *fitted.others])
+
+    more: dict[str, Any] = {"starts": search.starts, "kicks": search.kicks}
+    doubting.recall({})
+    fitted = doubting.fit(observations, guesses=search.guesses, pooled=search.pooled, **more)
+    found, rates = better(fitted), (believing.remembered(), doubting.remembered())
+    if not search.explains(found):
+        believing.recall({})
+        guesses = [*search.guesses, fitted.values]
+        believed = believing.fit(observations, guesses=guesses, pooled=pooled, **more)
+        if believed.explained < found.explained or (believed.aside and believed.aside.far):
+            fitted = doubting.doubt(observations, believing, believed, pooled)
+            other = better(fitted)
+            if other.explained < found.explained:
+                found = other.beside([*other.others, found, *found.others])
+                rates = (believing.remembered(), doubting.remembered())
+    kept = found.layout.size == size
+    believing.recall(rates[0] if kept else {})
+    doubting.recall({} if kept else rates[1])
+    return found

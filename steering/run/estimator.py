@@ -22,7 +22,7 @@ from model_server.posterior import (
     Search,
     Trust,
     assess,
-    doubted,
+    first_answer,
     residual_sigma,
     usable_cells,
 )
@@ -51,9 +51,9 @@ from steering.run.ledger import ChunkLedger
 from steering.run.reach import Reach, reach_of
 
 DRAWS = 100  # of the prior, to begin at
-DRAWS_LATER = 40  # after the first estimate
-KICKS = 6  # after the first estimate a third of them
-DRAWS_IF_COSTLY = 3  # at the first estimate; later none, and no kicks
+DRAWS_LATER = 40  # after an estimate that explains the data
+KICKS = 6  # after such an estimate a third of them
+DRAWS_IF_COSTLY = 3  # after such an estimate none, and no kicks
 KEPT_TENSOR_BYTES = 4e8  # pooled images that are merged become tensors where these are no larger
 KEPT_MERGED_BYTES = 2e8  # exposures of single chunks on merged voxels; the others are read again
 
@@ -274,19 +274,30 @@ class Estimator:
 
         ``before`` is the same of what it goes on from, that of ``base`` if nothing else is said.
 
-        The set-up is believed, and what may be off of it marginalised, until that is more than can
-        be carried to first order, or the first search finds better with it; from then on it is
-        fitted.
+        The first search looks for the set-up, too. It is believed, and what may be off of it
+        marginalised, where that explains as much, until it is more than can be carried to first
+        order; from then on it is fitted.
         """
-        believing = self._refinement
+        believing, costly = self._refinement, self._measurement.costly
         if before is None and base is not None:
             before = base.posterior, base.rates
-        costly, first = self._measurement.costly, before is None
+        starts, guesses = self._draws(ledger, base), self._guesses(ledger, base)
+        kicks = 0 if costly else KICKS if _anew(base) else KICKS // 3
+        if before is None and not costly and believing.may_doubt:
+            doubting = self._doubts()
+            search = Search(
+                pooled=replace(together, drift=self._drift(ledger, doubting)),
+                starts=starts,
+                guesses=guesses,
+                kicks=kicks,
+                explains=lambda one: self._judge(ledger, *self._judged(ledger, one)).explained,
+            )
+            answer = first_answer(doubting, believing, observations, pooled=together, search=search)
+            believed = answer.layout.size == believing.layout.size
+            return answer, (believing if believed else doubting).remembered()
         doubts = before is not None and before[0].layout.size > believing.layout.size
         refinement = self._doubts() if doubts else believing
         refinement.recall({} if before is None else before[1])
-        starts, guesses = self._draws(ledger, base), self._guesses(ledger, base)
-        kicks = 0 if costly else KICKS if base is None else KICKS // 3
         posterior = refinement.fit(
             observations,
             starts=starts,
@@ -295,27 +306,10 @@ class Estimator:
             pooled=replace(together, drift=self._drift(ledger, refinement)),
             kicks=kicks,
         )
-        far = posterior.aside is not None and posterior.aside.far
-        if doubts or not (far or (first and not costly and believing.may_doubt)):
+        if doubts or posterior.aside is None or not posterior.aside.far:
             return posterior, refinement.remembered()
         doubting = self._doubts()
-        search = Search(
-            pooled=replace(together, drift=self._drift(ledger, doubting)),
-            starts=starts,
-            guesses=guesses,
-            kicks=min(kicks, KICKS // 3),
-        )
-        answer = doubted(
-            doubting,
-            believing,
-            observations,
-            posterior,
-            pooled=together,
-            search=None if costly else search,
-        )
-        if answer.layout.size == posterior.layout.size:
-            doubting.recall({})
-            return answer, believing.remembered()
+        answer = doubting.doubt(observations, believing, posterior, together)
         believing.recall({})
         return answer, doubting.remembered()
 
@@ -350,9 +344,9 @@ class Estimator:
     def _draws(self, ledger: ChunkLedger, base: Estimate | None) -> list[FloatArray]:
         """Draws of the prior to begin at."""
         measurement = self._measurement
-        draws = DRAWS if base is None else DRAWS_LATER
+        draws = DRAWS if _anew(base) else DRAWS_LATER
         if measurement.costly:
-            draws = DRAWS_IF_COSTLY if base is None else 0
+            draws = DRAWS_IF_COSTLY if _anew(base) else 0
         if not draws:
             return []
         rng = np.random.default_rng([len(ledger.chunks), 20261])
@@ -408,6 +402,11 @@ class Estimator:
     def _usable(self, sums: CellSums) -> BoolArray:
         measurement = self._measurement
         return usable_cells(sums, measurement.energy.centres_meV, measurement.elastic_cut_meV)
+
+
+def _anew(base: Estimate | None) -> bool:
+    """Whether a search takes all effort: nothing known yet explains the data."""
+    return base is None or not base.trust.explained
 
 
 class _Exposures:

@@ -58,7 +58,7 @@ def test_posterior(against):
     start = replace(minimum, theta=minimum.theta + away, believing=None)
     layout, centre = fit.layout, fit.starts.centre(observation)
     use = usable_cells(sums, fit.energy, fit.elastic_cut)
-    wanted = np.sqrt(np.diag(fit.prior_precision()))
+    wanted = np.sqrt(np.diag(fit.objective.prior_precision()))
     found = {}
     evaluations = 0
 

@@ -82,7 +82,7 @@ def situation(candidates=(), *, current_psi_deg: float | None = None, **changes)
         "motion": MOTION,
     }
     if "precision" not in changes:
-        fields["precision"] = refinement().prior_precision()
+        fields["precision"] = refinement().objective.prior_precision()
     if "targets" not in changes:
         fields["targets"] = 0.02 * np.abs(theta()[:K])
     return Situation(**(fields | changes))

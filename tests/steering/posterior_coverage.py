@@ -34,7 +34,7 @@ from model_server.posterior import (
     Search,
     Trust,
     assess,
-    doubted,
+    first_answer,
     usable_cells,
 )
 from model_server.posterior.observation import pool
@@ -229,20 +229,20 @@ class Study:
         kicks: int = 0,
     ) -> Posterior:
         """As a run fits: a set-up that is off by more than can be carried is fitted, too."""
-        self.refinement.recall({})
-        found = self.refinement.fit(observations, starts=starts, guesses=guesses, kicks=kicks)
         if self.doubting is None:
-            return found
+            self.refinement.recall({})
+            return self.refinement.fit(observations, starts=starts, guesses=guesses, kicks=kicks)
         together = pool(observations)
         drifts = [self.looks[int(one.key)].drift for one in observations]
         search = Search(
             pooled=replace(together, drift=lambda: reduce(add, drifts)),
             starts=starts,
             guesses=guesses,
-            kicks=min(kicks, KICKS // 3),
+            kicks=kicks,
+            explains=lambda one: self._judged(observations, one).explained,
         )
-        return doubted(
-            self.doubting, self.refinement, observations, found, pooled=together, search=search
+        return first_answer(
+            self.doubting, self.refinement, observations, pooled=together, search=search
         )
 
     def _knowing(self, observations: list[Observation], true: FloatArray) -> Posterior:

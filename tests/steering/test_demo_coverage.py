@@ -56,7 +56,7 @@ def test_33_of_40_intervals_hold_the_truth_within_1_5_times_the_fisher_bound(tmp
         information = np.diag(np.concatenate([measurement.prior.sigma, NUISANCE_SIGMA]) ** -2.0)
         for chunk in run.chunks:
             observation = Observation(sums=chunk.sums, exposure=chunk.exposure)
-            information += fisher.information_of(theta, observation)[1]
+            information += fisher.objective.information_of(theta, observation)[1]
         bound = np.sqrt(np.diag(np.linalg.inv(information)))[: len(values)]
         pulls = (posterior.values - values) / posterior.sigma
         held.append(np.abs(pulls) <= 1.6449)

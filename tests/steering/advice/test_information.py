@@ -27,7 +27,7 @@ def test_information_is_symmetric_and_not_negative():
 
 
 def test_an_equivalent_orientation_brings_the_same_information_and_others_do_not():
-    prior = refinement().prior_precision()
+    prior = refinement().objective.prior_precision()
     here, there, other = (  # two-fold about the vertical [1 -1 0]
         np.sqrt(np.diag(np.linalg.inv(prior + 10 * candidate(psi).information)))[:K]
         for psi in (20.0, 200.0, 71.0)
@@ -76,7 +76,7 @@ def test_a_model_without_phonons_is_advised_upon_alike():
         situation(
             candidates,
             mean=theta,
-            precision=fit.prior_precision(),
+            precision=fit.objective.prior_precision(),
             targets=np.array([1e-3, 1e-3]),
             draws=np.empty((0, len(theta))),
         )

@@ -14,7 +14,7 @@ def rank(candidates, *, policy: Policy | None = None, **changes) -> list[Advice]
 
 
 def test_the_gain_is_the_fall_of_the_weighted_variance_per_wall_minute():
-    precision = refinement().prior_precision()
+    precision = refinement().objective.prior_precision()
     targets = 0.02 * np.abs(theta()[:K])
     (advice,) = rank([candidate(20.0)], current_psi_deg=0.0)
     after = precision + advice.minutes * candidate(20.0).information
@@ -30,7 +30,7 @@ def test_more_information_ranks_first():
 
 
 def test_little_is_left_to_gain_when_targets_are_met():
-    precision = refinement().prior_precision() + 1000 * candidate(20.0).information
+    precision = refinement().objective.prior_precision() + 1000 * candidate(20.0).information
     targets = 10 * np.sqrt(np.diag(np.linalg.inv(precision))[:K])
     met = rank([candidate(20.0), candidate(71.0)], precision=precision, targets=targets)
     fresh = rank([candidate(20.0), candidate(71.0)], targets=targets)

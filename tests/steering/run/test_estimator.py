@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from consumers.recorded import recorded_source
+from model_server.posterior.trust import ALONE
 from steering.experiment import build_measurement
 from steering.run import Run
 from tests.steering.virtual_scan import EXAMPLES, VirtualScan, virtual_scan
@@ -34,7 +35,7 @@ def gaps(scan: VirtualScan, posterior) -> np.ndarray:
 def test_a_set_up_that_is_right_is_believed(virtual_scan: VirtualScan, tmp_path):
     posterior, trust = estimated(virtual_scan, tmp_path, 0.0)
     assert not posterior.layout.off_names
-    assert trust.trusted, trust.reasons
+    assert trust.reasons == (ALONE,)  # nothing else speaks against it
     assert np.all(np.abs(gaps(virtual_scan, posterior)) < 4)
 
 
