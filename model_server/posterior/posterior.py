@@ -14,6 +14,7 @@ from simulations.arrays import FloatArray
 NUISANCES = ("ln scale", "ln flat background", "ln exposure background", "ln resolution width")
 CAN_STRENGTH = "ln can strength"
 SAME = 9.0  # of chi-square between two answers: not one more
+COVERED_SIGMAS = 3.0  # of the chi-square of a draw
 RULED_OUT = -6.0  # of log odds: 1 to 400
 
 
@@ -198,12 +199,18 @@ class Posterior:
         step = self.values - other.values
         return min(float(step @ np.linalg.solve(one.covariance, step)) for one in (self, other))
 
+    def covers(self, other: Posterior) -> bool:
+        """Whether another answer lies where draws of this one do, so that its errors tell of it."""
+        step, count = self.values - other.values, self.layout.n_parameters
+        distance = float(step @ np.linalg.solve(self.covariance, step))
+        return distance < count + COVERED_SIGMAS * np.sqrt(2 * count)
+
     def beside(self, others: Sequence[Posterior]) -> Posterior:
-        """The same answer, with others told as far as the counts do not rule them out."""
+        """The same answer, with others that its errors do not cover and counts do not rule out."""
         told: list[Posterior] = []
         for one in sorted(others, key=self.log_odds_of, reverse=True):
             far = any(p.aside is not None and p.aside.far for p in (self, one))
-            known = any(one.apart(other) < SAME for other in (self, *told))
+            known = self.covers(one) or any(one.apart(other) < SAME for other in told)
             if not (far or known) and self.log_odds_of(one) > RULED_OUT:
                 told.append(replace(one, others=()))
         return replace(self, others=tuple(told))

@@ -91,6 +91,18 @@ def test_others_are_told_likeliest_first_and_not_those_that_are_ruled_out():
     assert all(one.others == () for one in told.others)
 
 
+def test_another_minimum_within_the_stated_errors_is_no_other_answer():
+    """Chi-square of a draw of two parameters is 2 +- 2: three of that are 8."""
+    best, edge = answer(0.0, -10.0), np.sqrt(8.0) * SIGMA
+    assert best.beside([answer(0.95 * edge, -9.9)]).others == ()
+    assert len(best.beside([answer(1.05 * edge, -9.9)]).others) == 1
+    # A narrow answer that claims to exclude the other does not cover it, whatever that one says.
+    wide = answer(0.95 * edge, -9.9, sigma=5 * SIGMA)
+    narrow = answer(0.0, -10.0, sigma=0.5 * SIGMA)
+    assert len(narrow.beside([wide]).others) == 1
+    assert wide.beside([narrow]).others == ()
+
+
 @pytest.mark.parametrize("above", [0.5, 2.5, 3.5])
 def test_a_likely_other_answer_means_that_the_counts_cannot_tell_yet(above):
     best = answer(0.0, -10.0).beside([answer(1.0, -10.0 + above)])

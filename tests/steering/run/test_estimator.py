@@ -1,5 +1,6 @@
 """A first estimate of one orientation believes a set-up that is right, and fits one that is off."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,22 +9,29 @@ import pytest
 from consumers.recorded import recorded_source
 from model_server.posterior.trust import ALONE
 from steering.experiment import build_measurement
-from steering.run import Run
+from steering.run import Run, result_document
+from steering.run.answer import result_of
 from tests.steering.virtual_scan import EXAMPLES, VirtualScan, virtual_scan
 
 __all__ = ["virtual_scan"]
 OFF_DEG = 0.6  # two sigma of what may be
 
 
-def estimated(scan: VirtualScan, folder: Path, off_deg: float):
-    """Posterior and trust after the first file of a scan that is read with another psi."""
+def estimated(scan: VirtualScan, folder: Path, off_deg: float) -> Run:
+    """A run after the first file of a scan that is read with another psi."""
     sample = scan.experiment.sample
     turned = sample.model_copy(update={"psi_offset_deg": sample.psi_offset_deg + off_deg})
     experiment = scan.experiment.model_copy(update={"sample": turned})
     run = Run(build_measurement(experiment, EXAMPLES), run_id="r", folder=folder)
     for message in recorded_source(scan.events[:1], run="r").messages():
         run.accept(message)
-    return run.estimate.posterior, run.estimate.trust
+    return run
+
+
+@pytest.fixture(scope="module")
+def believed(virtual_scan: VirtualScan, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run whose set-up is right."""
+    return estimated(virtual_scan, tmp_path_factory.mktemp("believed"), 0.0)
 
 
 def gaps(scan: VirtualScan, posterior) -> np.ndarray:
@@ -32,10 +40,11 @@ def gaps(scan: VirtualScan, posterior) -> np.ndarray:
     return (posterior.values - true) / posterior.sigma
 
 
-def test_a_set_up_that_is_right_is_believed(virtual_scan: VirtualScan, tmp_path):
-    posterior, trust = estimated(virtual_scan, tmp_path, 0.0)
+def test_a_set_up_that_is_right_is_believed(virtual_scan: VirtualScan, believed: Run):
+    posterior = believed.estimate.posterior
     assert not posterior.layout.off_names
-    assert trust.reasons == (ALONE,)  # nothing else speaks against it
+    assert ALONE in believed.estimate.trust.reasons
+    assert believed.estimate.trust.explained  # nothing else speaks against it
     assert np.all(np.abs(gaps(virtual_scan, posterior)) < 4)
 
 
@@ -43,9 +52,26 @@ def test_a_set_up_that_is_right_is_believed(virtual_scan: VirtualScan, tmp_path)
 def test_a_set_up_that_is_off_is_fitted_and_leaves_the_constants_right(
     virtual_scan: VirtualScan, tmp_path, off_deg
 ):
-    posterior, _ = estimated(virtual_scan, tmp_path, off_deg)
+    posterior = estimated(virtual_scan, tmp_path, off_deg).estimate.posterior
     layout = posterior.layout
     found = dict(zip(layout.off_names, posterior.theta[layout.off], strict=True))
     # Merged pixels and coarse voxels bias it by some hundredths of a degree.
     assert found["psi offset"] == pytest.approx(-off_deg, abs=0.15)
     assert np.all(np.abs(gaps(virtual_scan, posterior)) < 5)
+
+
+def test_another_answer_is_told_in_the_result_with_its_odds(believed: Run):
+    estimate = believed.estimate
+    posterior = estimate.posterior
+    theta = posterior.theta + np.where(np.arange(posterior.layout.size) == 0, 0.5, 0.0)
+    above = posterior.explained + 1.5
+    other = replace(posterior, theta=theta, believing=None, aside=None, objective=above)
+    told = replace(estimate, posterior=posterior.beside([other]))
+    document = result_of(believed.measurement, believed.ledger, told)
+    (one,) = result_document(document).other_answers
+    assert one.log_odds == pytest.approx(-1.5)
+    assert [p.name for p in one.parameters] == list(posterior.names)
+    assert one.parameters[0].value == pytest.approx(posterior.values[0] + 0.5)
+    assert "other_answers" not in result_of(
+        believed.measurement, believed.ledger, replace(estimate, posterior=posterior.beside([]))
+    )

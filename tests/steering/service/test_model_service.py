@@ -350,7 +350,7 @@ def test_targets_of_people_are_those_of_an_experiment_that_has_them(folded, tmp_
         (tmp_path / name).mkdir()
     state, other = live(tmp_path / "acted"), State(tmp_path / "never")
     for one in (state, other):
-        one.commit(folded[:3])
+        one.commit(folded[:4])
     service = service_of(state)
     assert service.step()
     before, fitted = answer_of(state), state.result()["parameters"]
