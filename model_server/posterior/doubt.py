@@ -7,8 +7,9 @@ is believed where an answer that does explains as much.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from model_server.posterior.observation import Observation
@@ -21,13 +22,12 @@ CLEARLY = 2.0  # of minus log posterior: less may be what carrying to first orde
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Search:
-    """Where a search with the set-up may begin, see ``Refinement.fit``."""
+    """Where a first search may begin, see ``Refinement.fit``."""
 
-    pooled: Observation
+    pooled: Observation  # all orientations as one, with how a set-up that is off moves them
     starts: Sequence[FloatArray]
     guesses: Sequence[FloatArray]
-    kicks: int
-    explains: Callable[[Posterior], bool]  # whether an answer does
+    kicks: int  # a third of them where the set-up is looked for, too
 
 
 def first_answer(
@@ -38,7 +38,7 @@ def first_answer(
     pooled: Observation,
     search: Search,
 ) -> Posterior:
-    """The answer of a search with the set-up, or one that believes it and explains as much.
+    """The best answer of a search with the set-up, and of one that believes it.
 
     Parameters
     ----------
@@ -50,34 +50,43 @@ def first_answer(
     search : Search
     """
     size = believing.layout.size
-
-    def better(fitted: Posterior) -> Posterior:
-        """Of an answer that fits the set-up and the one that believing it leads to from there."""
-        found = fitted.believing or fitted
-        believing.recall({})
-        believed = believing.led_from(
-            observations, found.theta[:size], found.theta_sigma[:size], pooled=pooled
-        )
-        far = believed.aside is not None and believed.aside.far
-        if far or believed.explained > fitted.explained + CLEARLY:
-            return fitted
-        return believed.beside([fitted, *fitted.others])
-
-    more: dict[str, Any] = {"starts": search.starts, "kicks": search.kicks}
     doubting.recall({})
-    fitted = doubting.fit(observations, guesses=search.guesses, pooled=search.pooled, **more)
-    found, rates = better(fitted), (believing.remembered(), doubting.remembered())
-    if not search.explains(found):
+    fitted = doubting.fit(
+        observations,
+        starts=search.starts,
+        guesses=search.guesses,
+        pooled=search.pooled,
+        kicks=search.kicks // 3,
+    )
+    rates = doubting.remembered()
+    told, found = [fitted], fitted.believing or fitted
+    theta, sigma = found.theta[:size], found.theta_sigma[:size]
+    guesses = [*search.guesses, fitted.values]
+    ways = (
+        partial(believing.led_from, observations, theta, sigma, pooled=pooled),
+        partial(
+            believing.fit,
+            observations,
+            starts=search.starts,
+            guesses=guesses,
+            pooled=pooled,
+            kicks=search.kicks,
+        ),
+    )
+    believed: list[tuple[Posterior, Mapping[str, Any]]] = []
+    for way in ways:
         believing.recall({})
-        guesses = [*search.guesses, fitted.values]
-        believed = believing.fit(observations, guesses=guesses, pooled=pooled, **more)
-        if believed.explained < found.explained or (believed.aside and believed.aside.far):
-            fitted = doubting.doubt(observations, believing, believed, pooled)
-            other = better(fitted)
-            if other.explained < found.explained:
-                found = other.beside([*other.others, found, *found.others])
-                rates = (believing.remembered(), doubting.remembered())
-    kept = found.layout.size == size
-    believing.recall(rates[0] if kept else {})
-    doubting.recall({} if kept else rates[1])
-    return found
+        one = way()
+        if one.aside is not None and one.aside.far:
+            one = doubting.doubt(observations, believing, one, pooled)
+            if one.explained < fitted.explained:
+                fitted, rates = one, doubting.remembered()
+        else:
+            believed.append((one, believing.remembered()))
+        told.append(one)
+    best = min(believed, key=lambda pair: pair[0].explained, default=None)
+    keeps = best is not None and best[0].explained < fitted.explained + CLEARLY
+    answer = best[0] if best is not None and keeps else fitted
+    believing.recall(best[1] if best is not None and keeps else {})
+    doubting.recall({} if keeps else rates)
+    return answer.beside([other for one in told for other in (one, *one.others)])

@@ -290,7 +290,6 @@ class Estimator:
                 starts=starts,
                 guesses=guesses,
                 kicks=kicks,
-                explains=lambda one: self._judge(ledger, *self._judged(ledger, one)).explained,
             )
             answer = first_answer(doubting, believing, observations, pooled=together, search=search)
             believed = answer.layout.size == believing.layout.size

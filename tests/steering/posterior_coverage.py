@@ -239,7 +239,6 @@ class Study:
             starts=starts,
             guesses=guesses,
             kicks=kicks,
-            explains=lambda one: self._judged(observations, one).explained,
         )
         return first_answer(
             self.doubting, self.refinement, observations, pooled=together, search=search
