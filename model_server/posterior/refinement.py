@@ -28,6 +28,7 @@ from simulations.likelihood import NONE_OFF, ExactModel, ForwardModel
 from simulations.prior import BoxPrior
 
 NUISANCE_SIGMA = (5.0, 3.0, 3.0, 0.05)  # prior widths of ``NUISANCES``; the resolution: 5 %
+ITERATIONS = 15  # most scoring steps
 BETTER_THAN_BEFORE = 1.0  # of minus log posterior: less does not drop tangents that still hold
 FINALISTS = 4  # answers to blurred counts that are followed to sharp ones
 KICK_SIGMAS = (2.0, 4.0, 8.0)  # how far, in turn
@@ -139,7 +140,7 @@ class Refinement:
         warm: Posterior | None = None,
         pooled: Observation | None = None,
         kicks: int = 0,
-        iterations: int = 15,
+        iterations: int = ITERATIONS,
     ) -> Posterior:
         """Fit all orientations, one Poisson term per (cell, orientation).
 
@@ -168,14 +169,7 @@ class Refinement:
         if not observations:
             raise InputError("observations is empty; expected at least one folded orientation")
         pooled = pool(observations) if pooled is None else pooled
-        task = _Task(
-            observations=observations,
-            pooled=pooled,
-            centre=self.starts.centre(pooled),
-            kicks=kicks,
-            iterations=iterations,
-            modes=Modes(),
-        )
+        task = self._task(observations, pooled, kicks, iterations)
         others = () if warm is None else warm.others
         if warm is not None and warm.believing is not None:
             warm = warm.believing
@@ -193,6 +187,22 @@ class Refinement:
         if searching or kicks:
             self._leave_shallow(task)
         return self._answer(task)
+
+    def _task(
+        self,
+        observations: Sequence[Observation],
+        pooled: Observation,
+        kicks: int = 0,
+        iterations: int = ITERATIONS,
+    ) -> _Task:
+        return _Task(
+            observations=observations,
+            pooled=pooled,
+            centre=self.starts.centre(pooled),
+            kicks=kicks,
+            iterations=iterations,
+            modes=Modes(),
+        )
 
     def _by_folded_rates(
         self,
@@ -239,18 +249,17 @@ class Refinement:
         warm: Posterior | None,
     ) -> None:
         """Follow exact rates from where folded ones are best, and from the answer before."""
-        blurred, pooled = self._blurred(task, starts, guesses), task.pooled
-        if warm is not None and not task.kicks:
-            if self._is_of_before(pooled, blurred, warm, task.centre):
-                self._follow(task, warm.theta, warm.theta_sigma)
-                return
+        blurred = self._blurred(task, starts, guesses)
+        if warm is not None and not task.kicks and self._is_of_before(task, blurred, warm):
+            self._follow(task, warm.theta, warm.theta_sigma)
+            return
         best = self._best_folded(task, blurred)
         if warm is None:
             self._follow(task, best.theta, best.theta_sigma)
             if task.kicks:
                 self._follow_corrected(task, best)
             return
-        before = self.objective.score([pooled], warm.theta, task.centre, 8)
+        before = self.objective.score([task.pooled], warm.theta, task.centre, 8)
         gain = before.objective - best.objective
         if gain <= BETTER_THAN_BEFORE:
             self._follow(task, warm.theta, best.theta_sigma)
@@ -262,12 +271,10 @@ class Refinement:
         if other is warm or self._may_be_better(task, best):
             self._follow(task, other.theta, other.theta_sigma)
 
-    def _is_of_before(
-        self, pooled: Observation, blurred: Sequence[Posterior], warm: Posterior, centre: FloatArray
-    ) -> bool:
+    def _is_of_before(self, task: _Task, blurred: Sequence[Posterior], warm: Posterior) -> bool:
         """Whether the best of blurred counts is the answer before, or explains them no better."""
         best = min(blurred, key=lambda p: p.objective)
-        before = self.objective.score([pooled], warm.theta, centre, 0, blur=BLURS_MEV[2])
+        before = self.objective.score([task.pooled], warm.theta, task.centre, 0, blur=BLURS_MEV[2])
         gap = np.abs((best.values - warm.values) / best.sigma).max()
         return bool(gap < 1.0 or before.objective < best.objective)
 
@@ -390,7 +397,6 @@ class Refinement:
         believing: Refinement,
         found: Posterior,
         pooled: Observation,
-        iterations: int = 15,
     ) -> Posterior:
         """Follow an answer that believed the set-up to where it is fitted.
 
@@ -411,7 +417,7 @@ class Refinement:
         self.recall({k: t.doubting(before) for k, t in believing.remembered().items()})
         theta = np.concatenate([found.believing.theta, np.zeros(len(off))])
         sigma = np.concatenate([found.theta_sigma, off])
-        return self.led_from(observations, theta, sigma, pooled=pooled, iterations=iterations)
+        return self.led_from(observations, theta, sigma, pooled=pooled)
 
     def led_from(
         self,
@@ -420,7 +426,6 @@ class Refinement:
         sigma: FloatArray,
         *,
         pooled: Observation,
-        iterations: int = 15,
     ) -> Posterior:
         """Answer that exact rates lead to from a theta (P,), with no search.
 
@@ -432,14 +437,7 @@ class Refinement:
         pooled : Observation
             The same orientations as one.
         """
-        task = _Task(
-            observations=observations,
-            pooled=pooled,
-            centre=self.starts.centre(pooled),
-            kicks=0,
-            iterations=iterations,
-            modes=Modes(),
-        )
+        task = self._task(observations, pooled)
         self._follow(task, theta, sigma)
         return self._answer(task)
 
