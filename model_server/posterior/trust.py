@@ -213,8 +213,8 @@ def _rivals(posterior: Posterior, rivals: Sequence[Posterior]) -> str:
     return (
         f"{1 + len(rivals)} answers explain these counts: another, "
         f"{np.exp(posterior.log_odds_of(other)):.2g} times as likely, has {posterior.names[most]} "
-        f"{other.values[most]:.4g} instead of {posterior.values[most]:.4g}: measure another "
-        "orientation"
+        f"{other.values[most]:.4g} instead of {posterior.values[most]:.4g}: more counts "
+        "part them"
     )
 
 

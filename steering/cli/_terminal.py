@@ -295,6 +295,7 @@ def print_result(
     advice = (result.get("advice") or []) if words is None or words.advice.code != "hidden" else []
     if advice:
         policy = advice[0].get("policy") or result.get("policy")
+        tests = doubted and result.get("trust") != "cannot tell yet"
         table(
             "Next orientations, best first" + (f" ({policy})" if policy else ""),
             ["psi, degrees", "Ei, meV", "minutes", "gain per minute"],
@@ -302,7 +303,7 @@ def print_result(
                 [
                     number(one.get("psi_deg")),
                     number(one.get("ei_meV")),
-                    "to test the model" if doubted else number(one.get("minutes"), 3),
+                    "to test the model" if tests else number(one.get("minutes"), 3),
                     number(one.get("gain_per_minute"), 3),
                 ]
                 for one in advice[:8]

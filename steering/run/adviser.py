@@ -26,7 +26,7 @@ from steering.advice import (
 )
 from steering.experiment import Measurement
 from steering.run.actions import NO_WISHES, SAME_DEG, Wishes
-from steering.run.ledger import ChunkLedger
+from steering.run.ledger import ONE_ORIENTATION_DEG, ChunkLedger
 
 CANDIDATES = 25
 CANDIDATES_IF_COSTLY = 13
@@ -98,6 +98,7 @@ class Adviser:
         posterior: Posterior,
         *,
         explained: bool,
+        elsewhere: bool = False,
         before: Standpoint | None = None,
         wishes: Wishes = NO_WISHES,
         charge_per_minute: float | None = None,
@@ -112,6 +113,8 @@ class Adviser:
         posterior : Posterior
         explained : bool
             An estimate that does not explain its data is tested, not sharpened.
+        elsewhere : bool
+            Only another orientation can tell whether the answer is right: those come first.
         before : Standpoint, optional
             Where candidates were last looked at from. Of costly crystals that look is kept while
             it serves.
@@ -156,8 +159,11 @@ class Adviser:
             budget_minutes=wishes.budget_minutes or experiment.motion.budget_minutes,
             motion=experiment.motion,
         )
+        ranked = list(policy.rank(situation))
+        if elsewhere:
+            ranked.sort(key=lambda one: ledger.turn_deg(one.psi_deg) < ONE_ORIENTATION_DEG)
         return Advised(
-            advice=_arranged(policy.rank(situation), wishes),
+            advice=_arranged(ranked, wishes),
             policy=policy.name,
             targets=targets,
             forecast_minutes=minutes_to_target(situation),

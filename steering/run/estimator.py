@@ -173,6 +173,7 @@ class Estimator:
             total_can,
             posterior.in_layout(self._refinement.layout),
             explained=trust.explained,
+            elsewhere=self._alone(ledger) and trust.explained,
             before=None if base is None else base.looked_from,
             wishes=wishes,
         )
@@ -239,6 +240,7 @@ class Estimator:
             total_can,
             estimate.posterior.in_layout(self._refinement.layout),
             explained=estimate.trust.explained,
+            elsewhere=self._alone(ledger) and estimate.trust.explained,
             before=None if base is None else base.looked_from,
             wishes=wishes,
         )
@@ -395,8 +397,12 @@ class Estimator:
             chunk_ratios=ratios if len(ratios) > 1 else (),
             q_squared=q_squared,
             set_up_sigma=np.array([self._known[n] for n in posterior.layout.off_names]),
-            alone=ledger.orientations < 2 and any(sigma > 0 for sigma in self._known.values()),
+            alone=self._alone(ledger),
         )
+
+    def _alone(self, ledger: ChunkLedger) -> bool:
+        """Whether one orientation stands alone, with a set-up that may be off."""
+        return ledger.alone and any(sigma > 0 for sigma in self._known.values())
 
     def _usable(self, sums: CellSums) -> BoolArray:
         measurement = self._measurement

@@ -5,6 +5,7 @@ A closed chunk is an immutable file. The ledger keeps handles and records, never
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict
 from typing import Any
 
@@ -17,6 +18,7 @@ from simulations.fold import CellSums, Form, VoxelExposure
 
 log = structlog.get_logger()
 
+ONE_ORIENTATION_DEG = 1.0  # orientations that differ by less tell no answers apart
 KEPT_BYTES = 1_500_000_000  # exposures of chunks held in memory; the others are read again
 OTHER_KIND = (
     "raw counts and reduced intensity cannot be added; expected the kind of the first chunk. Fold "
@@ -274,6 +276,16 @@ class ChunkLedger:
     def orientations(self) -> int:
         """How many different psi were measured."""
         return len({round(c.psi_deg, 3) for c in self.chunks})
+
+    def turn_deg(self, psi_deg: float) -> float:
+        """How far an orientation is from the nearest that was measured; infinite from none."""
+        return min((abs(c.psi_deg - psi_deg) for c in self.chunks), default=math.inf)
+
+    @property
+    def alone(self) -> bool:
+        """Whether all chunks were measured at one orientation, up to what tells nothing new."""
+        psi = [c.psi_deg for c in self.chunks]
+        return not psi or max(psi) - min(psi) < ONE_ORIENTATION_DEG
 
     def pooled_exposure(self) -> VoxelExposure:
         """Exposure of all folded chunks together, summed in chunk order."""

@@ -439,6 +439,10 @@ def test_what_is_not_trusted_is_faint_and_advised_to_test_the_model(capsys):
     assert "Ended untrusted" in told
     assert told.count("to test the model") == 6
     assert told.count("  - " + ("why " * 40).strip()) == 3  # whole
+    # What cannot tell yet is advised by information, with the minutes that it takes.
+    unsure = {"trusted": False, "trust": "cannot tell yet", "reasons": ["why"]}
+    cli._terminal.print_result(shown.document() | unsure)
+    assert "to test the model" not in capsys.readouterr().out
 
 
 def test_status_is_75_while_what_feeds_a_run_is_gone_and_says_so(capsys, tmp_path):

@@ -11,6 +11,7 @@ from model_server.posterior.trust import ALONE
 from steering.experiment import build_measurement
 from steering.run import Run, result_document
 from steering.run.answer import result_of
+from steering.run.ledger import ONE_ORIENTATION_DEG
 from tests.steering.virtual_scan import EXAMPLES, VirtualScan, virtual_scan
 
 __all__ = ["virtual_scan"]
@@ -46,6 +47,18 @@ def test_a_set_up_that_is_right_is_believed(virtual_scan: VirtualScan, believed:
     assert ALONE in believed.estimate.trust.reasons
     assert believed.estimate.trust.explained  # nothing else speaks against it
     assert np.all(np.abs(gaps(virtual_scan, posterior)) < 4)
+
+
+def test_where_one_orientation_cannot_tell_another_is_advised_first(believed: Run):
+    """The one that was measured is the best by information here, and comes behind the others."""
+    (measured,) = {chunk.psi_deg for chunk in believed.ledger.chunks}
+    assert believed.ledger.alone
+    assert believed.ledger.turn_deg(measured + 3.0) == pytest.approx(3.0)
+    near = [abs(one.psi_deg - measured) < ONE_ORIENTATION_DEG for one in believed.estimate.advice]
+    assert any(near)
+    assert near == sorted(near)
+    far = [one.gain_per_minute for one in believed.estimate.advice][: near.count(False)]
+    assert far == sorted(far, reverse=True)
 
 
 @pytest.mark.parametrize("off_deg", [OFF_DEG, -OFF_DEG])
