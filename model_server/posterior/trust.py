@@ -23,10 +23,7 @@ ALPHA_PER_RUN = 0.05
 MODEL_ERROR = 0.02  # relative error the one-phonon model of a tube may have in a group of cells
 LINE_SHIFT_BINS = 0.03  # error of a line's place in a tube, in energy bins
 ALIGN = "align again (`beamsteer align`) and fold with the set-up that is true"
-ALONE = (
-    "one orientation, and a set-up that may be off: another answer may fit as well; a second "
-    "orientation tells"
-)
+ALONE = "one orientation with a set-up that may be off: a second must agree"
 UNSETTLED = "the refinement did not converge: measure on, or check lattice and u, v"
 SET_UP_SIGMAS = 3.0  # of what the experiment allows: a set-up that is farther off is told
 SCATTER_BETWEEN_CHUNKS = 0.05  # charge and self-shielding may move the scale of a chunk by this
