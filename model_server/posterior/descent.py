@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -54,72 +54,88 @@ class Holds(Protocol):
         ...
 
 
-def descend(
-    theta: FloatArray,
-    sigma: FloatArray,
-    *,
-    walk: Walk,
-    value: Value,
-    score: Score,
-    holds: Holds,
-    iterations: int,
-    beat: float = np.inf,
-) -> Posterior:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Descent:
     """Linearise, step, mix with the step before, and shorten steps that fail.
 
     A step that does not pay is tried at the minimum of the parabola through its end. Where that
     does not pay either, though little was promised (``ROUGHEST``), the objective is as rough as the
     rates between the points of their grid, and the place is as good as they can tell.
 
-    Parameters
-    ----------
-    theta, sigma : (P,) float64
-        Where to begin, and how wide the posterior is about.
-    walk, value, score, holds
-        See their protocols.
-    iterations : int
-        Most steps by carried rates between two walks.
-    beat : float
-        Given up, unsettled, where a step promises an objective far above this one.
-
-    Returns
-    -------
-    Posterior
+    ``iterations`` are most steps by carried rates between two walks; the rest: see the protocols.
     """
-    tangents = walk(theta, sigma, 1.0)
-    here = value(theta, tangents)
-    best = score(theta, tangents, iterations)
-    before: tuple[FloatArray, FloatArray] | None = None
-    for _ in range(WALKS):
-        sigma = best.theta_sigma
-        settled = here - best.objective < ROUGHNESS or holds(tangents, best.theta, sigma)
-        if settled and best.converged:
-            return best
-        if best.objective > beat + FAR:
-            break
-        step: FloatArray = best.theta - theta
-        promise = here - best.objective
-        mixed: FloatArray | None = None
-        if before is not None:
-            mixed = mixed_step(*before, theta, step, best.precision)
-        share = 1.0
-        while True:
-            trial: FloatArray = theta + (share * step if mixed is None else mixed)
-            there = walk(trial, sigma, 0.5)
-            reached = value(trial, there)
-            if reached < here + ROUGHNESS:
+
+    walk: Walk
+    value: Value
+    score: Score
+    holds: Holds
+    iterations: int
+
+    def step(self, theta: FloatArray, sigma: FloatArray) -> tuple[Posterior, bool]:
+        """One walk at most and a step by what it finds, and whether it settled there.
+
+        Parameters
+        ----------
+        theta, sigma : (P,) float64
+            Where to begin, and how wide the posterior is about.
+        """
+        tangents = self.walk(theta, sigma, 1.0)
+        best = self.score(theta, tangents, self.iterations)
+        return best, self._settled(best, self.value(theta, tangents), tangents)
+
+    def descend(self, theta: FloatArray, sigma: FloatArray, *, beat: float = np.inf) -> Posterior:
+        """Step until nothing is left to gain.
+
+        Parameters
+        ----------
+        theta, sigma : (P,) float64
+            Where to begin, and how wide the posterior is about.
+        beat : float
+            Given up, unsettled, where a step promises an objective far above this one.
+
+        Returns
+        -------
+        Posterior
+        """
+        tangents = self.walk(theta, sigma, 1.0)
+        here = self.value(theta, tangents)
+        best = self.score(theta, tangents, self.iterations)
+        before: tuple[FloatArray, FloatArray] | None = None
+        for _ in range(WALKS):
+            if self._settled(best, here, tangents):
+                return best
+            if best.objective > beat + FAR:
                 break
-            if mixed is not None:
-                mixed = None
-                continue
-            if share == 1.0:  # where a parabola through this trial has its minimum
-                share = max(LEAST_PARABOLA, promise / (reached - here + 2 * promise))
-                continue
-            rough, share = promise < ROUGHEST, SHORTER * share
-            if rough or share < SHORTEST:
-                kept = score(theta, tangents, 0)
-                return replace(kept, converged=rough and best.converged)
-        before = (theta, step)
-        theta, tangents, here = trial, there, reached
-        best = score(theta, tangents, iterations)
-    return replace(score(theta, tangents, 0), converged=False)
+            sigma = best.theta_sigma
+            step: FloatArray = best.theta - theta
+            promise = here - best.objective
+            mixed: FloatArray | None = None
+            if before is not None:
+                mixed = mixed_step(before[0], before[1], theta, step, best.precision)
+            share = 1.0
+            while True:
+                forward: FloatArray = share * step if mixed is None else mixed
+                trial: FloatArray = theta + forward
+                there = self.walk(trial, sigma, 0.5)
+                reached = self.value(trial, there)
+                if reached < here + ROUGHNESS:
+                    break
+                if mixed is not None:
+                    mixed = None
+                    continue
+                if share == 1.0:  # where a parabola through this trial has its minimum
+                    share = max(LEAST_PARABOLA, promise / (reached - here + 2 * promise))
+                    continue
+                rough, share = promise < ROUGHEST, SHORTER * share
+                if rough or share < SHORTEST:
+                    kept = self.score(theta, tangents, 0)
+                    return replace(kept, converged=rough and best.converged)
+            before = (theta, step)
+            theta, tangents, here = trial, there, reached
+            best = self.score(theta, tangents, self.iterations)
+        return replace(self.score(theta, tangents, 0), converged=False)
+
+    def _settled(self, best: Posterior, here: float, tangents: Sequence[Tangent]) -> bool:
+        little = here - best.objective < ROUGHNESS
+        holds = little or self.holds(tangents, best.theta, best.theta_sigma)
+        return holds and best.converged

@@ -23,8 +23,12 @@ class Modes:
 
     def __init__(self) -> None:
         self._kept: list[tuple[Posterior, Mapping[str, Any]]] = []
+        self._twins: list[Posterior] = []
+        self._twin: Posterior | None = None
 
-    def add(self, found: Posterior, rates: Mapping[str, Any]) -> None:
+    def add(
+        self, found: Posterior, rates: Mapping[str, Any], twin: Posterior | None = None
+    ) -> None:
         """Keep an answer that is better than the best, or another one that is not much worse.
 
         Parameters
@@ -32,7 +36,13 @@ class Modes:
         found : Posterior
         rates : mapping
             As a refinement remembers them.
+        twin : Posterior, optional
+            Where rough rates settled on the way to it.
         """
+        if found.objective < self.lowest:
+            self._twin = twin
+        if twin is not None:
+            self._twins.append(twin)
         both = [*self._kept, (found, rates)]
         both.sort(key=lambda one: one[0].objective)
         best = both[0][0]
@@ -58,6 +68,20 @@ class Modes:
         """All answers and their exact rates, best first."""
         return list(self._kept)
 
+    @property
+    def twin(self) -> Posterior | None:
+        """Where rough rates settle about the best answer, if that is known."""
+        return self._twin
+
+    @twin.setter
+    def twin(self, twin: Posterior) -> None:
+        self._twin = twin
+        self._twins.append(twin)
+
     def knows(self, theta: FloatArray) -> bool:
         """Whether theta (P,) is one of the answers, by their precision."""
         return any(one.chi_square_of(theta) < SAME for one, _ in self._kept)
+
+    def knows_roughly(self, theta: FloatArray) -> bool:
+        """Whether rough rates led to theta (P,) before."""
+        return any(one.chi_square_of(theta) < SAME for one in self._twins)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from model_server.posterior.aside import Piece
-from model_server.posterior.descent import FAR, descend
+from model_server.posterior.descent import FAR, Descent
 from model_server.posterior.marginal import marginal_of, piece_of
 from model_server.posterior.modes import Modes
 from model_server.posterior.objective import Objective
@@ -69,6 +69,8 @@ class Refinement:
     exact : ExactModel, optional
         Rates along trajectories with all their derivatives. The folded model, which may then be a
         rough one, only finds the way to them; without it the folded model stands alone.
+    rough : ExactModel, optional
+        The same approximately at a lower price: exact rates are followed from where it leads.
     can_sigma : float, optional
         Relative standard deviation of the can's strength. Theta has its logarithm then.
     part_sigma : mapping, optional
@@ -83,6 +85,7 @@ class Refinement:
         energy_centres_meV: FloatArray,
         elastic_cut_meV: float,
         exact: ExactModel | None = None,
+        rough: ExactModel | None = None,
         can_sigma: float | None = None,
         part_sigma: Mapping[str, float] | None = None,
     ) -> None:
@@ -100,7 +103,7 @@ class Refinement:
         self.prior = prior
         self.energy = np.asarray(energy_centres_meV)
         self.elastic_cut = elastic_cut_meV
-        self.exact = exact
+        self.exact, self.rough = exact, rough
         self.missetting = missetting = NONE_OFF if exact is None else exact.missetting
         self.layout = ThetaLayout(
             parameter_names=tuple(names),
@@ -122,6 +125,7 @@ class Refinement:
             elastic_cut_meV=elastic_cut_meV,
         )
         self._tangents = Tangents(exact, self.layout)
+        self._rough_tangents = self._tangents if rough is None else Tangents(rough, self.layout)
         self.starts = Starts(
             model=model,
             prior=prior,
@@ -185,7 +189,7 @@ class Refinement:
             if not task.modes.knows(theta):
                 self._follow(task, theta, task.modes.best.theta_sigma)
         if searching or kicks:
-            self._leave_shallow(task)
+            self._leave_shallow(task, searching)
         return self._answer(task)
 
     def _task(
@@ -195,6 +199,8 @@ class Refinement:
         kicks: int = 0,
         iterations: int = ITERATIONS,
     ) -> _Task:
+        if self.rough is not None:
+            self._rough_tangents.recall({})
         return _Task(
             observations=observations,
             pooled=pooled,
@@ -280,7 +286,7 @@ class Refinement:
 
     def _may_be_better(self, task: _Task, candidate: Posterior) -> bool:
         """Whether folded rates, corrected at the best answer, leave the candidate a chance."""
-        anchor = self._anchored(task, task.modes.best)
+        anchor = self._anchored(task, task.modes.best, self._tangents)
         here, there = (
             self.objective.score([task.pooled], one.theta, task.centre, 10, anchor=anchor)
             for one in (task.modes.best, candidate)
@@ -288,32 +294,61 @@ class Refinement:
         return there.objective < here.objective + ANCHORED_WITHIN
 
     def _follow(self, task: _Task, theta: FloatArray, sigma: FloatArray) -> None:
-        """Minimise the objective of exact rates: linearise, step, and shorten steps that fail.
+        """Minimise the objective of exact rates, once rough ones have found no way to go on.
 
-        It is given up, unsettled, where a step promises an objective far above the best known.
+        It is given up, unsettled, where a step promises an objective far above the best known, or
+        where rough rates lead to an answer that is known.
         """
+        modes, exact = task.modes, self._descent(task, self._tangents)
+        twin: Posterior | None = None
+        if self.rough is not None:
+            unknown = self._tangents.unknown(task.observations, theta, sigma)
+            if unknown == 0 or unknown == 1 < len(task.observations):
+                found, settled = exact.step(theta, sigma)
+                if settled:
+                    self._settle(task, found)
+                    return
+                theta, sigma = found.theta, found.theta_sigma
+            roughly, best = self._descent(task, self._rough_tangents), self._rough_best(task)
+            level = np.inf if best is None else best.objective
+            twin = roughly.descend(theta, sigma, beat=level)
+            if modes.knows_roughly(twin.theta) or twin.objective > level + FAR:
+                return
+            theta, sigma = twin.theta, twin.theta_sigma
+        self._settle(task, exact.descend(theta, sigma, beat=modes.lowest), twin)
+
+    def _rough_best(self, task: _Task) -> Posterior | None:
+        """Where rough rates settle about the best answer; None without one."""
+        modes = task.modes
+        if modes.kept and modes.twin is None:
+            best, roughly = modes.best, self._descent(task, self._rough_tangents)
+            modes.twin = roughly.descend(best.theta, best.theta_sigma)
+        return modes.twin
+
+    def _settle(self, task: _Task, found: Posterior, twin: Posterior | None = None) -> None:
+        """Keep an answer, and go on from the best one."""
+        task.modes.add(found, self._tangents.remembered(), twin)
+        self._tangents.recall(task.modes.kept[0][1])
+
+    def _descent(self, task: _Task, carried: Tangents) -> Descent:
+        """Ways down by the rates that ``carried`` keeps."""
         observations = task.observations
-        found = descend(
-            theta,
-            sigma,
-            walk=lambda at, wide, share: self._tangents.walked(observations, at, wide, share),
+        return Descent(
+            walk=lambda at, wide, share: carried.walked(observations, at, wide, share),
             value=lambda at, tangents: self.objective.by_tangents(
                 observations, at, task.centre, tangents
             ),
             score=lambda at, tangents, most: self.objective.score(
                 observations, at, task.centre, most, tangents=tangents
             ),
-            holds=lambda tangents, at, wide: self._tangents.carry(tangents, observations, at, wide),
+            holds=lambda tangents, at, wide: carried.carry(tangents, observations, at, wide),
             iterations=task.iterations,
-            beat=task.modes.lowest,
         )
-        task.modes.add(found, self._tangents.remembered())
-        self._tangents.recall(task.modes.kept[0][1])
 
     def _follow_corrected(self, task: _Task, best: Posterior) -> None:
         """Follow the best of folded rates once they are corrected and searched again."""
         for _ in range(ROUNDS):
-            anchor = self._anchored(task, best)
+            anchor = self._anchored(task, best, self._rough_tangents)
             before = best
             best = self._anneal(task, best.theta, BLURS_MEV[2:], 12, anchor)
             if best.chi_square_of(before.theta) < NEAR:
@@ -323,19 +358,21 @@ class Refinement:
         else:
             self._tangents.recall(task.modes.kept[0][1])
 
-    def _leave_shallow(self, task: _Task) -> None:
+    def _leave_shallow(self, task: _Task, searching: bool) -> None:
         """Leave the best answer for where folded rates, corrected there, lead; while that pays.
+
+        A search tries once, whatever they promise.
 
         They may lead away by themselves, or after a kick. Of few counts the exact rates have minima
         beside each other that the folded ones, which are smoother, have not.
         """
         for _ in range(LEAPS):
             found = task.modes.best
-            anchor = self._anchored(task, found)
+            anchor = self._anchored(task, found, self._tangents)
             here = self.objective.score([task.pooled], found.theta, task.centre, 10, anchor=anchor)
             there = self._kicked(task, here, anchor)
             paid = there.objective < here.objective - LEAP_PAYS
-            if not paid and task.modes.knows(there.theta):
+            if not paid and (not searching or task.modes.knows(there.theta)):
                 break
             self._follow(task, there.theta, found.theta_sigma)
             if task.modes.lowest > found.objective - KICK_PAYS:
@@ -358,12 +395,12 @@ class Refinement:
         self._tangents.recall(rates)
         return best.beside([one for one, _ in told[1:]])
 
-    def _anchored(self, task: _Task, found: Posterior) -> Anchor:
-        """What exact rates add to folded ones where ``found`` is."""
+    def _anchored(self, task: _Task, found: Posterior, tangents: Tangents) -> Anchor:
+        """What exact rates, or rough ones, add to folded ones where ``found`` is."""
         layout, theta = self.layout, found.theta
-        tangents = self._tangents.walked(task.observations, theta, found.theta_sigma, share=1.0)
-        exact = np.sum([t.carried(theta[layout.walked]) for t in tangents], axis=0)
-        slope = np.sum([t.slope for t in tangents], axis=0)
+        walked = tangents.walked(task.observations, theta, found.theta_sigma, share=1.0)
+        exact = np.sum([t.carried(theta[layout.walked]) for t in walked], axis=0)
+        slope = np.sum([t.slope for t in walked], axis=0)
         folded, along = self.objective.folded(theta, self.objective.state_at(theta), task.pooled)
         return Anchor(
             off=theta[layout.off],
@@ -387,6 +424,7 @@ class Refinement:
             energy_centres_meV=self.energy,
             elastic_cut_meV=self.elastic_cut,
             exact=self.exact.doubting(),
+            rough=None if self.rough is None else self.rough.doubting(),
             can_sigma=self._can_sigma,
             part_sigma=self._part_sigma,
         )

@@ -165,6 +165,17 @@ class Tangents:
             tangents.append(tangent)
         return tangents
 
+    def unknown(
+        self, observations: Sequence[Observation], theta: FloatArray, sigma: FloatArray
+    ) -> int:
+        """Orientations that would have to be walked at theta (P,) of deviations sigma (P,)."""
+        number, known = len(observations), self._kept
+        return sum(
+            one.key not in known
+            or not known[one.key].holds(theta, sigma, self._layout, one.sums, number)
+            for one in observations
+        )
+
     def carry(
         self,
         tangents: Sequence[Tangent],

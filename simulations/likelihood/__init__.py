@@ -11,6 +11,7 @@ from simulations.likelihood.missetting import (
     missetting,
 )
 from simulations.likelihood.mode_state import ModeState
+from simulations.likelihood.thinned import ThinnedPhonons
 from simulations.likelihood.trajectories import (
     Trajectories,
     TrajectoryPhonons,
@@ -29,6 +30,7 @@ __all__ = [
     "ModeState",
     "NONE_OFF",
     "State",
+    "ThinnedPhonons",
     "Trajectories",
     "TrajectoryPhonons",
     "ZoneMap",

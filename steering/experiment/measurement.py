@@ -65,12 +65,10 @@ from simulations.likelihood import (
     Drift,
     FoldedPhonons,
     Missetting,
+    ThinnedPhonons,
     Trajectories,
     TrajectoryPhonons,
     ZoneMap,
-    build_zone_map,
-    bytes_per_point,
-    continuation_error,
     drift_of,
     missetting,
 )
@@ -79,15 +77,10 @@ from simulations.reciprocal import EnergyAxis, Path, PathSection, seekpath_segme
 from simulations.scattering import Pockets, converged_displacements, look_for_pockets
 from steering.experiment.experiment_file import Experiment
 from steering.experiment.fingerprint_file import fingerprint_of
+from steering.experiment.zone_grids import ZoneGrids
 
 log = structlog.get_logger()
 
-ZONE_STEP = 0.8  # of the zone grid, edges of a voxel
-ZONE_BYTES = 1.5e9  # most memory for the matrices of the zone grid
-SMALL_ZONE_BYTES = 5e8  # a grid that takes no more stays as fine as wanted; zinc oxide: 3.9e8
-WIDER = (3.0, 2.5, 2.0, 1.5, 1.0)  # grids to try then, times the step wanted
-CHEAP_POINTS = 2.0  # times those of the smallest grid: a finer one is taken whatever the error
-CONTINUATION_ERROR = 0.01  # of resolved spectra at single wave vectors, mean
 QUICK_REACH_SIGMAS = 4.0  # of lines of the forward model where it only finds the way
 FORWARD_BYTES = 2e8  # most memory for the matrices of the forward model on its own voxels
 COUPLINGS = 11_000  # modes squared times free parameters at a point of the zone grid: 1.3 GB
@@ -232,13 +225,37 @@ class Measurement:
     @cached_property
     def exact(self) -> TrajectoryPhonons:
         """One-phonon rates by walking trajectories through the whole zone."""
+        return self._walking(self.zones.chosen())
+
+    @cached_property
+    def rough(self) -> ThinnedPhonons:
+        """The same approximately, of few trajectories and of a wider grid, to look around with."""
+        exact, wider = self.exact, self.zones.rough()
+        return ThinnedPhonons(
+            exact if wider.n_points >= exact.zone.n_points else self._walking(wider)
+        )
+
+    @property
+    def zones(self) -> ZoneGrids:
+        """Grids of the zone to choose from."""
+        return ZoneGrids(
+            model=self.model,
+            crystal=self.crystal,
+            energy=self.energy,
+            ei_meV=self.ei_meV,
+            temperature_K=self.experiment.sample.temperature_K,
+            resolution=self.instrument.resolution,
+            voxel_rlu=self.experiment.path.voxel_rlu,
+        )
+
+    def _walking(self, zone: ZoneMap) -> TrajectoryPhonons:
         told = self.experiment.missetting
         ways = missetting(self.crystal, self.instrument, self.orientation, self.ei_meV, told)
         fitted = told.fitted & (ways.sigma > 0)
         return TrajectoryPhonons(
             model=self.model,
             crystal=self.crystal,
-            zone=self._zone(),
+            zone=zone,
             energy=self.energy,
             n_path_bins=self.path.n_bins,
             ei_meV=self.ei_meV,
@@ -247,63 +264,6 @@ class Measurement:
             pockets=self.pockets,
             missetting=ways.where(fitted),
             aside=ways.where(~fitted),
-        )
-
-    def _zone(self) -> ZoneMap:
-        """Grid of the zone; where it is large, as wide as the error of continued modes allows."""
-        wanted = ZONE_STEP * self.experiment.path.voxel_rlu
-        usual = self._zone_of(wanted)
-        if usual.n_points * bytes_per_point(self.model) <= min(SMALL_ZONE_BYTES, ZONE_BYTES):
-            return usual
-        point = bytes_per_point(self.model, basis=False)
-        step = WIDER[0] * wanted
-        while (zone := self._zone_of(step)).n_points * point > ZONE_BYTES:
-            step *= max(1.03, (zone.n_points * point / ZONE_BYTES) ** (1 / 3))
-        error = self._continuation_error(zone)
-        fewest = zone.n_points
-        for factor in WIDER[1:]:
-            finer = self._zone_of(factor * wanted)
-            fewest = min(fewest, finer.n_points)
-            # About Gamma the grid of a polar crystal takes its points whatever the rest does.
-            cheap = finer.n_points <= CHEAP_POINTS * fewest
-            if finer.n_points * point > ZONE_BYTES or (error <= CONTINUATION_ERROR and not cheap):
-                continue
-            zone, step = finer, factor * wanted
-            error = self._continuation_error(zone)
-        if zone.n_points >= usual.n_points:  # it is finer about Gamma, where most points are
-            return usual
-        log.warning(
-            "zone_grid_widened",
-            wanted_rlu=wanted,
-            step_rlu=round(step, 4),
-            points=zone.n_points,
-            gigabytes=round(zone.n_points * point / 1e9, 2),
-            error_of_spectra=round(error, 4),
-            reason=f"modes at every point of a grid of {wanted:g} r.l.u. would take more than "
-            f"{SMALL_ZONE_BYTES / 1e9:g} GB; spectra of modes continued from a wider one are off "
-            f"by {error:.1%}, of which about a third is left in a cell",
-        )
-        return zone
-
-    def _continuation_error(self, zone: ZoneMap) -> float:
-        return continuation_error(
-            zone,
-            model=self.model,
-            energy=self.energy,
-            ei_meV=self.ei_meV,
-            resolution=self.instrument.resolution,
-        )
-
-    def _zone_of(self, step_rlu: float) -> ZoneMap:
-        # About Gamma the modes of a polar crystal turn fastest: there the grid stays as wanted.
-        polar = self.model.reference.dipole is not None
-        wanted = ZONE_STEP * self.experiment.path.voxel_rlu
-        return build_zone_map(
-            self.crystal,
-            step_rlu=step_rlu,
-            temperature_K=self.experiment.sample.temperature_K,
-            polar=polar,
-            near_gamma=max(1, round(step_rlu / wanted)) if polar else 1,
         )
 
     @cached_property

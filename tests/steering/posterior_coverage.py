@@ -114,6 +114,7 @@ class Study:
             energy_centres_meV=m.energy.centres_meV,
             elastic_cut_meV=m.elastic_cut_meV,
             exact=m.exact,
+            rough=m.rough,
         )
         self.doubting = self.refinement.doubting() if asked.set_up == "marginal" else None
 

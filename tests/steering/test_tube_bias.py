@@ -21,7 +21,7 @@ from simulations.fold.exposure import Exposure
 from simulations.likelihood import FoldedPhonons, build_zone_map
 from simulations.likelihood.zone_map import WARM_FROM_K
 from steering.experiment import Measurement, build_measurement, load_experiment
-from steering.experiment.measurement import ZONE_STEP
+from steering.experiment.zone_grids import ZONE_STEP
 from tests.conftest import ROOT
 
 ORIENTATIONS = int(os.environ.get("BEAMSTEER_ORIENTATIONS", "24"))

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from model_server.posterior.descent import FAR, ROUGHEST, WALKS, descend
+from model_server.posterior.descent import FAR, ROUGHEST, WALKS, Descent
 
 START = np.array([3.0, 2.0])
 
@@ -51,11 +51,13 @@ class Slope:
     def holds(self, tangents, at, wide):
         return bool(np.abs(at - tangents[0]).max() < self.reach)
 
+    def ways(self):
+        return Descent(
+            walk=self.walk, value=self.value, score=self.score, holds=self.holds, iterations=15
+        )
+
     def down(self, start=START, **more):
-        return descend(
-            start, np.full(2, 0.1), walk=self.walk, value=self.value, score=self.score,
-            holds=self.holds, iterations=15, **more,
-        )  # fmt: skip
+        return self.ways().descend(start, np.full(2, 0.1), **more)
 
 
 def bowl(at):
@@ -131,3 +133,12 @@ def test_a_descent_ends():
     found = slope.down()
     assert not found.converged
     assert slope.walks <= 3 * WALKS
+
+
+@pytest.mark.parametrize(("start", "settles"), [((0.02, 0.01), True), ((3.0, 2.0), False)])
+def test_one_step_settles_where_the_minimum_is_near_and_says_so_where_it_is_not(start, settles):
+    slope = Slope(bowl, 40.0, reach=0.1)
+    found, settled = slope.ways().step(np.array(start), np.full(2, 0.1))
+    assert settled is settles
+    assert slope.walks == 1
+    np.testing.assert_allclose(found.theta, 0.0, atol=1e-6)

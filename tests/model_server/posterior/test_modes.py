@@ -53,6 +53,23 @@ def test_the_best_answer_is_kept_with_its_rates_whatever_the_order():
     assert Modes().lowest == np.inf
 
 
+def test_where_rough_rates_settled_is_known_by_their_own_place():
+    modes, twin = Modes(), answer(2.0, -9.0)
+    assert modes.twin is None
+    modes.add(answer(0.0, -10.0), {}, twin)
+    assert modes.twin is twin
+    near = 0.9 * np.sqrt(SAME) * SIGMA
+    assert modes.knows_roughly(twin.theta + near * np.eye(len(twin.theta))[0])
+    assert not modes.knows_roughly(modes.best.theta)
+    modes.add(answer(1.0, -8.0), {}, answer(3.0, -7.0))  # a worse one: the best keeps its twin
+    assert modes.twin is twin
+    modes.add(answer(-1.0, -12.0), {})  # a better one that needed no rough rates
+    assert modes.twin is None
+    assert modes.knows_roughly(twin.theta)
+    modes.twin = answer(-1.2, -11.0)
+    assert modes.knows_roughly(modes.twin.theta)
+
+
 def test_one_minimum_found_twice_is_one_answer():
     near, far = 0.9 * np.sqrt(SAME) * SIGMA, 1.1 * np.sqrt(SAME) * SIGMA
     assert len(found(answer(0.0, -10.0), answer(near, -9.9)).kept) == 1

@@ -28,10 +28,10 @@ def test_the_error_falls_with_the_step_of_the_grid():
 
 @pytest.mark.parametrize("allowed", [0.02, 0.1])
 def test_a_large_grid_is_as_wide_as_its_error_allows(monkeypatch, allowed):
-    monkeypatch.setattr("steering.experiment.measurement.SMALL_ZONE_BYTES", 1e5)
-    monkeypatch.setattr("steering.experiment.measurement.CONTINUATION_ERROR", allowed)
+    monkeypatch.setattr("steering.experiment.zone_grids.SMALL_ZONE_BYTES", 1e5)
+    monkeypatch.setattr("steering.experiment.zone_grids.CONTINUATION_ERROR", allowed)
     with capture_logs() as told:
-        zone = replace(rutile_measurement())._zone()
+        zone = replace(rutile_measurement()).zones.chosen()
     (entry,) = [entry for entry in told if entry["event"] == "zone_grid_widened"]
     assert entry["points"] == zone.n_points
     assert entry["error_of_spectra"] <= allowed

@@ -255,7 +255,7 @@ def test_a_zone_grid_that_would_not_fit_is_widened_and_said_so(monkeypatch):
         exact = small_measurement().exact
         assert not [entry for entry in told if entry["event"] == "zone_grid_widened"]
         wanted, limit = exact.zone, 0.4 * exact.zone.n_points * bytes_per_point(exact.model)
-        monkeypatch.setattr("steering.experiment.measurement.ZONE_BYTES", limit)
+        monkeypatch.setattr("steering.experiment.zone_grids.ZONE_BYTES", limit)
         zone = replace(small_measurement()).exact.zone  # a new one, which has none yet
     assert zone.n_points * bytes_per_point(exact.model) <= limit
     assert zone.n_points < wanted.n_points
