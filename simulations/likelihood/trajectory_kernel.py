@@ -154,7 +154,8 @@ def _meet(
                     level[i] = sqrt(max(here[i], lowest * lowest))
                 else:
                     level[i] = _signed_root(here[i])
-                turn[i, s:stop] = 0.0
+                for j in range(s, stop):
+                    turn[i, j] = 0.0
                 turn[i, i] = 1.0
             s = stop
             continue
