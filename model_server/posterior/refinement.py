@@ -309,7 +309,6 @@ class Refinement:
                 if settled:
                     self._settle(task, found)
                     return
-                theta, sigma = found.theta, found.theta_sigma
             roughly, best = self._descent(task, self._rough_tangents), self._rough_best(task)
             level = np.inf if best is None else best.objective
             twin = roughly.descend(theta, sigma, beat=level)
