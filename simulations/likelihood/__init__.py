@@ -11,7 +11,7 @@ from simulations.likelihood.missetting import (
     missetting,
 )
 from simulations.likelihood.mode_state import ModeState
-from simulations.likelihood.thinned import ENOUGH_STEPS, FEW_STEPS, ThinnedPhonons
+from simulations.likelihood.thinned import ThinnedPhonons
 from simulations.likelihood.trajectories import (
     Trajectories,
     TrajectoryPhonons,
@@ -22,9 +22,7 @@ from simulations.likelihood.zone_map import ZoneMap, build_zone_map
 
 __all__ = [
     "Drift",
-    "ENOUGH_STEPS",
     "ExactModel",
-    "FEW_STEPS",
     "FoldedPhonons",
     "ForwardModel",
     "Missetting",

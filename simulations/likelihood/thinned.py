@@ -15,10 +15,8 @@ from simulations.arrays import FloatArray
 from simulations.kernels import njit
 from simulations.likelihood.missetting import Missetting
 from simulations.likelihood.trajectories import Trajectories, TrajectoryPhonons, ZoneState
-from simulations.likelihood.zone_map import ZoneMap
 
-FEW_STEPS = 90  # steps of a cell that are kept on average, to look around
-ENOUGH_STEPS = 360  # likewise, to fit by: every pixel of ARCS in tubes of germanium
+STEPS_OF_A_CELL = 90  # kept, on average
 MOST = 16  # trajectories for which one is walked
 
 
@@ -27,23 +25,16 @@ class ThinnedPhonons:
 
     Of germanium on ARCS (366 steps to a cell), 92 of them are off by a chi-square of 24 in 7,800
     cells of ten minutes, and the force constants that fit best by 0.3 standard deviations at most;
-    183 by 7, and by 0.1.
+    183 by 7, and by 0.1. Of magnesium oxide with many counts they are not enough to fit by.
 
     Parameters
     ----------
     walked : TrajectoryPhonons
         What walks them.
-    steps_of_a_cell : int
-        That are kept on average, where there are more.
     """
 
-    def __init__(self, walked: TrajectoryPhonons, steps_of_a_cell: int = FEW_STEPS) -> None:
-        self._walked, self._steps_of_a_cell = walked, steps_of_a_cell
-
-    @property
-    def zone(self) -> ZoneMap:
-        """Where modes are evaluated."""
-        return self._walked.zone
+    def __init__(self, walked: TrajectoryPhonons) -> None:
+        self._walked = walked
 
     @property
     def parameter_names(self) -> tuple[str, ...]:
@@ -62,7 +53,7 @@ class ThinnedPhonons:
 
     def doubting(self) -> ThinnedPhonons:
         """The same with all ways fitted that the set-up may be off."""
-        return ThinnedPhonons(self._walked.doubting(), self._steps_of_a_cell)
+        return ThinnedPhonons(self._walked.doubting())
 
     def prepare(self, phi: FloatArray) -> ZoneState:
         """What depends on the parameters (K,) alone."""
@@ -79,7 +70,7 @@ class ThinnedPhonons:
     ) -> tuple[FloatArray, FloatArray]:
         """As ``TrajectoryPhonons.rates``, approximately; none in a cell that lost all its steps."""
         n_cells = self._walked.n_path_bins * self._walked.energy.n_bins
-        some, factor = thinned(trajectories, n_cells, self._steps_of_a_cell)
+        some, factor = thinned(trajectories, n_cells)
         rate, slope = self._walked.rates(
             some, state, log_width=log_width, off=off, gradient=gradient
         )
@@ -87,10 +78,8 @@ class ThinnedPhonons:
         return rate * factor, slope * factor[..., None]
 
 
-def thinned(
-    trajectories: Trajectories, n_cells: int, steps_of_a_cell: int
-) -> tuple[Trajectories, FloatArray]:
-    """One of so many trajectories that cells keep as many steps as wanted, spread evenly.
+def thinned(trajectories: Trajectories, n_cells: int) -> tuple[Trajectories, FloatArray]:
+    """One of so many trajectories that cells keep ``STEPS_OF_A_CELL``, spread evenly.
 
     Parameters
     ----------
@@ -98,7 +87,6 @@ def thinned(
         Of one orientation, pixels in the order of the detector.
     n_cells : int
         Path bins times energy bins.
-    steps_of_a_cell : int
 
     Returns
     -------
@@ -108,7 +96,7 @@ def thinned(
     """
     seen = np.bincount(trajectories.cell[trajectories.cell >= 0], minlength=n_cells)
     of_a_cell = float(np.sum(seen)) / max(1, np.count_nonzero(seen))
-    every = int(np.clip(np.rint(of_a_cell / steps_of_a_cell), 1, MOST))
+    every = int(np.clip(np.rint(of_a_cell / STEPS_OF_A_CELL), 1, MOST))
     if every == 1:
         return trajectories, np.ones(n_cells)
     length = np.diff(trajectories.start)

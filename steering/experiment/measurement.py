@@ -62,8 +62,6 @@ from simulations.instrument import (
     with_vanadium,
 )
 from simulations.likelihood import (
-    ENOUGH_STEPS,
-    FEW_STEPS,
     Drift,
     FoldedPhonons,
     Missetting,
@@ -230,16 +228,11 @@ class Measurement:
         return self._walking(self.zones.chosen())
 
     @cached_property
-    def walked(self) -> ThinnedPhonons:
-        """The same of as many trajectories as a fit needs, where there are more."""
-        return ThinnedPhonons(self.exact, ENOUGH_STEPS)
-
-    @cached_property
     def rough(self) -> ThinnedPhonons:
         """The same approximately, of few trajectories and of a wider grid, to look around with."""
         exact, wider = self.exact, self.zones.rough()
         return ThinnedPhonons(
-            exact if wider.n_points >= exact.zone.n_points else self._walking(wider), FEW_STEPS
+            exact if wider.n_points >= exact.zone.n_points else self._walking(wider)
         )
 
     @property

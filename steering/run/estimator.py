@@ -117,7 +117,7 @@ class Estimator:
             prior=measurement.prior,
             energy_centres_meV=measurement.energy.centres_meV,
             elastic_cut_meV=measurement.elastic_cut_meV,
-            exact=measurement.walked,
+            exact=measurement.exact,
             rough=measurement.rough,
             can_sigma=measurement.experiment.background.can_sigma,
             part_sigma={part.name: part.relative_sigma for part in self._parts},

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from simulations.likelihood import ExactModel, ThinnedPhonons
-from simulations.likelihood.thinned import FEW_STEPS, thinned
+from simulations.likelihood.thinned import STEPS_OF_A_CELL, thinned
 from steering.experiment import build_measurement, load_experiment
 from tests.conftest import ROOT
 
@@ -39,7 +39,7 @@ def exposure_of(trajectories, cells):
 def test_what_is_kept_is_a_part_of_all_with_the_exposure_of_all(germanium):
     measurement, trajectories = germanium
     cells = measurement.path.n_bins * measurement.energy.n_bins
-    some, factor = thinned(trajectories, cells, FEW_STEPS)
+    some, factor = thinned(trajectories, cells)
     share = len(some.pixel) / len(trajectories.pixel)
     assert share == pytest.approx(1 / round(1 / share), rel=0.05)
     assert share < 0.6
@@ -47,8 +47,8 @@ def test_what_is_kept_is_a_part_of_all_with_the_exposure_of_all(germanium):
     np.testing.assert_allclose(factor * kept, np.where(kept > 0, everything, 0.0), rtol=1e-9)
     assert np.sum(everything[kept == 0]) < 0.01 * np.sum(everything)
     seen = np.bincount(some.cell[some.cell >= 0], minlength=cells)
-    assert 0.7 < seen[seen > 0].mean() / FEW_STEPS < 1.5
-    again, whole = thinned(some, cells, FEW_STEPS)  # few to a cell: all of them
+    assert 0.7 < seen[seen > 0].mean() / STEPS_OF_A_CELL < 1.5
+    again, whole = thinned(some, cells)  # few to a cell: all of them
     np.testing.assert_array_equal(again.pixel, some.pixel)
     np.testing.assert_array_equal(whole, 1.0)
 
@@ -67,28 +67,6 @@ def test_rates_are_those_of_all_within_what_counts_can_tell(germanium):
     for column in range(len(measurement.model.names)):
         power = np.sum(slope[..., column] ** 2)
         assert np.sum((along[..., column] - slope[..., column]) ** 2) < 0.25 * power
-
-
-def test_more_than_enough_trajectories_are_walked_as_far_as_they_are_needed(germanium):
-    measurement, trajectories = germanium
-    cells = measurement.path.n_bins * measurement.energy.n_bins
-    twice = replace(  # two pixels at each place
-        trajectories,
-        pixel=np.repeat(2 * trajectories.pixel, 2) + np.tile([0, 1], len(trajectories.pixel)),
-        direction=np.repeat(trajectories.direction, 2, axis=0),
-        weight=np.repeat(trajectories.weight, 2),
-        first_step=np.repeat(trajectories.first_step, 2),
-        start=np.concatenate([[0], np.cumsum(np.repeat(np.diff(trajectories.start), 2))]),
-        cell=np.concatenate(
-            [np.tile(part, 2) for part in np.split(trajectories.cell, trajectories.start[1:-1])]
-        ),
-    )
-    seen = np.bincount(trajectories.cell[trajectories.cell >= 0], minlength=cells)
-    some, factor = thinned(twice, cells, round(seen[seen > 0].mean()))
-    np.testing.assert_array_equal(some.pixel, 2 * trajectories.pixel + 1)
-    np.testing.assert_array_equal(some.cell, trajectories.cell)
-    np.testing.assert_allclose(factor[seen > 0], 2.0)
-    assert measurement.walked.zone is measurement.exact.zone
 
 
 def test_few_trajectories_on_the_same_grid_are_all_walked(germanium):
