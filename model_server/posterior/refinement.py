@@ -189,8 +189,7 @@ class Refinement:
             if not task.modes.knows(theta):
                 self._follow(task, theta, task.modes.best.theta_sigma)
         if searching or kicks:
-            # Where kicks are too dear, so is a second look at more than one orientation.
-            self._leave_shallow(task, searching and (kicks > 0 or len(observations) == 1))
+            self._leave_shallow(task, searching)
         return self._answer(task)
 
     def _task(
@@ -358,10 +357,10 @@ class Refinement:
         else:
             self._tangents.recall(task.modes.kept[0][1])
 
-    def _leave_shallow(self, task: _Task, unpaid: bool) -> None:
+    def _leave_shallow(self, task: _Task, searching: bool) -> None:
         """Leave the best answer for where folded rates, corrected there, lead; while that pays.
 
-        They are followed without a promise, too, if ``unpaid``.
+        A search follows them once without a promise.
 
         They may lead away by themselves, or after a kick. Of few counts the exact rates have minima
         beside each other that the folded ones, which are smoother, have not.
@@ -372,7 +371,7 @@ class Refinement:
             here = self.objective.score([task.pooled], found.theta, task.centre, 10, anchor=anchor)
             there = self._kicked(task, here, anchor)
             paid = there.objective < here.objective - LEAP_PAYS
-            if not paid and (not unpaid or task.modes.knows(there.theta)):
+            if not paid and (not searching or task.modes.knows(there.theta)):
                 break
             self._follow(task, there.theta, found.theta_sigma)
             if task.modes.lowest > found.objective - KICK_PAYS:
