@@ -574,7 +574,7 @@ class _Counting:
     def prepare(self, phi):
         return self.line.prepare(phi)
 
-    def rates(self, trajectories, state, *, log_width, off, gradient, rough=False):
+    def rates(self, trajectories, state, *, log_width, off, gradient):
         self.walks.append(gradient)
         return self.line.rates(trajectories, state, log_width=log_width, off=off, gradient=gradient)
 
@@ -637,6 +637,42 @@ def test_a_shallow_minimum_of_exact_rates_is_left_for_where_corrected_folded_one
     shallow = refinement(model=folded, prior=LINE_BOX, exact=exact).fit(observations)
     assert abs(shallow.values[0] - 18.0) > 0.5
     assert shallow.objective > found.objective + 1000
+
+
+class _Rough(_Counting):
+    """Rates of a line that is off by 0.05 meV."""
+
+    def prepare(self, phi):
+        return super().prepare(phi + np.array([0.05, 0.0]))
+
+
+def test_rough_rates_are_walked_first_and_leave_the_answer_what_exact_ones_make_it():
+    observations = counted(folded_line(), LINE, 1, 4000.0)
+    folded = _Shifted(voxel_map(), AXIS, EI, sigma_meV=0.8)
+    folded.shift = 0.6
+    alone, exact, rough = _Counting(), _Counting(), _Rough()
+    without = refinement(model=folded, prior=LINE_BOX, exact=alone).fit(observations)
+    found = refinement(model=folded, prior=LINE_BOX, exact=exact, rough=rough).fit(observations)
+    assert found.converged
+    assert np.all(np.abs(found.values - without.values) < 0.1 * without.sigma)
+    assert abs(found.objective - without.objective) < 0.1
+    assert len(rough.walks) > len(exact.walks)
+    assert len(exact.walks) < len(alone.walks)
+    assert exact.walks.count(True) >= len(observations)
+
+
+def test_an_orientation_more_at_the_same_answer_costs_no_rough_walk():
+    observations = counted(folded_line(), LINE, 1, 4000.0)
+    exact, rough = _Counting(), _Rough()
+    fit = refinement(model=folded_line(), prior=LINE_BOX, exact=exact, rough=rough)
+    five = [replace(observations[0], key=str(k)) for k in range(5)]  # nothing is searched at these
+    before = fit.fit(five[:4])
+    exact.walks.clear()
+    rough.walks.clear()
+    after = fit.fit(five, warm=before)
+    assert after.converged
+    assert len(exact.walks) == 1
+    assert not rough.walks
 
 
 def test_an_answer_that_was_not_ruled_out_is_followed_at_the_next_fit():
