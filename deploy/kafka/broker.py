@@ -14,6 +14,7 @@ import fcntl
 import hashlib
 import json
 import os
+import random
 import re
 import shutil
 import signal
@@ -23,6 +24,7 @@ import sys
 import tempfile
 import time
 import uuid
+from collections.abc import Sequence
 from pathlib import Path
 
 POM = Path(__file__).resolve().parent / "pom.xml"
@@ -31,6 +33,7 @@ LARGEST_MESSAGE = 32 * 2**20
 # A batch of one message of the largest size, with its key, headers and framing.
 LARGEST_BATCH = LARGEST_MESSAGE + 2**20
 USERS_VARIABLE = "BEAMSTEER_KAFKA_USERS"
+BELOW_LENT = range(20_000, 32_768)  # Linux lends ports above these to whoever calls out
 
 
 class MissingError(Exception):
@@ -105,11 +108,28 @@ def find_jars() -> Path:
     return folder
 
 
-def free_port() -> int:
-    """A port that nobody listens on now."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
+def free_ports(count: int, but: Sequence[int | None]) -> list[int]:
+    """So many different ports, none of ``but``, that nobody listens on now.
+
+    They lie below those that the kernel lends to whoever calls out: none is taken by a connection
+    of somebody else before Kafka listens there.
+    """
+    found: list[int] = []
+    for port in random.sample(BELOW_LENT, len(BELOW_LENT)):
+        if port in but:
+            continue
+        with socket.socket() as listener:
+            try:
+                listener.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+        found.append(port)
+        if len(found) == count:
+            return found
+    raise MissingError(
+        f"No {count} free ports from {BELOW_LENT.start} to {BELOW_LENT.stop - 1}; name them with "
+        "--port, --controller-port and --sasl-port."
+    )
 
 
 def _answers(port: int) -> bool:
@@ -232,11 +252,13 @@ def start(arguments: argparse.Namespace) -> int:
     java, jars = find_java(), find_jars()
     folder = arguments.data.resolve()
     folder.mkdir(parents=True, exist_ok=True)
-    port = arguments.port or free_port()
-    controller = arguments.controller_port or free_port()
+    named = (arguments.port, arguments.controller_port, arguments.sasl_port)
+    free = free_ports(len(named), named)
+    port = arguments.port or free[0]
+    controller = arguments.controller_port or free[1]
     sasl = None
     if arguments.sasl_port is not None:
-        sasl = arguments.sasl_port or free_port()
+        sasl = arguments.sasl_port or free[2]
     for number in (port, controller, sasl):
         if number and _answers(number):
             raise MissingError(

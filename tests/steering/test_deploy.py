@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import configparser
+import importlib.util
 import json
 import os
 import re
@@ -634,3 +635,23 @@ def test_make_system_installs_only_what_is_missing(tmp_path):
     )
     installed = re.findall(r"apt install .* (\S+)$", told, re.MULTILINE)
     assert installed == ["openjdk-17-jre-headless", "maven"]
+
+
+def test_ports_of_a_local_kafka_differ_from_each_other_and_from_named_ones(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    spec = importlib.util.spec_from_file_location("broker", DEPLOY / "kafka" / "broker.py")
+    assert spec is not None
+    assert spec.loader is not None
+    broker = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(broker)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        first = int(taken.getsockname()[1])
+        monkeypatch.setattr(broker, "BELOW_LENT", range(first, first + 40))
+        found = broker.free_ports(3, but=(None, first + 1))
+        assert len(set(found)) == 3
+        assert not {first, first + 1} & set(found)
+        monkeypatch.setattr(broker, "BELOW_LENT", range(first, first + 1))
+        with pytest.raises(broker.MissingError, match="--port, --controller-port"):
+            broker.free_ports(1, but=())
