@@ -16,6 +16,7 @@ from simulations.arrays import FloatArray
 
 MAY_BE = 25.0  # of minus log posterior above the best, before what is marginalised is at its best
 MOST = 4  # answers that are kept
+TWIN = 25.0  # of chi-square: how far rough rates may settle from an answer and mean the same
 
 
 class Modes:
@@ -24,7 +25,7 @@ class Modes:
     def __init__(self) -> None:
         self._kept: list[tuple[Posterior, Mapping[str, Any]]] = []
         self._twins: list[Posterior] = []
-        self._twin: Posterior | None = None
+        self._rough_level: float | None = None
 
     def add(
         self, found: Posterior, rates: Mapping[str, Any], twin: Posterior | None = None
@@ -39,8 +40,7 @@ class Modes:
         twin : Posterior, optional
             Where rough rates settled on the way to it.
         """
-        if found.objective < self.lowest:
-            self._twin = twin
+        better = found.objective < self.lowest
         if twin is not None:
             self._twins.append(twin)
         both = [*self._kept, (found, rates)]
@@ -52,6 +52,9 @@ class Modes:
             if near and len(kept) < MOST and not any(one[0].apart(k[0]) < SAME for k in kept):
                 kept.append(one)
         self._kept = kept
+        if better:
+            near = twin is not None and found.chi_square_of(twin.theta) < TWIN
+            self._rough_level = twin.objective if twin is not None and near else None
 
     @property
     def best(self) -> Posterior:
@@ -69,14 +72,21 @@ class Modes:
         return list(self._kept)
 
     @property
-    def twin(self) -> Posterior | None:
-        """Where rough rates settle about the best answer, if that is known."""
-        return self._twin
+    def rough_level(self) -> float | None:
+        """Objective of rough rates about the best answer; None where that is not known."""
+        return self._rough_level
 
-    @twin.setter
-    def twin(self, twin: Posterior) -> None:
-        self._twin = twin
-        self._twins.append(twin)
+    def meet(self, twin: Posterior) -> None:
+        """Learn where rough rates settle that begin at the best answer.
+
+        Where they wander off, nothing is known of the place that they reach, and no objective of
+        theirs is that of the answer.
+        """
+        if self.best.chi_square_of(twin.theta) < TWIN:
+            self._rough_level = twin.objective
+            self._twins.append(twin)
+        else:
+            self._rough_level = np.inf
 
     def knows(self, theta: FloatArray) -> bool:
         """Whether theta (P,) is one of the answers, by their precision."""

@@ -308,21 +308,22 @@ class Refinement:
                 if settled:
                     self._settle(task, found)
                     return
-            roughly, best = self._descent(task, self._rough_tangents), self._rough_best(task)
-            level = np.inf if best is None else best.objective
+            roughly, level = self._descent(task, self._rough_tangents), self._rough_level(task)
             twin = roughly.descend(theta, sigma, beat=level)
             if modes.knows_roughly(twin.theta) or twin.objective > level + FAR:
                 return
             theta, sigma = twin.theta, twin.theta_sigma
         self._settle(task, exact.descend(theta, sigma, beat=modes.lowest), twin)
 
-    def _rough_best(self, task: _Task) -> Posterior | None:
-        """Where rough rates settle about the best answer; None without one."""
+    def _rough_level(self, task: _Task) -> float:
+        """Objective of rough rates about the best answer; infinite where nobody can say."""
         modes = task.modes
-        if modes.kept and modes.twin is None:
+        if not modes.kept:
+            return np.inf
+        if modes.rough_level is None:
             best, roughly = modes.best, self._descent(task, self._rough_tangents)
-            modes.twin = roughly.descend(best.theta, best.theta_sigma)
-        return modes.twin
+            modes.meet(roughly.descend(best.theta, best.theta_sigma))
+        return np.inf if modes.rough_level is None else modes.rough_level
 
     def _settle(self, task: _Task, found: Posterior, twin: Posterior | None = None) -> None:
         """Keep an answer, and go on from the best one."""

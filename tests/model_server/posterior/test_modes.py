@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from model_server.posterior import Posterior, assess
-from model_server.posterior.modes import MAY_BE, MOST, Modes
+from model_server.posterior.modes import MAY_BE, MOST, TWIN, Modes
 from model_server.posterior.posterior import RULED_OUT, SAME, ThetaLayout
 from simulations.fold import CellSums
 from simulations.prior import BoxPrior
@@ -54,20 +54,33 @@ def test_the_best_answer_is_kept_with_its_rates_whatever_the_order():
 
 
 def test_where_rough_rates_settled_is_known_by_their_own_place():
-    modes, twin = Modes(), answer(2.0, -9.0)
-    assert modes.twin is None
+    modes, twin = Modes(), answer(0.3, -9.0)
+    assert modes.rough_level is None
     modes.add(answer(0.0, -10.0), {}, twin)
-    assert modes.twin is twin
+    assert modes.rough_level == -9.0
     near = 0.9 * np.sqrt(SAME) * SIGMA
     assert modes.knows_roughly(twin.theta + near * np.eye(len(twin.theta))[0])
-    assert not modes.knows_roughly(modes.best.theta)
-    modes.add(answer(1.0, -8.0), {}, answer(3.0, -7.0))  # a worse one: the best keeps its twin
-    assert modes.twin is twin
+    assert not modes.knows_roughly(modes.best.theta - near * np.eye(len(twin.theta))[0])
+    modes.add(answer(1.0, -8.0), {}, answer(3.0, -7.0))  # a worse one: the best keeps its level
+    assert modes.rough_level == -9.0
     modes.add(answer(-1.0, -12.0), {})  # a better one that needed no rough rates
-    assert modes.twin is None
+    assert modes.rough_level is None
     assert modes.knows_roughly(twin.theta)
-    modes.twin = answer(-1.2, -11.0)
-    assert modes.knows_roughly(modes.twin.theta)
+    modes.meet(answer(-1.2, -11.0))
+    assert modes.rough_level == -11.0
+    assert modes.knows_roughly(answer(-1.2, -11.0).theta)
+
+
+def test_rough_rates_that_wander_from_an_answer_make_nothing_known():
+    """Exact rates were not followed from where they got to, so that it stays worth following."""
+    modes, away = found(answer(0.0, -10.0)), answer(1.1 * np.sqrt(TWIN) * SIGMA, -15.0)
+    modes.meet(away)
+    assert modes.rough_level == np.inf
+    assert not modes.knows_roughly(away.theta)
+    # Exact rates that begin at the other place and come back were followed from it.
+    modes.add(answer(0.01, -10.1), {}, away)
+    assert modes.rough_level is None
+    assert modes.knows_roughly(away.theta)
 
 
 def test_one_minimum_found_twice_is_one_answer():
