@@ -124,7 +124,7 @@ class Refinement:
             energy_centres_meV=self.energy,
             elastic_cut_meV=elastic_cut_meV,
         )
-        self._tangents = Tangents(exact, self.layout)
+        self._tangents = Tangents(exact, self.layout, rough)
         self._rough_tangents = self._tangents if rough is None else Tangents(rough, self.layout)
         self.starts = Starts(
             model=model,
@@ -305,6 +305,10 @@ class Refinement:
             unknown = self._tangents.unknown(task.observations, theta, sigma)
             if unknown == 0 or unknown == 1 < len(task.observations):
                 found, settled = exact.step(theta, sigma)
+                at, wide = found.theta, found.theta_sigma
+                if not settled and self._tangents.unknown(task.observations, at, wide) == 0:
+                    found = exact.descend(theta, sigma, beat=modes.lowest)
+                    settled = True
                 if settled:
                     self._settle(task, found)
                     return

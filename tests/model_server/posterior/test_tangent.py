@@ -1,0 +1,94 @@
+"""Exact rates carried to other places: to first order, and by second differences of rough ones."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from model_server.posterior.observation import Observation
+from model_server.posterior.posterior import ThetaLayout
+from model_server.posterior.tangent import BENDS_OVER, REACH_SIGMAS, Tangents
+from tests.model_server.posterior.test_refinement import LINE, LINE_BOX, counted, folded_line
+from tests.model_server.posterior.test_refinement import _Counting as Counting
+from tests.model_server.posterior.test_refinement import _Rough as Rough
+
+LAYOUT = ThetaLayout(parameter_names=LINE_BOX.names, parameter_units=("meV", "1"))
+SIGMA_MEV = 0.1
+SIGMA = np.full(LAYOUT.size, 1.0)
+SIGMA[0] = SIGMA_MEV
+
+
+def theta_at(energy_meV: float) -> np.ndarray:
+    theta = np.zeros(LAYOUT.size)
+    theta[:2] = energy_meV, LINE[1]
+    return theta
+
+
+@pytest.fixture(name="observations", scope="module")
+def _observations() -> list[Observation]:
+    return counted(folded_line(), LINE, 1, 10.0)
+
+
+def off_by(tangents: Sequence, truth: Sequence) -> float:
+    """Squares of what rates, and their derivatives by the energy in sigma, are off by."""
+    return sum(
+        float(
+            np.sum((one.exact - true.exact) ** 2)
+            + np.sum((SIGMA_MEV * (one.slope - true.slope)[..., 0]) ** 2)
+        )
+        for one, true in zip(tangents, truth, strict=True)
+    )
+
+
+@pytest.mark.parametrize("sigmas", [-3.0, 2.0, 3.5])
+def test_second_differences_of_rough_rates_carry_rates_and_slopes(observations, sigmas):
+    exact, rough = Counting(), Rough()
+    tangents = Tangents(exact, LAYOUT, rough)
+    here, there = theta_at(LINE[0]), theta_at(LINE[0] + sigmas * SIGMA_MEV)
+    walked = tangents.walked(observations, here, SIGMA)
+    exact.walks.clear()
+    assert tangents.unknown(observations, there, SIGMA) == 0
+    bent = tangents.walked(observations, there, SIGMA)
+    assert not exact.walks
+    assert len(rough.walks) == 2 * len(observations)
+    truth = Tangents(exact, LAYOUT).walked(observations, there, SIGMA)
+    step = there[LAYOUT.walked] - here[LAYOUT.walked]
+    first = [replace(t, exact=t.exact + t.slope @ step) for t in walked]
+    assert 0 < off_by(bent, truth) < 0.1 * off_by(first, truth)
+
+    # On to a third place: from what was walked, whose rough rates are known by now.
+    rough.walks.clear()
+    on = tangents.walked(observations, theta_at(LINE[0] - sigmas * SIGMA_MEV), SIGMA)
+    assert len(rough.walks) == len(observations)
+    for one, base in zip(on, walked, strict=True):
+        assert one.base is not None
+        assert one.base.exact is base.exact
+
+
+def test_beyond_their_reach_exact_rates_are_walked_again(observations):
+    exact, rough = Counting(), Rough()
+    tangents = Tangents(exact, LAYOUT, rough)
+    tangents.walked(observations, theta_at(LINE[0]), SIGMA)
+    rough.walks.clear()
+    away = theta_at(LINE[0] + 1.05 * BENDS_OVER * SIGMA_MEV)
+    assert tangents.unknown(observations, away, SIGMA) == len(observations)
+    found = tangents.walked(observations, away, SIGMA)
+    assert len(exact.walks) == 2 * len(observations)
+    assert not rough.walks
+    assert all(one.base is None for one in found)
+
+
+def test_without_rough_rates_exact_ones_are_walked_where_their_derivatives_end(observations):
+    exact = Counting()
+    tangents = Tangents(exact, LAYOUT)
+    tangents.walked(observations, theta_at(LINE[0]), SIGMA)
+    exact.walks.clear()
+    near = theta_at(LINE[0] + 0.4 * REACH_SIGMAS * SIGMA_MEV)
+    assert tangents.unknown(observations, near, SIGMA) == 0
+    tangents.walked(observations, near, SIGMA)
+    assert not exact.walks
+    away = theta_at(LINE[0] + 1.1 * REACH_SIGMAS * SIGMA_MEV)
+    assert tangents.unknown(observations, away, SIGMA) == len(observations)
+    tangents.walked(observations, away, SIGMA)
+    assert len(exact.walks) == len(observations)
