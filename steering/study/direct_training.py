@@ -104,6 +104,12 @@ def train_direct(
     networks = []
     for k in range(training.members):
         path = work / f"member{k}.safetensors"
+        begun = load_progressed(path)
+        if begun is not None and begun.epoch > training.epochs:
+            raise InputError(
+                f"epochs is {training.epochs}, but member {k + 1} in {work} has been trained for "
+                f"{begun.epoch}; expected at least as many, or another folder for the work"
+            )
         share = _TARGETS + (0.95 - _TARGETS) * k / training.members
         networks.append(
             train_member(
@@ -113,7 +119,7 @@ def train_direct(
                 Recipe(epochs=training.epochs, seed=training.seed + k),
                 start=networks[-1] if networks and not training.apart else None,
                 device=training.device,
-                begun=load_progressed(path),
+                begun=begun,
                 after=_keeper(path),
                 progress=_part(
                     progress,
