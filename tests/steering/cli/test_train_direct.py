@@ -3,9 +3,11 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
+from model_server.direct import load_progressed, save_progressed
 from steering import cli
 
 
@@ -42,3 +44,10 @@ def test_one_command_trains_calibrates_measures_and_goes_on(shared_data, tmp_pat
     (out / "weights.safetensors").unlink()
     assert cli.run(["train-direct", "-o", str(out), *options]) == cli.OK  # from what is kept
     assert (out / "weights.safetensors").read_bytes() == first
+    # Weights that have seen more passes than are asked for are none of a shorter training.
+    member = tmp_path / "direct-work" / "member0.safetensors"
+    begun = load_progressed(member)
+    assert begun is not None
+    save_progressed(member, replace(begun, epoch=5))
+    assert cli.run(["train-direct", "-o", str(out), *options]) == cli.BAD_INPUT
+    assert "epochs is 1, but member 1 in" in capsys.readouterr().err
