@@ -308,7 +308,7 @@ class Refinement:
                 at, wide = found.theta, found.theta_sigma
                 if not settled and self._tangents.unknown(task.observations, at, wide) == 0:
                     found = exact.descend(theta, sigma, beat=modes.lowest)
-                    settled = True
+                    settled = found.converged
                 if settled:
                     self._settle(task, found)
                     return
@@ -317,7 +317,11 @@ class Refinement:
             if modes.knows_roughly(twin.theta) or twin.objective > level + FAR:
                 return
             theta, sigma = twin.theta, twin.theta_sigma
-        self._settle(task, exact.descend(theta, sigma, beat=modes.lowest), twin)
+        found = exact.descend(theta, sigma, beat=modes.lowest)
+        if self.rough is not None and not found.converged and found.objective < modes.lowest + FAR:
+            with self._tangents.unbent():  # bent rates of very many counts may lead nowhere
+                found = exact.descend(found.theta, found.theta_sigma, beat=modes.lowest)
+        self._settle(task, found, twin)
 
     def _rough_level(self, task: _Task) -> float:
         """Objective of rough rates about the best answer; infinite where nobody can say."""

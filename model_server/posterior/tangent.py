@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -245,6 +246,15 @@ class Tangents:
             )
             for t, o in zip(tangents, observations, strict=True)
         )
+
+    @contextmanager
+    def unbent(self) -> Iterator[None]:
+        """Meanwhile every orientation is walked anew wherever its derivatives do not reach."""
+        rough, self._rough, self._kept = self._rough, None, {}
+        try:
+            yield
+        finally:
+            self._rough = rough
 
     def forget(self, key: str) -> None:
         """Drop what is kept of an orientation."""

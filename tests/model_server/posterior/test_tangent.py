@@ -92,3 +92,19 @@ def test_without_rough_rates_exact_ones_are_walked_where_their_derivatives_end(o
     assert tangents.unknown(observations, away, SIGMA) == len(observations)
     tangents.walked(observations, away, SIGMA)
     assert len(exact.walks) == len(observations)
+
+
+def test_what_is_not_to_be_bent_is_walked(observations):
+    exact, rough = Counting(), Rough()
+    tangents = Tangents(exact, LAYOUT, rough)
+    near = theta_at(LINE[0] + 2.0 * SIGMA_MEV)
+    tangents.walked(observations, theta_at(LINE[0]), SIGMA)
+    assert all(one.base is not None for one in tangents.walked(observations, near, SIGMA))
+    exact.walks.clear()
+    rough.walks.clear()
+    with tangents.unbent():
+        assert all(one.base is None for one in tangents.walked(observations, near, SIGMA))
+    assert len(exact.walks) == len(observations)
+    assert not rough.walks
+    on = tangents.walked(observations, theta_at(LINE[0]), SIGMA)
+    assert all(one.base is not None for one in on)
