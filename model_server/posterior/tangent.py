@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -248,7 +248,7 @@ class Tangents:
         )
 
     @contextmanager
-    def unbent(self) -> Iterator[None]:
+    def unbent(self) -> Generator[None]:
         """Meanwhile every orientation is walked anew wherever its derivatives do not reach."""
         rough, self._rough, self._kept = self._rough, None, {}
         try:
