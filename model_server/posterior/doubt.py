@@ -17,7 +17,7 @@ from model_server.posterior.posterior import Posterior
 from model_server.posterior.refinement import Refinement
 from simulations.arrays import FloatArray
 
-CLEARLY = 2.0  # of minus log posterior: less may be what carrying to first order costs
+CLEARLY = 3.0  # of minus log posterior, 1 to 20: less is chance, or what carrying costs
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
