@@ -25,7 +25,7 @@ from simulations.dynamics.bonds import (
     neighbour_bonds,
     supercell_bonds,
 )
-from simulations.dynamics.dipole import DipoleSum
+from simulations.dynamics.dipole import PAIRS, DipoleSum
 from simulations.dynamics.symmetry_elements import independent_elements, project
 from simulations.errors import InputError
 
@@ -102,6 +102,27 @@ def _fourier_gradient(compiled: _Compiled, q: FloatArray, n_atoms: int) -> Compl
                 out[:, :, axis, i, :, j, :] += block
                 out[:, :, axis, j, :, i, :] += block.conj().swapaxes(-1, -2)
     return out.reshape(n_columns, len(q), 3, 3 * n_atoms, 3 * n_atoms)
+
+
+def _fourier_bend(compiled: _Compiled, q: FloatArray, n_atoms: int) -> ComplexArray:
+    """Second derivatives by q, (C, Q, 6, n, n), meV^2 angstrom^2, packed as ``PAIRS``."""
+    n_columns = compiled.onsite.shape[3]
+    out = np.zeros((n_columns, len(q), 6, n_atoms, 3, n_atoms, 3), dtype=np.complex64)
+    for i, j, vectors, table in compiled.pairs:
+        angle = q @ vectors.T
+        cos, sin = np.cos(angle), np.sin(angle)
+        for p, (a, b) in enumerate(PAIRS):
+            moment = (vectors[:, a] * vectors[:, b])[:, None] * table
+            block = np.empty((len(q), 9 * n_columns), dtype=np.complex128)
+            block.real = -cos @ moment
+            block.imag = -sin @ moment
+            block = block.reshape(len(q), 3, 3, n_columns).transpose(3, 0, 1, 2)
+            if i == j:
+                out[:, :, p, i, :, j, :] += 0.5 * (block + block.conj().swapaxes(-1, -2))
+            else:
+                out[:, :, p, i, :, j, :] += block
+                out[:, :, p, j, :, i, :] += block.conj().swapaxes(-1, -2)
+    return out.reshape(n_columns, len(q), 6, 3 * n_atoms, 3 * n_atoms)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -284,6 +305,15 @@ class ForceConstantModel:
         q = checked_q(q_cart)
         columns = self._columns @ np.asarray(phi, dtype=float)[:, None]
         return _fourier_gradient(_compile(self.reference, columns), q, self.crystal.n_atoms)[0]
+
+    def free_bends(self, q_cart: ArrayLike, phi: ArrayLike) -> ComplexArray:
+        """The share of the free parameters in the second derivatives by q, linear in them.
+
+        (Q, 6, n, n) complex64, meV^2 angstrom^2, packed xx yy zz yz xz xy.
+        """
+        q = checked_q(q_cart)
+        columns = self._columns @ np.asarray(phi, dtype=float)[:, None]
+        return _fourier_bend(_compile(self.reference, columns), q, self.crystal.n_atoms)[0]
 
     def force_constants(self, phi: ArrayLike | None = None) -> PairForceConstants:
         """Force constants of all bonds at given parameters (default: the reference)."""

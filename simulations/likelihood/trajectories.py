@@ -63,7 +63,6 @@ WARM_SHARE = 0.3  # growing to whole steps at twice that: the width that finds a
 FOUND_STEPS = 0.65  # width in which a branch is found, steps
 LINE_SIGMA_MEV = 0.05  # own width of a phonon line
 REACH_SIGMAS = 3.7
-BENT_GRAIN = 0.1  # of the largest force constant
 LOWEST_ENERGY_MEV = 0.3  # as in the folded model
 NEAR = 4.0  # modes closer than this times what couples them in a cell of the grid make a block
 BASIS_BYTES = 2.5e8  # of derivatives of D by the parameters: more are computed where needed
@@ -365,8 +364,6 @@ class TrajectoryPhonons:
                 self._fixed[some], self._basis[some] = model.matrices(q)
             self._fixed_slope[some] = model.matrix_gradients(q, none)
             self._fixed_bend[some] = _bend(lambda at: model.matrix_gradients(at, none), q)
-        self._grain = BENT_GRAIN * float(np.max(np.abs(model.values)))
-        self._bent: tuple[FloatArray, NDArray[np.complex64]] | None = None
 
     def doubting(self) -> TrajectoryPhonons:
         """The same with all ways fitted that the set-up may be off; shares all arrays."""
@@ -411,7 +408,7 @@ class TrajectoryPhonons:
         block = _blocks(np.abs(gap) <= NEAR * self.zone.reach * size)
         near = block[:, :, None] == block[:, None, :]
         inverse = np.where(near, 0.0, 1 / np.where(near, 1.0, gap))
-        bent = self._second_derivatives(phi)[some] @ vectors[:, None]
+        bent = (self._fixed_bend[some] + self.model.free_bends(q, phi)) @ vectors[:, None]
         own = np.einsum("vis,vpis->vsp", vectors.conj(), bent).real
         across = [
             2 * np.einsum("vst,vts,vst->vs", coupling[:, a], coupling[:, b], inverse).real
@@ -426,22 +423,6 @@ class TrajectoryPhonons:
         state.mixing[some] = _parts(mixing.swapaxes(1, 2), axis=3)
         coupling = np.concatenate([bra @ basis @ vectors[:, None], coupling], axis=1)
         state.coupling[some] = _parts(coupling.swapaxes(1, 2), axis=3)
-
-    def _second_derivatives(self, phi: FloatArray) -> NDArray[np.complex64]:
-        """Second derivatives of D by q at every point, (points, 6, n, n), packed as ``PAIRS``.
-
-        At force constants rounded to a tenth of the largest one, so that they need not be computed
-        at every step: they only bend what the exact modes at the points begin.
-        """
-        rounded = self.model.values + self._grain * np.rint((phi - self.model.values) / self._grain)
-        if self._bent is None or not np.array_equal(rounded, self._bent[0]):
-            bent = np.empty_like(self._fixed_bend)
-            for some in self._chunks():
-                q = self.points_inverse_A[some]
-                bent[some] = _bend(lambda at: self.model.free_gradients(at, rounded), q)
-                bent[some] += self._fixed_bend[some]
-            self._bent = (rounded, bent)
-        return self._bent[1]
 
     def _most(self, state: ZoneState) -> FloatArray:
         """Most that curvature and the rest of its block move a mode within a cell, (points, n)."""
@@ -635,7 +616,7 @@ def bytes_per_point(model: ForceConstantModel, *, basis: bool = True) -> int:
     Large grids (``BASIS_BYTES``) keep no ``basis``.
     """
     free = len(model.names)
-    double, single = 16 * (1 + free * basis), 8 * (1 + 3 + 6 + 6 + 3 + free + 3)
+    double, single = 16 * (1 + free * basis), 8 * (1 + 3 + 6 + 3 + free + 3)
     return (double + single) * model.n_modes**2
 
 
