@@ -19,6 +19,17 @@ SIGMA = np.full(LAYOUT.size, 1.0)
 SIGMA[0] = SIGMA_MEV
 
 
+class Noisy(Counting):
+    """Rates whose derivatives differ from cell to cell, as those of few pixels do."""
+
+    def rates(self, trajectories, state, *, log_width, off, gradient):
+        rate, slope = super().rates(
+            trajectories, state, log_width=log_width, off=off, gradient=gradient
+        )
+        noise = np.random.default_rng(7).uniform(0.2, 1.8, rate.shape)
+        return rate * noise, slope * noise[..., None]
+
+
 def theta_at(energy_meV: float) -> np.ndarray:
     theta = np.zeros(LAYOUT.size)
     theta[:2] = energy_meV, LINE[1]
@@ -64,6 +75,27 @@ def test_second_differences_of_rough_rates_carry_rates_and_slopes(observations, 
     for one, base in zip(on, walked, strict=True):
         assert one.base is not None
         assert one.base.exact is base.exact
+
+
+def test_rough_rates_that_are_too_unlike_bend_nothing(observations):
+    exact, rough = Counting(), Noisy()
+    tangents = Tangents(exact, LAYOUT, rough)
+    tangents.walked(observations, theta_at(LINE[0]), SIGMA)
+    exact.walks.clear()
+    away = theta_at(LINE[0] + 3.0 * SIGMA_MEV)
+    found = tangents.walked(observations, away, SIGMA)
+    assert all(one.base is None for one in found)
+    assert len(exact.walks) == len(observations)
+    assert len(rough.walks) == 1  # what is found of one orientation is so of all
+    # Nor later, with what is remembered.
+    kept = tangents.remembered()
+    again = Tangents(exact, LAYOUT, rough)
+    again.recall(kept)
+    assert again.unknown(observations, theta_at(LINE[0]), SIGMA) == len(observations)
+    again.walked(observations, theta_at(LINE[0]), SIGMA)
+    assert len(rough.walks) == 1
+    near = theta_at(LINE[0] + 0.4 * REACH_SIGMAS * SIGMA_MEV)
+    assert again.unknown(observations, near, SIGMA) == 0
 
 
 def test_beyond_their_reach_exact_rates_are_walked_again(observations):
