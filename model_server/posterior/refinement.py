@@ -312,13 +312,15 @@ class Refinement:
                 if settled:
                     self._settle(task, found)
                     return
+        if self.rough is not None and not self._tangents.unlike:
             roughly, level = self._descent(task, self._rough_tangents), self._rough_level(task)
             twin = roughly.descend(theta, sigma, beat=level)
             if modes.knows_roughly(twin.theta) or twin.objective > level + FAR:
                 return
             theta, sigma = twin.theta, twin.theta_sigma
         found = exact.descend(theta, sigma, beat=modes.lowest)
-        if self.rough is not None and not found.converged and found.objective < modes.lowest + FAR:
+        bends = self.rough is not None and not self._tangents.unlike
+        if bends and not found.converged and found.objective < modes.lowest + FAR:
             with self._tangents.unbent():  # bent rates of very many counts may lead nowhere
                 found = exact.descend(found.theta, found.theta_sigma, beat=modes.lowest)
         self._settle(task, found, twin)

@@ -201,7 +201,7 @@ class Tangents:
             ):
                 tangent = self._kept[one.key] = self._bent(tangent, one, theta, sigma, rough)
             if tangent is None or not tangent.holds(theta, sigma, layout, one.sums, number, share):
-                unlike = tangent is not None and self._unlike
+                unlike = tangent is not None and self.unlike
                 tangent = replace(exact.tangent(one, theta), unlike=unlike)
                 if one.key:
                     self._kept[one.key] = tangent
@@ -224,7 +224,7 @@ class Tangents:
         return base.bent(here, rough.tangent(one, theta))
 
     @property
-    def _unlike(self) -> bool:
+    def unlike(self) -> bool:
         """Whether rough rates were found to be no help: of one orientation, so of all."""
         return any(one.unlike for one in self._kept.values())
 
@@ -236,7 +236,7 @@ class Tangents:
         sigma: FloatArray,
         number: int,
     ) -> bool:
-        if self._rough is None or self._unlike:
+        if self._rough is None or self.unlike:
             return False
         return tangent.bends(theta, sigma, self._layout, one.sums, number)
 
