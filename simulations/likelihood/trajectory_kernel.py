@@ -443,8 +443,11 @@ def walk(stretches, rays, axis, moves, grid, zone, scatterers, line, pockets, ou
         by_q = np.empty(3)
         moved = np.empty(n_moves)
         factor = np.empty(n_atoms, dtype=np.complex128)
-        counted = np.empty(len(measured_edges) - 1)  # of a stretch, in each step
-        counted_slope = np.empty((n_columns, len(measured_edges) - 1))
+        # Of a stretch, in each run of steps of one cell.
+        run_cell = np.empty(len(measured_edges) - 1, dtype=np.int64)
+        run_stop = np.empty(len(measured_edges) - 1, dtype=np.int64)  # the step after its last one
+        counted = np.empty(len(measured_edges) - 1)
+        counted_slope = np.empty((len(measured_edges) - 1, n_columns))
         z = np.empty(n, dtype=np.complex128)
         single = np.empty((4, n), dtype=np.float32)  # room to work in
         end = np.empty(n, dtype=np.int64)  # of the block of each mode; its first one: block_of
@@ -461,8 +464,16 @@ def walk(stretches, rays, axis, moves, grid, zone, scatterers, line, pockets, ou
             p = pixel[one]
             s0 = first_step[one]
             s1 = s0 + length[one]
-            counted[s0:s1] = 0.0
-            counted_slope[:, s0:s1] = 0.0
+            runs = 0
+            for step in range(s0, s1):
+                where = cell[start[one] + step - s0]
+                if runs == 0 or run_cell[runs - 1] != where:
+                    run_cell[runs] = where
+                    counted[runs] = 0.0
+                    counted_slope[runs] = 0.0
+                    runs += 1
+                run_stop[runs - 1] = step + 1
+            lowest_run = 0
             t0 = np.searchsorted(true, measured_edges[s0] - reach)
             t1 = np.searchsorted(true, measured_edges[s1] + reach)
             for t in range(t0, t1):
@@ -634,24 +645,34 @@ def walk(stretches, rays, axis, moves, grid, zone, scatterers, line, pockets, ou
                             - final_move[g, t] * along_final
                         )
                 place = spread_first[t]
-                for j in range(a, b):
-                    counted[j] += total * spread[t, j - place]
-                for q in range(n_k):
-                    for j in range(a, b):
-                        counted_slope[q, j] += change[q] * spread[t, j - place]
-                if n_columns > 0:
-                    for j in range(a, b):
-                        counted_slope[n_k, j] += total * by_width[t, j - place]
-                if n_columns > 0 and n_moves > 0:
-                    for g in range(n_moves):
-                        along = total * shift[g, t]
-                        for j in range(a, b):
-                            counted_slope[n_k + 1 + g, j] += (
-                                moved[g] * spread[t, j - place] + along * by_shift[t, j - place]
+                while run_stop[lowest_run] <= a:
+                    lowest_run += 1
+                run = lowest_run
+                while a < b:
+                    stop = min(run_stop[run], b)
+                    if run_cell[run] < 0:
+                        a = stop
+                        run += 1
+                        continue
+                    share, share_by_width, share_by_shift = 0.0, 0.0, 0.0
+                    for j in range(a - place, stop - place):
+                        share += spread[t, j]
+                        share_by_width += by_width[t, j]
+                        share_by_shift += by_shift[t, j]
+                    counted[run] += total * share
+                    if n_columns > 0:
+                        for q in range(n_k):
+                            counted_slope[run, q] += change[q] * share
+                        counted_slope[run, n_k] += total * share_by_width
+                        for g in range(n_moves):
+                            counted_slope[run, n_k + 1 + g] += (
+                                moved[g] * share + total * shift[g, t] * share_by_shift
                             )
-            for step in range(s0, s1):
-                where = cell[start[one] + step - s0]
+                    a = stop
+                    run += 1
+            for run in range(runs):
+                where = run_cell[run]
                 if where >= 0:
-                    out[block, where] += exposure[one] * counted[step]
+                    out[block, where] += exposure[one] * counted[run]
                     for q in range(n_columns):
-                        out_slope[block, where, q] += exposure[one] * counted_slope[q, step]
+                        out_slope[block, where, q] += exposure[one] * counted_slope[run, q]
