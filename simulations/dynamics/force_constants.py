@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
 
 from simulations.arrays import ComplexArray, FloatArray, IntArray
@@ -104,7 +104,7 @@ def _fourier_gradient(compiled: _Compiled, q: FloatArray, n_atoms: int) -> Compl
     return out.reshape(n_columns, len(q), 3, 3 * n_atoms, 3 * n_atoms)
 
 
-def _fourier_bend(compiled: _Compiled, q: FloatArray, n_atoms: int) -> ComplexArray:
+def _fourier_bend(compiled: _Compiled, q: FloatArray, n_atoms: int) -> NDArray[np.complex64]:
     """Second derivatives by q, (C, Q, 6, n, n), meV^2 angstrom^2, packed as ``PAIRS``."""
     n_columns = compiled.onsite.shape[3]
     out = np.zeros((n_columns, len(q), 6, n_atoms, 3, n_atoms, 3), dtype=np.complex64)
@@ -306,7 +306,7 @@ class ForceConstantModel:
         columns = self._columns @ np.asarray(phi, dtype=float)[:, None]
         return _fourier_gradient(_compile(self.reference, columns), q, self.crystal.n_atoms)[0]
 
-    def free_bends(self, q_cart: ArrayLike, phi: ArrayLike) -> ComplexArray:
+    def free_bends(self, q_cart: ArrayLike, phi: ArrayLike) -> NDArray[np.complex64]:
         """The share of the free parameters in the second derivatives by q, linear in them.
 
         (Q, 6, n, n) complex64, meV^2 angstrom^2, packed xx yy zz yz xz xy.

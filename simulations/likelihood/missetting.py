@@ -103,6 +103,11 @@ class Missetting:
             delay=self.delay[kept],
         )
 
+    @property
+    def beam(self) -> FloatArray:
+        """Relative change of k_i with each."""
+        return 0.5 * self.ei
+
     def moves(self, true_meV: FloatArray, ei_meV: float) -> Moves:
         """How Q, k_f and the measured energy move with each, at true energy transfers.
 
@@ -116,7 +121,7 @@ class Missetting:
         late = 2 * final * np.sqrt(final / ei_meV)
         return Moves(
             linear=np.ascontiguousarray(self.linear),
-            beam=0.5 * self.ei,
+            beam=self.beam,
             final=self.ei[:, None] * ei_meV / (2 * NEUTRON_MEV_A2 * kf),
             shift=self.delay[:, None] * late - self.ei[:, None] * ei_meV,
         )

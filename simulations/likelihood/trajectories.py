@@ -61,6 +61,8 @@ WARM_STEP = (
 )
 WARM_SHARE = 0.3  # growing to whole steps at twice that: the width that finds a branch grows slowly
 FOUND_STEPS = 0.65  # width in which a branch is found, steps
+FINER = 2  # times as many steps where a trajectory passes Gamma of a polar crystal within
+TURNING = 2.0  # radii of the zone map's core: there polar modes turn within a step
 LINE_SIGMA_MEV = 0.05  # own width of a phonon line
 REACH_SIGMAS = 3.7
 LOWEST_ENERGY_MEV = 0.3  # as in the folded model
@@ -434,8 +436,8 @@ class TrajectoryPhonons:
         np.add.at(pull, (point, mode), size)
         return self.zone.reach * (pull + self.zone.reach * np.linalg.norm(state.curvature, axis=-1))
 
-    def true_edges_meV(self) -> FloatArray:
-        """Edges of the steps in true energy: a share of the resolution's width each."""
+    def true_edges_meV(self, finer: int = 1) -> FloatArray:
+        """Edges of the steps in true energy, a share of the resolution's width each or finer."""
         edges = [LOWEST_ENERGY_MEV]
         top = 0.995 * self.ei_meV
         warm = WARM_SHARE * BOLTZMANN_MEV_PER_K * self.temperature_K
@@ -444,13 +446,14 @@ class TrajectoryPhonons:
             step = max(STEP_SIGMAS * sigma, 2e-3 * self.ei_meV)
             cold = float(np.clip(edges[-1] / max(warm, 1e-9) - 1, 0, 1))
             edges.append(edges[-1] + step * (WARM_STEP + (1 - WARM_STEP) * cold))
-        return np.minimum(np.array(edges), 0.998 * self.ei_meV)
+        place = np.arange(finer * (len(edges) - 1) + 1) / finer
+        return np.minimum(np.interp(place, np.arange(len(edges)), edges), 0.998 * self.ei_meV)
 
     def _true_axis(
-        self, trajectories: Trajectories, log_width: float, off: FloatArray
+        self, trajectories: Trajectories, log_width: float, off: FloatArray, finer: int
     ) -> tuple[TrueAxis, Moves]:
         """Steps in true energy, what of each is counted in which measured step, and its moves."""
-        edges = self.true_edges_meV()
+        edges = self.true_edges_meV(finer)
         true = 0.5 * (edges[1:] + edges[:-1])
         width = np.diff(edges)
         sigma = self.resolution.sigma_meV(true, self.ei_meV) * np.exp(log_width)
@@ -487,6 +490,28 @@ class TrajectoryPhonons:
             reach=REACH_SIGMAS * float(np.max(rest)) + float(np.max(np.abs(centre - true))),
         )
         return axis, moves
+
+    def _turning(self, trajectories: Trajectories) -> NDArray[np.bool_]:
+        """Which stretches pass Gamma of a polar crystal so near that modes turn within a step.
+
+        As the set-up is believed, so that rates stay smooth in how far it is off.
+        """
+        turning = np.zeros(len(trajectories.pixel), dtype=np.bool_)
+        if self.zone.core_radius > 0:
+            edges = trajectories.step_edges_meV
+            to_fractional = np.linalg.inv(self.crystal.reciprocal)
+            _pass_gamma(
+                trajectories.pixel,
+                trajectories.first_step,
+                trajectories.start,
+                trajectories.direction @ to_fractional,
+                trajectories.beam @ to_fractional,
+                wave_vector(self.ei_meV - 0.5 * (edges[1:] + edges[:-1])),
+                self.crystal.reciprocal,
+                (TURNING * self.zone.core_radius) ** 2,
+                turning,
+            )
+        return turning
 
     def rates(
         self,
@@ -535,27 +560,16 @@ class TrajectoryPhonons:
         zone = self.zone
         crystal = self.crystal
         to_fractional = np.linalg.inv(crystal.reciprocal)
-        axis, moves = self._true_axis(trajectories, log_width, off)
         turn = self._every_way.turn(off)
         direction = np.ascontiguousarray(trajectories.direction @ turn.T)
-        beam = turn @ trajectories.beam * (1 + off @ moves.beam)
-        walk(
-            Stretches(
-                exposure=trajectories.weight[trajectories.pixel],
-                first_step=trajectories.first_step,
-                start=trajectories.start[:-1],
-                length=np.diff(trajectories.start),
-                cell=trajectories.cell,
-                pixel=trajectories.pixel,
-            ),
-            Rays(
-                direction=direction,
-                fractional=direction @ to_fractional,
-                beam=beam,
-                beam_fractional=beam @ to_fractional,
-            ),
-            axis,
-            moves,
+        beam = turn @ trajectories.beam * (1 + off @ self._every_way.beam)
+        rays = Rays(
+            direction=direction,
+            fractional=direction @ to_fractional,
+            beam=beam,
+            beam_fractional=beam @ to_fractional,
+        )
+        medium = (
             Grid(
                 divisions=zone.divisions,
                 index=zone.index,
@@ -603,11 +617,43 @@ class TrajectoryPhonons:
                 self.pockets.damped,
                 self.temperature_K * BOLTZMANN_MEV_PER_K,
             ),
-            out,
-            slopes,
         )
+        length, turning = np.diff(trajectories.start), self._turning(trajectories)
+        for some, finer in ((~turning, 1), (turning, FINER)):
+            if not some.any():
+                continue
+            stretches = Stretches(
+                exposure=trajectories.weight[trajectories.pixel[some]],
+                first_step=trajectories.first_step[some],
+                start=trajectories.start[:-1][some],
+                length=length[some],
+                cell=trajectories.cell,
+                pixel=trajectories.pixel[some],
+            )
+            axis, moves = self._true_axis(trajectories, log_width, off, finer)
+            walk(stretches, rays, axis, moves, *medium, out, slopes)
         shape = (self.n_path_bins, self.energy.n_bins)
         return out.sum(axis=0).reshape(shape), slopes.sum(axis=0).reshape(*shape, columns)
+
+
+@njit(cache=True, nogil=True)
+def _pass_gamma(
+    pixel, first_step, start, fractional, beam_fractional, kf, reciprocal, most, out
+):  # fmt: skip
+    """Which stretches have a step within the root of ``most`` of a reciprocal-lattice vector."""
+    r = np.empty(3)
+    for one in range(len(pixel)):
+        for step in range(first_step[one], first_step[one] + start[one + 1] - start[one]):
+            for i in range(3):
+                f = beam_fractional[i] - kf[step] * fractional[pixel[one], i]
+                r[i] = f - np.floor(f + 0.5)
+            away = 0.0
+            for c in range(3):
+                x = r[0] * reciprocal[0, c] + r[1] * reciprocal[1, c] + r[2] * reciprocal[2, c]
+                away += x * x
+            if away < most:
+                out[one] = True
+                break
 
 
 def bytes_per_point(model: ForceConstantModel, *, basis: bool = True) -> int:
