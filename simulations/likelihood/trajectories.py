@@ -410,8 +410,9 @@ class TrajectoryPhonons:
         block = _blocks(np.abs(gap) <= NEAR * self.zone.reach * size)
         near = block[:, :, None] == block[:, None, :]
         inverse = np.where(near, 0.0, 1 / np.where(near, 1.0, gap))
-        bent = (self._fixed_bend[some] + self.model.free_bends(q, phi)) @ vectors[:, None]
-        own = np.einsum("vis,vpis->vsp", vectors.conj(), bent).real
+        ket = vectors.astype(np.complex64)  # enough for what bends modes, and is kept so
+        bent = (self._fixed_bend[some] + self.model.free_bends(q, phi)) @ ket[:, None]
+        own = np.einsum("vis,vpis->vsp", ket.conj(), bent).real
         across = [
             2 * np.einsum("vst,vts,vst->vs", coupling[:, a], coupling[:, b], inverse).real
             for a, b in PAIRS
@@ -423,8 +424,9 @@ class TrajectoryPhonons:
         state.block[some] = block
         mixing = np.where(near[:, None], coupling, coupling.swapaxes(2, 3) * inverse[:, None])
         state.mixing[some] = _parts(mixing.swapaxes(1, 2), axis=3)
-        coupling = np.concatenate([bra @ basis @ vectors[:, None], coupling], axis=1)
-        state.coupling[some] = _parts(coupling.swapaxes(1, 2), axis=3)
+        by_parameters = bra.astype(np.complex64) @ basis.astype(np.complex64) @ ket[:, None]
+        state.coupling[some][:, :, :-3] = _parts(by_parameters.swapaxes(1, 2), axis=3)
+        state.coupling[some][:, :, -3:] = _parts(coupling.swapaxes(1, 2), axis=3)
 
     def _most(self, state: ZoneState) -> FloatArray:
         """Most that curvature and the rest of its block move a mode within a cell, (points, n)."""
