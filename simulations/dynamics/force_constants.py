@@ -67,16 +67,7 @@ def _fourier(compiled: _Compiled, q: FloatArray, n_atoms: int) -> ComplexArray:
     out = np.zeros((n_columns, len(q), n_atoms, 3, n_atoms, 3), dtype=np.complex128)
     for i, j, vectors, table in compiled.pairs:
         angle = q @ vectors.T
-        block = np.empty((len(q), 9 * n_columns), dtype=np.complex128)
-        block.real = np.cos(angle) @ table
-        block.imag = np.sin(angle) @ table
-        block = block.reshape(len(q), 3, 3, n_columns).transpose(3, 0, 1, 2)
-        if i == j:
-            block = 0.5 * (block + block.conj().swapaxes(-1, -2))
-            out[:, :, i, :, j, :] += block
-        else:
-            out[:, :, i, :, j, :] += block
-            out[:, :, j, :, i, :] += block.conj().swapaxes(-1, -2)
+        _add_pair(out, i, j, np.cos(angle) @ table, np.sin(angle) @ table)
     for i in range(n_atoms):
         onsite = compiled.onsite[i].transpose(2, 0, 1)
         out[:, :, i, :, i, :] += 0.5 * (onsite + onsite.swapaxes(-1, -2))[:, None]
@@ -92,15 +83,7 @@ def _fourier_gradient(compiled: _Compiled, q: FloatArray, n_atoms: int) -> Compl
         cos, sin = np.cos(angle), np.sin(angle)
         for axis in range(3):
             moment = vectors[:, axis : axis + 1] * table
-            block = np.empty((len(q), 9 * n_columns), dtype=np.complex128)
-            block.real = -sin @ moment
-            block.imag = cos @ moment
-            block = block.reshape(len(q), 3, 3, n_columns).transpose(3, 0, 1, 2)
-            if i == j:
-                out[:, :, axis, i, :, j, :] += 0.5 * (block + block.conj().swapaxes(-1, -2))
-            else:
-                out[:, :, axis, i, :, j, :] += block
-                out[:, :, axis, j, :, i, :] += block.conj().swapaxes(-1, -2)
+            _add_pair(out[:, :, axis], i, j, -sin @ moment, cos @ moment)
     return out.reshape(n_columns, len(q), 3, 3 * n_atoms, 3 * n_atoms)
 
 
@@ -113,16 +96,23 @@ def _fourier_bend(compiled: _Compiled, q: FloatArray, n_atoms: int) -> NDArray[n
         cos, sin = np.cos(angle), np.sin(angle)
         for p, (a, b) in enumerate(PAIRS):
             moment = (vectors[:, a] * vectors[:, b])[:, None] * table
-            block = np.empty((len(q), 9 * n_columns), dtype=np.complex128)
-            block.real = -cos @ moment
-            block.imag = -sin @ moment
-            block = block.reshape(len(q), 3, 3, n_columns).transpose(3, 0, 1, 2)
-            if i == j:
-                out[:, :, p, i, :, j, :] += 0.5 * (block + block.conj().swapaxes(-1, -2))
-            else:
-                out[:, :, p, i, :, j, :] += block
-                out[:, :, p, j, :, i, :] += block.conj().swapaxes(-1, -2)
+            _add_pair(out[:, :, p], i, j, -cos @ moment, -sin @ moment)
     return out.reshape(n_columns, len(q), 6, 3 * n_atoms, 3 * n_atoms)
+
+
+def _add_pair(
+    out: NDArray[np.complexfloating], i: int, j: int, real: FloatArray, imaginary: FloatArray
+) -> None:
+    """Add what one pair of atoms gives, parts (Q, 9 C), to (C, Q, atoms, 3, atoms, 3)."""
+    block = np.empty(real.shape, dtype=np.complex128)
+    block.real, block.imag = real, imaginary
+    block = block.reshape(len(real), 3, 3, len(out)).transpose(3, 0, 1, 2)
+    across = block.conj().swapaxes(-1, -2)
+    if i == j:
+        out[:, :, i, :, i, :] += 0.5 * (block + across)
+    else:
+        out[:, :, i, :, j, :] += block
+        out[:, :, j, :, i, :] += across
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
