@@ -70,7 +70,8 @@ class Refinement:
         Rates along trajectories with all their derivatives. The folded model, which may then be a
         rough one, only finds the way to them; without it the folded model stands alone.
     rough : ExactModel, optional
-        The same approximately at a lower price: exact rates are followed from where it leads.
+        The same approximately at a lower price: exact rates are followed from where it leads, as
+        long as its derivatives are like theirs.
     can_sigma : float, optional
         Relative standard deviation of the can's strength. Theta has its logarithm then.
     part_sigma : mapping, optional
@@ -312,15 +313,15 @@ class Refinement:
                 if settled:
                     self._settle(task, found)
                     return
-        if self.rough is not None and not self._tangents.unlike:
+        if self._tangents.bending:
             roughly, level = self._descent(task, self._rough_tangents), self._rough_level(task)
             twin = roughly.descend(theta, sigma, beat=level)
             if modes.knows_roughly(twin.theta) or twin.objective > level + FAR:
                 return
             theta, sigma = twin.theta, twin.theta_sigma
         found = exact.descend(theta, sigma, beat=modes.lowest)
-        bends = self.rough is not None and not self._tangents.unlike
-        if bends and not found.converged and found.objective < modes.lowest + FAR:
+        lost = not found.converged and found.objective < modes.lowest + FAR
+        if lost and self._tangents.bending:
             with self._tangents.unbent():  # bent rates of very many counts may lead nowhere
                 found = exact.descend(found.theta, found.theta_sigma, beat=modes.lowest)
         self._settle(task, found, twin)

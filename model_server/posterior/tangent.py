@@ -228,6 +228,11 @@ class Tangents:
         """Whether rough rates were found to be no help: of one orientation, so of all."""
         return any(one.unlike for one in self._kept.values())
 
+    @property
+    def bending(self) -> bool:
+        """Whether there are rough rates that are of help."""
+        return self._rough is not None and not self.unlike
+
     def _bends(
         self,
         tangent: Tangent,
@@ -236,9 +241,7 @@ class Tangents:
         sigma: FloatArray,
         number: int,
     ) -> bool:
-        if self._rough is None or self.unlike:
-            return False
-        return tangent.bends(theta, sigma, self._layout, one.sums, number)
+        return self.bending and tangent.bends(theta, sigma, self._layout, one.sums, number)
 
     def _theta_at(self, base: Tangent, theta: FloatArray) -> FloatArray:
         """Theta (P,) with what rates depend on as it was there."""

@@ -61,8 +61,8 @@ WARM_STEP = (
 )
 WARM_SHARE = 0.3  # growing to whole steps at twice that: the width that finds a branch grows slowly
 FOUND_STEPS = 0.65  # width in which a branch is found, steps
-FINER = 2  # times as many steps where a trajectory passes Gamma of a polar crystal within
-TURNING = 2.0  # radii of the zone map's core: there polar modes turn within a step
+FINER = 2  # times as many steps of stretches that pass Gamma of a polar crystal
+TURNING = 2.0  # radii of the zone map's core: so near do its modes turn within a few steps
 LINE_SIGMA_MEV = 0.05  # own width of a phonon line
 REACH_SIGMAS = 3.7
 LOWEST_ENERGY_MEV = 0.3  # as in the folded model
