@@ -11,6 +11,7 @@ from simulations.likelihood.missetting import (
     missetting,
 )
 from simulations.likelihood.mode_state import ModeState
+from simulations.likelihood.q_spread import QSpreadSection, q_blur
 from simulations.likelihood.thinned import ThinnedPhonons
 from simulations.likelihood.trajectories import (
     Trajectories,
@@ -18,6 +19,7 @@ from simulations.likelihood.trajectories import (
     bytes_per_point,
     trace_trajectories,
 )
+from simulations.likelihood.trajectory_arguments import QBlur
 from simulations.likelihood.zone_map import ZoneMap, build_zone_map
 
 __all__ = [
@@ -29,6 +31,8 @@ __all__ = [
     "MissettingSection",
     "ModeState",
     "NONE_OFF",
+    "QBlur",
+    "QSpreadSection",
     "State",
     "ThinnedPhonons",
     "Trajectories",
@@ -39,5 +43,6 @@ __all__ = [
     "continuation_error",
     "drift_of",
     "missetting",
+    "q_blur",
     "trace_trajectories",
 ]

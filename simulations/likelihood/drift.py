@@ -14,8 +14,8 @@ from functools import cached_property
 
 import numpy as np
 
-from simulations.arrays import FloatArray
-from simulations.fold import PAIRS, VoxelMap, grid_index
+from simulations.arrays import FloatArray, IntArray
+from simulations.fold import PAIRS, Exposure, VoxelMap, grid_index
 from simulations.instrument import wave_vector
 from simulations.kernels import njit
 from simulations.likelihood.missetting import Missetting
@@ -72,6 +72,17 @@ class Drift:
         g, h = np.triu_indices(len(off))
         shape = self._covariance.shape
         return ((off[g] * off[h]) @ self._covariance.reshape(shape[0], -1)).reshape(shape[1:])
+
+    def moved(self, moments: Exposure, off: FloatArray, path_bin: IntArray) -> Exposure:
+        """Moments of voxels (V, E) with the mean move of their path bin's cells, and its spread."""
+        n_energy = moments.weight.shape[1]
+        mean = np.einsum("pega,g->pea", self.mean[:, :n_energy], off)[path_bin]
+        spread = self.spread(off)[path_bin, :n_energy]
+        first, weight, second = moments.first, moments.weight, moments.second.copy()
+        for i, (a, b) in enumerate(PAIRS):
+            second[..., i] += mean[..., a] * first[..., b] + mean[..., b] * first[..., a]
+            second[..., i] += weight * (mean[..., a] * mean[..., b] + spread[..., i])
+        return replace(moments, first=first + weight[..., None] * mean, second=second)
 
 
 def drift_of(

@@ -12,7 +12,6 @@ Imaginary modes of a small pocket are counted by the rule of `simulations.scatte
 
 from __future__ import annotations
 
-from dataclasses import replace
 from math import erf, exp, sqrt
 from typing import NamedTuple
 
@@ -24,8 +23,6 @@ from simulations.constants import BOLTZMANN_MEV_PER_K, HBAR2_OVER_U, NEUTRON_MEV
 from simulations.dynamics import ForceConstantModel, modes
 from simulations.errors import InputError
 from simulations.fold import (
-    PAIRS,
-    Exposure,
     Form,
     MergedVoxels,
     VoxelExposure,
@@ -38,6 +35,8 @@ from simulations.kernels import njit
 from simulations.likelihood.drift import Drift
 from simulations.likelihood.forward_model import Derived
 from simulations.likelihood.mode_state import ModeState
+from simulations.likelihood.q_spread import NO_SPREAD, BlurredMoments
+from simulations.likelihood.trajectory_arguments import QBlur
 from simulations.prior import BoxPrior
 from simulations.reciprocal import EnergyAxis
 from simulations.scattering import Pockets, count_mode, damped_line
@@ -70,6 +69,8 @@ class FoldedPhonons:
         Widths of a line beyond which it counts nothing; less is faster.
     pockets : Pockets or None
         How imaginary modes count; None: the crystal has none.
+    q_blur : QBlur
+        What blurs Q, approximately, see ``BlurredMoments``.
     """
 
     name = "one-phonon scattering"
@@ -85,6 +86,7 @@ class FoldedPhonons:
         resolution: Resolution,
         reach_sigmas: float = 6.0,
         pockets: Pockets | None = None,
+        q_blur: QBlur = NO_SPREAD,
     ) -> None:
         self.model = model
         self.pockets = pockets
@@ -97,6 +99,7 @@ class FoldedPhonons:
         self.n_energy = energy.reachable_bins(ei_meV)
         self.temperature_K = temperature_K
         centres = energy.centres_meV[: self.n_energy]
+        self._blurred = BlurredMoments(q_blur, ei_meV, centres)
         step = 1e-3 * ei_meV
         self._sigma_slope = (
             resolution.sigma_meV(centres + step, ei_meV)
@@ -206,9 +209,9 @@ class FoldedPhonons:
         rate = np.zeros(shape)
         jacobian = np.zeros((*shape, len(state.values) + 1 if gradient else 0))
         along = np.zeros((*shape, 4 if gradient and drift is not None else 0))
-        moments, shift = exposure.moments, np.zeros(self.n_energy)
+        moments, shift = self._blurred(exposure.moments), np.zeros(self.n_energy)
         if drift is not None and off is not None and np.any(off):
-            moments = self._drifted(moments, drift, off)
+            moments = drift.moved(moments, off, self.voxels.path_bin)
             shift = drift.shift[: self.n_energy] @ off
         _rates(
             self._voxel_order,
@@ -251,18 +254,6 @@ class FoldedPhonons:
         by_off = np.einsum("pega,pea->peg", drift.mean, along[..., :3])
         by_off += along[..., 3:] * drift.shift
         return rate, np.concatenate([jacobian, by_off], axis=-1)
-
-    def _drifted(self, moments: Exposure, drift: Drift, off: FloatArray) -> Exposure:
-        """Moments with the mean move of every path cell and its spread."""
-        path_bin, n_energy = self.voxels.path_bin, self.n_energy
-        mean = np.einsum("pega,g->pea", drift.mean[:, :n_energy], off)[path_bin]
-        spread = drift.spread(off)[path_bin, :n_energy]
-        first, weight = moments.first, moments.weight
-        second = moments.second.copy()
-        for i, (a, b) in enumerate(PAIRS):
-            second[..., i] += mean[..., a] * first[..., b] + mean[..., b] * first[..., a]
-            second[..., i] += weight * (mean[..., a] * mean[..., b] + spread[..., i])
-        return replace(moments, first=first + weight[..., None] * mean, second=second)
 
     def derived(self, phi: FloatArray, covariance: FloatArray) -> tuple[Derived, ...]:
         """On-site constants, a third of their trace: one for each kind of site."""

@@ -39,11 +39,13 @@ from simulations.fold import (
 from simulations.instrument import Instrument, Resolution, wave_vector
 from simulations.kernels import njit
 from simulations.likelihood.missetting import NONE_OFF, Missetting
+from simulations.likelihood.q_spread import NO_SPREAD
 from simulations.likelihood.trajectory_arguments import (
     Continued,
     Grid,
     Line,
     Moves,
+    QBlur,
     Rays,
     Scatterers,
     Stretches,
@@ -319,6 +321,8 @@ class TrajectoryPhonons:
         Ways the set-up may be off that are fitted, G of them.
     aside : Missetting
         Others, H of them, that rates are known along to first order.
+    q_blur : QBlur
+        What blurs Q, see ``q_spread``.
     """
 
     def __init__(
@@ -335,10 +339,10 @@ class TrajectoryPhonons:
         pockets: Pockets | None = None,
         missetting: Missetting = NONE_OFF,
         aside: Missetting = NONE_OFF,
+        q_blur: QBlur = NO_SPREAD,
     ) -> None:
         self.pockets = pockets
-        self.missetting = missetting
-        self.aside = aside
+        self.missetting, self.aside, self.q_blur = missetting, aside, q_blur
         self._every_way = missetting.and_then(aside)
         self.crystal = crystal
         self.zone = zone
@@ -612,6 +616,7 @@ class TrajectoryPhonons:
                 own_width=LINE_SIGMA_MEV,
                 lowest=LOWEST_ENERGY_MEV,
             ),
+            self.q_blur,
             None
             if self.pockets is None
             else (

@@ -100,6 +100,16 @@ class Scatterers(NamedTuple):
     displacement: FloatArray  # (atoms, 6) angstrom^2, packed xx yy zz yz xz xy
 
 
+class QBlur(NamedTuple):
+    """What blurs Q, standard deviations in radian; all zero: nothing."""
+
+    mosaic: float  # about each axis of the crystal
+    divergence: float  # of k_i in each of the two directions across
+    width: float  # of a pixel as the sample sees it, across
+    height: float
+    up: FloatArray  # (3,) unit vector along the tubes, crystal frame
+
+
 class Line(NamedTuple):
     """Occupation and form of a line, all in meV."""
 

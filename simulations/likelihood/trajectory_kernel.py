@@ -14,6 +14,13 @@ from numba import prange
 from simulations.constants import HBAR2_OVER_U
 from simulations.fold import grid_index
 from simulations.kernels import njit
+from simulations.likelihood.trajectory_blur import (
+    blurred_width,
+    climb_of_block,
+    fill_blur,
+    mixed,
+    most_blur_of,
+)
 from simulations.scattering import count_mode, damped_line
 
 
@@ -106,14 +113,6 @@ def _pocket_is_near(square, reach, energy, spread, lowest, pockets):
     return inside and abs(energy - floor) < 4.0 * spread
 
 
-@njit(cache=True, forceinline=True)
-def _mixed(mixing, step, other):
-    """A mode's coupling (3, 2, n) along a step to another mode."""
-    re = mixing[0, 0, other] * step[0] + mixing[1, 0, other] * step[1]
-    im = mixing[0, 1, other] * step[0] + mixing[1, 1, other] * step[1]
-    return complex(re + mixing[2, 0, other] * step[2], im + mixing[2, 1, other] * step[2])
-
-
 @njit(
     cache=True,
     forceinline=True,
@@ -121,12 +120,14 @@ def _mixed(mixing, step, other):
     fastmath={"contract", "reassoc", "nsz", "arcp"},
 )
 def _meet(
-    r, energy, width, own_width, lowest, d, slope, near, here,
+    r, energy, width, own_width, lowest, d, slope, blurred, blur, near, here,
     gradient, curvature, block_of, mixing, pockets, end, turn, level, shape, by_square,
-    rise, side, hermitian,
+    rise, climb, side, hermitian,
 ):  # fmt: skip
     """Energies of all modes near grid point ``r`` and the shape of their lines at ``energy``.
 
+    ``blur`` (3, 3) is the covariance of q, in the frame of the grid point, if ``blurred``: a line
+    is as much wider as its branch climbs over it.
     ``pockets`` is (floor, damped, k_B T) of a crystal that has some, or None. Then ``level`` of
     imaginary modes is negative.
 
@@ -170,16 +171,15 @@ def _meet(
                 curvature[r, i, 4] * d[0] + curvature[r, i, 3] * d[1] + curvature[r, i, 2] * d[2]
             )
             here[i] += 0.5 * (along0 * d[0] + along1 * d[1] + along2 * d[2])
-            rise[i] = (
-                (gradient[r, 0, i] + along0) * slope[0]
-                + (gradient[r, 1, i] + along1) * slope[1]
-                + (gradient[r, 2, i] + along2) * slope[2]
-            )
+            climb[0, i] = gradient[r, 0, i] + along0
+            climb[1, i] = gradient[r, 1, i] + along1
+            climb[2, i] = gradient[r, 2, i] + along2
+            rise[i] = climb[0, i] * slope[0] + climb[1, i] * slope[1] + climb[2, i] * slope[2]
         if stop > s + 1:
             for i in range(s, stop):
                 for j in range(s, stop):
                     turn[i, j] = 0.0
-                    hermitian[i, j] = _mixed(mixing[r, i], d, j)
+                    hermitian[i, j] = mixed(mixing[r, i], d, j)
                 turn[i, i] = 1.0
                 hermitian[i, i] = here[i]
             diagonalise(hermitian, turn, s, stop)
@@ -192,13 +192,18 @@ def _meet(
                     y = turn[j, i] * side[j].real
                     for m in range(s, stop):
                         if m != j:
-                            y += turn[m, i] * _mixed(mixing[r, j], slope, m)
+                            y += turn[m, i] * mixed(mixing[r, j], slope, m)
                     rise[i] += (turn[j, i].conjugate() * y).real
+            if blurred:
+                climb_of_block(r, s, stop, mixing, turn, climb, side)
         for i in range(s, stop):
+            own = own_width
+            if blurred:
+                own = blurred_width(own_width, here[i], climb, i, blur)
             if pockets is not None:
                 level[i] = _signed_root(here[i])
                 shape[i], by_square[i] = _pocket_shape(
-                    level[i], energy, width, own_width, lowest, rise[i], pockets
+                    level[i], energy, width, own, lowest, rise[i], pockets
                 )
                 any_active = any_active or shape[i] != 0.0
                 continue
@@ -206,7 +211,7 @@ def _meet(
             jac = 1.0 - 0.5 / line * rise[i]
             level[i] = line
             # A line's own width keeps a branch that runs along the trajectory finite.
-            wide = sqrt(width * width * jac * jac + own_width * own_width)
+            wide = sqrt(width * width * jac * jac + own * own)
             x = (energy - line) / wide
             if abs(x) < 4.0:
                 shape[i] = exp(-0.5 * x * x) / (wide * sqrt(2.0 * pi))
@@ -387,12 +392,14 @@ def _move(
 @njit(
     cache=True, parallel=True, error_model="numpy", fastmath={"contract", "reassoc", "nsz", "arcp"}
 )
-def walk(stretches, rays, axis, moves, grid, zone, scatterers, line, pockets, out, out_slope):
+def walk(
+    stretches, rays, axis, moves, grid, zone, scatterers, line, q_blur, pockets, out, out_slope
+):  # fmt: skip
     """Walk every stretch in true energy and spread what is found over its cells.
 
     Arguments are those of ``trajectory_arguments``; adds to ``out`` (blocks, cells) and
     ``out_slope`` (blocks, cells, K + 1 + G): by the parameters, the logarithm of the width and
-    ``moves``; or (..., 0) for no derivatives. ``pockets`` as in ``_meet``.
+    ``moves``; or (..., 0) for no derivatives. ``q_blur``: a ``QBlur``; ``pockets``: see ``_meet``.
     """
     exposure, first_step, start, length, cell, pixel = stretches
     direction, fractional, beam, beam_fractional = rays
@@ -418,6 +425,7 @@ def walk(stretches, rays, axis, moves, grid, zone, scatterers, line, pockets, ou
     ) = zone
     positions, amplitude, displacement = scatterers
     thermal, own_width, lowest = line
+    blurred = q_blur[0] > 0.0 or q_blur[1] > 0.0 or q_blur[2] > 0.0 or q_blur[3] > 0.0
     n_blocks = out.shape[0]
     n = square.shape[1]
     n_atoms = n // 3
@@ -454,6 +462,8 @@ def walk(stretches, rays, axis, moves, grid, zone, scatterers, line, pockets, ou
         near = np.empty(n, dtype=np.bool_)
         here = np.empty(n)  # E^2 of the modes as they are continued alone
         beyond = np.empty(n)  # how far each is from where it may have a line, meV^2
+        steepest, blur, room = np.zeros(n), np.zeros((3, 3)), np.empty((3, 3))
+        climb = np.empty((3, n))  # d here / dq
         rise = np.empty(n)  # d here / d true energy, along the trajectory
         hermitian = np.empty((n, n), dtype=np.complex128)
         turn = np.empty((n, n), dtype=np.complex128)  # new modes in columns, block by block
@@ -537,6 +547,9 @@ def walk(stretches, rays, axis, moves, grid, zone, scatterers, line, pockets, ou
                 base = 8.0 * true[t] * (own_width + found[t])
                 goal = true[t] * true[t]
                 wide = 8.0 * found[t]
+                most_blur = 0.0
+                if blurred:
+                    most_blur = 4.0 * most_blur_of(q_blur, k, direction[p], beam)
                 for s in range(n):
                     here[s] = (
                         square[r, s]
@@ -544,27 +557,38 @@ def walk(stretches, rays, axis, moves, grid, zone, scatterers, line, pockets, ou
                         + gradient[r, 1, s] * d[1]
                         + gradient[r, 2, s] * d[2]
                     )
-                    climb = abs(
+                    steep = abs(
                         gradient[r, 0, s] * slope[0]
                         + gradient[r, 1, s] * slope[1]
                         + gradient[r, 2, s] * slope[2]
                     )
                     # A branch far from this energy needs no more than its tangent.
                     most = away * bend[r, s]
-                    beyond[s] = abs(here[s] - goal) - (base + wide * (climb + most) + most)
+                    beyond[s] = abs(here[s] - goal) - (base + wide * (steep + most) + most)
+                    if blurred:
+                        steepest[s] = (
+                            abs(gradient[r, 0, s])
+                            + abs(gradient[r, 1, s])
+                            + abs(gradient[r, 2, s])
+                            + 2.0 * most / reach_of_cell
+                        )
+                        beyond[s] -= most_blur * steepest[s]
                 none = True
                 for s in range(n):
                     near[s] = beyond[s] <= 0.0
                     if pockets is not None and not near[s]:
                         near[s] = _pocket_is_near(
-                            here[s], away * bend[r, s], true[t], found[t] + own_width, lowest,
-                            pockets,
+                            here[s], away * bend[r, s], true[t],
+                            found[t] + own_width + 0.125 * most_blur * steepest[s] / true[t],
+                            lowest, pockets,
                         )  # fmt: skip
                     none = none and not near[s]
+                if blurred and not none:
+                    fill_blur(q_blur, k, direction[p], beam, op_cartesian[o], room, blur)
                 if none or not _meet(
-                    r, true[t], found[t], own_width, lowest, d, slope, near, here,
+                    r, true[t], found[t], own_width, lowest, d, slope, blurred, blur, near, here,
                     gradient, curvature, block_of, mixing, pockets, end, turn, level, shape,
-                    by_square, rise, side, hermitian,
+                    by_square, rise, climb, side, hermitian,
                 ):  # fmt: skip
                     continue
                 qx = beam[0] - k * dx

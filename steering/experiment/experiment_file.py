@@ -21,7 +21,7 @@ from simulations.dynamics import ParametersSection
 from simulations.errors import InputError
 from simulations.fold import BackgroundSection
 from simulations.instrument import InstrumentSection
-from simulations.likelihood import MissettingSection
+from simulations.likelihood import MissettingSection, QSpreadSection
 from simulations.reciprocal import PathSection
 from simulations.section import Section, Text, expected
 from simulations.virtual import VirtualSection
@@ -61,6 +61,7 @@ class Experiment(Section):
     source: SourceSection = SourceSection()
     background: BackgroundSection = BackgroundSection()
     missetting: MissettingSection = MissettingSection()
+    q_spread: QSpreadSection = QSpreadSection()
     virtual: VirtualSection = VirtualSection()
     alarms: AlarmsSection = AlarmsSection()
 

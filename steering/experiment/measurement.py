@@ -65,12 +65,14 @@ from simulations.likelihood import (
     Drift,
     FoldedPhonons,
     Missetting,
+    QBlur,
     ThinnedPhonons,
     Trajectories,
     TrajectoryPhonons,
     ZoneMap,
     drift_of,
     missetting,
+    q_blur,
 )
 from simulations.prior import BoxPrior, load_prior, load_prior_record, stored_priors
 from simulations.reciprocal import EnergyAxis, Path, PathSection, seekpath_segments
@@ -177,6 +179,11 @@ class Measurement:
             )
         if "missetting" not in self.experiment.model_fields_set:
             told.append(self.experiment.missetting.assumed)
+        if not self.experiment.q_spread.active:
+            told.append(
+                "pixels are taken to be points, the beam to be parallel and the crystal to be "
+                "without mosaic: give q_spread"
+            )
         return tuple(told)
 
     @property
@@ -264,7 +271,13 @@ class Measurement:
             pockets=self.pockets,
             missetting=ways.where(fitted),
             aside=ways.where(~fitted),
+            q_blur=self._q_blur,
         )
+
+    @property
+    def _q_blur(self) -> QBlur:
+        told = self.experiment.q_spread
+        return q_blur(self.crystal, self.instrument, self.orientation, told)
 
     @cached_property
     def merged(self) -> MergedVoxels:
@@ -298,6 +311,7 @@ class Measurement:
             temperature_K=self.experiment.sample.temperature_K,
             resolution=self.instrument.resolution,
             pockets=self.pockets,
+            q_blur=self._q_blur,
             **({"reach_sigmas": QUICK_REACH_SIGMAS} if self.costly else {}),
         )
 

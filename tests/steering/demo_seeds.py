@@ -69,6 +69,7 @@ def one_seed(measurement: Measurement, seed: int) -> dict[str, Any]:
         "joint": _joint(gap[:targeted], found.covariance[:targeted, :targeted]),
         "joint_of_all": _joint(gap, found.covariance),
         "targeted": targeted,
+        "covariance": found.covariance.tolist(),
         "states": states,
         "others": [found.log_odds_of(one) for one in found.others],
         "reasons": list(estimate.trust.reasons),

@@ -211,6 +211,8 @@ class Study:
             "prior_sigma": fitted.prior.sigma.tolist(),
             "above_truth": found.explained - knowing.explained,
             "joint": float(gap @ np.linalg.solve(found.covariance, gap)),
+            "covariance": found.covariance.tolist(),
+            "counts": float(sum(o.sums.signal.sum() for o in observations)),
             "nuisances": found.theta[found.layout.nuisances].tolist(),
         }
         if self.doubting is not None:

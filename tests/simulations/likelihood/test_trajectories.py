@@ -5,10 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from simulations.likelihood import TrajectoryPhonons, build_zone_map
+from simulations.likelihood import QSpreadSection, TrajectoryPhonons, build_zone_map
+from simulations.likelihood.q_spread import NO_SPREAD
 from simulations.likelihood.trajectories import _pass_gamma
 from simulations.reciprocal import EnergySection
-from simulations.virtual import VirtualExperiment, lattice_of
+from simulations.virtual import Spread, VirtualExperiment, lattice_of
 from simulations.virtual.sampling import expected_phonon_rate
 from steering.experiment import Measurement, build_measurement, load_experiment
 from tests.conftest import ROOT
@@ -17,11 +18,21 @@ from tests.simulations.trajectory_quadrature import quadrature
 PSI_DEG = 30.0
 
 
-def measured(example: str, pixels: int, temperature_K: float = 5.0):
+def measured(
+    example: str,
+    pixels: int,
+    temperature_K: float = 5.0,
+    spread: QSpreadSection | None = None,
+    rays: int = 1,
+):
     """Measurement of an example with few live pixels, and the quadrature folded by the same map."""
     experiment = load_experiment(ROOT / "examples" / example)
+    spread = QSpreadSection() if spread is None else spread
     experiment = experiment.model_copy(
-        update={"sample": experiment.sample.model_copy(update={"temperature_K": temperature_K})}
+        update={
+            "sample": experiment.sample.model_copy(update={"temperature_K": temperature_K}),
+            "q_spread": spread,
+        }
     )
     measurement = build_measurement(experiment, ROOT / "examples")
     whole = measurement.instrument
@@ -40,6 +51,7 @@ def measured(example: str, pixels: int, temperature_K: float = 5.0):
         ei_meV=measurement.ei_meV,
         temperature_K=temperature_K,
         flux=1.0,
+        spread=Spread(**spread.model_dump()),
     )
     trajectories = measurement.trajectories(PSI_DEG, instrument)
     by_pixel = expected_phonon_rate(
@@ -48,6 +60,8 @@ def measured(example: str, pixels: int, temperature_K: float = 5.0):
         trajectories.step_edges_meV,
         pixels=chosen,
         lattice=lattice_of(virtual),
+        rays=rays,
+        step_meV=None if rays == 1 else 0.05,
     )
     view = measurement.geometry.view(PSI_DEG, instrument)
     row_of = {tuple(view.direction[p]): i for i, p in enumerate(chosen)}
@@ -316,3 +330,41 @@ def test_stretches_that_pass_gamma_are_found_by_their_nearest_lattice_vector():
         found,
     )
     assert found.tolist() == [True, False]
+
+
+SPREADS = {
+    "all": QSpreadSection(mosaic_deg=0.3, divergence_deg=0.3, pixel_m=(0.025, 0.008)),
+    "divergence": QSpreadSection(divergence_deg=0.5),
+    "mosaic": QSpreadSection(mosaic_deg=0.5),
+    "pixels": QSpreadSection(pixel_m=(0.06, 0.06)),
+}
+
+
+@pytest.mark.parametrize(
+    "kind", [pytest.param(k, marks=[] if k == "all" else pytest.mark.slow) for k in SPREADS]
+)
+def test_a_spread_of_q_is_that_of_neutrons_drawn_one_by_one(kind):
+    measurement, _, trajectories, drawn = measured(
+        "ge-arcs.yaml", 24, spread=SPREADS[kind], rays=150
+    )
+    exact, values = measurement.exact, measurement.model.values
+    blurred, _ = exact.rates(trajectories, exact.prepare(values), gradient=False)
+    exact.q_blur = NO_SPREAD
+    points, _ = exact.rates(trajectories, exact.prepare(values), gradient=False)
+    from_bin = int(np.searchsorted(measurement.energy.edges_meV, measurement.elastic_cut_meV)) + 1
+    assert off(blurred, drawn, from_bin) < 0.5 * off(points, drawn, from_bin)
+
+
+def test_derivatives_of_blurred_rates_are_their_differences():
+    measurement, _, trajectories, _ = measured("ge-arcs.yaml", 20, spread=SPREADS["all"])
+    exact, values = measurement.exact, measurement.model.values
+    rate, slope = exact.rates(trajectories, exact.prepare(values))
+    step = 1e-3
+    for k in (0, 3):
+        high, low = values.copy(), values.copy()
+        high[k] += step
+        low[k] -= step
+        up, _ = exact.rates(trajectories, exact.prepare(high), gradient=False)
+        down, _ = exact.rates(trajectories, exact.prepare(low), gradient=False)
+        found = (up - down) / (2 * step)
+        assert np.abs(slope[..., k] - found).sum() < 0.1 * np.abs(found).sum()

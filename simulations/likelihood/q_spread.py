@@ -1,0 +1,114 @@
+"""What blurs Q in a measurement: mosaic of the crystal, divergence of the beam, size of the pixels.
+
+A neutron of a pixel came in along its own direction, met its own block of the crystal and ended
+somewhere in the pixel. Its q is off from the pixel's by a Gaussian of covariance ``C`` and the
+energy of a branch by ``dE/dq . dq``, to first order: a line along a trajectory is wider by
+``sqrt(g^T C g)`` with g the gradient of the branch, before the resolution of the energy.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Annotated
+
+import numpy as np
+from pydantic import Field
+
+from simulations.arrays import FloatArray
+from simulations.crystal import Crystal
+from simulations.fold import Exposure
+from simulations.instrument import (
+    Instrument,
+    Orientation,
+    crystal_to_lab,
+    split_name,
+    wave_vector,
+)
+from simulations.likelihood.trajectory_arguments import QBlur
+from simulations.section import Section
+
+Small = Annotated[float, Field(strict=True, allow_inf_nan=False, ge=0, le=5)]
+Size = Annotated[float, Field(strict=True, allow_inf_nan=False, ge=0, lt=0.5)]
+
+
+class QSpreadSection(Section):
+    """What blurs Q, as rates of the fit have it; all zero: pixels are points."""
+
+    mosaic_deg: Small = Field(
+        default=0.0,
+        description="mosaic of the sample, standard deviation about each axis, 0 to 5 degrees",
+    )
+    divergence_deg: Small = Field(
+        default=0.0,
+        description="of the incident beam, standard deviation in each direction, 0 to 5 degrees",
+    )
+    pixel_m: tuple[Size, Size] = Field(
+        default=(0.0, 0.0), description="width and height of an unmerged pixel in metres"
+    )
+
+    @property
+    def active(self) -> bool:
+        """Whether anything blurs Q."""
+        return self.mosaic_deg > 0 or self.divergence_deg > 0 or max(self.pixel_m) > 0
+
+
+NO_SPREAD = QBlur(mosaic=0.0, divergence=0.0, width=0.0, height=0.0, up=np.array([0.0, 1.0, 0.0]))
+
+
+def q_blur(
+    crystal: Crystal, instrument: Instrument, orientation: Orientation, section: QSpreadSection
+) -> QBlur:
+    """Standard deviations of what blurs Q, radian.
+
+    Parameters
+    ----------
+    crystal : Crystal
+    instrument : Instrument
+        Pixels are taken to be at their mean distance from the sample.
+    orientation : Orientation
+        Tubes stand upright; the vertical in the crystal's frame is that without tilts.
+    section : QSpreadSection
+    """
+    distance_m = float(np.mean(np.linalg.norm(instrument.position_m[~instrument.masked], axis=1)))
+    width_m, height_m = section.pixel_m
+    lab = crystal_to_lab(orientation, crystal.conventional_reciprocal, 0.0)
+    flat = np.sqrt(12) * distance_m  # of a box, its standard deviation
+    return QBlur(
+        mosaic=float(np.radians(section.mosaic_deg)),
+        divergence=float(np.radians(section.divergence_deg)),
+        width=width_m / flat,
+        height=height_m * split_name(instrument.name)[1] / flat,
+        up=np.ascontiguousarray(lab[1]),
+    )
+
+
+class BlurredMoments:
+    """Moments of an exposure with a spread of q added to the width of its voxels; keeps the last.
+
+    Approximate: the spread is taken to be the same in all directions, of the mean Q of a cell.
+
+    Parameters
+    ----------
+    q_blur : QBlur
+    ei_meV : float
+    energy_meV : (E,) float64
+        Centres of the bins that can be reached.
+    """
+
+    def __init__(self, q_blur: QBlur, ei_meV: float, energy_meV: FloatArray) -> None:
+        self._mosaic = 2 * q_blur.mosaic**2 / 3
+        k_i, k_f = wave_vector(np.array([ei_meV])), wave_vector(ei_meV - energy_meV)
+        pixel = k_f**2 * (q_blur.width**2 + q_blur.height**2)
+        self._constant = (2 * (q_blur.divergence * k_i) ** 2 + pixel) / 3
+        self._kept: tuple[Exposure, Exposure] | None = None
+
+    def __call__(self, moments: Exposure) -> Exposure:
+        """The same where nothing blurs."""
+        if self._mosaic == 0 and not np.any(self._constant):
+            return moments
+        if self._kept is None or self._kept[0] is not moments:
+            second = moments.second.copy()
+            more = self._mosaic * moments.q_squared + self._constant * moments.weight
+            second[..., :3] += more[..., None]
+            self._kept = moments, replace(moments, second=second)
+        return self._kept[1]
