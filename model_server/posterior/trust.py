@@ -17,12 +17,14 @@ from model_server.posterior.groups import GROUP_COUNTS, groups_of, summed
 from model_server.posterior.posterior import Posterior
 from simulations.arrays import BoolArray, FloatArray
 from simulations.fold import CellSums
+from simulations.likelihood import Q_SPREAD
 from simulations.prior import BoxPrior
 
 ALPHA_PER_RUN = 0.05
 MODEL_ERROR = 0.02  # relative error the one-phonon model of a tube may have in a group of cells
 LINE_SHIFT_BINS = 0.03  # error of a line's place in a tube, in energy bins
 ALIGN = "align again (`beamsteer align`) and fold with the set-up that is true"
+SPREAD = "give the experiment's q_spread as it is"
 ALONE = "one orientation with a set-up that may be off: a second must agree"
 UNSETTLED = "the refinement did not converge: measure on, or check lattice and u, v"
 SET_UP_SIGMAS = 3.0  # of what the experiment allows: a set-up that is farther off is told
@@ -220,7 +222,7 @@ def _mis_set(posterior: Posterior, allowed: FloatArray) -> list[str]:
     layout = posterior.layout
     return [
         f"{name} is off by {value:+.2g} +- {sigma:.1g} {unit}, more than {SET_UP_SIGMAS:g} times "
-        f"the {known:g} {unit} of the experiment's missetting: {ALIGN}"
+        f"the {known:g} {unit} that the experiment allows: {_mended(name)}"
         for name, unit, value, sigma, known in zip(
             layout.off_names,
             layout.off_units,
@@ -244,8 +246,13 @@ def _set_up_hint(posterior: Posterior) -> str:
         return ""
     return (
         f"; the set-up is off ({layout.off_names[most]} {off[most]:+.2g} {layout.off_units[most]} "
-        f"or another answer): {ALIGN}"
+        f"or another answer): {_mended(layout.off_names[most])}"
     )
+
+
+def _mended(name: str) -> str:
+    """What to do where this of the set-up is off."""
+    return SPREAD if name == Q_SPREAD else ALIGN
 
 
 def _told_aside(posterior: Posterior, chunks: Sequence[str], threshold: float) -> list[str]:
@@ -260,7 +267,7 @@ def _told_aside(posterior: Posterior, chunks: Sequence[str], threshold: float) -
         reasons.append(
             f"the set-up is off by more than can be corrected to first order, {aside.names[most]} "
             f"most ({aside.value[most]:+.2g} +- {aside.sigma[most]:.1g} {aside.units[most]}): "
-            f"{ALIGN}"
+            f"{_mended(aside.names[most])}"
         )
     for name, unit, value, sigma, pull in zip(
         aside.names, aside.units, aside.value, aside.sigma, pulls, strict=True
@@ -268,7 +275,7 @@ def _told_aside(posterior: Posterior, chunks: Sequence[str], threshold: float) -
         if abs(pull) > SET_UP_SIGMAS and not aside.far:
             reasons.append(
                 f"{name} is {value:+.2g} +- {sigma:.1g} {unit}, more than {SET_UP_SIGMAS:g} times "
-                f"what was thought possible: {ALIGN}"
+                f"what was thought possible: {_mended(name)}"
             )
     if aside.held_p < threshold:
         most = int(np.nanargmax(np.abs(aside.held_value / aside.held_sigma)))

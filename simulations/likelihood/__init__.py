@@ -6,6 +6,7 @@ from simulations.likelihood.folded_phonons import FoldedPhonons
 from simulations.likelihood.forward_model import ExactModel, ForwardModel, State
 from simulations.likelihood.missetting import (
     NONE_OFF,
+    Q_SPREAD,
     Missetting,
     MissettingSection,
     missetting,
@@ -32,6 +33,7 @@ __all__ = [
     "ModeState",
     "NONE_OFF",
     "QBlur",
+    "Q_SPREAD",
     "QSpreadSection",
     "State",
     "ThinnedPhonons",

@@ -1,4 +1,4 @@
-"""What may be off in the set-up of a measurement: orientation, lattice, incident energy, time zero.
+"""What may be off in the set-up of a measurement: mount, lattice, incident energy, time zero, blur.
 
 Events are put into cells with the set-up that is believed. Where it is off, the neutrons of a cell
 come from ``Q' = (1 + sum_g x_g A_g) Q``, to first order, with ``A_g`` a rotation or a strain in the
@@ -29,6 +29,7 @@ from simulations.likelihood.trajectory_arguments import Moves
 from simulations.section import NotNegative, Section
 
 PERCENT = 1e-2
+Q_SPREAD = "spread of q"
 
 
 class MissettingSection(Section):
@@ -77,6 +78,7 @@ class Missetting:
     linear: FloatArray  # (G, 3, 3) of Q, for one unit
     ei: FloatArray  # (G,) relative change of the incident energy, for one unit
     delay: FloatArray  # (G,) of time zero, in times of flight from the sample at E = 0
+    blur: FloatArray  # (G,) of the logarithm of the spread of q, for one unit
 
     def __len__(self) -> int:
         return len(self.names)
@@ -90,6 +92,7 @@ class Missetting:
             linear=np.concatenate([self.linear, other.linear]),
             ei=np.concatenate([self.ei, other.ei]),
             delay=np.concatenate([self.delay, other.delay]),
+            blur=np.concatenate([self.blur, other.blur]),
         )
 
     def where(self, kept: BoolArray) -> Missetting:
@@ -101,6 +104,7 @@ class Missetting:
             linear=self.linear[kept],
             ei=self.ei[kept],
             delay=self.delay[kept],
+            blur=self.blur[kept],
         )
 
     @property
@@ -124,6 +128,7 @@ class Missetting:
             beam=self.beam,
             final=self.ei[:, None] * ei_meV / (2 * NEUTRON_MEV_A2 * kf),
             shift=self.delay[:, None] * late - self.ei[:, None] * ei_meV,
+            blur=self.blur,
         )
 
     def turn(self, off: FloatArray) -> FloatArray:
@@ -138,12 +143,13 @@ NONE_OFF = Missetting(
     linear=np.empty((0, 3, 3)),
     ei=np.empty(0),
     delay=np.empty(0),
+    blur=np.empty(0),
 )
 
 
 def missetting(
     crystal: Crystal, instrument: Instrument, orientation: Orientation, ei_meV: float,
-    section: MissettingSection,
+    section: MissettingSection, spread_percent: float = 0.0,
 ) -> Missetting:  # fmt: skip
     """Ways a measurement may be off, those too that are known not to be: their sigma is zero.
 
@@ -156,19 +162,24 @@ def missetting(
         Tilts are about its arcs.
     ei_meV : float
     section : MissettingSection
+    spread_percent : float
+        How well the spread of q is known; 0: there is none, or it is known.
     """
     names: list[tuple[str, str, float]] = []
     linear: list[FloatArray] = []
     ei: list[float] = []
     delay: list[float] = []
+    blur: list[float] = []
 
     def add(
-        name: str, unit: str, sigma: float, A: ArrayLike = 0.0, of_ei: float = 0.0, late: float = 0
-    ) -> None:
+        name: str, unit: str, sigma: float, A: ArrayLike = 0.0, of_ei: float = 0.0,
+        late: float = 0.0, wider: float = 0.0,
+    ) -> None:  # fmt: skip
         names.append((name, unit, sigma))
         linear.append(np.broadcast_to(np.asarray(A, dtype=float), (3, 3)))
         ei.append(of_ei)
         delay.append(late)
+        blur.append(wider)
 
     for name, arc, sigma in (
         ("psi offset", "dpsi_deg", section.psi_offset_deg),
@@ -182,6 +193,8 @@ def missetting(
     distance = np.linalg.norm(instrument.position_m[~instrument.masked], axis=1)
     flight = float(np.mean(flight_time_us(distance, ei_meV)))
     add("time zero", "us", section.t0_us, late=1 / flight)
+    if spread_percent > 0:
+        add(Q_SPREAD, "%", spread_percent, wider=PERCENT)
     return Missetting(
         names=tuple(n for n, _, _ in names),
         units=tuple(u for _, u, _ in names),
@@ -189,6 +202,7 @@ def missetting(
         linear=np.array(linear).reshape(-1, 3, 3),
         ei=np.array(ei),
         delay=np.array(delay),
+        blur=np.array(blur),
     )
 
 

@@ -25,7 +25,7 @@ from simulations.instrument import (
     wave_vector,
 )
 from simulations.likelihood.trajectory_arguments import QBlur
-from simulations.section import Section
+from simulations.section import NotNegative, Section
 
 Small = Annotated[float, Field(strict=True, allow_inf_nan=False, ge=0, le=5)]
 Size = Annotated[float, Field(strict=True, allow_inf_nan=False, ge=0, lt=0.5)]
@@ -44,6 +44,9 @@ class QSpreadSection(Section):
     )
     pixel_m: tuple[Size, Size] = Field(
         default=(0.0, 0.0), description="width and height of an unmerged pixel in metres"
+    )
+    known_percent: NotNegative = Field(
+        default=30.0, description="how well all of it is known, standard deviation, %, 0 or more"
     )
 
     @property

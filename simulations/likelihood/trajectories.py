@@ -616,7 +616,7 @@ class TrajectoryPhonons:
                 own_width=LINE_SIGMA_MEV,
                 lowest=LOWEST_ENERGY_MEV,
             ),
-            self.q_blur,
+            self.q_blur.widened(float(np.exp(off @ self._every_way.blur))),
             None
             if self.pockets is None
             else (

@@ -54,6 +54,7 @@ class Moves(NamedTuple):
     beam: FloatArray  # (G,) of k_i, relative
     final: FloatArray  # (G, true steps) of k_f at a true energy, 1/angstrom
     shift: FloatArray  # (G, true steps) of the measured energy at a true one, meV
+    blur: FloatArray  # (G,) of the spread of q, relative
 
 
 class Grid(NamedTuple):
@@ -108,6 +109,11 @@ class QBlur(NamedTuple):
     width: float  # of a pixel as the sample sees it, across
     height: float
     up: FloatArray  # (3,) unit vector along the tubes, crystal frame
+
+    def widened(self, factor: float) -> QBlur:
+        """All of it so many times as wide."""
+        wide = {name: factor * getattr(self, name) for name in self._fields[:4]}
+        return self._replace(**wide)
 
 
 class Line(NamedTuple):

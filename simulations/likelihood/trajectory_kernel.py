@@ -21,7 +21,7 @@ from simulations.likelihood.trajectory_blur import (
     mixed,
     most_blur_of,
 )
-from simulations.scattering import count_mode, damped_line
+from simulations.likelihood.trajectory_pockets import pocket_is_near, pocket_shape, signed_root
 
 
 @njit(cache=True, error_model="numpy")
@@ -67,52 +67,6 @@ def diagonalise(matrix, turn, start, stop):
             return
 
 
-@njit(cache=True)
-def _signed_root(square):
-    """Energy of a mode, negative where it is imaginary."""
-    return sqrt(square) if square > 0.0 else -sqrt(-square)
-
-
-@njit(cache=True, error_model="numpy")
-def _pocket_shape(level, energy, width, own_width, lowest, rise, pockets):
-    """Line of one mode of a crystal with pockets, as ``_meet`` has it; see `count_mode`.
-
-    A damped mode is weighed by its own energy: what ``walk`` weighs it with is taken off.
-    """
-    floor, damped, thermal = pockets
-    live, size, wide = count_mode(level, floor, damped)
-    if not live:
-        return 0.0, 0.0
-    flat = size != abs(level)  # the energy moves with nothing
-    if wide > 0.0:
-        value, by_size = damped_line(energy, size, sqrt(width * width + own_width**2), thermal)
-        back = energy * (1.0 - exp(-energy / thermal)) if thermal > 0.0 else energy
-        return value * back, 0.0 if flat else -0.5 * by_size * back / size
-    if size < lowest:
-        size, flat = lowest, True
-    jac = 1.0 if flat else 1.0 - 0.5 / size * rise
-    spread = sqrt(width * width * jac * jac + own_width * own_width)
-    x = (energy - size) / spread
-    if abs(x) >= 4.0:
-        return 0.0, 0.0
-    shape = exp(-0.5 * x * x) / (spread * sqrt(2.0 * pi))
-    return shape, 0.0 if flat else shape * x / spread / (2.0 * size)
-
-
-@njit(cache=True)
-def _pocket_is_near(square, reach, energy, spread, lowest, pockets):
-    """Whether a mode that does not lie where it counts may have a line at ``energy``.
-
-    ``square`` is its E^2 within ``reach``, ``spread`` the width that a line is found by.
-    """
-    floor, damped, _ = pockets
-    if damped and square - reach < 0.0:
-        return True
-    floor = max(floor, lowest)
-    inside = square - reach < floor * floor and square + reach > 0.0
-    return inside and abs(energy - floor) < 4.0 * spread
-
-
 @njit(
     cache=True,
     forceinline=True,
@@ -122,7 +76,7 @@ def _pocket_is_near(square, reach, energy, spread, lowest, pockets):
 def _meet(
     r, energy, width, own_width, lowest, d, slope, blurred, blur, near, here,
     gradient, curvature, block_of, mixing, pockets, end, turn, level, shape, by_square,
-    rise, climb, side, hermitian,
+    by_blur, rise, climb, side, hermitian,
 ):  # fmt: skip
     """Energies of all modes near grid point ``r`` and the shape of their lines at ``energy``.
 
@@ -133,8 +87,9 @@ def _meet(
 
     ``here`` holds E^2 continued to first order, ``near`` which of them may have a line. Fills
     ``end`` and ``turn`` (how modes of a block turn into those found here), ``level``, ``shape`` and
-    ``by_square`` (derivative of the shape by the square of the energy); the arrays after them are
-    room to work in. Returns whether any line is near.
+    ``by_square`` (derivative of the shape by the square of the energy) and ``by_blur`` (by the
+    logarithm of the spread of q); the arrays after them are room to work in.
+    Returns whether any line is near.
     """
     n = len(level)
     any_active = False
@@ -147,6 +102,7 @@ def _meet(
         for i in range(s, stop):
             shape[i] = 0.0
             by_square[i] = 0.0
+            by_blur[i] = 0.0
             end[i] = stop
             far = far and not near[i]
         if far:
@@ -154,7 +110,7 @@ def _meet(
                 if pockets is None:
                     level[i] = sqrt(max(here[i], lowest * lowest))
                 else:
-                    level[i] = _signed_root(here[i])
+                    level[i] = signed_root(here[i])
                 for j in range(s, stop):
                     turn[i, j] = 0.0
                 turn[i, i] = 1.0
@@ -201,8 +157,8 @@ def _meet(
             if blurred:
                 own = blurred_width(own_width, here[i], climb, i, blur)
             if pockets is not None:
-                level[i] = _signed_root(here[i])
-                shape[i], by_square[i] = _pocket_shape(
+                level[i] = signed_root(here[i])
+                shape[i], by_square[i] = pocket_shape(
                     level[i], energy, width, own, lowest, rise[i], pockets
                 )
                 any_active = any_active or shape[i] != 0.0
@@ -216,6 +172,8 @@ def _meet(
             if abs(x) < 4.0:
                 shape[i] = exp(-0.5 * x * x) / (wide * sqrt(2.0 * pi))
                 by_square[i] = shape[i] * x / wide / (2.0 * line)
+                more = own * own - own_width * own_width
+                by_blur[i] = shape[i] * (x * x - 1.0) * more / (wide * wide)
                 any_active = True
         s = stop
     return any_active
@@ -405,7 +363,7 @@ def walk(
     direction, fractional, beam, beam_fractional = rays
     measured_edges, true, kf, weight, found, slope_of_step = axis[:6]
     spread_first, spread_last, spread, by_width, by_shift, reach = axis[6:]
-    linear, beam_move, final_move, shift = moves
+    linear, beam_move, final_move, shift, blur_move = moves
     divisions, index, operation = grid[:3]
     fine_divisions, fine_radius, fine_index, fine_operation = grid[3:7]
     core_divisions, core_radius, core_index, core_operation = grid[7:11]
@@ -443,6 +401,7 @@ def walk(
         parts = np.empty((2, n), dtype=np.float32)
         shape = np.empty(n)
         by_square = np.empty(n)  # d shape / d E^2
+        by_blur = np.empty(n)
         level = np.empty(n)
         overlap = np.empty(n, dtype=np.complex128)
         n_columns, n_moves = out_slope.shape[2], len(linear)
@@ -577,7 +536,7 @@ def walk(
                 for s in range(n):
                     near[s] = beyond[s] <= 0.0
                     if pockets is not None and not near[s]:
-                        near[s] = _pocket_is_near(
+                        near[s] = pocket_is_near(
                             here[s], away * bend[r, s], true[t],
                             found[t] + own_width + 0.125 * most_blur * steepest[s] / true[t],
                             lowest, pockets,
@@ -588,7 +547,7 @@ def walk(
                 if none or not _meet(
                     r, true[t], found[t], own_width, lowest, d, slope, blurred, blur, near, here,
                     gradient, curvature, block_of, mixing, pockets, end, turn, level, shape,
-                    by_square, rise, climb, side, hermitian,
+                    by_square, by_blur, rise, climb, side, hermitian,
                 ):  # fmt: skip
                     continue
                 qx = beam[0] - k * dx
@@ -657,6 +616,10 @@ def walk(
                         + op_cartesian[o, 1, 2] * by_q[1]
                         + op_cartesian[o, 2, 2] * by_q[2]
                     )
+                    widened = 0.0
+                    for i in range(n):
+                        size = overlap[i].real * overlap[i].real + overlap[i].imag * overlap[i].imag
+                        widened += common * by_blur[i] * size
                     along_beam = bx * beam[0] + by * beam[1] + bz * beam[2]
                     along_final = bx * dx + by * dy + bz * dz
                     for g in range(n_moves):
@@ -667,6 +630,7 @@ def walk(
                             + bz * (A[2, 0] * qx + A[2, 1] * qy + A[2, 2] * qz)
                             + beam_move[g] * along_beam
                             - final_move[g, t] * along_final
+                            + blur_move[g] * widened
                         )
                 place = spread_first[t]
                 while run_stop[lowest_run] <= a:

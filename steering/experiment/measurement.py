@@ -257,7 +257,11 @@ class Measurement:
 
     def _walking(self, zone: ZoneMap) -> TrajectoryPhonons:
         told = self.experiment.missetting
-        ways = missetting(self.crystal, self.instrument, self.orientation, self.ei_meV, told)
+        spread = self.experiment.q_spread
+        ways = missetting(
+            self.crystal, self.instrument, self.orientation, self.ei_meV, told,
+            spread.known_percent if spread.active else 0.0,
+        )  # fmt: skip
         fitted = told.fitted & (ways.sigma > 0)
         return TrajectoryPhonons(
             model=self.model,

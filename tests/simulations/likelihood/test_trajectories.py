@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from simulations.likelihood import QSpreadSection, TrajectoryPhonons, build_zone_map
+from simulations.likelihood import Q_SPREAD, QSpreadSection, TrajectoryPhonons, build_zone_map
 from simulations.likelihood.q_spread import NO_SPREAD
 from simulations.likelihood.trajectories import _pass_gamma
 from simulations.reciprocal import EnergySection
@@ -51,7 +51,7 @@ def measured(
         ei_meV=measurement.ei_meV,
         temperature_K=temperature_K,
         flux=1.0,
-        spread=Spread(**spread.model_dump()),
+        spread=Spread(**spread.model_dump(exclude={"known_percent"})),
     )
     trajectories = measurement.trajectories(PSI_DEG, instrument)
     by_pixel = expected_phonon_rate(
@@ -368,3 +368,25 @@ def test_derivatives_of_blurred_rates_are_their_differences():
         down, _ = exact.rates(trajectories, exact.prepare(low), gradient=False)
         found = (up - down) / (2 * step)
         assert np.abs(slope[..., k] - found).sum() < 0.1 * np.abs(found).sum()
+
+
+def test_the_derivative_by_the_spread_of_q_is_its_difference():
+    measurement, _, trajectories, _ = measured("ge-arcs.yaml", 20, spread=SPREADS["all"])
+    exact, blur = measurement.exact, measurement.exact.q_blur
+    state = exact.prepare(measurement.model.values)
+    ways = exact.missetting.and_then(exact.aside)
+    at = len(exact.parameter_names) + 1 + ways.names.index(Q_SPREAD)
+    _, slope = exact.rates(trajectories, state)
+    step = 0.02
+    exact.q_blur = blur.widened(1 + step)
+    wider, _ = exact.rates(trajectories, state, gradient=False)
+    exact.q_blur = blur.widened(1 - step)
+    narrower, _ = exact.rates(trajectories, state, gradient=False)
+    found = (wider - narrower) / (2 * step) / 100  # for a per cent
+    assert np.abs(slope[..., at] - found).sum() < 0.03 * np.abs(found).sum()
+    doubting = exact.doubting()
+    doubting.q_blur = blur
+    off = np.zeros(len(doubting.missetting))
+    off[doubting.missetting.names.index(Q_SPREAD)] = 100 * np.log(1 - step)
+    moved, _ = doubting.rates(trajectories, state, off=off, gradient=False)
+    assert moved == pytest.approx(narrower, rel=1e-9)
