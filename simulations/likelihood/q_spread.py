@@ -9,7 +9,7 @@ energy of a branch by ``dE/dq . dq``, to first order: a line along a trajectory 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 from pydantic import Field
@@ -42,8 +42,9 @@ class QSpreadSection(Section):
         default=0.0,
         description="of the incident beam, standard deviation in each direction, 0 to 5 degrees",
     )
-    pixel_m: tuple[Size, Size] = Field(
-        default=(0.0, 0.0), description="width and height of an unmerged pixel in metres"
+    pixel_m: tuple[Size, Size] | Literal["instrument"] = Field(
+        default=(0.0, 0.0),
+        description="width and height of an unmerged pixel in metres, or instrument: as it has them",
     )
     known_percent: NotNegative = Field(
         default=30.0, description="how well all of it is known, standard deviation, %, 0 or more"
@@ -52,7 +53,7 @@ class QSpreadSection(Section):
     @property
     def active(self) -> bool:
         """Whether anything blurs Q."""
-        return self.mosaic_deg > 0 or self.divergence_deg > 0 or max(self.pixel_m) > 0
+        return self.mosaic_deg > 0 or self.divergence_deg > 0 or self.pixel_m != (0.0, 0.0)
 
 
 NO_SPREAD = QBlur(mosaic=0.0, divergence=0.0, width=0.0, height=0.0, up=np.array([0.0, 1.0, 0.0]))
@@ -72,17 +73,37 @@ def q_blur(
         Tubes stand upright; the vertical in the crystal's frame is that without tilts.
     section : QSpreadSection
     """
-    distance_m = float(np.mean(np.linalg.norm(instrument.position_m[~instrument.masked], axis=1)))
-    width_m, height_m = section.pixel_m
+    live = ~instrument.masked
+    distance_m = float(np.mean(np.linalg.norm(instrument.position_m[live], axis=1)))
+    if section.pixel_m == "instrument":
+        width_m, height_m = size_of_pixels(instrument)
+    else:
+        width_m, height_m = section.pixel_m
+        height_m *= split_name(instrument.name)[1]
     lab = crystal_to_lab(orientation, crystal.conventional_reciprocal, 0.0)
     flat = np.sqrt(12) * distance_m  # of a box, its standard deviation
     return QBlur(
         mosaic=float(np.radians(section.mosaic_deg)),
         divergence=float(np.radians(section.divergence_deg)),
         width=width_m / flat,
-        height=height_m * split_name(instrument.name)[1] / flat,
+        height=height_m / flat,
         up=np.ascontiguousarray(lab[1]),
     )
+
+
+def size_of_pixels(instrument: Instrument) -> tuple[float, float]:
+    """Width and height of pixels as a sample sees them, metre: medians.
+
+    From solid angles, and from how far pixels of a tube are apart; square where tubes are unknown.
+    """
+    distance = np.linalg.norm(instrument.position_m, axis=1)
+    area = float(np.median(instrument.solid_angle_sr * distance**2))
+    if instrument.tube is None:
+        return float(np.sqrt(area)), float(np.sqrt(area))
+    same = np.diff(instrument.tube) == 0
+    apart = np.linalg.norm(np.diff(instrument.position_m, axis=0), axis=1)[same]
+    height = float(np.median(apart)) if len(apart) else float(np.sqrt(area))
+    return area / height, height
 
 
 class BlurredMoments:

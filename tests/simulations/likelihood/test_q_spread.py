@@ -1,12 +1,13 @@
 """What blurs Q: widths by hand, and limits."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from simulations.likelihood import QSpreadSection
-from simulations.likelihood.q_spread import NO_SPREAD, BlurredMoments
+from simulations.likelihood import QSpreadSection, q_blur
+from simulations.likelihood.q_spread import NO_SPREAD, BlurredMoments, size_of_pixels
 from simulations.likelihood.trajectory_blur import blurred_width, fill_blur, most_blur_of
 from steering.experiment import build_measurement, load_experiment
 from steering.experiment.experiment_file import ExperimentError, parse_experiment
@@ -94,3 +95,17 @@ def test_an_impossible_spread_names_the_field():
     text = Path(ROOT / "examples" / "ge-arcs.yaml").read_text()
     with pytest.raises(ExperimentError, match=r"q_spread\.mosaic_deg"):
         parse_experiment(text + "\nq_spread: {mosaic_deg: -1}\n", name="x.yaml")
+
+
+def test_pixels_of_the_instrument_have_their_size(measurement):
+    # Helium tubes of an inch with 128 pixels on a metre, as ARCS has them.
+    width, height = size_of_pixels(measurement.instrument)
+    merged = measurement.experiment.instrument.coarsen
+    assert width == pytest.approx(0.0254, rel=0.05)
+    assert height == pytest.approx(merged * 1.0 / 128, rel=0.05)
+    section = QSpreadSection(pixel_m="instrument")
+    assert section.active
+    found = q_blur(measurement.crystal, measurement.instrument, measurement.orientation, section)
+    assert found.width == pytest.approx(measurement.exact.q_blur.width, rel=0.05)
+    untubed = replace(measurement.instrument, tube=None)
+    assert np.prod(size_of_pixels(untubed)) == pytest.approx(width * height)
