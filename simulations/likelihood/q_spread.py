@@ -44,7 +44,7 @@ class QSpreadSection(Section):
     )
     pixel_m: tuple[Size, Size] | Literal["instrument"] = Field(
         default=(0.0, 0.0),
-        description="width and height of an unmerged pixel in metres, or instrument: as it has them",
+        description="width and height of an unmerged pixel, metre, or instrument: as it is there",
     )
     known_percent: NotNegative = Field(
         default=30.0, description="how well all of it is known, standard deviation, %, 0 or more"
