@@ -30,6 +30,7 @@ FLOORS = {"deg": 0.02, "%": 0.02, "us": 0.1, "relative": 0.02}
 """Errors of walked rates in terms of the set-up: less than this is never told."""
 CHUNK_FLOOR_DEG = 0.1
 CONTRAST_FLOOR = 0.05
+SPREAD_FLOOR = 0.03  # of a typical spread of q
 MOUNT = ("psi offset", "tilt gl", "tilt gs")
 
 
@@ -43,6 +44,7 @@ class Piece:
     ways: FloatArray  # (cells, H) derivatives of the expected counts by every way to be off
     mount: FloatArray  # (cells, M) those by the turns of the crystal
     contrast: FloatArray  # (cells,) by the power of the expected intensity; none: zeros
+    wider: FloatArray  # (cells,) what a typical spread of q would change; none: zeros
 
     @property
     def variance(self) -> FloatArray:
@@ -82,6 +84,8 @@ class Aside:
     gain: float  # of minus log posterior: what the ways explain beyond the fit, to first order
     bend: float  # chi-square that the second order might add
     chunks: tuple[ChunkTest, ...]
+    spread: tuple[float, float, float] = (0.0, 0.0, 1.0)
+    """How much of a typical spread of q the counts ask for that was left out, its sigma, and p."""
 
     @property
     def far(self) -> bool:
@@ -207,6 +211,42 @@ def chunk_tests(
             )
         )
     return tuple(tests)
+
+
+def spread_test(
+    joint: FloatArray, step: FloatArray, pieces: Sequence[Piece], known: FloatArray
+) -> tuple[float, float, float]:
+    """Test pixels that are points, a parallel beam and a perfect crystal against typical ones.
+
+    Parameters
+    ----------
+    joint, step
+        As of ``marginalised``.
+    pieces : sequence of Piece
+    known : (H,) float64
+        As for ``marginalised``.
+
+    Returns
+    -------
+    share, sigma : float
+        Of a typical spread that counts ask for.
+    p : float
+        1 where they ask for none.
+    """
+    score, information, across = 0.0, 0.0, np.zeros(len(joint))
+    for one in pieces:
+        extended = np.column_stack([one.linear.slope, one.ways * (known > 0)])
+        weighted = one.weighted(one.wider[:, None])[:, 0]
+        score += float(weighted @ (one.linear.data - one.linear.rate - extended @ step))
+        information += float(weighted @ one.wider)
+        across += weighted @ extended
+    information -= float(across @ solve_positive(joint, across))
+    if information <= 0:
+        return 0.0, 0.0, 1.0
+    value, sigma, p = score_test(
+        np.array([score]), np.array([[information]]), np.array([SPREAD_FLOOR])
+    )
+    return float(value[0]), float(sigma[0]), p if value[0] > 0 else 1.0
 
 
 def floors_of(units: Sequence[str]) -> FloatArray:

@@ -18,6 +18,7 @@ from model_server.posterior.aside import (
     floors_of,
     marginalised,
     score_test,
+    spread_test,
     steepness,
 )
 from model_server.posterior.groups import told_by_groups
@@ -25,7 +26,7 @@ from model_server.posterior.linear import Linear
 from model_server.posterior.observation import Observation
 from model_server.posterior.posterior import Posterior
 from model_server.posterior.tangent import LEAST_RATE, Tangent
-from simulations.arrays import BoolArray, FloatArray
+from simulations.arrays import BoolArray, FloatArray, SingleArray
 from simulations.likelihood import Missetting
 
 
@@ -38,6 +39,7 @@ def piece_of(
     use: BoolArray,
     energy_meV: FloatArray,
     aside: Missetting,
+    wider: SingleArray | None = None,
 ) -> Piece:
     """What an orientation says of all ways to be off.
 
@@ -56,6 +58,8 @@ def piece_of(
     energy_meV : (energy_bins,) float64
     aside : Missetting
         Ways of the tangent's ``aside``.
+    wider : (path_bins, energy_bins) float32, optional
+        What a typical spread of q would change at scale 1.
     """
     layout, sums = found.layout, observation.sums
     scale, flat, constant = np.exp(found.theta[layout.log_amplitudes])
@@ -78,6 +82,7 @@ def piece_of(
         ways=np.column_stack([by_off, background * steep, phonon[use] * steep]),
         mount=np.stack(turns, axis=1) if turns else np.zeros((len(none), 0)),
         contrast=none if sums.gaussian else contrast_of(linear.rate, sums.exposure[use]),
+        wider=none if wider is None else scale * wider[use].astype(float),
     )
 
 
@@ -118,6 +123,7 @@ def marginal_of(
         gain=gain,
         bend=_bend(found, pieces, step, len(off)),
         chunks=chunk_tests(joint, step, pieces, known),
+        spread=spread_test(joint, step, pieces, known),
     )
     marginal = covariance[:size, :size]
     precision = np.asarray(np.linalg.inv(marginal), dtype=np.float64)

@@ -495,12 +495,15 @@ class Refinement:
         if self.exact is None:
             return found
         tangents = self._tangents.walked(observations, found.theta, found.theta_sigma, share=1.0)
+        wider = self._tangents.wider(observations, found.theta) or [None] * len(tangents)
         pieces: list[Piece] = []
-        for one, tangent in zip(observations, tangents, strict=True):
+        for one, tangent, more in zip(observations, tangents, wider, strict=True):
             linear, _, phonon, _ = self.objective.linearise(found.theta, None, one, tangent=tangent)
             use = usable_cells(one.sums, self.energy, self.elastic_cut)
             pieces.append(
-                piece_of(found, one, tangent, linear, phonon, use, self.energy, self.exact.aside)
+                piece_of(
+                    found, one, tangent, linear, phonon, use, self.energy, self.exact.aside, more
+                )
             )
         return marginal_of(found, pieces, self.exact.aside, self.objective.prior_precision())
 

@@ -42,6 +42,7 @@ class Tangent:
     aside: SingleArray  # (path_bins, energy_bins, H) by ways that are not fitted
     base: Tangent | None = None  # that was walked, where this one is bent from it
     rough: Tangent | None = None  # of rough rates at the same place, once they were needed
+    wider: SingleArray | None = None  # what a typical spread of q would change, once it was needed
     unlike: bool = False  # whether rough rates were found too unlike these to bend them
 
     def doubting(self, free: BoolArray) -> Tangent:
@@ -54,6 +55,7 @@ class Tangent:
             aside=self.aside[..., ~free],
             base=None if self.base is None else self.base.doubting(free),
             rough=None if self.rough is None else self.rough.doubting(free),
+            wider=self.wider,
             unlike=self.unlike,
         )
 
@@ -92,6 +94,7 @@ class Tangent:
             slope=self.slope + there.slope - here.slope,
             aside=self.aside + there.aside - here.aside,
             base=replace(self, rough=here),
+            wider=self.wider,
         )
 
     def carried(self, walked: FloatArray) -> FloatArray:
@@ -202,7 +205,8 @@ class Tangents:
                 tangent = self._kept[one.key] = self._bent(tangent, one, theta, sigma, rough)
             if tangent is None or not tangent.holds(theta, sigma, layout, one.sums, number, share):
                 unlike = tangent is not None and self.unlike
-                tangent = replace(exact.tangent(one, theta), unlike=unlike)
+                wider = None if tangent is None else tangent.wider
+                tangent = replace(exact.tangent(one, theta), unlike=unlike, wider=wider)
                 if one.key:
                     self._kept[one.key] = tangent
             tangents.append(tangent)
@@ -284,6 +288,29 @@ class Tangents:
             for t, o in zip(tangents, observations, strict=True)
         )
 
+    def wider(self, observations: Sequence[Observation], theta: FloatArray) -> list[SingleArray]:
+        """What a typical spread of q would change in each orientation's rates; none: no entries.
+
+        Walked once near theta, by rough rates where there are some.
+        """
+        model = self._rough or self._exact
+        typical = None if model is None else model.typical()
+        if model is None or typical is None:
+            return []
+        points = _At(model, self._layout)
+        blurred = _At(typical, self._layout, points)
+        found: list[SingleArray] = []
+        for one in observations:
+            tangent = self._kept.get(one.key)
+            wider = None if tangent is None else tangent.wider
+            if wider is None:
+                change = blurred.rate(one, theta) - points.rate(one, theta)
+                wider = change.astype(np.float32)
+                if tangent is not None:
+                    self._kept[one.key] = replace(tangent, wider=wider)
+            found.append(wider)
+        return found
+
     @contextmanager
     def unbent(self) -> Generator[None]:
         """Meanwhile every orientation is walked anew wherever its derivatives do not reach."""
@@ -309,30 +336,42 @@ class Tangents:
 class _At:
     """Walks of one model; what depends on the parameters alone is prepared once for each theta."""
 
-    def __init__(self, model: ExactModel, layout: ThetaLayout) -> None:
+    def __init__(self, model: ExactModel, layout: ThetaLayout, other: _At | None = None) -> None:
+        """With ``other`` what it prepares serves both."""
         self._model, self._layout = model, layout
-        self._prepared: dict[bytes, Any] = {}
+        self._prepared: dict[bytes, Any] = {} if other is None else other._prepared
+
+    def rate(self, one: Observation, theta: FloatArray) -> FloatArray:
+        """Rates at theta (P,)."""
+        return self._rates(one, theta, gradient=False)[0]
 
     def tangent(self, one: Observation, theta: FloatArray) -> Tangent:
         """Rates at theta (P,) and all derivatives."""
-        if one.trajectories is None:
-            raise InputError("observation has no trajectories; the exact rate needs them")
-        layout = self._layout
-        phi, at = theta[layout.parameters], theta[layout.walked]
-        state = self._prepared.get(phi.tobytes())
-        if state is None:
-            self._prepared = {phi.tobytes(): (state := self._model.prepare(phi))}
-        rate, slope = self._model.rates(
-            one.trajectories(),
-            state,
-            log_width=float(theta[layout.log_width]),
-            off=theta[layout.off],
-            gradient=True,
-        )
+        at = theta[self._layout.walked]
+        rate, slope = self._rates(one, theta, gradient=True)
         n = len(at)
         return Tangent(
             at=at,
             exact=rate,
             slope=np.ascontiguousarray(slope[..., :n]),
             aside=slope[..., n:].astype(np.float32),
+        )
+
+    def _rates(
+        self, one: Observation, theta: FloatArray, *, gradient: bool
+    ) -> tuple[FloatArray, FloatArray]:
+        if one.trajectories is None:
+            raise InputError("observation has no trajectories; the exact rate needs them")
+        layout = self._layout
+        phi = theta[layout.parameters]
+        state = self._prepared.get(phi.tobytes())
+        if state is None:
+            self._prepared.clear()
+            state = self._prepared[phi.tobytes()] = self._model.prepare(phi)
+        return self._model.rates(
+            one.trajectories(),
+            state,
+            log_width=float(theta[layout.log_width]),
+            off=theta[layout.off],
+            gradient=gradient,
         )

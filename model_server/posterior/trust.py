@@ -284,6 +284,13 @@ def _told_aside(posterior: Posterior, chunks: Sequence[str], threshold: float) -
             f"{aside.held_value[most]:+.2g} +- {aside.held_sigma[most]:.1g} {aside.units[most]} "
             f"(p = {aside.held_p:.1e} of all that is taken to be known): {ALIGN}"
         )
+    share, share_sigma, p = aside.spread
+    if p < threshold:
+        reasons.append(
+            "pixels are taken to be points, the beam parallel and the crystal perfect, and counts "
+            f"ask for {share:.0%} +- {share_sigma:.0%} of a typical spread of q (p = {p:.1e}): "
+            f"{SPREAD}"
+        )
     if aside.far:
         return reasons
     for chunk, test in zip(chunks, aside.chunks, strict=False):

@@ -12,7 +12,7 @@ from simulations.likelihood.missetting import (
     missetting,
 )
 from simulations.likelihood.mode_state import ModeState
-from simulations.likelihood.q_spread import QSpreadSection, q_blur
+from simulations.likelihood.q_spread import TYPICAL, QSpreadSection, q_blur
 from simulations.likelihood.thinned import ThinnedPhonons
 from simulations.likelihood.trajectories import (
     Trajectories,
@@ -36,6 +36,7 @@ __all__ = [
     "QSpreadSection",
     "Q_SPREAD",
     "State",
+    "TYPICAL",
     "ThinnedPhonons",
     "Trajectories",
     "TrajectoryPhonons",

@@ -139,6 +139,10 @@ class ExactModel(Protocol):
         """The same with all ways fitted that the set-up may be off."""
         ...
 
+    def typical(self) -> ExactModel | None:
+        """The same with a typical spread of q; None where q is blurred as somebody said."""
+        ...
+
     def prepare(self, phi: FloatArray) -> State:
         """What depends on the parameters (K,) alone; not the forward model's."""
         ...

@@ -56,6 +56,7 @@ class QSpreadSection(Section):
         return self.mosaic_deg > 0 or self.divergence_deg > 0 or self.pixel_m != (0.0, 0.0)
 
 
+TYPICAL = QSpreadSection(mosaic_deg=0.2, divergence_deg=0.2, pixel_m="instrument")
 NO_SPREAD = QBlur(mosaic=0.0, divergence=0.0, width=0.0, height=0.0, up=np.array([0.0, 1.0, 0.0]))
 
 
@@ -73,8 +74,7 @@ def q_blur(
         Tubes stand upright; the vertical in the crystal's frame is that without tilts.
     section : QSpreadSection
     """
-    live = ~instrument.masked
-    distance_m = float(np.mean(np.linalg.norm(instrument.position_m[live], axis=1)))
+    distance_m = float(np.mean(np.linalg.norm(instrument.position_m, axis=1)))
     if section.pixel_m == "instrument":
         width_m, height_m = size_of_pixels(instrument)
     else:

@@ -55,6 +55,11 @@ class ThinnedPhonons:
         """The same with all ways fitted that the set-up may be off."""
         return ThinnedPhonons(self._walked.doubting())
 
+    def typical(self) -> ThinnedPhonons | None:
+        """The same with a typical spread of q; None where one was given."""
+        walked = self._walked.typical()
+        return None if walked is None else ThinnedPhonons(walked)
+
     def prepare(self, phi: FloatArray) -> ZoneState:
         """What depends on the parameters (K,) alone."""
         return self._walked.prepare(phi)

@@ -52,7 +52,7 @@ from simulations.likelihood.trajectory_arguments import (
     TrueAxis,
 )
 from simulations.likelihood.trajectory_kernel import walk
-from simulations.likelihood.trajectory_steps import fill_spread
+from simulations.likelihood.trajectory_steps import fill_spread, pass_gamma
 from simulations.likelihood.zone_map import ZoneMap
 from simulations.reciprocal import EnergyAxis
 from simulations.scattering import Pockets
@@ -323,6 +323,8 @@ class TrajectoryPhonons:
         Others, H of them, that rates are known along to first order.
     q_blur : QBlur
         What blurs Q, see ``q_spread``.
+    typical_blur : QBlur, optional
+        What may blur it where nobody said.
     """
 
     def __init__(
@@ -340,9 +342,11 @@ class TrajectoryPhonons:
         missetting: Missetting = NONE_OFF,
         aside: Missetting = NONE_OFF,
         q_blur: QBlur = NO_SPREAD,
+        typical_blur: QBlur | None = None,
     ) -> None:
         self.pockets = pockets
         self.missetting, self.aside, self.q_blur = missetting, aside, q_blur
+        self._typical_blur = typical_blur
         self._every_way = missetting.and_then(aside)
         self.crystal = crystal
         self.zone = zone
@@ -377,6 +381,14 @@ class TrajectoryPhonons:
         other.missetting = self.missetting.and_then(self.aside.where(free))
         other.aside = self.aside.where(~free)
         other._every_way = other.missetting.and_then(other.aside)
+        return other
+
+    def typical(self) -> TrajectoryPhonons | None:
+        """The same with a typical spread of q, if none was given; shares all arrays."""
+        if self._typical_blur is None:
+            return None
+        other = copy(self)
+        other.q_blur, other._typical_blur = self._typical_blur, None
         return other
 
     def _chunks(self) -> list[slice]:
@@ -506,7 +518,7 @@ class TrajectoryPhonons:
         if self.zone.core_radius > 0:
             edges = trajectories.step_edges_meV
             to_fractional = np.linalg.inv(self.crystal.reciprocal)
-            _pass_gamma(
+            pass_gamma(
                 trajectories.pixel,
                 trajectories.first_step,
                 trajectories.start,
@@ -641,26 +653,6 @@ class TrajectoryPhonons:
             walk(stretches, rays, axis, moves, *medium, out, slopes)
         shape = (self.n_path_bins, self.energy.n_bins)
         return out.sum(axis=0).reshape(shape), slopes.sum(axis=0).reshape(*shape, columns)
-
-
-@njit(cache=True, nogil=True)
-def _pass_gamma(
-    pixel, first_step, start, fractional, beam_fractional, kf, reciprocal, most, out
-):  # fmt: skip
-    """Which stretches have a step within the root of ``most`` of a reciprocal-lattice vector."""
-    r = np.empty(3)
-    for one in range(len(pixel)):
-        for step in range(first_step[one], first_step[one] + start[one + 1] - start[one]):
-            for i in range(3):
-                f = beam_fractional[i] - kf[step] * fractional[pixel[one], i]
-                r[i] = f - np.floor(f + 0.5)
-            away = 0.0
-            for c in range(3):
-                x = r[0] * reciprocal[0, c] + r[1] * reciprocal[1, c] + r[2] * reciprocal[2, c]
-                away += x * x
-            if away < most:
-                out[one] = True
-                break
 
 
 def bytes_per_point(model: ForceConstantModel, *, basis: bool = True) -> int:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from math import erf, exp, pi, sqrt
 
+import numpy as np
+
 from simulations.kernels import njit
 
 
@@ -28,3 +30,23 @@ def fill_spread(centre, rest, sigma, edges, first, last, out, by_width, by_shift
             by_shift[t, j - first[t]] = (bell - next_bell) / s
             by_width[t, j - first[t]] = grow * (moment - u * next_bell)
             below, bell, moment = above, next_bell, u * next_bell
+
+
+@njit(cache=True, nogil=True)
+def pass_gamma(
+    pixel, first_step, start, fractional, beam_fractional, kf, reciprocal, most, out
+):  # fmt: skip
+    """Which stretches have a step within the root of ``most`` of a reciprocal-lattice vector."""
+    r = np.empty(3)
+    for one in range(len(pixel)):
+        for step in range(first_step[one], first_step[one] + start[one + 1] - start[one]):
+            for i in range(3):
+                f = beam_fractional[i] - kf[step] * fractional[pixel[one], i]
+                r[i] = f - np.floor(f + 0.5)
+            away = 0.0
+            for c in range(3):
+                x = r[0] * reciprocal[0, c] + r[1] * reciprocal[1, c] + r[2] * reciprocal[2, c]
+                away += x * x
+            if away < most:
+                out[one] = True
+                break

@@ -62,10 +62,12 @@ from simulations.instrument import (
     with_vanadium,
 )
 from simulations.likelihood import (
+    TYPICAL,
     Drift,
     FoldedPhonons,
     Missetting,
     QBlur,
+    QSpreadSection,
     ThinnedPhonons,
     Trajectories,
     TrajectoryPhonons,
@@ -179,7 +181,7 @@ class Measurement:
             )
         if "missetting" not in self.experiment.model_fields_set:
             told.append(self.experiment.missetting.assumed)
-        if not self.experiment.q_spread.active:
+        if "q_spread" not in self.experiment.model_fields_set:
             told.append(
                 "pixels are taken to be points, the beam to be parallel and the crystal to be "
                 "without mosaic: give q_spread"
@@ -275,12 +277,13 @@ class Measurement:
             pockets=self.pockets,
             missetting=ways.where(fitted),
             aside=ways.where(~fitted),
-            q_blur=self._q_blur,
+            q_blur=self._q_blur(self.experiment.q_spread),
+            typical_blur=None
+            if "q_spread" in self.experiment.model_fields_set
+            else self._q_blur(TYPICAL),
         )
 
-    @property
-    def _q_blur(self) -> QBlur:
-        told = self.experiment.q_spread
+    def _q_blur(self, told: QSpreadSection) -> QBlur:
         return q_blur(self.crystal, self.instrument, self.orientation, told)
 
     @cached_property
@@ -315,7 +318,7 @@ class Measurement:
             temperature_K=self.experiment.sample.temperature_K,
             resolution=self.instrument.resolution,
             pockets=self.pockets,
-            q_blur=self._q_blur,
+            q_blur=self._q_blur(self.experiment.q_spread),
             **({"reach_sigmas": QUICK_REACH_SIGMAS} if self.costly else {}),
         )
 

@@ -84,6 +84,9 @@ class TracedLine(_Line):
         """Itself: nothing can be mis-set."""
         return self
 
+    def typical(self) -> None:
+        """Nothing blurs q."""
+
     def rates(
         self,
         trajectories: Trajectories,

@@ -1,5 +1,7 @@
 """What is marginalised beside a fit against joint least squares, and score tests against chance."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy.stats import kstest
@@ -10,6 +12,7 @@ from model_server.posterior.aside import (
     contrast_of,
     marginalised,
     score_test,
+    spread_test,
     steepness,
 )
 from model_server.posterior.linear import Linear
@@ -44,6 +47,7 @@ def scan(rng: np.random.Generator, off=(0.0, 0.0, 0.0), orientations: int = 3, t
             ways=ways[k],
             mount=ways[k, :, :1],
             contrast=np.zeros(CELLS),
+            wider=ways[k, :, 1],
         )
         for k in range(orientations)
     ]
@@ -152,3 +156,16 @@ def test_steepness_goes_from_minus_one_to_one_over_what_is_used():
     found = steepness(energy, use)
     np.testing.assert_allclose(found[use], np.linspace(-1, 1, 7))
     assert np.all(found[~use] == -1)
+
+
+@pytest.mark.parametrize("share", [0.8, -0.8])
+def test_a_spread_that_was_left_out_is_seen_where_counts_ask_for_some(share):
+    pieces, *_ = scan(np.random.default_rng(5), off=(0, 10 * share, 0))
+    pieces = [replace(one, wider=10 * one.wider) for one in pieces]  # the second of the ways
+    step, joint, score, information, _ = marginalised(np.diag(PRIOR**-2.0), pieces, KNOWN)
+    found, sigma, p = spread_test(joint, step, pieces, KNOWN)
+    assert found == pytest.approx(score[1] / information[1, 1] / 10, rel=1e-6)
+    assert abs(found - share) < 4 * sigma
+    assert (p < 1e-6) if share > 0 else (p == 1.0)
+    nothing = [replace(one, wider=0 * one.wider) for one in pieces]
+    assert spread_test(joint, step, nothing, KNOWN) == (0.0, 0.0, 1.0)

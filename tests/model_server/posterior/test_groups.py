@@ -30,6 +30,7 @@ def test_a_fit_takes_from_chi_square_of_groups_what_is_told_by_them(level):
             ways=s[:, 6:],
             mount=np.zeros((len(r), 0)),
             contrast=np.zeros(len(r)),
+            wider=np.zeros(len(r)),
         )
         for one, r, s in zip(use, rates, slopes, strict=True)
     ]

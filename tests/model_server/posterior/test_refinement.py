@@ -571,6 +571,9 @@ class _Counting:
     def doubting(self):
         return self
 
+    def typical(self):
+        return None
+
     def prepare(self, phi):
         return self.line.prepare(phi)
 

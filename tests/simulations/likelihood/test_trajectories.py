@@ -7,7 +7,7 @@ import pytest
 
 from simulations.likelihood import Q_SPREAD, QSpreadSection, TrajectoryPhonons, build_zone_map
 from simulations.likelihood.q_spread import NO_SPREAD
-from simulations.likelihood.trajectories import _pass_gamma
+from simulations.likelihood.trajectory_steps import pass_gamma
 from simulations.reciprocal import EnergySection
 from simulations.virtual import Spread, VirtualExperiment, lattice_of
 from simulations.virtual.sampling import expected_phonon_rate
@@ -315,10 +315,10 @@ def test_cells_of_many_pixels_are_those_of_a_quadrature_that_shares_nothing(
     assert not ours[~seen].any()
 
 
-def test_stretches_that_pass_gamma_are_found_by_their_nearest_lattice_vector():
+def test_stretches_thatpass_gamma_are_found_by_their_nearest_lattice_vector():
     # Q = (1 + k_f, 0, k_f / 10 or 3 k_f / 10), k_f of 0.8 to 1.2: one passes (2, 0, 0) by 0.2.
     found = np.zeros(2, dtype=np.bool_)
-    _pass_gamma(
+    pass_gamma(
         np.array([0, 1], dtype=np.int32),
         np.array([3, 3], dtype=np.int32),
         np.array([0, 5, 10]),

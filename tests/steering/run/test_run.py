@@ -15,7 +15,7 @@ from consumers.recorded import recorded_source
 from consumers.state import close_chunk, read_chunk
 from simulations.fold import CellSums
 from simulations.fold.exposure import Exposure
-from simulations.likelihood import MissettingSection
+from simulations.likelihood import MissettingSection, QSpreadSection
 from steering.experiment import build_measurement, load_experiment, with_absolute_files
 from steering.report import fold
 from steering.run import RESULT_EXPERIMENT, Run, RunStore, replay
@@ -107,6 +107,7 @@ def test_others_and_the_set_up_are_fitted_where_the_experiment_says_so(
                 t0_us=0,
                 fitted=True,
             ),
+            "q_spread": QSpreadSection(),  # none, and it is known
         }
     )
     measurement = build_measurement(experiment, EXAMPLES)
@@ -136,10 +137,11 @@ def test_others_and_the_set_up_are_fitted_where_the_experiment_says_so(
 
 
 def test_a_result_says_what_its_error_bars_do_not_know(replayed: Replayed):
-    held, set_up = replayed.result["notes"][-2:]
+    held, set_up, spread = replayed.result["notes"][-3:]
     assert held.startswith(f"{len(FREE)} of 21 force constants are fitted")
     assert "error bars do not know" in held
     assert set_up.startswith("the set-up is taken to be known to 0.3 degrees (psi)")
+    assert spread.startswith("pixels are taken to be points")
 
 
 def test_every_event_read_is_accounted_for_exactly(replayed: Replayed, virtual_scan: VirtualScan):
