@@ -140,3 +140,37 @@ def test_what_is_not_to_be_bent_is_walked(observations):
     assert not rough.walks
     on = tangents.walked(observations, theta_at(LINE[0]), SIGMA)
     assert all(one.base is not None for one in on)
+
+
+class Blurring(Counting):
+    """A model that nobody told what blurs q: typically that makes rates half as much again."""
+
+    def typical(self):
+        class Blurred(Counting):
+            def rates(self, trajectories, state, *, log_width, off, gradient):
+                rate, slope = super().rates(
+                    trajectories, state, log_width=log_width, off=off, gradient=gradient
+                )
+                return 1.5 * rate, slope
+
+        return Blurred()
+
+
+def test_what_a_typical_spread_would_change_is_walked_once_for_each_orientation(observations):
+    model = Blurring()
+    tangents = Tangents(model, LAYOUT)
+    theta = theta_at(LINE[0])
+    walked = tangents.walked(observations, theta, SIGMA)
+    wider = tangents.wider(observations, theta)
+    for one, tangent in zip(wider, walked, strict=True):
+        np.testing.assert_allclose(one, 0.5 * tangent.exact, rtol=1e-5, atol=1e-9)
+    model.walks.clear()
+    far = theta_at(LINE[0] + 50 * SIGMA_MEV)
+    again = tangents.wider(observations, theta)
+    tangents.walked(observations, far, SIGMA)  # anew, and what was found goes with them
+    assert len(model.walks) == len(observations)
+    later = tangents.wider(observations, far)
+    for one, two, three in zip(wider, again, later, strict=True):
+        assert one is two
+        assert one is three
+    assert Tangents(Counting(), LAYOUT).wider(observations, theta) == []
