@@ -27,6 +27,10 @@ Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Positive = Annotated[float, Field(strict=True, allow_inf_nan=False, gt=0)]
 NotNegative = Annotated[float, Field(strict=True, allow_inf_nan=False, ge=0)]
 Count = Annotated[int, Field(strict=True, ge=1)]
+SpreadAngle = Annotated[float, Field(strict=True, allow_inf_nan=False, ge=0, le=5)]
+"""Standard deviation of an angle, degrees."""
+PixelLength = Annotated[float, Field(strict=True, allow_inf_nan=False, ge=0, lt=0.5)]
+"""Width or height of a pixel, metre."""
 Text = Annotated[str, Field(strict=True, min_length=1), AfterValidator(_printable)]
 Vector = tuple[Number, Number, Number]
 """Three numbers; in r.l.u. of the conventional cell unless its field says otherwise."""

@@ -12,7 +12,7 @@ from simulations.likelihood.missetting import (
     missetting,
 )
 from simulations.likelihood.mode_state import ModeState
-from simulations.likelihood.q_spread import TYPICAL, QSpreadSection, q_blur
+from simulations.likelihood.q_spread import TYPICAL, QSpreadSection, q_blur, size_of_pixels
 from simulations.likelihood.thinned import ThinnedPhonons
 from simulations.likelihood.trajectories import (
     Trajectories,
@@ -47,5 +47,6 @@ __all__ = [
     "drift_of",
     "missetting",
     "q_blur",
+    "size_of_pixels",
     "trace_trajectories",
 ]

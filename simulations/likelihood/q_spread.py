@@ -9,7 +9,7 @@ energy of a branch by ``dE/dq . dq``, to first order: a line along a trajectory 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Annotated, Literal
+from typing import Literal, TypeAlias
 
 import numpy as np
 from pydantic import Field
@@ -25,24 +25,23 @@ from simulations.instrument import (
     wave_vector,
 )
 from simulations.likelihood.trajectory_arguments import QBlur
-from simulations.section import NotNegative, Section
+from simulations.section import NotNegative, PixelLength, Section, SpreadAngle
 
-Small = Annotated[float, Field(strict=True, allow_inf_nan=False, ge=0, le=5)]
-Size = Annotated[float, Field(strict=True, allow_inf_nan=False, ge=0, lt=0.5)]
+PixelSize: TypeAlias = tuple[PixelLength, PixelLength] | Literal["instrument"]
 
 
 class QSpreadSection(Section):
     """What blurs Q, as rates of the fit have it; all zero: pixels are points."""
 
-    mosaic_deg: Small = Field(
+    mosaic_deg: SpreadAngle = Field(
         default=0.0,
         description="mosaic of the sample, standard deviation about each axis, 0 to 5 degrees",
     )
-    divergence_deg: Small = Field(
+    divergence_deg: SpreadAngle = Field(
         default=0.0,
         description="of the incident beam, standard deviation in each direction, 0 to 5 degrees",
     )
-    pixel_m: tuple[Size, Size] | Literal["instrument"] = Field(
+    pixel_m: PixelSize = Field(
         default=(0.0, 0.0),
         description="width and height of an unmerged pixel, metre, or instrument: as it is there",
     )
@@ -75,11 +74,7 @@ def q_blur(
     section : QSpreadSection
     """
     distance_m = float(np.mean(np.linalg.norm(instrument.position_m, axis=1)))
-    if section.pixel_m == "instrument":
-        width_m, height_m = size_of_pixels(instrument)
-    else:
-        width_m, height_m = section.pixel_m
-        height_m *= split_name(instrument.name)[1]
+    width_m, height_m = size_of_pixels(instrument, section.pixel_m)
     lab = crystal_to_lab(orientation, crystal.conventional_reciprocal, 0.0)
     flat = np.sqrt(12) * distance_m  # of a box, its standard deviation
     return QBlur(
@@ -91,11 +86,14 @@ def q_blur(
     )
 
 
-def size_of_pixels(instrument: Instrument) -> tuple[float, float]:
-    """Width and height of pixels as a sample sees them, metre: medians.
+def size_of_pixels(instrument: Instrument, told: PixelSize = "instrument") -> tuple[float, float]:
+    """Width and height of pixels, merged ones as a whole, as a sample sees them, metre.
 
-    From solid angles, and from how far pixels of a tube are apart; square where tubes are unknown.
+    Those told, else medians: from solid angles, and from how far pixels of a tube are apart; square
+    where tubes are unknown.
     """
+    if told != "instrument":
+        return told[0], told[1] * split_name(instrument.name)[1]
     distance = np.linalg.norm(instrument.position_m, axis=1)
     area = float(np.median(instrument.solid_angle_sr * distance**2))
     if instrument.tube is None:

@@ -6,10 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from simulations.section import NotNegative, Positive, Section
+from simulations.section import NotNegative, PixelLength, Positive, Section, SpreadAngle
 
-Small = Annotated[float, Field(strict=True, allow_inf_nan=False, ge=0, le=5)]
-Size = Annotated[float, Field(strict=True, allow_inf_nan=False, ge=0, lt=0.5)]
 Tube = Annotated[int, Field(strict=True, ge=0)]
 
 
@@ -58,14 +56,17 @@ class VirtualSection(Section):
     decay_us: Positive = Field(
         default=200.0, description="microseconds of flight in which it falls to 1/e"
     )
-    mosaic_deg: Small = Field(
-        default=0.0, description="mosaic, standard deviation about each axis, 0 to 5 degrees"
+    mosaic_deg: SpreadAngle | None = Field(
+        default=None,
+        description="mosaic, standard deviation about each axis, 0 to 5 degrees; null: as q_spread",
     )
-    divergence_deg: Small = Field(
-        default=0.0, description="beam divergence, standard deviation, 0 to 5 degrees"
+    divergence_deg: SpreadAngle | None = Field(
+        default=None,
+        description="beam divergence, standard deviation, 0 to 5 degrees; null: as q_spread",
     )
-    pixel_m: tuple[Size, Size] = Field(
-        default=(0.0, 0.0), description="width and height of an unmerged pixel in metres"
+    pixel_m: tuple[PixelLength, PixelLength] | None = Field(
+        default=None,
+        description="width and height of an unmerged pixel in metres; null: as q_spread",
     )
     dead_tubes: tuple[Tube, ...] = Field(
         default=(), description="tubes that count nothing although no mask says so"

@@ -21,6 +21,7 @@ from consumers.recorded import write_nxspe, write_sns_events
 from simulations.arrays import FloatArray
 from simulations.errors import InputError
 from simulations.instrument import Instrument, coarsen, instrument_idf, split_name
+from simulations.likelihood import size_of_pixels
 from simulations.progress import Progress, silent
 from simulations.virtual import (
     SmoothParts,
@@ -250,16 +251,27 @@ def virtual_experiment(
         "dpsi_deg": sample.dpsi_deg,
         "gl_deg": sample.gl_deg,
         "gs_deg": sample.gs_deg,
-        **_parts(experiment.virtual, instrument, counts / rates.flat),
+        "spread": _spread(experiment, instrument),
+        **_parts(experiment.virtual, counts / rates.flat),
     }
     return VirtualExperiment(**(fields | dict(settings or {}))), rates
 
 
-def _parts(
-    section: VirtualSection, instrument: Instrument, flat_background: float
-) -> dict[str, Any]:
+def _spread(experiment: Experiment, instrument: Instrument) -> Spread:
+    """What blurs Q: as the virtual section has it, else as the fit believes it."""
+    asked, believed = experiment.virtual, experiment.q_spread
+    pixel_m = believed.pixel_m if asked.pixel_m is None else asked.pixel_m
+    return Spread(
+        mosaic_deg=believed.mosaic_deg if asked.mosaic_deg is None else asked.mosaic_deg,
+        divergence_deg=believed.divergence_deg
+        if asked.divergence_deg is None
+        else asked.divergence_deg,
+        pixel_m=size_of_pixels(instrument, pixel_m),
+    )
+
+
+def _parts(section: VirtualSection, flat_background: float) -> dict[str, Any]:
     """Fields of ``VirtualExperiment`` that the section asks for; the flat level is of ratio 1."""
-    width, height = section.pixel_m
     can = section.can
     return {
         "sample": section.sample,
@@ -272,11 +284,6 @@ def _parts(
         else VirtualCan(atoms=can.atoms, material=can.material, line_width=can.line_width),
         "decaying": section.decaying_ratio * flat_background,
         "decay_us": section.decay_us,
-        "spread": Spread(
-            mosaic_deg=section.mosaic_deg,
-            divergence_deg=section.divergence_deg,
-            pixel_m=(width, height * split_name(instrument.name)[1]),
-        ),
     }
 
 

@@ -12,6 +12,7 @@ import pytest
 from consumers.fold import ChunkStart, ChunkStop, EventBlock, HistogramBlock
 from consumers.fold.folding import fold_events
 from consumers.recorded import recorded_source
+from simulations.likelihood import QSpreadSection
 from simulations.virtual import lattice_of, simulate_chunk
 from simulations.virtual.sampling import BACKGROUND, PHONON
 from steering.experiment import Experiment, build_measurement, load_experiment
@@ -175,6 +176,21 @@ def test_dead_pixels_count_nothing_but_look_alive_in_the_file(tmp_path):
     assert len(found[0].geometry.masked) == instrument.n_pixels
 
 
+def test_what_the_virtual_section_leaves_open_of_the_spread_of_q_is_as_it_is_believed():
+    measurement = coarse_measurement()
+    believed = QSpreadSection(mosaic_deg=0.2, divergence_deg=0.3, pixel_m="instrument")
+    virtual = measurement.experiment.virtual.model_copy(update={"divergence_deg": 0.0})
+    experiment = measurement.experiment.model_copy(
+        update={"q_spread": believed, "virtual": virtual}
+    )
+    asked = build_measurement(experiment, EXAMPLES)
+    found, _ = virtual_experiment(asked, [0.0], measurement.model.values)
+    assert (found.spread.mosaic_deg, found.spread.divergence_deg) == (0.2, 0.0)
+    width_m, height_m = found.spread.pixel_m
+    assert width_m == pytest.approx(0.025, rel=0.1)
+    assert height_m == pytest.approx(0.125, rel=0.1)  # 16 pixels merged
+
+
 def test_the_virtual_section_switches_parts_on_and_truth_tells_what_to_expect(tmp_path):
     experiment = coarse_experiment()
     tube = experiment.virtual.model_validate(
@@ -203,7 +219,11 @@ def test_the_virtual_section_switches_parts_on_and_truth_tells_what_to_expect(tm
     assert truth["can"] == {
         "material": "aluminium", "atoms": 0.2, "line_width_inverse_A": 0.02
     }  # fmt: skip
-    assert truth["spread"]["pixel_m"] == [0.025, pytest.approx(0.128)]  # 16 pixels merged
+    assert truth["spread"] == {
+        "mosaic_deg": 0.2,
+        "divergence_deg": 0.0,  # no q_spread
+        "pixel_m": [0.025, pytest.approx(0.128)],  # 16 pixels merged
+    }
     assert truth["chunks"][0]["proton_charge"] != truth["chunks"][1]["proton_charge"]
     for chunk in truth["chunks"]:
         events = [p for p in payloads([tmp_path / chunk["files"][0]]) if isinstance(p, EventBlock)]
