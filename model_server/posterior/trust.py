@@ -26,7 +26,9 @@ LINE_SHIFT_BINS = 0.03  # error of a line's place in a tube, in energy bins
 ALIGN = "align again (`beamsteer align`) and fold with the set-up that is true"
 SPREAD = "give the experiment's q_spread as it is"
 ALONE = "one orientation with a set-up that may be off: a second must agree"
-NOTHING = "no cell of the path was measured outside of the elastic line: look at path.energy, psi, u and v"
+NOTHING = (
+    "no cell of the path was measured outside of the elastic line: look at path.energy and psi"
+)
 UNSETTLED = "the refinement did not converge: measure on, or check lattice and u, v"
 SET_UP_SIGMAS = 3.0  # of what the experiment allows: a set-up that is farther off is told
 SCATTER_BETWEEN_CHUNKS = 0.05  # charge and self-shielding may move the scale of a chunk by this
