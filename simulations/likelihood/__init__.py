@@ -13,14 +13,10 @@ from simulations.likelihood.missetting import (
 )
 from simulations.likelihood.mode_state import ModeState
 from simulations.likelihood.q_spread import TYPICAL, QSpreadSection, q_blur, size_of_pixels
-from simulations.likelihood.thinned import ThinnedPhonons
-from simulations.likelihood.trajectories import (
-    Trajectories,
-    TrajectoryPhonons,
-    bytes_per_point,
-    trace_trajectories,
-)
+from simulations.likelihood.thinned import ThinnedPhonons, every_that_serves, thinned
+from simulations.likelihood.trajectories import Trajectories, trace_trajectories
 from simulations.likelihood.trajectory_arguments import QBlur
+from simulations.likelihood.trajectory_phonons import TrajectoryPhonons, bytes_per_point
 from simulations.likelihood.zone_map import ZoneMap, build_zone_map
 
 __all__ = [
@@ -45,8 +41,10 @@ __all__ = [
     "bytes_per_point",
     "continuation_error",
     "drift_of",
+    "every_that_serves",
     "missetting",
     "q_blur",
     "size_of_pixels",
+    "thinned",
     "trace_trajectories",
 ]

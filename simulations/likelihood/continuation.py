@@ -9,7 +9,7 @@ import numpy as np
 from simulations.arrays import ComplexArray, FloatArray
 from simulations.dynamics import ForceConstantModel
 from simulations.instrument import Resolution
-from simulations.likelihood.trajectories import (
+from simulations.likelihood.trajectory_phonons import (
     LOWEST_ENERGY_MEV,
     OFF_AXIS_INVERSE_A,
     TrajectoryPhonons,

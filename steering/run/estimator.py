@@ -38,7 +38,13 @@ from simulations.fold import (
     sum_voxels,
     tensor_reals,
 )
-from simulations.likelihood import Drift, Missetting
+from simulations.likelihood import (
+    Drift,
+    Missetting,
+    Trajectories,
+    every_that_serves,
+    thinned,
+)
 from simulations.prior import BoxPrior
 from steering.advice import Advice, absolute_targets, targets_met
 from steering.experiment import Measurement
@@ -149,7 +155,7 @@ class Estimator:
             Observation(
                 sums=sums,
                 exposure=partial(self._seen.of, c),
-                trajectories=c.trajectories,
+                trajectories=partial(self._walked, c, sums),
                 key=c.key,
                 can=can,
             )
@@ -194,6 +200,17 @@ class Estimator:
             looked_from=advised.looked_from,
             bands=self._bands(posterior),
         )
+
+    def _walked(self, chunk: ClosedChunk, sums: CellSums) -> Trajectories:
+        """Trajectories that its counts need; neighbours are alike where something blurs q."""
+        everything = chunk.trajectories()
+        cells = sums.signal.size
+        counts = float(np.sum(sums.signal))
+        if sums.gaussian:
+            known = sums.variance > 0
+            counts = float(np.sum(sums.signal[known] ** 2 / sums.variance[known]))
+        blur = self._measurement.exact.q_blur
+        return thinned(everything, cells, every_that_serves(everything, cells, blur, counts))
 
     def _parts_at(self, posterior: Posterior) -> tuple[ExpectedPart, ...]:
         """Expected parts as an estimate predicts them; as the prior does where it is unstable."""

@@ -2,7 +2,7 @@
 
 The yardstick is the walk along trajectories with a finer zone grid, finer steps and larger blocks
 of modes that are diagonalised together than in use; the slow test of
-``tests/simulations/likelihood/test_trajectories.py`` holds the walk to brute force.
+``tests/simulations/likelihood/test_trajectory_phonons.py`` holds the walk to brute force.
 """
 
 import os
@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-import simulations.likelihood.trajectories as walk
+import simulations.likelihood.trajectory_phonons as walk
 from model_server.posterior.refinement import NUISANCE_SIGMA
 from simulations.fold import MergedVoxels, VoxelExposure
 from simulations.fold.exposure import Exposure

@@ -5,8 +5,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from simulations.likelihood import ExactModel, ThinnedPhonons
-from simulations.likelihood.thinned import STEPS_OF_A_CELL, thinned
+from simulations.likelihood import TYPICAL, ExactModel, ThinnedPhonons, q_blur
+from simulations.likelihood.q_spread import NO_SPREAD
+from simulations.likelihood.thinned import (
+    MISSED,
+    _places,
+    every_that_serves,
+    steps_of_a_cell,
+    thinned,
+)
 from steering.experiment import build_measurement, load_experiment
 from tests.conftest import ROOT
 
@@ -36,21 +43,68 @@ def exposure_of(trajectories, cells):
     return out
 
 
+def cells_of(measurement):
+    return measurement.path.n_bins * measurement.energy.n_bins
+
+
 def test_what_is_kept_is_a_part_of_all_with_the_exposure_of_all(germanium):
     measurement, trajectories = germanium
-    cells = measurement.path.n_bins * measurement.energy.n_bins
-    some, factor = thinned(trajectories, cells)
-    share = len(some.pixel) / len(trajectories.pixel)
-    assert share == pytest.approx(1 / round(1 / share), rel=0.05)
-    assert share < 0.6
-    kept, everything = exposure_of(some, cells), exposure_of(trajectories, cells)
-    np.testing.assert_allclose(factor * kept, np.where(kept > 0, everything, 0.0), rtol=1e-9)
-    assert np.sum(everything[kept == 0]) < 0.01 * np.sum(everything)
-    seen = np.bincount(some.cell[some.cell >= 0], minlength=cells)
-    assert 0.7 < seen[seen > 0].mean() / STEPS_OF_A_CELL < 1.5
-    again, whole = thinned(some, cells)  # few to a cell: all of them
-    np.testing.assert_array_equal(again.pixel, some.pixel)
-    np.testing.assert_array_equal(whole, 1.0)
+    cells = cells_of(measurement)
+    everything = exposure_of(trajectories, cells)
+    some = trajectories
+    for every, before in ((3, 1), (2, 3)):  # thinned, and thinned further
+        whole = len(some.pixel)
+        some = thinned(some, cells, every)
+        assert len(some.pixel) / whole == pytest.approx(1 / every, rel=0.1)
+        assert (some.every, some.every // every) == (every * before, before)
+        kept = exposure_of(some, cells)
+        np.testing.assert_allclose(some.of_all(kept), everything, rtol=1e-9)  # no cell is lost
+        two = np.stack([kept, kept], axis=1)
+        np.testing.assert_array_equal(some.of_all(two)[:, 1], some.of_all(kept))
+    assert thinned(some, cells, 1) is some
+
+
+def test_rows_of_neighbouring_tubes_are_kept_in_turn(germanium):
+    measurement, trajectories = germanium
+    everything = measurement.trajectories(PSI_DEG)
+    some = thinned(everything, cells_of(measurement), 4)
+    tube, row = _places(everything.direction)
+    assert row.max() < 128  # pixels of a tube of ARCS
+    assert 0.9 < (tube[-1] + 1) / (measurement.instrument.n_pixels / 128) < 1.3
+    kept = np.unique(some.pixel)
+    rows = row[kept] % 4
+    even = tube[kept] % 2 == 0
+    assert np.mean(rows[even] == 2) > 0.95  # the others cross cells that lost all
+    assert np.mean(rows[~even] == 0) > 0.95
+
+
+def test_where_q_is_spread_few_trajectories_serve_and_more_counts_ask_for_more(germanium):
+    measurement, trajectories = germanium
+    cells = cells_of(measurement)
+    blur = q_blur(measurement.crystal, measurement.instrument, measurement.orientation, TYPICAL)
+    served = [every_that_serves(trajectories, cells, blur, n) for n in (1e2, 1e7)]
+    assert served == [2, 1]  # of pixels that are already every other one
+    assert every_that_serves(trajectories, cells, NO_SPREAD, 1e2) == 1
+
+
+def test_blurred_rates_of_few_trajectories_miss_no_more_than_is_said(germanium):
+    measurement, _ = germanium
+    cells = cells_of(measurement)
+    experiment = measurement.experiment.model_copy(update={"q_spread": TYPICAL})
+    exact = build_measurement(experiment, ROOT / "examples").exact
+    trajectories = measurement.trajectories(PSI_DEG)
+    state = exact.prepare(measurement.model.values)
+    right, slope = exact.rates(trajectories, state)
+    steps, _ = steps_of_a_cell(trajectories, cells)
+    use = (right > 0) & (measurement.energy.centres_meV > measurement.elastic_cut_meV)
+    for every in (2, 4):
+        some = thinned(trajectories, cells, every)
+        rate, along = exact.rates(some, state)
+        missed = np.sum((rate - right)[use] ** 2 / right[use]) / np.sum(right[use])  # of one count
+        assert missed < 1.2 * MISSED * every / steps
+        for column in range(len(measurement.model.names)):
+            power = np.sum(slope[..., column] ** 2)
+            assert np.sum((along[..., column] - slope[..., column]) ** 2) < 0.01 * power
 
 
 def test_rates_are_those_of_all_within_what_counts_can_tell(germanium):

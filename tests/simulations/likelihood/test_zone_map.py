@@ -12,7 +12,7 @@ from simulations.dynamics import (
 )
 from simulations.fold import grid_index
 from simulations.likelihood import ZoneMap, build_zone_map
-from simulations.likelihood.trajectories import OFF_AXIS_INVERSE_A
+from simulations.likelihood.trajectory_phonons import OFF_AXIS_INVERSE_A
 from tests.simulations.fold.test_voxel_map import CRYSTALS
 
 

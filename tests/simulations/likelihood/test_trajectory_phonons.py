@@ -137,7 +137,7 @@ def test_a_finer_walk_changes_little(germanium, monkeypatch):
     exact = measurement.exact
     state = exact.prepare(measurement.model.values)
     ours, _ = exact.rates(trajectories, state, gradient=False)
-    monkeypatch.setattr("simulations.likelihood.trajectories.STEP_SIGMAS", 0.2)
+    monkeypatch.setattr("simulations.likelihood.trajectory_phonons.STEP_SIGMAS", 0.2)
     assert off(exact.rates(trajectories, state)[0], ours, 7) < 0.04
 
 

@@ -1,0 +1,496 @@
+"""Expected counts along every pixel's trajectory: what the folded model approximates.
+
+Time of flight smears energy along a trajectory ``Q(E) = k_i - k_f(E) n``. A neutron that was
+scattered at ``E*``, where a branch crosses the trajectory, is counted at a measured ``E`` with the
+``Q`` that the pixel has there, which may be in another cell of the path or in none. Here each
+trajectory is walked in the *true* energy transfer, through the whole zone, with the modes, ``Q``,
+``k_f`` and width of each step, and every step is spread over the cells that its pixel has there:
+no linear smearing, no moments, no mean slope.
+
+Modes are those of the nearest point of a zone grid, continued from it by perturbation theory; modes
+that come close or cross are diagonalised anew where they are needed. A branch is found by a
+Gaussian of a quarter of the resolution's width; the rest of the resolution spreads what is found.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from copy import copy
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from simulations.arrays import ComplexArray, FloatArray, SingleArray
+from simulations.constants import BOLTZMANN_MEV_PER_K
+from simulations.constants import NEUTRON_MEV_A2 as MEV_PER_K2
+from simulations.crystal import Crystal
+from simulations.dynamics import ForceConstantModel
+from simulations.errors import InputError
+from simulations.fold import (
+    PAIRS,
+)
+from simulations.instrument import Resolution, wave_vector
+from simulations.likelihood.missetting import NONE_OFF, Missetting
+from simulations.likelihood.q_spread import NO_SPREAD
+from simulations.likelihood.trajectories import Trajectories
+from simulations.likelihood.trajectory_arguments import (
+    Continued,
+    Grid,
+    Line,
+    Moves,
+    QBlur,
+    Rays,
+    Scatterers,
+    Stretches,
+    TrueAxis,
+)
+from simulations.likelihood.trajectory_kernel import walk
+from simulations.likelihood.trajectory_steps import fill_spread, pass_gamma
+from simulations.likelihood.zone_map import ZoneMap
+from simulations.reciprocal import EnergyAxis
+from simulations.scattering import Pockets
+
+STEP_SIGMAS = 0.3  # steps in true energy, widths of the resolution
+WARM_STEP = (
+    0.5  # of those steps below ``WARM_SHARE`` of kT, where acoustic modes outshine all else,
+)
+WARM_SHARE = 0.3  # growing to whole steps at twice that: the width that finds a branch grows slowly
+FOUND_STEPS = 0.65  # width in which a branch is found, steps
+FINER = 2  # times as many steps of stretches that pass Gamma of a polar crystal
+TURNING = 2.0  # radii of the zone map's core: so near do its modes turn within a few steps
+LINE_SIGMA_MEV = 0.05  # own width of a phonon line
+REACH_SIGMAS = 3.7
+LOWEST_ENERGY_MEV = 0.3  # as in the folded model
+NEAR = 4.0  # modes closer than this times what couples them in a cell of the grid make a block
+BASIS_BYTES = 2.5e8  # of derivatives of D by the parameters: more are computed where needed
+CHUNK = 512  # points of the zone diagonalised together
+BLOCKS = 16  # of trajectories; each is summed alone, so that threads do not change the sum
+OFF_AXIS_INVERSE_A = np.array([3.1e-4, 7.3e-4, 5.7e-4])  # see the folded model
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class ZoneState:
+    """Modes of every point of the zone grid at one set of force constants, and how they continue.
+
+    Squares of energies to second order and eigenvectors to first order in the distance from the
+    point. Modes too close to each other for that make a block of neighbouring modes: its matrix,
+    with couplings to first order, is diagonalised wherever it is needed.
+    """
+
+    square: FloatArray  # (points, n) E^2, meV^2
+    slope: FloatArray  # (points, n, 3) d E^2 / dq
+    curvature: FloatArray  # (points, n, 6) second derivatives of E^2: xx yy zz yz xz xy
+    vectors: SingleArray  # (points, n, 2, n) eigenvectors in rows, conjugated
+    block: NDArray[np.int8]  # (points, n) first mode of the block that each mode belongs to
+    mixing: SingleArray
+    """(points, n, 3, 2, n). [s, a, :, s'] of two blocks: e_s'^dagger (dD/dq_a) e_s / (E_s^2 -
+    E_s'^2); of one block: e_s^dagger (dD/dq_a) e_s'."""
+    coupling: SingleArray
+    """(points, n, K + 3, 2, n) [s, k, :, s'] e_s^dagger B_k e_s', meV^2 / (eV/angstrom^2), and at
+    the end e_s^dagger (dD/dq_a) e_s', meV^2 angstrom."""
+
+    def vectors_at(self, point: int) -> ComplexArray:
+        """Eigenvectors of a point in rows, conjugated, (n, n)."""
+        return self.vectors[point, :, 0] + 1j * self.vectors[point, :, 1]
+
+    def mixing_along(self, point: int, step: FloatArray) -> ComplexArray:
+        """``mixing`` times a step (3,) from a point, (n, n)."""
+        along = np.einsum("sapi,a->psi", self.mixing[point], step)
+        return along[0] + 1j * along[1]
+
+
+class TrajectoryPhonons:
+    """One-phonon ``ExactModel`` of path cells by walking trajectories; see the module's head.
+
+    Parameters
+    ----------
+    model : ForceConstantModel
+        Free parameters and fixed part.
+    crystal : Crystal
+    zone : ZoneMap
+        Where modes are evaluated.
+    energy : EnergyAxis
+        Bins of the path.
+    n_path_bins : int
+    ei_meV, temperature_K : float
+    resolution : Resolution
+    pockets : Pockets or None
+        How imaginary modes count; None: the crystal has none.
+    missetting : Missetting
+        Ways the set-up may be off that are fitted, G of them.
+    aside : Missetting
+        Others, H of them, that rates are known along to first order.
+    q_blur : QBlur
+        What blurs Q, see ``q_spread``.
+    typical_blur : QBlur, optional
+        What may blur it where nobody said.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: ForceConstantModel,
+        crystal: Crystal,
+        zone: ZoneMap,
+        energy: EnergyAxis,
+        n_path_bins: int,
+        ei_meV: float,
+        temperature_K: float,
+        resolution: Resolution,
+        pockets: Pockets | None = None,
+        missetting: Missetting = NONE_OFF,
+        aside: Missetting = NONE_OFF,
+        q_blur: QBlur = NO_SPREAD,
+        typical_blur: QBlur | None = None,
+    ) -> None:
+        self.pockets = pockets
+        self.missetting, self.aside, self.q_blur = missetting, aside, q_blur
+        self._typical_blur = typical_blur
+        self._every_way = missetting.and_then(aside)
+        self.crystal = crystal
+        self.zone = zone
+        self.energy = energy
+        self.n_path_bins = n_path_bins
+        self.ei_meV = float(ei_meV)
+        self.temperature_K = temperature_K
+        self.resolution = resolution
+        self.model = model
+        self.parameter_names = model.names
+        self.points_inverse_A = zone.cartesian + OFF_AXIS_INVERSE_A
+        n, n_k = model.n_modes, len(model.names)
+        count = len(self.points_inverse_A)
+        none = np.zeros(n_k)
+        self._fixed = np.empty((count, n, n), dtype=np.complex128)
+        kept = 16 * count * n_k * n**2 <= BASIS_BYTES
+        self._basis = np.empty((count, n_k, n, n), dtype=np.complex128) if kept else None
+        self._fixed_slope = np.empty((count, 3, n, n), dtype=np.complex64)
+        self._fixed_bend = np.empty((count, 6, n, n), dtype=np.complex64)
+        for some in self._chunks():
+            q = self.points_inverse_A[some]
+            if self._basis is None:
+                self._fixed[some] = model.fixed_matrices(q)
+            else:
+                self._fixed[some], self._basis[some] = model.matrices(q)
+            self._fixed_slope[some] = model.matrix_gradients(q, none)
+            self._fixed_bend[some] = _bend(lambda at: model.matrix_gradients(at, none), q)
+
+    def doubting(self) -> TrajectoryPhonons:
+        """The same with all ways fitted that the set-up may be off; shares all arrays."""
+        other, free = copy(self), self.aside.sigma > 0
+        other.missetting = self.missetting.and_then(self.aside.where(free))
+        other.aside = self.aside.where(~free)
+        other._every_way = other.missetting.and_then(other.aside)
+        return other
+
+    def typical(self) -> TrajectoryPhonons | None:
+        """The same with a typical spread of q, if none was given; shares all arrays."""
+        if self._typical_blur is None:
+            return None
+        other = copy(self)
+        other.q_blur, other._typical_blur = self._typical_blur, None
+        return other
+
+    def _chunks(self) -> list[slice]:
+        """Points whose matrices fit into the processor's cache together."""
+        count = len(self.points_inverse_A)
+        return [slice(low, min(low + CHUNK, count)) for low in range(0, count, CHUNK)]
+
+    def prepare(self, phi: FloatArray) -> ZoneState:
+        """Diagonalise every point of the zone grid at ``phi`` (K,), eV/angstrom^2."""
+        phi = np.asarray(phi, dtype=float)
+        n, n_k = self.model.n_modes, len(phi)
+        count = len(self.points_inverse_A)
+        state = ZoneState(
+            square=np.empty((count, n)),
+            slope=np.empty((count, n, 3)),
+            curvature=np.empty((count, n, 6)),
+            vectors=np.empty((count, n, 2, n), dtype=np.float32),
+            block=np.empty((count, n), dtype=np.int8),
+            mixing=np.empty((count, n, 3, 2, n), dtype=np.float32),
+            coupling=np.empty((count, n, n_k + 3, 2, n), dtype=np.float32),
+        )
+        for some in self._chunks():
+            self._prepare(phi, some, state)
+        return state
+
+    def _prepare(self, phi: FloatArray, some: slice, state: ZoneState) -> None:
+        q = self.points_inverse_A[some]
+        basis = self.model.basis_matrices(q) if self._basis is None else self._basis[some]
+        square, vectors = np.linalg.eigh(self._fixed[some] + np.tensordot(phi, basis, axes=(0, 1)))
+        bra = vectors.conj().transpose(0, 2, 1)[:, None]
+        along = self._fixed_slope[some] + self.model.free_gradients(q, phi)
+        coupling = bra @ along @ vectors[:, None]
+        gap = square[:, :, None] - square[:, None, :]  # [s, s']
+        size = np.linalg.norm(coupling, axis=1)
+        block = _blocks(np.abs(gap) <= NEAR * self.zone.reach * size)
+        near = block[:, :, None] == block[:, None, :]
+        inverse = np.where(near, 0.0, 1 / np.where(near, 1.0, gap))
+        ket = vectors.astype(np.complex64)  # enough for what bends modes, and is kept so
+        bent = (self._fixed_bend[some] + self.model.free_bends(q, phi)) @ ket[:, None]
+        own = np.einsum("vis,vpis->vsp", ket.conj(), bent).real
+        across = [
+            2 * np.einsum("vst,vts,vst->vs", coupling[:, a], coupling[:, b], inverse).real
+            for a, b in PAIRS
+        ]
+        state.square[some] = square
+        state.slope[some] = np.einsum("vass->vsa", coupling).real
+        state.curvature[some] = own + np.stack(across, axis=-1)
+        state.vectors[some] = _parts(bra[:, 0], axis=2)
+        state.block[some] = block
+        mixing = np.where(near[:, None], coupling, coupling.swapaxes(2, 3) * inverse[:, None])
+        state.mixing[some] = _parts(mixing.swapaxes(1, 2), axis=3)
+        by_parameters = bra.astype(np.complex64) @ basis.astype(np.complex64) @ ket[:, None]
+        state.coupling[some][:, :, :-3] = _parts(by_parameters.swapaxes(1, 2), axis=3)
+        state.coupling[some][:, :, -3:] = _parts(coupling.swapaxes(1, 2), axis=3)
+
+    def _most(self, state: ZoneState) -> FloatArray:
+        """Most that curvature and the rest of its block move a mode within a cell, (points, n)."""
+        same = state.block[:, :, None] == state.block[:, None, :]
+        same &= ~np.eye(same.shape[1], dtype=bool)
+        pull = np.zeros(state.square.shape)
+        point, mode, other = np.nonzero(same)
+        size = np.linalg.norm(state.mixing[point, mode, :, :, other], axis=(-2, -1))
+        np.add.at(pull, (point, mode), size)
+        return self.zone.reach * (pull + self.zone.reach * np.linalg.norm(state.curvature, axis=-1))
+
+    def true_edges_meV(self, finer: int = 1) -> FloatArray:
+        """Edges of the steps in true energy, a share of the resolution's width each or finer."""
+        edges = [LOWEST_ENERGY_MEV]
+        top = 0.995 * self.ei_meV
+        warm = WARM_SHARE * BOLTZMANN_MEV_PER_K * self.temperature_K
+        while edges[-1] < top:
+            sigma = float(self.resolution.sigma_meV(np.array([edges[-1]]), self.ei_meV)[0])
+            step = max(STEP_SIGMAS * sigma, 2e-3 * self.ei_meV)
+            cold = float(np.clip(edges[-1] / max(warm, 1e-9) - 1, 0, 1))
+            edges.append(edges[-1] + step * (WARM_STEP + (1 - WARM_STEP) * cold))
+        place = np.arange(finer * (len(edges) - 1) + 1) / finer
+        return np.minimum(np.interp(place, np.arange(len(edges)), edges), 0.998 * self.ei_meV)
+
+    def _true_axis(
+        self, trajectories: Trajectories, log_width: float, off: FloatArray, finer: int
+    ) -> tuple[TrueAxis, Moves]:
+        """Steps in true energy, what of each is counted in which measured step, and its moves."""
+        edges = self.true_edges_meV(finer)
+        true = 0.5 * (edges[1:] + edges[:-1])
+        width = np.diff(edges)
+        sigma = self.resolution.sigma_meV(true, self.ei_meV) * np.exp(log_width)
+        found = np.minimum(FOUND_STEPS * width, 0.9 * sigma)
+        rest = np.sqrt(sigma**2 - found**2)
+        moves = self._every_way.moves(true, self.ei_meV)
+        kf = wave_vector(self.ei_meV - true) + off @ moves.final
+        low = trajectories.step_edges_meV
+        centre = true + off @ moves.shift
+        first = np.searchsorted(low[1:], centre - REACH_SIGMAS * rest)
+        last = np.searchsorted(low[:-1], centre + REACH_SIGMAS * rest)
+        spread, by_width, by_shift = np.zeros((3, len(true), max(1, int(np.max(last - first)))))
+        fill_spread(centre, rest, sigma, low, first, last, spread, by_width, by_shift)
+        factor = np.full(len(true), 1.0)
+        if trajectories.reduced[0]:  # counts were divided by k_f/k_i of the measured energy
+            measured_kf = wave_vector(self.ei_meV - 0.5 * (low[1:] + low[:-1]))
+            at = np.minimum(first[:, None] + np.arange(spread.shape[1]), len(low) - 2)
+            for share in (spread, by_width, by_shift):
+                share *= kf[:, None] / measured_kf[at]
+        else:
+            factor = kf / float(wave_vector(self.ei_meV))
+        axis = TrueAxis(
+            measured_edges=low,
+            true=true,
+            kf=kf,
+            weight=width * factor,
+            found=found,
+            slope_of_step=1 / (2 * MEV_PER_K2 * kf),
+            spread_first=first,
+            spread_last=last,
+            spread=spread,
+            by_width=by_width,
+            by_shift=by_shift,
+            reach=REACH_SIGMAS * float(np.max(rest)) + float(np.max(np.abs(centre - true))),
+        )
+        return axis, moves
+
+    def _turning(self, trajectories: Trajectories) -> NDArray[np.bool_]:
+        """Which stretches pass Gamma of a polar crystal so near that modes turn within a step.
+
+        As the set-up is believed, so that rates stay smooth in how far it is off.
+        """
+        turning = np.zeros(len(trajectories.pixel), dtype=np.bool_)
+        if self.zone.core_radius > 0:
+            edges = trajectories.step_edges_meV
+            to_fractional = np.linalg.inv(self.crystal.reciprocal)
+            pass_gamma(
+                trajectories.pixel,
+                trajectories.first_step,
+                trajectories.start,
+                trajectories.direction @ to_fractional,
+                trajectories.beam @ to_fractional,
+                wave_vector(self.ei_meV - 0.5 * (edges[1:] + edges[:-1])),
+                self.crystal.reciprocal,
+                (TURNING * self.zone.core_radius) ** 2,
+                turning,
+            )
+        return turning
+
+    def rates(
+        self,
+        trajectories: Trajectories,
+        state: ZoneState,
+        *,
+        log_width: float = 0.0,
+        off: FloatArray | None = None,
+        gradient: bool = True,
+    ) -> tuple[FloatArray, FloatArray]:
+        """Phonon rate of every path cell with scale 1.
+
+        Parameters
+        ----------
+        trajectories : Trajectories
+        state : ZoneState
+        log_width : float
+            Logarithm of the resolution's width over the nominal one.
+        off : (G,) float64, optional
+            How far the set-up is off in each way of ``missetting``; None: not at all.
+        gradient : bool
+            False leaves the jacobian without components.
+
+        Returns
+        -------
+        rate : (path_bins, energy_bins) float64
+            barn/meV/sr x exposure, as ``FoldedPhonons.rates``.
+        jacobian : (path_bins, energy_bins, K + 1 + G + H) float64
+            Derivatives by the parameters, with divided differences between branches, by the
+            logarithm of the width, and by each way that the set-up may be off.
+        """
+        cells = self.n_path_bins * self.energy.n_bins
+        if trajectories.cell.max(initial=-1) >= cells or len(trajectories.displacement) != (
+            self.crystal.n_atoms
+        ):
+            raise InputError(
+                f"trajectories have cell {trajectories.cell.max(initial=-1)} and "
+                f"{len(trajectories.displacement)} atoms; expected cells below {cells} and "
+                f"{self.crystal.n_atoms} atoms, as this experiment has"
+            )
+        fitted = np.zeros(len(self.missetting)) if off is None else np.asarray(off, dtype=float)
+        off = np.concatenate([fitted, np.zeros(len(self.aside))])
+        columns = len(self.parameter_names) + 1 + len(off) if gradient else 0
+        out = np.zeros((BLOCKS, cells))
+        slopes = np.zeros((BLOCKS, cells, columns))
+        zone = self.zone
+        crystal = self.crystal
+        to_fractional = np.linalg.inv(crystal.reciprocal)
+        turn = self._every_way.turn(off)
+        direction = np.ascontiguousarray(trajectories.direction @ turn.T)
+        beam = turn @ trajectories.beam * (1 + off @ self._every_way.beam)
+        rays = Rays(
+            direction=direction,
+            fractional=direction @ to_fractional,
+            beam=beam,
+            beam_fractional=beam @ to_fractional,
+        )
+        medium = (
+            Grid(
+                divisions=zone.divisions,
+                index=zone.index,
+                operation=zone.operation,
+                fine_divisions=zone.fine_divisions,
+                fine_radius=zone.fine_radius,
+                fine_index=zone.fine_index,
+                fine_operation=zone.fine_operation,
+                core_divisions=zone.core_divisions,
+                core_radius=zone.core_radius,
+                core_index=zone.core_index,
+                core_operation=zone.core_operation,
+                operation_fractional=zone.operation_fractional.astype(np.float64),
+                operation_cartesian=zone.operation_cartesian,
+                point=zone.fractional,
+                reciprocal=np.ascontiguousarray(crystal.reciprocal),
+            ),
+            Continued(
+                off_axis=OFF_AXIS_INVERSE_A,
+                reach=zone.reach,
+                square=state.square,
+                gradient=np.ascontiguousarray(state.slope.swapaxes(1, 2)),
+                curvature=state.curvature,
+                bend=self._most(state),
+                vectors=state.vectors,
+                columns=np.ascontiguousarray(state.vectors.swapaxes(1, 3)),
+                block_of=state.block,
+                mixing=state.mixing,
+                coupling=state.coupling,
+            ),
+            Scatterers(
+                positions=np.ascontiguousarray(crystal.positions),
+                amplitude=crystal.scattering_length / np.sqrt(crystal.masses_u),
+                displacement=trajectories.displacement,
+            ),
+            Line(
+                thermal=self.temperature_K * BOLTZMANN_MEV_PER_K,
+                own_width=LINE_SIGMA_MEV,
+                lowest=LOWEST_ENERGY_MEV,
+            ),
+            self.q_blur.widened(float(np.exp(off @ self._every_way.blur))),
+            None
+            if self.pockets is None
+            else (
+                self.pockets.floor_meV,
+                self.pockets.damped,
+                self.temperature_K * BOLTZMANN_MEV_PER_K,
+            ),
+        )
+        length, turning = np.diff(trajectories.start), self._turning(trajectories)
+        for some, finer in ((~turning, 1), (turning, FINER)):
+            if not some.any():
+                continue
+            stretches = Stretches(
+                exposure=trajectories.weight[trajectories.pixel[some]],
+                first_step=trajectories.first_step[some],
+                start=trajectories.start[:-1][some],
+                length=length[some],
+                cell=trajectories.cell,
+                pixel=trajectories.pixel[some],
+            )
+            axis, moves = self._true_axis(trajectories, log_width, off, finer)
+            walk(stretches, rays, axis, moves, *medium, out, slopes)
+        shape = (self.n_path_bins, self.energy.n_bins)
+        rate, slope = out.sum(axis=0), slopes.sum(axis=0)
+        return (
+            trajectories.of_all(rate).reshape(shape),
+            trajectories.of_all(slope).reshape(*shape, columns),
+        )
+
+
+def bytes_per_point(model: ForceConstantModel, *, basis: bool = True) -> int:
+    """Memory of :class:`TrajectoryPhonons` and one :class:`ZoneState` for a point of the grid.
+
+    Large grids (``BASIS_BYTES``) keep no ``basis``.
+    """
+    free = len(model.names)
+    double, single = 16 * (1 + free * basis), 8 * (1 + 3 + 6 + 3 + free + 3)
+    return (double + single) * model.n_modes**2
+
+
+def _parts(array: ComplexArray, axis: int) -> FloatArray:
+    """Real and imaginary parts along a new axis."""
+    return np.stack([array.real, array.imag], axis=axis)
+
+
+def _bend(gradients: Callable[[FloatArray], ComplexArray], q: FloatArray) -> ComplexArray:
+    """Differences of gradients at every point, (points, 6, n, n), packed as ``PAIRS``."""
+    step = 1e-3
+    slopes = [
+        (gradients(q + step * axis) - gradients(q - step * axis)) / (2 * step) for axis in np.eye(3)
+    ]
+    return np.stack([0.5 * (slopes[a][:, b] + slopes[b][:, a]) for a, b in PAIRS], axis=1)
+
+
+def _blocks(near: NDArray[np.bool_]) -> NDArray[np.int8]:
+    """First mode of every mode's block, (points, n), from pairs (points, n, n) that are near.
+
+    A block takes in whatever lies between two near modes, so that it is a range of modes.
+    """
+    n = near.shape[1]
+    first = np.zeros(near.shape[:2], dtype=np.int8)
+    for mode in range(1, n):
+        tied = near[:, :mode, mode:].any(axis=(1, 2))
+        first[:, mode] = np.where(tied, first[:, mode - 1], mode)
+    return first
