@@ -22,9 +22,10 @@ from simulations.likelihood.trajectory_phonons import TrajectoryPhonons, ZoneSta
 STEPS_OF_A_CELL = 90  # kept, on average, to look around with
 MOST = 16  # trajectories for which one is walked
 TUBE_ENDS = 5.0  # usual distances between neighbours: farther apart they are of two tubes
-ROWS_APART = 2.3  # standard deviations of the spread of q that rows of walked pixels are apart
-MISSED = 0.45  # chi-square of rates, times counts over steps of a cell, that is missed at most
-MISSED_SHARE = 0.01  # of the cells: what may be missed
+ROWS_APART = 3.5  # standard deviations of the spread of q that rows of walked pixels are apart
+ALIKE = 2.3  # of these: from there on rows differ
+MISSED = 0.45  # chi-square of rates that is missed where rows are alike, of counts over steps
+MISSED_SHARE = 0.005  # of the cells: what may be missed
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -113,10 +114,11 @@ def every_that_serves(
 ) -> int:
     """For how many neighbours one trajectory can be walked where a spread of q makes them alike.
 
-    Rows of walked pixels stay nearer than the spread reaches, and the chi-square that thinning
-    misses of the rates below a share of the cells. It was found to be 0.3 to 0.45 times counts over
-    steps of a cell (germanium, MgO, RuS2 and Ti3Al on ARCS, blurred by 0.15 to 0.2 degrees); of
-    the force constants it missed 0.00 to 0.06 with 1,500 to 6,000 counts. Without a spread all are
+    Rows of walked pixels are not much farther apart than the spread reaches, and the chi-square
+    that thinning misses of the rates stays below a share of the cells. Found for germanium, MgO,
+    RuS2 and Ti3Al on ARCS, blurred by 0.15 to 0.2 degrees: 0.3 to 0.45 times counts over steps of a
+    cell where rows are ``ALIKE``, and 0.03 to 0.2 of the constants, 1.1 to 1.8 at twice as far, and
+    0.3 to 1.1; slopes miss 0.5 to 1 % and 2 to 3 % of their chi-square. Without a spread all are
     walked: rates of single pixels have edges that no neighbour tells of.
 
     Parameters
@@ -133,10 +135,14 @@ def every_that_serves(
     if not len(apart):
         return 1
     sigma = float(np.sqrt(q_blur.mosaic**2 + q_blur.divergence**2 + q_blur.height**2))
-    rows = ROWS_APART * sigma / float(np.median(apart))
+    row = float(np.median(apart))
     steps, cells = steps_of_a_cell(trajectories, n_cells)
-    needed = MISSED * counts / (MISSED_SHARE * cells)
-    return int(np.clip(min(rows, steps / max(needed, 1e-9)), 1, MOST))
+    for every in range(MOST, 1, -1):
+        far = every * row / max(sigma, 1e-12)
+        missed = MISSED * max(1.0, far / ALIKE) ** 2 * counts * every / steps
+        if far <= ROWS_APART and missed <= MISSED_SHARE * cells:
+            return every
+    return 1
 
 
 def thinned(trajectories: Trajectories, n_cells: int, every: int) -> Trajectories:
