@@ -157,7 +157,7 @@ def study(case: Case, shared, say: Callable[[str], None]) -> dict[str, dict[str,
         trajectories = measurement.trajectories(float(psi))
         rate, along = exact.rates(trajectories, state)
         rates["walk"].append(rate)
-        slopes.append(along)
+        slopes.append(along[..., : len(measurement.prior.sigma)])
         flat.append(steps_in_cells(trajectories, measurement))
         walk.STEP_SIGMAS = FINER * usual
         rates["truth"].append(finer.rates(trajectories, finer_state, gradient=False)[0])
