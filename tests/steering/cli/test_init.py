@@ -18,13 +18,20 @@ OFFSET_DEG = 1.0
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of a germanium scan, u = 110 and v = 001, a degree off; nothing but raw events."""
+    """Raw events of germanium with a mosaic, u = 110 and v = 001, a degree off."""
     folder = tmp_path_factory.mktemp("beamtime") / "data"
     experiment = load_experiment(EXAMPLES / "ge-arcs.yaml")
     changes = {
         "sample": {"psi_offset_deg": OFFSET_DEG},
         "instrument": {"coarsen": 4},
-        "virtual": {"bragg": 0.03, "counts_per_minute": 1500, "background_ratio": 0.5},
+        "virtual": {
+            "bragg": 0.03,
+            "counts_per_minute": 1500,
+            "background_ratio": 0.5,
+            "mosaic_deg": 0.15,
+            "divergence_deg": 0.2,
+            "pixel_m": (0.0246, 0.0079),
+        },
     }
     for section, values in changes.items():
         changed = getattr(experiment, section).model_copy(update=values)
