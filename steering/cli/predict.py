@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 from collections.abc import Iterator
@@ -174,7 +175,7 @@ def predict(
 
 def _default_picture(structure: str) -> Path:
     """Name of the picture in the working folder."""
-    name = Path(structure).resolve().name if "/" in structure else structure
+    name = Path(os.path.abspath(structure)).name if "/" in structure else structure
     stem = re.sub(r"[^\w.+-]+", "-", name).strip("-.")
     return Path(f"{stem[:80] or 'structure'}-predicted.png")
 
