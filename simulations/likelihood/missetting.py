@@ -78,7 +78,7 @@ class Missetting:
     linear: FloatArray  # (G, 3, 3) of Q, for one unit
     ei: FloatArray  # (G,) relative change of the incident energy, for one unit
     delay: FloatArray  # (G,) of time zero, in times of flight from the sample at E = 0
-    blur: FloatArray  # (G,) of the logarithm of the spread of q, for one unit
+    blur: FloatArray  # (G,) relative change of the spread of q, for one unit; -1: none is left
 
     def __len__(self) -> int:
         return len(self.names)

@@ -278,6 +278,8 @@ class TrajectoryPhonons:
         found = np.minimum(FOUND_STEPS * width, 0.9 * sigma)
         rest = np.sqrt(sigma**2 - found**2)
         moves = self._every_way.moves(true, self.ei_meV)
+        left = 1 + off @ moves.blur
+        moves = moves._replace(blur=moves.blur / left if left else 0 * moves.blur)
         kf = wave_vector(self.ei_meV - true) + off @ moves.final
         low = trajectories.step_edges_meV
         centre = true + off @ moves.shift
@@ -375,6 +377,7 @@ class TrajectoryPhonons:
         columns = len(self.parameter_names) + 1 + len(off) if gradient else 0
         out = np.zeros((BLOCKS, cells))
         slopes = np.zeros((BLOCKS, cells, columns))
+        spread = abs(1 + float(off @ self._every_way.blur))  # a mirror at none: rates stay smooth
         zone = self.zone
         crystal = self.crystal
         to_fractional = np.linalg.inv(crystal.reciprocal)
@@ -428,7 +431,7 @@ class TrajectoryPhonons:
                 own_width=LINE_SIGMA_MEV,
                 lowest=LOWEST_ENERGY_MEV,
             ),
-            self.q_blur.widened(float(np.exp(off @ self._every_way.blur))),
+            self.q_blur.widened(spread),
             None
             if self.pockets is None
             else (

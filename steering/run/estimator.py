@@ -202,14 +202,18 @@ class Estimator:
         )
 
     def _walked(self, chunk: ClosedChunk, sums: CellSums) -> Trajectories:
-        """Trajectories that its counts need; neighbours are alike where something blurs q."""
+        """Trajectories that its counts need; neighbours are alike where something blurs q.
+
+        By the least spread that may be: two of the standard deviations that it is known to below.
+        """
         everything = chunk.trajectories()
         cells = sums.signal.size
         counts = float(np.sum(sums.signal))
         if sums.gaussian:
             known = sums.variance > 0
             counts = float(np.sum(sums.signal[known] ** 2 / sums.variance[known]))
-        blur = self._measurement.exact.q_blur
+        known = self._measurement.experiment.q_spread.known_percent / 100
+        blur = self._measurement.exact.q_blur.widened(max(0.0, 1 - 2 * known))
         return thinned(everything, cells, every_that_serves(everything, cells, blur, counts))
 
     def _parts_at(self, posterior: Posterior) -> tuple[ExpectedPart, ...]:

@@ -21,7 +21,7 @@ from consumers.recorded import write_nxspe, write_sns_events
 from simulations.arrays import FloatArray
 from simulations.errors import InputError
 from simulations.instrument import Instrument, coarsen, instrument_idf, split_name
-from simulations.likelihood import size_of_pixels
+from simulations.likelihood import QSpreadSection, size_of_pixels
 from simulations.progress import Progress, silent
 from simulations.virtual import (
     SmoothParts,
@@ -259,14 +259,13 @@ def virtual_experiment(
 
 def _spread(experiment: Experiment, instrument: Instrument) -> Spread:
     """What blurs Q: as the virtual section has it, else as the fit believes it."""
-    asked, believed = experiment.virtual, experiment.q_spread
-    pixel_m = believed.pixel_m if asked.pixel_m is None else asked.pixel_m
+    asked = experiment.virtual.model_dump(include=set(QSpreadSection.model_fields))
+    told = {name: value for name, value in asked.items() if value is not None}
+    spread = experiment.q_spread.model_copy(update=told)
     return Spread(
-        mosaic_deg=believed.mosaic_deg if asked.mosaic_deg is None else asked.mosaic_deg,
-        divergence_deg=believed.divergence_deg
-        if asked.divergence_deg is None
-        else asked.divergence_deg,
-        pixel_m=size_of_pixels(instrument, pixel_m),
+        mosaic_deg=spread.mosaic_deg,
+        divergence_deg=spread.divergence_deg,
+        pixel_m=size_of_pixels(instrument, spread.pixel_m),
     )
 
 

@@ -9,6 +9,7 @@ from simulations.likelihood import TYPICAL, ExactModel, ThinnedPhonons, q_blur
 from simulations.likelihood.q_spread import NO_SPREAD
 from simulations.likelihood.thinned import (
     MISSED,
+    STEPS_OF_A_CELL,
     _places,
     every_that_serves,
     steps_of_a_cell,
@@ -121,6 +122,21 @@ def test_rates_are_those_of_all_within_what_counts_can_tell(germanium):
     for column in range(len(measurement.model.names)):
         power = np.sum(slope[..., column] ** 2)
         assert np.sum((along[..., column] - slope[..., column]) ** 2) < 0.25 * power
+
+
+def test_cells_keep_the_steps_that_looking_around_takes(germanium, monkeypatch):
+    measurement, trajectories = germanium
+    walked = []
+
+    def rates(some, state, **options):
+        walked.append(some)
+        return np.zeros((1, 1)), np.zeros((1, 1, 1))
+
+    rough = ThinnedPhonons(measurement.exact)
+    monkeypatch.setattr(type(measurement.exact), "rates", lambda self, *a, **k: rates(*a, **k))
+    rough.rates(trajectories, None)
+    steps, _ = steps_of_a_cell(walked[0], cells_of(measurement))
+    assert 0.7 < steps / STEPS_OF_A_CELL < 1.5
 
 
 def test_few_trajectories_on_the_same_grid_are_all_walked(germanium):

@@ -387,6 +387,27 @@ def test_the_derivative_by_the_spread_of_q_is_its_difference():
     doubting = exact.doubting()
     doubting.q_blur = blur
     off = np.zeros(len(doubting.missetting))
-    off[doubting.missetting.names.index(Q_SPREAD)] = 100 * np.log(1 - step)
+    which = doubting.missetting.names.index(Q_SPREAD)
+    off[which] = -100 * step
     moved, _ = doubting.rates(trajectories, state, off=off, gradient=False)
     assert moved == pytest.approx(narrower, rel=1e-9)
+
+
+@pytest.mark.parametrize("percent", [-150.0, -50.0, 40.0])
+def test_the_spread_of_q_may_be_far_from_what_was_believed(percent):
+    measurement, _, trajectories, _ = measured("ge-arcs.yaml", 20, spread=SPREADS["all"])
+    exact = measurement.exact.doubting()
+    state = exact.prepare(measurement.model.values)
+    which = exact.missetting.names.index(Q_SPREAD)
+    off = np.zeros((3, len(exact.missetting)))
+    off[:, which] = percent + np.array([0.0, 2.0, -2.0])
+    (_, slope), *around = (exact.rates(trajectories, state, off=one) for one in off)
+    found = (around[0][0] - around[1][0]) / 4.0
+    found_slope = slope[..., len(exact.parameter_names) + 1 + which]
+    assert np.abs(found_slope - found).sum() < 0.05 * np.abs(found).sum()
+    off[0, which] = -100.0
+    nothing, slope = exact.rates(trajectories, state, off=off[0])
+    assert not slope[..., len(exact.parameter_names) + 1 + which].any()
+    exact.q_blur = exact.q_blur.widened(0.0)
+    points, _ = exact.rates(trajectories, state, gradient=False)
+    assert nothing == pytest.approx(points, rel=1e-12)

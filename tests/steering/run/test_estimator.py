@@ -8,9 +8,11 @@ import pytest
 
 from consumers.recorded import recorded_source
 from model_server.posterior.trust import ALONE
+from simulations.likelihood import QSpreadSection
 from steering.experiment import build_measurement
 from steering.run import Run, result_document
 from steering.run.answer import result_of
+from steering.run.estimator import Estimator
 from steering.run.ledger import ONE_ORIENTATION_DEG
 from tests.steering.virtual_scan import EXAMPLES, VirtualScan, virtual_scan
 
@@ -88,3 +90,20 @@ def test_another_answer_is_told_in_the_result_with_its_odds(believed: Run):
     assert "other_answers" not in result_of(
         believed.measurement, believed.ledger, replace(estimate, posterior=posterior.beside([]))
     )
+
+
+def test_pixels_are_left_out_only_where_the_least_spread_of_q_makes_them_alike(
+    virtual_scan: VirtualScan, believed: Run
+):
+    """A spread that is known to 50 % may be none: then all are walked, however wide it is."""
+    (chunk,) = believed.ledger.chunks
+    few = replace(chunk.sums, signal=1e-3 * chunk.sums.signal)  # many ask for all pixels, too
+    everything = len(chunk.trajectories().pixel)
+    walked = []
+    for known_percent in (10.0, 50.0):
+        spread = QSpreadSection(mosaic_deg=3.0, known_percent=known_percent)
+        experiment = virtual_scan.experiment.model_copy(update={"q_spread": spread})
+        estimator = Estimator(build_measurement(experiment, EXAMPLES), believed._estimator._can)
+        walked.append(len(estimator._walked(chunk, few).pixel))
+    assert walked[0] < 0.6 * everything
+    assert walked[1] == everything
