@@ -24,7 +24,7 @@ class CanSection(Section):
 
 
 class VirtualSection(Section):
-    """What a virtual experiment counts; but for the first two and the spread of q, off by default."""
+    """What a virtual experiment counts; the first two and the spread of q are on by default."""
 
     counts_per_minute: Positive = Field(
         default=3000.0, description="one-phonon counts per minute inside the tubes, above 0"

@@ -149,7 +149,10 @@ SHARED = {
     "simulations.constants": {"NOISE_MEV"},
     "simulations.errors": {"InputError"},
     "simulations.kernels": {"njit"},
-    "simulations.section": {"Section", "Number", "NotNegative", "Positive", "Text", "expected"},
+    "simulations.section": {
+        "Section", "Number", "NotNegative", "Positive", "Text", "expected", "SpreadAngle",
+        "PixelLength",
+    },
     "simulations.crystal": {
         "Crystal", "laue_rotations", "neutron_data", "space_group_operations",
     },

@@ -127,10 +127,15 @@ def test_wrong_tokens_are_logged_and_slowed_and_the_right_one_is_not():
             assert client.get("/runs", headers=wrong).status_code == 401
             took.append(time.monotonic() - began)
         assert 10 > took[3] >= 0.8 > 0.1 <= took[0]
-        began = time.monotonic()
-        assert client.get("/runs").status_code == 401  # none is not a wrong one
-        assert client.get("/runs", headers=right).status_code == 200
-        assert time.monotonic() - began < 0.8
+        quickest = []  # a busy machine may delay one, but what is held is held always
+        for headers, expected in (({}, 401), (right, 200)):  # no token is not a wrong one
+            took = []
+            for _ in range(4):
+                began = time.monotonic()
+                assert client.get("/runs", headers=headers).status_code == expected
+                took.append(time.monotonic() - began)
+            quickest.append(min(took))
+        assert max(quickest) < 0.8
     refused = [log for log in logs if log["event"] == "token_refused"]
     assert [log["times"] for log in refused] == [1, 2, 3, 4]
     assert {log["address"] for log in refused} == {"127.0.0.1"}
