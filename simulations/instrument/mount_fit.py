@@ -63,6 +63,7 @@ FINEST = 0.001  # 1/angstrom, error of a spot's place however many counts it has
 RIVALS = 12  # mounts fitted beside the best one, to see whether the spots tell them apart
 APART_DEG = 5.0  # mounts nearer to each other than this are one
 OUTLIER = 6.0  # sigma; what lies further off costs no more, and stays out of the fit
+SHAPE_SCALE = 2.0  # what a mosaic and a divergence may be, in widths of a reflection without them
 ABSENT = 1e-3  # share of the strongest |F|^2 below which a reflection is taken as absent
 
 
@@ -103,8 +104,11 @@ def fit_mount(
     """Index the spots of a scan by the crystal's reflections and fit mount, lattice and drift.
 
     A spot on the detectors is a cut through a reflection by the Ewald sphere: across the sphere its
-    place is known to ``spread / sqrt(counts)``, along the scattered beam only to its width. Errors
-    are widened by the root of chi-square per degree of freedom where that exceeds one.
+    place is known to ``spread / sqrt(counts)``, along the scattered beam only to its width. Of a
+    mosaic, or a divergent beam, a reflection is not round, and a cut beside its middle is off in
+    the scattering plane, too, by a share of how far it is beside. How far both stretch a reflection
+    is fitted along. Errors are widened by the root of chi-square per degree of freedom where that
+    exceeds one.
 
     Parameters
     ----------
@@ -278,6 +282,13 @@ def _fit(
     beam = np.stack([np.zeros_like(ki), np.zeros_like(ki), ki], axis=1)
     along = (beam - Q) / ki[:, None]  # of the scattered beam
     across = np.sqrt(spread**2 / counts + FINEST**2)
+    side = Q - np.einsum("ij,ij->i", Q, along)[:, None] * along
+    side /= np.linalg.norm(side, axis=1)[:, None]
+    normal = np.cross(along, side)
+    # In the plane of ``along`` and ``side``: mosaic acts across Q, divergence across the beam.
+    ahead = np.einsum("ij,ij->i", Q, along), np.einsum("ij,ij->i", Q, side)
+    forward = np.stack([along[:, 2], side[:, 2]])
+    mean_square = float(np.mean(np.einsum("ij,ij->i", Q, Q)))
     lattice, strains = crystal.conventional_lattice, _strains(crystal)
 
     def reciprocal_of(strain: FloatArray) -> FloatArray:
@@ -286,7 +297,7 @@ def _fit(
 
     def unpack(x: FloatArray) -> tuple[FloatArray, FloatArray, float]:
         strain = np.zeros(len(strains))
-        strain[: len(x) - 3 - drifting] = x[3 : len(x) - drifting]
+        strain[:straining] = x[3 : 3 + straining]
         rotation = Rotation.from_rotvec(x[:3]).as_matrix() @ start
         return rotation, strain, float(x[-1]) if drifting else 0.0
 
@@ -295,15 +306,30 @@ def _fit(
         G = index @ reciprocal_of(strain) @ rotation.T
         return _turned(G, angle + rate * (hours - hours.mean()))
 
-    def residuals(x: FloatArray, index: FloatArray, use: NDArray[np.bool_]) -> FloatArray:
-        r = calculated(x, index) - Q
-        deep = np.einsum("ij,ij->i", r, along)
-        flat = r - deep[:, None] * along
-        # Three components of a vector in a plane: two degrees of freedom.
-        scaled = np.concatenate([flat / across[:, None], (deep / (2 * spread))[:, None]], axis=1)
-        return scaled[use].ravel()
+    def skew_of(x: FloatArray) -> FloatArray:
+        """How far off in the plane a cut is, of how far it is beside the middle, (spots,)."""
+        if not shaped:
+            return np.zeros(len(Q))
+        mosaic, divergence = x[3 + straining : 5 + straining] ** 2
+        deep = 1 + mosaic * ahead[1] ** 2 / mean_square + divergence * (1 - forward[0] ** 2)
+        mixed = mosaic * ahead[0] * ahead[1] / mean_square + divergence * forward[0] * forward[1]
+        return np.asarray(-mixed / deep, dtype=np.float64)
 
-    drifting, x, tolerance = 0, np.zeros(3), ASSIGN
+    def residuals(x: FloatArray, index: FloatArray, use: NDArray[np.bool_]) -> FloatArray:
+        off = calculated(x, index) - Q
+        beside = np.einsum("ij,ij->i", off, along)
+        scaled = [
+            np.einsum("ij,ij->i", off, normal) / across,
+            (np.einsum("ij,ij->i", off, side) - skew_of(x) * beside) / across,
+            beside / (2 * spread),
+        ]
+        shape = x[3 + straining : 3 + straining + shaped] / SHAPE_SCALE
+        return np.concatenate([np.stack(scaled, axis=1)[use].ravel(), shape])
+
+    def of_spots(r: FloatArray) -> FloatArray:
+        return r[: len(r) - shaped].reshape(-1, 3)
+
+    straining, shaped, drifting, x, tolerance = 0, 0, 0, np.zeros(3), ASSIGN
     index, use = hkl[:1], np.zeros(len(spots), bool)
     for turn in range(7):
         strain = unpack(x)[1]
@@ -319,26 +345,26 @@ def _fit(
             free = len(strains) if different >= 4 + 2 * len(strains) else 0
             spans = len(np.unique(which[use])) >= 4 and np.ptp(hours[use]) > 0
             now = int(spans)
-            if len(x) != 3 + free + now:
-                x = np.concatenate([x[:3], np.zeros(free + now)])
-            drifting = now
+            if (free, 2, now) != (straining, shaped, drifting):
+                x = np.concatenate([x[:3], np.zeros(free), np.full(2, 0.3), np.zeros(now)])
+            straining, shaped, drifting = free, 2, now
         if turn >= 4:  # what lies far off beside the others is another grain or badly cut
-            r = residuals(x, index, np.ones(len(spots), bool)).reshape(-1, 4)
-            size = np.linalg.norm(r[:, :3], axis=1)
+            r = of_spots(residuals(x, index, np.ones(len(spots), bool)))
+            size = np.linalg.norm(r[:, :2], axis=1)
             use &= size < OUTLIER * max(1.0, float(np.median(size[use])))
         x = least_squares(residuals, x, args=(index, use), x_scale="jac").x
         tolerance = max(0.6 * tolerance, 0.1)
     found = least_squares(residuals, x, args=(index, use))
     x = found.x
-    r = found.fun.reshape(-1, 4)
-    degrees = 2 * len(r) - len(x)
+    r = of_spots(found.fun)
+    degrees = 2 * len(r) - len(x) + shaped  # the shape has a prior each
     if degrees < 1:
         return None
-    chi = float((r[:, :3] ** 2).sum() / degrees)
+    chi = float((r[:, :2] ** 2).sum() / degrees)
     covariance = np.linalg.pinv(found.jac.T @ found.jac) * max(chi, 1.0)
     rotation, strain, rate = unpack(x)
     nearest = hkl[_nearest(_turned(Q, -angle) @ rotation, hkl @ reciprocal_of(strain))[0]]
-    every = residuals(x, nearest, np.ones(len(spots), bool)).reshape(-1, 4)
+    every = of_spots(residuals(x, nearest, np.ones(len(spots), bool)))
 
     def with_errors(values, scale: float = 1.0) -> list[Estimated]:
         """Values that follow from x, by numerical derivatives."""
@@ -355,7 +381,7 @@ def _fit(
         lambda x: Rotation.from_matrix(unpack(x)[0] @ against.T).as_euler("YXZ", degrees=True)
     )
     cell = None
-    if len(x) - 3 - drifting:
+    if straining:
         cell = tuple(
             with_errors(
                 lambda x: _cell(lattice @ (np.eye(3) + np.tensordot(unpack(x)[1], strains, 1)))
@@ -374,5 +400,5 @@ def _fit(
         reflections=len(np.unique(np.round(index[use], 3), axis=0)),
         chi_square_per_degree=chi,
         axis_sigma_deg=float(np.degrees(np.sqrt(0.5 * (covariance[0, 0] + covariance[2, 2])))),
-        misfit=np.asarray((every[:, :3] ** 2).sum(axis=1), dtype=np.float64),
+        misfit=np.asarray((every[:, :2] ** 2).sum(axis=1), dtype=np.float64),
     )

@@ -31,6 +31,7 @@ from simulations.instrument.mount_fit import reflections
 from simulations.virtual import VirtualExperiment, lattice_of
 from simulations.virtual.experiment import lab_from_crystal
 from simulations.virtual.sampling import bragg_rate, elastic_rate
+from simulations.virtual.spread import Spread
 
 EI_MEV = 25.0
 CUBE = np.eye(3) * 2 * np.pi / 4.43
@@ -211,6 +212,9 @@ GERMANIUM = read_crystal("germanium")
 ARCS = load_instrument("ARCS")
 
 
+PERFECT = Spread()
+
+
 @cache
 def germanium_model():
     reference = read_force_constants("germanium")
@@ -218,7 +222,13 @@ def germanium_model():
 
 
 def bragg_scan(
-    seed: int, angles: Sequence[float], *, drift: float = 0.0, hours: float = 0.05, **mount: float
+    seed: int,
+    angles: Sequence[float],
+    *,
+    drift: float = 0.0,
+    hours: float = 0.05,
+    spread: Spread = PERFECT,
+    **mount: float,
 ) -> list[SpotsOfRun]:
     """Bragg reflections and incoherent elastic line of germanium, from the virtual experiment."""
     rng = np.random.default_rng(seed)
@@ -236,6 +246,7 @@ def bragg_scan(
             temperature_K=5.0,
             flux=3000.0,
             bragg_scale=1.0,
+            spread=spread,
             **moved,
         )
         turn = lab_from_crystal(experiment, angle)
@@ -332,6 +343,23 @@ def test_drift_and_a_stretched_lattice_are_seen() -> None:
     assert a.value == pytest.approx(GERMANIUM.conventional_lattice[0, 0], abs=3.5 * a.sigma)
 
 
+@pytest.mark.parametrize("seed", [1, 2])
+def test_spots_of_a_mosaic_crystal_in_a_divergent_beam_are_no_drift(seed: int) -> None:
+    truth = {"psi_offset_deg": -0.4, "gl_deg": 0.3, "gs_deg": -0.2}
+    spread = Spread(mosaic_deg=0.15, divergence_deg=0.2)
+    angles = [[0.0, 20, 40, 60, 80, 100], [5.0, 17, 33, 58, 77, 111]][seed - 1]
+    runs = bragg_scan(seed, angles, spread=spread, **truth)
+    found = fit_mount(runs, GERMANIUM, reference=REFERENCE)
+    assert found is not None
+    assert found.drift_deg_per_hour is not None
+    assert found.chi_square_per_degree < 1.0  # 5 and 8 by round reflections
+    assert np.abs(pulls(found, truth)).max() < 3.0
+    assert found.turn[0].sigma < 0.15
+    rate = found.drift_deg_per_hour
+    assert rate.value == pytest.approx(0.0, abs=3 * rate.sigma)
+    assert rate.sigma < 1.0  # in a quarter of an hour
+
+
 def test_a_left_handed_log_is_told_and_noise_gives_no_mount() -> None:
     runs = bragg_scan(4, np.arange(0, 60, 5.0).tolist(), psi_offset_deg=0.5)
     mirrored = [replace(run, angle_deg=-run.angle_deg) for run in runs]
@@ -375,7 +403,8 @@ def test_reflections_know_the_lattice_and_its_absences() -> None:
 
 
 @pytest.mark.slow
-def test_error_bars_hold_over_many_seeds() -> None:
+@pytest.mark.parametrize("spread", [PERFECT, Spread(mosaic_deg=0.2, divergence_deg=0.3)])
+def test_error_bars_hold_over_many_seeds(spread: Spread) -> None:
     rows = []
     for seed in range(8):
         rng = np.random.default_rng([seed, 9])
@@ -384,7 +413,7 @@ def test_error_bars_hold_over_many_seeds() -> None:
             "gl_deg": float(rng.uniform(-1, 1)),
             "gs_deg": float(rng.uniform(-1, 1)),
         }
-        runs = bragg_scan(seed, np.arange(0, 60, 5.0).tolist(), **truth)
+        runs = bragg_scan(seed, np.arange(0, 60, 5.0).tolist(), spread=spread, **truth)
         found = fit_mount(runs, GERMANIUM, reference=REFERENCE)
         assert found is not None
         assert found.lattice is not None
