@@ -357,7 +357,7 @@ def _fit(
     found = least_squares(residuals, x, args=(index, use))
     x = found.x
     r = of_spots(found.fun)
-    degrees = 2 * len(r) - len(x) + shaped  # the shape has a prior each
+    degrees = 2 * len(r) - len(x)
     if degrees < 1:
         return None
     chi = float((r[:, :2] ** 2).sum() / degrees)
