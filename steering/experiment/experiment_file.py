@@ -15,6 +15,7 @@ from pydantic import BaseModel, Field, ValidationError, ValidationInfo, field_va
 from pydantic_core import ErrorDetails
 from ruamel.yaml import YAML
 
+from consumers.state import in_one_step
 from consumers.transport import SourceSection
 from simulations.crystal import SampleSection
 from simulations.dynamics import ParametersSection
@@ -247,7 +248,7 @@ def dump_experiment(experiment: Experiment, path: Path | str | None = None) -> s
         width=100,
     )
     if path is not None:
-        Path(path).write_text(text, encoding="utf-8")
+        _write(text, Path(path))
     return text
 
 
@@ -262,7 +263,7 @@ def write_draft(draft: Draft, path: Path | str) -> None:
     path = Path(path)
     parse_experiment(draft.text, name=path.name, spared=tuple(Experiment.model_fields))
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(draft.text, encoding="utf-8")
+    _write(draft.text, path)
 
 
 def write_amended(
@@ -294,7 +295,16 @@ def write_amended(
             del document[section]["UB"]
     text = StringIO()
     rounds.dump(document, text)
-    Path(output).write_text(text.getvalue(), encoding="utf-8")
+    _write(text.getvalue(), Path(output))
+
+
+def _write(text: str, path: Path) -> None:
+    """Write a file at once: what was there stays where the disk is full."""
+    if path.exists() and not path.is_file():  # a pipe or a terminal
+        path.write_text(text, encoding="utf-8")
+        return
+    with in_one_step(path.resolve()) as partial:
+        partial.write_text(text, encoding="utf-8")
 
 
 def _in_one_line(rounds: YAML, value: Iterable[Any]) -> Any:

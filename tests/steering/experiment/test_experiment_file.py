@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from steering.experiment import Experiment, dump_experiment, load_experiment
+from simulations.errors import StorageError
+from steering.experiment import Experiment, dump_experiment, load_experiment, write_amended
 from steering.experiment.experiment_file import ExperimentError, parse_experiment
 
 EXAMPLES = Path(__file__).resolve().parents[3] / "examples"
@@ -171,3 +172,17 @@ def test_any_valid_experiment_survives_a_dump(psi, free, title):
     base["title"] = title
     experiment = Experiment.model_validate(base)
     assert parse_experiment(dump_experiment(experiment)) == experiment
+
+
+def test_a_file_amended_in_place_on_a_full_disk_stays_as_it_was(small_disk):
+    path = small_disk.folder / "experiment.yaml"
+    path.write_text(REFERENCE + "# padding\n" * 2000)
+    before = path.read_bytes()
+    small_disk.fill(leave_bytes=8192)
+    for output in (path, small_disk.folder / "other.yaml"):
+        with pytest.raises(StorageError, match="No space left"):
+            write_amended(path, output, {"sample": {"psi_offset_deg": 1.0}})
+    small_disk.make_room()
+    assert {one: one.read_bytes() for one in small_disk.folder.iterdir()} == {path: before}
+    write_amended(path, path, {"sample": {"psi_offset_deg": 1.0}})
+    assert load_experiment(path).sample.psi_offset_deg == 1.0
