@@ -32,7 +32,6 @@ from consumers.state.offset_ledger import DeadLetter
 from consumers.state.open_dwells import OpenDwell
 from consumers.state.pulses import Identity
 from consumers.state.retention import Bounds, recordings_to_remove, runs_to_remove
-from consumers.state.saved_file import in_one_step
 from consumers.state.state_store import (
     check_fingerprint,
     claim_state,
@@ -65,7 +64,6 @@ __all__ = [
     "claim_state",
     "close_chunk",
     "file_name",
-    "in_one_step",
     "instrument_xml",
     "log_names",
     "only_model_server",

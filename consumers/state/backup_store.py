@@ -23,10 +23,10 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from consumers.state.manifest_store import MANIFEST, manifest_of, partition_folders
-from consumers.state.saved_file import in_one_step, sync_folder
 from consumers.state.state_store import read_state
 from simulations.errors import InputError, storing
 from simulations.progress import Progress, silent
+from simulations.saved_file import in_one_step, sync_folder
 
 INDEX = "backup.json"
 INSIDE = "state/"

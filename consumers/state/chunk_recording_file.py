@@ -31,9 +31,9 @@ from consumers.state.event_spill_file import forget_pages
 from consumers.state.log_series import LogSeries
 from consumers.state.nexus_template import entry_value, instrument_xml
 from consumers.state.pulses import in_order, reduced_in_order
-from consumers.state.saved_file import in_one_step
 from consumers.wire import Events, ReducedHistogram
 from simulations.errors import InputError
+from simulations.saved_file import in_one_step
 
 VERSION = 1
 GROUP = "beamsteer"

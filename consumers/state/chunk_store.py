@@ -18,7 +18,6 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file  # pyright: ignore[reportUnknownVariableType]
 
 from consumers.fold import EventAccount
-from consumers.state.saved_file import in_one_step
 from simulations.errors import InputError
 from simulations.fold import (
     CellSums,
@@ -27,6 +26,7 @@ from simulations.fold import (
     exposure_of_arrays,  # pyright: ignore[reportUnknownVariableType]
 )
 from simulations.likelihood import Trajectories
+from simulations.saved_file import in_one_step
 
 SCHEMA_VERSION = 4
 LONGEST_NAME = 100  # characters of a chunk's name in the name of its file

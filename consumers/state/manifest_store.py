@@ -16,8 +16,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from consumers.state.saved_file import in_one_step
 from simulations.errors import InputError, storing
+from simulations.saved_file import in_one_step
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from consumers.state.manifest_store import partition_folders, read_manifest
-from consumers.state.saved_file import in_one_step
 from simulations.errors import InputError, storing
+from simulations.saved_file import in_one_step
 
 NAME = "state.json"
 SCHEMA_VERSION = 1

@@ -7,7 +7,7 @@ than one place where folded ones could be mistaken, and what else settled there 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -404,7 +404,18 @@ class Refinement:
             told.sort(key=lambda one: one[0].explained)
         best, rates = told[0]
         self._tangents.recall(rates)
-        return best.beside([one for one, _ in told[1:]])
+        return self._widened(task, best.beside([one for one, _ in told[1:]]))
+
+    def _widened(self, task: _Task, best: Posterior) -> Posterior:
+        """The same answer with errors by derivatives that are averaged over them.
+
+        It stays where it is: to be moved by them it would have to be followed again.
+        """
+        if best.believing is None or not self._tangents.bending:
+            return best
+        over = np.asarray(np.linalg.inv(best.precision), dtype=np.float64)
+        mean = self._with_aside(task.observations, best.believing, over)
+        return replace(best, precision=mean.precision, covariance=mean.covariance)
 
     def _anchored(self, task: _Task, found: Posterior, tangents: Tangents) -> Anchor:
         """What exact rates, or rough ones, add to folded ones where ``found`` is."""
@@ -490,12 +501,22 @@ class Refinement:
         self._follow(task, theta, sigma)
         return self._answer(task)
 
-    def _with_aside(self, observations: Sequence[Observation], found: Posterior) -> Posterior:
-        """Marginalise what is not fitted, and test what is taken to be right."""
+    def _with_aside(
+        self,
+        observations: Sequence[Observation],
+        found: Posterior,
+        over: FloatArray | None = None,
+    ) -> Posterior:
+        """Marginalise what is not fitted, and test what is taken to be right.
+
+        With a covariance (P, P) derivatives are averaged over it.
+        """
         if self.exact is None:
             return found
         tangents = self._tangents.walked(observations, found.theta, found.theta_sigma, share=1.0)
         wider = self._tangents.wider(observations, found.theta) or [None] * len(tangents)
+        if over is not None:
+            tangents = self._tangents.averaged(observations, tangents, found.theta, over)
         pieces: list[Piece] = []
         for one, tangent, more in zip(observations, tangents, wider, strict=True):
             linear, _, phonon, _ = self.objective.linearise(found.theta, None, one, tangent=tangent)

@@ -25,6 +25,28 @@ UNLIKE = 0.1  # of the slopes' chi-square that rough ones miss: their difference
 LEAST_VARIANCE = 1e-3  # of the largest rate: what cells of small ones weigh by
 OVERFLOWS = 1e100
 LEAST_RATE = 0.1  # of the exact one: carried rates stay above
+PAIRS = 2  # of draws about an answer, to either side, that slopes are averaged over
+NARROWED = 0.6  # of the widths that they were drawn by: less, and they are drawn anew
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Averaged:
+    """Derivatives of one orientation's rates, averaged over a posterior.
+
+    Rates of few pixels have structure narrower than the posterior. At one place its slopes count as
+    information; of the answer's neighbours as a whole they say nothing, and cancel.
+    """
+
+    at: FloatArray  # (W,)
+    sigma: FloatArray  # (W,)
+    slope: SingleArray  # (path_bins, energy_bins, W)
+    aside: SingleArray  # (path_bins, energy_bins, H)
+
+    def serves(self, at: FloatArray, sigma: FloatArray) -> bool:
+        """Whether a posterior about (W,) of widths (W,) is much the same."""
+        moved = float(np.sqrt(np.mean(((at - self.at) / self.sigma) ** 2)))
+        width = float(np.exp(np.mean(np.log(sigma / self.sigma))))
+        return moved <= 1.0 and NARROWED <= width <= 1 / NARROWED
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -43,6 +65,7 @@ class Tangent:
     base: Tangent | None = None  # that was walked, where this one is bent from it
     rough: Tangent | None = None  # of rough rates at the same place, once they were needed
     wider: SingleArray | None = None  # what a typical spread of q would change, once it was needed
+    averaged: Averaged | None = None  # derivatives over the posterior, once they were needed
     unlike: bool = False  # whether rough rates were found too unlike these to bend them
 
     def doubting(self, free: BoolArray) -> Tangent:
@@ -95,6 +118,7 @@ class Tangent:
             aside=self.aside + there.aside - here.aside,
             base=replace(self, rough=here),
             wider=self.wider,
+            averaged=self.averaged,
         )
 
     def carried(self, walked: FloatArray) -> FloatArray:
@@ -206,7 +230,10 @@ class Tangents:
             if tangent is None or not tangent.holds(theta, sigma, layout, one.sums, number, share):
                 unlike = tangent is not None and self.unlike
                 wider = None if tangent is None else tangent.wider
-                tangent = replace(exact.tangent(one, theta), unlike=unlike, wider=wider)
+                averaged = None if tangent is None else tangent.averaged
+                tangent = replace(
+                    exact.tangent(one, theta), unlike=unlike, wider=wider, averaged=averaged
+                )
                 if one.key:
                     self._kept[one.key] = tangent
             tangents.append(tangent)
@@ -311,6 +338,81 @@ class Tangents:
             found.append(wider)
         return found
 
+    def averaged(
+        self,
+        observations: Sequence[Observation],
+        tangents: Sequence[Tangent],
+        theta: FloatArray,
+        covariance: FloatArray,
+    ) -> list[Tangent]:
+        """Rates as carried to theta, with derivatives averaged over a posterior about it.
+
+        Parameters
+        ----------
+        observations : sequence of Observation
+        tangents : sequence of Tangent
+            Of each, walked or bent near theta.
+        theta : (P,) float64
+        covariance : (P, P) float64
+
+        Notes
+        -----
+        Averages are of rough rates, over ``PAIRS`` of draws to either side of theta, with what
+        exact ones differ by where they were walked. They are kept until the posterior is another.
+        """
+        at = theta[self._layout.walked]
+        sigma = np.sqrt(np.diag(covariance))[self._layout.walked]
+        means = [
+            None if one.averaged is None or not one.averaged.serves(at, sigma) else one.averaged
+            for one in tangents
+        ]
+        anew = [k for k, mean in enumerate(means) if mean is None]
+        some = [observations[k] for k in anew], [tangents[k] for k in anew]
+        for k, slopes in zip(anew, self._mean_slopes(*some, theta, covariance), strict=True):
+            mean = means[k] = Averaged(
+                at=at, sigma=sigma, slope=slopes[..., : len(at)], aside=slopes[..., len(at) :]
+            )
+            known = self._kept.get(observations[k].key)
+            if known is not None:
+                self._kept[observations[k].key] = replace(known, averaged=mean)
+        return [
+            replace(
+                one, at=at, exact=one.carried(at), slope=mean.slope.astype(float), aside=mean.aside
+            )
+            for one, mean in zip(tangents, means, strict=True)
+            if mean is not None
+        ]
+
+    def _mean_slopes(
+        self,
+        observations: Sequence[Observation],
+        tangents: Sequence[Tangent],
+        theta: FloatArray,
+        covariance: FloatArray,
+    ) -> list[SingleArray]:
+        """Means of all derivatives over draws, (path_bins, energy_bins, W + H) of each."""
+        if not observations:
+            return []
+        if self._rough is None:
+            raise InputError("the refinement has no rough model; expected one to average over")
+        points, walked = _At(self._rough, self._layout), self._layout.walked
+        means: list[SingleArray] = []
+        for one, tangent in zip(observations, tangents, strict=True):
+            base = tangent.base or tangent
+            rough = base.rough or points.tangent(one, self._theta_at(base, theta))
+            differ = [base.slope - rough.slope, base.aside - rough.aside]
+            means.append(np.concatenate(differ, axis=-1).astype(np.float32))
+        among = covariance[np.ix_(walked, walked)]
+        root = np.asarray(np.linalg.cholesky(among), dtype=np.float64)
+        normal = np.random.default_rng([len(walked), 20263]).standard_normal((PAIRS, len(walked)))
+        for away in normal @ root.T:
+            for step in (away, -away):
+                place = theta.copy()
+                place[walked] += step
+                for mean, one in zip(means, observations, strict=True):
+                    mean += points.slopes(one, place) / (2 * PAIRS)
+        return means
+
     @contextmanager
     def unbent(self) -> Generator[None]:
         """Meanwhile every orientation is walked anew wherever its derivatives do not reach."""
@@ -344,6 +446,10 @@ class _At:
     def rate(self, one: Observation, theta: FloatArray) -> FloatArray:
         """Rates at theta (P,)."""
         return self._rates(one, theta, gradient=False)[0]
+
+    def slopes(self, one: Observation, theta: FloatArray) -> FloatArray:
+        """All derivatives at theta (P,), those by ways aside last."""
+        return self._rates(one, theta, gradient=True)[1]
 
     def tangent(self, one: Observation, theta: FloatArray) -> Tangent:
         """Rates at theta (P,) and all derivatives."""

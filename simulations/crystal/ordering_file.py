@@ -18,6 +18,7 @@ import numpy as np
 from simulations.arrays import FloatArray
 from simulations.crystal.structure_file import read_disordered
 from simulations.errors import InputError
+from simulations.saved_file import write_whole
 
 MOST_ORDERED_ATOMS = 60
 """What the routes take; fewer where they take fewer."""
@@ -57,7 +58,8 @@ def write_ordered(path: Path, target: Path, most_atoms: int = MOST_ORDERED_ATOMS
     whole.make_supercell(repeats)
     _make_whole(whole)
     ordered, how = _ordered(whole)
-    target.write_text(Poscar(ordered.get_sorted_structure()).get_str(significant_figures=12))
+    poscar = Poscar(ordered.get_sorted_structure())
+    write_whole(target, poscar.get_str(significant_figures=12))
     before, after = structure.composition, ordered.composition
     off = f"; shares are off by up to {wrong:.1%}" if wrong > _EXACT else ""
     return (

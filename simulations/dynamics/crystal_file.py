@@ -11,6 +11,7 @@ from simulations.arrays import FloatArray
 from simulations.crystal import Crystal
 from simulations.dynamics.bonds import PairForceConstants
 from simulations.dynamics.shells import shells
+from simulations.saved_file import write_whole
 
 
 def write_crystal(
@@ -65,4 +66,4 @@ def write_crystal(
             ],
         }
     text = yaml.safe_dump(entry, sort_keys=False, default_flow_style=None, width=100)
-    Path(path).write_text(text)
+    write_whole(path, text)

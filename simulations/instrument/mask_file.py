@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from simulations.errors import InputError
 from simulations.instrument.instrument_file import known_instruments, read_instrument_table
 from simulations.instrument.spectrometer import Instrument, split_name
+from simulations.saved_file import write_whole
 
 MAX_IDENTIFIERS = 20_000_000
 
@@ -82,10 +83,10 @@ def write_mask(path: Path | str, instrument: Instrument) -> None:
         f"{first}-{last + width - 1}" if last + width - 1 > first else f"{first}"
         for first, last in zip(ids[starts].tolist(), ids[stops].tolist(), strict=True)
     )
-    Path(path).write_text(
+    write_whole(
+        path,
         f'<?xml version="1.0"?>\n<detector-masking>\n<group>\n<detids>{words}</detids>\n'
         "</group>\n</detector-masking>\n",
-        encoding="utf-8",
     )
 
 

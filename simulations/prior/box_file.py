@@ -17,6 +17,7 @@ from simulations.errors import InputError
 from simulations.prior.box import BoxPrior
 from simulations.prior.record import PriorMember, PriorRecord
 from simulations.prior.widening import RANGE_ALONE, Widening
+from simulations.saved_file import write_whole
 
 FORMAT = 1
 
@@ -148,11 +149,11 @@ def write_prior(record: PriorRecord, path: Path) -> None:
         "parameters": parameters,
     }
     text = yaml.safe_dump(content, sort_keys=False, width=100, default_flow_style=None)
-    path.write_text(
+    write_whole(
+        path,
         f"# Prior of the force constants of {record.crystal} from universal force fields.\n"
         "# Members are listed under each parameter in the order of `members`; bond is [first\n"
         "# atom, second atom, cell of the second].\n" + text,
-        encoding="utf-8",
     )
 
 

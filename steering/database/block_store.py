@@ -16,10 +16,10 @@ from typing import Any
 import h5py
 import numpy as np
 
-from consumers.state import in_one_step
 from simulations.arrays import FloatArray
 from simulations.crystal import Species
 from simulations.errors import InputError
+from simulations.saved_file import in_one_step
 from steering.database.entry import Card, Entry
 
 FORMAT = 1

@@ -10,8 +10,8 @@ from hashlib import file_digest
 from pathlib import Path
 from typing import Any
 
-from consumers.state import in_one_step
 from simulations.errors import InputError
+from simulations.saved_file import in_one_step
 from steering.database.block_store import FORMAT, Aside
 from steering.database.entry import Card
 

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from consumers.state import in_one_step
 from simulations.errors import InputError, storing
+from simulations.saved_file import in_one_step
 from steering.database.block_store import FORMAT
 
 PLAN = "store.json"

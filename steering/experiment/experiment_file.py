@@ -15,7 +15,6 @@ from pydantic import BaseModel, Field, ValidationError, ValidationInfo, field_va
 from pydantic_core import ErrorDetails
 from ruamel.yaml import YAML
 
-from consumers.state import in_one_step
 from consumers.transport import SourceSection
 from simulations.crystal import SampleSection
 from simulations.dynamics import ParametersSection
@@ -24,6 +23,7 @@ from simulations.fold import BackgroundSection
 from simulations.instrument import InstrumentSection
 from simulations.likelihood import MissettingSection, QSpreadSection
 from simulations.reciprocal import PathSection
+from simulations.saved_file import write_whole
 from simulations.section import Section, Text, expected
 from simulations.virtual import VirtualSection
 from steering.experiment.alarms import AlarmsSection
@@ -248,7 +248,7 @@ def dump_experiment(experiment: Experiment, path: Path | str | None = None) -> s
         width=100,
     )
     if path is not None:
-        _write(text, Path(path))
+        write_whole(path, text)
     return text
 
 
@@ -263,7 +263,7 @@ def write_draft(draft: Draft, path: Path | str) -> None:
     path = Path(path)
     parse_experiment(draft.text, name=path.name, spared=tuple(Experiment.model_fields))
     path.parent.mkdir(parents=True, exist_ok=True)
-    _write(draft.text, path)
+    write_whole(path, draft.text)
 
 
 def write_amended(
@@ -295,16 +295,7 @@ def write_amended(
             del document[section]["UB"]
     text = StringIO()
     rounds.dump(document, text)
-    _write(text.getvalue(), Path(output))
-
-
-def _write(text: str, path: Path) -> None:
-    """Write a file at once: what was there stays where the disk is full."""
-    if path.exists() and not path.is_file():  # a pipe or a terminal
-        path.write_text(text, encoding="utf-8")
-        return
-    with in_one_step(path.resolve()) as partial:
-        partial.write_text(text, encoding="utf-8")
+    write_whole(output, text.getvalue())
 
 
 def _in_one_line(rounds: YAML, value: Iterable[Any]) -> Any:

@@ -10,6 +10,7 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from simulations.errors import InputError
+from simulations.saved_file import write_whole
 from steering.planning.plan_pictures import plan_figure
 from steering.planning.plan_tables import answer_of, content_of, tables_of
 from steering.planning.scan_plan import ScanPlan
@@ -44,7 +45,7 @@ def write_plan(plan: ScanPlan, path: Path | str) -> Path:
         plan_figure(plan).savefig(buffer, format=ending[1:], dpi=130, metadata=dated)
         content = buffer.getvalue()
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content)
+    write_whole(path, content)
     return path
 
 

@@ -17,9 +17,9 @@ from typing import Any
 import h5py
 import numpy as np
 
-from consumers.state import in_one_step
 from simulations.errors import InputError
 from simulations.progress import Progress, silent
+from simulations.saved_file import in_one_step
 from steering.database import Database, open_database, owned, remove_partial, run_tasks
 from steering.predict.database_spectra import SpectraSetting, check_setting, entry_spectrum
 

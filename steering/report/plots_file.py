@@ -15,6 +15,7 @@ from matplotlib.ticker import MaxNLocator, ScalarFormatter
 
 from simulations.arrays import FloatArray
 from simulations.fold import PlaneReach, ZoneReach
+from simulations.saved_file import write_whole
 from steering.run import PowderFold, RunSnapshot, SpectrumView, save_snapshot
 
 UNKNOWN = "#b4b4b4"  # where D = 0
@@ -109,7 +110,7 @@ def write_folded_map(view: SpectrumView, path: Path | str, *, title: str = "") -
     """Write :func:`folded_map_png` to ``path``."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(folded_map_png(view, title=title))
+    write_whole(path, folded_map_png(view, title=title))
 
 
 def spectrum_npz(view: SpectrumView) -> bytes:
@@ -178,8 +179,9 @@ def write_arrays(values: dict[str, Any], path: Path | str) -> None:
     _collect(values, "", found)
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("wb") as file:
-        np.savez_compressed(file, **found)  # pyright: ignore[reportArgumentType]
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **found)  # pyright: ignore[reportArgumentType]
+    write_whole(path, buffer.getvalue())
 
 
 def _collect(value: Any, name: str, found: dict[str, np.ndarray]) -> None:
@@ -591,4 +593,4 @@ def _png(figure: Figure) -> bytes:
 def _write(content: bytes, path: Path | str) -> None:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content)
+    write_whole(path, content)

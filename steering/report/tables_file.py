@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from consumers.state import in_one_step
 from simulations.errors import InputError
+from simulations.saved_file import in_one_step, write_whole
 
 ENDINGS = (".png", ".npz", ".csv")
 
@@ -146,7 +146,7 @@ def _cell(value: Any) -> str:
 def write_json(value: Any, path: Path) -> None:
     """Write plain values as JSON for people to read too."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+    write_whole(path, json.dumps(value, indent=2) + "\n")
 
 
 def write_pictures(pictures: Mapping[str, bytes], folder: Path) -> None:

@@ -17,6 +17,7 @@ from simulations.fold import (
     VoxelExposure,
     exposure_of_arrays,  # pyright: ignore[reportUnknownVariableType]
 )
+from simulations.saved_file import in_one_step
 from steering.experiment import Measurement
 from steering.run.answer import SCHEMA_VERSION
 from steering.run.can_terms import CanTerms, can_alone
@@ -112,7 +113,8 @@ def write_folded(
             "can_D": alone.exposure,
             "can_scale": np.float64(np.nan if scale is None else scale),
         }
-    np.savez(path, **arrays)
+    with in_one_step(path) as partial, partial.open("wb") as file:
+        np.savez(file, **arrays)  # pyright: ignore[reportArgumentType]
 
 
 def read_folded(path: Path, measurement: Measurement) -> tuple[CellSums, VoxelExposure]:

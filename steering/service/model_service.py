@@ -399,14 +399,7 @@ class ModelService:
         folder = followed.folder / ESTIMATE
         with storing(folder):
             folder.mkdir(parents=True, exist_ok=True)
-        # numpy appends its own ending to names without it
-        partial = folder / ".folded.partial.npz"
-        try:
-            with storing(folder / "folded.npz"):
-                run.write_folded(partial)
-                partial.replace(folder / "folded.npz")
-        finally:
-            partial.unlink(missing_ok=True)
+        run.write_folded(folder / "folded.npz")
         self.disk.wrote(folder / "folded.npz")
         result, snapshot = run.result(), run.snapshot()
         estimate = followed.looks[key_of(closed)]

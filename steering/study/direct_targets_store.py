@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-from consumers.state import in_one_step
 from model_server.direct import energy_edges_meV
 from simulations.errors import InputError
 from simulations.progress import Progress, silent
+from simulations.saved_file import in_one_step
 from steering.database import open_source
 from steering.study.direct_targets import MOST_ATOMS, SiteDensities, site_densities
 

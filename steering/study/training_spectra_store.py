@@ -10,9 +10,9 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file  # pyright: ignore[reportUnknownVariableType]
 
-from consumers.state import in_one_step
 from model_server.training import TrainingSpectra
 from simulations.errors import InputError
+from simulations.saved_file import in_one_step
 
 NAME = "spectra.safetensors"
 _safe_open: Any = safe_open  # says nothing of its types

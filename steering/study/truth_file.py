@@ -6,13 +6,15 @@ import json
 from pathlib import Path
 from typing import Any
 
+from simulations.saved_file import write_whole
+
 TRUTH_FILE = "truth.json"
 
 
 def write_truth(folder: Path, truth: dict[str, Any]) -> None:
     """Write the truth of a scan into its folder."""
     text = json.dumps(truth, indent=2, allow_nan=False) + "\n"
-    (folder / TRUTH_FILE).write_text(text, encoding="utf-8")
+    write_whole(folder / TRUTH_FILE, text)
 
 
 def remove_earlier(folder: Path) -> None:

@@ -16,6 +16,7 @@ from model_server.posterior import (
 from model_server.posterior.observation import pool
 from model_server.posterior.refinement import NUISANCE_SIGMA
 from model_server.posterior.search import searches
+from model_server.posterior.tangent import PAIRS
 from simulations.crystal import read_crystal
 from simulations.fold import CanRate, CellSums, VoxelMap, build_voxel_map, likelihood_of_can
 from simulations.fold.exposure import Exposure
@@ -664,7 +665,7 @@ def test_rough_rates_are_walked_first_and_leave_the_answer_what_exact_ones_make_
     assert len(exact.walks) >= len(observations)
 
 
-def test_an_orientation_more_at_the_same_answer_costs_no_rough_walk():
+def test_an_orientation_more_at_the_same_answer_costs_rough_walks_for_its_errors_alone():
     observations = counted(folded_line(), LINE, 1, 4000.0)
     exact, rough = _Counting(), _Rough()
     fit = refinement(model=folded_line(), prior=LINE_BOX, exact=exact, rough=rough)
@@ -675,7 +676,7 @@ def test_an_orientation_more_at_the_same_answer_costs_no_rough_walk():
     after = fit.fit(five, warm=before)
     assert after.converged
     assert len(exact.walks) == 1
-    assert not rough.walks
+    assert len(rough.walks) == 1 + 2 * PAIRS  # derivatives of the newest, averaged
 
 
 def test_an_answer_that_was_not_ruled_out_is_followed_at_the_next_fit():

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from model_server.posterior.observation import Observation
-from model_server.posterior.posterior import ThetaLayout
-from model_server.posterior.tangent import BENDS_OVER, REACH_SIGMAS, Tangents
+from model_server.posterior.posterior import Posterior, ThetaLayout
+from model_server.posterior.tangent import BENDS_OVER, PAIRS, REACH_SIGMAS, Tangents
 from tests.model_server.posterior.test_refinement import LINE, LINE_BOX, counted, folded_line
 from tests.model_server.posterior.test_refinement import _Counting as Counting
 from tests.model_server.posterior.test_refinement import _Rough as Rough
@@ -174,3 +174,94 @@ def test_what_a_typical_spread_would_change_is_walked_once_for_each_orientation(
         assert one is two
         assert one is three
     assert Tangents(Counting(), LAYOUT).wider(observations, theta) == []
+
+
+def information(tangents: Sequence) -> float:
+    """Of the energy in all orientations, each cell weighed alike."""
+    return sum(float(np.sum(one.slope[..., 0] ** 2)) for one in tangents)
+
+
+class Rippled(Counting):
+    """A line whose rates also ripple with its energy, in every cell with a phase of its own."""
+
+    period_meV, height = 0.1, 0.05
+
+    def rates(self, trajectories, state, *, log_width, off, gradient):
+        rate, slope = super().rates(
+            trajectories, state, log_width=log_width, off=off, gradient=gradient
+        )
+        energy_meV = float(np.ravel(self.at)[0])
+        phase = np.random.default_rng(3).uniform(0, 2 * np.pi, rate.shape)
+        turn = 2 * np.pi / self.period_meV
+        ripple = self.height * rate.max() * np.sin(turn * energy_meV + phase)
+        if gradient:
+            by_energy = self.height * rate.max() * turn * np.cos(turn * energy_meV + phase)
+            slope = slope.copy()
+            slope[..., 0] += by_energy
+        return rate + ripple, slope
+
+    def prepare(self, phi):
+        self.at = phi
+        return super().prepare(phi)
+
+
+def test_structure_narrower_than_a_posterior_is_no_information_once_it_is_averaged(observations):
+    theta, covariance = theta_at(LINE[0]), np.diag(SIGMA**2)
+    plain = information(Tangents(Counting(), LAYOUT).walked(observations, theta, SIGMA))
+    tangents = Tangents(Rippled(), LAYOUT, Rippled())
+    walked = tangents.walked(observations, theta, SIGMA)
+    assert information(walked) > 10 * plain
+    # Of four draws a quarter of it is left.
+    averaged = tangents.averaged(observations, walked, theta, covariance)
+    left = (information(averaged) - plain) / (information(walked) - plain)
+    assert 0 < left < 0.35
+    for one, before in zip(averaged, walked, strict=True):
+        np.testing.assert_array_equal(one.exact, before.carried(before.at))
+    # Where the posterior is narrower than the ripple, it is what the counts see.
+    narrow = covariance / 30**2
+    averaged = tangents.averaged(observations, walked, theta, narrow)
+    assert information(averaged) == pytest.approx(information(walked), rel=0.1)
+
+
+def test_averaged_slopes_are_the_mean_over_draws_of_the_posterior(observations):
+    theta, covariance = theta_at(LINE[0]), np.diag(SIGMA**2)
+    exact, rough = Counting(), Rough()
+    tangents = Tangents(exact, LAYOUT, rough)
+    walked = tangents.walked(observations, theta, SIGMA)
+    found = tangents.averaged(observations, walked, theta, covariance)
+    many = Posterior(
+        model="", layout=LAYOUT, covariance=covariance[:2, :2], theta=theta,
+        precision=np.diag(SIGMA**-2.0), objective=0.0, converged=True, iterations=1,
+        expected=np.zeros(1), phonon=np.zeros(1), totals=np.zeros(1),
+    ).draws(300, np.random.default_rng(1))  # fmt: skip
+    free = Tangents(Counting(), LAYOUT)
+    for one, mean in zip(observations, found, strict=True):
+        slopes = []
+        for place in many:
+            free.recall({})
+            slopes.append(free.walked([one], place, SIGMA)[0].slope)
+        true, spread = np.mean(slopes, axis=0), np.std(slopes, axis=0)
+        off = np.sum((mean.slope - true) ** 2) / np.sum(spread**2)
+        assert off < 0.5  # four draws to both sides, for three hundred
+
+
+def test_averages_are_kept_until_the_posterior_is_another_one(observations):
+    theta, covariance = theta_at(LINE[0]), np.diag(SIGMA**2)
+    exact, rough = Counting(), Rough()
+    tangents = Tangents(exact, LAYOUT, rough)
+
+    def walks(theta: np.ndarray, covariance: np.ndarray) -> int:
+        walked = tangents.walked(observations, theta, SIGMA)
+        rough.walks.clear()
+        tangents.averaged(observations, walked, theta, covariance)
+        return len(rough.walks)
+
+    assert walks(theta, covariance) == (1 + 2 * PAIRS) * len(observations)
+    assert walks(theta, covariance) == 0
+    assert walks(theta, 0.7**2 * covariance) == 0
+    assert walks(theta_at(LINE[0] + 0.2 * SIGMA_MEV), covariance) == 0
+    assert walks(theta, 0.5**2 * covariance) > 0
+    kept = tangents.remembered()
+    tangents.recall({})
+    tangents.recall(kept)
+    assert walks(theta, 0.5**2 * covariance) == 0

@@ -1,4 +1,4 @@
-"""Files of the state folder, written in one step: a temporary name, a flush, a rename."""
+"""Files written in one step: a temporary name, a flush, a rename."""
 
 from __future__ import annotations
 
@@ -33,6 +33,26 @@ def in_one_step(path: Path) -> Generator[Path]:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise
+
+
+def write_whole(path: Path | str, content: str | bytes) -> None:
+    """Write a file that somebody named, at once; what was there stays where the disk is full.
+
+    A link is followed, and a pipe or a terminal written to as it is.
+
+    Raises
+    ------
+    StorageError
+        If the system fails to write, flush or rename.
+    """
+    path = Path(path)
+    data = content.encode() if isinstance(content, str) else content
+    if path.exists() and not path.is_file():
+        with storing(path):
+            path.write_bytes(data)
+        return
+    with in_one_step(path.resolve()) as partial:
+        partial.write_bytes(data)
 
 
 def sync_folder(folder: Path) -> None:
