@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from functools import cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -23,6 +24,9 @@ from torch import Tensor, nn
 from model_server.direct.bins import BINS
 from model_server.direct.graph import REACH_A, Graph
 from simulations.arrays import FloatArray
+
+if TYPE_CHECKING:
+    from pymatgen.core import Element
 
 ELEMENTS = 100
 """Atomic numbers that the network has a place for, 1 to this."""
@@ -43,6 +47,9 @@ class Shape:
     readout: int = 128
     bins: int = BINS
     dropout: float = 0.1
+    dropout_inside: float = 0.0  # of what atoms know and heard, before they take it in
+    properties: int = 8  # of an element, the first of those in the table
+    radii: bool = False  # distances are also told over the sum of both covalent radii
     reach_A: float = REACH_A
 
     def as_dict(self) -> dict[str, float]:
@@ -59,7 +66,7 @@ class Batch:
     room: Tensor  # (atoms, 1) volume per atom, made to be of order one
     sender: Tensor  # (edges,) int64
     receiver: Tensor  # (edges,) int64
-    basis: Tensor  # (edges, basis)
+    basis: Tensor  # (edges, basis), twice as many with radii
     vector: Tensor  # (edges, 3, 1) spherical harmonics of degree 1
     tensor: Tensor  # (edges, 5, 1) of degree 2
     crystals: int
@@ -85,16 +92,30 @@ def prepared(graph: Graph, shape: Shape) -> Prepared:
     basis = soft_one_hot_linspace(
         length, 0.0, shape.reach_A, shape.basis, basis="smooth_finite", cutoff=True
     )
+    basis = basis * shape.basis**0.5
+    if shape.radii:
+        basis = torch.cat([basis, _over_radii(graph, length, shape)], dim=1)
     harmonics = o3.spherical_harmonics([1, 2], vector, normalize=True, normalization="component")
     return Prepared(
         numbers=torch.as_tensor(graph.numbers, dtype=torch.int64),
         room=float(np.log(graph.volume_A3 / 16.0)),
         sender=torch.as_tensor(graph.sender),
         receiver=torch.as_tensor(graph.receiver),
-        basis=basis * shape.basis**0.5,
+        basis=basis,
         vector=harmonics[:, :3, None],
         tensor=harmonics[:, 3:, None],
     )
+
+
+def _over_radii(graph: Graph, length: Tensor, shape: Shape) -> Tensor:
+    """Radial functions of the distance over the sum of radii; they vanish at the reach."""
+    own = torch.as_tensor(covalent_radii_A()[graph.numbers], dtype=torch.float32)
+    apart = own[torch.as_tensor(graph.sender)] + own[torch.as_tensor(graph.receiver)]
+    found = soft_one_hot_linspace(
+        length / apart, 0.5, 2.5, shape.basis, basis="gaussian", cutoff=False
+    )
+    fade = 0.5 * (1 + torch.cos(np.pi * length / shape.reach_A))
+    return found * fade[:, None] * shape.basis**0.5
 
 
 def joined(graphs: list[Prepared]) -> Batch:
@@ -116,17 +137,19 @@ def joined(graphs: list[Prepared]) -> Batch:
 
 @cache
 def element_properties() -> FloatArray:
-    """What a table of the elements says, (ELEMENTS + 1, 8), each of mean 0 and width 1.
+    """What a table of the elements says, (ELEMENTS + 1, 20), each of mean 0 and width 1.
 
     Mass, its inverse root (energies go with it), electronegativity, radius, group, row, share of
     the valence shell, melting point. With them an element that was rare in training resembles its
-    neighbours in the table.
+    neighbours in the table. Then, read where a shape asks for more than eight: outer electrons of
+    s, p, d and f kind, covalent, van der Waals and mean ionic radius, bulk modulus and molar
+    volume of the element, energy that takes an electron away, highest and lowest common charge.
     """
     import warnings
 
     from pymatgen.core import Element
 
-    rows = np.full((ELEMENTS + 1, 8), np.nan)
+    rows = np.full((ELEMENTS + 1, 20), np.nan)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # elements without an electronegativity, and the like
         for number in range(1, ELEMENTS + 1):
@@ -141,10 +164,46 @@ def element_properties() -> FloatArray:
                 one.group,
                 one.row,
                 one.mendeleev_no if one.mendeleev_no is not None else np.nan,
-                np.nan if one.melting_point is None else np.log(float(one.melting_point)),
+                _log(one.melting_point),
+                *_outer_electrons(one),
+                covalent_radii_A()[number],
+                np.nan if one.van_der_waals_radius is None else float(one.van_der_waals_radius),
+                float(one.average_ionic_radius) or np.nan,
+                _log(one.bulk_modulus),
+                _log(one.molar_volume),
+                _log(one.ionization_energy),
+                max(one.common_oxidation_states, default=0),
+                min(one.common_oxidation_states, default=0),
             )
     mean, width = np.nanmean(rows, axis=0), np.nanstd(rows, axis=0)
     return np.nan_to_num((rows - mean) / width)
+
+
+def _log(value: float | None) -> float:
+    return float("nan") if value is None else float(np.log(float(value)))
+
+
+def _outer_electrons(element: Element) -> list[int]:
+    """Those of s and p kind in the outermost shell, of d in the one below, of f two below."""
+    shells = element.full_electronic_structure
+    top = max(shell for shell, *_ in shells)
+    below = {"s": 0, "p": 0, "d": 1, "f": 2}
+    return [
+        sum(count for shell, kind, count in shells if kind == one and shell == top - down)
+        for one, down in below.items()
+    ]
+
+
+@cache
+def covalent_radii_A() -> FloatArray:
+    """By atomic number, (ELEMENTS + 1,); 2 where none was measured."""
+    from pymatgen.analysis.molecule_structure_comparator import CovalentRadius
+    from pymatgen.core import Element
+
+    known = [
+        CovalentRadius.radius.get(Element.from_Z(z).symbol, 2.0) for z in range(1, ELEMENTS + 1)
+    ]
+    return np.array([2.0, *known])
 
 
 class _Messages(nn.Module):
@@ -162,7 +221,7 @@ class _Messages(nn.Module):
             self.sizes += [t, t]
         self.own = [c] if last else [c, t, t]
         self.scalars = nn.Linear(c, sum(self.own), bias=False)
-        self.enter = nn.Linear(shape.basis, shape.radial, bias=False)
+        self.enter = nn.Linear(shape.basis * (1 + shape.radii), shape.radial, bias=False)
         self.weights = nn.Linear(shape.radial, sum(self.sizes), bias=False)
         self.tell = nn.Linear(c, shape.radial, bias=False)
         self.hear = nn.Linear(c, shape.radial, bias=False)
@@ -222,6 +281,7 @@ class _Update(nn.Module):
         inputs = 2 * c + (0 if first else 2 * t) + (0 if last else 2 * t)
         if not last:
             self.mixed = nn.ModuleList([nn.Linear(t, 2 * t, bias=False) for _ in range(2)])
+        self.inside = nn.Dropout(shape.dropout_inside)
         self.scalars = nn.Sequential(
             nn.Linear(inputs, 2 * c), nn.SiLU(), nn.Linear(2 * c, sum(self.sizes))
         )
@@ -235,7 +295,7 @@ class _Update(nn.Module):
                 a, b = mixed(one).chunk(2, dim=2)
                 known.append((a * b).sum(dim=1) / one.shape[1] ** 0.5)
                 left.append(a)
-        found = self.scalars(torch.cat(known, dim=1)).split(self.sizes, dim=1)
+        found = self.scalars(self.inside(torch.cat(known, dim=1))).split(self.sizes, dim=1)
         h = h + found[0]
         if not left:
             return h, None
@@ -252,7 +312,8 @@ class SiteNetwork(nn.Module):
         super().__init__()
         self.shape = shape
         c = shape.channels
-        properties = torch.as_tensor(element_properties(), dtype=torch.float32)
+        table = element_properties()[:, : shape.properties]
+        properties = torch.as_tensor(table, dtype=torch.float32)
         self.register_buffer("properties", properties, persistent=False)
         self.properties: Tensor
         self.species = nn.Embedding(ELEMENTS + 1, shape.species)

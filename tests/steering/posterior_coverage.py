@@ -81,7 +81,8 @@ def germanium(free: int, *, set_up_fitted: bool = True, model: str | None = None
 class Study:
     """Looks of every orientation, a forward model for truths, and the fit."""
 
-    def __init__(self, asked: argparse.Namespace) -> None:
+    def __init__(self, asked: argparse.Namespace, psi_deg: FloatArray = PSI_DEG) -> None:
+        self.psi_deg = psi_deg
         self.off_scale: float = asked.off
         self.most_chunks: int = asked.chunks
         self.minutes: tuple[float, float] = asked.minutes
@@ -90,23 +91,8 @@ class Study:
         self.first_guess = None
         if asked.model is not None:
             self.first_guess = _first_guess_of(germanium(TARGETED, model=asked.model))
-        ways = self.full.exact.missetting
-        instrument = coarsen(self.full.instrument, COARSENING)
-        self.looks = []
-        for psi in PSI_DEG:
-            exposure = self.full.exposure(float(psi), instrument)
-            weight, flat = self.full.geometry.path_sums(exposure)
-            along = self.full.trajectories(float(psi), instrument)
-            merged = exposure.merged(self.full.merged)
-            self.looks.append(
-                Look(
-                    merged,
-                    weight,
-                    flat,
-                    along,
-                    self.fitted.drift(along, ways),
-                )
-            )
+        self._instrument = coarsen(self.full.instrument, COARSENING)
+        self._looks: dict[int, Look] = {}
         m = self.fitted
         self.refinement = Refinement(
             model=m.coarse_forward,
@@ -118,25 +104,42 @@ class Study:
         )
         self.doubting = self.refinement.doubting() if asked.set_up == "marginal" else None
 
-    def drawn(self, seed: int) -> tuple[list[Observation], FloatArray, float, np.random.Generator]:
-        """Counts of one virtual scan, the theta they were drawn from, and its minutes."""
+    def look(self, k: int) -> Look:
+        """What orientation k sees; made once."""
+        if k not in self._looks:
+            psi, full = float(self.psi_deg[k]), self.full
+            exposure = full.exposure(psi, self._instrument)
+            weight, flat = full.geometry.path_sums(exposure)
+            along = full.trajectories(psi, self._instrument)
+            drift = self.fitted.drift(along, full.exact.missetting)
+            self._looks[k] = Look(exposure.merged(full.merged), weight, flat, along, drift)
+        return self._looks[k]
+
+    def drawn(
+        self, seed: int, orientation: int | None = None
+    ) -> tuple[list[Observation], FloatArray, float, np.random.Generator]:
+        """Counts of one virtual scan, the theta they were drawn from, and its minutes.
+
+        Of one of the orientations, or of some in random order.
+        """
         rng = np.random.default_rng([20270, seed])
         full, fitted = self.full, self.fitted
         truth = full.coarse_forward.draw(full.prior, 1, rng)[0]
         minutes = float(np.exp(rng.uniform(*np.log(self.minutes))))
         chunks = int(min(self.most_chunks, np.ceil(minutes)))
-        chosen = rng.permutation(len(PSI_DEG))[:chunks]
+        chosen = rng.permutation(len(self.psi_deg))[:chunks]
+        if orientation is not None:
+            chunks, chosen = 1, np.array([orientation])
         width = LOG_WIDTH_SIGMA * rng.standard_normal()
         off = self.off_scale * rng.standard_normal(len(full.exact.missetting))
         off = off * full.exact.missetting.sigma
         ratio = np.exp(rng.uniform(*np.log(BACKGROUND_RATIO)))
         share = rng.uniform()
         state = full.exact.prepare(truth)
+        looks = [self.look(int(k)) for k in chosen]
         rates = [
-            full.exact.rates(
-                self.looks[k].trajectories, state, log_width=width, off=off, gradient=False
-            )[0]
-            for k in chosen
+            full.exact.rates(look.trajectories, state, log_width=width, off=off, gradient=False)[0]
+            for look in looks
         ]
         scale = COUNTS_PER_MINUTE * chunks / sum(float(r.sum()) for r in rates)
         flat = (
@@ -144,19 +147,18 @@ class Study:
             * ratio
             * COUNTS_PER_MINUTE
             * chunks
-            / sum(float(self.looks[k].flat.sum()) for k in chosen)
+            / sum(float(look.flat.sum()) for look in looks)
         )
         constant = (
             (1 - share)
             * ratio
             * COUNTS_PER_MINUTE
             * chunks
-            / sum(float(self.looks[k].weight.sum()) for k in chosen)
+            / sum(float(look.weight.sum()) for look in looks)
         )
         each = minutes / chunks
         observations = []
-        for k, rate in zip(chosen, rates, strict=True):
-            look = self.looks[k]
+        for k, look, rate in zip(chosen, looks, rates, strict=True):
             expected = each * (scale * rate + flat * look.flat + constant * look.weight)
             counts = rng.poisson(expected).astype(float)
             sums = CellSums(
@@ -184,12 +186,7 @@ class Study:
         fitted = self.fitted
         truth = true[: len(fitted.model.names)]
         started = time.process_time()
-        starts = list(fitted.coarse_forward.draw(fitted.prior, DRAWS, rng))
-        guesses: list[FloatArray] = []
-        if self.first_guess is not None:
-            guess = self.first_guess.guess(pool(observations).sums)
-            guesses = whole_guesses(guess, fitted.prior)
-        found = self._fit(observations, starts, guesses, KICKS)
+        found = self.fit(observations, rng)
         seconds = time.process_time() - started
         knowing = self._knowing(observations, true)
         trust = self._judged(observations, found)
@@ -199,7 +196,7 @@ class Study:
             "minutes": minutes,
             "off": true[len(truth) + 4 :].tolist(),
             "chunks": len(observations),
-            "psi_deg": [float(PSI_DEG[int(o.key)]) for o in observations],
+            "psi_deg": [float(self.psi_deg[int(o.key)]) for o in observations],
             "converged": found.converged,
             "state": trust.state,
             "others": [found.log_odds_of(one) for one in found.others],
@@ -224,24 +221,23 @@ class Study:
             "off_sigma": found.theta_sigma[layout.off].tolist(),
         }
 
-    def _fit(
-        self,
-        observations: list[Observation],
-        starts: list[FloatArray],
-        guesses: list[FloatArray],
-        kicks: int = 0,
-    ) -> Posterior:
+    def fit(self, observations: list[Observation], rng: np.random.Generator) -> Posterior:
         """As a run fits: a set-up that is off by more than can be carried is fitted, too."""
+        starts = list(self.fitted.coarse_forward.draw(self.fitted.prior, DRAWS, rng))
+        guesses: list[FloatArray] = []
+        if self.first_guess is not None:
+            guess = self.first_guess.guess(pool(observations).sums)
+            guesses = whole_guesses(guess, self.fitted.prior)
         if self.doubting is None:
             self.refinement.recall({})
-            return self.refinement.fit(observations, starts=starts, guesses=guesses, kicks=kicks)
+            return self.refinement.fit(observations, starts=starts, guesses=guesses, kicks=KICKS)
         together = pool(observations)
-        drifts = [self.looks[int(one.key)].drift for one in observations]
+        drifts = [self.look(int(one.key)).drift for one in observations]
         search = Search(
             pooled=replace(together, drift=lambda: reduce(add, drifts)),
             starts=starts,
             guesses=guesses,
-            kicks=kicks,
+            kicks=KICKS,
         )
         return first_answer(
             self.doubting, self.refinement, observations, pooled=together, search=search
