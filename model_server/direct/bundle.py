@@ -27,6 +27,7 @@ from model_server.direct.network import Shape, SiteNetwork
 from model_server.direct.training import Progressed
 from simulations.arrays import FloatArray, IntArray
 from simulations.errors import InputError
+from simulations.saved_file import write_whole
 
 FORMAT = 1
 NAME = "direct"
@@ -89,9 +90,10 @@ class DirectBundle:
             "shape": self.networks[0].shape.as_dict(),
             "calibration": {name: getattr(self.calibration, name) for name in _NUMBERS},
         }
-        (folder / WEIGHTS).write_bytes(save_tensors(tensors))
-        (folder / CARD).write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
-        (folder / MODEL_CARD).write_text(model_card(card), encoding="utf-8")
+        # The largest first: where a disk lacks room for it, the bundle before stays.
+        write_whole(folder / WEIGHTS, save_tensors(tensors))
+        write_whole(folder / CARD, json.dumps(card, indent=1) + "\n")
+        write_whole(folder / MODEL_CARD, model_card(card))
 
 
 def load_direct_bundle(folder: Path | None = None) -> DirectBundle:
@@ -149,14 +151,8 @@ def _load(folder: Path | None) -> DirectBundle:
 
 def save_progressed(path: Path, progressed: Progressed) -> None:
     """Write where a training stands, in one step."""
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_bytes(
-        save_tensors(
-            {k: v.contiguous() for k, v in progressed.tensors.items()},
-            metadata={"epoch": str(progressed.epoch)},
-        )
-    )
-    partial.replace(path)
+    tensors = {k: v.contiguous() for k, v in progressed.tensors.items()}
+    write_whole(path, save_tensors(tensors, metadata={"epoch": str(progressed.epoch)}))
 
 
 def load_progressed(path: Path) -> Progressed | None:

@@ -28,6 +28,7 @@ from model_server.networks.density import DRAWS, ConditionalDensity, halves
 from simulations.arrays import FloatArray, SingleArray
 from simulations.errors import InputError
 from simulations.fold import CellSums
+from simulations.saved_file import write_whole
 
 FORMAT = 1
 WEIGHTS, CARD, MODEL_CARD = "weights.safetensors", "card.json", "MODEL_CARD.md"
@@ -182,9 +183,10 @@ class Bundle:
         """Write the bundle into a folder, which is made; existing files are replaced."""
         folder.mkdir(parents=True, exist_ok=True)
         tensors = {k: v.contiguous() for k, v in self.network.tensors().items()}
-        (folder / WEIGHTS).write_bytes(save_tensors(tensors))
-        (folder / CARD).write_text(json.dumps(self.card, indent=1) + "\n", encoding="utf-8")
-        (folder / MODEL_CARD).write_text(model_card(self.card), encoding="utf-8")
+        # The largest first: where a disk lacks room for it, the bundle before stays.
+        write_whole(folder / WEIGHTS, save_tensors(tensors))
+        write_whole(folder / CARD, json.dumps(self.card, indent=1) + "\n")
+        write_whole(folder / MODEL_CARD, model_card(self.card))
 
     def check(self, domain: Domain) -> None:
         """Refuse an experiment that the bundle was not trained for.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from model_server.powder import PowderFit
+from simulations.saved_file import write_whole
 from simulations.scattering import MeasuredSpectrum
 from steering.run import Inverted
 
@@ -84,4 +86,6 @@ def _draw(spectrum: MeasuredSpectrum, fit: PowderFit, result: dict[str, Any], pa
     )
     verdict = "trusted" if result["trusted"] else "NOT TRUSTED"
     figure.suptitle(f"{spectrum.name}, {spectrum.temperature_K:g} K: {verdict}")
-    figure.savefig(path, dpi=110)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    write_whole(path, buffer.getvalue())
