@@ -91,7 +91,7 @@ test: setup system
 # for a processor. Only kernels that this processor can run are asked for.
 CPUINFO ?= /proc/cpuinfo
 SENSITIVE := tests/simulations/virtual/test_sampling.py tests/steering/service/test_model_service.py
-SENSITIVE_RUN ?= $(BIN)/python -m pytest -q -n 2 --dist loadfile --max-worker-restart 0 -m "not slow" --timeout 300
+SENSITIVE_RUN ?= $(BIN)/python -m pytest -q -n 2 --dist loadfile --max-worker-restart 0 -m "last_bit and not slow" --timeout 300
 kernels: setup
 	@flags=" $$(sed -n '/^flags/{s/^[^:]*: *//p;q}' $(CPUINFO)) "; \
 	has() { for flag; do [[ "$$flags" == *" $$flag "* ]] || return 1; done; }; \

@@ -29,6 +29,7 @@ from simulations.virtual.sampling import (
     expected_phonon_rate,
 )
 
+pytestmark = pytest.mark.last_bit
 ROOT = Path(__file__).resolve().parents[3]
 ARCS_LIKE = Resolution(coefficients=(0.04, -0.04, 0.013))
 

@@ -155,6 +155,7 @@ def test_bases_are_few_and_never_far():
     assert chain <= 40
 
 
+@pytest.mark.last_bit
 def test_every_commit_is_answered_and_none_twice(answered: Answered):
     assert answered.looks == (False, True, True, False)
     result = answered.state.result()
@@ -166,6 +167,7 @@ def test_every_commit_is_answered_and_none_twice(answered: Answered):
     assert not result["trusted"]
 
 
+@pytest.mark.last_bit
 def test_the_same_manifest_gives_the_same_result_however_it_was_reached(
     answered: Answered, tmp_path
 ):
