@@ -132,6 +132,8 @@ class Posterior:
     aside: Aside | None = field(default=None, repr=False)  # marginalised beside theta, and tested
     believing: Posterior | None = field(default=None, repr=False)
     """The fit of a set-up that is as believed, of which this one is the marginal; None: itself."""
+    one_place: FloatArray | None = field(default=None, repr=False)
+    """Covariance by derivatives at theta alone, (K, K), where the other is by averaged ones."""
     others: tuple[Posterior, ...] = field(default=(), repr=False)
     """Other answers to the same counts that these do not rule out, likeliest first."""
 
@@ -189,9 +191,14 @@ class Posterior:
         return (self.believing or self).objective - gain
 
     def log_odds_of(self, other: Posterior) -> float:
-        """How much likelier another answer is, natural logarithm: of its peak and its volume."""
-        volumes = (np.linalg.slogdet(one.covariance)[1] for one in (other, self))
-        theirs, ours = (0.5 * float(volume) for volume in volumes)
+        """How much likelier another answer is, natural logarithm: of its peak and its volume.
+
+        Volumes are by derivatives at one place, which every answer has.
+        """
+        widths = (
+            one.covariance if one.one_place is None else one.one_place for one in (other, self)
+        )
+        theirs, ours = (0.5 * float(np.linalg.slogdet(width)[1]) for width in widths)
         return self.explained - other.explained + theirs - ours
 
     def apart(self, other: Posterior) -> float:

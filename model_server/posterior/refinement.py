@@ -415,7 +415,12 @@ class Refinement:
             return best
         over = np.asarray(np.linalg.inv(best.precision), dtype=np.float64)
         mean = self._with_aside(task.observations, best.believing, over)
-        return replace(best, precision=mean.precision, covariance=mean.covariance)
+        return replace(
+            best,
+            precision=mean.precision,
+            covariance=mean.covariance,
+            one_place=best.covariance,
+        )
 
     def _anchored(self, task: _Task, found: Posterior, tangents: Tangents) -> Anchor:
         """What exact rates, or rough ones, add to folded ones where ``found`` is."""

@@ -677,6 +677,9 @@ def test_an_orientation_more_at_the_same_answer_costs_rough_walks_for_its_errors
     assert after.converged
     assert len(exact.walks) == 1
     assert len(rough.walks) == 1 + 2 * PAIRS  # derivatives of the newest, averaged
+    wider = replace(after, covariance=4 * after.covariance)
+    assert wider.log_odds_of(before) == after.log_odds_of(before)  # both by one place
+    assert before.log_odds_of(wider) == before.log_odds_of(after)
 
 
 def test_an_answer_that_was_not_ruled_out_is_followed_at_the_next_fit():
