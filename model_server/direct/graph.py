@@ -10,9 +10,7 @@ from matscipy.neighbours import neighbour_list
 from simulations.arrays import FloatArray, IntArray
 from simulations.errors import InputError
 
-REACH_A = 5.0
-"""Radius of a neighbourhood."""
-MOST_NEIGHBOURS = 400
+MOST_NEIGHBOURS = 200
 """Of one atom, on average: twice those of the densest elements. More are no crystal."""
 
 
@@ -28,7 +26,7 @@ class Graph:
 
 
 def crystal_graph(
-    lattice: FloatArray, positions: FloatArray, numbers: IntArray, reach_A: float = REACH_A
+    lattice: FloatArray, positions: FloatArray, numbers: IntArray, reach_A: float
 ) -> Graph:
     """Graph of a periodic crystal.
 
@@ -41,6 +39,7 @@ def crystal_graph(
     numbers : (atoms,) int64
         Atomic numbers.
     reach_A : float
+        Radius of a neighbourhood.
 
     Raises
     ------
