@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
@@ -56,9 +57,12 @@ def write_whole(path: Path | str, content: str | bytes) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make renames inside a folder last."""
+    """Make renames inside a folder last; some mounts know no such thing, and are not asked."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS):
+            raise
     finally:
         os.close(handle)

@@ -47,6 +47,7 @@ from consumers.transport.tape_record import (
 )
 from consumers.wire import RawMessage
 from simulations.errors import InputError
+from simulations.saved_file import sync_folder
 
 log = structlog.get_logger()
 
@@ -407,11 +408,7 @@ class TapeWriter:
         try:
             _write_all(file.fileno(), [opening])
             os.fsync(file.fileno())
-            handle = os.open(self.folder, os.O_RDONLY)
-            try:
-                os.fsync(handle)
-            finally:
-                os.close(handle)
+            sync_folder(self.folder)
         except OSError:
             file.close()
             path.unlink(missing_ok=True)

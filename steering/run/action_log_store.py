@@ -18,6 +18,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from simulations.errors import InputError, StorageError, storing
+from simulations.saved_file import sync_folder
 from steering.run.actions import Action, Applier, Orders, orders_of
 
 NAME = "actions.jsonl"
@@ -152,11 +153,7 @@ class ActionLog:
                 file.flush()
                 os.fsync(file.fileno())
             if not there:
-                handle = os.open(self._path.parent, os.O_RDONLY)
-                try:
-                    os.fsync(handle)
-                finally:
-                    os.close(handle)
+                sync_folder(self._path.parent)
 
 
 def _line(kind: str, value: BaseModel) -> str:

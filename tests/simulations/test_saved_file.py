@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import threading
+from pathlib import Path
 
 import pytest
 
 from simulations.errors import StorageError
-from simulations.saved_file import in_one_step, write_whole
+from simulations.saved_file import in_one_step, sync_folder, write_whole
 
 
 def test_a_full_disk_leaves_what_was_there(small_disk):
@@ -56,3 +57,12 @@ def test_a_block_that_fails_leaves_nothing(tmp_path):
     with pytest.raises(ValueError, match="no more"):
         fails()
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="no file system here without a flush")
+def test_a_file_system_that_cannot_flush_a_folder_is_no_failure():
+    handle = os.open("/proc", os.O_RDONLY)
+    with pytest.raises(OSError, match="Invalid argument"):
+        os.fsync(handle)
+    os.close(handle)
+    sync_folder(Path("/proc"))
