@@ -154,7 +154,7 @@ def element_properties() -> FloatArray:
         warnings.simplefilter("ignore")  # elements without an electronegativity, and the like
         for number in range(1, ELEMENTS + 1):
             one = Element.from_Z(number)
-            mass = float(one.atomic_mass)
+            mass = atomic_masses()[number]
             radius = one.atomic_radius_calculated or one.atomic_radius
             rows[number] = (
                 np.log(mass),
@@ -192,6 +192,14 @@ def _outer_electrons(element: Element) -> list[int]:
         sum(count for shell, kind, count in shells if kind == one and shell == top - down)
         for one, down in below.items()
     ]
+
+
+@cache
+def atomic_masses() -> FloatArray:
+    """By atomic number, (ELEMENTS + 1,) daltons; 0 for no element."""
+    from pymatgen.core import Element
+
+    return np.array([0.0, *(float(Element.from_Z(z).atomic_mass) for z in range(1, ELEMENTS + 1))])
 
 
 @cache

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -107,7 +107,7 @@ def train_member(
     first = 0
     if begun is not None:
         first = begun.epoch
-        _restore(begun, named, mean, optimiser, device)
+        restore(begun, named, mean, optimiser, device)
     averaged = SiteNetwork(shape).to(device)
     started, step = time.monotonic(), int(starts[first])
     for epoch in range(first, recipe.epochs):
@@ -137,7 +137,7 @@ def train_member(
             f"{left / 60:.0f} min left",
             (epoch + 1) / recipe.epochs,
         )
-        if after is not None and after(_kept(epoch + 1, named, mean, optimiser), averaged):
+        if after is not None and after(kept(epoch + 1, named, mean, optimiser), averaged):
             break
     _load(averaged, mean)
     return averaged.eval().cpu()
@@ -184,12 +184,13 @@ def _load(network: SiteNetwork, mean: dict[str, Tensor]) -> None:
             p.copy_(mean[name])
 
 
-def _kept(
+def kept(
     epoch: int,
     named: dict[str, torch.nn.Parameter],
-    mean: dict[str, Tensor],
+    mean: Mapping[str, Tensor],
     optimiser: torch.optim.Optimizer,
 ) -> Progressed:
+    """All that going on needs, of weights, their means and an optimiser."""
     tensors = {}
     for name, p in named.items():
         state = optimiser.state[p]
@@ -201,13 +202,14 @@ def _kept(
     return Progressed(epoch=epoch, tensors=tensors)
 
 
-def _restore(
+def restore(
     begun: Progressed,
     named: dict[str, torch.nn.Parameter],
-    mean: dict[str, Tensor],
+    mean: Mapping[str, Tensor],
     optimiser: torch.optim.Optimizer,
     device: str,
 ) -> None:
+    """Put weights, their means and an optimiser where a training stood."""
     with torch.no_grad():
         for name, p in named.items():
             p.copy_(begun.tensors[f"weights.{name}"])
