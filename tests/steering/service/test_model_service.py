@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 import httpx
@@ -35,24 +36,35 @@ from consumers.state import (
 from consumers.transport import KafkaSection, KafkaTopics
 from consumers.wire.flatbuffers_codec import decode_data_array
 from simulations.errors import StorageError
-from steering.experiment import dump_experiment
+from steering.experiment import Experiment, Measurement, build_measurement, dump_experiment
 from steering.run import ActionLog, Run, RunStore, live_runs, load_snapshot, save_snapshot, words_of
 from steering.run.actions import Action, Asked
 from steering.service import ModelService, OutputTopics, Publisher, service_registry
 from steering.service.health import judge_health, judge_readiness
 from steering.service.model_service import base_of, follow, serve_estimates
 from steering.web import create_app, serving
+from tests.steering import virtual_scan as scans
 from tests.steering.fabricated import snapshot
 from tests.steering.service.test_publishing import Wire
-from tests.steering.virtual_scan import (
-    VirtualScan,
-    small_experiment,
-    small_measurement,
-    virtual_scan,
-)
+from tests.steering.virtual_scan import VirtualScan, virtual_scan
 
 __all__ = ["virtual_scan"]
 ROOT = Path(__file__).resolve().parents[3]
+
+
+@cache
+def small_experiment() -> Experiment:
+    """Twice as many pixels merged: here it matters who answers when, from what, and to whom."""
+    experiment = scans.small_experiment()
+    instrument = experiment.instrument.model_copy(update={"coarsen": 32})
+    return experiment.model_copy(update={"instrument": instrument})
+
+
+@cache
+def small_measurement() -> Measurement:
+    return build_measurement(small_experiment(), scans.EXAMPLES)
+
+
 TOPICS = OutputTopics.of(KafkaTopics(prefix="arcs"))
 
 
