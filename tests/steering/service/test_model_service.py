@@ -168,6 +168,7 @@ def test_bases_are_few_and_never_far():
 
 
 @pytest.mark.last_bit
+@pytest.mark.timeout(900)  # of a busy machine: five chunks from nothing come before it
 def test_every_commit_is_answered_and_none_twice(answered: Answered):
     assert answered.looks == (False, True, True, False)
     result = answered.state.result()
@@ -642,6 +643,7 @@ def test_figures_of_a_service_are_those_of_its_status(answered: Answered):
     assert samples["beamsteer_state_generation", "0"] == 2
 
 
+@pytest.mark.timeout(900)
 def test_answers_that_find_no_room_are_written_once_there_is_some(folded, small_disk, tmp_path):
     small_disk.grow(160 * 2**20)
     states = State(tmp_path / "roomy"), State(small_disk.folder / "full")
