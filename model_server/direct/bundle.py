@@ -32,8 +32,6 @@ from simulations.saved_file import write_whole
 FORMAT = 1
 NAME = "direct"
 WEIGHTS, CARD, MODEL_CARD = "weights.safetensors", "members.json", "MODEL_CARD.md"
-_BEFORE = {"dropout_inside": 0.0, "properties": 8, "radii": False}
-"""What shapes were before they said so."""
 _ARRAYS = ("seen", "latent_mean", "latent_axes", "references")
 _NUMBERS = (
     "factor", "relative", "floor", "energy_low", "energy_high", "far", "distance_scale",
@@ -129,7 +127,7 @@ def _load(folder: Path | None) -> DirectBundle:
             )
         networks = []
         for k in range(card["members"]):
-            network = SiteNetwork(Shape(**{**_BEFORE, **card["shape"]}))
+            network = SiteNetwork(Shape(**card["shape"]))
             prefix = f"member{k}."
             network.load_state_dict(
                 {n[len(prefix) :]: v for n, v in tensors.items() if n.startswith(prefix)}

@@ -10,7 +10,9 @@ from matscipy.neighbours import neighbour_list
 from simulations.arrays import FloatArray, IntArray
 from simulations.errors import InputError
 
-MOST_NEIGHBOURS = 200
+REACH_A = 5.0
+"""Radius of a neighbourhood."""
+MOST_NEIGHBOURS = 400
 """Of one atom, on average: twice those of the densest elements. More are no crystal."""
 
 
@@ -26,7 +28,7 @@ class Graph:
 
 
 def crystal_graph(
-    lattice: FloatArray, positions: FloatArray, numbers: IntArray, reach_A: float
+    lattice: FloatArray, positions: FloatArray, numbers: IntArray, reach_A: float = REACH_A
 ) -> Graph:
     """Graph of a periodic crystal.
 
@@ -39,7 +41,6 @@ def crystal_graph(
     numbers : (atoms,) int64
         Atomic numbers.
     reach_A : float
-        Radius of a neighbourhood.
 
     Raises
     ------

@@ -22,7 +22,7 @@ from e3nn.math import soft_one_hot_linspace
 from torch import Tensor, nn
 
 from model_server.direct.bins import BINS
-from model_server.direct.graph import Graph
+from model_server.direct.graph import REACH_A, Graph
 from simulations.arrays import FloatArray
 
 if TYPE_CHECKING:
@@ -43,14 +43,14 @@ class Shape:
     tensors: int = 16  # its vectors, and its tensors of rank two
     basis: int = 10
     radial: int = 48
-    species: int = 12
+    species: int = 24
     readout: int = 128
     bins: int = BINS
     dropout: float = 0.1
-    dropout_inside: float = 0.05  # of what atoms know and heard, before they take it in
-    properties: int = 20  # of an element, the first of those in the table
-    radii: bool = True  # distances are also told over the sum of both covalent radii
-    reach_A: float = 4.0
+    dropout_inside: float = 0.0  # of what atoms know and heard, before they take it in
+    properties: int = 8  # of an element, the first of those in the table
+    radii: bool = False  # distances are also told over the sum of both covalent radii
+    reach_A: float = REACH_A
 
     def as_dict(self) -> dict[str, float]:
         """For a card."""

@@ -38,7 +38,15 @@ from model_server.direct.members import graph_of
 from model_server.direct.network import Batch, Shape, SiteNetwork, joined, mean_over_crystals
 from model_server.direct.training import Lesson, Recipe, train_member
 
-SHAPE = Shape(bins=len(LITERATURE_CM1) + 1, species=4, dropout=0.2, dropout_inside=0.1)
+SHAPE = Shape(
+    bins=len(LITERATURE_CM1) + 1,
+    species=4,
+    properties=20,
+    radii=True,
+    reach_A=4.0,
+    dropout=0.2,
+    dropout_inside=0.1,
+)
 RECIPE = Recipe(epochs=60, turns=1)
 KEPT_OUT = 10  # a crystal of so many
 FAINT = 1e-4  # share of the modes that counts as none

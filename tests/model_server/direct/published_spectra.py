@@ -50,6 +50,7 @@ from model_server.direct.published import (
 )
 from simulations.crystal.placement import crystal_from_cells
 from simulations.dynamics import PhononDos
+from simulations.saved_file import in_one_step
 from simulations.scattering import vibrational_spectrum
 from steering.study.direct_targets import SiteDensities
 from steering.study.direct_targets_store import read_targets
@@ -86,7 +87,8 @@ def spectra_of(crystals: Sequence[SiteDensities], path: Path) -> np.ndarray:
             if list(kept["ids"]) == [one.id for one in crystals]:
                 return kept["spectra"]
     spectra = np.array([spectrum_of(one, one.shares) for one in crystals])
-    np.savez(path, ids=np.array([one.id for one in crystals]), spectra=spectra)
+    with in_one_step(path) as partial, partial.open("wb") as file:
+        np.savez(file, ids=np.array([one.id for one in crystals]), spectra=spectra)
     return spectra
 
 
@@ -129,8 +131,7 @@ def published(
     told: list[float] = json.loads(log.read_text()) if log.is_file() else []
     true = np.array([one.target.numpy() for one in watched])
     begun, seconds = load_progressed(at), time.process_time()
-    if begun is None:
-        told = []
+    told = told[: 0 if begun is None else begun.epoch]  # the log is written first
 
     def after(state, network):
         nonlocal seconds

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from importlib import resources
 
 import numpy as np
@@ -65,21 +64,6 @@ def test_a_bundle_says_the_same_after_it_was_written_and_read(tmp_path):
     )
     assert back.calibration.rare(np.array([1, 14])) == (1,)
     assert "mean absolute error | 0.1" in (tmp_path / "direct" / MODEL_CARD).read_text()
-
-
-def test_a_bundle_of_before_shapes_said_more_is_read_as_it_was(tmp_path):
-    old = {"properties": 8, "radii": False, "dropout_inside": 0.0}
-    shape = replace(SMALL, **old)
-    bundle = replace(made(), networks=(small_network(shape=shape),))
-    bundle.save(tmp_path)
-    card = json.loads((tmp_path / CARD).read_text())
-    for name in old:
-        del card["shape"][name]
-    (tmp_path / CARD).write_text(json.dumps(card))
-    back = load_direct_bundle(tmp_path)
-    assert back.networks[0].shape == shape
-    one = random_crystal(0)
-    np.testing.assert_array_equal(back.ask(*one).shares, bundle.ask(*one).shares)
 
 
 @pytest.mark.parametrize("harm", ["no card", "no weights", "format", "cut", "shape"])

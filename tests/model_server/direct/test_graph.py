@@ -6,13 +6,12 @@ import pytest
 from model_server.direct.graph import crystal_graph
 from simulations.errors import InputError
 
-REACH_A = 5.0
 SILICON = 5.431 / 2 * (np.ones((3, 3)) - np.eye(3))
 PAIR = np.array([[0.0, 0.0, 0.0], [0.25, 0.25, 0.25]])
 
 
 def test_silicon_has_its_three_shells_within_five_angstrom():
-    graph = crystal_graph(SILICON, PAIR, np.array([14, 14]), REACH_A)
+    graph = crystal_graph(SILICON, PAIR, np.array([14, 14]))
     length = np.linalg.norm(graph.vector_A, axis=1)
     a = 5.431
     for shell, count in ((np.sqrt(3) / 4, 4), (np.sqrt(0.5), 12), (np.sqrt(11) / 4, 12)):
@@ -23,13 +22,13 @@ def test_silicon_has_its_three_shells_within_five_angstrom():
 
 
 def test_an_atom_of_a_small_cell_sees_its_own_images():
-    graph = crystal_graph(3.0 * np.eye(3), np.zeros((1, 3)), np.array([84]), REACH_A)
+    graph = crystal_graph(3.0 * np.eye(3), np.zeros((1, 3)), np.array([84]))
     assert len(graph.sender) == 6 + 12  # 3 and 4.24 angstrom
 
 
 def test_positions_outside_the_cell_are_those_inside():
-    inside = crystal_graph(SILICON, PAIR, np.array([14, 14]), REACH_A)
-    outside = crystal_graph(SILICON, PAIR + [3, -2, 1], np.array([14, 14]), REACH_A)
+    inside = crystal_graph(SILICON, PAIR, np.array([14, 14]))
+    outside = crystal_graph(SILICON, PAIR + [3, -2, 1], np.array([14, 14]))
     order = [np.lexsort(g.vector_A.round(6).T) for g in (inside, outside)]
     np.testing.assert_allclose(inside.vector_A[order[0]], outside.vector_A[order[1]], atol=1e-9)
 
@@ -44,4 +43,4 @@ def test_positions_outside_the_cell_are_those_inside():
 )
 def test_what_is_no_solid_is_refused(lattice, positions, words):
     with pytest.raises(InputError, match=words):
-        crystal_graph(lattice, positions, np.full(len(positions), 6), REACH_A)
+        crystal_graph(lattice, positions, np.full(len(positions), 6))

@@ -33,8 +33,20 @@ def test_a_turned_mirrored_or_shifted_crystal_has_the_same_densities(seed):
         np.testing.assert_allclose(read(network, other), plain, atol=2e-6)
 
 
-def test_a_neighbour_that_crosses_the_reach_changes_nothing():
-    shape, network = SMALL, small_network()
+def test_with_radii_and_all_properties_turned_crystals_have_the_same_densities():
+    shape = replace(SMALL, properties=20, radii=True, dropout_inside=0.2)
+    network = small_network(shape=shape)
+    lattice, positions, numbers = random_crystal(5)
+    turn = Rotation.random(random_state=5).as_matrix()
+    plain = graph(lattice, positions, numbers, shape)
+    assert plain.basis.shape[1] == 2 * SMALL.basis
+    turned = graph(lattice @ turn.T, positions + [0.3, -1.2, 0.7], numbers, shape)
+    np.testing.assert_allclose(read(network, turned), read(network, plain), atol=2e-6)
+
+
+def test_with_radii_a_neighbour_that_crosses_the_reach_changes_nothing():
+    shape = replace(SMALL, radii=True)
+    network = small_network(shape=shape)
     box, numbers = 30.0 * np.eye(3), np.array([55, 53])
     near, beyond = (
         graph(box, np.array([[0, 0, 0], [shape.reach_A + off, 0, 0]]) / 30, numbers, shape)

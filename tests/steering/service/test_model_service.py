@@ -167,8 +167,19 @@ def test_bases_are_few_and_never_far():
     assert chain <= 40
 
 
+def test_a_run_of_which_no_chunk_can_be_used_is_shown_with_its_error(folded, tmp_path):
+    state, store = State(tmp_path), RunStore()
+    state.commit(folded[:1])
+    (run_folder(state.inside, "ge") / "chunks" / folded[0].path.name).unlink()
+    service = service_of(state, store=store)
+    assert not service.step()
+    assert not service.step()
+    shown = store.get("ge")
+    assert shown is not None
+    assert folded[0].path.name in str(shown.error)
+
+
 @pytest.mark.last_bit
-@pytest.mark.timeout(900)  # of a busy machine: five chunks from nothing come before it
 def test_every_commit_is_answered_and_none_twice(answered: Answered):
     assert answered.looks == (False, True, True, False)
     result = answered.state.result()
@@ -476,18 +487,6 @@ def test_a_broken_chunk_file_is_the_runs_own_fault_and_the_rest_is_answered(fold
     assert "not a manifest" in str(service.status().error)
 
 
-def test_a_run_of_which_no_chunk_can_be_used_is_shown_with_its_error(folded, tmp_path):
-    state, store = State(tmp_path), RunStore()
-    state.commit(folded[:1])
-    (run_folder(state.inside, "ge") / "chunks" / folded[0].path.name).unlink()
-    service = service_of(state, store=store)
-    assert not service.step()
-    assert not service.step()
-    shown = store.get("ge")
-    assert shown is not None
-    assert folded[0].path.name in str(shown.error)
-
-
 def test_runs_of_the_same_name_in_two_partitions_stay_apart(folded, tmp_path):
     first, second = State(tmp_path), State(tmp_path, partition=1)
     away = {"status": "set aside", "reason": "no psi", "file": None}
@@ -643,7 +642,6 @@ def test_figures_of_a_service_are_those_of_its_status(answered: Answered):
     assert samples["beamsteer_state_generation", "0"] == 2
 
 
-@pytest.mark.timeout(900)
 def test_answers_that_find_no_room_are_written_once_there_is_some(folded, small_disk, tmp_path):
     small_disk.grow(160 * 2**20)
     states = State(tmp_path / "roomy"), State(small_disk.folder / "full")

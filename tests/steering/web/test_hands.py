@@ -86,7 +86,7 @@ def night(tmp_path_factory):
             "model": start("model-server", state, "--port", "0")[0],
         }
         server, told = start("serve", state, "--port", "0")
-        until = time.monotonic() + 200
+        until = time.monotonic() + 120
         while not (root / "state/partition-0/night/estimate/result.json").is_file():
             assert time.monotonic() < until
             time.sleep(0.2)
