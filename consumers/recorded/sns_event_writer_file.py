@@ -151,9 +151,8 @@ def write_sns_events(
         _packed(charge, "value", per_pulse).attrs["units"] = "picoCoulombs"
         _time_data(charge, "time", pulse_times, start_ns)
         shared_time = charge["time"]
-        for number in np.unique(bank):
-            mine = order[np.searchsorted(bank[order], number) :]
-            mine = mine[: int(np.searchsorted(bank[mine], number, side="right"))]
+        numbers, begin = np.unique(bank[order], return_index=True)
+        for number, mine in zip(numbers, np.split(order, begin)[1:], strict=True):
             group = _group(entry, f"bank{number + 1}_events", "NXevent_data")
             _packed(group, "event_id", detector_id[mine].astype(np.uint32))
             # whole ns survive the wire, where times of flight are integers of them
