@@ -16,7 +16,7 @@ from math import erf, exp, sqrt
 from typing import NamedTuple
 
 import numpy as np
-from numba import prange
+from numba import int64, prange
 
 from simulations.arrays import ComplexArray, FloatArray
 from simulations.constants import BOLTZMANN_MEV_PER_K, HBAR2_OVER_U, NEUTRON_MEV_A2
@@ -371,17 +371,12 @@ def _amplitudes(sums, atom, out, rank):
     return rank
 
 
-@njit(
-    cache=True, parallel=True, error_model="numpy", fastmath={"contract", "reassoc", "nsz", "arcp"}
-)
-def _rates(
-    voxel_order, bin_start, moments, coverage, branches, lines, gradient, pockets, out_rate,
-    out_jacobian, out_along,
+@njit(cache=True, error_model="numpy", fastmath={"contract", "reassoc", "nsz", "arcp"})
+def _rates_of_bin(
+    path_bin, voxel_order, bin_start, moments, coverage, branches, lines, gradient, pockets,
+    out_rate, out_jacobian, out_along,
 ):  # fmt: skip
-    """Fill rate (path_bins, bins) and jacobian (..., K + 1); see ``FoldedPhonons.rates``.
-
-    ``out_along`` (..., 4 or 0) takes the sum of dI/dE v over lines, then that of dI/dE.
-    """
+    """Fill the rates of one path bin; see ``_rates``."""
     weight, first, second, slope, slope_second, q_squared = moments
     tensor, image_start, image, image_sums, image_phase, displacement = coverage
     energy, vectors, coupling, velocity = branches
@@ -395,296 +390,303 @@ def _rates(
     by_image = len(image_start) > 0
     n_k = coupling.shape[3]
     half = 0.5 * step
-    for path_bin in prange(len(bin_start) - 1):
-        shifted = np.zeros(n)
-        f = np.zeros(n)
-        df = np.zeros(n)  # d f / d (E^2)
-        dw = np.zeros(n)
-        active = np.zeros(n, dtype=np.bool_)
-        # Real and imaginary parts apart, innermost axes contiguous: the compiler makes vectors.
-        vector_re, vector_im = np.empty((n, n)), np.empty((n, n))  # (mode, component)
-        tensor_re, tensor_im = np.empty((n, n)), np.empty((n, n))
-        te_re, te_im = np.empty(n), np.empty(n)
-        row = np.empty(n_k)
-        atom = np.zeros(n_atoms, dtype=np.complex128)
-        amplitude = np.empty((3, n), dtype=np.complex128)  # of one image
-        ray_re, ray_im = np.empty((3 * FEW_IMAGES, n)), np.empty((3 * FEW_IMAGES, n))
-        projected_re = np.empty((n, 3 * FEW_IMAGES))
-        projected_im = np.empty((n, 3 * FEW_IMAGES))
-        for place in range(bin_start[path_bin], bin_start[path_bin + 1]):
-            v = voxel_order[place]
-            for a in range(n):
-                for s in range(n):
-                    vector_re[s, a] = vectors[v, a, s].real
-                    vector_im[s, a] = vectors[v, a, s].imag
-            for e in range(n_e):
-                D = weight[v, e]
-                if D <= 0.0:
-                    continue
-                n_active = 0
-                dx, dy, dz = first[v, e, 0] / D, first[v, e, 1] / D, first[v, e, 2] / D
-                # Most that places and slopes within the voxel do to a line of unit velocity.
-                places = second[v, e, 0] + second[v, e, 1] + second[v, e, 2]
-                slopes = slope_second[v, e, 0] + slope_second[v, e, 1] + slope_second[v, e, 2]
-                placed, sloped = sqrt(max(places, 0.0) / D), sqrt(2.0 * max(slopes, 0.0) / D)
-                for s in range(n):
-                    vx, vy, vz = velocity[v, s, 0], velocity[v, s, 1], velocity[v, s, 2]
-                    E = energy[v, s] + vx * dx + vy * dy + vz * dz
-                    if pockets is not None:
-                        signed = E
-                        live, size, wide = count_mode(E, pockets[0], pockets[1])
-                        flat = size != abs(E)  # the energy moves with nothing
-                        shifted[s] = E
-                        if not live or wide > 0.0:
-                            f[s] = 0.0
-                            df[s] = 0.0
-                            dw[s] = 0.0
-                            active[s] = wide > 0.0
-                            if active[s]:
-                                value, by_size = damped_line(
-                                    centres[e], size, sqrt(sigma[e] ** 2 + step * step / 12),
-                                    thermal,
-                                )  # fmt: skip
-                                f[s] = 0.5 * HBAR2_OVER_U * value
-                                if not flat:
-                                    df[s] = -0.25 * HBAR2_OVER_U * by_size / size
-                                n_active += 1
-                            continue
-                        if flat:
-                            E = size
-                            vx, vy, vz = 0.0, 0.0, 0.0
-                    if E < LOWEST_ENERGY_MEV:
-                        E = LOWEST_ENERGY_MEV
+    shifted = np.zeros(n)
+    f = np.zeros(n)
+    df = np.zeros(n)  # d f / d (E^2)
+    dw = np.zeros(n)
+    active = np.zeros(n, dtype=np.bool_)
+    # Real and imaginary parts apart, innermost axes contiguous: the compiler makes vectors.
+    vector_re, vector_im = np.empty((n, n)), np.empty((n, n))  # (mode, component)
+    tensor_re, tensor_im = np.empty((n, n)), np.empty((n, n))
+    te_re, te_im = np.empty(n), np.empty(n)
+    row = np.empty(n_k)
+    atom = np.zeros(n_atoms, dtype=np.complex128)
+    amplitude = np.empty((3, n), dtype=np.complex128)  # of one image
+    ray_re, ray_im = np.empty((3 * FEW_IMAGES, n)), np.empty((3 * FEW_IMAGES, n))
+    projected_re = np.empty((n, 3 * FEW_IMAGES))
+    projected_im = np.empty((n, 3 * FEW_IMAGES))
+    for place in range(bin_start[path_bin], bin_start[path_bin + 1]):
+        v = voxel_order[place]
+        for a in range(n):
+            for s in range(n):
+                vector_re[s, a] = vectors[v, a, s].real
+                vector_im[s, a] = vectors[v, a, s].imag
+        for e in range(n_e):
+            D = weight[v, e]
+            if D <= 0.0:
+                continue
+            n_active = 0
+            dx, dy, dz = first[v, e, 0] / D, first[v, e, 1] / D, first[v, e, 2] / D
+            # Most that places and slopes within the voxel do to a line of unit velocity.
+            places = second[v, e, 0] + second[v, e, 1] + second[v, e, 2]
+            slopes = slope_second[v, e, 0] + slope_second[v, e, 1] + slope_second[v, e, 2]
+            placed, sloped = sqrt(max(places, 0.0) / D), sqrt(2.0 * max(slopes, 0.0) / D)
+            for s in range(n):
+                vx, vy, vz = velocity[v, s, 0], velocity[v, s, 1], velocity[v, s, 2]
+                E = energy[v, s] + vx * dx + vy * dy + vz * dz
+                if pockets is not None:
+                    signed = E
+                    live, size, wide = count_mode(E, pockets[0], pockets[1])
+                    flat = size != abs(E)  # the energy moves with nothing
                     shifted[s] = E
-                    if pockets is not None:
-                        shifted[s] = signed
-                    f[s] = 0.0
-                    df[s] = 0.0
-                    dw[s] = 0.0
-                    active[s] = False
-                    speed = sqrt(vx * vx + vy * vy + vz * vz)
-                    jac = 1.0 + speed * sloped
-                    away = abs(centres[e] - shift[e] - E)
-                    # The width is that of the true energy, which lies between here and the line.
-                    most = sigma[e] + away * abs(sigma_slope[e])
-                    if away > reach * (jac * most + speed * placed) + jac * half:
+                    if not live or wide > 0.0:
+                        f[s] = 0.0
+                        df[s] = 0.0
+                        dw[s] = 0.0
+                        active[s] = wide > 0.0
+                        if active[s]:
+                            value, by_size = damped_line(
+                                centres[e], size, sqrt(sigma[e] ** 2 + step * step / 12),
+                                thermal,
+                            )  # fmt: skip
+                            f[s] = 0.5 * HBAR2_OVER_U * value
+                            if not flat:
+                                df[s] = -0.25 * HBAR2_OVER_U * by_size / size
+                            n_active += 1
                         continue
-                    g = (vx * slope[v, e, 0] + vy * slope[v, e, 1] + vz * slope[v, e, 2]) / D
-                    spread = (
-                        vx * vx * (second[v, e, 0] / D - dx * dx)
-                        + vy * vy * (second[v, e, 1] / D - dy * dy)
-                        + vz * vz * (second[v, e, 2] / D - dz * dz)
-                        + 2 * vy * vz * (second[v, e, 3] / D - dy * dz)
-                        + 2 * vx * vz * (second[v, e, 4] / D - dx * dz)
-                        + 2 * vx * vy * (second[v, e, 5] / D - dx * dy)
-                    )
-                    g_spread = sqrt(
-                        max(
-                            (
-                                vx * vx * slope_second[v, e, 0]
-                                + vy * vy * slope_second[v, e, 1]
-                                + vz * vz * slope_second[v, e, 2]
-                                + 2 * vy * vz * slope_second[v, e, 3]
-                                + 2 * vx * vz * slope_second[v, e, 4]
-                                + 2 * vx * vy * slope_second[v, e, 5]
-                            )
-                            / D
-                            - g * g,
-                            0.0,
-                        )
-                    )
-                    # Images of a cell are crossed by trajectories of other slopes: two of them
-                    # stand for mean and spread.
-                    for side in (-1.0, 1.0):
-                        jac = 1.0 - (g + side * g_spread)
-                        if abs(jac) < 0.05:
-                            jac = 0.05 if jac >= 0 else -0.05
-                        positional = max(spread, 0.0) / (jac * jac)
-                        u = (centres[e] - shift[e] - E) / jac
-                        # Energy at which the neutrons measured here were scattered: the
-                        # resolution's share of the distance u. Rate, width and occupation
-                        # are those of that energy.
-                        share = sigma[e] * sigma[e] / (sigma[e] * sigma[e] + positional)
-                        lost = centres[e] - share * u
-                        if lost < LOWEST_ENERGY_MEV:
-                            lost = LOWEST_ENERGY_MEV
-                        if lost > 0.995 * ei:
-                            lost = 0.995 * ei
-                        true_sigma = sigma[e] + (lost - centres[e]) * sigma_slope[e]
-                        width = sqrt(true_sigma * true_sigma + positional)
-                        if abs(u) > reach * width + half:
-                            continue
-                        R, by_u, by_sigma = _bin_average(u, half, width)
-                        x = exp(-lost / thermal) if thermal > 0 else 0.0
-                        occupation = 1.0 / (1.0 - x)  # n + 1
-                        by_lost = -1.0 / lost - 0.5 / (ei - lost)
-                        if thermal > 0:
-                            by_lost -= occupation * x / thermal
-                        change = lost - centres[e]
-                        mean_q_squared = q_squared[v, e] / D
-                        q_factor = 1.0 + change * (
-                            (q_slope_base[e] + mean_q_squared * q_slope_rate[e]) / mean_q_squared
-                        )
-                        if q_factor < 0.2:
-                            q_factor = 0.2
-                        elif q_factor > 5.0:
-                            q_factor = 5.0
-                        by_lost += (
-                            (q_slope_base[e] + mean_q_squared * q_slope_rate[e])
-                            / mean_q_squared
-                            / q_factor
-                        )
-                        strength = (
-                            0.5
-                            * HBAR2_OVER_U
-                            / lost
-                            * occupation
-                            / abs(jac)
-                            * sqrt((ei - lost) / (ei - centres[e]))
-                            * q_factor
-                        )
-                        f[s] += 0.5 * strength * R
-                        by_width = by_sigma * true_sigma / width
-                        by_shifted = (
-                            strength
-                            * ((R * by_lost + by_width * sigma_slope[e]) * share - by_u)
-                            / jac
-                        )
-                        df[s] += by_shifted / (4.0 * E)
-                        dw[s] += 0.5 * strength * by_width * sigma[e]
-                        active[s] = True
-                    if pockets is not None:
-                        if flat:
-                            df[s] = 0.0
-                    n_active += active[s]
-                if n_active == 0:
+                    if flat:
+                        E = size
+                        vx, vy, vz = 0.0, 0.0, 0.0
+                if E < LOWEST_ENERGY_MEV:
+                    E = LOWEST_ENERGY_MEV
+                shifted[s] = E
+                if pockets is not None:
+                    shifted[s] = signed
+                f[s] = 0.0
+                df[s] = 0.0
+                dw[s] = 0.0
+                active[s] = False
+                speed = sqrt(vx * vx + vy * vy + vz * vz)
+                jac = 1.0 + speed * sloped
+                away = abs(centres[e] - shift[e] - E)
+                # The width is that of the true energy, which lies between here and the line.
+                most = sigma[e] + away * abs(sigma_slope[e])
+                if away > reach * (jac * most + speed * placed) + jac * half:
                     continue
-                low, high = 0, 0
-                if by_image:
-                    low, high = image_start[v * n_e + e], image_start[v * n_e + e + 1]
-                few = by_image and high - low <= min(FEW_IMAGES, FEW_IMAGES_PER_LINE * n_active)
-                rank = 0
-                if by_image:
-                    if not few:
-                        tensor_re[:] = 0.0
-                        tensor_im[:] = 0.0
-                    for entry in range(low, high):
-                        damp(image_sums[entry], image_phase[image[entry]], displacement, atom)
-                        rays = _amplitudes(image_sums[entry], atom, amplitude, 0)
-                        if few:
-                            for p in range(rays):
-                                for a in range(n):
-                                    ray_re[rank, a] = amplitude[p, a].real
-                                    ray_im[rank, a] = amplitude[p, a].imag
-                                rank += 1
-                            continue
+                g = (vx * slope[v, e, 0] + vy * slope[v, e, 1] + vz * slope[v, e, 2]) / D
+                spread = (
+                    vx * vx * (second[v, e, 0] / D - dx * dx)
+                    + vy * vy * (second[v, e, 1] / D - dy * dy)
+                    + vz * vz * (second[v, e, 2] / D - dz * dz)
+                    + 2 * vy * vz * (second[v, e, 3] / D - dy * dz)
+                    + 2 * vx * vz * (second[v, e, 4] / D - dx * dz)
+                    + 2 * vx * vy * (second[v, e, 5] / D - dx * dy)
+                )
+                g_spread = sqrt(
+                    max(
+                        (
+                            vx * vx * slope_second[v, e, 0]
+                            + vy * vy * slope_second[v, e, 1]
+                            + vz * vz * slope_second[v, e, 2]
+                            + 2 * vy * vz * slope_second[v, e, 3]
+                            + 2 * vx * vz * slope_second[v, e, 4]
+                            + 2 * vx * vy * slope_second[v, e, 5]
+                        )
+                        / D
+                        - g * g,
+                        0.0,
+                    )
+                )
+                # Images of a cell are crossed by trajectories of other slopes: two of them
+                # stand for mean and spread.
+                for side in (-1.0, 1.0):
+                    jac = 1.0 - (g + side * g_spread)
+                    if abs(jac) < 0.05:
+                        jac = 0.05 if jac >= 0 else -0.05
+                    positional = max(spread, 0.0) / (jac * jac)
+                    u = (centres[e] - shift[e] - E) / jac
+                    # Energy at which the neutrons measured here were scattered: the
+                    # resolution's share of the distance u. Rate, width and occupation
+                    # are those of that energy.
+                    share = sigma[e] * sigma[e] / (sigma[e] * sigma[e] + positional)
+                    lost = centres[e] - share * u
+                    if lost < LOWEST_ENERGY_MEV:
+                        lost = LOWEST_ENERGY_MEV
+                    if lost > 0.995 * ei:
+                        lost = 0.995 * ei
+                    true_sigma = sigma[e] + (lost - centres[e]) * sigma_slope[e]
+                    width = sqrt(true_sigma * true_sigma + positional)
+                    if abs(u) > reach * width + half:
+                        continue
+                    R, by_u, by_sigma = _bin_average(u, half, width)
+                    x = exp(-lost / thermal) if thermal > 0 else 0.0
+                    occupation = 1.0 / (1.0 - x)  # n + 1
+                    by_lost = -1.0 / lost - 0.5 / (ei - lost)
+                    if thermal > 0:
+                        by_lost -= occupation * x / thermal
+                    change = lost - centres[e]
+                    mean_q_squared = q_squared[v, e] / D
+                    q_factor = 1.0 + change * (
+                        (q_slope_base[e] + mean_q_squared * q_slope_rate[e]) / mean_q_squared
+                    )
+                    if q_factor < 0.2:
+                        q_factor = 0.2
+                    elif q_factor > 5.0:
+                        q_factor = 5.0
+                    by_lost += (
+                        (q_slope_base[e] + mean_q_squared * q_slope_rate[e])
+                        / mean_q_squared
+                        / q_factor
+                    )
+                    strength = (
+                        0.5
+                        * HBAR2_OVER_U
+                        / lost
+                        * occupation
+                        / abs(jac)
+                        * sqrt((ei - lost) / (ei - centres[e]))
+                        * q_factor
+                    )
+                    f[s] += 0.5 * strength * R
+                    by_width = by_sigma * true_sigma / width
+                    by_shifted = (
+                        strength * ((R * by_lost + by_width * sigma_slope[e]) * share - by_u) / jac
+                    )
+                    df[s] += by_shifted / (4.0 * E)
+                    dw[s] += 0.5 * strength * by_width * sigma[e]
+                    active[s] = True
+                if pockets is not None:
+                    if flat:
+                        df[s] = 0.0
+                n_active += active[s]
+            if n_active == 0:
+                continue
+            low, high = 0, 0
+            if by_image:
+                low, high = image_start[v * n_e + e], image_start[v * n_e + e + 1]
+            few = by_image and high - low <= min(FEW_IMAGES, FEW_IMAGES_PER_LINE * n_active)
+            rank = 0
+            if by_image:
+                if not few:
+                    tensor_re[:] = 0.0
+                    tensor_im[:] = 0.0
+                for entry in range(low, high):
+                    damp(image_sums[entry], image_phase[image[entry]], displacement, atom)
+                    rays = _amplitudes(image_sums[entry], atom, amplitude, 0)
+                    if few:
                         for p in range(rays):
                             for a in range(n):
-                                te_re[a] = amplitude[p, a].real
-                                te_im[a] = amplitude[p, a].imag
-                            for a in range(n):
-                                x, y = te_re[a], te_im[a]
-                                for b in range(n):
-                                    tensor_re[a, b] += x * te_re[b] + y * te_im[b]
-                                    tensor_im[a, b] += y * te_re[b] - x * te_im[b]
-                else:
-                    at = 0
-                    for c in range(n_atoms):
-                        for m in range(c, n_atoms):
-                            for i in range(6):
-                                a = i if i < 3 else (1 if i == 3 else 0)
-                                b = i if i < 3 else (1 if i == 5 else 2)
-                                re = tensor[v, e, at + i]
-                                im = tensor[v, e, at + 6 + i] if m > c else 0.0
-                                tensor_re[3 * c + a, 3 * m + b] = re
-                                tensor_re[3 * c + b, 3 * m + a] = re
-                                tensor_re[3 * m + b, 3 * c + a] = re
-                                tensor_re[3 * m + a, 3 * c + b] = re
-                                tensor_im[3 * c + a, 3 * m + b] = im
-                                tensor_im[3 * c + b, 3 * m + a] = im
-                                tensor_im[3 * m + b, 3 * c + a] = -im
-                                tensor_im[3 * m + a, 3 * c + b] = -im
-                            at += 6 if m == c else 12
-                if few:
-                    for s in range(n):
-                        if not (active[s] or gradient):
-                            continue
-                        for p in range(rank):
-                            re, im = 0.0, 0.0
-                            for a in range(n):
-                                re += (
-                                    vector_re[s, a] * ray_re[p, a] + vector_im[s, a] * ray_im[p, a]
-                                )
-                                im += (
-                                    vector_re[s, a] * ray_im[p, a] - vector_im[s, a] * ray_re[p, a]
-                                )
-                            projected_re[s, p] = re
-                            projected_im[s, p] = im
-                total = 0.0
-                row[:] = 0.0
-                for i in range(n):
-                    if not active[i]:
+                                ray_re[rank, a] = amplitude[p, a].real
+                                ray_im[rank, a] = amplitude[p, a].imag
+                            rank += 1
                         continue
-                    M = 0.0
-                    if few:
-                        for p in range(rank):
-                            M += projected_re[i, p] ** 2 + projected_im[i, p] ** 2
-                    else:
+                    for p in range(rays):
                         for a in range(n):
-                            re, im = 0.0, 0.0
+                            te_re[a] = amplitude[p, a].real
+                            te_im[a] = amplitude[p, a].imag
+                        for a in range(n):
+                            x, y = te_re[a], te_im[a]
                             for b in range(n):
-                                re += (
-                                    tensor_re[a, b] * vector_re[i, b]
-                                    - tensor_im[a, b] * vector_im[i, b]
-                                )
-                                im += (
-                                    tensor_re[a, b] * vector_im[i, b]
-                                    + tensor_im[a, b] * vector_re[i, b]
-                                )
-                            te_re[a] = re
-                            te_im[a] = im
-                        for a in range(n):
-                            M += vector_re[i, a] * te_re[a] + vector_im[i, a] * te_im[a]
-                    total += f[i] * M
-                    if not gradient:
+                                tensor_re[a, b] += x * te_re[b] + y * te_im[b]
+                                tensor_im[a, b] += y * te_re[b] - x * te_im[b]
+            else:
+                at = 0
+                for c in range(n_atoms):
+                    for m in range(c, n_atoms):
+                        for i in range(6):
+                            a = i if i < 3 else (1 if i == 3 else 0)
+                            b = i if i < 3 else (1 if i == 5 else 2)
+                            re = tensor[v, e, at + i]
+                            im = tensor[v, e, at + 6 + i] if m > c else 0.0
+                            tensor_re[3 * c + a, 3 * m + b] = re
+                            tensor_re[3 * c + b, 3 * m + a] = re
+                            tensor_re[3 * m + b, 3 * c + a] = re
+                            tensor_re[3 * m + a, 3 * c + b] = re
+                            tensor_im[3 * c + a, 3 * m + b] = im
+                            tensor_im[3 * c + b, 3 * m + a] = im
+                            tensor_im[3 * m + b, 3 * c + a] = -im
+                            tensor_im[3 * m + a, 3 * c + b] = -im
+                        at += 6 if m == c else 12
+            if few:
+                for s in range(n):
+                    if not (active[s] or gradient):
                         continue
-                    out_jacobian[path_bin, e, n_k] += dw[i] * M
-                    if moved and shifted[i] > LOWEST_ENERGY_MEV:
-                        by_energy = 2.0 * shifted[i] * df[i] * M
-                        for a in range(3):
-                            out_along[path_bin, e, a] += by_energy * velocity[v, i, a]
-                        out_along[path_bin, e, 3] += by_energy
-                    for j in range(n):
-                        if j == i:
-                            factor = df[i]
-                            re, im = M, 0.0
-                        else:
-                            gap = shifted[i] * shifted[i] - shifted[j] * shifted[j]
-                            if pockets is not None:  # imaginary ones are negative
-                                gap = shifted[i] * abs(shifted[i]) - shifted[j] * abs(shifted[j])
-                            if abs(shifted[i] - shifted[j]) < 0.05:
-                                factor = 0.5 * (df[i] + df[j])
-                            else:
-                                factor = (f[i] - f[j]) / gap
-                            if not active[j]:
-                                factor *= 2.0
-                            re, im = 0.0, 0.0
-                            if few:
-                                for p in range(rank):
-                                    x, y = projected_re[i, p], projected_im[i, p]
-                                    re += projected_re[j, p] * x + projected_im[j, p] * y
-                                    im += projected_im[j, p] * x - projected_re[j, p] * y
-                            else:
-                                for a in range(n):
-                                    re += vector_re[j, a] * te_re[a] + vector_im[j, a] * te_im[a]
-                                    im += vector_re[j, a] * te_im[a] - vector_im[j, a] * te_re[a]
-                        # f1_ij (e_i^dagger B_k e_j)(e_j^dagger T e_i)
-                        re *= factor
-                        im *= factor
-                        for k in range(n_k):
-                            row[k] += (
-                                coupling[v, i, j, k].real * re - coupling[v, i, j, k].imag * im
+                    for p in range(rank):
+                        re, im = 0.0, 0.0
+                        for a in range(n):
+                            re += vector_re[s, a] * ray_re[p, a] + vector_im[s, a] * ray_im[p, a]
+                            im += vector_re[s, a] * ray_im[p, a] - vector_im[s, a] * ray_re[p, a]
+                        projected_re[s, p] = re
+                        projected_im[s, p] = im
+            total = 0.0
+            row[:] = 0.0
+            for i in range(n):
+                if not active[i]:
+                    continue
+                M = 0.0
+                if few:
+                    for p in range(rank):
+                        M += projected_re[i, p] ** 2 + projected_im[i, p] ** 2
+                else:
+                    for a in range(n):
+                        re, im = 0.0, 0.0
+                        for b in range(n):
+                            re += (
+                                tensor_re[a, b] * vector_re[i, b]
+                                - tensor_im[a, b] * vector_im[i, b]
                             )
-                for k in range(n_k if gradient else 0):
-                    out_jacobian[path_bin, e, k] += row[k]
-                out_rate[path_bin, e] += total
+                            im += (
+                                tensor_re[a, b] * vector_im[i, b]
+                                + tensor_im[a, b] * vector_re[i, b]
+                            )
+                        te_re[a] = re
+                        te_im[a] = im
+                    for a in range(n):
+                        M += vector_re[i, a] * te_re[a] + vector_im[i, a] * te_im[a]
+                total += f[i] * M
+                if not gradient:
+                    continue
+                out_jacobian[path_bin, e, n_k] += dw[i] * M
+                if moved and shifted[i] > LOWEST_ENERGY_MEV:
+                    by_energy = 2.0 * shifted[i] * df[i] * M
+                    for a in range(3):
+                        out_along[path_bin, e, a] += by_energy * velocity[v, i, a]
+                    out_along[path_bin, e, 3] += by_energy
+                for j in range(n):
+                    if j == i:
+                        factor = df[i]
+                        re, im = M, 0.0
+                    else:
+                        gap = shifted[i] * shifted[i] - shifted[j] * shifted[j]
+                        if pockets is not None:  # imaginary ones are negative
+                            gap = shifted[i] * abs(shifted[i]) - shifted[j] * abs(shifted[j])
+                        if abs(shifted[i] - shifted[j]) < 0.05:
+                            factor = 0.5 * (df[i] + df[j])
+                        else:
+                            factor = (f[i] - f[j]) / gap
+                        if not active[j]:
+                            factor *= 2.0
+                        re, im = 0.0, 0.0
+                        if few:
+                            for p in range(rank):
+                                x, y = projected_re[i, p], projected_im[i, p]
+                                re += projected_re[j, p] * x + projected_im[j, p] * y
+                                im += projected_im[j, p] * x - projected_re[j, p] * y
+                        else:
+                            for a in range(n):
+                                re += vector_re[j, a] * te_re[a] + vector_im[j, a] * te_im[a]
+                                im += vector_re[j, a] * te_im[a] - vector_im[j, a] * te_re[a]
+                    # f1_ij (e_i^dagger B_k e_j)(e_j^dagger T e_i)
+                    re *= factor
+                    im *= factor
+                    for k in range(n_k):
+                        row[k] += coupling[v, i, j, k].real * re - coupling[v, i, j, k].imag * im
+            for k in range(n_k if gradient else 0):
+                out_jacobian[path_bin, e, k] += row[k]
+            out_rate[path_bin, e] += total
+
+
+@njit(cache=True, parallel=True)
+def _rates(
+    voxel_order, bin_start, moments, coverage, branches, lines, gradient, pockets, out_rate,
+    out_jacobian, out_along,
+):  # fmt: skip
+    """Fill rate (path_bins, bins) and jacobian (..., K + 1); see ``FoldedPhonons.rates``.
+
+    ``out_along`` (..., 4 or 0) takes the sum of dI/dE v over lines, then that of dI/dE.
+    """
+    for path_bin in prange(len(bin_start) - 1):
+        _rates_of_bin(
+            int64(path_bin), voxel_order, bin_start, moments, coverage, branches, lines, gradient,
+            pockets, out_rate, out_jacobian, out_along,
+        )  # fmt: skip

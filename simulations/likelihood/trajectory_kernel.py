@@ -9,7 +9,7 @@ from __future__ import annotations
 from math import cos, exp, pi, sin, sqrt
 
 import numpy as np
-from numba import prange
+from numba import int64, prange
 
 from simulations.constants import HBAR2_OVER_U
 from simulations.fold import grid_index
@@ -347,18 +347,12 @@ def _move(
         by_q[2] -= along * (u[4] * q[0] + u[3] * q[1] + u[2] * q[2])
 
 
-@njit(
-    cache=True, parallel=True, error_model="numpy", fastmath={"contract", "reassoc", "nsz", "arcp"}
-)
-def walk(
-    stretches, rays, axis, moves, grid, zone, scatterers, line, q_blur, pockets, out, out_slope
+@njit(cache=True, error_model="numpy", fastmath={"contract", "reassoc", "nsz", "arcp"})
+def _walk_block(
+    block, stretches, rays, axis, moves, grid, zone, scatterers, line, q_blur, pockets, out,
+    out_slope,
 ):  # fmt: skip
-    """Walk every stretch in true energy and spread what is found over its cells.
-
-    Arguments are those of ``trajectory_arguments``; adds to ``out`` (blocks, cells) and
-    ``out_slope`` (blocks, cells, K + 1 + G): by the parameters, the logarithm of the width and
-    ``moves``; or (..., 0) for no derivatives. ``q_blur``: a ``QBlur``; ``pockets``: see ``_meet``.
-    """
+    """Walk the stretches of one block; see ``walk``."""
     exposure, first_step, start, length, cell, pixel = stretches
     direction, fractional, beam, beam_fractional = rays
     measured_edges, true, kf, weight, found, slope_of_step = axis[:6]
@@ -392,275 +386,291 @@ def walk(
     m0 = fine_index.shape[0] // 2
     m1 = fine_index.shape[1] // 2
     m2 = fine_index.shape[2] // 2
-    for block in prange(n_blocks):
-        d = np.empty(3)
-        h = np.empty(3)
-        slope = np.empty(3)
-        q_in = np.empty(3)
-        f = np.empty((2, n), dtype=np.float32)  # real and imaginary parts
-        parts = np.empty((2, n), dtype=np.float32)
-        shape = np.empty(n)
-        by_square = np.empty(n)  # d shape / d E^2
-        by_blur = np.empty(n)
-        level = np.empty(n)
-        overlap = np.empty(n, dtype=np.complex128)
-        n_columns, n_moves = out_slope.shape[2], len(linear)
-        n_k = coupling.shape[2] - 3 if n_columns > 0 else 0
-        change = np.empty(n_k + (3 if n_moves > 0 else 0))  # by the parameters, by q
-        by_q = np.empty(3)
-        moved = np.empty(n_moves)
-        factor = np.empty(n_atoms, dtype=np.complex128)
-        # Of a stretch, in each run of steps of one cell.
-        run_cell = np.empty(len(measured_edges) - 1, dtype=np.int64)
-        run_stop = np.empty(len(measured_edges) - 1, dtype=np.int64)  # the step after its last one
-        counted = np.empty(len(measured_edges) - 1)
-        counted_slope = np.empty((len(measured_edges) - 1, n_columns))
-        z = np.empty(n, dtype=np.complex128)
-        single = np.empty((4, n), dtype=np.float32)  # room to work in
-        end = np.empty(n, dtype=np.int64)  # of the block of each mode; its first one: block_of
-        near = np.empty(n, dtype=np.bool_)
-        here = np.empty(n)  # E^2 of the modes as they are continued alone
-        beyond = np.empty(n)  # how far each is from where it may have a line, meV^2
-        steepest, blur, room = np.zeros(n), np.zeros((3, 3)), np.empty((3, 3))
-        climb = np.empty((3, n))  # d here / dq
-        rise = np.empty(n)  # d here / d true energy, along the trajectory
-        hermitian = np.empty((n, n), dtype=np.complex128)
-        turn = np.empty((n, n), dtype=np.complex128)  # new modes in columns, block by block
-        side = np.empty(n, dtype=np.complex128)
-        low = block * n_stretches // n_blocks
-        high = (block + 1) * n_stretches // n_blocks
-        for one in range(low, high):
-            p = pixel[one]
-            s0 = first_step[one]
-            s1 = s0 + length[one]
-            runs = 0
-            for step in range(s0, s1):
-                where = cell[start[one] + step - s0]
-                if runs == 0 or run_cell[runs - 1] != where:
-                    run_cell[runs] = where
-                    counted[runs] = 0.0
-                    counted_slope[runs] = 0.0
-                    runs += 1
-                run_stop[runs - 1] = step + 1
-            lowest_run = 0
-            t0 = np.searchsorted(true, measured_edges[s0] - reach)
-            t1 = np.searchsorted(true, measured_edges[s1] + reach)
-            for t in range(t0, t1):
-                a = max(s0, spread_first[t])
-                b = min(s1, spread_last[t])
-                if a >= b:
-                    continue
-                k = kf[t]
-                f0 = beam_fractional[0] - k * fractional[p, 0]
-                f1 = beam_fractional[1] - k * fractional[p, 1]
-                f2 = beam_fractional[2] - k * fractional[p, 2]
-                r0 = f0 - np.floor(f0 + 0.5)
-                r1 = f1 - np.floor(f1 + 0.5)
-                r2 = f2 - np.floor(f2 + 0.5)
-                distance = 0.0
-                for c in range(3):
-                    x = r0 * reciprocal[0, c] + r1 * reciprocal[1, c] + r2 * reciprocal[2, c]
-                    distance += x * x
-                r = -1
-                o = 0
-                if distance < core_radius * core_radius:
-                    i0 = int(np.floor(r0 * core_divisions[0] + 0.5)) + l0
-                    i1 = int(np.floor(r1 * core_divisions[1] + 0.5)) + l1
-                    i2 = int(np.floor(r2 * core_divisions[2] + 0.5)) + l2
-                    r = core_index[i0, i1, i2]
-                    o = core_operation[i0, i1, i2]
-                elif distance < fine_radius * fine_radius:
-                    i0 = int(np.floor(r0 * fine_divisions[0] + 0.5)) + m0
-                    i1 = int(np.floor(r1 * fine_divisions[1] + 0.5)) + m1
-                    i2 = int(np.floor(r2 * fine_divisions[2] + 0.5)) + m2
-                    r = fine_index[i0, i1, i2]
-                    o = fine_operation[i0, i1, i2]
-                if r < 0:
-                    i0 = grid_index(f0, divisions[0])
-                    i1 = grid_index(f1, divisions[1])
-                    i2 = grid_index(f2, divisions[2])
-                    r = index[i0, i1, i2]
-                    o = operation[i0, i1, i2]
-                for j in range(3):
-                    g = (
-                        f0 * op_fractional[o, 0, j]
-                        + f1 * op_fractional[o, 1, j]
-                        + f2 * op_fractional[o, 2, j]
-                    )
-                    h[j] = np.floor(g - point[r, j] + 0.5)
-                    q_in[j] = g - h[j] - point[r, j]
-                dx, dy, dz = direction[p, 0], direction[p, 1], direction[p, 2]
-                for c in range(3):
-                    d[c] = (
-                        q_in[0] * reciprocal[0, c]
-                        + q_in[1] * reciprocal[1, c]
-                        + q_in[2] * reciprocal[2, c]
-                        - off_axis[c]
-                    )
-                    slope[c] = slope_of_step[t] * (
-                        op_cartesian[o, c, 0] * dx
-                        + op_cartesian[o, c, 1] * dy
-                        + op_cartesian[o, c, 2] * dz
-                    )
-                away = sqrt(d[0] * d[0] + d[1] * d[1] + d[2] * d[2]) / reach_of_cell
-                base = 8.0 * true[t] * (own_width + found[t])
-                goal = true[t] * true[t]
-                wide = 8.0 * found[t]
-                most_blur = 0.0
+    d = np.empty(3)
+    h = np.empty(3)
+    slope = np.empty(3)
+    q_in = np.empty(3)
+    f = np.empty((2, n), dtype=np.float32)  # real and imaginary parts
+    parts = np.empty((2, n), dtype=np.float32)
+    shape = np.empty(n)
+    by_square = np.empty(n)  # d shape / d E^2
+    by_blur = np.empty(n)
+    level = np.empty(n)
+    overlap = np.empty(n, dtype=np.complex128)
+    n_columns, n_moves = out_slope.shape[2], len(linear)
+    n_k = coupling.shape[2] - 3 if n_columns > 0 else 0
+    change = np.empty(n_k + (3 if n_moves > 0 else 0))  # by the parameters, by q
+    by_q = np.empty(3)
+    moved = np.empty(n_moves)
+    factor = np.empty(n_atoms, dtype=np.complex128)
+    # Of a stretch, in each run of steps of one cell.
+    run_cell = np.empty(len(measured_edges) - 1, dtype=np.int64)
+    run_stop = np.empty(len(measured_edges) - 1, dtype=np.int64)  # the step after its last one
+    counted = np.empty(len(measured_edges) - 1)
+    counted_slope = np.empty((len(measured_edges) - 1, n_columns))
+    z = np.empty(n, dtype=np.complex128)
+    single = np.empty((4, n), dtype=np.float32)  # room to work in
+    end = np.empty(n, dtype=np.int64)  # of the block of each mode; its first one: block_of
+    near = np.empty(n, dtype=np.bool_)
+    here = np.empty(n)  # E^2 of the modes as they are continued alone
+    beyond = np.empty(n)  # how far each is from where it may have a line, meV^2
+    steepest, blur, room = np.zeros(n), np.zeros((3, 3)), np.empty((3, 3))
+    climb = np.empty((3, n))  # d here / dq
+    rise = np.empty(n)  # d here / d true energy, along the trajectory
+    hermitian = np.empty((n, n), dtype=np.complex128)
+    turn = np.empty((n, n), dtype=np.complex128)  # new modes in columns, block by block
+    side = np.empty(n, dtype=np.complex128)
+    low = block * n_stretches // n_blocks
+    high = (block + 1) * n_stretches // n_blocks
+    for one in range(low, high):
+        p = pixel[one]
+        s0 = first_step[one]
+        s1 = s0 + length[one]
+        runs = 0
+        for step in range(s0, s1):
+            where = cell[start[one] + step - s0]
+            if runs == 0 or run_cell[runs - 1] != where:
+                run_cell[runs] = where
+                counted[runs] = 0.0
+                counted_slope[runs] = 0.0
+                runs += 1
+            run_stop[runs - 1] = step + 1
+        lowest_run = 0
+        t0 = np.searchsorted(true, measured_edges[s0] - reach)
+        t1 = np.searchsorted(true, measured_edges[s1] + reach)
+        for t in range(t0, t1):
+            a = max(s0, spread_first[t])
+            b = min(s1, spread_last[t])
+            if a >= b:
+                continue
+            k = kf[t]
+            f0 = beam_fractional[0] - k * fractional[p, 0]
+            f1 = beam_fractional[1] - k * fractional[p, 1]
+            f2 = beam_fractional[2] - k * fractional[p, 2]
+            r0 = f0 - np.floor(f0 + 0.5)
+            r1 = f1 - np.floor(f1 + 0.5)
+            r2 = f2 - np.floor(f2 + 0.5)
+            distance = 0.0
+            for c in range(3):
+                x = r0 * reciprocal[0, c] + r1 * reciprocal[1, c] + r2 * reciprocal[2, c]
+                distance += x * x
+            r = -1
+            o = 0
+            if distance < core_radius * core_radius:
+                i0 = int(np.floor(r0 * core_divisions[0] + 0.5)) + l0
+                i1 = int(np.floor(r1 * core_divisions[1] + 0.5)) + l1
+                i2 = int(np.floor(r2 * core_divisions[2] + 0.5)) + l2
+                r = core_index[i0, i1, i2]
+                o = core_operation[i0, i1, i2]
+            elif distance < fine_radius * fine_radius:
+                i0 = int(np.floor(r0 * fine_divisions[0] + 0.5)) + m0
+                i1 = int(np.floor(r1 * fine_divisions[1] + 0.5)) + m1
+                i2 = int(np.floor(r2 * fine_divisions[2] + 0.5)) + m2
+                r = fine_index[i0, i1, i2]
+                o = fine_operation[i0, i1, i2]
+            if r < 0:
+                i0 = grid_index(f0, divisions[0])
+                i1 = grid_index(f1, divisions[1])
+                i2 = grid_index(f2, divisions[2])
+                r = index[i0, i1, i2]
+                o = operation[i0, i1, i2]
+            for j in range(3):
+                g = (
+                    f0 * op_fractional[o, 0, j]
+                    + f1 * op_fractional[o, 1, j]
+                    + f2 * op_fractional[o, 2, j]
+                )
+                h[j] = np.floor(g - point[r, j] + 0.5)
+                q_in[j] = g - h[j] - point[r, j]
+            dx, dy, dz = direction[p, 0], direction[p, 1], direction[p, 2]
+            for c in range(3):
+                d[c] = (
+                    q_in[0] * reciprocal[0, c]
+                    + q_in[1] * reciprocal[1, c]
+                    + q_in[2] * reciprocal[2, c]
+                    - off_axis[c]
+                )
+                slope[c] = slope_of_step[t] * (
+                    op_cartesian[o, c, 0] * dx
+                    + op_cartesian[o, c, 1] * dy
+                    + op_cartesian[o, c, 2] * dz
+                )
+            away = sqrt(d[0] * d[0] + d[1] * d[1] + d[2] * d[2]) / reach_of_cell
+            base = 8.0 * true[t] * (own_width + found[t])
+            goal = true[t] * true[t]
+            wide = 8.0 * found[t]
+            most_blur = 0.0
+            if blurred:
+                most_blur = 4.0 * most_blur_of(q_blur, k, direction[p], beam)
+            for s in range(n):
+                here[s] = (
+                    square[r, s]
+                    + gradient[r, 0, s] * d[0]
+                    + gradient[r, 1, s] * d[1]
+                    + gradient[r, 2, s] * d[2]
+                )
+                steep = abs(
+                    gradient[r, 0, s] * slope[0]
+                    + gradient[r, 1, s] * slope[1]
+                    + gradient[r, 2, s] * slope[2]
+                )
+                # A branch far from this energy needs no more than its tangent.
+                most = away * bend[r, s]
+                beyond[s] = abs(here[s] - goal) - (base + wide * (steep + most) + most)
                 if blurred:
-                    most_blur = 4.0 * most_blur_of(q_blur, k, direction[p], beam)
-                for s in range(n):
-                    here[s] = (
-                        square[r, s]
-                        + gradient[r, 0, s] * d[0]
-                        + gradient[r, 1, s] * d[1]
-                        + gradient[r, 2, s] * d[2]
+                    steepest[s] = (
+                        abs(gradient[r, 0, s])
+                        + abs(gradient[r, 1, s])
+                        + abs(gradient[r, 2, s])
+                        + 2.0 * most / reach_of_cell
                     )
-                    steep = abs(
-                        gradient[r, 0, s] * slope[0]
-                        + gradient[r, 1, s] * slope[1]
-                        + gradient[r, 2, s] * slope[2]
+                    beyond[s] -= most_blur * steepest[s]
+            none = True
+            for s in range(n):
+                near[s] = beyond[s] <= 0.0
+                if pockets is not None and not near[s]:
+                    near[s] = pocket_is_near(
+                        here[s], away * bend[r, s], true[t],
+                        found[t] + own_width + 0.125 * most_blur * steepest[s] / true[t],
+                        lowest, pockets,
+                    )  # fmt: skip
+                none = none and not near[s]
+            if blurred and not none:
+                fill_blur(q_blur, k, direction[p], beam, op_cartesian[o], room, blur)
+            if none or not _meet(
+                r, true[t], found[t], own_width, lowest, d, slope, blurred, blur, near, here,
+                gradient, curvature, block_of, mixing, pockets, end, turn, level, shape,
+                by_square, by_blur, rise, climb, side, hermitian,
+            ):  # fmt: skip
+                continue
+            qx = beam[0] - k * dx
+            qy = beam[1] - k * dy
+            qz = beam[2] - k * dz
+            for c in range(3):
+                q_in[c] = (
+                    op_cartesian[o, c, 0] * qx
+                    + op_cartesian[o, c, 1] * qy
+                    + op_cartesian[o, c, 2] * qz
+                )
+            for c in range(n_atoms):
+                W = 0.5 * (
+                    displacement[c, 0] * q_in[0] * q_in[0]
+                    + displacement[c, 1] * q_in[1] * q_in[1]
+                    + displacement[c, 2] * q_in[2] * q_in[2]
+                    + 2.0
+                    * (
+                        displacement[c, 3] * q_in[1] * q_in[2]
+                        + displacement[c, 4] * q_in[0] * q_in[2]
+                        + displacement[c, 5] * q_in[0] * q_in[1]
                     )
-                    # A branch far from this energy needs no more than its tangent.
-                    most = away * bend[r, s]
-                    beyond[s] = abs(here[s] - goal) - (base + wide * (steep + most) + most)
-                    if blurred:
-                        steepest[s] = (
-                            abs(gradient[r, 0, s])
-                            + abs(gradient[r, 1, s])
-                            + abs(gradient[r, 2, s])
-                            + 2.0 * most / reach_of_cell
-                        )
-                        beyond[s] -= most_blur * steepest[s]
-                none = True
-                for s in range(n):
-                    near[s] = beyond[s] <= 0.0
-                    if pockets is not None and not near[s]:
-                        near[s] = pocket_is_near(
-                            here[s], away * bend[r, s], true[t],
-                            found[t] + own_width + 0.125 * most_blur * steepest[s] / true[t],
-                            lowest, pockets,
-                        )  # fmt: skip
-                    none = none and not near[s]
-                if blurred and not none:
-                    fill_blur(q_blur, k, direction[p], beam, op_cartesian[o], room, blur)
-                if none or not _meet(
-                    r, true[t], found[t], own_width, lowest, d, slope, blurred, blur, near, here,
-                    gradient, curvature, block_of, mixing, pockets, end, turn, level, shape,
-                    by_square, by_blur, rise, climb, side, hermitian,
-                ):  # fmt: skip
-                    continue
-                qx = beam[0] - k * dx
-                qy = beam[1] - k * dy
-                qz = beam[2] - k * dz
-                for c in range(3):
-                    q_in[c] = (
-                        op_cartesian[o, c, 0] * qx
-                        + op_cartesian[o, c, 1] * qy
-                        + op_cartesian[o, c, 2] * qz
-                    )
-                for c in range(n_atoms):
-                    W = 0.5 * (
-                        displacement[c, 0] * q_in[0] * q_in[0]
-                        + displacement[c, 1] * q_in[1] * q_in[1]
-                        + displacement[c, 2] * q_in[2] * q_in[2]
-                        + 2.0
-                        * (
-                            displacement[c, 3] * q_in[1] * q_in[2]
-                            + displacement[c, 4] * q_in[0] * q_in[2]
-                            + displacement[c, 5] * q_in[0] * q_in[1]
-                        )
-                    )
-                    angle = (
-                        2.0
-                        * pi
-                        * (h[0] * positions[c, 0] + h[1] * positions[c, 1] + h[2] * positions[c, 2])
-                    )
-                    factor[c] = amplitude[c] * exp(-W) * complex(cos(angle), sin(angle))
-                    for i in range(3):
-                        f[0, 3 * c + i] = factor[c].real * q_in[i]
-                        f[1, 3 * c + i] = factor[c].imag * q_in[i]
-                total = _project(
-                    r, d, n_columns > 0, f, columns, block_of, mixing, end, turn, shape, parts,
-                    side, overlap,
+                )
+                angle = (
+                    2.0
+                    * pi
+                    * (h[0] * positions[c, 0] + h[1] * positions[c, 1] + h[2] * positions[c, 2])
+                )
+                factor[c] = amplitude[c] * exp(-W) * complex(cos(angle), sin(angle))
+                for i in range(3):
+                    f[0, 3 * c + i] = factor[c].real * q_in[i]
+                    f[1, 3 * c + i] = factor[c].imag * q_in[i]
+            total = _project(
+                r, d, n_columns > 0, f, columns, block_of, mixing, end, turn, shape, parts,
+                side, overlap,
+            )  # fmt: skip
+            x = exp(-true[t] / thermal) if thermal > 0 else 0.0
+            common = 0.5 * HBAR2_OVER_U / true[t] / (1.0 - x) * weight[t]
+            total *= common
+            if n_columns > 0:
+                change[:] = 0.0
+                _differentiate(
+                    r, common, coupling, block_of, end, turn, level, shape, by_square, overlap,
+                    single[0], single[1], single[2], single[3], change,
                 )  # fmt: skip
-                x = exp(-true[t] / thermal) if thermal > 0 else 0.0
-                common = 0.5 * HBAR2_OVER_U / true[t] / (1.0 - x) * weight[t]
-                total *= common
-                if n_columns > 0:
-                    change[:] = 0.0
-                    _differentiate(
-                        r, common, coupling, block_of, end, turn, level, shape, by_square, overlap,
-                        single[0], single[1], single[2], single[3], change,
-                    )  # fmt: skip
-                if n_columns > 0 and n_moves > 0:
-                    for c in range(3):
-                        by_q[c] = change[n_k + c]
-                    _move(
-                        r, common, d, q_in, f, factor, displacement, vectors, curvature, block_of,
-                        end, turn, shape, by_square, overlap, z, by_q,
-                    )  # fmt: skip
-                    # From the frame of the grid point to the crystal's.
-                    bx = (
-                        op_cartesian[o, 0, 0] * by_q[0]
-                        + op_cartesian[o, 1, 0] * by_q[1]
-                        + op_cartesian[o, 2, 0] * by_q[2]
+            if n_columns > 0 and n_moves > 0:
+                for c in range(3):
+                    by_q[c] = change[n_k + c]
+                _move(
+                    r, common, d, q_in, f, factor, displacement, vectors, curvature, block_of,
+                    end, turn, shape, by_square, overlap, z, by_q,
+                )  # fmt: skip
+                # From the frame of the grid point to the crystal's.
+                bx = (
+                    op_cartesian[o, 0, 0] * by_q[0]
+                    + op_cartesian[o, 1, 0] * by_q[1]
+                    + op_cartesian[o, 2, 0] * by_q[2]
+                )
+                by = (
+                    op_cartesian[o, 0, 1] * by_q[0]
+                    + op_cartesian[o, 1, 1] * by_q[1]
+                    + op_cartesian[o, 2, 1] * by_q[2]
+                )
+                bz = (
+                    op_cartesian[o, 0, 2] * by_q[0]
+                    + op_cartesian[o, 1, 2] * by_q[1]
+                    + op_cartesian[o, 2, 2] * by_q[2]
+                )
+                widened = 0.0
+                for i in range(n):
+                    size = overlap[i].real * overlap[i].real + overlap[i].imag * overlap[i].imag
+                    widened += common * by_blur[i] * size
+                along_beam = bx * beam[0] + by * beam[1] + bz * beam[2]
+                along_final = bx * dx + by * dy + bz * dz
+                for g in range(n_moves):
+                    A = linear[g]
+                    moved[g] = (
+                        bx * (A[0, 0] * qx + A[0, 1] * qy + A[0, 2] * qz)
+                        + by * (A[1, 0] * qx + A[1, 1] * qy + A[1, 2] * qz)
+                        + bz * (A[2, 0] * qx + A[2, 1] * qy + A[2, 2] * qz)
+                        + beam_move[g] * along_beam
+                        - final_move[g, t] * along_final
+                        + blur_move[g] * widened
                     )
-                    by = (
-                        op_cartesian[o, 0, 1] * by_q[0]
-                        + op_cartesian[o, 1, 1] * by_q[1]
-                        + op_cartesian[o, 2, 1] * by_q[2]
-                    )
-                    bz = (
-                        op_cartesian[o, 0, 2] * by_q[0]
-                        + op_cartesian[o, 1, 2] * by_q[1]
-                        + op_cartesian[o, 2, 2] * by_q[2]
-                    )
-                    widened = 0.0
-                    for i in range(n):
-                        size = overlap[i].real * overlap[i].real + overlap[i].imag * overlap[i].imag
-                        widened += common * by_blur[i] * size
-                    along_beam = bx * beam[0] + by * beam[1] + bz * beam[2]
-                    along_final = bx * dx + by * dy + bz * dz
-                    for g in range(n_moves):
-                        A = linear[g]
-                        moved[g] = (
-                            bx * (A[0, 0] * qx + A[0, 1] * qy + A[0, 2] * qz)
-                            + by * (A[1, 0] * qx + A[1, 1] * qy + A[1, 2] * qz)
-                            + bz * (A[2, 0] * qx + A[2, 1] * qy + A[2, 2] * qz)
-                            + beam_move[g] * along_beam
-                            - final_move[g, t] * along_final
-                            + blur_move[g] * widened
-                        )
-                place = spread_first[t]
-                while run_stop[lowest_run] <= a:
-                    lowest_run += 1
-                run = lowest_run
-                while a < b:
-                    stop = min(run_stop[run], b)
-                    if run_cell[run] < 0:
-                        a = stop
-                        run += 1
-                        continue
-                    share, share_by_width, share_by_shift = 0.0, 0.0, 0.0
-                    for j in range(a - place, stop - place):
-                        share += spread[t, j]
-                        share_by_width += by_width[t, j]
-                        share_by_shift += by_shift[t, j]
-                    counted[run] += total * share
-                    if n_columns > 0:
-                        for q in range(n_k):
-                            counted_slope[run, q] += change[q] * share
-                        counted_slope[run, n_k] += total * share_by_width
-                        for g in range(n_moves):
-                            counted_slope[run, n_k + 1 + g] += (
-                                moved[g] * share + total * shift[g, t] * share_by_shift
-                            )
+            place = spread_first[t]
+            while run_stop[lowest_run] <= a:
+                lowest_run += 1
+            run = lowest_run
+            while a < b:
+                stop = min(run_stop[run], b)
+                if run_cell[run] < 0:
                     a = stop
                     run += 1
-            for run in range(runs):
-                where = run_cell[run]
-                if where >= 0:
-                    out[block, where] += exposure[one] * counted[run]
-                    for q in range(n_columns):
-                        out_slope[block, where, q] += exposure[one] * counted_slope[run, q]
+                    continue
+                share, share_by_width, share_by_shift = 0.0, 0.0, 0.0
+                for j in range(a - place, stop - place):
+                    share += spread[t, j]
+                    share_by_width += by_width[t, j]
+                    share_by_shift += by_shift[t, j]
+                counted[run] += total * share
+                if n_columns > 0:
+                    for q in range(n_k):
+                        counted_slope[run, q] += change[q] * share
+                    counted_slope[run, n_k] += total * share_by_width
+                    for g in range(n_moves):
+                        counted_slope[run, n_k + 1 + g] += (
+                            moved[g] * share + total * shift[g, t] * share_by_shift
+                        )
+                a = stop
+                run += 1
+        for run in range(runs):
+            where = run_cell[run]
+            if where >= 0:
+                out[block, where] += exposure[one] * counted[run]
+                for q in range(n_columns):
+                    out_slope[block, where, q] += exposure[one] * counted_slope[run, q]
+
+
+@njit(cache=True, parallel=True)
+def walk(
+    stretches, rays, axis, moves, grid, zone, scatterers, line, q_blur, pockets, out, out_slope
+):  # fmt: skip
+    """Walk every stretch in true energy and spread what is found over its cells.
+
+    Arguments are those of ``trajectory_arguments``; adds to ``out`` (blocks, cells) and
+    ``out_slope`` (blocks, cells, K + 1 + G): by the parameters, the logarithm of the width and
+    ``moves``; or (..., 0) for no derivatives. ``q_blur``: a ``QBlur``; ``pockets``: see ``_meet``.
+    """
+    for block in prange(len(out)):  # a body of its own: the compiler reads it once, not four times
+        _walk_block(
+            int64(block), stretches, rays, axis, moves, grid, zone, scatterers, line, q_blur, pockets,
+            out, out_slope,
+        )  # fmt: skip
