@@ -671,6 +671,6 @@ def walk(
     """
     for block in prange(len(out)):  # a body of its own: the compiler reads it once, not four times
         _walk_block(
-            int64(block), stretches, rays, axis, moves, grid, zone, scatterers, line, q_blur, pockets,
-            out, out_slope,
+            int64(block), stretches, rays, axis, moves, grid, zone, scatterers, line, q_blur,
+            pockets, out, out_slope,
         )  # fmt: skip
