@@ -368,26 +368,37 @@ def test_ci_requires_the_real_components():
 
 
 @pytest.mark.parametrize(
-    ("flags", "cores"),
+    ("flags", "own", "cores"),
     [
-        ("fpu sse4_2 avx2 fma", ["Haswell", "Nehalem"]),
-        ("sse4_2 fma avx2 avx512f avx512bw avx512cd avx512dq avx512vl", ["SkylakeX", "Haswell"]),
-        ("sse4_2 avx2 fma avx512f", ["Haswell", "Nehalem"]),  # not all of AVX-512
-        ("fpu sse4_2", []),
-        ("", []),
+        ("fpu sse4_2 avx2 fma", "Haswell", ["Nehalem"]),
+        ("fpu sse4_2 avx2 fma", "Zen", ["Nehalem"]),
+        ("sse4_2 fma avx2 avx512f avx512bw avx512cd avx512dq avx512vl", "SkylakeX", ["Haswell"]),
+        ("sse4_2 fma avx2 avx512f avx512bw avx512cd avx512dq avx512vl", "Cooperlake", ["Haswell"]),
+        ("sse4_2 avx2 fma avx512f", "Haswell", ["Nehalem"]),  # not all of AVX-512
+        ("sse4_2 avx2 fma", "", ["Haswell", "Nehalem"]),  # a numpy without OpenBLAS, or a new name
+        ("fpu sse4_2", "Nehalem", []),
+        ("", "", []),
     ],
 )
 def test_ci_runs_the_sensitive_tests_under_two_kernels_that_the_processor_has(
-    tmp_path, flags, cores
+    tmp_path, flags, own, cores
 ):
-    """A set of kernels that the processor lacks ends in an illegal instruction."""
+    """Its own by ``make test``, another by ``make kernels``; one that it lacks ends the process."""
     steps = (ROOT / ".ci" / "run").read_text().split("\n")
     assert steps.index("make test") < steps.index("make kernels")
     described = tmp_path / "cpuinfo"
     described.write_text(f"processor : 0\nflags\t\t: {flags}\nbugs : x\nflags : avx2 fma sse4_2\n")
-    said = run("make", "-o", "setup", "kernels", f"CPUINFO={described}", "SENSITIVE_RUN=ls")
+    said = run(
+        "make", "-o", "setup", "kernels", f"CPUINFO={described}", f"OWN_KERNELS=echo {own}",
+        "SENSITIVE_RUN=ls",
+    )  # fmt: skip
     assert re.findall(r"CORETYPE=(\w+)$", said, re.MULTILINE) == cores
     assert said.count("test_sampling.py") == len(cores)
+
+
+def test_the_kernels_of_this_processor_are_told(tmp_path):
+    own = run("make", "-o", "setup", "kernels", "SENSITIVE_RUN=ls")
+    assert "OpenBLAS has no two sets" in own or "make test runs under" in own
 
 
 @pytest.mark.parametrize(
