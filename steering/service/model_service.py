@@ -213,6 +213,8 @@ class ModelService:
                 raise
             except Exception as second:
                 log.error("snapshot_not_written", run=name, fault=repr(second))
+        finally:
+            self._estimating_since_ns = None
 
     def _followed(self, folder: Path, name: str) -> Followed:
         place = (folder.name, name)
@@ -267,6 +269,8 @@ class ModelService:
         followed.heed()
         folded = sum(_counts(told, followed) for told in record.chunks)
         followed.folded = folded
+        if folded > followed.estimated:  # to read them, and to compile, counts as computing
+            self._estimating_since_ns = self._clock()
         closed = self._read(followed, folder, record)
         followed.failure = None
         if key_of(closed) != followed.answered:
@@ -303,11 +307,9 @@ class ModelService:
         self, followed: Followed, closed: list[ClosedChunk], record: RunRecord, generation: int
     ) -> None:
         began = time.perf_counter()
-        self._estimating_since_ns = self._clock()
-        try:
-            result, snapshot = self._estimate(followed, closed, record, generation)
-        finally:
-            self._estimating_since_ns = None
+        if self._estimating_since_ns is None:
+            self._estimating_since_ns = self._clock()
+        result, snapshot = self._estimate(followed, closed, record, generation)
         seconds = time.perf_counter() - began
         if self._timings is not None:
             self._timings.observe("estimate", seconds)
