@@ -686,12 +686,13 @@ def test_a_chunk_of_another_experiment_is_refused(folded: Run, tmp_path):
 
 @pytest.fixture(scope="module")
 def two_forms(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, Run]:
-    """A run of a six-atom crystal as runs keep it, by images, and with the tensor forced."""
-    images, tensor = (
-        estimated(rutile_measurement(form), rutile_messages(), tmp_path_factory.mktemp("rutile"))
-        for form in (None, "tensor")
-    )
-    return images, tensor
+    """A live run of a six-atom crystal as runs keep it, by images, and with the tensor forced."""
+    runs = []
+    for form in (None, "tensor"):
+        folder = tmp_path_factory.mktemp(f"rutile-{form}")
+        run = Run(rutile_measurement(form), run_id="r", folder=folder)
+        runs.append(feed(run, rutile_messages()))
+    return runs[0], runs[1]
 
 
 def test_six_atoms_are_kept_by_images_and_two_by_their_tensor(two_forms, folded: Run):
