@@ -16,7 +16,7 @@ from consumers.state import close_chunk, read_chunk
 from simulations.fold import CellSums
 from simulations.fold.exposure import Exposure
 from simulations.likelihood import MissettingSection, QSpreadSection
-from steering.experiment import Measurement, build_measurement, load_experiment, with_absolute_files
+from steering.experiment import build_measurement, load_experiment, with_absolute_files
 from steering.report import fold
 from steering.run import RESULT_EXPERIMENT, Run, RunStore, replay
 from steering.web import create_app
@@ -73,14 +73,6 @@ def feed(run: Run, messages) -> Run:
     return run
 
 
-def estimated(measurement: Measurement, messages, folder: Path) -> Run:
-    """A run that folds all of it and estimates once; a live one estimates at every chunk."""
-    folding = feed(Run(measurement, run_id="r", folder=folder, estimate=False), messages)
-    run = adopted(Run(measurement, run_id="r", folder=folder), folding.chunks)
-    assert run.estimate_now()
-    return run
-
-
 def renumbered(payloads) -> list[Message]:
     return [Message(run="r", source="test", sequence=i, payload=p) for i, p in enumerate(payloads)]
 
@@ -121,8 +113,8 @@ def test_others_and_the_set_up_are_fitted_where_the_experiment_says_so(
     measurement = build_measurement(experiment, EXAMPLES)
     assert measurement.targeted == measurement.model.names[: len(FREE)]
     assert not measurement.held
-    messages = recorded_source(virtual_scan.events[:2], run="r").messages()
-    run = estimated(measurement, messages, tmp_path)
+    run = Run(measurement, run_id="r", folder=tmp_path)
+    feed(run, list(recorded_source(virtual_scan.events[:2], run="r").messages()))
     result = run.result()
     names = [p["name"] for p in result["parameters"]]
     assert set(names) == set(measurement.model.elements)
@@ -425,7 +417,8 @@ def test_reduced_data_gives_an_estimate_by_its_gaussian_likelihood(virtual_scan,
         if isinstance(payload, HistogramBlock):
             payload = replace(payload, counts=None)
         payloads.append(payload)
-    run = estimated(small_measurement(), renumbered(payloads), tmp_path)
+    run = Run(small_measurement(), run_id="r", folder=tmp_path)
+    feed(run, renumbered(payloads))
     assert len(run.chunks) == len(PSI_DEG)
     assert run.sums.gaussian
     assert run.posterior is not None
@@ -443,7 +436,8 @@ def test_a_run_of_an_untrusted_estimate_asks_for_falsification(virtual_scan, tmp
             energy[::5] += 6.0
             payload = replace(payload, energy_transfer_meV=energy)
         spoiled.append(payload)
-    result = estimated(small_measurement(), renumbered(spoiled), tmp_path).result()
+    run = feed(Run(small_measurement(), run_id="r", folder=tmp_path), renumbered(spoiled))
+    result = run.result()
     assert not result["trusted"]
     assert any(r.startswith("goodness of fit") for r in result["reasons"])
     assert result["policy"] == "falsification"
