@@ -16,7 +16,7 @@ from math import erf, exp, sqrt
 from typing import NamedTuple
 
 import numpy as np
-from numba import int64, prange
+from numba import prange
 
 from simulations.arrays import ComplexArray, FloatArray
 from simulations.constants import BOLTZMANN_MEV_PER_K, HBAR2_OVER_U, NEUTRON_MEV_A2
@@ -687,6 +687,6 @@ def _rates(
     """
     for path_bin in prange(len(bin_start) - 1):
         _rates_of_bin(
-            int64(path_bin), voxel_order, bin_start, moments, coverage, branches, lines, gradient,
-            pockets, out_rate, out_jacobian, out_along,
+            np.int64(path_bin), voxel_order, bin_start, moments, coverage, branches, lines,
+            gradient, pockets, out_rate, out_jacobian, out_along,
         )  # fmt: skip

@@ -9,7 +9,7 @@ from __future__ import annotations
 from math import cos, exp, pi, sin, sqrt
 
 import numpy as np
-from numba import int64, prange
+from numba import prange
 
 from simulations.constants import HBAR2_OVER_U
 from simulations.fold import grid_index
@@ -671,6 +671,6 @@ def walk(
     """
     for block in prange(len(out)):  # a body of its own: the compiler reads it once, not four times
         _walk_block(
-            int64(block), stretches, rays, axis, moves, grid, zone, scatterers, line, q_blur,
+            np.int64(block), stretches, rays, axis, moves, grid, zone, scatterers, line, q_blur,
             pockets, out, out_slope,
         )  # fmt: skip
