@@ -6,6 +6,7 @@ import http.client
 import ipaddress
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from simulations.errors import InputError
 from steering.web.bounded_http import HEADER_BYTES, TAKEN_AT_ONCE, WAITING, BoundedProtocol
 
 START_SECONDS = 20.0
+_ASKED_AGAIN_S = 0.05
 
 
 def check_binding(host: str, token: str | None, *, people: bool = False) -> None:
@@ -147,18 +149,34 @@ class AskedToStopError(BaseException):
 def stopped_by_signals() -> Iterator[None]:
     """Let SIGINT and SIGTERM end a block at once, also in the middle of a long computation.
 
-    What the block writes must be written in one step, since it may be left anywhere.
+    What the block writes must be written in one step, since it may be left anywhere. A library
+    that is left amid the making of an object may complain when that is removed: from a signal
+    on, finalisers complain to nobody, since the process is to end. A finaliser that was itself
+    interrupted swallows what it is told, so the block is asked again.
     """
+    asked = False
 
     def ask(*_: object) -> None:
+        nonlocal asked
+        asked = True
         raise AskedToStopError
 
-    numbers = (signal.SIGINT, signal.SIGTERM)
+    def complain(told: sys.UnraisableHookArgs) -> None:
+        if isinstance(told.exc_value, AskedToStopError):
+            signal.setitimer(signal.ITIMER_REAL, _ASKED_AGAIN_S)
+        elif not asked:
+            complain_before(told)
+
+    complain_before, sys.unraisablehook = sys.unraisablehook, complain
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)
     previous = {number: signal.signal(number, ask) for number in numbers}
     try:
         yield
     except AskedToStopError:
         pass
     finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
         for number, handler in previous.items():
             signal.signal(number, handler)
+        if not asked:  # else what was left half made goes later still, when its frames do
+            sys.unraisablehook = complain_before
