@@ -440,7 +440,17 @@ def chosen_instrument(
     if section.chopper is not None:
         setting = section.chopper
         instrument = with_chopper(instrument, setting.package, setting.frequency_Hz, section.ei_meV)
-    return calibrated(instrument, experiment, experiment_dir)
+    instrument = calibrated(instrument, experiment, experiment_dir)
+    if instrument.masked.all():
+        causes = [f"correct instrument.{n}" for n in ("mask", "vanadium") if getattr(section, n)]
+        if section.coarsen > 1:
+            causes.append(f"set instrument.coarsen below {section.coarsen}")
+        raise InputError(
+            f"instrument is {instrument.name}, of which all {instrument.n_pixels} pixels are "
+            "masked; expected some that count (merged ones are masked when any member is). "
+            f"To have some, {' or '.join(causes) or 'choose another instrument.name'}."
+        )
+    return instrument
 
 
 def recorded_instrument(files: Sequence[FilePath], experiment: Experiment) -> Instrument | None:

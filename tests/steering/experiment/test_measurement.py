@@ -174,6 +174,18 @@ def test_a_chopper_setting_gives_its_fitted_resolution():
         )
 
 
+@pytest.mark.parametrize("masked_by", ["coarsen", "mask"])
+def test_an_instrument_without_a_live_pixel_is_refused(masked_by, tmp_path):
+    experiment = changed("instrument", coarsen=64)  # a tube's dead ends are in every such pixel
+    if masked_by == "mask":
+        ids = small_measurement().instrument.detector_id
+        (tmp_path / "dead.txt").write_text(f"0-{ids.max() + 64}\n")
+        experiment = changed("instrument", mask="dead.txt")
+    with pytest.raises(ValueError, match="pixels are masked; expected some that count") as told:
+        chosen_instrument(experiment, tmp_path)
+    assert ("correct instrument.mask" in str(told.value)) == (masked_by == "mask")
+
+
 def test_mask_and_vanadium_files_lie_beside_the_experiment(tmp_path):
     whole = small_measurement().instrument
     dead, strong, usual = np.flatnonzero(~whole.masked)[[40, 50, 51]]

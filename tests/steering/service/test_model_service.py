@@ -54,10 +54,18 @@ ROOT = Path(__file__).resolve().parents[3]
 
 @cache
 def small_experiment() -> Experiment:
-    """Twice as many pixels merged: here it matters who answers when, from what, and to whom."""
+    """Coarser still, one leg: here it matters who answers when, from what, and to whom."""
     experiment = scans.small_experiment()
+    path = experiment.path.model_copy(
+        update={
+            "points": (scans.X, scans.GAMMA),
+            "bins": (10,),
+            "half_width_rlu": 0.07,
+            "energy": experiment.path.energy.model_copy(update={"bins": 26}),
+        }
+    )
     instrument = experiment.instrument.model_copy(update={"coarsen": 32})
-    return experiment.model_copy(update={"instrument": instrument})
+    return experiment.model_copy(update={"instrument": instrument, "path": path})
 
 
 @cache
