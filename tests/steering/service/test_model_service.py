@@ -60,12 +60,14 @@ def small_experiment() -> Experiment:
         update={
             "points": (scans.X, scans.GAMMA),
             "bins": (10,),
-            "half_width_rlu": 0.07,
             "energy": experiment.path.energy.model_copy(update={"bins": 26}),
         }
     )
     instrument = experiment.instrument.model_copy(update={"coarsen": 32})
-    return experiment.model_copy(update={"instrument": instrument, "path": path})
+    targets = experiment.targets.model_copy(update={"relative_sigma": 0.2})  # met by four chunks
+    return experiment.model_copy(
+        update={"instrument": instrument, "path": path, "targets": targets}
+    )
 
 
 @cache
