@@ -16,15 +16,18 @@ from model_server.direct.calibration import (
     calibrate,
     covered,
 )
+from model_server.direct.kinds import KINDS, Kind
 from model_server.direct.members import MemberDensities, ask_members, graph_of
 from model_server.direct.network import Shape, SiteNetwork
-from model_server.direct.training import Lesson, Progressed, Recipe, site_loss, train_member
+from model_server.direct.training import Lesson, Progressed, Recipe, train_member
 
 __all__ = [
     "Calibration",
     "DirectBundle",
     "DirectBundleError",
     "Judged",
+    "KINDS",
+    "Kind",
     "LEVEL",
     "Lesson",
     "MemberDensities",
@@ -42,6 +45,5 @@ __all__ = [
     "load_progressed",
     "on_literature_points",
     "save_progressed",
-    "site_loss",
     "train_member",
 ]

@@ -22,14 +22,14 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from model_server.direct.calibration import Calibration
-from model_server.direct.members import MemberDensities, ask_members, graph_of
+from model_server.direct.members import MemberDensities, ask_members
 from model_server.direct.network import Shape, SiteNetwork
 from model_server.direct.training import Progressed
 from simulations.arrays import FloatArray, IntArray
 from simulations.errors import InputError
 from simulations.saved_file import write_whole
 
-FORMAT = 1
+FORMAT = 2
 NAME = "direct"
 WEIGHTS, CARD, MODEL_CARD = "weights.safetensors", "members.json", "MODEL_CARD.md"
 _ARRAYS = ("seen", "latent_mean", "latent_axes", "references")
@@ -52,24 +52,8 @@ class DirectBundle:
     card: Mapping[str, Any]
 
     def ask(self, lattice: FloatArray, positions: FloatArray, numbers: IntArray) -> MemberDensities:
-        """Site densities of a crystal.
-
-        Parameters
-        ----------
-        lattice : (3, 3) float64
-            Rows, angstrom.
-        positions : (atoms, 3) float64
-            Fractional.
-        numbers : (atoms,) int64
-            Atomic numbers.
-
-        Raises
-        ------
-        InputError
-            As `graph_of`.
-        """
-        shape = self.networks[0].shape
-        return ask_members(self.networks, graph_of(lattice, positions, numbers, shape))
+        """Site densities of a crystal, as `ask_members`."""
+        return ask_members(self.networks, lattice, positions, numbers)
 
     def save(self, folder: Path) -> None:
         """Write the bundle into a folder, which is made; existing files are replaced."""
@@ -86,8 +70,7 @@ class DirectBundle:
         card = {
             **self.card,
             "format": FORMAT,
-            "members": len(self.networks),
-            "shape": self.networks[0].shape.as_dict(),
+            "shapes": [network.shape.as_dict() for network in self.networks],
             "calibration": {name: getattr(self.calibration, name) for name in _NUMBERS},
         }
         # The largest first: where a disk lacks room for it, the bundle before stays.
@@ -126,8 +109,8 @@ def _load(folder: Path | None) -> DirectBundle:
                 "Train it again."
             )
         networks = []
-        for k in range(card["members"]):
-            network = SiteNetwork(Shape(**card["shape"]))
+        for k, shape in enumerate(card["shapes"]):
+            network = SiteNetwork(Shape(**shape))
             prefix = f"member{k}."
             network.load_state_dict(
                 {n[len(prefix) :]: v for n, v in tensors.items() if n.startswith(prefix)}
@@ -185,7 +168,7 @@ def model_card(card: Mapping[str, Any]) -> str:
     return f"""# Model bundle of the direct route
 
 Reads the site-projected phonon density of states of every atom from the structure alone.
-{card["members"]} equivariant networks of equal shape; their mean is the answer.
+{len(card["shapes"])} equivariant networks; their mean is the answer.
 
 ## Measured on formulas that took no part in training or calibration
 

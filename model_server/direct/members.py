@@ -53,13 +53,33 @@ def graph_of(
     return prepared(graph, shape)
 
 
-def ask_members(networks: Sequence[SiteNetwork], graph: Prepared) -> MemberDensities:
-    """Ask all members about a crystal; edges go in parts, so that memory stays flat."""
-    batch = joined([graph])
+def ask_members(
+    networks: Sequence[SiteNetwork], lattice: FloatArray, positions: FloatArray, numbers: IntArray
+) -> MemberDensities:
+    """Ask all members about a crystal; edges go in parts, so that memory stays flat.
+
+    Parameters
+    ----------
+    networks : sequence of SiteNetwork
+        Each reads a graph of its own shape.
+    lattice : (3, 3) float64
+        Rows, angstrom.
+    positions : (atoms, 3) float64
+        Fractional.
+    numbers : (atoms,) int64
+        Atomic numbers.
+
+    Raises
+    ------
+    InputError
+        As `graph_of`.
+    """
+    shapes = {network.shape for network in networks}
+    batches = {one: joined([graph_of(lattice, positions, numbers, one)]) for one in shapes}
     every, latents = [], []
     with torch.no_grad():
         for network in networks:
-            log_shares, latent = network(batch)
+            log_shares, latent = network(batches[network.shape])
             every.append(log_shares.exp().double().numpy())
             latents.append(latent.double().numpy())
     return MemberDensities(

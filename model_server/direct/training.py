@@ -243,11 +243,33 @@ def site_loss(log_shares: Tensor, batch: Batch, target: Tensor) -> Tensor:
     """
     shares = log_shares.exp()
     entropy = -(target * log_shares).sum(dim=1).mean()
-    moved = (torch.cumsum(shares, 1) - torch.cumsum(target, 1)).abs().sum(dim=1).mean()
-    coarse = _COARSE.to(shares.device)
-    own = mean_over_crystals(shares, batch) @ coarse
-    true = mean_over_crystals(target, batch) @ coarse
-    own = own / own.max(dim=1, keepdim=True).values
-    true = true / true.max(dim=1, keepdim=True).values
-    off = own - true
-    return 0.1 * entropy + 0.02 * moved + 5.0 * (off**2).mean() + 2.0 * off.abs().mean()
+    own, true = _of_crystals(shares, batch), _of_crystals(target, batch)
+    off = own / own.max(dim=1, keepdim=True).values - true / true.max(dim=1, keepdim=True).values
+    return (
+        0.1 * entropy
+        + 0.02 * _moved_bins(shares, target)
+        + 5.0 * (off**2).mean()
+        + 2.0 * off.abs().mean()
+    )
+
+
+def site_and_sum_loss(log_shares: Tensor, batch: Batch, target: Tensor) -> Tensor:
+    """`site_loss`, and the crystal's density over its sum beside that over its highest value.
+
+    Of the former, where no single bin is what all others are divided by, relative entropy and the
+    distance that modes were moved.
+    """
+    own, true = (_of_crystals(one, batch) for one in (log_shares.exp(), target))
+    own, true = (one / one.sum(dim=1, keepdim=True) for one in (own, true))
+    unlike = (true * (true.clamp_min(1e-9).log() - own.clamp_min(1e-9).log())).sum(dim=1).mean()
+    return site_loss(log_shares, batch, target) + unlike + 0.1 * _moved_bins(own, true)
+
+
+def _of_crystals(shares: Tensor, batch: Batch) -> Tensor:
+    """Densities of crystals in bins of 20 cm^-1, (crystals, 64), from shares of sites."""
+    return mean_over_crystals(shares, batch) @ _COARSE.to(shares.device)
+
+
+def _moved_bins(shares: Tensor, target: Tensor) -> Tensor:
+    """Mean distance that modes were moved, in bins."""
+    return (torch.cumsum(shares, 1) - torch.cumsum(target, 1)).abs().sum(dim=1).mean()

@@ -41,17 +41,13 @@ def train_direct(
         typer.Option(help="Folder for what lies between; OUTPUT-work, if not said."),
     ] = None,
     crystals: Annotated[int, typer.Option(min=300, help="Crystals to learn from.")] = 1500,
-    members: Annotated[int, typer.Option(min=1, max=20, help="Networks.")] = 3,
-    epochs: Annotated[
-        int, typer.Option(min=1, help="Passes over the crystals, of each network.")
-    ] = 12,
-    apart: Annotated[
-        bool,
-        typer.Option(
-            "--apart",
-            help="Train every network from random weights; else each goes on from the one before.",
-        ),
-    ] = False,
+    members: Annotated[
+        int, typer.Option(min=1, max=20, help="Networks, of two kinds in turn.")
+    ] = 2,
+    cycles: Annotated[
+        int, typer.Option(min=1, max=20, help="Cycles of the learning rate, of each network.")
+    ] = 3,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the crystals in a cycle.")] = 12,
     seed: Annotated[int, typer.Option(min=0, help="Seed; the same seed, the same bundle.")] = 0,
     device: Annotated[Device, typer.Option(help="Where to train.")] = Device.CPU,
     json: terminal.Json = False,
@@ -80,8 +76,8 @@ def train_direct(
     training = DirectTraining(
         crystals=crystals,
         members=members,
+        cycles=cycles,
         epochs=epochs,
-        apart=apart,
         seed=seed,
         device=device.value,
     )

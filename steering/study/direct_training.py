@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +11,12 @@ import numpy as np
 import torch
 
 from model_server.direct import (
+    KINDS,
     LEVEL,
     Calibration,
     DirectBundle,
     Judged,
+    Kind,
     Lesson,
     Progressed,
     Recipe,
@@ -28,7 +30,6 @@ from model_server.direct import (
     load_progressed,
     on_literature_points,
     save_progressed,
-    site_loss,
     train_member,
 )
 from simulations.arrays import FloatArray
@@ -47,12 +48,12 @@ class DirectTraining:
     """What is to be trained."""
 
     crystals: int = 1500
-    members: int = 3
-    epochs: int = 12  # of each member
-    apart: bool = False  # every member from random weights, not a cycle of the one before
+    members: int = len(KINDS)  # each of the next kind, then of the first again
+    cycles: int = 3  # of the rate, that each member goes through
+    epochs: int = 12  # of each cycle
     seed: int = 0
     device: str = "cpu"
-    shape: Shape = field(default_factory=Shape)
+    kinds: tuple[Kind, ...] = KINDS
 
 
 def train_direct(
@@ -64,8 +65,7 @@ def train_direct(
 ) -> dict[str, Any]:
     """Make the bundle of the direct route, or go on with one that was interrupted.
 
-    Unless they are trained apart, each member begins with the weights of the one before and goes
-    through a cycle of the rate of its own: members cost a third, and the last ones learned longer.
+    A member goes through several cycles of the rate, each from where the one before ended.
 
     Site densities and the state after every epoch are kept in ``work``; the same options, the same
     bundle, interrupted or not.
@@ -100,40 +100,57 @@ def train_direct(
     """
     targets = _targets(data, work / "targets", training, progress)
     parts = parts_of(targets.crystals)
-    lessons = _lessons(parts["train"], training.shape)
-    networks = []
-    for k in range(training.members):
-        path = work / f"member{k}.safetensors"
-        begun = load_progressed(path)
-        if begun is not None and begun.epoch > training.epochs:
-            raise InputError(
-                f"epochs is {training.epochs}, but member {k + 1} in {work} has been trained for "
-                f"{begun.epoch}; expected at least as many, or another folder for the work"
-            )
-        share = _TARGETS + (0.95 - _TARGETS) * k / training.members
-        networks.append(
-            train_member(
-                lessons,
-                site_loss,
-                training.shape,
-                Recipe(epochs=training.epochs, seed=training.seed + k),
-                start=networks[-1] if networks and not training.apart else None,
-                device=training.device,
-                begun=begun,
-                after=_keeper(path),
-                progress=_part(
-                    progress,
-                    f"member {k + 1} of {training.members}: ",
-                    share,
-                    (0.95 - _TARGETS) / training.members,
-                ),
-            )
-        )
+    networks = tuple(
+        _member(k, parts["train"], work, training, progress) for k in range(training.members)
+    )
     progress("calibrating and measuring", 0.95)
-    bundle = finished(tuple(networks), lessons, parts, _words(targets, parts, training))
+    bundle = finished(networks, parts, _words(targets, parts, training))
     bundle.save(output)
     progress("done", 1.0)
     return dict(bundle.card)
+
+
+def _member(
+    number: int,
+    crystals: Sequence[SiteDensities],
+    work: Path,
+    training: DirectTraining,
+    progress: Progress,
+) -> SiteNetwork:
+    """Train a member from random weights, or go on with it."""
+    kind = training.kinds[number % len(training.kinds)]
+    again = number // len(training.kinds)
+    lessons = _lessons(crystals, kind.shape)
+    width = (0.95 - _TARGETS) / (training.members * training.cycles)
+    networks: list[SiteNetwork] = []
+    for cycle in range(training.cycles):
+        path = work / f"member{number}-cycle{cycle}.safetensors"
+        begun = load_progressed(path)
+        if begun is not None and begun.epoch > training.epochs:
+            raise InputError(
+                f"epochs is {training.epochs}, but cycle {cycle + 1} of member {number + 1} in "
+                f"{work} has been trained for {begun.epoch}; expected at least as many, or another "
+                "folder for the work"
+            )
+        one = train_member(
+            lessons,
+            kind.loss,
+            kind.shape,
+            Recipe(epochs=training.epochs, seed=training.seed + training.cycles * again + cycle),
+            start=networks[-1] if networks else None,
+            device=training.device,
+            begun=begun,
+            after=_keeper(path),
+            progress=_part(
+                progress,
+                f"member {number + 1} of {training.members}, cycle {cycle + 1} of "
+                f"{training.cycles}: ",
+                _TARGETS + width * (number * training.cycles + cycle),
+                width,
+            ),
+        )
+        networks.append(one)
+    return networks[-1]
 
 
 def _keeper(path: Path) -> Callable[[Progressed, SiteNetwork], bool]:
@@ -194,12 +211,10 @@ def _lessons(crystals: Sequence[SiteDensities], shape: Shape) -> list[Lesson]:
     ]
 
 
-def _judged(
-    networks: tuple[SiteNetwork, ...], crystals: Sequence[SiteDensities], shape: Shape
-) -> list[Judged]:
+def _judged(networks: tuple[SiteNetwork, ...], crystals: Sequence[SiteDensities]) -> list[Judged]:
     return [
         Judged(
-            said=ask_members(networks, graph_of(one.lattice, one.positions, one.numbers, shape)),
+            said=ask_members(networks, one.lattice, one.positions, one.numbers),
             true=one.shares.mean(axis=0),
             numbers=one.numbers,
         )
@@ -209,20 +224,21 @@ def _judged(
 
 def finished(
     networks: tuple[SiteNetwork, ...],
-    lessons: Sequence[Lesson],
     parts: dict[str, list[SiteDensities]],
     words: dict[str, Any],
 ) -> DirectBundle:
     """Calibrate trained members, measure them on unseen formulas, and bundle all of it."""
-    shape = networks[0].shape
-    latent = [ask_members(networks[:1], one.graph).latent for one in lessons]
+    latent = [
+        ask_members(networks[:1], one.lattice, one.positions, one.numbers).latent
+        for one in parts["train"]
+    ]
     calibration = calibrate(
-        _judged(networks, parts["calibration"], shape),
+        _judged(networks, parts["calibration"]),
         latent,
         [one.numbers for one in parts["train"]],
         most_atoms=max(len(one.numbers) for some in parts.values() for one in some),
     )
-    measured = measured_on(calibration, _judged(networks, parts["unseen"], shape), parts["unseen"])
+    measured = measured_on(calibration, _judged(networks, parts["unseen"]), parts["unseen"])
     return DirectBundle(
         networks=networks,
         calibration=calibration,
@@ -323,9 +339,11 @@ def _words(
         "entries looked at": targets.looked_at,
         "left out": ", ".join(f"{n} {why}" for why, n in sorted(targets.aside.items())) or "none",
         "split": "by a hash of the reduced formula, 80:10:10",
-        "members": f"{training.members}, "
-        + ("each from random weights" if training.apart else "each a cycle after the one before"),
-        "epochs of each": training.epochs,
+        "members": "; ".join(
+            training.kinds[k % len(training.kinds)].words for k in range(training.members)
+        ),
+        "cycles of each": training.cycles,
+        "epochs of a cycle": training.epochs,
         "seed": training.seed,
         "torch": torch.__version__,
     }

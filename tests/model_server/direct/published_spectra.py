@@ -36,7 +36,6 @@ from model_server.direct import (
     graph_of,
     load_progressed,
     save_progressed,
-    site_loss,
     train_member,
 )
 from model_server.direct.graph import crystal_graph
@@ -48,6 +47,7 @@ from model_server.direct.published import (
     mean_neighbours,
     train_published,
 )
+from model_server.direct.training import site_loss
 from simulations.crystal.placement import crystal_from_cells
 from simulations.dynamics import PhononDos
 from simulations.saved_file import in_one_step
@@ -183,14 +183,11 @@ def main() -> None:
 
     begun = time.process_time()
     network = ours([some[k] for k in learned], asked.epochs)
-    shape = network.shape
     said = np.array(
         [
             spectrum_of(
                 one,
-                ask_members(
-                    [network], graph_of(one.lattice, one.positions, one.numbers, shape)
-                ).shares,
+                ask_members([network], one.lattice, one.positions, one.numbers).shares,
             )
             for one in unseen
         ]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from importlib import resources
 
 import numpy as np
@@ -33,7 +34,7 @@ def made() -> DirectBundle:
         said = type(one.said)(shares=one.said.shares, totals=one.said.totals, latent=latent)
         judged.append(type(one)(said=said, true=one.true, numbers=one.numbers))
     return DirectBundle(
-        networks=tuple(small_network(k) for k in range(2)),
+        networks=(small_network(0), small_network(1, replace(SMALL, reach_A=3.5, radii=True))),
         calibration=calibrate(
             judged,
             [rng.normal(0, 1, (4, SMALL.readout)) for _ in range(30)],
@@ -80,7 +81,8 @@ def test_a_damaged_bundle_is_refused_with_what_to_do(tmp_path, harm):
     elif harm == "format":
         (folder / CARD).write_text(json.dumps({**card, "format": 99}))
     else:
-        (folder / CARD).write_text(json.dumps({**card, "shape": {**card["shape"], "channels": 13}}))
+        shapes = [{**card["shapes"][0], "channels": 13}, card["shapes"][1]]
+        (folder / CARD).write_text(json.dumps({**card, "shapes": shapes}))
     with pytest.raises(DirectBundleError, match="train-direct|Train it again"):
         load_direct_bundle(folder)
 

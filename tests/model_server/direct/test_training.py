@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 
 from model_server.direct.bins import BINS, energy_edges_meV
 from model_server.direct.network import joined
-from model_server.direct.training import Lesson, Recipe, site_loss, train_member
+from model_server.direct.training import Lesson, Recipe, site_and_sum_loss, site_loss, train_member
 from tests.model_server.direct.crystals import SMALL, graph, random_crystal
 
 RECIPE = Recipe(epochs=4, atoms=24, seed=3)
@@ -68,13 +69,14 @@ def test_training_learns_that_light_atoms_vibrate_high():
     assert "min left" in told[0][0]
 
 
-def test_the_loss_is_least_at_the_truth():
+@pytest.mark.parametrize("loss", [site_loss, site_and_sum_loss])
+def test_the_loss_is_least_at_the_truth(loss):
     given = lessons(3)
     batch = joined([one.graph for one in given])
     target = torch.cat([one.target for one in given])
     own = torch.log(target.clamp_min(1e-9))
-    least = float(site_loss(own, batch, target))
+    least = float(loss(own, batch, target))
     shifted = torch.roll(target, 3, dims=1)
     blurred = 0.9 * target + 0.1 / BINS
     for other in (shifted, blurred):
-        assert float(site_loss(torch.log(other.clamp_min(1e-9)), batch, target)) > least
+        assert float(loss(torch.log(other.clamp_min(1e-9)), batch, target)) > least

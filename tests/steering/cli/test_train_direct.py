@@ -35,7 +35,7 @@ def test_data_that_are_not_there_are_refused(tmp_path, capsys):
 @pytest.mark.timeout(3600)
 def test_one_command_trains_calibrates_measures_and_goes_on(shared_data, tmp_path, capsys):
     source = shared_data / "phonondb" / "phonondb-2018.h5"
-    options = ["--crystals", "300", "--members", "2", "--epochs", "1", "--json"]
+    options = ["--crystals", "300", "--cycles", "2", "--epochs", "1", "--json"]
     out = tmp_path / "direct"
     assert cli.run(["train-direct", "--data", str(source), "-o", str(out), *options]) == cli.OK
     card = json.loads(capsys.readouterr().out)
@@ -45,9 +45,9 @@ def test_one_command_trains_calibrates_measures_and_goes_on(shared_data, tmp_pat
     assert cli.run(["train-direct", "-o", str(out), *options]) == cli.OK  # from what is kept
     assert (out / "weights.safetensors").read_bytes() == first
     # Weights that have seen more passes than are asked for are none of a shorter training.
-    member = tmp_path / "direct-work" / "member0.safetensors"
+    member = tmp_path / "direct-work" / "member0-cycle1.safetensors"
     begun = load_progressed(member)
     assert begun is not None
     save_progressed(member, replace(begun, epoch=5))
     assert cli.run(["train-direct", "-o", str(out), *options]) == cli.BAD_INPUT
-    assert "epochs is 1, but member 1 in" in capsys.readouterr().err
+    assert "epochs is 1, but cycle 2 of member 1 in" in capsys.readouterr().err
