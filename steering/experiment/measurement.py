@@ -406,7 +406,9 @@ def build_measurement(
             half_width_rlu=experiment.path.half_width_rlu,
             voxel_rlu=experiment.path.voxel_rlu,
         ),
-        instrument=chosen_instrument(experiment, experiment_dir, recorded=recorded),
+        instrument=_with_live_pixels(
+            chosen_instrument(experiment, experiment_dir, recorded=recorded), experiment
+        ),
         orientation=Orientation(
             u=sample.u,
             v=sample.v,
@@ -440,7 +442,12 @@ def chosen_instrument(
     if section.chopper is not None:
         setting = section.chopper
         instrument = with_chopper(instrument, setting.package, setting.frequency_Hz, section.ei_meV)
-    instrument = calibrated(instrument, experiment, experiment_dir)
+    return calibrated(instrument, experiment, experiment_dir)
+
+
+def _with_live_pixels(instrument: Instrument, experiment: Experiment) -> Instrument:
+    """The instrument, unless every pixel of it is masked."""
+    section = experiment.instrument
     if instrument.masked.all():
         causes = [f"correct instrument.{n}" for n in ("mask", "vanadium") if getattr(section, n)]
         if section.coarsen > 1:

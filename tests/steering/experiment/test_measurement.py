@@ -180,9 +180,9 @@ def test_an_instrument_without_a_live_pixel_is_refused(masked_by, tmp_path):
     if masked_by == "mask":
         ids = small_measurement().instrument.detector_id
         (tmp_path / "dead.txt").write_text(f"0-{ids.max() + 64}\n")
-        experiment = changed("instrument", mask="dead.txt")
+        experiment = changed("instrument", mask=str(tmp_path / "dead.txt"))
     with pytest.raises(ValueError, match="pixels are masked; expected some that count") as told:
-        chosen_instrument(experiment, tmp_path)
+        build_measurement(experiment, EXAMPLES)
     assert ("correct instrument.mask" in str(told.value)) == (masked_by == "mask")
 
 
