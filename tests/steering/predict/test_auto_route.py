@@ -99,7 +99,7 @@ def test_the_answer_names_route_error_and_time_and_those_of_others(tmp_path):
     found = vibrations_of(salt(tmp_path, "Na", "Cl", 5.6), wanted="density", time_limit_s=4.5)
     told = next(note for note in found.approximations if note.startswith("auto: route"))
     assert f"auto: route {found.route['kind']} (mean absolute error of the density" in told
-    assert "0.072 on 551 crystals of at most 40 atoms (docs/direct.md)" in told
+    assert "0.07 on 551 crystals of at most 40 atoms (docs/direct.md)" in told
     assert "Others: " in told
     assert "sevennet-l3i5" in told
 
