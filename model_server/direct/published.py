@@ -145,7 +145,9 @@ def train_published(
     torch.manual_seed(recipe.seed)
     network = PublishedNetwork(recipe, mean_neighbours(lessons))
     named: dict[str, nn.Parameter] = dict(network.named_parameters())
-    optimiser = torch.optim.AdamW(network.parameters(), lr=recipe.rate, weight_decay=recipe.decay)
+    optimiser = torch.optim.AdamW(
+        network.parameters(), lr=recipe.rate, weight_decay=recipe.decay, fused=True
+    )
     first = 0
     if begun is not None:
         first = begun.epoch
