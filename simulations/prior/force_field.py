@@ -238,9 +238,14 @@ def versions_of(name: str) -> dict[str, str]:
 
 
 def relax(
-    cell: PhonopyAtoms, calculator: Any, *, force_tolerance_eV_A: float = 1e-3, steps: int = 300
+    cell: PhonopyAtoms,
+    calculator: Any,
+    *,
+    keep_cell: bool = False,
+    force_tolerance_eV_A: float = 1e-3,
+    steps: int = 300,
 ) -> PhonopyAtoms:
-    """Relax positions and cell at zero pressure, the space group kept.
+    """Relax positions, and the cell at zero pressure unless it is kept; the space group stays.
 
     Parameters
     ----------
@@ -248,6 +253,8 @@ def relax(
         Starting cell, angstrom.
     calculator : ase.calculators.calculator.Calculator
         From ``load_calculator``.
+    keep_cell : bool
+        Relax the atoms alone.
     force_tolerance_eV_A : float
         Largest remaining generalised force.
     steps : int
@@ -274,7 +281,7 @@ def relax(
     atoms.set_constraint(FixSymmetry(atoms))
     atoms.calc = calculator
     with _expected_noise():
-        target: Any = FrechetCellFilter(atoms)
+        target: Any = atoms if keep_cell else FrechetCellFilter(atoms)
         optimiser = BFGS(target, logfile=None)
         converged = optimiser.run(fmax=force_tolerance_eV_A, steps=steps)
     if not converged:
@@ -331,6 +338,7 @@ def force_field_phonons(
     supercell: tuple[int, int, int] | None = None,
     displacement_A: float = 0.01,
     relaxed: bool = False,
+    keep_cell: bool = False,
     mesh: int = 12,
 ) -> ForceFieldPhonons:
     """Force constants of a crystal from one force field.
@@ -350,6 +358,8 @@ def force_field_phonons(
         Length of a displacement, angstrom.
     relaxed : bool
         The cell is at equilibrium already: do not relax.
+    keep_cell : bool
+        Relax the atoms alone, in the cell as it is given.
     mesh : int
         Points along each axis of the mesh (from Gamma) that decides on stability.
 
@@ -365,7 +375,7 @@ def force_field_phonons(
     """
     calculator = load_calculator(name)
     if not relaxed:
-        cell = relax(cell, calculator)
+        cell = relax(cell, calculator, keep_cell=keep_cell)
     at_rest, stress = _calculate(cell, calculator)
     repeats = supercell or default_supercell(cell.cell)
     phonopy = Phonopy(cell, np.diag(repeats), primitive_matrix=np.eye(3))

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from simulations.crystal import Crystal
-from simulations.dynamics import force_constant_model, phonon_dos
+from simulations.dynamics import PairForceConstants, force_constant_model, phonon_dos
 from simulations.errors import InputError
 from simulations.prior import (
     ForceFieldUnavailableError,
@@ -114,7 +114,37 @@ def _stored(structure: Structure, name: str | None) -> Vibrations | None:
 
 
 def _computed(crystal: Crystal, name: str) -> Vibrations:
-    """Relax, displace and read the constants."""
+    constants, repeats = field_constants(crystal, name)
+    model = force_constant_model(constants.crystal, constants, None)
+    return Vibrations(
+        crystal=model.crystal,
+        dos=phonon_dos(model),
+        model=model,
+        route={"kind": "force_field", "source": name},
+        approximations=(_soft(name), f"supercell {' x '.join(map(str, repeats))}"),
+        uncertainty=SOFT,
+    )
+
+
+def field_constants(
+    crystal: Crystal, name: str, *, keep_cell: bool = True
+) -> tuple[PairForceConstants, tuple[int, int, int]]:
+    """Relax a crystal in a force field, displace its atoms and read the constants, as they are.
+
+    Returns
+    -------
+    PairForceConstants
+        Of the relaxed crystal, eV/angstrom^2.
+    tuple of int
+        Repeats of the supercell.
+
+    Raises
+    ------
+    InputError
+        If there are too many atoms, or the force field finds no stable cell.
+    ForceFieldUnavailableError
+        If the force field's package or weights are missing.
+    """
     refuse_large(crystal, MAX_COMPUTED_ATOMS, "structure by a force field")
     from phonopy.structure.atoms import PhonopyAtoms
 
@@ -127,22 +157,13 @@ def _computed(crystal: Crystal, name: str) -> Vibrations:
         a, b, c = (n - (k == largest) for k, n in enumerate(repeats))
         repeats = (a, b, c)
     try:
-        phonons = force_field_phonons(cell, name, supercell=repeats)
+        phonons = force_field_phonons(cell, name, supercell=repeats, keep_cell=keep_cell)
         relaxed = _relaxed(crystal, phonons.cell)
-        constants = member_force_constants(relaxed, phonons)
+        return member_force_constants(relaxed, phonons), repeats
     except RuntimeError as error:
         if isinstance(error, ForceFieldUnavailableError):
             raise
         raise InputError(f"structure: {error}") from error
-    model = force_constant_model(relaxed, constants, None)
-    return Vibrations(
-        crystal=model.crystal,
-        dos=phonon_dos(model),
-        model=model,
-        route={"kind": "force_field", "source": name},
-        approximations=(_soft(name), f"supercell {' x '.join(map(str, repeats))}"),
-        uncertainty=SOFT,
-    )
 
 
 def _relaxed(crystal: Crystal, cell: Any) -> Crystal:
