@@ -2,13 +2,15 @@
 
     PYTHONPATH=. python -m tests.steering.predict.field_softness phonondb-2018.h5 FOLDER \\
         --fields sevennet-mf-0 --count 50
-    PYTHONPATH=. python -m tests.steering.predict.field_softness - FOLDER --table
+    PYTHONPATH=. python -m tests.steering.predict.field_softness phonondb-2018.h5 FOLDER --table
 
 Crystals of phonondb in a random order, without imaginary modes, of at most so many atoms: those of
 formulas of the networks' training part teach, those of the unseen part are measured. Every field
 starts from the structure alone; its constants are kept in FOLDER, and what is there is not computed
-again. ``--table`` fits `steering/predict/field_softness.yaml` to the former, prints it, and tells
-errors of the latter before and after.
+again. ``--table`` learns from the former, tells errors of the latter before and after, and prints
+`steering/predict/field_softness.yaml`. An equation of every atom: the trace of its on-site
+constants, true over the field's, is what factors of its bonds make of it; so the factors of pairs
+of elements are least squares with a penalty on what elements have of their own.
 """
 
 from __future__ import annotations
@@ -16,22 +18,25 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import yaml
 
 from simulations.dynamics import PairForceConstants, force_constant_model, phonon_dos
 from simulations.errors import InputError
 from simulations.saved_file import in_one_step
 from steering.database.entry import constants_of
 from steering.database.phonondb_file import PhonondbFile
+from steering.predict.field_softness_file import FieldSoftness, stiffened
 from steering.predict.force_field_route import field_constants
 from steering.predict.route_comparison import literature_density, mean_energy_meV
 from steering.study.direct_targets import part_of
 
 RELAXED = "+cell"  # behind a field's name: the cell relaxed as well
-KEPT = ("first", "second", "cell", "tensors")
+KEPT = ("first", "second", "cell", "tensors", "supercell")
 OF_CRYSTAL = ("lattice", "positions", "conventional_lattice")
 
 
@@ -106,6 +111,111 @@ def gather(path: Path, folder: Path, fields: list[str], most_atoms: int, count: 
             print(id_, part, formula_of(constants.crystal.elements), field, card, flush=True)  # noqa: T201
 
 
+# ---------------------------------------------------------------------------------- what is learned
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kept:
+    """What FOLDER has of a crystal and a field."""
+
+    id: str
+    part: str
+    field: PairForceConstants
+    stiffness: np.ndarray  # (atoms,) traces of on-site constants, true ones
+    density: np.ndarray  # true
+    mean_meV: float  # true
+
+
+def kept(folder: Path, field: str, source: PhonondbFile) -> tuple[list[Kept], list[str]]:
+    """Crystals that a field could do, and why not the others."""
+    rows = {str(id_): row for row, id_ in enumerate(source.ids)}
+    found, failed = [], []
+    for at in sorted((folder / field).glob("*.npz")):
+        with np.load(at) as own, np.load(folder / at.name) as true:
+            told, card = json.loads(str(own["card"])), json.loads(str(true["card"]))
+            if "failed" in told:
+                failed.append(f"{at.stem}: {told['failed']}")
+                continue
+            asis = constants_of(source.entry(rows[at.stem]), "phonondb")
+            crystal = replace(asis.crystal, **{name: own[name] for name in OF_CRYSTAL})
+            mine = PairForceConstants(crystal=crystal, **{name: own[name] for name in KEPT})
+            found.append(
+                Kept(
+                    id=at.stem, part=card["part"], field=mine, stiffness=traces(asis.onsite()),
+                    density=true["density"], mean_meV=card["mean_meV"],
+                )
+            )  # fmt: skip
+    return found, failed
+
+
+def traces(tensors: np.ndarray) -> np.ndarray:
+    return np.trace(tensors, axis1=1, axis2=2)
+
+
+def equations(one: Kept, elements: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    """For each atom: what takes part in its stiffness, first order, and ln of true over own."""
+    own = traces(one.field.onsite())
+    at = [elements.index(symbol) for symbol in one.field.crystal.elements]
+    left = np.zeros((len(at), 1 + len(elements)))
+    left[:, 0] = 1.0
+    np.add.at(left, (np.arange(len(at)), 1 + np.array(at)), 1.0)
+    shares = -traces(one.field.tensors) / own[one.field.first]
+    np.add.at(left, (one.field.first, 1 + np.array(at)[one.field.second]), shares)
+    return left, np.log(np.maximum(one.stiffness, 0.05 * own) / own)
+
+
+def learned(taught: Sequence[Kept], penalty: float) -> tuple[float, dict[str, float]]:
+    """Common and elements' logarithms, the latter with a penalty; a crystal counts as one."""
+    elements = sorted({symbol for one in taught for symbol in one.field.crystal.elements})
+    size = 1 + len(elements)
+    normal, right = np.diag([1e-9] + [penalty] * len(elements)), np.zeros(size)
+    for one in taught:
+        left, log = equations(one, elements)
+        normal += left.T @ left / len(log)
+        right += left.T @ log / len(log)
+    common, *own = np.linalg.solve(normal, right).tolist()
+    return common, dict(zip(elements, own, strict=True))
+
+
+def judged(one: Kept, common: float, elements: dict[str, float]) -> tuple[float, float] | None:
+    """Error of the density and mean energy over the true one minus 1; None: imaginary modes."""
+    of = FieldSoftness(
+        field="", common=common, elements=elements, taught=0, measured=0, energies=(0, 0),
+        energies_before=(0, 0), density=0, density_before=0,
+    )  # fmt: skip
+    constants = stiffened(one.field, of)
+    dos = phonon_dos(force_constant_model(constants.crystal, constants, None))
+    if dos.imaginary_share > 0:
+        return None
+    off = float(np.abs(literature_density(dos) - one.density).mean())
+    return off, mean_energy_meV(dos) / one.mean_meV - 1
+
+
+def table(path: Path, folder: Path, fields: list[str], penalty: float) -> None:
+    source, shipped = PhonondbFile(path), {}
+    for field in fields:
+        crystals, failed = kept(folder, field, source)
+        taught = [one for one in crystals if one.part == "train"]
+        others = [one for one in crystals if one.part == "unseen"]
+        common, elements = learned(taught, penalty)
+        row = {"common": round(common, 4), "taught": len(taught)}
+        for name, how in (("_before", (0.0, {})), ("", (common, elements))):
+            found = [one for one in (judged(each, *how) for each in others) if one is not None]
+            off, energies = np.array(found).T
+            row["density" + name] = round(float(off.mean()), 4)
+            row["energies" + name] = np.quantile(energies, [0.05, 0.95]).round(3).tolist()
+            row["measured"] = len(found)
+            print(  # noqa: T201
+                f"{field}{name}: {len(found)} of {len(others)} without imaginary modes, density "
+                f"{off.mean():.4f} (median {np.median(off):.4f}), mean energy "
+                f"{energies.mean():+.3f} +- {energies.std():.3f}"
+            )
+        row["elements"] = {symbol: round(value, 3) for symbol, value in elements.items()}
+        shipped[field] = row
+        print("\n".join(failed))  # noqa: T201
+    print(yaml.safe_dump(shipped, sort_keys=False, default_flow_style=None, width=98))  # noqa: T201
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("data", type=Path)
@@ -114,8 +224,12 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=50)
     parser.add_argument("--most-atoms", type=int, default=10)
     parser.add_argument("--table", action="store_true")
+    parser.add_argument("--penalty", type=float, default=1.0, help="of what elements have")
     asked = parser.parse_args()
     asked.folder.mkdir(parents=True, exist_ok=True)
+    if asked.table:
+        table(asked.data, asked.folder, asked.fields, asked.penalty)
+        return
     gather(asked.data, asked.folder, asked.fields, asked.most_atoms, asked.count)
 
 
