@@ -1,4 +1,4 @@
-"""Route of universal force fields: relax the structure, displace its atoms, read the constants."""
+"""Route of universal force fields: relax the atoms, displace them, read the constants."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ from simulations.prior import (
     member_force_constants,
     stored_priors,
 )
+from steering.predict.field_softness_file import softness_of, stiffened
 from steering.predict.force_constants_route import MAX_ATOMS
 from steering.predict.route import RouteUnavailableError, Structure, refuse_large
 from steering.predict.vibrations import Uncertainty, Vibrations
 
-DEFAULT_FORCE_FIELD = "chgnet-0.3.0"
+DEFAULT_FORCE_FIELD = "sevennet-mf-0"
 MAX_COMPUTED_ATOMS = 20
 MAX_SUPERCELL_ATOMS = 250
 REACH_A = 5.0
@@ -32,6 +33,7 @@ SOFT = Uncertainty(
     "(LO-TO splitting) are left out",
     energies=(-0.5, -0.1),
 )
+"""Of those that nothing was learned of."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,12 +58,14 @@ class ForceField:
     @property
     def approximation(self) -> str:
         """Of all answers."""
-        return _soft(self.force_field or "a universal force field")
+        if self.force_field is None:
+            return _soft("a universal force field")
+        return f"harmonic force constants of {self.force_field}; {_off(self.force_field).words}"
 
     @property
     def uncertainty(self) -> Uncertainty | None:
-        """As force fields were found to be over many crystals."""
-        return SOFT
+        """As the field was found to be over many crystals, or force fields are as such."""
+        return SOFT if self.force_field is None else _off(self.force_field)
 
     def vibrations(self, structure: Structure) -> Vibrations:
         """Look them up, or compute them.
@@ -81,6 +85,17 @@ class ForceField:
             return _computed(structure.crystal, self.force_field or DEFAULT_FORCE_FIELD)
         except ForceFieldUnavailableError as error:
             raise RouteUnavailableError(f"route: {error}", why=str(error)) from error
+
+
+def _off(name: str) -> Uncertainty:
+    """How far a field is off that computes a structure."""
+    softness = softness_of(name)
+    if softness is None:
+        return SOFT
+    return Uncertainty(
+        words=f"{softness.words}; charges (LO-TO splitting) are left out",
+        energies=softness.energies,
+    )
 
 
 def _soft(name: str) -> str:
@@ -115,14 +130,20 @@ def _stored(structure: Structure, name: str | None) -> Vibrations | None:
 
 def _computed(crystal: Crystal, name: str) -> Vibrations:
     constants, repeats = field_constants(crystal, name)
+    softness, off = softness_of(name), _off(name)
+    if softness is not None:
+        constants = stiffened(constants, softness)
     model = force_constant_model(constants.crystal, constants, None)
     return Vibrations(
         crystal=model.crystal,
         dos=phonon_dos(model),
         model=model,
         route={"kind": "force_field", "source": name},
-        approximations=(_soft(name), f"supercell {' x '.join(map(str, repeats))}"),
-        uncertainty=SOFT,
+        approximations=(
+            f"harmonic force constants of {name}, atoms relaxed in the given cell; {off.words}",
+            f"supercell {' x '.join(map(str, repeats))}",
+        ),
+        uncertainty=off,
     )
 
 
@@ -130,6 +151,17 @@ def field_constants(
     crystal: Crystal, name: str, *, keep_cell: bool = True
 ) -> tuple[PairForceConstants, tuple[int, int, int]]:
     """Relax a crystal in a force field, displace its atoms and read the constants, as they are.
+
+    The cell stays as it was given: fields swell it by some 5 % in volume against a database of
+    PBEsol, which alone makes phonons softer than anything else does that they get wrong.
+
+    Parameters
+    ----------
+    crystal : Crystal
+    name : str
+        Of a force field.
+    keep_cell : bool
+        If not, the cell is relaxed as well.
 
     Returns
     -------
