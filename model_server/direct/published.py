@@ -37,7 +37,7 @@ EDGES_MEV: FloatArray = np.linspace(0.0, BINS * 10.0 * MEV_PER_CM1, BINS + 1, dt
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PublishedRecipe:
-    """Settings as published; how many epochs is not part of them."""
+    """Settings as published; how many epochs is not among them."""
 
     embedding: int = 64
     layers: int = 2
@@ -49,22 +49,20 @@ class PublishedRecipe:
     rate: float = 5e-3
     decay: float = 0.05
     fade: float = 0.96  # of the rate, every epoch
-    epochs: int = 60
-    seed: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class SpectrumLesson:
-    """A crystal and its S(E) over the highest value."""
+class PublishedLesson:
+    """A crystal and what is to be said of it."""
 
     graph: Graph
-    target: Tensor  # (BINS,)
+    target: Tensor  # (BINS,) S(E) over its highest value; (latent,) of a map
 
 
-class PublishedNetwork(nn.Module):
-    """S(E) over its highest value of one crystal."""
+class Convolutions(nn.Module):
+    """Numbers of every atom of one crystal, of e3nn's gated convolutions."""
 
-    def __init__(self, recipe: PublishedRecipe, neighbours: float) -> None:
+    def __init__(self, recipe: PublishedRecipe, neighbours: float, outputs: int) -> None:
         super().__init__()
         self.recipe = recipe
         irreps: Any = o3.Irreps  # untyped
@@ -75,7 +73,7 @@ class PublishedNetwork(nn.Module):
         self.body = Network(
             irreps_in=scalars,
             irreps_hidden=irreps(hidden),
-            irreps_out=irreps(f"{BINS}x0e"),
+            irreps_out=irreps(f"{outputs}x0e"),
             irreps_node_attr=scalars,
             irreps_edge_attr=irreps.spherical_harmonics(recipe.degree),
             layers=recipe.layers,
@@ -90,8 +88,8 @@ class PublishedNetwork(nn.Module):
         self.register_buffer("masses", torch.as_tensor(atomic_masses(), dtype=torch.float32))
         self.masses: Tensor
 
-    def forward(self, graph: Graph) -> Tensor:
-        """S(E) over its highest value, (BINS,)."""
+    def of_atoms(self, graph: Graph) -> Tensor:
+        """(atoms, outputs)."""
         body = self.body
         numbers = torch.as_tensor(graph.numbers, dtype=torch.int64)
         sender, receiver = torch.as_tensor(graph.sender), torch.as_tensor(graph.receiver)
@@ -111,39 +109,56 @@ class PublishedNetwork(nn.Module):
         z = torch.relu(self.kind(which))
         for layer in body.layers:
             x = layer(x, z, sender, receiver, edges, basis)
-        said = torch.relu(x).mean(dim=0)
+        return x
+
+
+class PublishedNetwork(Convolutions):
+    """S(E) over its highest value of one crystal."""
+
+    def __init__(self, recipe: PublishedRecipe, neighbours: float) -> None:
+        super().__init__(recipe, neighbours, BINS)
+
+    def forward(self, graph: Graph) -> Tensor:
+        """S(E) over its highest value, (BINS,)."""
+        said = torch.relu(self.of_atoms(graph)).mean(dim=0)
         return said / said.max().clamp_min(1e-9)
 
 
-def mean_neighbours(lessons: Sequence[SpectrumLesson]) -> float:
+def mean_neighbours(graphs: Sequence[Graph]) -> float:
     """Of an atom, over all crystals."""
-    edges = sum(len(one.graph.sender) for one in lessons)
-    return edges / max(1, sum(len(one.graph.numbers) for one in lessons))
+    edges = sum(len(one.sender) for one in graphs)
+    return edges / max(1, sum(len(one.numbers) for one in graphs))
 
 
 def train_published(
-    lessons: Sequence[SpectrumLesson],
-    recipe: PublishedRecipe,
+    network: Convolutions,
+    lessons: Sequence[PublishedLesson],
     *,
+    epochs: int,
+    seed: int = 0,
     begun: Progressed | None = None,
-    after: Callable[[Progressed, PublishedNetwork], None] | None = None,
+    after: Callable[[Progressed], None] | None = None,
     progress: Progress = silent,
-) -> PublishedNetwork:
-    """Train the published network, one crystal at a step, or go on with it.
+) -> None:
+    """Train a published network, one crystal at a step, or go on with it.
 
     Parameters
     ----------
-    lessons : sequence of SpectrumLesson
-    recipe : PublishedRecipe
-        The same recipe and lessons, the same network, interrupted or not.
+    network : Convolutions
+        Changed in place, and left ready to predict.
+    lessons : sequence of PublishedLesson
+    epochs : int
+        How many there are to be in the end; not part of what was published.
+    seed : int
+        Of the order of crystals. The same network, lessons and seed, the same weights, interrupted
+        or not.
     begun : Progressed or None
         What ``after`` was given in an interrupted training.
     after : callable or None
-        Told after every epoch, with the network as it is then.
+        Told after every epoch.
     progress : callable
     """
-    torch.manual_seed(recipe.seed)
-    network = PublishedNetwork(recipe, mean_neighbours(lessons))
+    recipe = network.recipe
     named: dict[str, nn.Parameter] = dict(network.named_parameters())
     optimiser = torch.optim.AdamW(
         network.parameters(), lr=recipe.rate, weight_decay=recipe.decay, fused=True
@@ -153,12 +168,12 @@ def train_published(
         first = begun.epoch
         restore(begun, named, named, optimiser, "cpu")
     started = time.monotonic()
-    for epoch in range(first, recipe.epochs):
+    for epoch in range(first, epochs):
         for group in optimiser.param_groups:
             group["lr"] = recipe.rate * recipe.fade**epoch
         network.train()
         losses = []
-        for k in np.random.default_rng((recipe.seed, epoch)).permutation(len(lessons)):
+        for k in np.random.default_rng((seed, epoch)).permutation(len(lessons)):
             one = lessons[k]
             value = nn.functional.mse_loss(network(one.graph), one.target)
             optimiser.zero_grad()
@@ -166,12 +181,12 @@ def train_published(
             optimiser.step()
             losses.append(float(value.detach()))
         network.eval()
-        left = (time.monotonic() - started) / (epoch + 1 - first) * (recipe.epochs - epoch - 1)
+        left = (time.monotonic() - started) / (epoch + 1 - first) * (epochs - epoch - 1)
         progress(
-            f"epoch {epoch + 1} of {recipe.epochs}, mean squared error {np.mean(losses):.4f}, "
+            f"epoch {epoch + 1} of {epochs}, mean squared error {np.mean(losses):.4f}, "
             f"{left / 60:.0f} min left",
-            (epoch + 1) / recipe.epochs,
+            (epoch + 1) / epochs,
         )
         if after is not None:
-            after(kept(epoch + 1, named, named, optimiser), network)
-    return network.eval()
+            after(kept(epoch + 1, named, named, optimiser))
+    network.eval()

@@ -43,9 +43,9 @@ from model_server.direct import (
 from model_server.direct.graph import crystal_graph
 from model_server.direct.published import (
     EDGES_MEV,
+    PublishedLesson,
     PublishedNetwork,
     PublishedRecipe,
-    SpectrumLesson,
     mean_neighbours,
     train_published,
 )
@@ -95,10 +95,10 @@ def spectra_of(crystals: Sequence[SiteDensities], path: Path) -> np.ndarray:
 
 def published_lessons(
     crystals: Sequence[SiteDensities], spectra: np.ndarray
-) -> list[SpectrumLesson]:
+) -> list[PublishedLesson]:
     reach = PublishedRecipe().reach_A
     return [
-        SpectrumLesson(
+        PublishedLesson(
             graph=crystal_graph(one.lattice, one.positions, one.numbers, reach),
             target=torch.as_tensor(spectrum, dtype=torch.float32),
         )
@@ -106,7 +106,7 @@ def published_lessons(
     ]
 
 
-def read(network: PublishedNetwork, lessons: Sequence[SpectrumLesson]) -> np.ndarray:
+def read(network: PublishedNetwork, lessons: Sequence[PublishedLesson]) -> np.ndarray:
     with torch.no_grad():
         return np.array([network(one.graph).numpy() for one in lessons])
 
@@ -121,8 +121,8 @@ def tell(**found: object) -> None:
 
 
 def published(
-    lessons: Sequence[SpectrumLesson],
-    watched: Sequence[SpectrumLesson],
+    lessons: Sequence[PublishedLesson],
+    watched: Sequence[PublishedLesson],
     folder: Path,
     epochs: int,
 ) -> PublishedNetwork:
@@ -134,7 +134,10 @@ def published(
     begun, seconds = load_progressed(at), time.process_time()
     told = told[: 0 if begun is None else begun.epoch]  # the log is written first
 
-    def after(state, network):
+    torch.manual_seed(0)
+    network = PublishedNetwork(PublishedRecipe(), mean_neighbours([one.graph for one in lessons]))
+
+    def after(state):
         nonlocal seconds
         now = float(squared(read(network, watched), true).mean())
         if not told or now < min(told):
@@ -145,9 +148,7 @@ def published(
         tell(epoch=state.epoch, kept_out=now, processor_s=time.process_time() - seconds)
         seconds = time.process_time()
 
-    recipe = PublishedRecipe(epochs=epochs)
-    train_published(lessons, recipe, begun=begun, after=after)
-    network = PublishedNetwork(recipe, mean_neighbours(lessons))
+    train_published(network, lessons, epochs=epochs, begun=begun, after=after)
     network.load_state_dict(load_file(best))
     return network.eval()
 

@@ -18,7 +18,7 @@ from simulations.prior import (
     load_prior_record,
     member_force_constants,
 )
-from simulations.prior.force_field import load_calculator
+from simulations.prior.force_field import load_calculator, relax
 
 needs_chgnet = pytest.mark.skipif(
     find_spec("chgnet") is None,
@@ -87,6 +87,21 @@ def test_a_weight_file_gives_force_constants_like_any_other(tmp_path, monkeypatc
     assert 30 < phonons.highest_meV < 45  # aluminium: 40 meV
     assert phonons.force_field == f"mace:{weights}"
     assert set(phonons.versions) == {"mace-torch", "torch", "ase", "phonopy"}
+
+
+def test_a_cell_that_is_kept_stays_and_its_atoms_relax():
+    emt = pytest.importorskip("ase.calculators.emt", reason="ase comes with the force fields")
+    # three atoms along c, of which symmetry fixes the middle one alone
+    lattice = np.diag([2.6, 2.6, 7.0])
+    positions = np.array([[0, 0, 0.0], [0.5, 0.5, 0.28], [0.5, 0.5, 0.72]])
+    cell = PhonopyAtoms(symbols=["Al", "Cu", "Cu"], cell=lattice, scaled_positions=positions)
+    kept = relax(cell, emt.EMT(), keep_cell=True)
+    np.testing.assert_allclose(kept.cell, lattice, atol=1e-12)
+    moved = kept.scaled_positions - positions
+    assert abs(moved[1, 2]) > 1e-3
+    np.testing.assert_allclose(moved[:, :2], 0.0, atol=1e-9)
+    free = relax(cell, emt.EMT())
+    assert not np.allclose(free.cell, lattice, atol=1e-2)
 
 
 def test_the_default_supercell_holds_a_sphere_of_the_reach():
