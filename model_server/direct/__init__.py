@@ -19,9 +19,23 @@ from model_server.direct.calibration import (
 from model_server.direct.kinds import KINDS, Kind
 from model_server.direct.members import MemberDensities, ask_members, graph_of
 from model_server.direct.network import Shape, SiteNetwork
+from model_server.direct.springs import REACH_A as SPRING_REACH_A
+from model_server.direct.springs import (
+    Bonds,
+    SpringBundle,
+    SpringBundleError,
+    SpringLesson,
+    SpringRecipe,
+    SpringShape,
+    explained,
+    load_spring_bundle,
+    site_stiffness,
+    train_springs,
+)
 from model_server.direct.training import Lesson, Progressed, Recipe, train_member
 
 __all__ = [
+    "Bonds",
     "Calibration",
     "DirectBundle",
     "DirectBundleError",
@@ -33,17 +47,27 @@ __all__ = [
     "MemberDensities",
     "Progressed",
     "Recipe",
+    "SPRING_REACH_A",
     "Shape",
     "SiteNetwork",
+    "SpringBundle",
+    "SpringBundleError",
+    "SpringLesson",
+    "SpringRecipe",
+    "SpringShape",
     "ask_members",
     "band_edges_meV",
     "calibrate",
     "covered",
     "energy_edges_meV",
+    "explained",
     "graph_of",
     "load_direct_bundle",
     "load_progressed",
+    "load_spring_bundle",
     "on_literature_points",
     "save_progressed",
+    "site_stiffness",
     "train_member",
+    "train_springs",
 ]

@@ -1,6 +1,6 @@
 """Lattice dynamics: bonds, independent force constants, dipoles, modes and densities of states."""
 
-from simulations.dynamics.bonds import PairForceConstants, supercell_bonds
+from simulations.dynamics.bonds import PairForceConstants, neighbour_bonds, supercell_bonds
 from simulations.dynamics.dipole_sums import DipoleWay, compare_dipole_sums, with_dipole_sum
 from simulations.dynamics.elastic import elastic_constants
 from simulations.dynamics.equivalent_cell import carried_onto
@@ -76,6 +76,7 @@ __all__ = [
     "lowest_eigenvalues",
     "matrix_modes",
     "modes",
+    "neighbour_bonds",
     "path_sensitivity",
     "phonon_dos",
     "projector_sums",

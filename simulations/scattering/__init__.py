@@ -14,6 +14,7 @@ from simulations.scattering.one_phonon import (
     TOLERANCE,
     Displacements,
     SigmaOfEnergy,
+    bose,
     bragg_intensities,
     broadened,
     converged_displacements,
@@ -48,6 +49,7 @@ from simulations.scattering.site_motion import (
     AtomMotion,
     atom_motions,
     energy_grid,
+    thermal_weights,
 )
 
 __all__ = [
@@ -65,6 +67,7 @@ __all__ = [
     "TOLERANCE",
     "VibrationalSpectrum",
     "atom_motions",
+    "bose",
     "bragg_intensities",
     "broadened",
     "can_background",
@@ -95,5 +98,6 @@ __all__ = [
     "powder_spectrum",
     "read_powder_spectra",
     "sigma_function",
+    "thermal_weights",
     "vibrational_spectrum",
 ]

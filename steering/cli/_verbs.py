@@ -52,6 +52,8 @@ VERBS = {
     "them.",
     "train-direct": "Train the networks of route direct on a database of phonons, or go on with "
     "it.",
+    "train-springs": "Train the network of bond springs, which tells what interferes in maps of "
+    "route direct.",
     "demo": "Simulate, write and replay a short germanium scan; then invert measured aluminium.",
 }
 """What each does in a sentence, the first of its own help; in the order of `beamsteer --help`."""

@@ -2,7 +2,7 @@
 
 from steering.database.build import build_store
 from steering.database.database import Database, open_database
-from steering.database.entry import Card, Entry, phonopy_object
+from steering.database.entry import Card, Entry, constants_of, phonopy_object
 from steering.database.matching import Match, matches
 from steering.database.plan_store import owned, remove_partial
 from steering.database.source_file import open_source
@@ -14,6 +14,7 @@ __all__ = [
     "Entry",
     "Match",
     "build_store",
+    "constants_of",
     "matches",
     "open_database",
     "open_source",

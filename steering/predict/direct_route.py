@@ -62,7 +62,7 @@ class DirectRoute:
         InputError
             If there are too many atoms, they overlap or lie too dense.
         """
-        from model_server.direct import DirectBundleError, load_direct_bundle
+        from model_server.direct import DirectBundleError, load_direct_bundle, site_stiffness
 
         crystal = structure.crystal
         refuse_large(crystal, MOST_ATOMS, "structure")
@@ -84,6 +84,7 @@ class DirectRoute:
             uncertainty=_uncertainty(bundle),
             warnings=_far(bundle, said, numbers),
             band=_band(bundle, said, crystal.n_atoms),
+            stiffness=site_stiffness(said.shares, numbers),
         )
 
 

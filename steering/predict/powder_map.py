@@ -13,7 +13,7 @@ from simulations.scattering import (
     momentum_limits,
     powder_spectrum,
 )
-from steering.predict.incoherent_powder import INCOHERENT, incoherent_powder
+from steering.predict.interference import powder_parts
 from steering.predict.optics import FREE_EI_MEV, FWHM, Optics, energy_axis
 from steering.predict.spectrum_map import (
     HARMONIC,
@@ -75,7 +75,9 @@ def powder_map(
         )
     refuse_many(len(momentum_edges) - 1, len(edges) - 1)
     if vibrations.model is None:
-        return _without_force_constants(vibrations, seen, temperature_K, edges, momentum_edges)
+        return _without_force_constants(
+            vibrations, seen, temperature_K, edges, momentum_edges, momentum_fwhm, tolerance
+        )
     model = vibrations.model
     moved = vibrations.displacements(temperature_K, tolerance=max(tolerance, TOLERANCE))
     displacement = None if moved is None else moved.tensors
@@ -133,16 +135,19 @@ def _without_force_constants(
     temperature_K: float,
     edges: FloatArray,
     momentum_edges: FloatArray,
+    momentum_fwhm: float,
+    tolerance: float,
 ) -> SpectrumMap:
-    found = incoherent_powder(
-        vibrations.crystal,
-        vibrations.dos,
+    found, note, sampling = powder_parts(
+        vibrations,
         momentum_edges,
         edges,
         temperature_K=temperature_K,
-        resolution=seen.sigma_of,
+        sigma_of=seen.sigma_of,
         ei_meV=seen.ei_meV,
         max_order=MAX_ORDER,
+        momentum_sigma=momentum_fwhm / FWHM,
+        tolerance=tolerance,
     )
     parts = {
         "coherent": found.coherent,
@@ -154,8 +159,8 @@ def _without_force_constants(
     return SpectrumMap(
         kind="powder",
         setting=map_setting(
-            vibrations, seen, temperature_K, (INCOHERENT, multiphonon, HARMONIC),
-            samplings(vibrations, None),
+            vibrations, seen, temperature_K, (note, multiphonon, HARMONIC),
+            samplings(vibrations, None, sampling),
         ),
         x_name="q_inverse_A",
         x_edges=momentum_edges,

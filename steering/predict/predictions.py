@@ -29,8 +29,8 @@ from simulations.scattering import (
 from steering.database import Database
 from steering.predict.auto_route import Wanted
 from steering.predict.crystal_maps import Line, Plane, line_map, plane_map
-from steering.predict.incoherent_powder import INCOHERENT, incoherent_powder
 from steering.predict.indirect_spectrum import indirect_spectrum
+from steering.predict.interference import powder_parts
 from steering.predict.optics import FREE_EI_MEV, FWHM, Optics, optics, refuse_ei, top_meV
 from steering.predict.phonons import phonons, stable
 from steering.predict.route_comparison import comparison
@@ -492,7 +492,7 @@ def _spectra(
     mask = kinematic_mask(momentum_edges, energy_edges, request.ei_meV, angles)
     parts: dict[str, Any] = {}
     if request.quantity in ("all", "powder") and found.model is None:
-        parts["powder"] = _incoherent_part(found, seen, request, momentum_edges, energy_edges, mask)
+        parts["powder"] = _of_density(found, seen, request, momentum_edges, energy_edges, mask)
     moved = found.displacements(request.temperature_K)
     displacement = None if moved is None else moved.tensors
     if request.quantity in ("all", "powder") and found.model is not None:
@@ -533,7 +533,7 @@ def _spectra(
     return parts
 
 
-def _incoherent_part(
+def _of_density(
     found: Vibrations,
     seen: Optics,
     request: PredictionRequest,
@@ -541,24 +541,23 @@ def _incoherent_part(
     energy_edges: FloatArray,
     mask: NDArray[np.bool_],
 ) -> dict[str, Any]:
-    """S(|Q|,E) of one phonon where the route has no force constants."""
-    spectrum = incoherent_powder(
-        found.crystal,
-        found.dos,
+    """Coherent S(|Q|,E) of one phonon where the route has no force constants."""
+    spectrum, note, sampling = powder_parts(
+        found,
         momentum_edges,
         energy_edges,
         temperature_K=request.temperature_K,
-        resolution=seen.sigma_of,
-        ei_meV=request.ei_meV,
+        sigma_of=seen.sigma_of,
+        ei_meV=seen.ei_meV,
         max_order=1,
     )
     return {
-        "sampling": samplings(found, None),
+        "sampling": samplings(found, None, sampling),
         "q_edges_inverse_A": momentum_edges,
         "energy_edges_meV": energy_edges,
         "intensity": np.where(mask, spectrum.coherent, np.nan),
         "unit": PER_CELL,
-        "approximation": INCOHERENT,
+        "approximation": note,
     }
 
 

@@ -48,6 +48,7 @@ class Vibrations:
     pockets: Pockets | None = None  # of imaginary modes, and how spectra count them
     band: DosBand | None = None  # where the route knows one
     warnings: tuple[str, ...] = ()  # what a person must know before trusting a spectrum
+    stiffness: FloatArray | None = None  # (atoms,) of sites, eV/angstrom^2; without force constants
 
     def force_constants(self, quantity: str) -> ForceConstantModel:
         """Force constants for a quantity that a density of states cannot give.

@@ -5,9 +5,9 @@
 WORK is the folder that `beamsteer train-direct --work` has filled with site densities; maps of the
 same crystals, of the training part and of the unseen one, go beside them. A map has 100 x 100 bins,
 0 to 150 meV and 0 to 15 1/angstrom, a resolution of 1.5 meV, at 0 K, over its highest value: one
-phonon, coherent (all G, sampled to 5 % of the sum of absolute differences) and incoherent, and
-multiphonon scattering up to fourth order. Imaginary modes are left out, real ones below 1 meV count
-as if there. Blocks are kept: it goes on behind the last one.
+phonon, coherent (all G, sampled to 5 % of the sum of absolute differences, 10 % for training) and
+incoherent, and multiphonon scattering up to fourth order. Imaginary modes are left out, real ones
+below 1 meV count as if there. Blocks are kept: it goes on behind the last one.
 """
 
 from __future__ import annotations
@@ -38,14 +38,9 @@ MOMENTUM_EDGES = np.linspace(0.0, 15.0, BINS + 1)  # 1/angstrom
 ENERGY_EDGES_MEV = np.linspace(0.0, 150.0, BINS + 1)
 FWHM_MEV = 1.5
 MAX_ORDER = 4
-TOLERANCE = 0.05
+TOLERANCE = {"unseen": 0.05, "train": 0.1}
 BLOCK = 25
 SETTING = {"temperature_K": 0.0, "resolution": FWHM_MEV / 2.3548}
-
-
-def brightened(maps: FloatArray) -> FloatArray:
-    """Faint parts lifted, as published: 1 - (1 - x)^3."""
-    return 1 - (1 - maps) ** 3
 
 
 def scaled(total: FloatArray) -> FloatArray:
@@ -59,7 +54,7 @@ def density_of(shares: FloatArray) -> PhononDos:
     )
 
 
-def coherent_map(one: SiteDensities, entry: Entry) -> FloatArray:
+def coherent_map(one: SiteDensities, entry: Entry, tolerance: float) -> FloatArray:
     """Truth, (BINS, BINS): |Q|, E.
 
     Raises
@@ -74,7 +69,7 @@ def coherent_map(one: SiteDensities, entry: Entry) -> FloatArray:
         force_constant_model(crystal, constants, None),
         MOMENTUM_EDGES,
         ENERGY_EDGES_MEV,
-        tolerance=TOLERANCE,
+        tolerance=tolerance,
         pockets=pockets,
         **SETTING,
     ).intensity
@@ -108,7 +103,7 @@ def incoherent_map(one: SiteDensities, shares: FloatArray) -> FloatArray:
 
 
 def maps_of(
-    crystals: Sequence[SiteDensities], source: PhonondbFile, folder: Path
+    crystals: Sequence[SiteDensities], source: PhonondbFile, folder: Path, tolerance: float
 ) -> tuple[list[SiteDensities], FloatArray]:
     """Crystals that have a map, and their maps; kept in the folder, block by block."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -120,7 +115,7 @@ def maps_of(
             found = np.full((len(block), BINS, BINS), np.nan, dtype=np.float32)
             for k, one in enumerate(block):
                 try:
-                    found[k] = coherent_map(one, source.entry(rows[one.id]))
+                    found[k] = coherent_map(one, source.entry(rows[one.id]), tolerance)
                 except InputError as error:
                     sys.stdout.write(f"{one.id}: {error}\n")
             with in_one_step(path) as partial, partial.open("wb") as file:
@@ -151,7 +146,7 @@ def main() -> None:
     asked = parser.parse_args()
     source = PhonondbFile(asked.data)
     for part, crystals in parts(asked.work, asked.crystals).items():
-        usable, _ = maps_of(crystals, source, asked.work / "maps" / part)
+        usable, _ = maps_of(crystals, source, asked.work / "maps" / part, TOLERANCE[part])
         sys.stdout.write(f"{part}: {len(usable)} of {len(crystals)} crystals have a map\n")
 
 

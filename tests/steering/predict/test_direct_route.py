@@ -140,7 +140,7 @@ def test_spectra_of_vision_and_of_a_powder_follow_without_force_constants(tmp_pa
     map_ = powder_map(found, optics(top_meV(found.dos), instrument="ARCS", ei_meV=200.0))
     assert set(map_.parts) == {"coherent", "incoherent", "multiphonon"}
     assert np.nanmax(map_.intensity) > 0
-    assert any("incoherent approximation" in words for words in map_.setting.approximations)
+    assert any("which atoms move together" in words for words in map_.setting.approximations)
     with pytest.raises(InputError, match="without force constants"):
         phonons(found)
 
@@ -153,7 +153,8 @@ def test_predict_gives_density_band_and_map(tmp_path):
     assert band["level"] == 0.9
     assert np.all(band["low"] <= band["high"])
     assert np.nanmax(answer["powder"]["intensity"]) > 0
-    assert "incoherent approximation" in answer["powder"]["approximation"]
+    assert "which atoms move together" in answer["powder"]["approximation"]
+    assert answer["powder"]["sampling"]["powder_map"]
     assert set(answer["background"]["components"]) == {"multiphonon", "incoherent", "can"}
     assert "never saw" in answer["uncertainty"]["words"]
 

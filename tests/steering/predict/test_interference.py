@@ -1,0 +1,145 @@
+"""What interferes, from springs, at the energies of a density of states."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from model_server.direct import load_spring_bundle
+from simulations.constants import BOLTZMANN_MEV_PER_K
+from simulations.scattering import powder_spectrum
+from steering.predict import Vibrations, optics, powder_map, stable, vibrations_of
+from steering.predict.incoherent_powder import INCOHERENT
+from steering.predict.interference import (
+    INTERFERING,
+    MOST_ATOMS,
+    interfering_powder,
+    powder_parts,
+    spring_model,
+)
+
+MOMENTUM = np.linspace(0.5, 8.0, 31)  # 1/angstrom
+ENERGY = np.linspace(1.0, 41.0, 41)  # meV
+SETTING = {"temperature_K": 100.0, "sigma_of": lambda energy: np.full(np.shape(energy), 1.0)}
+
+
+@pytest.fixture(scope="module")
+def germanium() -> Vibrations:
+    return vibrations_of("germanium", "given")
+
+
+def apart(one, other):
+    """Half the sum of absolute differences of two maps of the same sum, over that sum."""
+    return 0.5 * np.abs(one / one.sum() - other / other.sum()).sum()
+
+
+def test_true_springs_at_their_own_energies_give_the_coherent_map(germanium):
+    found, sampling = interfering_powder(
+        germanium.model, germanium.dos, MOMENTUM, ENERGY, tolerance=0.02, **SETTING
+    )
+    expected = powder_spectrum(
+        germanium.model, MOMENTUM, ENERGY, temperature_K=100.0, resolution=1.0, tolerance=0.02
+    ).intensity
+    assert sampling is not None
+    assert found.sum() == pytest.approx(expected.sum(), rel=0.03)  # barn/meV/sr
+    assert apart(found, expected) < 0.04
+    # and what interferes is no small part of it
+    parts, note, _ = powder_parts(
+        replace(germanium, model=None), MOMENTUM, ENERGY, ei_meV=1e6, max_order=1, **SETTING
+    )
+    assert note == INCOHERENT
+    assert apart(parts.coherent, expected) > 0.1
+
+
+def test_branches_go_where_the_density_of_states_has_them(germanium):
+    wider = replace(
+        germanium.dos,
+        energy_edges_meV=1.25 * germanium.dos.energy_edges_meV,
+        partial=germanium.dos.partial / 1.25,
+        tensors=None,
+    )
+
+    def middle(dos):
+        found, _ = interfering_powder(
+            germanium.model, dos, MOMENTUM, np.linspace(30.0, 50.0, 81), **SETTING
+        )
+        energies = np.linspace(30.125, 49.875, 80)
+        return energies[np.argmax(found.sum(axis=0))]
+
+    assert middle(wider) == pytest.approx(1.25 * middle(germanium.dos), abs=0.5)
+
+
+def test_gain_and_loss_are_in_balance(germanium):
+    axis = np.linspace(-40.0, 40.0, 81)
+    found, _ = interfering_powder(
+        germanium.model, germanium.dos, MOMENTUM, axis, temperature_K=300.0,
+        sigma_of=lambda energy: np.full(np.shape(energy), 0.05),
+    )  # fmt: skip
+    loss, gain = found[:, 41:].sum(axis=0), found[:, :40].sum(axis=0)[::-1][1:]
+    loss = loss[: len(gain)]
+    centre = axis[41:-1][: len(gain)] + 0.5
+    strong = loss > 0.05 * loss.max()
+    np.testing.assert_allclose(
+        gain[strong] / loss[strong],
+        np.exp(-centre[strong] / (BOLTZMANN_MEV_PER_K * 300.0)),
+        rtol=0.03,
+    )
+
+
+def test_springs_hold_each_site_as_they_should(germanium):
+    crystal = vibrations_of("MnO").crystal
+    wanted = np.array([6.0, 4.0])
+    model = spring_model(crystal, wanted, load_spring_bundle())
+    onsite = model.reference.onsite()
+    np.testing.assert_allclose(np.trace(onsite, axis1=1, axis2=2) / 3, wanted, rtol=1e-3)
+    reverse = model.reference
+    np.testing.assert_allclose(
+        reverse.tensors.sum(axis=0), reverse.tensors.sum(axis=0).T, atol=1e-9
+    )
+    assert np.linalg.eigvalsh(model.dynamical_matrices(np.zeros((1, 3))))[0, :3] == pytest.approx(
+        0.0, abs=1e-6
+    )
+
+
+def test_the_direct_route_interferes_and_is_nearer_to_the_truth(germanium):
+    direct = stable(vibrations_of("germanium", "direct"))
+    seen = optics(60.0)
+    shown = powder_map(direct, seen, temperature_K=100.0)
+    assert INTERFERING in shown.setting.approximations
+    assert shown.setting.sampling["powder_map"]
+    alone = powder_map(replace(direct, stiffness=None), seen, temperature_K=100.0)
+    assert INCOHERENT in alone.setting.approximations
+    true = powder_map(
+        stable(germanium), seen, temperature_K=100.0, energy_edges_meV=shown.y_edges,
+        momentum_edges=shown.x_edges,
+    )  # fmt: skip
+    reached = np.isfinite(true.intensity)
+    near, far = (
+        apart(one.parts["coherent"][reached], true.parts["coherent"][reached])
+        for one in (shown, alone)
+    )
+    assert near < 0.7 * far
+
+
+def test_a_large_cell_counts_as_incoherent(germanium):
+    crystal = germanium.crystal
+    many = MOST_ATOMS // crystal.n_atoms + 1
+    lattice = crystal.lattice * np.array([[many], [1], [1]])
+    cell = np.repeat(np.arange(many), crystal.n_atoms)
+    positions = np.tile(crystal.positions, (many, 1))
+    positions[:, 0] = (positions[:, 0] + cell) / many
+    from simulations.crystal.placement import crystal_from_cells
+
+    large = crystal_from_cells(lattice, positions, ("Ge",) * len(positions), lattice)
+    dos = replace(
+        germanium.dos, partial=np.tile(germanium.dos.partial, (many, 1)), tensors=None,
+        alike=np.zeros(len(positions), dtype=np.int64),
+    )  # fmt: skip
+    found = replace(
+        germanium, crystal=large, dos=dos, model=None, stiffness=np.full(len(positions), 10.0)
+    )
+    _, note, sampling = powder_parts(found, MOMENTUM, ENERGY, ei_meV=1e6, max_order=1, **SETTING)
+    assert note == INCOHERENT
+    assert sampling is None
