@@ -50,12 +50,15 @@ _SOUND_MEV = 4.0  # below, energies are proportional: densities are smeared ther
 _SOUND_SHARE = 0.005  # of the modes
 _FLOOR = 0.02  # of the highest mode: softer ones count as if there
 _ROUNDS, _CALM = 40, 0.35
+_HELD = 0.1  # of its stiffness: a site that springs hold less is not described by them
 
 
 def spring_model(
     crystal: Crystal, stiffness: FloatArray, bundle: SpringBundle
-) -> ForceConstantModel:
+) -> ForceConstantModel | None:
     """Predicted springs as force constants, scaled so that each site is as stiff as it should be.
+
+    None where they do not hold every site, as happens with elements that training never saw.
 
     Parameters
     ----------
@@ -82,6 +85,8 @@ def spring_model(
     )
     along, across = bundle.ask(bonds, stiffness).T
     scale = _balanced(listed, along + 2 * across, stiffness)
+    if scale is None:
+        return None
     way = listed.vectors / listed.lengths[:, None]
     tensors = across[:, None, None] * np.eye(3)
     tensors = tensors + (along - across)[:, None, None] * way[:, :, None] * way[:, None, :]
@@ -90,7 +95,9 @@ def spring_model(
     return force_constant_model(crystal, constants, None)
 
 
-def _balanced(bonds: PairForceConstants, traces: FloatArray, stiffness: FloatArray) -> FloatArray:
+def _balanced(
+    bonds: PairForceConstants, traces: FloatArray, stiffness: FloatArray
+) -> FloatArray | None:
     """A factor for every site, so that its bonds together are as stiff as it should be."""
     scale, wanted = np.ones(len(stiffness)), 3 * stiffness
     for _ in range(_ROUNDS):
@@ -99,9 +106,9 @@ def _balanced(bonds: PairForceConstants, traces: FloatArray, stiffness: FloatArr
             traces * scale[bonds.first] * scale[bonds.second],
             minlength=len(stiffness),
         )
-        # a site that its bonds hardly hold stays as it is
-        ratio = np.where(held > 0.05 * wanted, wanted / np.maximum(held, 1e-300), 1.0)
-        scale *= np.clip(ratio, 0.25, 4.0) ** _CALM
+        if (held < _HELD * wanted).any():
+            return None
+        scale *= np.clip(wanted / held, 0.25, 4.0) ** _CALM
     return scale
 
 
@@ -159,8 +166,11 @@ def powder_parts(
         bundle = bundle or load_spring_bundle()
     except SpringBundleError as error:
         return parts, f"{INCOHERENT}; {error}", None
+    model = spring_model(crystal, stiffness, bundle)
+    if model is None:
+        return parts, f"{INCOHERENT}; predicted springs do not hold every site", None
     coherent, sampling = interfering_powder(
-        spring_model(crystal, stiffness, bundle),
+        model,
         vibrations.dos,
         momentum_edges,
         energy_edges_meV,
