@@ -20,7 +20,6 @@ from simulations.dynamics import (
     ForceConstantModel,
     PairForceConstants,
     PhononDos,
-    Sampling,
     force_constant_model,
     modes,
     neighbour_bonds,
@@ -35,15 +34,14 @@ if TYPE_CHECKING:
 
 MOST_ATOMS = 40
 """Springs of larger cells are not solved: their modes take too long."""
-TOLERANCE = 0.1
-"""Of the powder average over sampled q, unless a smaller one is asked for."""
+STEP_INVERSE_A = 0.3
+"""Of the mesh that the powder average is taken on."""
 
 INTERFERING = (
     "coherent: one phonon; which atoms move together is read from predicted springs of bonds, the "
-    "energies from the density of states"
+    f"energies from the density of states; on a mesh of {STEP_INVERSE_A} 1/angstrom"
 )
 
-_STEP = 0.25  # 1/angstrom, of the mesh that tells the order of modes
 _FINE = 300  # bins up to the highest mode of the springs
 _PARTS = 4  # of such a bin
 _SOUND_MEV = 4.0  # below, energies are proportional: densities are smeared there
@@ -122,9 +120,8 @@ def powder_parts(
     ei_meV: float,
     max_order: int,
     momentum_sigma: float = 0.0,
-    tolerance: float = TOLERANCE,
     bundle: SpringBundle | None = None,
-) -> tuple[IncoherentPowder, str, Sampling | None]:
+) -> tuple[IncoherentPowder, str]:
     """Parts of a powder's S(|Q|,E) where the route has no force constants.
 
     Where sites have no stiffness, or are many, all scattering counts as incoherent.
@@ -134,7 +131,7 @@ def powder_parts(
     vibrations : Vibrations
     momentum_edges, energy_edges_meV, temperature_K, ei_meV, max_order
         As `incoherent_powder`.
-    sigma_of, momentum_sigma, tolerance
+    sigma_of, momentum_sigma
         As `interfering_powder`.
     bundle : SpringBundle or None
         None: what ships.
@@ -144,8 +141,6 @@ def powder_parts(
     IncoherentPowder
     str
         What is approximate about the coherent part.
-    Sampling or None
-        Of the powder average, where there is one.
     """
     parts = incoherent_powder(
         vibrations.crystal,
@@ -159,17 +154,17 @@ def powder_parts(
     )
     crystal, stiffness = vibrations.crystal, vibrations.stiffness
     if stiffness is None or crystal.n_atoms > MOST_ATOMS:
-        return parts, INCOHERENT, None
+        return parts, INCOHERENT
     from model_server.direct import SpringBundleError, load_spring_bundle
 
     try:
         bundle = bundle or load_spring_bundle()
     except SpringBundleError as error:
-        return parts, f"{INCOHERENT}; {error}", None
+        return parts, f"{INCOHERENT}; {error}"
     model = spring_model(crystal, stiffness, bundle)
     if model is None:
-        return parts, f"{INCOHERENT}; predicted springs do not hold every site", None
-    coherent, sampling = interfering_powder(
+        return parts, f"{INCOHERENT}; predicted springs do not hold every site"
+    coherent = interfering_powder(
         model,
         vibrations.dos,
         momentum_edges,
@@ -177,9 +172,8 @@ def powder_parts(
         temperature_K=temperature_K,
         sigma_of=sigma_of,
         momentum_sigma=momentum_sigma,
-        tolerance=max(tolerance, TOLERANCE),
     )
-    return replace(parts, coherent=coherent), INTERFERING, sampling
+    return replace(parts, coherent=coherent), INTERFERING
 
 
 def interfering_powder(
@@ -191,8 +185,8 @@ def interfering_powder(
     temperature_K: float,
     sigma_of: SigmaOfEnergy,
     momentum_sigma: float = 0.0,
-    tolerance: float = TOLERANCE,
-) -> tuple[FloatArray, Sampling | None]:
+    step_inverse_A: float = STEP_INVERSE_A,
+) -> FloatArray:
     """Coherent one-phonon S(|Q|,E) of a powder.
 
     Parameters
@@ -208,18 +202,16 @@ def interfering_powder(
         Resolution, meV, of energy transfers.
     momentum_sigma : float
         1/angstrom.
-    tolerance : float
-        As of `powder_spectrum`.
+    step_inverse_A : float
+        Of the mesh of the zone.
 
     Returns
     -------
     (Q, E) float64
         Barn/meV/sr per primitive cell.
-    Sampling or None
-        Of the powder average.
     """
     crystal = model.crystal
-    divisions = np.maximum(2, mesh_divisions(crystal, _STEP))
+    divisions = np.maximum(2, mesh_divisions(crystal, step_inverse_A))
     mesh = irreducible_mesh(crystal, divisions, shifted=True)
     energies = modes(model, mesh.q_cart)[0]
     weights = np.repeat(mesh.weights / mesh.weights.sum(), energies.shape[1])
@@ -233,7 +225,7 @@ def interfering_powder(
         resolution=0.25 * own[1],
         momentum_sigma=momentum_sigma,
         displacement=_isotropic(crystal, dos, temperature_K),
-        tolerance=tolerance,
+        zone=mesh,
         pockets=Pockets(floor_meV=_FLOOR * top, damped=False),
     )
     within = (np.arange(_PARTS) + 0.5) / _PARTS
@@ -247,7 +239,7 @@ def interfering_powder(
         inside = np.diff(ndtr((energy_edges_meV - centre) / sigma_of(centre)), axis=1)
         table += inside * (strength * counted / moved)[:, None]
     table = table.reshape(_FINE, _PARTS, -1).mean(axis=1)
-    return powder.intensity * own[1] @ table / np.diff(energy_edges_meV), powder.sampling
+    return powder.intensity * own[1] @ table / np.diff(energy_edges_meV)
 
 
 def _isotropic(crystal: Crystal, dos: PhononDos, temperature_K: float) -> FloatArray:

@@ -76,7 +76,7 @@ def powder_map(
     refuse_many(len(momentum_edges) - 1, len(edges) - 1)
     if vibrations.model is None:
         return _without_force_constants(
-            vibrations, seen, temperature_K, edges, momentum_edges, momentum_fwhm, tolerance
+            vibrations, seen, temperature_K, edges, momentum_edges, momentum_fwhm
         )
     model = vibrations.model
     moved = vibrations.displacements(temperature_K, tolerance=max(tolerance, TOLERANCE))
@@ -136,9 +136,8 @@ def _without_force_constants(
     edges: FloatArray,
     momentum_edges: FloatArray,
     momentum_fwhm: float,
-    tolerance: float,
 ) -> SpectrumMap:
-    found, note, sampling = powder_parts(
+    found, note = powder_parts(
         vibrations,
         momentum_edges,
         edges,
@@ -147,7 +146,6 @@ def _without_force_constants(
         ei_meV=seen.ei_meV,
         max_order=MAX_ORDER,
         momentum_sigma=momentum_fwhm / FWHM,
-        tolerance=tolerance,
     )
     parts = {
         "coherent": found.coherent,
@@ -160,7 +158,7 @@ def _without_force_constants(
         kind="powder",
         setting=map_setting(
             vibrations, seen, temperature_K, (note, multiphonon, HARMONIC),
-            samplings(vibrations, None, sampling),
+            samplings(vibrations, None),
         ),
         x_name="q_inverse_A",
         x_edges=momentum_edges,

@@ -542,7 +542,7 @@ def _of_density(
     mask: NDArray[np.bool_],
 ) -> dict[str, Any]:
     """Coherent S(|Q|,E) of one phonon where the route has no force constants."""
-    spectrum, note, sampling = powder_parts(
+    spectrum, note = powder_parts(
         found,
         momentum_edges,
         energy_edges,
@@ -552,7 +552,7 @@ def _of_density(
         max_order=1,
     )
     return {
-        "sampling": samplings(found, None, sampling),
+        "sampling": samplings(found, None),
         "q_edges_inverse_A": momentum_edges,
         "energy_edges_meV": energy_edges,
         "intensity": np.where(mask, spectrum.coherent, np.nan),

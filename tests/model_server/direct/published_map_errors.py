@@ -219,7 +219,7 @@ def our_map(one: SiteDensities, shares: FloatArray, bundle: SpringBundle) -> Flo
         crystal=crystal_of(one), dos=density_of(shares), model=None, route={}, approximations=(),
         stiffness=site_stiffness(shares, one.numbers),
     )  # fmt: skip
-    found, _, _ = powder_parts(
+    found, _ = powder_parts(
         vibrations, MOMENTUM_EDGES, ENERGY_EDGES_MEV, temperature_K=0.0,
         sigma_of=lambda energy: np.full(np.shape(energy), FWHM_MEV / 2.3548), ei_meV=1e6,
         max_order=MAX_ORDER, bundle=bundle,
@@ -235,7 +235,7 @@ def main() -> None:
     parser.add_argument("--cycle", type=int, default=1, help="of our networks, from 0")
     parser.add_argument("--auto-epochs", type=int, default=150)
     parser.add_argument("--published-epochs", type=int, default=15)
-    parser.add_argument("--ours-alone", action="store_true")
+    parser.add_argument("--only", choices=("ours", "published"))
     asked = parser.parse_args()
     source, given = PhonondbFile(asked.data), parts(asked.work, asked.crystals)
     folder = asked.work / "maps"
@@ -244,9 +244,15 @@ def main() -> None:
         given["train"][k].id
         for k in np.random.default_rng(0).permutation(len(given["train"]))[::KEPT_OUT]
     }
+    if asked.only != "published":
+        score_ours(given["train"], unseen, true, out, source, folder, asked)
+    if asked.only != "ours":
+        score_published(given["train"], unseen, true, out, source, folder, asked)
 
+
+def score_ours(train, unseen, true, out, source, folder, asked) -> None:
     begun = time.process_time()
-    learned = [one for one in given["train"] if one.id not in out]
+    learned = [one for one in train if one.id not in out]
     bundle = springs_of(learned, source, folder)
     networks = networks_of(asked.work / f"published-{asked.crystals}", asked.cycle)
     shares = [
@@ -259,11 +265,11 @@ def main() -> None:
     report("springs at true densities", exact, true, begun)
     exact = np.array([incoherent_map(one, one.shares) for one in unseen])
     report("incoherent at true densities", exact, true, begun)
-    if asked.ours_alone:
-        return
 
+
+def score_published(train, unseen, true, out, source, folder, asked) -> None:
     begun = time.process_time()
-    some, maps = maps_of(given["train"], source, folder / "train", TOLERANCE["train"])
+    some, maps = maps_of(train, source, folder / "train", TOLERANCE["train"])
     learns = np.array([one.id not in out for one in some])
     autoencoder = autoencoder_of(maps[learns], folder, asked.auto_epochs)
     latents = encoded(autoencoder, maps)

@@ -154,7 +154,6 @@ def test_predict_gives_density_band_and_map(tmp_path):
     assert np.all(band["low"] <= band["high"])
     assert np.nanmax(answer["powder"]["intensity"]) > 0
     assert "which atoms move together" in answer["powder"]["approximation"]
-    assert answer["powder"]["sampling"]["powder_map"]
     assert set(answer["background"]["components"]) == {"multiphonon", "incoherent", "can"}
     assert "never saw" in answer["uncertainty"]["words"]
 
