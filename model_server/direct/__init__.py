@@ -19,16 +19,18 @@ from model_server.direct.calibration import (
 from model_server.direct.kinds import KINDS, Kind
 from model_server.direct.members import MemberDensities, ask_members, graph_of
 from model_server.direct.network import Shape, SiteNetwork
+from model_server.direct.spring_bundle_file import (
+    SpringBundle,
+    SpringBundleError,
+    load_spring_bundle,
+)
 from model_server.direct.springs import REACH_A as SPRING_REACH_A
 from model_server.direct.springs import (
     Bonds,
-    SpringBundle,
-    SpringBundleError,
     SpringLesson,
     SpringRecipe,
     SpringShape,
     explained,
-    load_spring_bundle,
     site_stiffness,
     train_springs,
 )
