@@ -17,7 +17,8 @@ A line of JSON per crystal and route; those that FILE holds are not computed aga
 adds how long answers of `predict` take on crystals of 2 to some 20 atoms, and networks on larger
 ones. ``--table`` prints what FILE holds as the route table (``steering/predict/routes.yaml``) has
 it: means over the crystals near training on which every route was tried, with the errors of the
-networks that `docs/direct.md` gives on more crystals.
+networks that `docs/direct.md` gives on more crystals, and those of fields that `field_softness` has
+corrected and measured.
 """
 
 from __future__ import annotations
@@ -51,7 +52,8 @@ from steering.predict import (
     top_meV,
     vibrations_of,
 )
-from steering.predict.incoherent_powder import incoherent_powder
+from steering.predict.field_softness_file import softness_of
+from steering.predict.interference import powder_parts
 from steering.predict.predictions import _answer, _seen
 from steering.predict.route_comparison import literature_density, mean_energy_meV
 from steering.predict.route_table_file import ALL, LEAST_CRYSTALS, classes_of
@@ -114,10 +116,11 @@ def powder(found: Vibrations, ei_meV: float) -> FloatArray:
     mask = kinematic_mask(momentum, energy, ei_meV, ANGLES_DEG)
     width = 0.03 * ei_meV / 2.354820045
     if found.model is None:
-        intensity = incoherent_powder(
-            found.crystal, found.dos, momentum, energy, temperature_K=TEMPERATURE_K,
-            resolution=width, ei_meV=ei_meV, max_order=1,
-        ).coherent  # fmt: skip
+        parts, _ = powder_parts(
+            found, momentum, energy, temperature_K=TEMPERATURE_K,
+            sigma_of=lambda e: np.full(np.shape(e), width), ei_meV=ei_meV, max_order=1,
+        )  # fmt: skip
+        intensity = parts.coherent
     else:
         intensity = powder_spectrum(
             found.model, momentum, energy, temperature_K=TEMPERATURE_K,
@@ -160,6 +163,9 @@ def timed(path: Path, out: Path) -> None:
         fitting = (one for one in truths(path, most, 1000) if len(one[1]) >= 0.7 * most)
         _, structure, truth, dos_seconds = next(fitting)
         ei = max(10.0, 1.3 * top_meV(truth.dos))
+        assert truth.model is not None
+        onsite = truth.model.reference.onsite()
+        alone = replace(truth, model=None, stiffness=np.trace(onsite, axis1=1, axis2=2) / 3)
         for quantity in QUANTITIES:
             for gives in ("force_constants", "density"):
                 if gives == "density" and quantity in ("dispersion", "line"):
@@ -169,7 +175,7 @@ def timed(path: Path, out: Path) -> None:
                     instrument="VISION" if quantity == "vibrational" else "SEQUOIA",
                     line_hkl=((0, 0, 1), (1, 0, 2)),
                 )  # fmt: skip
-                found = truth if gives == "force_constants" else replace(truth, model=None)
+                found = truth if gives == "force_constants" else alone
                 seen = None if quantity == "vibrational" else _seen(asked)
                 began = time.process_time()
                 _answer(replace(found, route={"kind": "", "source": ""}), seen, asked, silent)
@@ -217,7 +223,8 @@ def table(lines: list[dict], machine: str) -> str:
         for metric in ("density", "map"):
             for of in CLASSES:
                 part = [one[metric] for one in mine if of in (ALL, *classes_of(one["elements"]))]
-                if (route == "direct" and metric == "density") or len(part) < LEAST_CRYSTALS:
+                elsewhere = route == "direct" or softness_of(route) is not None
+                if (elsewhere and metric == "density") or len(part) < LEAST_CRYSTALS:
                     continue
                 errors.append(
                     {"route": route, "metric": metric, "of": of,
@@ -227,6 +234,15 @@ def table(lines: list[dict], machine: str) -> str:
         ratio = np.array([one["energies"] for one in mine]) - 1
         low, high = np.quantile(ratio, [0.05, 0.95]).round(3).tolist()
         energies[route] = {"low": low, "high": high, "crystals": len(mine)}
+        softness = softness_of(route)
+        if softness is not None:
+            errors.append(
+                {"route": route, "metric": "density", "of": ALL, "error": softness.density,
+                 "crystals": softness.measured, "most_atoms": 10,
+                 "source": "steering/predict/field_softness.yaml"}
+            )  # fmt: skip
+            low, high = softness.energies
+            energies[route] = {"low": low, "high": high, "crystals": softness.measured}
     for one in lines:
         if "seconds" in one and one["route"] != "direct" and "failed" not in one:
             known = anchors.setdefault(one["route"], {})
