@@ -5,9 +5,9 @@
 Truth and crystals are those of `coherent_maps`, which is to be run first; a tenth of the training
 part is kept out of learning. The published recipe is `model_server.direct.published_maps` on 100 x
 100 bins: an autoencoder of brightened maps, then a network that says latent numbers from the
-structure, of the epoch that tells the crystals kept out best. Ours are the densities of the
-networks that `published_spectra` trained on the same crystals, with springs of bonds learned from
-these. Scored on the unseen part by the squared error of brightened maps: median and mean over
+structure, of the epoch that tells the crystals kept out best. Ours are the maps of the networks
+that `published_spectra` trained on the same crystals, their mean, with springs of bonds learned
+from these. Scored on the unseen part by the squared error of brightened maps: median and mean over
 crystals. What is trained is kept in WORK/maps, and what latent numbers decode to is drawn there
 (latent.png). A line of JSON for each.
 """
@@ -70,7 +70,7 @@ from tests.model_server.direct.coherent_maps import (
     parts,
     scaled,
 )
-from tests.model_server.direct.published_spectra import KEPT_OUT, tell
+from tests.model_server.direct.published_spectra import KEPT_OUT, structure_of, tell
 
 
 def report(who: str, said: FloatArray, true: FloatArray, since: float) -> None:
@@ -255,12 +255,21 @@ def score_ours(train, unseen, true, out, source, folder, asked) -> None:
     learned = [one for one in train if one.id not in out]
     bundle = springs_of(learned, source, folder)
     networks = networks_of(asked.work / f"published-{asked.crystals}", asked.cycle)
-    shares = [
-        ask_members(networks, one.lattice, one.positions, one.numbers).shares for one in unseen
+    members = [
+        [ask_members([own], *structure_of(one)).shares for own in networks] for one in unseen
     ]
-    pairs = list(zip(unseen, shares, strict=True))
-    report("ours", np.array([our_map(*one, bundle) for one in pairs]), true, begun)
-    report("ours, incoherent", np.array([incoherent_map(*one) for one in pairs]), true, begun)
+
+    def mean(make) -> FloatArray:
+        """Of brightened maps of each network."""
+        return np.array(
+            [
+                darkened(np.mean([brightened(make(one, own)) for own in shares], axis=0))
+                for one, shares in zip(unseen, members, strict=True)
+            ]
+        )
+
+    report("ours", mean(lambda one, shares: our_map(one, shares, bundle)), true, begun)
+    report("ours, incoherent", mean(incoherent_map), true, begun)
     exact = np.array([our_map(one, one.shares, bundle) for one in unseen])
     report("springs at true densities", exact, true, begun)
     exact = np.array([incoherent_map(one, one.shares) for one in unseen])
