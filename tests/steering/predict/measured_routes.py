@@ -17,8 +17,8 @@ A line of JSON per crystal and route; those that FILE holds are not computed aga
 adds how long answers of `predict` take on crystals of 2 to some 20 atoms, and networks on larger
 ones. ``--table`` prints what FILE holds as the route table (``steering/predict/routes.yaml``) has
 it: means over the crystals near training on which every route was tried, with the errors of the
-networks that `docs/direct.md` gives on more crystals, and those of fields that `field_softness` has
-corrected and measured.
+networks that `docs/direct.md` gives on more crystals, and with the ranges of energies that their
+calibration and `field_softness` found on more.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ import yaml
 from pymatgen.core import Lattice, Structure
 from pymatgen.io.vasp import Poscar
 
+from model_server.direct import load_direct_bundle
 from simulations.arrays import FloatArray
 from simulations.dynamics import force_constant_model, phonon_dos
 from simulations.errors import InputError
@@ -223,8 +224,7 @@ def table(lines: list[dict], machine: str) -> str:
         for metric in ("density", "map"):
             for of in CLASSES:
                 part = [one[metric] for one in mine if of in (ALL, *classes_of(one["elements"]))]
-                elsewhere = route == "direct" or softness_of(route) is not None
-                if (elsewhere and metric == "density") or len(part) < LEAST_CRYSTALS:
+                if (route == "direct" and metric == "density") or len(part) < LEAST_CRYSTALS:
                     continue
                 errors.append(
                     {"route": route, "metric": metric, "of": of,
@@ -234,15 +234,9 @@ def table(lines: list[dict], machine: str) -> str:
         ratio = np.array([one["energies"] for one in mine]) - 1
         low, high = np.quantile(ratio, [0.05, 0.95]).round(3).tolist()
         energies[route] = {"low": low, "high": high, "crystals": len(mine)}
-        softness = softness_of(route)
-        if softness is not None:
-            errors.append(
-                {"route": route, "metric": "density", "of": ALL, "error": softness.density,
-                 "crystals": softness.measured, "most_atoms": 10,
-                 "source": "steering/predict/field_softness.yaml"}
-            )  # fmt: skip
-            low, high = softness.energies
-            energies[route] = {"low": low, "high": high, "crystals": softness.measured}
+        known = better_known(route)
+        if known is not None:
+            energies[route] = known
     for one in lines:
         if "seconds" in one and one["route"] != "direct" and "failed" not in one:
             known = anchors.setdefault(one["route"], {})
@@ -273,6 +267,20 @@ def table(lines: list[dict], machine: str) -> str:
         "# Printed by `python -m tests.steering.predict.measured_routes --table`; see its head.\n"
     )
     return head + yaml.safe_dump(content, sort_keys=False, default_flow_style=None, width=98)
+
+
+def better_known(route: str) -> dict | None:
+    """Range of mean energies that was measured on more crystals."""
+    if route == "direct":
+        bundle = load_direct_bundle()
+        of = bundle.calibration
+        count = bundle.card["training"]["crystals for calibration"]
+        return {"low": round(of.energy_low, 3), "high": round(of.energy_high, 3), "crystals": count}
+    softness = softness_of(route)
+    if softness is None:
+        return None
+    low, high = softness.energies
+    return {"low": low, "high": high, "crystals": softness.measured}
 
 
 def _rising(found: dict[int, float]) -> list[list[float]]:

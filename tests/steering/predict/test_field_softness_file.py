@@ -93,7 +93,7 @@ def test_the_route_corrects_a_field_that_something_is_known_of_and_tells(monkeyp
     ratio = stiff.dos.energies_meV[-1] / plain.dos.energies_meV[-1]
     assert ratio == pytest.approx(1.1, rel=1e-3)
     assert stiff.uncertainty.energies == (-0.05, 0.08)
-    assert plain.uncertainty is force_field_route.SOFT
+    assert plain.uncertainty is force_field_route.IN_GIVEN_CELL
     told = "; ".join(stiff.approximations)
     assert "stiffened by kind of bond as 50 crystals" in told
     assert "-5 to +8 % off" in told
