@@ -35,8 +35,8 @@ SOFT = Uncertainty(
 )
 """Where the cell is relaxed as well, as in what is stored."""
 IN_GIVEN_CELL = Uncertainty(
-    words="universal force fields are soft: in the given cell energies come out up to 30 % low, and "
-    "charges (LO-TO splitting) are left out",
+    words="universal force fields are soft: in the given cell energies come out up to 30 % low, "
+    "and charges (LO-TO splitting) are left out",
     energies=(-0.3, 0.05),
 )
 """Of fields that nothing was learned of."""
