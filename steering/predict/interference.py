@@ -35,11 +35,14 @@ if TYPE_CHECKING:
 MOST_ATOMS = 40
 """Springs of larger cells are not solved: their modes take too long."""
 STEP_INVERSE_A = 0.3
-"""Of the mesh that the powder average is taken on."""
+"""Of the mesh that the powder average is taken on, in cells of 20 atoms and more."""
+FINEST_INVERSE_A = 0.1
+"""The same in cells of 4 atoms and less."""
 
 INTERFERING = (
     "coherent: one phonon; which atoms move together is read from predicted springs of bonds, the "
-    f"energies from the density of states; on a mesh of {STEP_INVERSE_A} 1/angstrom"
+    f"energies from the density of states; on a mesh of {FINEST_INVERSE_A} to {STEP_INVERSE_A} "
+    "1/angstrom"
 )
 
 _FINE = 300  # bins up to the highest mode of the springs
@@ -185,7 +188,7 @@ def interfering_powder(
     temperature_K: float,
     sigma_of: SigmaOfEnergy,
     momentum_sigma: float = 0.0,
-    step_inverse_A: float = STEP_INVERSE_A,
+    step_inverse_A: float | None = None,
 ) -> FloatArray:
     """Coherent one-phonon S(|Q|,E) of a powder.
 
@@ -202,8 +205,8 @@ def interfering_powder(
         Resolution, meV, of energy transfers.
     momentum_sigma : float
         1/angstrom.
-    step_inverse_A : float
-        Of the mesh of the zone.
+    step_inverse_A : float or None
+        Of the mesh of the zone; None: finer in small cells, so that all take about as long.
 
     Returns
     -------
@@ -211,6 +214,9 @@ def interfering_powder(
         Barn/meV/sr per primitive cell.
     """
     crystal = model.crystal
+    if step_inverse_A is None:
+        step = STEP_INVERSE_A * (crystal.n_atoms / 20) ** (2 / 3)
+        step_inverse_A = float(np.clip(step, FINEST_INVERSE_A, STEP_INVERSE_A))
     divisions = np.maximum(2, mesh_divisions(crystal, step_inverse_A))
     mesh = irreducible_mesh(crystal, divisions, shifted=True)
     energies = modes(model, mesh.q_cart)[0]
