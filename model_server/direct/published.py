@@ -12,7 +12,7 @@ Z. Chen et al., Adv. Sci. 8, 2004214 (2021); Y. Cheng et al., Mach. Learn.: Sci.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -159,31 +159,61 @@ def train_published(
     progress : callable
     """
     recipe = network.recipe
-    named: dict[str, nn.Parameter] = dict(network.named_parameters())
     optimiser = torch.optim.AdamW(
         network.parameters(), lr=recipe.rate, weight_decay=recipe.decay, fused=True
     )
+
+    def losses(epoch: int) -> Iterator[Tensor]:
+        for group in optimiser.param_groups:
+            group["lr"] = recipe.rate * recipe.fade**epoch
+        for k in np.random.default_rng((seed, epoch)).permutation(len(lessons)):
+            yield nn.functional.mse_loss(network(lessons[k].graph), lessons[k].target)
+
+    run_epochs(
+        network, optimiser, losses, epochs=epochs, begun=begun, after=after, progress=progress
+    )
+
+
+def run_epochs(
+    network: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    losses: Callable[[int], Iterable[Tensor]],
+    *,
+    epochs: int,
+    begun: Progressed | None,
+    after: Callable[[Progressed], None] | None,
+    progress: Progress,
+) -> None:
+    """Train until so many epochs are done, a step for every loss; a loss is asked for after a step.
+
+    Parameters
+    ----------
+    network, optimiser
+        Changed in place.
+    losses : callable
+        Of the number of an epoch.
+    epochs, begun, after, progress
+        As of `train_published`.
+    """
+    named: dict[str, nn.Parameter] = dict(network.named_parameters())
+    device = str(next(iter(named.values())).device)
     first = 0
     if begun is not None:
         first = begun.epoch
-        restore(begun, named, named, optimiser, "cpu")
+        restore(begun, named, named, optimiser, device)
     started = time.monotonic()
     for epoch in range(first, epochs):
-        for group in optimiser.param_groups:
-            group["lr"] = recipe.rate * recipe.fade**epoch
         network.train()
-        losses = []
-        for k in np.random.default_rng((seed, epoch)).permutation(len(lessons)):
-            one = lessons[k]
-            value = nn.functional.mse_loss(network(one.graph), one.target)
+        told = []
+        for value in losses(epoch):
             optimiser.zero_grad()
             value.backward()
             optimiser.step()
-            losses.append(float(value.detach()))
+            told.append(float(value.detach()))
         network.eval()
         left = (time.monotonic() - started) / (epoch + 1 - first) * (epochs - epoch - 1)
         progress(
-            f"epoch {epoch + 1} of {epochs}, mean squared error {np.mean(losses):.4f}, "
+            f"epoch {epoch + 1} of {epochs}, mean squared error {np.mean(told):.5f}, "
             f"{left / 60:.0f} min left",
             (epoch + 1) / epochs,
         )

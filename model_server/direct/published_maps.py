@@ -11,8 +11,7 @@ Y. Cheng et al., Mach. Learn.: Sci. Technol. 4, 015010 (2023).
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,8 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from model_server.direct.graph import Graph
-from model_server.direct.published import Convolutions, PublishedRecipe
-from model_server.direct.training import Progressed, kept, restore
+from model_server.direct.published import Convolutions, PublishedRecipe, run_epochs
+from model_server.direct.training import Progressed
 from simulations.arrays import FloatArray
 from simulations.progress import Progress, silent
 
@@ -126,35 +125,18 @@ def train_autoencoder(
         As of `train_published`.
     """
     recipe = autoencoder.recipe
-    named: dict[str, nn.Parameter] = dict(autoencoder.named_parameters())
-    device = next(iter(named.values())).device
+    device = next(autoencoder.parameters()).device
     optimiser = torch.optim.AdamW(autoencoder.parameters(), lr=recipe.rate, fused=True)
-    first = 0
-    if begun is not None:
-        first = begun.epoch
-        restore(begun, named, named, optimiser, str(device))
-    started = time.monotonic()
-    for epoch in range(first, epochs):
-        autoencoder.train()
-        losses = []
+
+    def losses(epoch: int) -> Iterator[Tensor]:
         order = np.random.default_rng((seed, epoch)).permutation(len(maps))
         for start in range(0, len(maps), recipe.batch):
             some = maps[order[start : start + recipe.batch]].to(device)
-            value = nn.functional.mse_loss(autoencoder(some), some)
-            optimiser.zero_grad()
-            value.backward()
-            optimiser.step()
-            losses.append(float(value.detach()))
-        autoencoder.eval()
-        left = (time.monotonic() - started) / (epoch + 1 - first) * (epochs - epoch - 1)
-        progress(
-            f"epoch {epoch + 1} of {epochs}, mean squared error {np.mean(losses):.5f}, "
-            f"{left / 60:.0f} min left",
-            (epoch + 1) / epochs,
-        )
-        if after is not None:
-            after(kept(epoch + 1, named, named, optimiser))
-    autoencoder.eval()
+            yield nn.functional.mse_loss(autoencoder(some), some)
+
+    run_epochs(
+        autoencoder, optimiser, losses, epochs=epochs, begun=begun, after=after, progress=progress
+    )
 
 
 def decoded_units(autoencoder: MapAutoencoder, latents: Tensor, step: float = 2.0) -> Tensor:

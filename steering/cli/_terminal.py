@@ -164,6 +164,19 @@ def table(
     out.print(shown)
 
 
+def print_bundle(card: dict[str, Any], output: Path, *, as_json: bool) -> None:
+    """What a bundle that was trained just now can do, and where it is."""
+    if as_json:
+        print_json(card)
+        return
+    table(
+        "Measured on unseen formulas",
+        ["", ""],
+        [[row["what"], row["figure"]] for row in card["measured"]],
+    )
+    out.print(f"The bundle is in {output}; its model card says what it can do.")
+
+
 def number(value: Any, digits: int = 4) -> str:
     """Show a number in ``digits`` significant digits, and what is no number as a dash."""
     if not isinstance(value, int | float) or not math.isfinite(value):

@@ -84,12 +84,4 @@ def train_direct(
     between = work or output.with_name(f"{output.name}-work")
     with terminal.progress("train-direct", quiet=json) as progress:
         card = run(data, output, between, training, progress)
-    if json:
-        terminal.print_json(card)
-        return
-    terminal.table(
-        "Measured on unseen formulas",
-        ["", ""],
-        [[row["what"], row["figure"]] for row in card["measured"]],
-    )
-    terminal.out.print(f"The bundle is in {output}; its model card says what it can do.")
+    terminal.print_bundle(card, output, as_json=json)

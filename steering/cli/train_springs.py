@@ -42,12 +42,4 @@ def train_springs(
         card = run(
             data, output, SpringTraining(crystals=crystals, epochs=epochs, seed=seed), progress
         )
-    if json:
-        terminal.print_json(card)
-        return
-    terminal.table(
-        "Measured on unseen formulas",
-        ["", ""],
-        [[row["what"], row["figure"]] for row in card["measured"]],
-    )
-    terminal.out.print(f"The bundle is in {output}; its model card says what it can do.")
+    terminal.print_bundle(card, output, as_json=json)
