@@ -24,6 +24,7 @@ from simulations.dynamics import (
     modes,
     neighbour_bonds,
 )
+from simulations.errors import InputError
 from simulations.reciprocal import irreducible_mesh, mesh_divisions
 from simulations.scattering import Pockets, SigmaOfEnergy, bose, powder_spectrum, thermal_weights
 from steering.predict.incoherent_powder import INCOHERENT, IncoherentPowder, incoherent_powder
@@ -59,7 +60,8 @@ def spring_model(
 ) -> ForceConstantModel | None:
     """Predicted springs as force constants, scaled so that each site is as stiff as it should be.
 
-    None where they do not hold every site, as happens with elements that training never saw.
+    None where they do not hold every site, as happens with elements that training never saw and
+    with atoms that lie far apart.
 
     Parameters
     ----------
@@ -68,18 +70,16 @@ def spring_model(
     stiffness : (atoms,) float64
         A third of the trace of on-site constants, eV/angstrom^2.
     bundle : SpringBundle
-
-    Raises
-    ------
-    InputError
-        If no bond is short enough.
     """
     import periodictable
 
     from model_server.direct import SPRING_REACH_A, Bonds
 
     table = periodictable.elements
-    listed = neighbour_bonds(crystal, SPRING_REACH_A)
+    try:
+        listed = neighbour_bonds(crystal, SPRING_REACH_A)
+    except InputError:  # atoms farther apart than any bond
+        return None
     numbers = np.array([table.symbol(one).number for one in crystal.elements], dtype=np.int64)
     bonds = Bonds(
         numbers=numbers, first=listed.first, second=listed.second, length_A=listed.lengths

@@ -113,6 +113,15 @@ def test_springs_that_do_not_hold_a_site_are_not_taken():
     assert "do not hold every site" in note
 
 
+def test_atoms_far_apart_have_no_springs(germanium):
+    wide = replace(
+        germanium.crystal,
+        lattice=3.0 * germanium.crystal.lattice,
+        conventional_lattice=3.0 * germanium.crystal.conventional_lattice,
+    )
+    assert spring_model(wide, np.array([10.0, 10.0]), load_spring_bundle()) is None
+
+
 def test_predicted_springs_come_nearer_to_what_interferes(germanium):
     expected = powder_spectrum(
         germanium.model, MOMENTUM, ENERGY, temperature_K=100.0, resolution=1.0, tolerance=0.02
