@@ -13,6 +13,7 @@ from simulations.crystal.sample import SampleSection, Treatment
 from simulations.crystal.species import (
     Isotopes,
     Species,
+    atomic_numbers,
     is_natural,
     neutron_data,
     species_words,
@@ -54,6 +55,7 @@ __all__ = [
     "SpaceGroup",
     "Species",
     "Treatment",
+    "atomic_numbers",
     "builtin_crystal",
     "builtin_crystals",
     "builtin_entry",

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from simulations.arrays import FloatArray
+from simulations.arrays import FloatArray, IntArray
 from simulations.crystal.cell import Crystal, element_of
 from simulations.errors import InputError
 
@@ -344,6 +344,11 @@ def species_words(crystal: Crystal) -> tuple[str, ...]:
             words += "isotopes to change them)"
         told[words] = None
     return tuple(told)
+
+
+def atomic_numbers(crystal: Crystal) -> IntArray:
+    """Atomic numbers, (atoms,); an isotope has that of its element."""
+    return np.array([_periodic(symbol).number for symbol in crystal.elements], dtype=np.int64)
 
 
 def neutron_data(symbols: tuple[str, ...]) -> tuple[FloatArray, FloatArray, FloatArray]:

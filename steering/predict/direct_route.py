@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from simulations.arrays import FloatArray, IntArray
-from simulations.crystal import Crystal, neutron_data
+from simulations.crystal import Crystal, atomic_numbers, neutron_data
 from simulations.dynamics import PhononDos
 from steering.predict.route import RouteUnavailableError, Structure, refuse_large
 from steering.predict.vibrations import DosBand, Uncertainty, Vibrations
@@ -70,7 +70,7 @@ class DirectRoute:
             bundle = load_direct_bundle()
         except DirectBundleError as error:
             raise RouteUnavailableError(f"route: {error}", why=str(error)) from error
-        numbers = _numbers(crystal)
+        numbers = atomic_numbers(crystal)
         said = bundle.ask(crystal.lattice, crystal.positions, numbers)
         shares, moved = _with_masses(said.shares, crystal)
         shares, alike, grouped = _grouped(shares, crystal)
@@ -86,13 +86,6 @@ class DirectRoute:
             band=_band(bundle, said, crystal.n_atoms),
             stiffness=site_stiffness(said.shares, numbers),
         )
-
-
-def _numbers(crystal: Crystal) -> IntArray:
-    import periodictable
-
-    table: Any = periodictable.elements
-    return np.array([table.symbol(one).number for one in crystal.elements], dtype=np.int64)
 
 
 def _uncertainty(bundle: DirectBundle) -> Uncertainty:

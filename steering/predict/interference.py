@@ -15,7 +15,7 @@ from scipy.special import ndtr
 
 from simulations.arrays import FloatArray
 from simulations.constants import HBAR2_OVER_U
-from simulations.crystal import Crystal
+from simulations.crystal import Crystal, atomic_numbers
 from simulations.dynamics import (
     ForceConstantModel,
     PairForceConstants,
@@ -71,18 +71,17 @@ def spring_model(
         A third of the trace of on-site constants, eV/angstrom^2.
     bundle : SpringBundle
     """
-    import periodictable
-
     from model_server.direct import SPRING_REACH_A, Bonds
 
-    table = periodictable.elements
     try:
         listed = neighbour_bonds(crystal, SPRING_REACH_A)
     except InputError:  # atoms farther apart than any bond
         return None
-    numbers = np.array([table.symbol(one).number for one in crystal.elements], dtype=np.int64)
     bonds = Bonds(
-        numbers=numbers, first=listed.first, second=listed.second, length_A=listed.lengths
+        numbers=atomic_numbers(crystal),
+        first=listed.first,
+        second=listed.second,
+        length_A=listed.lengths,
     )
     along, across = bundle.ask(bonds, stiffness).T
     scale = _balanced(listed, along + 2 * across, stiffness)

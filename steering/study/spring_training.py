@@ -19,6 +19,7 @@ from model_server.direct import (
     explained,
     train_springs,
 )
+from simulations.crystal import atomic_numbers
 from simulations.errors import InputError
 from simulations.progress import Progress, silent
 from steering.database import Entry, constants_of, open_source
@@ -45,13 +46,10 @@ def spring_lesson(entry: Entry) -> SpringLesson:
     InputError
         If the entry is bad, too large, or a site is not held.
     """
-    import periodictable
-
     atoms = round(len(entry.symbols) * abs(float(np.linalg.det(entry.primitive_matrix))))
     if atoms > MOST_ATOMS:
         raise InputError(f"{atoms} atoms in the primitive cell; expected at most {MOST_ATOMS}")
     constants = constants_of(entry, "entry")
-    table = periodictable.elements
     stiffness = np.trace(constants.onsite(), axis1=1, axis2=2) / 3
     if not stiffness.min() > 0:
         raise InputError("a site is not held by its bonds; expected positive on-site constants")
@@ -63,7 +61,7 @@ def spring_lesson(entry: Entry) -> SpringLesson:
     root = np.sqrt(stiffness[first] * stiffness[second])
     return SpringLesson(
         bonds=Bonds(
-            numbers=np.array([table.symbol(one).number for one in constants.crystal.elements]),
+            numbers=atomic_numbers(constants.crystal),
             first=first,
             second=second,
             length_A=constants.lengths[short],

@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from model_server.direct import energy_edges_meV
+from model_server.direct.published_maps import FWHM_MEV, SMALL_GRID, TOP_INVERSE_A, TOP_MEV
 from simulations.arrays import FloatArray
 from simulations.crystal.placement import crystal_from_cells
 from simulations.dynamics import PhononDos, force_constant_model
@@ -29,18 +30,19 @@ from simulations.scattering import Pockets, incoherent_spectrum, powder_spectrum
 from steering.database.entry import Entry, constants_of
 from steering.database.phonondb_file import PhonondbFile
 from steering.predict.incoherent_powder import incoherent_powder
+from steering.predict.optics import FWHM
 from steering.study.direct_targets import SiteDensities
 from steering.study.direct_targets_store import read_targets
 from steering.study.direct_training import parts_of
 
-BINS = 100
-MOMENTUM_EDGES = np.linspace(0.0, 15.0, BINS + 1)  # 1/angstrom
-ENERGY_EDGES_MEV = np.linspace(0.0, 150.0, BINS + 1)
-FWHM_MEV = 1.5
+BINS = SMALL_GRID.bins
+MOMENTUM_EDGES = np.linspace(0.0, TOP_INVERSE_A, BINS + 1)
+ENERGY_EDGES_MEV = np.linspace(0.0, TOP_MEV, BINS + 1)
+SIGMA_MEV = FWHM_MEV / FWHM
 MAX_ORDER = 4
 TOLERANCE = {"unseen": 0.05, "train": 0.1}
 BLOCK = 25
-SETTING = {"temperature_K": 0.0, "resolution": FWHM_MEV / 2.3548}
+SETTING = {"temperature_K": 0.0, "resolution": SIGMA_MEV}
 
 
 def scaled(total: FloatArray) -> FloatArray:

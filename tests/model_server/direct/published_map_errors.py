@@ -33,6 +33,7 @@ from model_server.direct import (
     ask_members,
     explained,
     load_progressed,
+    load_spring_bundle,
     save_progressed,
     site_stiffness,
     train_springs,
@@ -59,9 +60,9 @@ from steering.study.direct_targets import SiteDensities
 from steering.study.spring_training import spring_lesson
 from tests.model_server.direct.coherent_maps import (
     ENERGY_EDGES_MEV,
-    FWHM_MEV,
     MAX_ORDER,
     MOMENTUM_EDGES,
+    SIGMA_MEV,
     TOLERANCE,
     crystal_of,
     density_of,
@@ -122,12 +123,19 @@ def published(
     neighbours = mean_neighbours([one.graph for one in lessons])
     network = LatentNetwork(LATENT_RECIPE, neighbours, SMALL_GRID.latent)
     best, at = folder / "best.safetensors", folder / "latents.safetensors"
-    lowest, seconds = np.inf, time.process_time()
+    true = torch.stack([one.target for one in watched])
+
+    def kept_out() -> float:
+        return float(((latents_said(network, watched) - true) ** 2).mean())
+
+    begun, lowest, seconds = load_progressed(at), np.inf, time.process_time()
+    if begun is not None:  # what an earlier call found best still counts
+        network.load_state_dict(load_file(best))
+        lowest = kept_out()
 
     def after(state) -> None:
         nonlocal lowest, seconds
-        true = torch.stack([one.target for one in watched])
-        now = float(((latents_said(network.eval(), watched) - true) ** 2).mean())
+        now = kept_out()
         if now < lowest:
             lowest = now
             save_file(dict(network.state_dict()), best)
@@ -135,7 +143,7 @@ def published(
         tell(epoch=state.epoch, kept_out=now, processor_s=time.process_time() - seconds)
         seconds = time.process_time()
 
-    train_published(network, lessons, epochs=epochs, begun=load_progressed(at), after=after)
+    train_published(network, lessons, epochs=epochs, begun=begun, after=after)
     network.load_state_dict(load_file(best))
     return network.eval()
 
@@ -179,8 +187,6 @@ def springs_of(
     crystals: Sequence[SiteDensities], source: PhonondbFile, folder: Path
 ) -> SpringBundle:
     """Springs learned from these crystals."""
-    from model_server.direct import load_spring_bundle
-
     if (folder / "springs" / "weights.safetensors").is_file():
         return load_spring_bundle(folder / "springs")
     rows = {str(id_): row for row, id_ in enumerate(source.ids)}
@@ -221,7 +227,7 @@ def our_map(one: SiteDensities, shares: FloatArray, bundle: SpringBundle) -> Flo
     )  # fmt: skip
     found, _ = powder_parts(
         vibrations, MOMENTUM_EDGES, ENERGY_EDGES_MEV, temperature_K=0.0,
-        sigma_of=lambda energy: np.full(np.shape(energy), FWHM_MEV / 2.3548), ei_meV=1e6,
+        sigma_of=lambda energy: np.full(np.shape(energy), SIGMA_MEV), ei_meV=1e6,
         max_order=MAX_ORDER, bundle=bundle,
     )  # fmt: skip
     return scaled(found.coherent + found.incoherent + found.multiphonon)
@@ -295,7 +301,6 @@ def score_published(train, unseen, true, out, source, folder, asked) -> None:
     with torch.no_grad():
         said = autoencoder.decode(latents_said(network, blank) * spread + mean).numpy()
         kept = autoencoder.decode(encoded(autoencoder, true)).numpy()
-
     report("published", darkened(said), true, begun)
     report("autoencoder alone", darkened(kept), true, begun)
     average = darkened(brightened(maps[learns]).mean(axis=0))
