@@ -25,9 +25,9 @@ from simulations.arrays import FloatArray
 from simulations.errors import InputError
 from simulations.saved_file import write_whole
 
-WEIGHTS, CARD, MODEL_CARD = "weights.safetensors", "card.json", "README.md"
+WEIGHTS, CARD, MODEL_CARD = "weights.safetensors", "springs.json", "MODEL_CARD.md"
 FORMAT = 1
-_NAME = "springs-phonondb"
+_NAME = "springs"
 
 
 class SpringBundleError(InputError):

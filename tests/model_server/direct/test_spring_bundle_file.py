@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from model_server.direct import SpringBundle, SpringBundleError, load_spring_bundle
+from model_server.networks.bundle import shipped_bundles
 from tests.model_server.direct.test_springs import bonds_of, trained
 
 
@@ -18,18 +19,22 @@ def test_a_bundle_comes_back_as_it_was_and_a_bad_one_says_so(tmp_path):
     found = load_spring_bundle(tmp_path / "springs")
     bonds, stiffness = bonds_of(2), np.full(len(bonds_of(2).numbers), 4.0)
     np.testing.assert_array_equal(found.ask(bonds, stiffness), bundle.ask(bonds, stiffness))
-    assert "| R2 | 0.9 |" in (tmp_path / "springs" / "README.md").read_text()
+    assert "| R2 | 0.9 |" in (tmp_path / "springs" / "MODEL_CARD.md").read_text()
     with pytest.raises(SpringBundleError, match="train-springs"):
         load_spring_bundle(tmp_path / "none")
-    told = tmp_path / "springs" / "card.json"
+    told = tmp_path / "springs" / "springs.json"
     (tmp_path / "other").mkdir()
     other = tmp_path / "other"
     (other / "weights.safetensors").write_bytes(
         (tmp_path / "springs" / "weights.safetensors").read_bytes()
     )
-    (other / "card.json").write_text(json.dumps({**json.loads(told.read_text()), "format": 9}))
+    (other / "springs.json").write_text(json.dumps({**json.loads(told.read_text()), "format": 9}))
     with pytest.raises(SpringBundleError, match="format is 9"):
         load_spring_bundle(other)
+
+
+def test_what_ships_is_no_model_of_experiments():
+    assert "springs" not in shipped_bundles()
 
 
 def test_what_ships_tells_most_of_how_stiff_bonds_are():

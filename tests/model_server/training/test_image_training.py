@@ -70,7 +70,7 @@ def test_every_network_learns_a_tiny_set_by_heart(name):
     targets = (some.parameters - PRIOR.mean) / PRIOR.sigma
     recipe = replace(quick(name, 250), kl_weight=1e-8)
     if name == "resnet-18":
-        recipe = replace(recipe, epochs=40, learning_rate=1e-3)
+        recipe = replace(recipe, epochs=80, learning_rate=1e-3)
     network = train_images(
         CleanImages(images), np.ones((12, 10), dtype=bool), targets, recipe, seed=0
     )
