@@ -159,11 +159,12 @@ def published(
 
 
 def ours(
-    crystals: Sequence[SiteDensities], folder: Path, cycles: int, epochs: int
+    crystals: Sequence[SiteDensities], folder: Path, members: int, cycles: int, epochs: int
 ) -> list[SiteNetwork]:
-    """The last network of each kind that ships."""
+    """The last network of each member: of the kinds that ship in turn, from other weights."""
     networks = []
-    for k, kind in enumerate(KINDS):
+    for k in range(members):
+        kind, again = KINDS[k % len(KINDS)], k // len(KINDS)
         lessons = [
             Lesson(
                 graph=graph_of(one.lattice, one.positions, one.numbers, kind.shape),
@@ -184,7 +185,7 @@ def ours(
                 lessons,
                 kind.loss,
                 kind.shape,
-                Recipe(epochs=epochs, seed=cycle),
+                Recipe(epochs=epochs, seed=cycles * again + cycle),
                 start=network,
                 begun=load_progressed(path),
                 after=keep,
@@ -198,6 +199,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("work", type=Path)
     parser.add_argument("--crystals", type=int, default=1500)
+    parser.add_argument("--members", type=int, default=6, help="of ours, kinds in turn")
     parser.add_argument("--cycles", type=int, default=2)
     parser.add_argument("--epochs", type=int, default=60, help="of each cycle")
     parser.add_argument("--published-epochs", type=int, default=60)
@@ -214,7 +216,7 @@ def main() -> None:
     learned = [k for k in range(len(some)) if k not in out]
 
     begun = time.process_time()
-    networks = ours([some[k] for k in learned], folder, asked.cycles, asked.epochs)
+    networks = ours([some[k] for k in learned], folder, asked.members, asked.cycles, asked.epochs)
     said = np.array(
         [
             np.mean(
