@@ -35,7 +35,7 @@ WEIGHTS, CARD, MODEL_CARD = "weights.safetensors", "members.json", "MODEL_CARD.m
 _ARRAYS = ("seen", "latent_mean", "latent_axes", "references")
 _NUMBERS = (
     "factor", "relative", "floor", "energy_low", "energy_high", "far", "distance_scale",
-    "disagreement_scale", "rare_below", "most_atoms",
+    "disagreement_scale", "rare_below", "most_atoms", "alone",
 )  # fmt: skip
 
 
@@ -121,7 +121,9 @@ def _load(folder: Path | None) -> DirectBundle:
             name: value.astype(np.float64 if value.dtype.kind == "f" else np.int64)
             for name, value in arrays.items()
         }
-        calibration = Calibration(**card["calibration"], **known)
+        alone = tuple(card["calibration"].get("alone", ()))  # bundles before did not count them
+        numbers = {**card["calibration"], "alone": alone}
+        calibration = Calibration(**numbers, **known)
     except (KeyError, TypeError, RuntimeError, ValueError) as error:
         if isinstance(error, DirectBundleError):
             raise

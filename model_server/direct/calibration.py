@@ -57,6 +57,7 @@ class Calibration:
     seen: IntArray  # (elements + 1,) training crystals of each
     rare_below: int  # training crystals; an element of fewer is rare
     most_atoms: int  # of a crystal that was tried
+    alone: tuple[int, ...]  # elements of which training had a crystal that holds nothing else
     latent_mean: FloatArray  # (readout,)
     latent_axes: FloatArray  # (readout, kept), each of width 1 over the training set
     references: FloatArray  # (atoms, kept)
@@ -83,6 +84,19 @@ class Calibration:
     def rare(self, numbers: IntArray) -> tuple[int, ...]:
         """Atomic numbers that training hardly or never saw."""
         return tuple(int(n) for n in np.unique(numbers) if self.seen[n] < self.rare_below)
+
+    def lonely(self, numbers: IntArray) -> bool:
+        """Whether a crystal is of one element alone, of which training had none such.
+
+        Compounds tell networks little about them: of metals energies come out up to 40 % off.
+        """
+        return _lonely(numbers, self.alone)
+
+    def is_far(self, said: MemberDensities, numbers: IntArray) -> bool:
+        """Whether a crystal is unlike those of training, so that bands do not hold for it."""
+        return (
+            bool(self.rare(numbers)) or self.lonely(numbers) or self.distance(said) > self.far
+        )
 
 
 def band_edges_meV() -> FloatArray:
@@ -192,6 +206,7 @@ def calibrate(
     seen = np.zeros(101, dtype=np.int64)
     for numbers in training_numbers:
         seen[np.unique(numbers)] += 1
+    alone = sorted({int(n[0]) for n in training_numbers if len(np.unique(n)) == 1})
     near_scale, differ_scale = (
         max(float(np.median(near)), 1e-9),
         max(float(np.median(differ)), 1e-9),
@@ -199,7 +214,12 @@ def calibrate(
     distance = np.maximum(near / near_scale, differ / differ_scale)
     rare_below, rare = RARE, np.zeros(len(judged), dtype=bool)
     for rare_below in range(RARE, 0, -1):
-        rare = np.array([bool((seen[one.numbers] < rare_below).any()) for one in judged])
+        rare = np.array(
+            [
+                bool((seen[one.numbers] < rare_below).any()) or _lonely(one.numbers, alone)
+                for one in judged
+            ]
+        )
         if rare.mean() <= 0.5 * FAR_SHARE:
             break
     return Calibration(
@@ -214,10 +234,15 @@ def calibrate(
         seen=seen,
         rare_below=rare_below,
         most_atoms=most_atoms,
+        alone=tuple(alone),
         latent_mean=mean,
         latent_axes=axes,
         references=references,
     )
+
+
+def _lonely(numbers: IntArray, alone: Sequence[int]) -> bool:
+    return len(set(numbers.tolist())) == 1 and int(numbers[0]) not in alone
 
 
 def _nearest(places: FloatArray, references: FloatArray) -> FloatArray:

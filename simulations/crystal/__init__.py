@@ -20,16 +20,16 @@ from simulations.crystal.species import (
     with_isotopes,
 )
 from simulations.crystal.structure_file import (
-    CASTEP_SUFFIXES,
     FileCell,
     builtin_crystal,
     builtin_crystals,
     builtin_entry,
-    castep_constants,
     castep_symbols,
+    constants_by_euphonic,
     is_phonopy_file,
     parse_structure,
     phonopy_species,
+    read_by_euphonic,
     read_crystal,
     read_structure_text,
     refuse_abinit,
@@ -45,7 +45,6 @@ from simulations.crystal.symmetry import (
 )
 
 __all__ = [
-    "CASTEP_SUFFIXES",
     "Crystal",
     "FILE_SYMPREC_A",
     "FileCell",
@@ -59,8 +58,8 @@ __all__ = [
     "builtin_crystal",
     "builtin_crystals",
     "builtin_entry",
-    "castep_constants",
     "castep_symbols",
+    "constants_by_euphonic",
     "element_of",
     "is_natural",
     "is_phonopy_file",
@@ -70,6 +69,7 @@ __all__ = [
     "phonopy_species",
     "place_structure",
     "quiet_spglib",
+    "read_by_euphonic",
     "read_crystal",
     "read_structure_text",
     "refuse_abinit",

@@ -134,8 +134,8 @@ def parse_structure(path: Path) -> FileCell:
     ValueError
         As `read_crystal`.
     """
-    if path.suffix in CASTEP_SUFFIXES:
-        return _castep_cell(path)
+    if read_by_euphonic(path):
+        return _euphonic_cell(path)
     refuse_abinit(path)
     text = read_structure_text(path)
     try:
@@ -195,7 +195,7 @@ def read_disordered(path: Path) -> Any:
     InputError
         If it cannot be read, or names isotopes, which an ordering would lose.
     """
-    if path.suffix in CASTEP_SUFFIXES:
+    if read_by_euphonic(path):
         return None
     text = read_structure_text(path)
     if is_phonopy_file(text):
@@ -248,34 +248,48 @@ def _refuse_other_masses(reader: Any) -> None:
             )
 
 
-def castep_constants(path: Path) -> Any:
-    """Euphonic's force constants of a file of CASTEP, where Euphonic is installed.
+def read_by_euphonic(path: Path) -> bool:
+    """Whether a file is one that Euphonic reads: CASTEP's, or JSON that Euphonic wrote."""
+    if path.suffix in CASTEP_SUFFIXES:
+        return True
+    if path.suffix != ".json" or not path.is_file():
+        return False
+    return '"__euphonic_class__"' in read_structure_text(path)
+
+
+def constants_by_euphonic(path: Path) -> Any:
+    """Euphonic's force constants of a file of CASTEP or its own, where Euphonic is installed.
 
     Raises
     ------
     InputError
         If the file or the package is missing, or the file holds no force constants.
     """
+    whose = "CASTEP's" if path.suffix in CASTEP_SUFFIXES else "Euphonic's JSON"
     if not path.is_file():
         raise InputError(f"structure: {path} is no file; expected one of CASTEP")
     try:
         from euphonic import ForceConstants
     except ImportError as error:
         raise InputError(
-            f"structure: {path} is CASTEP's, which Euphonic reads; expected that package. "
+            f"structure: {path} is {whose}, which Euphonic reads; expected that package. "
             "pip install euphonic (GPL-3), or convert the file to phonopy's"
         ) from error
+    read = ForceConstants.from_castep
+    if path.suffix not in CASTEP_SUFFIXES:
+        read = ForceConstants.from_json_file
     try:
-        return ForceConstants.from_castep(str(path))
+        return read(str(path))
     except Exception as error:
         raise InputError(
             f"structure: {path} cannot be read by Euphonic ({type(error).__name__}: {error}); "
-            "expected a CASTEP phonon calculation with force constants of a supercell"
+            "expected a CASTEP phonon calculation with force constants of a supercell, or "
+            "ForceConstants that Euphonic wrote as JSON"
         ) from error
 
 
-def _castep_cell(path: Path) -> FileCell:
-    crystal = castep_constants(path).crystal
+def _euphonic_cell(path: Path) -> FileCell:
+    crystal = constants_by_euphonic(path).crystal
     masses = crystal.atom_mass.to("unified_atomic_mass_unit").magnitude
     labels = castep_symbols(crystal.atom_type)
     pairs = zip(labels, masses, strict=True)

@@ -12,13 +12,13 @@ from numpy.typing import ArrayLike
 from simulations.arrays import FloatArray
 from simulations.constants import COULOMB_EV_A
 from simulations.crystal import (
-    CASTEP_SUFFIXES,
     FILE_SYMPREC_A,
     builtin_crystal,
     builtin_crystals,
     builtin_entry,
-    castep_constants,
     castep_symbols,
+    constants_by_euphonic,
+    read_by_euphonic,
     refuse_abinit,
 )
 from simulations.dynamics.bonds import PairForceConstants
@@ -41,8 +41,8 @@ def read_force_constants(
     source : str, Path or object
         A phonopy.yaml (force constants, displacements and forces inside, or FORCE_CONSTANTS,
         FORCE_SETS and BORN beside it), a structure with FORCE_CONSTANTS or FORCE_SETS beside it,
-        a folder of such, a ``.castep_bin`` or ``.check`` of CASTEP (where Euphonic is installed),
-        a built-in name that has force constants, or a ``phonopy.Phonopy`` or
+        a folder of such, a ``.castep_bin`` or ``.check`` of CASTEP or JSON of Euphonic (where that
+        is installed), a built-in name that has force constants, or a ``phonopy.Phonopy`` or
         ``ase.phonons.Phonons`` object.
     supercell_matrix : (3,) or (3, 3) int or None
         Supercell in vectors of the file's cell, for files that do not say it. None: from the file,
@@ -64,8 +64,8 @@ def read_force_constants(
     if entry is not None:
         return _built_in(str(source), entry)
     path = Path(source)
-    if path.suffix in CASTEP_SUFFIXES:
-        return from_euphonic(castep_constants(path), source=str(path), symprec_A=symprec_A)
+    if read_by_euphonic(path):
+        return from_euphonic(constants_by_euphonic(path), source=str(path), symprec_A=symprec_A)
     refuse_abinit(path)
     phonon, cell, notes = load_phonopy(path, supercell_matrix=supercell_matrix)
     return from_phonopy(

@@ -107,11 +107,14 @@ def _far(bundle: DirectBundle, said: MemberDensities, numbers: IntArray) -> tupl
     import periodictable
 
     known, reasons = bundle.calibration, []
+    table: Any = periodictable.elements
     rare = known.rare(numbers)
     if rare:
-        table: Any = periodictable.elements
         told = ", ".join(f"{table[n].symbol} ({int(known.seen[n])})" for n in rare)
         reasons.append(f"training crystals hardly hold {told}")
+    if known.lonely(numbers):
+        symbol = table[int(numbers[0])].symbol
+        reasons.append(f"training has no crystal of {symbol} alone")
     distance = known.distance(said)
     if distance > known.far:
         reasons.append(

@@ -258,12 +258,7 @@ def measured_on(
     true = np.array([on_literature_points(one.true) for one in judged])
     absolute = np.abs(said - true).mean(axis=1)
     cover = np.array([covered(calibration, one) for one in judged])
-    far = np.array(
-        [
-            bool(calibration.rare(one.numbers)) or calibration.distance(one.said) > calibration.far
-            for one in judged
-        ]
-    )
+    far = np.array([calibration.is_far(one.said, one.numbers) for one in judged])
     sites = np.array(
         [
             0.5 * np.abs(one.said.shares - crystal.shares).sum(axis=1).mean()

@@ -31,7 +31,7 @@ def crystal(rng, *, off: float = 1.0, latent: float = 0.0, number: int = 14) -> 
         totals=np.stack(members[1:]),
         latent=rng.normal(latent, 1, (atoms, 6)),
     )
-    return Judged(said=said, true=members[0], numbers=np.full(atoms, number))
+    return Judged(said=said, true=members[0], numbers=np.array([number, number, 8, 8]))
 
 
 @pytest.fixture(scope="module")
@@ -92,3 +92,11 @@ def test_too_few_crystals_are_no_calibration():
     rng = np.random.default_rng(6)
     with pytest.raises(ValueError, match="expected at least 20"):
         calibrate([crystal(rng)] * 19, [np.zeros((1, 6))], [np.array([1])], most_atoms=1)
+
+
+def test_a_crystal_of_one_element_is_far_unless_training_had_one(calibrated):
+    one = crystal(np.random.default_rng(6))
+    assert not calibrated.is_far(one.said, one.numbers)
+    assert calibrated.alone == (92,)  # of which there were too few to be known at all
+    assert calibrated.is_far(one.said, np.array([8, 8]))
+    assert not calibrated.is_far(one.said, np.array([8, 14]))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from simulations.crystal import (
-    castep_constants,
+    constants_by_euphonic,
     parse_structure,
     place_structure,
     read_crystal,
@@ -406,12 +406,39 @@ def test_a_polar_file_of_castep_is_read_with_the_isotope_of_its_mass(shared_data
     assert set(read.crystal.symbols) == set(crystal.symbols) == set(heavy.symbols)
     ours = model_of(read)
     x = np.random.default_rng(5).uniform(-0.5, 0.5, (10, 3))
-    theirs = castep_constants(path).calculate_qpoint_frequencies(
+    theirs = constants_by_euphonic(path).calculate_qpoint_frequencies(
         x, asr=None, reduce_qpts=False, use_c=False
     )
     energies = np.sort(theirs.frequencies.to("meV").magnitude, axis=1)
     q = placed_again(model, x)
     np.testing.assert_allclose(modes(ours, q)[0], energies, atol=1e-5)
+
+
+@pytest.mark.shared_data
+@pytest.mark.parametrize("name", ["NaCl", "MgB2"])
+def test_json_that_euphonic_wrote_is_read(shared_data, tmp_path, name):
+    pytest.importorskip("euphonic", reason="euphonic is the reader")
+    _, model = phonopy_model(shared_data, name)
+    found = euphonic_constants(model)
+    path = tmp_path / "constants.json"
+    found.to_json_file(str(path))
+    ours = model_of(read_force_constants(path))
+    assert read_crystal(path).symbols == ours.crystal.symbols
+    x = np.random.default_rng(6).uniform(-0.5, 0.5, (10, 3))
+    theirs = found.calculate_qpoint_frequencies(x, asr=None, reduce_qpts=False, use_c=False)
+    energies = np.sort(theirs.frequencies.to("meV").magnitude, axis=1)
+    np.testing.assert_allclose(modes(ours, placed_again(model, x))[0], energies, atol=1e-5)
+
+
+def test_other_json_of_euphonic_is_refused_by_name(tmp_path):
+    pytest.importorskip("euphonic", reason="euphonic is the reader")
+    path = tmp_path / "dos.json"
+    path.write_text('{"__euphonic_class__": "Spectrum1D", "x_data": [0, 1], "y_data": [1, 1]}')
+    with pytest.raises(InputError, match="expected a CASTEP phonon calculation.*ForceConstants"):
+        read_force_constants(path)
+    path.write_text('{"any": 1}')
+    with pytest.raises(InputError, match="expected a POSCAR, CIF or phonopy.yaml"):
+        read_crystal(path)
 
 
 def test_an_ase_object_gives_its_constants(tmp_path):

@@ -192,6 +192,16 @@ def test_an_element_that_training_never_saw_is_far_from_it(tmp_path):
     assert usual.warnings == ()
 
 
+@pytest.mark.parametrize(("symbol", "side_A"), [("V", 3.03), ("Fe", 2.87), ("Na", 4.29)])
+def test_a_metal_of_one_element_is_far_however_near_its_compounds_are(tmp_path, symbol, side_A):
+    path = tmp_path / "POSCAR"
+    path.write_text(
+        f"{symbol}\n{side_A}\n1 0 0\n0 1 0\n0 0 1\n{symbol}\n2\nDirect\n0 0 0\n.5 .5 .5\n"
+    )
+    (words,) = vibrations_of(path, "direct").warnings
+    assert f"training has no crystal of {symbol} alone" in words
+
+
 def test_a_disordered_cell_is_far_and_its_like_sites_share_their_density(tmp_path):
     found = vibrations_of(glass(tmp_path, 2), "direct")
     assert found.crystal.n_atoms == 192 > GROUPED_ABOVE
