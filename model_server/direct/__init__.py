@@ -1,5 +1,13 @@
 """Networks that read site densities of states from a structure alone, and how far they are off."""
 
+from model_server.direct.bands import (
+    LEVEL,
+    BandCase,
+    Bands,
+    band_edges_meV,
+    conformal_bands,
+    held,
+)
 from model_server.direct.bins import energy_edges_meV, on_literature_points
 from model_server.direct.bundle import (
     DirectBundle,
@@ -8,14 +16,7 @@ from model_server.direct.bundle import (
     load_progressed,
     save_progressed,
 )
-from model_server.direct.calibration import (
-    LEVEL,
-    Calibration,
-    Judged,
-    band_edges_meV,
-    calibrate,
-    covered,
-)
+from model_server.direct.calibration import Calibration, Judged, calibrate, covered
 from model_server.direct.kinds import KINDS, Kind
 from model_server.direct.members import MemberDensities, ask_members, graph_of
 from model_server.direct.network import Shape, SiteNetwork
@@ -37,6 +38,8 @@ from model_server.direct.springs import (
 from model_server.direct.training import Lesson, Progressed, Recipe, train_member
 
 __all__ = [
+    "BandCase",
+    "Bands",
     "Bonds",
     "Calibration",
     "DirectBundle",
@@ -60,10 +63,12 @@ __all__ = [
     "ask_members",
     "band_edges_meV",
     "calibrate",
+    "conformal_bands",
     "covered",
     "energy_edges_meV",
     "explained",
     "graph_of",
+    "held",
     "load_direct_bundle",
     "load_progressed",
     "load_spring_bundle",

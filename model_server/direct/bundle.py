@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import lru_cache
 from importlib import resources
 from pathlib import Path
@@ -21,6 +21,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
+from model_server.direct.bands import Bands
 from model_server.direct.calibration import Calibration
 from model_server.direct.members import MemberDensities, ask_members
 from model_server.direct.network import Shape, SiteNetwork
@@ -34,8 +35,8 @@ NAME = "direct"
 WEIGHTS, CARD, MODEL_CARD = "weights.safetensors", "members.json", "MODEL_CARD.md"
 _ARRAYS = ("seen", "latent_mean", "latent_axes", "references")
 _NUMBERS = (
-    "factor", "relative", "floor", "energy_low", "energy_high", "far", "distance_scale",
-    "disagreement_scale", "rare_below", "most_atoms", "alone",
+    "energy_low", "energy_high", "far", "distance_scale", "disagreement_scale", "rare_below",
+    "most_atoms", "alone",
 )  # fmt: skip
 
 
@@ -71,7 +72,8 @@ class DirectBundle:
             **self.card,
             "format": FORMAT,
             "shapes": [network.shape.as_dict() for network in self.networks],
-            "calibration": {name: getattr(self.calibration, name) for name in _NUMBERS},
+            "calibration": asdict(self.calibration.bands)
+            | {name: getattr(self.calibration, name) for name in _NUMBERS},
         }
         # The largest first: where a disk lacks room for it, the bundle before stays.
         write_whole(folder / WEIGHTS, save_tensors(tensors))
@@ -121,9 +123,10 @@ def _load(folder: Path | None) -> DirectBundle:
             name: value.astype(np.float64 if value.dtype.kind == "f" else np.int64)
             for name, value in arrays.items()
         }
-        alone = tuple(card["calibration"].get("alone", ()))  # bundles before did not count them
-        numbers = {**card["calibration"], "alone": alone}
-        calibration = Calibration(**numbers, **known)
+        numbers = dict(card["calibration"])
+        bands = Bands(**{field.name: numbers.pop(field.name) for field in fields(Bands)})
+        alone = tuple(numbers.pop("alone", ()))  # bundles before did not count them
+        calibration = Calibration(bands=bands, alone=alone, **numbers, **known)
     except (KeyError, TypeError, RuntimeError, ValueError) as error:
         if isinstance(error, DirectBundleError):
             raise

@@ -1,34 +1,25 @@
 """How far members are off on formulas that they never saw, and when a crystal is far from those.
 
-Bands are split-conformal: what share of the errors over their expected size stays below a factor
-is counted on crystals that took no part in training, so the stated level holds for crystals like
-them, whatever the networks are.
-
-References
-----------
-A. N. Angelopoulos and S. Bates, arXiv:2107.07511 (2021), sections 1 and 2.3.
+Bands are those of ``model_server.direct.bands``, counted on crystals that took no part in training.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import product
 
 import numpy as np
 from scipy.spatial.distance import cdist
 
-from model_server.direct.bins import BINS, energy_edges_meV
+from model_server.direct.bands import BandCase, Bands, conformal_bands, held
+from model_server.direct.bins import energy_edges_meV
 from model_server.direct.members import MemberDensities
 from simulations.arrays import FloatArray, IntArray
 
-LEVEL = 0.9
 FAR_SHARE = 0.03
 """Share of crystals like those of the calibration that may be called far."""
 RARE = 5
 """An element of fewer training crystals counts as unknown, where that is seldom so."""
-_PAIRED = 2  # bins of a band
-_REACH = 0.995  # bands end where this share of the predicted modes lies, and one band more
 _KEPT = 16  # directions of the latent space
 _REFERENCES = 4000  # atoms
 
@@ -46,9 +37,7 @@ class Judged:
 class Calibration:
     """Factors of the bands and of the distance; made by `calibrate`."""
 
-    factor: float  # of the expected size of an error
-    relative: float  # expected error per predicted density
-    floor: float  # expected error per highest predicted density
+    bands: Bands
     energy_low: float  # predicted / true - 1 of the mean energy, 5 % quantile
     energy_high: float  # 95 %
     far: float  # distance above which a crystal is far
@@ -64,12 +53,7 @@ class Calibration:
 
     def band(self, said: MemberDensities) -> tuple[FloatArray, FloatArray]:
         """Lowest and highest share per band at `LEVEL`, each (BINS / 2,)."""
-        share = banded(said.total)
-        reach = self.factor * self._expected(said)
-        return np.maximum(share - reach, 0.0), share + reach
-
-    def _expected(self, said: MemberDensities) -> FloatArray:
-        return _sizes(said, self.relative, self.floor)
+        return self.bands.around(said.total, said.totals)
 
     def distance(self, said: MemberDensities) -> float:
         """How far a crystal lies from the training set: 1 is usual for unseen formulas."""
@@ -94,47 +78,16 @@ class Calibration:
 
     def is_far(self, said: MemberDensities, numbers: IntArray) -> bool:
         """Whether a crystal is unlike those of training, so that bands do not hold for it."""
-        return (
-            bool(self.rare(numbers)) or self.lonely(numbers) or self.distance(said) > self.far
-        )
-
-
-def band_edges_meV() -> FloatArray:
-    """Edges of the bands, (BINS / 2 + 1,)."""
-    return energy_edges_meV()[::_PAIRED]
-
-
-def banded(shares: FloatArray) -> FloatArray:
-    """Shares of bins summed to bands, (..., BINS / 2)."""
-    return np.asarray(shares.reshape(*shares.shape[:-1], BINS // _PAIRED, _PAIRED).sum(axis=-1))
-
-
-def judged_bands(said: MemberDensities) -> int:
-    """How many bands are judged: up to where the members see modes at all."""
-    whole = np.cumsum(banded(said.total))
-    return int(min(len(whole), np.searchsorted(whole, _REACH) + 2))
-
-
-def _sizes(said: MemberDensities, relative: float, floor: float) -> FloatArray:
-    """Expected size of the error of every band, in shares."""
-    share = banded(said.total)
-    spread = banded(said.totals).std(axis=0)
-    width = np.diff(band_edges_meV())
-    highest = float((share / width).max())
-    return np.asarray(np.sqrt(spread**2 + (relative * share) ** 2 + (floor * highest * width) ** 2))
-
-
-def _scores(judged: Judged, relative: float, floor: float) -> FloatArray:
-    count = judged_bands(judged.said)
-    off = np.abs(banded(judged.true) - banded(judged.said.total))[:count]
-    return np.asarray(off / _sizes(judged.said, relative, floor)[:count])
+        return bool(self.rare(numbers)) or self.lonely(numbers) or self.distance(said) > self.far
 
 
 def covered(calibration: Calibration, judged: Judged) -> float:
     """Share of the judged bands of a crystal whose true intensity lies in its band."""
-    low, high = calibration.band(judged.said)
-    true, count = banded(judged.true), judged_bands(judged.said)
-    return float(np.mean((true >= low - 1e-12)[:count] & (true <= high + 1e-12)[:count]))
+    return held(calibration.bands, _case(judged))
+
+
+def _case(judged: Judged) -> BandCase:
+    return BandCase(total=judged.said.total, totals=judged.said.totals, true=judged.true)
 
 
 def mean_energy(shares: FloatArray) -> float:
@@ -171,24 +124,7 @@ def calibrate(
     """
     if len(judged) < 20:
         raise ValueError(f"{len(judged)} crystals for calibration; expected at least 20")
-    weights = np.concatenate(
-        [np.full(n, 1.0 / n) for n in (judged_bands(one.said) for one in judged)]
-    )
-    best: tuple[float, float, float, float] | None = None
-    for relative, floor in product((0.1, 0.2, 0.3, 0.5), (0.02, 0.05, 0.1)):
-        scores = np.concatenate([_scores(one, relative, floor) for one in judged])
-        factor = _quantile(scores, weights, min(1.0, LEVEL * (1 + 1 / len(judged))))
-        width = float(
-            np.mean(
-                [
-                    factor * _sizes(one.said, relative, floor)[: judged_bands(one.said)].mean()
-                    for one in judged
-                ]
-            )
-        )
-        if best is None or width < best[0]:
-            best = (width, factor, relative, floor)
-    _, factor, relative, floor = best if best is not None else (0.0, 1.0, 0.2, 0.05)
+    bands = conformal_bands([_case(one) for one in judged])
     off = [mean_energy(one.said.total) / mean_energy(one.true) - 1 for one in judged]
     low, high = np.quantile(off, [0.05, 0.95])
 
@@ -223,9 +159,7 @@ def calibrate(
         if rare.mean() <= 0.5 * FAR_SHARE:
             break
     return Calibration(
-        factor=factor,
-        relative=relative,
-        floor=floor,
+        bands=bands,
         energy_low=float(low),
         energy_high=float(high),
         far=_threshold(distance, rare),
@@ -258,9 +192,3 @@ def _threshold(distance: FloatArray, rare: FloatArray) -> float:
     if allowed == 0 or allowed >= len(known):
         return float(known[-1] * (1 + 1e-9))
     return float(0.5 * (known[-allowed] + known[-allowed - 1]))
-
-
-def _quantile(values: FloatArray, weights: FloatArray, level: float) -> float:
-    order = np.argsort(values)
-    whole = np.cumsum(weights[order])
-    return float(values[order][min(len(order) - 1, np.searchsorted(whole, level * whole[-1]))])

@@ -18,6 +18,7 @@ from simulations.prior import (
     member_force_constants,
     stored_priors,
 )
+from steering.predict.density_bands_file import bands_of, density_band
 from steering.predict.field_softness_file import softness_of, stiffened
 from steering.predict.force_constants_route import MAX_ATOMS
 from steering.predict.route import RouteUnavailableError, Structure, refuse_large
@@ -140,10 +141,12 @@ def _computed(crystal: Crystal, name: str) -> Vibrations:
     if softness is not None:
         constants = stiffened(constants, softness)
     model = force_constant_model(constants.crystal, constants, None)
+    dos, known = phonon_dos(model), bands_of(name)
     return Vibrations(
         crystal=model.crystal,
-        dos=phonon_dos(model),
+        dos=dos,
         model=model,
+        band=None if known is None else density_band(dos, known),
         route={"kind": "force_field", "source": name},
         approximations=(
             f"harmonic force constants of {name}, atoms relaxed in the given cell; {off.words}",

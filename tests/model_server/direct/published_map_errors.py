@@ -204,10 +204,11 @@ def springs_of(
     return bundle
 
 
-def networks_of(folder: Path, cycle: int) -> list[SiteNetwork]:
+def networks_of(folder: Path, members: int, cycle: int) -> list[SiteNetwork]:
     """What `published_spectra` has trained of ours."""
     found = []
-    for k, kind in enumerate(KINDS):
+    for k in range(members):
+        kind = KINDS[k % len(KINDS)]
         state = load_progressed(folder / f"ours{k}-cycle{cycle}.safetensors")
         assert state is not None
         network = SiteNetwork(kind.shape)
@@ -238,6 +239,7 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("work", type=Path)
     parser.add_argument("--crystals", type=int, default=1500)
+    parser.add_argument("--members", type=int, default=6, help="of ours")
     parser.add_argument("--cycle", type=int, default=1, help="of our networks, from 0")
     parser.add_argument("--auto-epochs", type=int, default=150)
     parser.add_argument("--published-epochs", type=int, default=15)
@@ -260,7 +262,7 @@ def score_ours(train, unseen, true, out, source, folder, asked) -> None:
     begun = time.process_time()
     learned = [one for one in train if one.id not in out]
     bundle = springs_of(learned, source, folder)
-    networks = networks_of(asked.work / f"published-{asked.crystals}", asked.cycle)
+    networks = networks_of(asked.work / f"published-{asked.crystals}", asked.members, asked.cycle)
     members = [
         [ask_members([own], *structure_of(one)).shares for own in networks] for one in unseen
     ]

@@ -3,16 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from model_server.direct.bands import banded, judged_bands
 from model_server.direct.bins import BINS
-from model_server.direct.calibration import (
-    RARE,
-    Judged,
-    banded,
-    calibrate,
-    covered,
-    judged_bands,
-    mean_energy,
-)
+from model_server.direct.calibration import RARE, Judged, calibrate, covered, mean_energy
 from model_server.direct.members import MemberDensities
 
 
@@ -59,7 +52,7 @@ def test_a_band_surrounds_what_the_members_say(calibrated):
     low, high = calibrated.band(one.said)
     middle = banded(one.said.total)
     assert np.all((low <= middle) & (middle <= high) & (low >= 0))
-    count = judged_bands(one.said)
+    count = judged_bands(one.said.total)
     assert middle[:count].sum() > 0.995
 
 

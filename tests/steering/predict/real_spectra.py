@@ -8,8 +8,8 @@ route starts from the structure alone, with the lattice as measured at room temp
 aluminium at 50 K); ``given`` are force constants of density functional theory where there are some
 in the folder, ``database`` those of phonondb where it has the crystal.
 
-What is compared of a map: one-phonon scattering with both cross sections and multiphonons up to six,
-with the resolution of the instrument (for MARI of the width of the elastic line), above four
+What is compared of a map: one-phonon scattering with both cross sections and multiphonons, with
+the resolution of the instrument (for MARI of the width of the elastic line), above four
 standard deviations of that line. Nothing is fitted but the scale and a background of a constant and
 one that rises with Q^2, none negative:
 
@@ -21,9 +21,9 @@ one that rises with Q^2, none negative:
 
 ``fitted`` is the refinement of the same model with force constants free: what is left for it is
 what no such prediction can do. Of a density of states: mean absolute difference over the highest
-measured value, both smeared by 1 meV, at 120 energies above 4 meV, scale and a constant fitted, as
-it is and where a stretch makes it least. A line of JSON each; those that FILE holds are not computed
-again. ``--table`` prints them.
+measured value, both smeared by 1 meV, at 120 energies above 4 meV, scale and a constant fitted,
+as it is and where a stretch makes it least. A line of JSON each; those that FILE holds are not
+computed again. ``--table`` prints them.
 """
 
 from __future__ import annotations
@@ -178,9 +178,7 @@ def said_of(
     return (one + rest.inelastic).T
 
 
-def scored(
-    said: FloatArray, spectrum: MeasuredSpectrum, even: bool = False
-) -> tuple[float, float]:
+def scored(said: FloatArray, spectrum: MeasuredSpectrum, even: bool = False) -> tuple[float, float]:
     """``nmse_free`` and ``missed``; ``even``: weighted so that one phonon counts alike anywhere."""
     energy = spectrum.energy_meV[:, None]
     loss = 1 - np.exp(-energy / (BOLTZMANN_MEV_PER_K * max(spectrum.temperature_K, 1.0)))
@@ -253,9 +251,7 @@ def map_line(crystal: str, route: str, shared: Path, folder: Path) -> dict[str, 
     if found is None:
         return {"none": True}
     free, missed = scored(said_of(found, spectrum, sigma_of, 1.0), spectrum)
-    stretch = least(
-        lambda s: scored(said_of(found, spectrum, sigma_of, s), spectrum, even=True)[1]
-    )
+    stretch = least(lambda s: scored(said_of(found, spectrum, sigma_of, s), spectrum, even=True)[1])
     stretched = scored(said_of(found, spectrum, sigma_of, stretch), spectrum)[1]
     return {"nmse_free": free, "missed": missed, "stretch": stretch, "stretched": stretched}
 
