@@ -28,6 +28,8 @@ Wanted = Literal["density", "map", "force_constants", "all"]
 FAR = "far from training"
 MARGIN = 1.5
 """Times what it usually takes a route must have: one that is late gives no answer at all."""
+ASKED_UNLIMITED = 20
+"""Atoms up to which force fields are asked where nobody says a time limit; more take minutes."""
 MOST_UNSTABLE = 2
 """Force fields that are asked for a crystal before imaginary modes are believed."""
 _METRIC: dict[Wanted, Metric] = {
@@ -53,6 +55,11 @@ class Expected:
         if self.error is None:
             return f"error not measured; {took}"
         return f"{self.metric}: {self.error.words}; {took}"
+
+    @property
+    def computes(self) -> bool:
+        """Whether a force field is run for it."""
+        return isinstance(self.route, ForceField) and self.route.force_field in FORCE_FIELDS
 
     def fits(self, seconds: float | None) -> bool:
         """Whether it is likely to be done in so many seconds; None: no limit."""
@@ -131,6 +138,13 @@ class AutoRoute:
         for one in order:
             if one.unfit is not None:
                 reasons.append(f"{one.route.name}: {one.unfit}")
+                continue
+            atoms = structure.crystal.n_atoms
+            if self.time_limit_s is None and one.computes and atoms > ASKED_UNLIMITED:
+                reasons.append(
+                    f"{one.route.name}: {_time(one)} for {atoms} atoms; asked within a time limit "
+                    f"(--time-limit) that has room for {MARGIN:g} times that, or by its name"
+                )
                 continue
             left = None
             if self.time_limit_s is not None:

@@ -68,7 +68,8 @@ def softness(given: tuple[float, dict[str, float]]) -> FieldSoftness:
     common, elements = given
     return FieldSoftness(
         field="", common=common, elements=elements, taught=0, measured=0, energies=(0, 0),
-        energies_before=(0, 0), density=0, density_before=0,
+        energies_before=(0, 0), density=0, density_before=0, alone=0.0, alone_taught=0,
+        alone_energies=(0, 0),
     )  # fmt: skip
 
 

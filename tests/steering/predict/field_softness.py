@@ -12,12 +12,22 @@ again. ``--table`` learns from the former, tells errors of the latter before and
 constants, true over the field's, is what factors of its bonds make of it; so the factors of pairs
 of elements are least squares, robust, with a penalty on what elements have of their own. Crystals
 in which the field finds imaginary modes neither teach nor are measured.
+
+    PYTHONPATH=. python -m tests.steering.predict.field_softness phonondb-2018.h5 FOLDER --alone
+
+measures crystals of one element, of which the database has few and fields are softer than of
+compounds: germanium and niobium (built in), aluminium (density functional theory) and vanadium
+(measured density of states, both in the folder ``powder`` beside the database), silicon, selenium
+and a carbon of phonondb. Stiffness is the second moment of the density of states. What ships is the
+mean of the logarithms beside what compounds have in common; energies when corrected are told of
+each by the others.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -26,12 +36,20 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from simulations.dynamics import PairForceConstants, force_constant_model, phonon_dos
+from simulations.constants import MEV_PER_THZ
+from simulations.crystal import read_crystal
+from simulations.dynamics import (
+    PairForceConstants,
+    PhononDos,
+    force_constant_model,
+    phonon_dos,
+    read_force_constants,
+)
 from simulations.errors import InputError
 from simulations.saved_file import in_one_step
 from steering.database.entry import constants_of
 from steering.database.phonondb_file import PhonondbFile
-from steering.predict.field_softness_file import FieldSoftness, stiffened
+from steering.predict.field_softness_file import FieldSoftness, softness_of, stiffened
 from steering.predict.force_field_route import field_constants
 from steering.predict.route_comparison import literature_density, mean_energy_meV
 from steering.study.direct_targets import part_of
@@ -39,6 +57,7 @@ from steering.study.direct_targets import part_of
 RELAXED = "+cell"  # behind a field's name: the cell relaxed as well
 USUAL = 0.1  # of a logarithm
 KEPT = ("first", "second", "cell", "tensors", "supercell")
+ALONE = ("mp-149", "mp-147", "mp-990448")  # silicon, selenium, carbon
 OF_CRYSTAL = ("lattice", "positions", "conventional_lattice")
 
 
@@ -190,7 +209,8 @@ def judged(one: Kept, common: float, elements: dict[str, float]) -> tuple[float,
     """Error of the density and mean energy over the true one minus 1; None: imaginary modes."""
     of = FieldSoftness(
         field="", common=common, elements=elements, taught=0, measured=0, energies=(0, 0),
-        energies_before=(0, 0), density=0, density_before=0,
+        energies_before=(0, 0), density=0, density_before=0, alone=0.0, alone_taught=0,
+        alone_energies=(0, 0),
     )  # fmt: skip
     constants = stiffened(one.field, of)
     dos = phonon_dos(force_constant_model(constants.crystal, constants, None))
@@ -225,6 +245,70 @@ def table(path: Path, folder: Path, fields: list[str], penalty: float) -> None:
     print(yaml.safe_dump(shipped, sort_keys=False, default_flow_style=None, width=98))  # noqa: T201
 
 
+def alone(path: Path, fields: list[str]) -> None:
+    """How much softer fields are of crystals of one element."""
+    powder = path.parent.parent / "powder"
+    source = PhonondbFile(path)
+    rows = {str(id_): row for row, id_ in enumerate(source.ids)}
+    given = [read_force_constants(name) for name in ("germanium", "niobium")]
+    given.append(read_force_constants(powder / "Al-444-lda.yaml"))
+    given += [constants_of(source.entry(rows[one]), "phonondb") for one in ALONE]
+    known = [
+        (one.crystal, *moments(phonon_dos(force_constant_model(one.crystal, one, None))))
+        for one in given
+    ]
+    frequency, density = np.loadtxt(powder / "V-dos.dat").T
+    energy = frequency * MEV_PER_THZ
+    known.append(
+        (
+            read_structure("V", 3.028),
+            float(energy @ density / density.sum()),
+            float(energy**2 @ density / density.sum()),
+        )
+    )
+    for field in fields:
+        softness = softness_of(field)
+        common = 0.0 if softness is None else softness.common
+        more, ratios = [], []
+        for crystal, mean, square in known:
+            constants, _ = field_constants(crystal, field)
+            dos = phonon_dos(
+                force_constant_model(crystal, replace(constants, crystal=crystal), None)
+            )
+            own_mean, own_square = moments(dos)
+            more.append(np.log(square / own_square) - common)
+            ratios.append(own_mean / mean)
+            print(  # noqa: T201
+                f"{field} {crystal.elements[0]}: mean energy {100 * (ratios[-1] - 1):+.1f} %, "
+                f"beside what is common {more[-1]:+.3f} in ln of stiffness, imaginary "
+                f"{dos.imaginary_share:.3f}",
+                flush=True,
+            )
+        others = (np.sum(more) - np.array(more)) / (len(more) - 1)
+        left = np.array(ratios) * np.exp(0.5 * (common + others)) - 1
+        print(  # noqa: T201
+            f"{field}: alone {np.mean(more):.3f}, of {len(more)}; mean energies by the others "
+            f"{np.round(left, 3).tolist()}"
+        )
+
+
+def moments(dos: PhononDos) -> tuple[float, float]:
+    """Mean energy and mean square."""
+    weight = dos.total * np.diff(dos.energy_edges_meV)
+    weight = weight / weight.sum()
+    return float(weight @ dos.energies_meV), float(weight @ dos.energies_meV**2)
+
+
+def read_structure(symbol: str, side_A: float):
+    """A body-centred cubic metal."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "POSCAR"
+        path.write_text(
+            f"{symbol}\n{side_A}\n1 0 0\n0 1 0\n0 0 1\n{symbol}\n2\nDirect\n0 0 0\n.5 .5 .5\n"
+        )
+        return read_crystal(path)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("data", type=Path)
@@ -234,7 +318,11 @@ def main() -> None:
     parser.add_argument("--most-atoms", type=int, default=10)
     parser.add_argument("--table", action="store_true")
     parser.add_argument("--penalty", type=float, default=3.0, help="of what elements have")
+    parser.add_argument("--alone", action="store_true", help="crystals of one element")
     asked = parser.parse_args()
+    if asked.alone:
+        alone(asked.data, asked.fields)
+        return
     asked.folder.mkdir(parents=True, exist_ok=True)
     if asked.table:
         table(asked.data, asked.folder, asked.fields, asked.penalty)

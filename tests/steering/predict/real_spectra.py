@@ -220,11 +220,14 @@ def maps(crystal: str, shared: Path, folder: Path) -> tuple[MeasuredSpectrum, Si
     instrument, axis = one.experiment.split("|")
     low, high, bins = axis.split(",")
     structure = folder / "POSCAR"
-    structure.write_text(POSCARS[crystal])
+    if crystal in GIVEN:
+        structure = (shared / GIVEN[crystal]).resolve()
+    else:
+        structure.write_text(POSCARS[crystal])
     file = folder / "experiment.yaml"
     file.write_text(
         EXPERIMENT.format(
-            name=crystal, structure="POSCAR", kelvin=one.temperature_K, instrument=instrument,
+            name=crystal, structure=structure, kelvin=one.temperature_K, instrument=instrument,
             low=low, high=high, bins=bins, cutoff=one.cutoff_A, free=one.free,
         )
     )  # fmt: skip
@@ -245,6 +248,8 @@ def maps(crystal: str, shared: Path, folder: Path) -> tuple[MeasuredSpectrum, Si
 def map_line(crystal: str, route: str, shared: Path, folder: Path) -> dict[str, Any]:
     spectrum, sigma_of, fit = maps(crystal, shared, folder)
     if route == "fitted":
+        if crystal not in GIVEN:
+            return {"none": True}
         (result,) = fit().results
         return {"nmse_free": result["nmse_free"], "trusted": result.get("trusted")}
     found = found_by(route, crystal, shared, folder)

@@ -7,6 +7,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from pymatgen.core import Lattice, Structure
+from pymatgen.io.vasp import Poscar
 
 from simulations.crystal import read_crystal
 from simulations.errors import InputError
@@ -16,6 +18,7 @@ from steering.predict import predict as run
 from steering.predict import prediction_request, vibrations_of
 from steering.predict.auto_route import AutoRoute, expected_of, ranked
 from steering.predict.direct_route import DirectRoute
+from steering.predict.force_field_route import ForceField
 from steering.predict.route_table_file import ALL, RouteError, classes_of, route_table
 from steering.predict.routes import structure_of
 from tests.steering.predict.test_direct_route import glass, salt
@@ -88,11 +91,34 @@ def test_routes_are_asked_by_their_measured_errors_and_those_not_measured_last(t
 
 
 def test_a_large_cell_is_for_networks_alone(tmp_path):
-    order = ranked(structure_of(glass(tmp_path, 1)), "all")
+    order = ranked(structure_of(glass(tmp_path, 2)), "all")
     assert [one.route.name for one in order if one.unfit is None] == ["direct"]
-    assert "expected at most 20" in next(one for one in order if one.unfit is not None).unfit
-    found = vibrations_of(glass(tmp_path, 1), wanted="all", time_limit_s=600)
+    assert "expected at most 40" in next(one for one in order if one.unfit is not None).unfit
+    found = vibrations_of(glass(tmp_path, 2), wanted="all", time_limit_s=600)
     assert found.route["kind"] == "direct"
+
+
+def test_force_fields_compute_larger_cells_only_within_a_limit(tmp_path, monkeypatch):
+    cell = Structure.from_spacegroup(
+        "Fm-3m", Lattice.cubic(5.6), ["Na", "Cl"], [[0] * 3, [0.5] * 3]
+    )
+    cell = cell.get_primitive_structure() * (2, 2, 3)
+    cell.replace(0, "K")
+    path = tmp_path / "POSCAR"
+    Poscar(cell).write_file(path)
+    assert structure_of(path).crystal.n_atoms == 24
+
+    def computed(self, structure):
+        raise InputError(f"{self.force_field} was asked")
+
+    monkeypatch.setattr(ForceField, "vibrations", computed)
+    found = vibrations_of(path, wanted="density")
+    assert found.route["kind"] == "direct"
+    assert any("asked within a time limit (--time-limit)" in one for one in found.approximations)
+    with pytest.raises(InputError, match=r"for 24 atoms; asked within a time limit"):
+        vibrations_of(path, wanted="force_constants")
+    with pytest.raises(InputError, match="sevennet-mf-0 was asked"):
+        vibrations_of(path, wanted="force_constants", time_limit_s=1e5)
 
 
 def test_the_answer_names_route_error_and_time_and_those_of_others(tmp_path):
