@@ -38,7 +38,7 @@ class FieldSoftness:
     density_before: float
     alone: float  # of crystals of one element
     alone_taught: int
-    alone_energies: tuple[float, float]  # lowest and highest of these, each by what others teach
+    alone_energies: tuple[float, float]  # of nine in ten of these, each by what others teach
 
     @property
     def words(self) -> str:
@@ -55,8 +55,8 @@ class FieldSoftness:
         low, high = (f"{100 * bound:+.0f}" for bound in self.alone_energies)
         return (
             f"constants stiffened as {self.alone_taught} crystals of one element ask for, of which "
-            "the field is softer than of compounds; mean energies of each, by the others, came out "
-            f"{low} to {high} % off"
+            "the field is softer than of compounds; energies of nine in ten of them, each by the "
+            f"others, came out {low} to {high} % off"
         )
 
 
