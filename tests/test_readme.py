@@ -1,4 +1,4 @@
-"""The command lines of the README run as they stand, and say how long they take."""
+"""Command lines of the README and of predictions to try run as they stand, and say their time."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+PREDICTIONS = (ROOT / "examples" / "predictions" / "README.md").read_text(encoding="utf-8")
 QUICK_S = 6
 
 
@@ -45,7 +46,7 @@ def lines_of(text: str) -> list[Line]:
     return found
 
 
-LINES = lines_of(README)
+LINES = [*lines_of(README), *lines_of(PREDICTIONS)]
 RUN = [line for line in LINES if line.seconds is not None]
 QUICK = [  # those that need nothing of the lines before
     line

@@ -1,13 +1,6 @@
 """Networks that read site densities of states from a structure alone, and how far they are off."""
 
-from model_server.direct.bands import (
-    LEVEL,
-    BandCase,
-    Bands,
-    band_edges_meV,
-    conformal_bands,
-    held,
-)
+from model_server.direct.bands import LEVEL, Bands, band_edges_meV
 from model_server.direct.bins import energy_edges_meV, on_literature_points
 from model_server.direct.bundle import (
     DirectBundle,
@@ -38,7 +31,6 @@ from model_server.direct.springs import (
 from model_server.direct.training import Lesson, Progressed, Recipe, train_member
 
 __all__ = [
-    "BandCase",
     "Bands",
     "Bonds",
     "Calibration",
@@ -63,12 +55,10 @@ __all__ = [
     "ask_members",
     "band_edges_meV",
     "calibrate",
-    "conformal_bands",
     "covered",
     "energy_edges_meV",
     "explained",
     "graph_of",
-    "held",
     "load_direct_bundle",
     "load_progressed",
     "load_spring_bundle",

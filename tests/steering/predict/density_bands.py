@@ -23,7 +23,8 @@ import h5py
 import numpy as np
 import yaml
 
-from model_server.direct import BandCase, conformal_bands, energy_edges_meV, held
+from model_server.direct import energy_edges_meV
+from model_server.direct.bands import BandCase, conformal_bands, held
 from model_server.direct.bins import MEV_PER_CM1
 from model_server.direct.calibration import mean_energy
 from simulations.arrays import FloatArray
