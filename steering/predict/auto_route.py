@@ -16,6 +16,7 @@ from simulations.prior import FORCE_FIELDS, stored_priors
 from steering.database import Database
 from steering.predict.database_route import DatabaseRoute
 from steering.predict.direct_route import MOST_ATOMS, DirectRoute
+from steering.predict.field_softness_file import is_alone, softness_of
 from steering.predict.force_constants_route import GivenForceConstants
 from steering.predict.force_field_route import MAX_COMPUTED_ATOMS, ForceField
 from steering.predict.phonons import stable
@@ -212,7 +213,8 @@ def ranked(structure: Structure, wanted: Wanted, quantity: str | None = None) ->
     """Routes that need the structure alone, in the order in which ``auto`` asks them.
 
     By measured error; those not measured last. Where force constants are wanted, networks come
-    last or, where nothing else will do, not at all.
+    last or, where nothing else will do, not at all. Of a crystal of one element errors of compounds
+    tell little: a field that is known to be soft of such crystals, and by how much, comes first.
     """
     fields: list[ForceField] = [ForceField(name=n, force_field=n) for n in FORCE_FIELDS]
     if isinstance(structure.source, str) and structure.source in stored_priors():
@@ -224,9 +226,13 @@ def ranked(structure: Structure, wanted: Wanted, quantity: str | None = None) ->
         expected_of(route, structure, wanted, quantity, errors) for route in (*direct, *fields)
     ]
 
-    def place(one: Expected) -> tuple[bool, bool, float]:
+    alone = is_alone(structure.crystal)
+
+    def place(one: Expected) -> tuple[bool, bool, bool, float]:
         behind = wanted == "all" and one.gives == "density"
-        return behind, one.error is None, 0.0 if one.error is None else one.error.error
+        unknown = alone and one.computes and softness_of(one.route.name) is None
+        error = 0.0 if one.error is None else one.error.error
+        return behind, one.error is None, unknown, error
 
     return sorted(found, key=place)
 

@@ -121,6 +121,17 @@ def test_force_fields_compute_larger_cells_only_within_a_limit(tmp_path, monkeyp
         vibrations_of(path, wanted="force_constants", time_limit_s=1e5)
 
 
+def test_of_one_element_a_field_comes_first_whose_softness_is_known(tmp_path):
+    path = tmp_path / "POSCAR"
+    Poscar(Structure.from_spacegroup("Fm-3m", Lattice.cubic(3.6), ["Cu"], [[0, 0, 0]])).write_file(
+        path
+    )
+    fields = [one for one in ranked(structure_of(path), "force_constants") if one.computes]
+    assert fields[0].route.name == "sevennet-mf-0"
+    compound = ranked(structure_of(salt(tmp_path, "Mg", "S", 5.2)), "force_constants")
+    assert compound[0].error.error <= min(one.error.error for one in compound if one.error)
+
+
 def test_the_answer_names_route_error_and_time_and_those_of_others(tmp_path):
     found = vibrations_of(salt(tmp_path, "Na", "Cl", 5.6), wanted="density", time_limit_s=4.5)
     told = next(note for note in found.approximations if note.startswith("auto: route"))
