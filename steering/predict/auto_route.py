@@ -11,6 +11,8 @@ from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from typing import Literal
 
+import numpy as np
+
 from simulations.errors import InputError
 from simulations.prior import FORCE_FIELDS, stored_priors
 from steering.database import Database
@@ -31,6 +33,8 @@ MARGIN = 1.5
 """Times what it usually takes a route must have: one that is late gives no answer at all."""
 ASKED_UNLIMITED = 20
 """Atoms up to which force fields are asked where nobody says a time limit; more take minutes."""
+ALIKE = 0.1
+"""Errors that differ by less than this share are as good as equal: few crystals tell no more."""
 MOST_UNSTABLE = 2
 """Force fields that are asked for a crystal before imaginary modes are believed."""
 _METRIC: dict[Wanted, Metric] = {
@@ -212,7 +216,8 @@ class AutoRoute:
 def ranked(structure: Structure, wanted: Wanted, quantity: str | None = None) -> list[Expected]:
     """Routes that need the structure alone, in the order in which ``auto`` asks them.
 
-    By measured error; those not measured last. Where force constants are wanted, networks come
+    By measured error, in classes of `ALIKE`; of a class, fields whose softness is known come first.
+    Those not measured last. Where force constants are wanted, networks come
     last or, where nothing else will do, not at all. Of a crystal of one element errors of compounds
     tell little: a field that is known to be soft of such crystals, and by how much, comes first.
     """
@@ -227,12 +232,14 @@ def ranked(structure: Structure, wanted: Wanted, quantity: str | None = None) ->
     ]
 
     alone = is_alone(structure.crystal)
+    least = min((one.error.error for one in found if one.error is not None), default=1.0)
 
-    def place(one: Expected) -> tuple[bool, bool, bool, float]:
+    def place(one: Expected) -> tuple[bool, bool, bool, int, bool, float]:
         behind = wanted == "all" and one.gives == "density"
-        unknown = alone and one.computes and softness_of(one.route.name) is None
-        error = 0.0 if one.error is None else one.error.error
-        return behind, one.error is None, unknown, error
+        unknown = one.computes and softness_of(one.route.name) is None
+        error = least if one.error is None else one.error.error
+        class_ = int(np.log(error / least) / np.log(1 + ALIKE))
+        return behind, one.error is None, alone and unknown, class_, unknown, error
 
     return sorted(found, key=place)
 

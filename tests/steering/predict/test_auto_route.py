@@ -16,8 +16,9 @@ from simulations.prior import FORCE_FIELDS
 from steering import cli
 from steering.predict import predict as run
 from steering.predict import prediction_request, vibrations_of
-from steering.predict.auto_route import AutoRoute, expected_of, ranked
+from steering.predict.auto_route import ALIKE, AutoRoute, expected_of, ranked
 from steering.predict.direct_route import DirectRoute
+from steering.predict.field_softness_file import softness_of
 from steering.predict.force_field_route import ForceField
 from steering.predict.route_table_file import ALL, RouteError, classes_of, route_table
 from steering.predict.routes import structure_of
@@ -84,7 +85,8 @@ def test_routes_are_asked_by_their_measured_errors_and_those_not_measured_last(t
         assert order[-1] is alone[0]
         order = fields
     errors = [np.inf if one.error is None else one.error.error for one in order]
-    assert errors == sorted(errors)
+    for before, after in zip(errors, errors[1:], strict=False):
+        assert before <= (1 + ALIKE) * after
     assert errors[0] < np.inf
     assert errors[-1] == np.inf
     assert "error not measured" in order[-1].words
@@ -121,6 +123,18 @@ def test_force_fields_compute_larger_cells_only_within_a_limit(tmp_path, monkeyp
         vibrations_of(path, wanted="force_constants", time_limit_s=1e5)
 
 
+def test_of_errors_alike_the_field_comes_first_whose_softness_is_known(tmp_path):
+    order = ranked(structure_of(salt(tmp_path, "Mg", "S", 5.2)), "force_constants")
+    measured = [one for one in order if one.error is not None]
+    least = min(one.error.error for one in measured)
+    alike = [one for one in measured if one.error.error < (1 + ALIKE) * least]
+    assert len(alike) > 1
+    assert order[: len(alike)] == alike
+    known = [softness_of(one.route.name) is not None for one in alike]
+    assert known == sorted(known, reverse=True)
+    assert any(known)
+
+
 def test_of_one_element_a_field_comes_first_whose_softness_is_known(tmp_path):
     path = tmp_path / "POSCAR"
     Poscar(Structure.from_spacegroup("Fm-3m", Lattice.cubic(3.6), ["Cu"], [[0, 0, 0]])).write_file(
@@ -128,8 +142,6 @@ def test_of_one_element_a_field_comes_first_whose_softness_is_known(tmp_path):
     )
     fields = [one for one in ranked(structure_of(path), "force_constants") if one.computes]
     assert fields[0].route.name == "sevennet-mf-0"
-    compound = ranked(structure_of(salt(tmp_path, "Mg", "S", 5.2)), "force_constants")
-    assert compound[0].error.error <= min(one.error.error for one in compound if one.error)
 
 
 def test_the_answer_names_route_error_and_time_and_those_of_others(tmp_path):
@@ -165,8 +177,6 @@ def test_a_crystal_far_from_training_goes_on_to_other_routes(tmp_path, monkeypat
     def refuse(self, structure):
         asked.append(self.name)
         raise InputError("no")
-
-    from steering.predict.force_field_route import ForceField
 
     monkeypatch.setattr(ForceField, "vibrations", refuse)
     found = vibrations_of(path, wanted="density")
