@@ -171,22 +171,25 @@ class AutoRoute:
                 continue
             doubt = _doubt(found)
             if doubt is None:
-                return _with_notes(found, self._chosen(one, order), *reasons, *self._late(late))
+                chosen = self._chosen(one, order, is_alone(structure.crystal))
+                return _with_notes(found, chosen, *reasons, *self._late(late))
             tried_unstable += found.model is not None
             told = f"{one.route.name}: {doubt}"
             if kept is None:
-                kept = found, [self._chosen(one, order)]
+                kept = found, [self._chosen(one, order, is_alone(structure.crystal))]
             reasons.append(told)
         if kept is not None:
             return _with_notes(kept[0], *kept[1], *reasons, *self._late(late))
         raise self._none(reasons, late)
 
-    def _chosen(self, one: Expected, order: list[Expected]) -> str:
+    def _chosen(self, one: Expected, order: list[Expected], alone: bool) -> str:
         others = "; ".join(f"{o.route.name} {o.words}" for o in order if o is not one)
         against = f" Others: {others}" if others else ""
         known = route_table().energies.get(one.route.name)
         off = ""
-        if known is not None:
+        if alone and one.computes:
+            off = "; that is of compounds: of one element energies are further off, see uncertainty"
+        elif known is not None:
             off = (
                 f"; mean energies were {100 * known.low:+.0f} to {100 * known.high:+.0f} % off on "
                 f"{known.crystals} crystals"

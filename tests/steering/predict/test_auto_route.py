@@ -142,6 +142,10 @@ def test_of_one_element_a_field_comes_first_whose_softness_is_known(tmp_path):
     )
     fields = [one for one in ranked(structure_of(path), "force_constants") if one.computes]
     assert fields[0].route.name == "sevennet-mf-0"
+    told = AutoRoute()._chosen(fields[0], fields, alone=True)
+    assert "that is of compounds" in told
+    assert "mean energies were" not in told
+    assert "mean energies were" in AutoRoute()._chosen(fields[0], fields, alone=False)
 
 
 def test_the_answer_names_route_error_and_time_and_those_of_others(tmp_path):
