@@ -4,45 +4,17 @@ from __future__ import annotations
 
 from math import sqrt
 
-import numpy as np
-
 from simulations.kernels import njit
 
 
-@njit(cache=True, forceinline=True)
-def mixed(mixing, step, other):
-    """A mode's coupling (3, 2, n) along a step to another mode."""
-    re = mixing[0, 0, other] * step[0] + mixing[1, 0, other] * step[1]
-    im = mixing[0, 1, other] * step[0] + mixing[1, 1, other] * step[1]
-    return complex(re + mixing[2, 0, other] * step[2], im + mixing[2, 1, other] * step[2])
-
-
-@njit(cache=True, error_model="numpy")
-def climb_of_block(r, start, stop, mixing, turn, climb, side):
-    """Turn derivatives by q (3, n) of the modes of a block to those of the modes found here."""
-    unit = np.zeros(3)
-    for c in range(3):
-        unit[:] = 0.0
-        unit[c] = 1.0
-        for i in range(start, stop):
-            side[i] = climb[c, i]
-        for i in range(start, stop):
-            climb[c, i] = 0.0
-            for j in range(start, stop):
-                y = turn[j, i] * side[j].real
-                for m in range(start, stop):
-                    if m != j:
-                        y += turn[m, i] * mixed(mixing[r, j], unit, m)
-                climb[c, i] += (turn[j, i].conjugate() * y).real
-
-
 @njit(cache=True, forceinline=True, error_model="numpy")
-def blurred_width(own_width, square, climb, i, blur):
+def blurred_width(own_width, square, climb, blur):
     """Width of a line of E^2 ``square`` whose q has a covariance, meV.
 
-    E^2 is wider by s, and E by s / 2E; by half the root of s, where that is more than E itself.
+    ``climb`` (3,) is the derivative of E^2 by q. E^2 is wider by s, and E by s / 2E; by half the
+    root of s, where that is more than E itself.
     """
-    x, y, z = climb[0, i], climb[1, i], climb[2, i]
+    x, y, z = climb
     along = x * (blur[0, 0] * x + 2.0 * (blur[0, 1] * y + blur[0, 2] * z))
     along += y * (blur[1, 1] * y + 2.0 * blur[1, 2] * z) + z * blur[2, 2] * z
     along = max(along, 0.0)

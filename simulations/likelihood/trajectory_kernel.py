@@ -14,57 +14,11 @@ from numba import prange
 from simulations.constants import HBAR2_OVER_U
 from simulations.fold import grid_index
 from simulations.kernels import njit
-from simulations.likelihood.trajectory_blur import (
-    blurred_width,
-    climb_of_block,
-    fill_blur,
-    mixed,
-    most_blur_of,
-)
+from simulations.likelihood.trajectory_blocks import diagonalise, fill_block, turned_slope
+from simulations.likelihood.trajectory_blur import blurred_width, fill_blur, most_blur_of
 from simulations.likelihood.trajectory_pockets import pocket_is_near, pocket_shape, signed_root
 
-
-@njit(cache=True, error_model="numpy")
-def diagonalise(matrix, turn, start, stop):
-    """Jacobi rotations of the Hermitian ``matrix[start:stop, start:stop]``, gathered in ``turn``.
-
-    To a relative 1e-6 of the couplings, which is far below what was left out of the matrix.
-    """
-    scale = 0.0
-    for i in range(start, stop):
-        for j in range(i + 1, stop):
-            scale = max(scale, abs(matrix[i, j]))
-    for _ in range(12):
-        rest = 0.0
-        for i in range(start, stop):
-            for j in range(i + 1, stop):
-                size = abs(matrix[i, j])
-                if size <= 1e-6 * scale or size == 0.0:
-                    continue
-                rest = max(rest, size)
-                phase = matrix[i, j] / size
-                half = 0.5 * (matrix[j, j].real - matrix[i, i].real) / size
-                tangent = 1.0 / (abs(half) + sqrt(half * half + 1.0))
-                if half < 0:
-                    tangent = -tangent
-                c = 1.0 / sqrt(tangent * tangent + 1.0)
-                s = tangent * c
-                for m in range(start, stop):
-                    x = matrix[m, i]
-                    y = matrix[m, j] * phase.conjugate()
-                    matrix[m, i] = c * x - s * y
-                    matrix[m, j] = s * x + c * y
-                    x = turn[m, i]
-                    y = turn[m, j] * phase.conjugate()
-                    turn[m, i] = c * x - s * y
-                    turn[m, j] = s * x + c * y
-                for m in range(start, stop):
-                    x = matrix[i, m]
-                    y = matrix[j, m] * phase
-                    matrix[i, m] = c * x - s * y
-                    matrix[j, m] = s * x + c * y
-        if rest == 0.0:
-            return
+UNIT = np.eye(3)
 
 
 @njit(
@@ -75,48 +29,47 @@ def diagonalise(matrix, turn, start, stop):
 )
 def _meet(
     r, energy, width, own_width, lowest, d, slope, blurred, blur, near, here,
-    gradient, curvature, block_of, mixing, pockets, end, turn, level, shape, by_square,
-    by_blur, rise, climb, side, hermitian,
+    gradient, curvature, bend, reach, block_of, mixing, pockets, first, end, turned, level, shape,
+    by_square, by_blur, rise, climb, own_climb, matrix,
 ):  # fmt: skip
     """Energies of all modes near grid point ``r`` and the shape of their lines at ``energy``.
 
     ``blur`` (3, 3) is the covariance of q, in the frame of the grid point, if ``blurred``: a line
-    is as much wider as its branch climbs over it.
+    is as much wider as its branch climbs over it. ``bend`` over ``reach`` is at least what the
+    others of its block add to the slope of a mode.
     ``pockets`` is (floor, damped, k_B T) of a crystal that has some, or None. Then ``level`` of
     imaginary modes is negative.
 
     ``here`` holds E^2 continued to first order, ``near`` which of them may have a line. Fills
-    ``end`` and ``turn`` (how modes of a block turn into those found here), ``level``, ``shape`` and
+    ``first`` and ``end`` of the block that each mode was turned in (a mode by itself: none was),
+    ``turned`` (how modes of a block make those found here), ``level``, ``shape`` and
     ``by_square`` (derivative of the shape by the square of the energy) and ``by_blur`` (by the
     logarithm of the spread of q); the arrays after them are room to work in.
     Returns whether any line is near.
     """
     n = len(level)
     any_active = False
-    s = 0
-    while s < n:
-        stop = s + 1
+    for i in range(n):
+        shape[i] = 0.0
+        by_square[i] = 0.0
+        by_blur[i] = 0.0
+        first[i] = i
+        end[i] = i + 1
+        level[i] = sqrt(max(here[i], lowest * lowest))
+    if pockets is not None:
+        for i in range(n):
+            level[i] = signed_root(here[i])
+    stop = 0
+    for one in range(n):
+        if one < stop or not near[one]:
+            continue
+        s = block_of[r, one]
+        stop = one + 1
         while stop < n and block_of[r, stop] == s:
             stop += 1
-        far = True
         for i in range(s, stop):
-            shape[i] = 0.0
-            by_square[i] = 0.0
-            by_blur[i] = 0.0
+            first[i] = s
             end[i] = stop
-            far = far and not near[i]
-        if far:
-            for i in range(s, stop):
-                if pockets is None:
-                    level[i] = sqrt(max(here[i], lowest * lowest))
-                else:
-                    level[i] = signed_root(here[i])
-                for j in range(s, stop):
-                    turn[i, j] = 0.0
-                turn[i, i] = 1.0
-            s = stop
-            continue
-        for i in range(s, stop):
             along0 = (
                 curvature[r, i, 0] * d[0] + curvature[r, i, 5] * d[1] + curvature[r, i, 4] * d[2]
             )
@@ -131,40 +84,57 @@ def _meet(
             climb[1, i] = gradient[r, 1, i] + along1
             climb[2, i] = gradient[r, 2, i] + along2
             rise[i] = climb[0, i] * slope[0] + climb[1, i] * slope[1] + climb[2, i] * slope[2]
+        most_width, most_own = 0.0, 0.0  # of a line of the block, times E and beyond its own
         if stop > s + 1:
+            fill_block(mixing, r, d, here, s, stop, matrix, turned)
+            diagonalise(matrix, turned, s, stop - s)
+            steepest, highest = 0.0, 0.0
             for i in range(s, stop):
-                for j in range(s, stop):
-                    turn[i, j] = 0.0
-                    hermitian[i, j] = mixed(mixing[r, i], d, j)
-                turn[i, i] = 1.0
-                hermitian[i, i] = here[i]
-            diagonalise(hermitian, turn, s, stop)
-            for i in range(s, stop):
-                side[i] = rise[i]
-            for i in range(s, stop):
-                here[i] = hermitian[i, i].real
-                rise[i] = 0.0
-                for j in range(s, stop):
-                    y = turn[j, i] * side[j].real
-                    for m in range(s, stop):
-                        if m != j:
-                            y += turn[m, i] * mixed(mixing[r, j], slope, m)
-                    rise[i] += (turn[j, i].conjugate() * y).real
+                here[i] = matrix[0, i - s, i - s]
+                steepest = max(steepest, abs(rise[i]))
+                length = climb[0, i] ** 2 + climb[1, i] ** 2 + climb[2, i] ** 2
+                highest = max(highest, length)
+                most_width = max(most_width, bend[r, i] / reach)
+            highest = (sqrt(highest) + sqrt(3.0) * most_width) ** 2
+            length = sqrt(slope[0] ** 2 + slope[1] ** 2 + slope[2] ** 2)
+            most_width = steepest + length * most_width
             if blurred:
-                climb_of_block(r, s, stop, mixing, turn, climb, side)
+                most_own = 0.25 * sqrt(highest * (blur[0, 0] + blur[1, 1] + blur[2, 2]))
         for i in range(s, stop):
+            line = sqrt(max(here[i], lowest * lowest))
+            if stop > s + 1:
+                if pockets is None:
+                    level[i] = line
+                    most = width * (1.0 + 0.5 / line * most_width)
+                    most = most * most + own_width * own_width + most_own
+                    if (energy - line) ** 2 >= 16.0 * most:
+                        continue
+                if blurred:
+                    for c in range(3):
+                        own_climb[c] = turned_slope(
+                            mixing, r, UNIT[c], climb[c], turned, i, s, stop
+                        )
+                    steep = (
+                        own_climb[0] * slope[0] + own_climb[1] * slope[1] + own_climb[2] * slope[2]
+                    )
+                else:
+                    steep = turned_slope(mixing, r, slope, rise, turned, i, s, stop)
+            else:
+                steep = rise[i]
+                if blurred:
+                    for c in range(3):
+                        own_climb[c] = climb[c, i]
             own = own_width
             if blurred:
-                own = blurred_width(own_width, here[i], climb, i, blur)
+                own = blurred_width(own_width, here[i], own_climb, blur)
             if pockets is not None:
                 level[i] = signed_root(here[i])
                 shape[i], by_square[i] = pocket_shape(
-                    level[i], energy, width, own, lowest, rise[i], pockets
+                    level[i], energy, width, own, lowest, steep, pockets
                 )
                 any_active = any_active or shape[i] != 0.0
                 continue
-            line = sqrt(max(here[i], lowest * lowest))
-            jac = 1.0 - 0.5 / line * rise[i]
+            jac = 1.0 - 0.5 / line * steep
             level[i] = line
             # A line's own width keeps a branch that runs along the trajectory finite.
             wide = sqrt(width * width * jac * jac + own * own)
@@ -175,7 +145,6 @@ def _meet(
                 more = own * own - own_width * own_width
                 by_blur[i] = shape[i] * (x * x - 1.0) * more / (wide * wide)
                 any_active = True
-        s = stop
     return any_active
 
 
@@ -186,59 +155,78 @@ def _meet(
     fastmath={"contract", "reassoc", "nsz", "arcp"},
 )
 def _project(
-    r, d, every, amplitude, columns, block_of, mixing, end, turn, shape, z, unturned, out
+    r, d, every, amplitude, columns, mixing, end, turned, shape, z, room, overlap
 ):  # fmt: skip
-    """Overlap of the structure amplitude (2, n) with the modes found at a step, in ``out``.
+    """Overlap (2, n) of the structure amplitude (2, n) with the modes found at a step.
 
     Of all modes if ``every``, else of those with a line; returns the sum of shape x overlap^2.
-    Amplitudes have their real and imaginary parts apart, ``z`` (2, n) is room to work in.
+    Real and imaginary parts are apart; ``z`` and ``room`` (2, n) are room to work in.
     """
     n = len(shape)
     for s in range(n):
         z[0, s] = 0.0
         z[1, s] = 0.0
-    for i in range(n):
-        x, y = amplitude[0, i], amplitude[1, i]
+    for i in range(0, n, 3):  # an atom
+        x0, x1, x2 = amplitude[0, i], amplitude[0, i + 1], amplitude[0, i + 2]
+        y0, y1, y2 = amplitude[1, i], amplitude[1, i + 1], amplitude[1, i + 2]
         for s in range(n):
-            z[0, s] += columns[r, i, 0, s] * x - columns[r, i, 1, s] * y
-            z[1, s] += columns[r, i, 0, s] * y + columns[r, i, 1, s] * x
+            a0, b0 = columns[r, i, 0, s], columns[r, i, 1, s]
+            a1, b1 = columns[r, i + 1, 0, s], columns[r, i + 1, 1, s]
+            a2, b2 = columns[r, i + 2, 0, s], columns[r, i + 2, 1, s]
+            z[0, s] += a0 * x0 - b0 * y0 + a1 * x1 - b1 * y1 + a2 * x2 - b2 * y2
+            z[1, s] += a0 * y0 + b0 * x0 + a1 * y1 + b1 * x1 + a2 * y2 + b2 * x2
     d0, d1, d2 = np.float32(d[0]), np.float32(d[1]), np.float32(d[2])
-    for s in range(n):
-        first = block_of[r, s]
-        re, im = z[0, s], z[1, s]
-        far = True
-        for i in range(first, end[s]):
-            far = far and shape[i] == 0.0
-        if far:
-            unturned[s] = complex(re, im)
-            continue
-        for side in range(2):  # modes below the block, and above it
-            for i in range(0 if side == 0 else end[s], first if side == 0 else n):
-                x = (
-                    mixing[r, s, 0, 0, i] * d0
-                    + mixing[r, s, 1, 0, i] * d1
-                    + mixing[r, s, 2, 0, i] * d2
-                )
-                y = (
-                    mixing[r, s, 0, 1, i] * d0
-                    + mixing[r, s, 1, 1, i] * d1
-                    + mixing[r, s, 2, 1, i] * d2
-                )
-                re += z[0, i] * x + z[1, i] * y
-                im += z[1, i] * x - z[0, i] * y
-        unturned[s] = complex(re, im)
     total = 0.0
-    for s in range(n):
-        first = block_of[r, s]
-        if shape[s] == 0.0 and not every:
+    start = 0
+    while start < n:
+        stop = end[start]
+        far = True
+        for i in range(start, stop):
+            far = far and shape[i] == 0.0
+        if far and not every:
+            start = stop
             continue
-        y = unturned[s]
-        if end[s] > first + 1:
-            y = 0j
-            for i in range(first, end[s]):
-                y += turn[i, s].conjugate() * unturned[i]
-        out[s] = y
-        total += shape[s] * (y.real * y.real + y.imag * y.imag)
+        size = stop - start
+        for s in range(start, stop):
+            re, im = z[0, s], z[1, s]
+            if not far:
+                for i in range(n):
+                    x = (
+                        mixing[r, s, 0, 0, i] * d0
+                        + mixing[r, s, 1, 0, i] * d1
+                        + mixing[r, s, 2, 0, i] * d2
+                    )
+                    y = (
+                        mixing[r, s, 0, 1, i] * d0
+                        + mixing[r, s, 1, 1, i] * d1
+                        + mixing[r, s, 2, 1, i] * d2
+                    )
+                    room[0, i] = z[0, i] * x + z[1, i] * y
+                    room[1, i] = z[1, i] * x - z[0, i] * y
+                for i in range(start, stop):  # of its own block there is none
+                    room[0, i] = 0.0
+                    room[1, i] = 0.0
+                for i in range(n):
+                    re += room[0, i]
+                    im += room[1, i]
+            overlap[0, s] = re
+            overlap[1, s] = im
+        if size > 1:
+            for m in range(size):
+                s = np.uint64(start + m)
+                room[0, m] = overlap[0, s]
+                room[1, m] = overlap[1, s]
+            for s in range(start, stop):
+                a, b = np.float64(0.0), np.float64(0.0)
+                if every or shape[s] != 0.0:
+                    for m in range(size):
+                        a += turned[0, s, m] * room[0, m] + turned[1, s, m] * room[1, m]
+                        b += turned[0, s, m] * room[1, m] - turned[1, s, m] * room[0, m]
+                overlap[0, s] = a
+                overlap[1, s] = b
+        for s in range(start, stop):
+            total += shape[s] * (overlap[0, s] ** 2 + overlap[1, s] ** 2)
+        start = stop
     return total
 
 
@@ -249,51 +237,73 @@ def _project(
     fastmath={"contract", "reassoc", "nsz", "arcp"},
 )
 def _differentiate(
-    r, common, coupling, block_of, end, turn, level, shape, by_square, overlap, re, im, bra_re,
-    bra_im, change,
+    r, common, coupling, end, turned, level, square, shape, by_square, overlap, factor, ket, pair,
+    change,
 ):  # fmt: skip
-    """Add derivatives of a step's rate by the parameters to ``change``: divided differences."""
+    """Add derivatives of a step's rate by the parameters to ``change``: divided differences.
+
+    ``square``, ``factor`` (n,), ``ket`` (n, 2, n) and ``pair`` (2 n,) are room to work in.
+    """
     n = len(shape)
-    n_k = len(change)
-    for s in range(n):
-        if shape[s] == 0.0:
-            continue
-        for i in range(n):
-            re[i] = 0.0
-            im[i] = 0.0
-        square = level[s] * abs(level[s])
-        for i in range(n):
-            if shape[i] != 0.0 and i < s:
-                continue  # the pair was counted from the other side
-            if i == s:
-                factor = by_square[s]
-            elif abs(level[s] - level[i]) < 0.05:
-                factor = by_square[s] + by_square[i]
-            else:
-                factor = 2.0 * (shape[s] - shape[i]) / (square - level[i] * abs(level[i]))
-            y = common * factor * overlap[i]
-            if end[i] == block_of[r, i] + 1:
-                re[i] += y.real
-                im[i] += y.imag
-            else:
-                for j in range(block_of[r, i], end[i]):
-                    part = turn[j, i] * y
-                    re[j] += part.real
-                    im[j] += part.imag
-        for j in range(block_of[r, s], end[s]):
-            bra = overlap[s].conjugate()
-            if end[s] > block_of[r, s] + 1:
-                bra *= turn[j, s].conjugate()
-            x, y = np.float32(bra.real), np.float32(bra.imag)
+    for i in range(n):
+        square[i] = level[i] * abs(level[i])
+    start = 0
+    while start < n:
+        stop = end[start]
+        active = False
+        for s in range(start, stop):
+            if shape[s] == 0.0:
+                continue
+            active = True
             for i in range(n):
-                bra_re[i] = x * re[i] - y * im[i]
-                bra_im[i] = x * im[i] + y * re[i]
-            for q in range(n_k):
-                total = np.float32(0.0)
+                close = abs(level[s] - level[i]) < 0.05
+                gap = 1.0 if close else square[s] - square[i]
+                apart = 2.0 * (shape[s] - shape[i]) / gap
+                factor[i] = common * (by_square[s] + by_square[i] if close else apart)
+            for i in range(s):  # a pair of two lines counts from one side
+                factor[i] = 0.0 if shape[i] != 0.0 else factor[i]
+            factor[s] = common * by_square[s]
+            for i in range(n):
+                ket[s, 0, i] = factor[i] * overlap[0, i]
+                ket[s, 1, i] = factor[i] * overlap[1, i]
+            low = 0
+            while low < n:
+                high = end[low]
+                if high > low + 1:
+                    for m in range(high - low):
+                        j = np.uint64(low + m)
+                        ket[s, 0, j] = 0.0
+                        ket[s, 1, j] = 0.0
+                    for i in range(low, high):
+                        x, y = factor[i] * overlap[0, i], factor[i] * overlap[1, i]
+                        for m in range(high - low):
+                            j = np.uint64(low + m)
+                            ket[s, 0, j] += turned[0, i, m] * x - turned[1, i, m] * y
+                            ket[s, 1, j] += turned[0, i, m] * y + turned[1, i, m] * x
+                low = high
+        if not active:
+            start = stop
+            continue
+        for j in range(start, stop):
+            for i in range(2 * n):
+                pair[i] = 0.0
+            for s in range(start, stop):
+                if shape[s] == 0.0:
+                    continue
+                re, im = overlap[0, s], -overlap[1, s]
+                if stop > start + 1:
+                    c, e = turned[0, s, j - start], turned[1, s, j - start]
+                    re, im = re * c + im * e, im * c - re * e
+                x, y = np.float32(re), np.float32(im)
                 for i in range(n):
-                    total += bra_re[i] * coupling[r, j, q, 0, i]
-                    total -= bra_im[i] * coupling[r, j, q, 1, i]
+                    pair[i] += x * ket[s, 0, i] - y * ket[s, 1, i]
+                    pair[n + i] -= x * ket[s, 1, i] + y * ket[s, 0, i]
+            for q in range(len(change)):
+                total = np.float32(0.0)
+                for i in range(2 * n):
+                    total += pair[i] * coupling[r, j, q, i]
                 change[q] += total
+        start = stop
 
 
 @njit(
@@ -303,45 +313,48 @@ def _differentiate(
     fastmath={"contract", "reassoc", "nsz", "arcp"},
 )
 def _move(
-    r, common, d, q, f, factor, displacement, vectors, curvature, block_of, end, turn, shape,
+    r, common, d, q, f, factor, displacement, vectors, curvature, first, end, turned, shape,
     by_square, overlap, z, by_q,
 ):  # fmt: skip
     """Add to ``by_q`` (3,) what a moved Q does to a step's rate beside changing the matrix.
 
     ``by_q`` holds the part of the matrix's first derivatives; here come the bend of the modes, and
     the amplitude ``f`` with its polarisation and Debye-Waller factor. How modes of different blocks
-    mix away from the grid point is left out of the latter.
+    mix away from the grid point is left out of the latter. ``z`` (2, n) is room to work in.
     """
     n = len(shape)
     for i in range(n):
-        z[i] = 0j
+        z[0, i] = 0.0
+        z[1, i] = 0.0
     for s in range(n):
         if shape[s] == 0.0:
             continue
-        first = block_of[r, s]
-        bra = shape[s] * overlap[s].conjugate()
-        if end[s] == first + 1:
-            size = overlap[s].real ** 2 + overlap[s].imag ** 2
+        alone = end[s] == first[s] + 1
+        if alone:
+            size = overlap[0, s] ** 2 + overlap[1, s] ** 2
             rate = common * by_square[s] * size
-            c = curvature[r, s]
-            by_q[0] += rate * (c[0] * d[0] + c[5] * d[1] + c[4] * d[2])
-            by_q[1] += rate * (c[5] * d[0] + c[1] * d[1] + c[3] * d[2])
-            by_q[2] += rate * (c[4] * d[0] + c[3] * d[1] + c[2] * d[2])
-            ket = bra
+            xx, yy, zz = curvature[r, s, 0], curvature[r, s, 1], curvature[r, s, 2]
+            yz, xz, xy = curvature[r, s, 3], curvature[r, s, 4], curvature[r, s, 5]
+            by_q[0] += rate * (xx * d[0] + xy * d[1] + xz * d[2])
+            by_q[1] += rate * (xy * d[0] + yy * d[1] + yz * d[2])
+            by_q[2] += rate * (xz * d[0] + yz * d[1] + zz * d[2])
+        for j in range(first[s], end[s]):
+            x, y = shape[s] * overlap[0, s], -shape[s] * overlap[1, s]
+            if not alone:
+                x, y = (
+                    x * turned[0, s, j - first[s]] + y * turned[1, s, j - first[s]],
+                    y * turned[0, s, j - first[s]] - x * turned[1, s, j - first[s]],
+                )
             for i in range(n):
-                z[i] += ket * complex(vectors[r, s, 0, i], vectors[r, s, 1, i])
-            continue
-        for j in range(first, end[s]):
-            ket = bra * turn[j, s].conjugate()
-            for i in range(n):
-                z[i] += ket * complex(vectors[r, j, 0, i], vectors[r, j, 1, i])
+                z[0, i] += x * vectors[r, j, 0, i] - y * vectors[r, j, 1, i]
+                z[1, i] += x * vectors[r, j, 1, i] + y * vectors[r, j, 0, i]
     for c in range(len(factor)):
         u = displacement[c]
         along = 0.0
         for i in range(3):
-            y = z[3 * c + i]
-            by_q[i] += 2.0 * common * (y.real * factor[c].real - y.imag * factor[c].imag)
-            along += 2.0 * common * (y.real * f[0, 3 * c + i] - y.imag * f[1, 3 * c + i])
+            x, y = z[0, 3 * c + i], z[1, 3 * c + i]
+            by_q[i] += 2.0 * common * (x * factor[c].real - y * factor[c].imag)
+            along += 2.0 * common * (x * f[0, 3 * c + i] - y * f[1, 3 * c + i])
         by_q[0] -= along * (u[0] * q[0] + u[5] * q[1] + u[4] * q[2])
         by_q[1] -= along * (u[5] * q[0] + u[1] * q[1] + u[3] * q[2])
         by_q[2] -= along * (u[4] * q[0] + u[3] * q[1] + u[2] * q[2])
@@ -396,7 +409,7 @@ def _walk_block(
     by_square = np.empty(n)  # d shape / d E^2
     by_blur = np.empty(n)
     level = np.empty(n)
-    overlap = np.empty(n, dtype=np.complex128)
+    overlap = np.empty((2, n))  # real and imaginary parts
     n_columns, n_moves = out_slope.shape[2], len(linear)
     n_k = coupling.shape[2] - 3 if n_columns > 0 else 0
     change = np.empty(n_k + (3 if n_moves > 0 else 0))  # by the parameters, by q
@@ -408,18 +421,19 @@ def _walk_block(
     run_stop = np.empty(len(measured_edges) - 1, dtype=np.int64)  # the step after its last one
     counted = np.empty(len(measured_edges) - 1)
     counted_slope = np.empty((len(measured_edges) - 1, n_columns))
-    z = np.empty(n, dtype=np.complex128)
-    single = np.empty((4, n), dtype=np.float32)  # room to work in
-    end = np.empty(n, dtype=np.int64)  # of the block of each mode; its first one: block_of
+    z = np.empty((2, n))
+    ket = np.empty((n, 2, n), dtype=np.float32)  # room to work in
+    pair = np.empty(2 * n, dtype=np.float32)
+    square_of, each = np.empty((2, n))
+    first = np.empty(n, dtype=np.int64)  # of the block that a mode is turned in
+    end = np.empty(n, dtype=np.int64)
     near = np.empty(n, dtype=np.bool_)
     here = np.empty(n)  # E^2 of the modes as they are continued alone
     beyond = np.empty(n)  # how far each is from where it may have a line, meV^2
     steepest, blur, room = np.zeros(n), np.zeros((3, 3)), np.empty((3, 3))
-    climb = np.empty((3, n))  # d here / dq
+    climb, own_climb = np.empty((3, n)), np.empty(3)  # d here / dq
     rise = np.empty(n)  # d here / d true energy, along the trajectory
-    hermitian = np.empty((n, n), dtype=np.complex128)
-    turn = np.empty((n, n), dtype=np.complex128)  # new modes in columns, block by block
-    side = np.empty(n, dtype=np.complex128)
+    matrix, turned = np.empty((2, n, n)), np.empty((2, n, n))  # new modes in rows, block by block
     low = block * n_stretches // n_blocks
     high = (block + 1) * n_stretches // n_blocks
     for one in range(low, high):
@@ -539,8 +553,8 @@ def _walk_block(
                 fill_blur(q_blur, k, direction[p], beam, op_cartesian[o], room, blur)
             if none or not _meet(
                 r, true[t], found[t], own_width, lowest, d, slope, blurred, blur, near, here,
-                gradient, curvature, block_of, mixing, pockets, end, turn, level, shape,
-                by_square, by_blur, rise, climb, side, hermitian,
+                gradient, curvature, bend, reach_of_cell, block_of, mixing, pockets, first, end,
+                turned, level, shape, by_square, by_blur, rise, climb, own_climb, matrix,
             ):  # fmt: skip
                 continue
             qx = beam[0] - k * dx
@@ -574,8 +588,7 @@ def _walk_block(
                     f[0, 3 * c + i] = factor[c].real * q_in[i]
                     f[1, 3 * c + i] = factor[c].imag * q_in[i]
             total = _project(
-                r, d, n_columns > 0, f, columns, block_of, mixing, end, turn, shape, parts,
-                side, overlap,
+                r, d, n_columns > 0, f, columns, mixing, end, turned, shape, parts, z, overlap
             )  # fmt: skip
             x = exp(-true[t] / thermal) if thermal > 0 else 0.0
             common = 0.5 * HBAR2_OVER_U / true[t] / (1.0 - x) * weight[t]
@@ -583,15 +596,15 @@ def _walk_block(
             if n_columns > 0:
                 change[:] = 0.0
                 _differentiate(
-                    r, common, coupling, block_of, end, turn, level, shape, by_square, overlap,
-                    single[0], single[1], single[2], single[3], change,
+                    r, common, coupling, end, turned, level, square_of, shape, by_square, overlap,
+                    each, ket, pair, change,
                 )  # fmt: skip
             if n_columns > 0 and n_moves > 0:
                 for c in range(3):
                     by_q[c] = change[n_k + c]
                 _move(
-                    r, common, d, q_in, f, factor, displacement, vectors, curvature, block_of,
-                    end, turn, shape, by_square, overlap, z, by_q,
+                    r, common, d, q_in, f, factor, displacement, vectors, curvature, first,
+                    end, turned, shape, by_square, overlap, z, by_q,
                 )  # fmt: skip
                 # From the frame of the grid point to the crystal's.
                 bx = (
@@ -611,7 +624,7 @@ def _walk_block(
                 )
                 widened = 0.0
                 for i in range(n):
-                    size = overlap[i].real * overlap[i].real + overlap[i].imag * overlap[i].imag
+                    size = overlap[0, i] ** 2 + overlap[1, i] ** 2
                     widened += common * by_blur[i] * size
                 along_beam = bx * beam[0] + by * beam[1] + bz * beam[2]
                 along_final = bx * dx + by * dy + bz * dz

@@ -419,7 +419,7 @@ class TrajectoryPhonons:
                 columns=np.ascontiguousarray(state.vectors.swapaxes(1, 3)),
                 block_of=state.block,
                 mixing=state.mixing,
-                coupling=state.coupling,
+                coupling=state.coupling.reshape(*state.coupling.shape[:3], -1),
             ),
             Scatterers(
                 positions=np.ascontiguousarray(crystal.positions),

@@ -62,14 +62,12 @@ def test_the_covariance_is_that_of_drawn_neutrons(measurement):
 
 
 def test_a_line_is_as_much_wider_as_its_branch_climbs():
-    climb = np.array([[2 * 10.0 * 30.0], [0.0], [0.0]])  # of E^2, at 10 meV: 30 meV angstrom
+    climb = np.array([2 * 10.0 * 30.0, 0.0, 0.0])  # of E^2, at 10 meV: 30 meV angstrom
     blur = np.diag([0.02**2, 1.0, 1.0])
-    assert blurred_width(0.05, 100.0, climb, 0, blur) == pytest.approx(
-        np.hypot(0.05, 0.6), rel=5e-3
-    )
-    assert blurred_width(0.05, 100.0, climb, 0, 0 * blur) == pytest.approx(0.05)
+    assert blurred_width(0.05, 100.0, climb, blur) == pytest.approx(np.hypot(0.05, 0.6), rel=5e-3)
+    assert blurred_width(0.05, 100.0, climb, 0 * blur) == pytest.approx(0.05)
     # Where E^2 vanishes the width of E is half the root of that of E^2, not without limit.
-    assert blurred_width(0.0, 0.0, climb, 0, blur) == pytest.approx(0.5 * np.sqrt(12.0))
+    assert blurred_width(0.0, 0.0, climb, blur) == pytest.approx(0.5 * np.sqrt(12.0))
 
 
 def test_moments_are_wider_by_the_mean_spread_and_the_same_without(measurement):
