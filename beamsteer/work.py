@@ -249,9 +249,9 @@ def guess(
     folded : Path or str, or a sequence of them
         ``folded.npz`` of :func:`fold` or :func:`replay`.
     model : str
-        Name of a bundle.
+        Name of a bundle, or web address of one.
     models : sequence of Path or str
-        Bundles, or folders of some, beside those that are shipped.
+        Bundles, folders of some, or web addresses of some, beside those that are shipped.
 
     Returns
     -------
@@ -268,7 +268,7 @@ def guess(
     --------
     >>> beamsteer.guess("build/ge/fold/folded.npz", model="germanium")  # doctest: +SKIP
     """
-    return guess_folded(paths_of(folded), model=model, models=[Path(one) for one in models])
+    return guess_folded(paths_of(folded), model=model, models=models)
 
 
 def predict(

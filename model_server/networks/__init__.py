@@ -32,6 +32,7 @@ from model_server.networks.density import (
     counted_input,
     normal_deviates,
 )
+from model_server.networks.fetched_bundle_store import is_address
 from model_server.networks.folded_spectrum_file import FoldedSpectrum, read_folded_spectrum
 from model_server.networks.image_networks import ResNet18, masked_flatten
 from model_server.networks.latent_space import (
@@ -82,6 +83,7 @@ __all__ = [
     "image_regressor",
     "images_of_inputs",
     "interpolation",
+    "is_address",
     "kl_to_normal",
     "latent_activity",
     "latent_share",

@@ -25,6 +25,7 @@ from torch import Tensor
 from model_server.networks.architectures import ARCHITECTURES, OURS, Network, architecture_of
 from model_server.networks.autoencoders import CoarseGrid
 from model_server.networks.density import DRAWS, ConditionalDensity, halves
+from model_server.networks.fetched_bundle_store import fetched, is_address
 from simulations.arrays import FloatArray, SingleArray
 from simulations.errors import InputError
 from simulations.fold import CellSums
@@ -32,6 +33,7 @@ from simulations.saved_file import write_whole
 
 FORMAT = 1
 WEIGHTS, CARD, MODEL_CARD = "weights.safetensors", "card.json", "MODEL_CARD.md"
+FETCHED = {CARD: 2**20, MODEL_CARD: 2**20, WEIGHTS: 2**28}  # files of an address, most bytes
 
 
 class BundleError(InputError):
@@ -119,13 +121,15 @@ class Bundle:
 
     @classmethod
     def load(cls, name_or_folder: str | Path) -> Bundle:
-        """Load a shipped bundle by name, or a folder.
+        """Load a shipped bundle by name, a folder, or a web address, see ``fetched_bundle``.
 
         Raises
         ------
         BundleError
             If it is missing, damaged, of another version or of an unknown architecture.
         """
+        if isinstance(name_or_folder, str) and is_address(name_or_folder):
+            name_or_folder = fetched_bundle(name_or_folder)
         name = str(name_or_folder)
         is_shipped = isinstance(name_or_folder, str) and name in shipped_bundles()
         folder = bundles_folder() / name if is_shipped else Path(name)
@@ -391,6 +395,23 @@ def distances(codes: FloatArray, network: Network) -> FloatArray:
     step = codes - network.latent_mean
     square = np.einsum("...i,ij,...j->...", step, network.latent_precision, step)
     return np.sqrt(np.maximum(square, 0.0) / codes.shape[-1])
+
+
+def fetched_bundle(address: str) -> Path:
+    """Folder of the bundle of a web address, fetched if it was not before.
+
+    ``https://host/path/name``, where a web server hands out the three files of a bundle; behind it
+    ``#sha256=`` and the hash of its weights, where no other version will do.
+
+    Raises
+    ------
+    BundleError
+        If there is none, or none that this version reads.
+    """
+    try:
+        return fetched(address, FETCHED, pinned=WEIGHTS, check=Bundle.load)
+    except InputError as error:
+        raise BundleError(str(error)) from error
 
 
 def bundles_folder() -> Path:

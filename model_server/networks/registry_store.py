@@ -19,8 +19,10 @@ from model_server.networks.bundle import (
     Bundle,
     BundleError,
     bundles_folder,
+    fetched_bundle,
     shipped_bundles,
 )
+from model_server.networks.fetched_bundle_store import is_address
 from simulations.errors import InputError
 
 KEPT = 8  # bundles in memory
@@ -45,18 +47,23 @@ class BundleRegistry:
 
     Parameters
     ----------
-    folders : sequence of Path
-        Bundles, or folders that hold some; of one name the first counts, and before those shipped.
+    places : sequence of Path or str
+        Bundles, or folders that hold some, or web addresses of bundles, see ``fetched_bundle``; of
+        one name the first counts, and before those shipped.
     keep : int
         Bundles that stay loaded; the one asked for longest ago gives way.
 
     Raises
     ------
     InputError
-        If a folder is not there.
+        If a folder is not there, or an address holds no bundle.
     """
 
-    def __init__(self, folders: Sequence[Path] = (), *, keep: int = KEPT) -> None:
+    def __init__(self, places: Sequence[Path | str] = (), *, keep: int = KEPT) -> None:
+        folders = [
+            fetched_bundle(str(one)) if is_address(one) else Path(one).expanduser()
+            for one in places
+        ]
         for folder in folders:
             if not folder.is_dir():
                 raise InputError(

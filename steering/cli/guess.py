@@ -20,11 +20,16 @@ def guess(
         list[Path], typer.Argument(help="One or more folded.npz of `beamsteer fold` or `replay`.")
     ],
     model: Annotated[
-        str, typer.Option("--model", "-m", help="A shipped bundle, or one of --models.")
+        str,
+        typer.Option(
+            "--model", "-m", help="A shipped bundle, one of --models, or the https address of one."
+        ),
     ] = "germanium",
     models: Annotated[
-        list[Path] | None,
-        typer.Option(help="A bundle of `beamsteer train`, or a folder of bundles."),
+        list[str] | None,
+        typer.Option(
+            help="A bundle of `beamsteer train`, a folder of bundles, or the https address of one."
+        ),
     ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="JSON file for the result.")

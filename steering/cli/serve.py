@@ -59,10 +59,10 @@ def serve(
         ),
     ] = None,
     models: Annotated[
-        list[Path] | None,
+        list[str] | None,
         typer.Option(
-            help="A bundle of `beamsteer train`, or a folder of bundles, that may be asked beside "
-            "those shipped; all are loaded at the start."
+            help="A bundle of `beamsteer train`, a folder of bundles, or the https address of one, "
+            "that may be asked beside those shipped; all are loaded at the start."
         ),
     ] = None,
     check: Annotated[

@@ -58,7 +58,9 @@ class Experiment(Section):
     parameters: ParametersSection
     motion: MotionSection = MotionSection()
     targets: TargetsSection = TargetsSection()
-    model: Text | None = Field(default=None, description="name of a model bundle, or null")
+    model: Text | None = Field(
+        default=None, description="name of a model bundle, its folder or https address, or null"
+    )
     source: SourceSection = SourceSection()
     background: BackgroundSection = BackgroundSection()
     missetting: MissettingSection = MissettingSection()

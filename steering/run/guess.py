@@ -8,7 +8,7 @@ from typing import Any
 
 
 def guess_folded(
-    paths: Sequence[Path], *, model: str = "germanium", models: Sequence[Path] = ()
+    paths: Sequence[Path], *, model: str = "germanium", models: Sequence[Path | str] = ()
 ) -> dict[str, Any]:
     """Read force constants off folds.
 
@@ -17,9 +17,9 @@ def guess_folded(
     paths : sequence of Path
         ``folded.npz`` of ``beamsteer fold`` or ``replay``.
     model : str
-        Name of a bundle.
-    models : sequence of Path
-        Bundles, or folders of some, beside those that are shipped.
+        Name of a bundle, or web address of one.
+    models : sequence of Path or str
+        Bundles, folders of some, or web addresses of some, beside those that are shipped.
 
     Returns
     -------
@@ -32,12 +32,14 @@ def guess_folded(
         If a file cannot be read, holds no counts, or is of another experiment than the model's.
     """
     from model_server.networks import (  # torch, which folding does without
+        Bundle,
         BundleRegistry,
+        is_address,
         read_folded_spectrum,
         read_spectra,
         reading_document,
     )
 
-    bundle = BundleRegistry(models).get(model)
+    bundle = Bundle.load(model) if is_address(model) else BundleRegistry(models).get(model)
     spectra = [read_folded_spectrum(path, str(path)) for path in paths]
     return reading_document(bundle, read_spectra(bundle, spectra))

@@ -85,12 +85,12 @@ class Models:
 
     Parameters
     ----------
-    folders : sequence of Path
-        Of bundles, beside those that are shipped.
+    places : sequence of Path or str
+        Bundles, folders of some, or web addresses of some, beside those that are shipped.
     """
 
-    def __init__(self, folders: Sequence[Path] = ()) -> None:
-        self._folders = tuple(folders)
+    def __init__(self, places: Sequence[Path | str] = ()) -> None:
+        self._places = tuple(places)
         self._registry: BundleRegistry | None = None
 
     @property
@@ -99,7 +99,7 @@ class Models:
         if self._registry is None:
             from model_server.networks import BundleRegistry
 
-            self._registry = BundleRegistry(self._folders)
+            self._registry = BundleRegistry(self._places)
         return self._registry
 
     def warm(self) -> tuple[str, ...]:
