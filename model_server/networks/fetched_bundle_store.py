@@ -70,7 +70,7 @@ def fetched(
         _hold(folder / pinned, hashed, f"{address}: the bundle kept in {folder}")
         return folder
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
+        root.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=root, prefix=".fetching-") as room:
             arriving = Path(room) / name
             arriving.mkdir()
@@ -78,6 +78,7 @@ def fetched(
                 _download(f"{base}/{file}", arriving / file, most)
             _hold(arriving / pinned, hashed, address)
             check(arriving)
+            folder.parent.mkdir(exist_ok=True)
             shutil.rmtree(folder, ignore_errors=True)  # half of one, left by who knows what
             arriving.replace(folder)
     except OSError as error:
