@@ -117,8 +117,6 @@ class Tangent:
             slope=self.slope + there.slope - here.slope,
             aside=self.aside + there.aside - here.aside,
             base=replace(self, rough=here),
-            wider=self.wider,
-            averaged=self.averaged,
         )
 
     def carried(self, walked: FloatArray) -> FloatArray:
@@ -239,6 +237,19 @@ class Tangents:
             tangents.append(tangent)
         return tangents
 
+    def levels(self, observations: Sequence[Observation], theta: FloatArray) -> list[Tangent]:
+        """Rates at theta (P,) with no derivatives by what they depend on: to compare places by."""
+        if self._exact is None:
+            raise InputError("the refinement has no exact model; expected one for trajectories")
+        at, exact = theta[self._layout.walked], _At(self._exact, self._layout)
+        found: list[Tangent] = []
+        for one in observations:
+            rate = exact.rate(one, theta)
+            none = np.zeros((*rate.shape, len(at)))
+            aside = np.zeros((*rate.shape, 0), dtype=np.float32)
+            found.append(Tangent(at=at, exact=rate, slope=none, aside=aside))
+        return found
+
     def _bent(
         self,
         tangent: Tangent,
@@ -250,9 +261,10 @@ class Tangents:
         """What was walked, bent to theta; or as it is, where rough rates are too unlike it."""
         base = tangent.base or tangent
         here = base.rough or rough.tangent(one, self._theta_at(base, theta))
+        known = {"wider": tangent.wider, "averaged": tangent.averaged}
         if base.is_unlike(here, sigma[self._layout.walked]):
-            return replace(base, unlike=True)
-        return base.bent(here, rough.tangent(one, theta))
+            return replace(base, unlike=True, **known)
+        return replace(base.bent(here, rough.tangent(one, theta)), **known)
 
     @property
     def unlike(self) -> bool:

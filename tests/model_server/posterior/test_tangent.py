@@ -265,3 +265,25 @@ def test_averages_are_kept_until_the_posterior_is_another_one(observations):
     tangents.recall({})
     tangents.recall(kept)
     assert walks(theta, 0.5**2 * covariance) == 0
+
+
+class BlurringRough(Rough, Blurring):
+    """Rough rates of a model that nobody told what blurs q."""
+
+
+def test_what_is_known_of_an_orientation_outlives_the_place_that_it_is_bent_to(observations):
+    exact, rough = Blurring(), BlurringRough()
+    tangents = Tangents(exact, LAYOUT, rough)
+    here, covariance = theta_at(LINE[0]), np.diag(SIGMA**2)
+    walked = tangents.walked(observations, here, SIGMA)
+    wider = tangents.wider(observations, here)
+    tangents.averaged(observations, walked, here, covariance)
+    for sigmas in (2.0, -2.0, 2.5):  # each from what was walked, not from the place before
+        there = theta_at(LINE[0] + sigmas * SIGMA_MEV)
+        bent = tangents.walked(observations, there, SIGMA)
+        assert all(one.base is not None for one in bent)
+        rough.walks.clear()
+        again = tangents.wider(observations, there)
+        assert all(one is two for one, two in zip(wider, again, strict=True))
+        tangents.averaged(observations, bent, here, covariance)
+        assert not rough.walks
