@@ -16,6 +16,7 @@ from model_server.posterior.aside import Piece
 from model_server.posterior.descent import FAR, Descent
 from model_server.posterior.marginal import marginal_of, piece_of
 from model_server.posterior.modes import Modes
+from model_server.posterior.mounts import mounts
 from model_server.posterior.objective import Objective
 from model_server.posterior.observation import Observation, pool, usable_cells
 from model_server.posterior.posterior import Posterior, ThetaLayout
@@ -36,6 +37,8 @@ KICK_PAYS = 0.5  # of minus log posterior
 MOST_KICKS = 40
 ROUNDS = 4  # most corrections of folded rates
 NEAR = 25.0  # of chi-square: steps that exact rates can be carried by
+MOUNTS_FOLLOWED = 3  # by steps, of those that are looked at
+MOUNTS_TRIED_UNTIL = 12  # orientations
 LEAPS = 4  # most ways out of shallow minima of the exact rates
 ANCHORED_WITHIN = 2.0  # of minus log posterior: what corrected folded rates may be wrong by
 LEAP_PAYS = 1.0  # of minus log posterior, as the corrected folded rates see it
@@ -189,6 +192,8 @@ class Refinement:
             theta = self._theta_of(other)
             if not task.modes.knows(theta):
                 self._follow(task, theta, task.modes.best.theta_sigma)
+        if searching and kicks:
+            self._try_mounts(task)
         if searching or kicks:
             self._leave_shallow(task, searching)
         return self._answer(task)
@@ -368,6 +373,24 @@ class Refinement:
             self._follow(task, best.theta, best.theta_sigma)
         else:
             self._tangents.recall(task.modes.kept[0][1])
+
+    def _try_mounts(self, task: _Task) -> None:
+        """Follow exact rates from the mounts that explain most with the constants as found."""
+        tilts, places = mounts(self.missetting)
+        if len(places) < 2 or len(task.observations) > MOUNTS_TRIED_UNTIL:
+            return
+        best, observations = task.modes.best, task.observations
+        at = np.arange(self.layout.size)[self.layout.off][tilts]
+        levels: list[tuple[float, FloatArray]] = []
+        for place in places:
+            theta = best.theta.copy()
+            theta[at] = place
+            tangents = self._rough_tangents.levels(observations, theta)
+            level = self.objective.by_tangents(observations, theta, task.centre, tangents)
+            levels.append((level, theta))
+        levels.sort(key=lambda one: one[0])
+        for _, theta in levels[:MOUNTS_FOLLOWED]:
+            self._follow(task, theta, best.theta_sigma)
 
     def _leave_shallow(self, task: _Task, searching: bool) -> None:
         """Leave the best answer for where folded rates, corrected there, lead; while that pays.

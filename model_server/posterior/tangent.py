@@ -261,10 +261,9 @@ class Tangents:
         """What was walked, bent to theta; or as it is, where rough rates are too unlike it."""
         base = tangent.base or tangent
         here = base.rough or rough.tangent(one, self._theta_at(base, theta))
-        known = {"wider": tangent.wider, "averaged": tangent.averaged}
-        if base.is_unlike(here, sigma[self._layout.walked]):
-            return replace(base, unlike=True, **known)
-        return replace(base.bent(here, rough.tangent(one, theta)), **known)
+        unlike = base.is_unlike(here, sigma[self._layout.walked])
+        found = base if unlike else base.bent(here, rough.tangent(one, theta))
+        return replace(found, unlike=unlike, wider=tangent.wider, averaged=tangent.averaged)
 
     @property
     def unlike(self) -> bool:

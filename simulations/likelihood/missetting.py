@@ -30,6 +30,7 @@ from simulations.section import NotNegative, Section
 
 PERCENT = 1e-2
 Q_SPREAD = "spread of q"
+TILTS = ("tilt gl", "tilt gs")
 
 
 class MissettingSection(Section):
@@ -108,6 +109,11 @@ class Missetting:
         )
 
     @property
+    def tilts(self) -> list[int]:
+        """Which of the ways are turns about the arcs of the goniometer."""
+        return [at for at, name in enumerate(self.names) if name in TILTS]
+
+    @property
     def beam(self) -> FloatArray:
         """Relative change of k_i with each."""
         return 0.5 * self.ei
@@ -183,8 +189,8 @@ def missetting(
 
     for name, arc, sigma in (
         ("psi offset", "dpsi_deg", section.psi_offset_deg),
-        ("tilt gl", "gl_deg", section.tilt_deg),
-        ("tilt gs", "gs_deg", section.tilt_deg),
+        (TILTS[0], "gl_deg", section.tilt_deg),
+        (TILTS[1], "gs_deg", section.tilt_deg),
     ):
         add(name, "deg", sigma, _turn(crystal, orientation, arc))
     for name, strain in lattice_strains(crystal):

@@ -26,6 +26,7 @@ from simulations.likelihood import (
     NONE_OFF,
     FoldedPhonons,
     ForwardModel,
+    Missetting,
     Trajectories,
     trace_trajectories,
 )
@@ -599,6 +600,48 @@ def test_exact_rates_carried_by_their_slopes_end_at_the_objectives_minimum():
     again = fit.fit(observations, warm=posterior)
     assert not counting.walks  # what is known of both orientations still holds
     assert np.all(np.abs(again.values - posterior.values) < 0.1 * posterior.sigma)
+
+
+class _Tilted(TracedLine):
+    """A line that widens with every tilt that is missed, and less so at every 0.4 degrees."""
+
+    true_deg = np.array([0.4, -0.4])
+    missetting = Missetting(
+        names=("tilt gl", "tilt gs"),
+        units=("deg", "deg"),
+        sigma=np.array([0.3, 0.3]),
+        linear=np.zeros((2, 3, 3)),
+        ei=np.zeros(2),
+        delay=np.zeros(2),
+        blur=np.zeros(2),
+    )
+
+    def rates(self, trajectories, state, *, log_width, off, gradient):
+        missed, turn = off - self.true_deg, np.pi / 0.4
+        wider = 0.5 * np.sin(turn * missed) ** 2 + missed**2
+        by_off = 0.5 * turn * np.sin(2 * turn * missed) + 2 * missed
+        rate, slope = super().rates(
+            trajectories, state, log_width=log_width + wider.sum(), off=off, gradient=gradient
+        )
+        if not gradient:
+            return rate, slope
+        return rate, np.concatenate([slope, slope[..., 2:3] * by_off], axis=-1)
+
+
+def test_a_search_finds_the_mount_among_others_that_no_step_leads_out_of(monkeypatch):
+    observations = counted(folded_line(), LINE, 1, 4000.0)
+    exact = _Tilted(voxel_map(), AXIS, EI, sigma_meV=0.8)
+
+    def found() -> Posterior:
+        fit = refinement(model=folded_line(), prior=LINE_BOX, exact=exact)
+        return fit.fit(observations, kicks=1)
+
+    posterior = found()
+    np.testing.assert_allclose(posterior.theta[-2:], exact.true_deg, atol=0.1)
+    monkeypatch.setattr("model_server.posterior.refinement.MOUNTS_FOLLOWED", 0)
+    elsewhere = found()
+    assert np.abs(elsewhere.theta[-2:] - exact.true_deg).max() > 0.2
+    assert elsewhere.objective > posterior.objective + 10.0
 
 
 class _Shifted(FoldedLine):
