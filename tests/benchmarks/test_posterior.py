@@ -20,14 +20,15 @@ from model_server.posterior import Observation, Refinement
 from model_server.posterior.observation import usable_cells
 from simulations.fold import CellSums
 from simulations.instrument import coarsen
-from tests.steering.posterior_coverage import COARSENING, germanium
+from tests.steering.posterior_coverage import germanium
 
 PSI_DEG, COUNTS, BACKGROUND_RATIO, ALL_FREE = 35.0, 200_000.0, 0.3, 21
+MERGED = 8  # pixels along a tube as one
 
 
 def test_posterior(against):
     measurement = germanium(ALL_FREE)
-    instrument = coarsen(measurement.instrument, COARSENING)
+    instrument = coarsen(measurement.instrument, MERGED)
     along = measurement.trajectories(PSI_DEG, instrument)
     exposure = measurement.exposure(PSI_DEG, instrument)
     weight, flat = measurement.geometry.path_sums(exposure)

@@ -26,6 +26,7 @@ from tests.steering.posterior_coverage import TARGETED, Study
 
 ORIENTATIONS_DEG = np.arange(0.0, 120.0)
 DOMINANT = 4
+MERGED = 8  # pixels along a tube as one, a third of the time of 2
 REFINED = "refined"
 
 
@@ -71,8 +72,9 @@ def main() -> None:
         lines = [json.loads(line) for line in file.read_text().splitlines()]
         done = {(row["reader"], row["psi_deg"]) for row in lines}
     asked = argparse.Namespace(
-        free=21, all=21, off=1.0, chunks=1, minutes=(1.0, 1.0), model=None, set_up="marginal"
-    )
+        free=21, all=21, off=1.0, chunks=1, minutes=(1.0, 1.0), model=None, set_up="marginal",
+        merged=MERGED,
+    )  # fmt: skip
     study = Study(asked, ORIENTATIONS_DEG)
     prior = study.fitted.prior
     names = list(study.fitted.model.names)
