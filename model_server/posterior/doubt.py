@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 from model_server.posterior.observation import Observation
@@ -61,32 +60,35 @@ def first_answer(
     rates = doubting.remembered()
     told, found = [fitted], fitted.believing or fitted
     theta, sigma = found.theta[:size], found.theta_sigma[:size]
-    guesses = [*search.guesses, fitted.values]
-    ways = (
-        partial(believing.led_from, observations, theta, sigma, pooled=pooled),
-        partial(
-            believing.fit,
-            observations,
-            starts=search.starts,
-            guesses=guesses,
-            pooled=pooled,
-            kicks=search.kicks,
-        ),
-    )
     believed: list[tuple[Posterior, Mapping[str, Any]]] = []
-    for way in ways:
-        believing.recall({})
-        one = way()
-        if one.aside is not None and one.aside.far:
-            one = doubting.doubt(observations, believing, one, pooled)
-            if one.explained < fitted.explained:
-                fitted, rates = one, doubting.remembered()
-        else:
-            believed.append((one, believing.remembered()))
-        told.append(one)
+    believing.recall({})
+    near = believing.led_from(observations, theta, sigma, pooled=pooled)
+    if not _is_far(near):  # else it is the fitted answer with a set-up that nothing speaks for
+        believed.append((near, believing.remembered()))
+        told.append(near)
+    believing.recall({})
+    one = believing.fit(
+        observations,
+        starts=search.starts,
+        guesses=[*search.guesses, fitted.values],
+        pooled=pooled,
+        kicks=search.kicks,
+    )
+    if _is_far(one):
+        one = doubting.doubt(observations, believing, one, pooled)
+        if one.explained < fitted.explained:
+            fitted, rates = one, doubting.remembered()
+    else:
+        believed.append((one, believing.remembered()))
+    told.append(one)
     best = min(believed, key=lambda pair: pair[0].explained, default=None)
     keeps = best is not None and best[0].explained < fitted.explained + CLEARLY
     answer = best[0] if best is not None and keeps else fitted
     believing.recall(best[1] if best is not None and keeps else {})
     doubting.recall({} if keeps else rates)
     return answer.beside([other for one in told for other in (one, *one.others)])
+
+
+def _is_far(answer: Posterior) -> bool:
+    """Whether the set-up is off by more than can be carried."""
+    return answer.aside is not None and answer.aside.far

@@ -38,7 +38,7 @@ MOST_KICKS = 40
 ROUNDS = 4  # most corrections of folded rates
 NEAR = 25.0  # of chi-square: steps that exact rates can be carried by
 MOUNTS_FOLLOWED = 3  # by steps, of those that are looked at
-MOUNTS_TRIED_UNTIL = 12  # orientations
+MOUNTS_TRIED_UNTIL = 3  # orientations, where there is an answer before
 LEAPS = 4  # most ways out of shallow minima of the exact rates
 ANCHORED_WITHIN = 2.0  # of minus log posterior: what corrected folded rates may be wrong by
 LEAP_PAYS = 1.0  # of minus log posterior, as the corrected folded rates see it
@@ -192,7 +192,7 @@ class Refinement:
             theta = self._theta_of(other)
             if not task.modes.knows(theta):
                 self._follow(task, theta, task.modes.best.theta_sigma)
-        if searching and kicks:
+        if searching and kicks and (warm is None or len(observations) <= MOUNTS_TRIED_UNTIL):
             self._try_mounts(task)
         if searching or kicks:
             self._leave_shallow(task, searching)
@@ -377,7 +377,7 @@ class Refinement:
     def _try_mounts(self, task: _Task) -> None:
         """Follow exact rates from the mounts that explain most with the constants as found."""
         tilts, places = mounts(self.missetting)
-        if len(places) < 2 or len(task.observations) > MOUNTS_TRIED_UNTIL:
+        if len(places) < 2:
             return
         best, observations = task.modes.best, task.observations
         at = np.arange(self.layout.size)[self.layout.off][tilts]

@@ -38,8 +38,8 @@ class MissettingSection(Section):
 
     Error bars know of it to first order, see ``model_server.posterior.aside``. ``fitted`` walks
     trajectories with the set-up that is found, too: a few minutes of counts know tilts to 0.02
-    degrees, and beyond some 0.2 degrees or 0.2 % there are other minima that look as good. So
-    align first; `align --correct` writes here how well it found the mount.
+    degrees, and beyond some 0.2 degrees or 0.2 % there are other minima that look as good (searches
+    look at other tilts). So align first; `align --correct` writes here how well it found the mount.
     """
 
     psi_offset_deg: NotNegative = Field(
