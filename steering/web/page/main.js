@@ -19,6 +19,7 @@ import { drawParameters } from "./panels/parameters.js";
 import { drawReach } from "./panels/reach.js";
 import { drawVerdicts } from "./panels/verdicts.js";
 import { drawWaiting, drawWorkers } from "./panels/workers.js";
+import { unpressed } from "./press.js";
 import { ask, follow, get } from "./source.js";
 import { drawWall, onWall, wireWall } from "./wall.js";
 
@@ -43,7 +44,7 @@ async function refresh() {
     if (chosen !== null) await load(chosen);
     else { details = verdict = null; forget(); }
     show(chosen === null ? "empty" : "live");
-    if (chosen !== null) draw();
+    if (chosen !== null) unpressed(draw);
     reached();
   } catch (error) {
     console.warn(error);
@@ -89,6 +90,7 @@ async function judge(runId) {
 function show(which) { for (const id of ["empty", "live"]) $(id).hidden = id !== which; }
 
 function draw() {
+  if (!details) return; // there was a run when it was asked for
   drawHeader(details);
   drawVerdicts(verdict);
   drawWall(details);
@@ -120,7 +122,7 @@ $("open-layer").addEventListener("click", () => { openAsked = -Infinity; look();
 wireWho();
 wireDownloads();
 wireCompare();
-wireDialog(() => { if (details) learnActions(details.run_id).then(drawAsked, console.warn); });
+wireDialog(() => { if (details) learnActions(details.run_id).then(() => unpressed(drawAsked), console.warn); });
 $("runs").addEventListener("change", (event) => { location.hash = new URLSearchParams({ run: event.target.value }).toString(); });
 addEventListener("hashchange", refresh);
 let resized = 0;
@@ -156,7 +158,7 @@ async function look() {
       await judge(details.run_id);
       drawVerdicts(verdict);
       drawWall(details);
-      if (await learnActions(details.run_id) && !onWall) drawAsked();
+      if (await learnActions(details.run_id) && !onWall) unpressed(drawAsked);
       await lookAtOpen();
       if (verdict.version !== details.version) refresh();
     }

@@ -218,6 +218,13 @@ def test_advice_is_approved_rejected_and_vetoed(people, night, tmp_path):
 
 def test_targets_and_budget_are_set(people, night, tmp_path):
     ben = people("Ben")
+    ben.locator("text=Targets…").hover()
+    ben.mouse.down()
+    ben.evaluate("dispatchEvent(new Event('hashchange'))")  # the page draws anew meanwhile
+    ben.wait_for_timeout(1000)
+    ben.mouse.up()
+    expect(ben.locator("#ask-value")).to_be_visible()
+    ben.click("#ask-cancel")
     ask(ben, ben.locator("text=Targets…"), "a rough answer will do", value="2.5")
     expect(newest(ben)).to_contain_text("targets 2.5", timeout=TOLD_MS)
     ask(ben, ben.locator("text=Budget…"), "the beam is late", value="45")
