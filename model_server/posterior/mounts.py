@@ -12,7 +12,7 @@ import numpy as np
 from simulations.arrays import FloatArray
 from simulations.likelihood import Missetting
 
-STEP_DEG = 0.25  # between mounts: twice what steps find the way over, germanium on ARCS
+STEP_DEG = 0.25  # between mounts: germanium on ARCS, steps find the way over 0.15
 REACH_SIGMAS = 2.5
 MOST_ACROSS = 7  # of one tilt: a mount that is hardly known is looked at in wider steps
 
@@ -43,6 +43,6 @@ def mounts(missetting: Missetting) -> tuple[list[int], FloatArray]:
         for step, most in zip(steps, reach, strict=True)
     ]
     grid = np.stack(np.meshgrid(*lines, indexing="ij"), axis=-1).reshape(-1, len(tilts))
-    far = np.sqrt(np.sum((grid / np.maximum(sigma, 1e-12)) ** 2, axis=1))
-    grid = grid[far <= REACH_SIGMAS]
-    return tilts, grid[np.argsort(far[far <= REACH_SIGMAS], kind="stable")]
+    far = np.linalg.norm(grid / sigma, axis=1)
+    order = np.argsort(far, kind="stable")
+    return tilts, grid[order[far[order] <= REACH_SIGMAS]]

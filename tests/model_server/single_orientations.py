@@ -26,7 +26,7 @@ from tests.steering.posterior_coverage import TARGETED, Study
 
 ORIENTATIONS_DEG = np.arange(0.0, 120.0)
 DOMINANT = 4
-MERGED = 8  # pixels along a tube as one, a third of the time of 2
+MERGED = 8  # pixels along a tube as one: what the figures in docs/learned.md are of
 REFINED = "refined"
 
 

@@ -2,17 +2,17 @@
 
 const LONGEST_MS = 2000; // whoever holds it for longer does not click, and the page must go on
 
-let pressedAt = -Infinity;
+let pressed = false;
 const waiting = new Set();
 
 /** Draw now, or once what is pressed was clicked. */
 export function unpressed(draw) {
-  if (performance.now() - pressedAt > LONGEST_MS) draw();
-  else waiting.add(draw);
+  if (pressed) waiting.add(draw);
+  else draw();
 }
 
 function catchUp() {
-  pressedAt = -Infinity;
+  pressed = false;
   const late = [...waiting];
   waiting.clear();
   for (const draw of late) draw();
@@ -20,7 +20,7 @@ function catchUp() {
 
 let held = 0;
 addEventListener("pointerdown", () => {
-  pressedAt = performance.now();
+  pressed = true;
   clearTimeout(held);
   held = setTimeout(catchUp, LONGEST_MS);
 }, true);
