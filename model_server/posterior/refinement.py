@@ -25,7 +25,7 @@ from model_server.posterior.starts import Starts
 from model_server.posterior.tangent import Anchor, Tangents
 from simulations.arrays import FloatArray
 from simulations.errors import InputError
-from simulations.likelihood import NONE_OFF, ExactModel, ForwardModel
+from simulations.likelihood import NONE_OFF, ExactModel, ForwardModel, RoughModel
 from simulations.prior import BoxPrior
 
 NUISANCE_SIGMA = (5.0, 3.0, 3.0, 0.05)  # prior widths of ``NUISANCES``; the resolution: 5 %
@@ -72,7 +72,7 @@ class Refinement:
     exact : ExactModel, optional
         Rates along trajectories with all their derivatives. The folded model, which may then be a
         rough one, only finds the way to them; without it the folded model stands alone.
-    rough : ExactModel, optional
+    rough : RoughModel, optional
         The same approximately at a lower price: exact rates are followed from where it leads, as
         long as its derivatives are like theirs.
     can_sigma : float, optional
@@ -89,7 +89,7 @@ class Refinement:
         energy_centres_meV: FloatArray,
         elastic_cut_meV: float,
         exact: ExactModel | None = None,
-        rough: ExactModel | None = None,
+        rough: RoughModel | None = None,
         can_sigma: float | None = None,
         part_sigma: Mapping[str, float] | None = None,
     ) -> None:

@@ -11,10 +11,10 @@ import numpy as np
 
 from model_server.posterior.observation import Observation
 from model_server.posterior.posterior import ThetaLayout
-from simulations.arrays import BoolArray, FloatArray, SingleArray
+from simulations.arrays import BoolArray, FloatArray, IntArray, SingleArray
 from simulations.errors import InputError
 from simulations.fold import CellSums
-from simulations.likelihood import ExactModel
+from simulations.likelihood import ExactModel, RoughModel, steepest
 
 REACH_SIGMAS = 1.5  # rates are carried over this many sigma at most
 BENT = 0.1  # and where the second order adds no more than this to chi-square
@@ -66,6 +66,7 @@ class Tangent:
     rough: Tangent | None = None  # of rough rates at the same place, once they were needed
     wider: SingleArray | None = None  # what a typical spread of q would change, once it was needed
     averaged: Averaged | None = None  # derivatives over the posterior, once they were needed
+    steep: IntArray | None = None  # trajectories that rough rates need, where they were walked
     unlike: bool = False  # whether rough rates were found too unlike these to bend them
 
     def doubting(self, free: BoolArray) -> Tangent:
@@ -79,6 +80,7 @@ class Tangent:
             base=None if self.base is None else self.base.doubting(free),
             rough=None if self.rough is None else self.rough.doubting(free),
             wider=self.wider,
+            steep=self.steep,
             unlike=self.unlike,
         )
 
@@ -190,12 +192,12 @@ class Tangents:
     exact : ExactModel or None
         None: nothing can be walked.
     layout : ThetaLayout
-    rough : ExactModel, optional
+    rough : RoughModel, optional
         Its second differences carry exact rates farther than their own derivatives do.
     """
 
     def __init__(
-        self, exact: ExactModel | None, layout: ThetaLayout, rough: ExactModel | None = None
+        self, exact: ExactModel | None, layout: ThetaLayout, rough: RoughModel | None = None
     ) -> None:
         self._exact, self._rough, self._layout = exact, rough, layout
         self._kept: dict[str, Tangent] = {}
@@ -229,9 +231,8 @@ class Tangents:
                 unlike = tangent is not None and self.unlike
                 wider = None if tangent is None else tangent.wider
                 averaged = None if tangent is None else tangent.averaged
-                tangent = replace(
-                    exact.tangent(one, theta), unlike=unlike, wider=wider, averaged=averaged
-                )
+                walked = exact.tangent(one, theta, marked=rough is not None)
+                tangent = replace(walked, unlike=unlike, wider=wider, averaged=averaged)
                 if one.key:
                     self._kept[one.key] = tangent
             tangents.append(tangent)
@@ -260,9 +261,9 @@ class Tangents:
     ) -> Tangent:
         """What was walked, bent to theta; or as it is, where rough rates are too unlike it."""
         base = tangent.base or tangent
-        here = base.rough or rough.tangent(one, self._theta_at(base, theta))
+        here = base.rough or rough.tangent(one, self._theta_at(base, theta), base.steep)
         unlike = base.is_unlike(here, sigma[self._layout.walked])
-        found = base if unlike else base.bent(here, rough.tangent(one, theta))
+        found = base if unlike else base.bent(here, rough.tangent(one, theta, base.steep))
         return replace(found, unlike=unlike, wider=tangent.wider, averaged=tangent.averaged)
 
     @property
@@ -410,7 +411,7 @@ class Tangents:
         means: list[SingleArray] = []
         for one, tangent in zip(observations, tangents, strict=True):
             base = tangent.base or tangent
-            rough = base.rough or points.tangent(one, self._theta_at(base, theta))
+            rough = base.rough or points.tangent(one, self._theta_at(base, theta), base.steep)
             differ = [base.slope - rough.slope, base.aside - rough.aside]
             means.append(np.concatenate(differ, axis=-1).astype(np.float32))
         among = covariance[np.ix_(walked, walked)]
@@ -420,8 +421,9 @@ class Tangents:
             for step in (away, -away):
                 place = theta.copy()
                 place[walked] += step
-                for mean, one in zip(means, observations, strict=True):
-                    mean += points.slopes(one, place) / (2 * PAIRS)
+                for mean, one, tangent in zip(means, observations, tangents, strict=True):
+                    steep = (tangent.base or tangent).steep
+                    mean += points.slopes(one, place, steep) / (2 * PAIRS)
         return means
 
     @contextmanager
@@ -458,37 +460,66 @@ class _At:
         """Rates at theta (P,)."""
         return self._rates(one, theta, gradient=False)[0]
 
-    def slopes(self, one: Observation, theta: FloatArray) -> FloatArray:
-        """All derivatives at theta (P,), those by ways aside last."""
-        return self._rates(one, theta, gradient=True)[1]
+    def slopes(
+        self, one: Observation, theta: FloatArray, steep: IntArray | None = None
+    ) -> FloatArray:
+        """All derivatives at theta (P,), those by ways aside last; ``steep``: see ``tangent``."""
+        return self._rates(one, theta, gradient=True, steep=steep)[1]
 
-    def tangent(self, one: Observation, theta: FloatArray) -> Tangent:
-        """Rates at theta (P,) and all derivatives."""
+    def tangent(
+        self,
+        one: Observation,
+        theta: FloatArray,
+        steep: IntArray | None = None,
+        *,
+        marked: bool = False,
+    ) -> Tangent:
+        """Rates at theta (P,) and all derivatives.
+
+        ``steep`` are trajectories that a rough model is to walk as they are; ``marked``: an exact
+        one tells which these are.
+        """
         at = theta[self._layout.walked]
-        rate, slope = self._rates(one, theta, gradient=True)
+        rate, slope, steepness = self._rates(
+            one, theta, gradient=True, steep=steep, marked=marked
+        )
         n = len(at)
         return Tangent(
             at=at,
             exact=rate,
             slope=np.ascontiguousarray(slope[..., :n]),
             aside=slope[..., n:].astype(np.float32),
+            steep=None if steepness is None else steepest(steepness),
         )
 
     def _rates(
-        self, one: Observation, theta: FloatArray, *, gradient: bool
-    ) -> tuple[FloatArray, FloatArray]:
+        self,
+        one: Observation,
+        theta: FloatArray,
+        *,
+        gradient: bool,
+        steep: IntArray | None = None,
+        marked: bool = False,
+    ) -> tuple[FloatArray, FloatArray, SingleArray | None]:
         if one.trajectories is None:
             raise InputError("observation has no trajectories; the exact rate needs them")
-        layout = self._layout
+        layout, trajectories = self._layout, one.trajectories()
         phi = theta[layout.parameters]
         state = self._prepared.get(phi.tobytes())
         if state is None:
             self._prepared.clear()
             state = self._prepared[phi.tobytes()] = self._model.prepare(phi)
-        return self._model.rates(
-            one.trajectories(),
+        more: dict[str, Any] = {}
+        if marked:
+            more["steepness"] = np.zeros(len(trajectories.pixel), dtype=np.float32)
+        if steep is not None:
+            more["steep"] = steep
+        rate, slope = self._model.rates(
+            trajectories,
             state,
             log_width=float(theta[layout.log_width]),
             off=theta[layout.off],
             gradient=gradient,
+            **more,
         )
+        return rate, slope, more.get("steepness")

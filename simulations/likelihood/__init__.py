@@ -3,7 +3,7 @@
 from simulations.likelihood.continuation import continuation_error
 from simulations.likelihood.drift import Drift, drift_of
 from simulations.likelihood.folded_phonons import FoldedPhonons
-from simulations.likelihood.forward_model import ExactModel, ForwardModel, State
+from simulations.likelihood.forward_model import ExactModel, ForwardModel, RoughModel, State
 from simulations.likelihood.missetting import (
     NONE_OFF,
     Q_SPREAD,
@@ -13,7 +13,7 @@ from simulations.likelihood.missetting import (
 )
 from simulations.likelihood.mode_state import ModeState
 from simulations.likelihood.q_spread import TYPICAL, QSpreadSection, q_blur, size_of_pixels
-from simulations.likelihood.thinned import ThinnedPhonons, every_that_serves, thinned
+from simulations.likelihood.thinned import ThinnedPhonons, every_that_serves, steepest, thinned
 from simulations.likelihood.trajectories import Trajectories, trace_trajectories
 from simulations.likelihood.trajectory_arguments import QBlur
 from simulations.likelihood.trajectory_phonons import TrajectoryPhonons, bytes_per_point
@@ -30,6 +30,7 @@ __all__ = [
     "NONE_OFF",
     "QBlur",
     "QSpreadSection",
+    "RoughModel",
     "Q_SPREAD",
     "State",
     "TYPICAL",
@@ -45,6 +46,7 @@ __all__ = [
     "missetting",
     "q_blur",
     "size_of_pixels",
+    "steepest",
     "thinned",
     "trace_trajectories",
 ]

@@ -2,7 +2,8 @@
 
 A model gives the expected intensity of path cells for its parameters. Folded phonons are one, spin
 waves may be another, and a sum of models is one as well. ``ForwardModel`` answers for sums of
-exposure and is quick; ``ExactModel`` may stand beside it and answers for single trajectories.
+exposure and is quick; ``ExactModel`` may stand beside it and answers for single trajectories, and
+a ``RoughModel`` beside that one.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 
-from simulations.arrays import FloatArray
+from simulations.arrays import FloatArray, IntArray, SingleArray
 from simulations.fold import Form, VoxelExposure
 from simulations.likelihood.drift import Drift
 from simulations.likelihood.missetting import Missetting
@@ -155,6 +156,7 @@ class ExactModel(Protocol):
         log_width: float,
         off: FloatArray | None,
         gradient: bool,
+        steepness: SingleArray | None = None,
     ) -> tuple[FloatArray, FloatArray]:
         """Rate of every path cell for one orientation, in the unit and at the scale of the other.
 
@@ -166,6 +168,9 @@ class ExactModel(Protocol):
         off : (G,) float64 or None
             How far the set-up is off in each way of ``missetting``; None: not at all.
         gradient : bool
+        steepness : (stretches,) float32, optional
+            Filled with what each trajectory adds to derivatives, for ``steepest``; given only with
+            ``gradient`` and where a ``RoughModel`` stands beside this one.
 
         Returns
         -------
@@ -174,4 +179,27 @@ class ExactModel(Protocol):
             Derivatives by the parameters, by ``log_width`` and by what is mis-set, fitted or not;
             without components without ``gradient``.
         """
+        ...
+
+
+@runtime_checkable
+class RoughModel(ExactModel, Protocol):
+    """An approximate one at a lower price; it may be told which trajectories count for much."""
+
+    def doubting(self) -> RoughModel:
+        """The same with all ways fitted that the set-up may be off."""
+        ...
+
+    def rates(
+        self,
+        trajectories: Trajectories,
+        state: State,
+        *,
+        log_width: float,
+        off: FloatArray | None,
+        gradient: bool,
+        steepness: SingleArray | None = None,
+        steep: IntArray | None = None,
+    ) -> tuple[FloatArray, FloatArray]:
+        """As of an ``ExactModel``; trajectories ``steep`` (few,) are to be walked as they are."""
         ...

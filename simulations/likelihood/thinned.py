@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from simulations.arrays import BoolArray, FloatArray
+from simulations.arrays import BoolArray, FloatArray, IntArray, SingleArray
+from simulations.errors import InputError
 from simulations.kernels import njit
 from simulations.likelihood.missetting import Missetting
 from simulations.likelihood.trajectories import Trajectories
@@ -24,6 +25,8 @@ MOST = 16  # trajectories for which one is walked
 TUBE_ENDS = 5.0  # usual distances between neighbours: farther apart they are of two tubes
 ROWS_APART = 3.5  # standard deviations of the spread of q that rows of walked pixels are apart
 ALIKE = 2.3  # of these: from there on rows differ
+STEEPEST = 0.01  # of the trajectories: these are all walked, once they are known
+STEPS_BESIDE_STEEP = 45  # of the others then serve
 MISSED = 0.45  # chi-square of rates that is missed where rows are alike, of counts over steps
 MISSED_SHARE = 0.005  # of the cells: what may be missed
 
@@ -41,11 +44,15 @@ class ThinnedTrajectories(Trajectories):
 
 
 class ThinnedPhonons:
-    """Approximate ``ExactModel``: one trajectory of so many, each for its neighbours, too.
+    """A ``RoughModel``: one trajectory of so many, each for its neighbours, too.
 
     Of germanium on ARCS (366 steps to a cell), 92 of them are off by a chi-square of 24 in 7,800
     cells of ten minutes, and the force constants that fit best by 0.3 standard deviations at most;
     183 by 7, and by 0.1. Of magnesium oxide with many counts they are not enough to fit by.
+
+    Where pixels are points, a branch that runs along a trajectory is met by few of them: of RuS2 one
+    trajectory of ten thousand has 86 % of the squares of all derivatives. Once somebody says which
+    are steep, these are walked beside one of so many of the others.
 
     Parameters
     ----------
@@ -92,19 +99,43 @@ class ThinnedPhonons:
         log_width: float = 0.0,
         off: FloatArray | None = None,
         gradient: bool = True,
+        steepness: SingleArray | None = None,
+        steep: IntArray | None = None,
     ) -> tuple[FloatArray, FloatArray]:
-        """As ``TrajectoryPhonons.rates``, approximately."""
+        """As ``TrajectoryPhonons.rates``, approximately; of ``steep`` stretches as they are.
+
+        ``steepness`` is only to be had of all trajectories, from ``TrajectoryPhonons``.
+        """
+        if steepness is not None:
+            raise InputError("steepness is asked of thinned rates; expected None")
         n_cells = self._walked.n_path_bins * self._walked.energy.n_bins
         whole = trajectories.every if isinstance(trajectories, ThinnedTrajectories) else 1
         steps, _ = steps_of_a_cell(trajectories, n_cells)
-        every = int(np.rint(steps / STEPS_OF_A_CELL))
-        some = thinned(trajectories, n_cells, min(every, MOST // whole))
-        return self._walked.rates(some, state, log_width=log_width, off=off, gradient=gradient)
+        wanted = STEPS_OF_A_CELL if steep is None else STEPS_BESIDE_STEEP
+        every = min(int(np.rint(steps / wanted)), MOST // whole)
+
+        def walked(some: Trajectories) -> tuple[FloatArray, FloatArray]:
+            return self._walked.rates(some, state, log_width=log_width, off=off, gradient=gradient)
+
+        if steep is None or every <= 1:
+            return walked(thinned(trajectories, n_cells, every))
+        apart = np.zeros(len(trajectories.pixel), dtype=np.bool_)
+        apart[steep] = True
+        rest = thinned(_part(trajectories, ~apart, n_cells), n_cells, every)
+        of_steep, of_rest = walked(_part(trajectories, apart, n_cells)), walked(rest)
+        return of_steep[0] + of_rest[0], of_steep[1] + of_rest[1]
+
+
+def steepest(steepness: SingleArray) -> IntArray:
+    """Those of (stretches,) that add most to derivatives, a share of ``STEEPEST``."""
+    few = int(np.ceil(STEEPEST * len(steepness)))
+    return np.sort(np.argpartition(steepness, len(steepness) - few)[len(steepness) - few :])
 
 
 def steps_of_a_cell(trajectories: Trajectories, n_cells: int) -> tuple[float, int]:
     """How often a cell is counted in, on average over those that are, and how many are."""
-    seen = np.bincount(trajectories.cell[trajectories.cell >= 0], minlength=n_cells)
+    seen = np.zeros(n_cells, dtype=np.int64)
+    _count(trajectories.cell, seen)
     cells = max(1, int(np.count_nonzero(seen)))
     return float(np.sum(seen)) / cells, cells
 
@@ -133,14 +164,14 @@ def every_that_serves(
     counts : float
         Of the orientation, inside the tubes.
     """
-    apart = np.linalg.norm(np.diff(trajectories.direction, axis=0), axis=1)
-    if not len(apart):
-        return 1
     sigma = float(np.sqrt(q_blur.mosaic**2 + q_blur.divergence**2 + q_blur.height**2))
+    if sigma == 0 or len(trajectories.direction) < 2:
+        return 1
+    apart = np.linalg.norm(np.diff(trajectories.direction, axis=0), axis=1)
     row = float(np.median(apart))
     steps, cells = steps_of_a_cell(trajectories, n_cells)
     for every in range(MOST, 1, -1):
-        far = every * row / max(sigma, 1e-12)
+        far = every * row / sigma
         missed = MISSED * max(1.0, far / ALIKE) ** 2 * counts * every / steps
         if far <= ROWS_APART and missed <= MISSED_SHARE * cells:
             return every
@@ -160,9 +191,7 @@ def thinned(trajectories: Trajectories, n_cells: int, every: int) -> Trajectorie
     """
     if every <= 1:
         return trajectories
-    before, factor = 1, np.ones(n_cells)
-    if isinstance(trajectories, ThinnedTrajectories):
-        before, factor = trajectories.every, trajectories.factor
+    before, factor = _stands_for(trajectories, n_cells)
     tube, row = _places(trajectories.direction)
     at = row
     for one in (before, every):
@@ -179,6 +208,18 @@ def thinned(trajectories: Trajectories, n_cells: int, every: int) -> Trajectorie
         some = _of(trajectories, kept, before * every, factor)
     here = _exposure_of(some, n_cells)
     return replace(some, factor=np.divide(whole, here, out=np.zeros(n_cells), where=here > 0))
+
+
+def _stands_for(trajectories: Trajectories, n_cells: int) -> tuple[int, FloatArray]:
+    """Of how many these are one, and by what factor their cells count."""
+    if isinstance(trajectories, ThinnedTrajectories):
+        return trajectories.every, trajectories.factor
+    return 1, np.ones(n_cells)
+
+
+def _part(trajectories: Trajectories, kept: BoolArray, n_cells: int) -> ThinnedTrajectories:
+    """Those stretches alone, that count as they did."""
+    return _of(trajectories, kept, *_stands_for(trajectories, n_cells))
 
 
 def _of(
@@ -217,6 +258,13 @@ def _exposure_of(trajectories: Trajectories, n_cells: int) -> FloatArray:
         out,
     )
     return out
+
+
+@njit(cache=True, nogil=True)
+def _count(cell: NDArray[np.int32], out: NDArray[np.int64]) -> None:
+    for where in cell:
+        if where >= 0:
+            out[where] += 1
 
 
 @njit(cache=True, nogil=True)

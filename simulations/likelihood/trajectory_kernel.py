@@ -363,7 +363,7 @@ def _move(
 @njit(cache=True, error_model="numpy", fastmath={"contract", "reassoc", "nsz", "arcp"})
 def _walk_block(
     block, stretches, rays, axis, moves, grid, zone, scatterers, line, q_blur, pockets, out,
-    out_slope,
+    out_slope, out_steepness,
 ):  # fmt: skip
     """Walk the stretches of one block; see ``walk``."""
     exposure, first_step, start, length, cell, pixel = stretches
@@ -670,20 +670,30 @@ def _walk_block(
                 out[block, where] += exposure[one] * counted[run]
                 for q in range(n_columns):
                     out_slope[block, where, q] += exposure[one] * counted_slope[run, q]
+        if len(out_steepness) > 0:
+            total = 0.0
+            for run in range(runs):
+                if run_cell[run] >= 0:
+                    for q in range(n_k):
+                        total += counted_slope[run, q] ** 2
+            out_steepness[one] = exposure[one] * sqrt(total)
 
 
 @njit(cache=True, parallel=True)
 def walk(
-    stretches, rays, axis, moves, grid, zone, scatterers, line, q_blur, pockets, out, out_slope
+    stretches, rays, axis, moves, grid, zone, scatterers, line, q_blur, pockets, out, out_slope,
+    out_steepness,
 ):  # fmt: skip
     """Walk every stretch in true energy and spread what is found over its cells.
 
     Arguments are those of ``trajectory_arguments``; adds to ``out`` (blocks, cells) and
     ``out_slope`` (blocks, cells, K + 1 + G): by the parameters, the logarithm of the width and
-    ``moves``; or (..., 0) for no derivatives. ``q_blur``: a ``QBlur``; ``pockets``: see ``_meet``.
+    ``moves``; or (..., 0) for no derivatives. Fills ``out_steepness`` (stretches,), if it is not
+    empty, with the size of what each adds to derivatives by the parameters. ``q_blur``: a
+    ``QBlur``; ``pockets``: see ``_meet``.
     """
     for block in prange(len(out)):  # a body of its own: the compiler reads it once, not four times
         _walk_block(
             np.int64(block), stretches, rays, axis, moves, grid, zone, scatterers, line, q_blur,
-            pockets, out, out_slope,
+            pockets, out, out_slope, out_steepness,
         )  # fmt: skip

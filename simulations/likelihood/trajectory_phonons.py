@@ -341,6 +341,7 @@ class TrajectoryPhonons:
         log_width: float = 0.0,
         off: FloatArray | None = None,
         gradient: bool = True,
+        steepness: SingleArray | None = None,
     ) -> tuple[FloatArray, FloatArray]:
         """Phonon rate of every path cell with scale 1.
 
@@ -354,6 +355,9 @@ class TrajectoryPhonons:
             How far the set-up is off in each way of ``missetting``; None: not at all.
         gradient : bool
             False leaves the jacobian without components.
+        steepness : (stretches,) float32, optional
+            Filled with the size of what each stretch adds to the derivatives by the parameters,
+            over all cells; left as it is without ``gradient``.
 
         Returns
         -------
@@ -453,7 +457,11 @@ class TrajectoryPhonons:
                 pixel=trajectories.pixel[some],
             )
             axis, moves = self._true_axis(trajectories, log_width, off, finer)
-            walk(stretches, rays, axis, moves, *medium, out, slopes)
+            marked = steepness is not None and gradient
+            steep = np.zeros(len(stretches.pixel) if marked else 0, dtype=np.float32)
+            walk(stretches, rays, axis, moves, *medium, out, slopes, steep)
+            if steepness is not None and marked:
+                steepness[some] = steep
         shape = (self.n_path_bins, self.energy.n_bins)
         rate, slope = out.sum(axis=0), slopes.sum(axis=0)
         return (

@@ -565,10 +565,12 @@ class _Counting:
     parameter_names = LINE_BOX.names
     missetting = NONE_OFF
     aside = NONE_OFF
+    steepest = 7
 
     def __init__(self) -> None:
         self.line = TracedLine(voxel_map(), AXIS, EI, sigma_meV=0.8)
         self.walks: list[bytes] = []  # of which trajectories
+        self.steep: list[list[int]] = []  # what it was told of them
 
     def doubting(self):
         return self
@@ -579,8 +581,14 @@ class _Counting:
     def prepare(self, phi):
         return self.line.prepare(phi)
 
-    def rates(self, trajectories, state, *, log_width, off, gradient):
+    def rates(
+        self, trajectories, state, *, log_width, off, gradient, steepness=None, steep=None
+    ):
         self.walks.append(trajectories.beam.tobytes())
+        if steepness is not None:
+            steepness[self.steepest] = 1.0
+        if steep is not None:
+            self.steep.append(steep.tolist())
         return self.line.rates(trajectories, state, log_width=log_width, off=off, gradient=gradient)
 
 

@@ -22,9 +22,9 @@ SIGMA[0] = SIGMA_MEV
 class Noisy(Counting):
     """Rates whose derivatives differ from cell to cell, as those of few pixels do."""
 
-    def rates(self, trajectories, state, *, log_width, off, gradient):
+    def rates(self, trajectories, state, *, log_width, off, gradient, **more):
         rate, slope = super().rates(
-            trajectories, state, log_width=log_width, off=off, gradient=gradient
+            trajectories, state, log_width=log_width, off=off, gradient=gradient, **more
         )
         noise = np.random.default_rng(7).uniform(0.2, 1.8, rate.shape)
         return rate * noise, slope * noise[..., None]
@@ -75,6 +75,23 @@ def test_second_differences_of_rough_rates_carry_rates_and_slopes(observations, 
     for one, base in zip(on, walked, strict=True):
         assert one.base is not None
         assert one.base.exact is base.exact
+
+
+def test_rough_rates_know_which_trajectories_exact_ones_found_steep(observations):
+    exact, rough = Counting(), Rough()
+    tangents = Tangents(exact, LAYOUT, rough)
+    here, there = theta_at(LINE[0]), theta_at(LINE[0] + 2.0 * SIGMA_MEV)
+    walked = tangents.walked(observations, here, SIGMA)
+    assert not rough.steep
+    bent = tangents.walked(observations, there, SIGMA)
+    tangents.averaged(observations, bent, there, np.diag(SIGMA**2))
+    assert len(rough.steep) == len(rough.walks) > 0
+    told = [one.steep.tolist() for one in walked]
+    assert all(one in told for one in rough.steep)
+    for steep, one in zip(told, observations, strict=True):
+        assert exact.steepest in steep
+        assert 0.01 <= len(steep) / len(one.trajectories().pixel) < 0.011
+    assert Tangents(exact, LAYOUT).walked(observations, here, SIGMA)[0].steep is None
 
 
 def test_rough_rates_that_are_too_unlike_bend_nothing(observations):
@@ -147,9 +164,9 @@ class Blurring(Counting):
 
     def typical(self):
         class Blurred(Counting):
-            def rates(self, trajectories, state, *, log_width, off, gradient):
+            def rates(self, trajectories, state, *, log_width, off, gradient, **more):
                 rate, slope = super().rates(
-                    trajectories, state, log_width=log_width, off=off, gradient=gradient
+                    trajectories, state, log_width=log_width, off=off, gradient=gradient, **more
                 )
                 return 1.5 * rate, slope
 
@@ -186,9 +203,9 @@ class Rippled(Counting):
 
     period_meV, height = 0.1, 0.05
 
-    def rates(self, trajectories, state, *, log_width, off, gradient):
+    def rates(self, trajectories, state, *, log_width, off, gradient, **more):
         rate, slope = super().rates(
-            trajectories, state, log_width=log_width, off=off, gradient=gradient
+            trajectories, state, log_width=log_width, off=off, gradient=gradient, **more
         )
         energy_meV = float(np.ravel(self.at)[0])
         phase = np.random.default_rng(3).uniform(0, 2 * np.pi, rate.shape)

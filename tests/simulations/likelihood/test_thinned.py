@@ -5,10 +5,19 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from simulations.likelihood import TYPICAL, ExactModel, ThinnedPhonons, q_blur
+from simulations.errors import InputError
+from simulations.likelihood import (
+    TYPICAL,
+    ExactModel,
+    RoughModel,
+    ThinnedPhonons,
+    q_blur,
+    steepest,
+)
 from simulations.likelihood.q_spread import NO_SPREAD
 from simulations.likelihood.thinned import (
     MISSED,
+    STEEPEST,
     STEPS_OF_A_CELL,
     _places,
     every_that_serves,
@@ -139,6 +148,31 @@ def test_cells_keep_the_steps_that_looking_around_takes(germanium, monkeypatch):
     assert 0.7 < steps / STEPS_OF_A_CELL < 1.5
 
 
+def test_beside_the_steepest_few_of_the_others_serve(germanium, monkeypatch):
+    measurement, trajectories = germanium
+    exact = measurement.exact
+    rough = ThinnedPhonons(exact)  # on the same grid
+    state = exact.prepare(measurement.model.values)
+    steepness = np.zeros(len(trajectories.pixel), dtype=np.float32)
+    rate, right = exact.rates(trajectories, state, steepness=steepness)
+    few = steepest(steepness)
+    assert len(few) == pytest.approx(STEEPEST * len(steepness), abs=1)
+    assert steepness[few].min() >= np.delete(steepness, few).max()
+    _, plain = rough.rates(trajectories, state)
+    near, beside_few = rough.rates(trajectories, state, steep=few)
+    assert abs(near.sum() / rate.sum() - 1) < 0.01
+    of_rates = ThinnedPhonons.rates.__globals__
+    monkeypatch.setitem(of_rates, "STEPS_BESIDE_STEEP", STEPS_OF_A_CELL)
+    _, beside_many = rough.rates(trajectories, state, steep=few)
+    missed = [np.sum((one - right)[..., :-1] ** 2) for one in (plain, beside_few, beside_many)]
+    assert missed[1] < 1.2 * missed[0]  # along half as many
+    assert missed[2] < 0.6 * missed[0]
+    some = thinned(trajectories, cells_of(measurement), 2)  # of these, all that are left are walked
+    assert rough.rates(some, state, steep=np.arange(3))[0].shape == near.shape
+    with pytest.raises(InputError, match="steepness"):
+        rough.rates(trajectories, state, steepness=steepness)
+
+
 def test_few_trajectories_on_the_same_grid_are_all_walked(germanium):
     measurement, trajectories = germanium
     exact = measurement.exact
@@ -158,7 +192,8 @@ def test_few_trajectories_on_the_same_grid_are_all_walked(germanium):
 def test_doubting_knows_the_same_ways_as_the_exact_rates(germanium):
     measurement, _ = germanium
     rough, exact = measurement.rough, measurement.exact
-    assert isinstance(rough, ExactModel)
+    assert isinstance(rough, RoughModel)
+    assert isinstance(exact, ExactModel)
     assert rough.parameter_names == exact.parameter_names
     assert rough.missetting.names == exact.missetting.names
     assert rough.doubting().missetting.names == exact.doubting().missetting.names

@@ -411,3 +411,33 @@ def test_the_spread_of_q_may_be_far_from_what_was_believed(percent):
     exact.q_blur = exact.q_blur.widened(0.0)
     points, _ = exact.rates(trajectories, state, gradient=False)
     assert nothing == pytest.approx(points, rel=1e-12)
+
+
+def test_steepness_is_what_a_stretch_adds_to_derivatives(germanium):
+    measurement, _, trajectories, _ = germanium
+    exact = measurement.exact
+    state = exact.prepare(measurement.model.values)
+    n = len(trajectories.pixel)
+    steepness = np.full(n, np.nan, dtype=np.float32)
+    rate, slope = exact.rates(trajectories, state, steepness=steepness)
+    plain = exact.rates(trajectories, state)
+    np.testing.assert_array_equal(rate, plain[0])
+    np.testing.assert_array_equal(slope, plain[1])
+    assert np.all(steepness >= 0)
+    order = np.argsort(steepness)
+    for one in (order[-1], order[-5], order[n // 2]):
+        low, high = trajectories.start[one : one + 2]
+        alone = replace(
+            trajectories,
+            pixel=trajectories.pixel[one : one + 1],
+            first_step=trajectories.first_step[one : one + 1],
+            start=np.array([0, high - low]),
+            cell=trajectories.cell[low:high],
+        )
+        _, of_one = exact.rates(alone, state)
+        by_parameters = of_one[..., : len(exact.parameter_names)]
+        assert steepness[one] == pytest.approx(np.linalg.norm(by_parameters), rel=1e-5)
+    assert steepness[order[-1]] > 10 * steepness[order[n // 2]]
+    left = np.full(n, 7.0, dtype=np.float32)
+    exact.rates(trajectories, state, gradient=False, steepness=left)
+    assert np.all(left == 7.0)
