@@ -581,9 +581,7 @@ class _Counting:
     def prepare(self, phi):
         return self.line.prepare(phi)
 
-    def rates(
-        self, trajectories, state, *, log_width, off, gradient, steepness=None, steep=None
-    ):
+    def rates(self, trajectories, state, *, log_width, off, gradient, steepness=None, steep=None):
         self.walks.append(trajectories.beam.tobytes())
         if steepness is not None:
             steepness[self.steepest] = 1.0
