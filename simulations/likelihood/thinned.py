@@ -50,8 +50,8 @@ class ThinnedPhonons:
     cells of ten minutes, and the force constants that fit best by 0.3 standard deviations at most;
     183 by 7, and by 0.1. Of magnesium oxide with many counts they are not enough to fit by.
 
-    Where pixels are points, few trajectories run along a branch, and these have most of what changes
-    with the constants: of RuS2 one of ten thousand has 86 % of the squares of all derivatives. Once
+    Where pixels are points, few trajectories run along a branch, and these have most of what
+    constants change: of RuS2 one of ten thousand has 86 % of the squares of all derivatives. Once
     somebody says which are steep, these are walked beside one of so many of the others.
 
     Parameters
