@@ -73,7 +73,7 @@ def main() -> None:
         done = {(row["reader"], row["psi_deg"]) for row in lines}
     asked = argparse.Namespace(
         free=21, all=21, off=1.0, chunks=1, minutes=(1.0, 1.0), model=None, set_up="marginal",
-        merged=MERGED,
+        merged=MERGED, led=False,
     )  # fmt: skip
     study = Study(asked, ORIENTATIONS_DEG)
     prior = study.fitted.prior

@@ -9,12 +9,12 @@ resolution, how far the set-up is off, and counts of a scan of 1 to 120 minutes 
 most twelve orientations, of all that is looked at in random order) from exact rates at the truth.
 It is fitted as a run of the software fits it, and once more with the truth among its starts: an
 answer whose objective lies above that one is another mode. With ``--led`` that one alone is looked
-at, in a tenth of the time: whether its error bars hold, where a search finds it. FOLDER keeps a line of JSON for each
-run; what is there is not computed again. Pixels are merged along the tubes, two to one; truth and
-fit share that, the temperature and the form of the resolution. Eight to one takes less time, but
-is another problem: pixels of 1.2 degrees come into the path's tubes or leave them as a
-tilt changes, so that the likelihood of 4,000 counts, smooth in the tilts for pixels as they are,
-gets minima that no instrument has.
+at, in a tenth of the time: whether its error bars hold, where a search finds it. FOLDER keeps a
+line of JSON for each run; what is there is not computed again. Pixels are merged along the tubes,
+two to one; truth and fit share that, the temperature and the form of the resolution. Eight to one
+takes less time, but is another problem: pixels of 1.2 degrees come into the path's tubes or leave
+them as a tilt changes, so that the likelihood of 4,000 counts, smooth in the tilts for pixels as
+they are, gets minima that no instrument has.
 """
 
 from __future__ import annotations
