@@ -23,7 +23,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from simulations.arrays import ComplexArray, FloatArray
+from simulations.arrays import ComplexArray, FloatArray, IntArray
 from simulations.crystal import Crystal, space_group_operations
 from simulations.dynamics.force_constants import ForceConstantModel
 from simulations.errors import InputError
@@ -38,6 +38,13 @@ _REAL_TOLERANCE = 1e-10
 
 
 # ------------------------------------------------------------------------------------ real form
+
+
+def inversion_partners(crystal: Crystal) -> IntArray | None:
+    """Atom (atoms,) that an inversion puts in the place of each; None where there is none."""
+    group = space_group_operations(crystal)
+    inversions = np.flatnonzero((group.rotations == -np.eye(3, dtype=int)).all(axis=(1, 2)))
+    return None if len(inversions) == 0 else group.permutation[inversions[0]]
 
 
 def real_form(crystal: Crystal) -> ComplexArray | None:
@@ -56,11 +63,9 @@ def real_form(crystal: Crystal) -> ComplexArray | None:
     (n, n) complex128 or None
         U with ``U^dagger D(q) U`` real; None without an inversion.
     """
-    group = space_group_operations(crystal)
-    inversions = np.flatnonzero((group.rotations == -np.eye(3, dtype=int)).all(axis=(1, 2)))
-    if len(inversions) == 0:
+    partner = inversion_partners(crystal)
+    if partner is None:
         return None
-    partner = group.permutation[inversions[0]]
     atoms = np.zeros((crystal.n_atoms, crystal.n_atoms), dtype=np.complex128)
     for k, other in enumerate(partner):
         if k == other:

@@ -62,6 +62,7 @@ def continuation_error(
         ei_meV=ei_meV,
         temperature_K=0.0,
         resolution=resolution,
+        real=False,
     )
     state = phonons.prepare(model.values)
     steps = rng.uniform(-0.5, 0.5, (count, 3)) @ (

@@ -87,17 +87,17 @@ class Continued(NamedTuple):
     curvature: FloatArray
     bend: FloatArray
     vectors: NDArray[np.float32]
-    columns: NDArray[np.float32]  # (points, n, 2, n), the same with components before modes
+    columns: NDArray[np.float32]  # (points, n, P, n), the same with components before modes
     block_of: NDArray[np.int8]
     mixing: NDArray[np.float32]
     coupling: NDArray[np.float32]  # by the parameters, then by q
 
 
 class Scatterers(NamedTuple):
-    """The atoms."""
+    """The atoms, or what stands for them in the coordinates of an ``Inversion``."""
 
     positions: FloatArray  # (atoms, 3) fractional
-    amplitude: FloatArray  # (atoms,) b / sqrt(m)
+    amplitude: FloatArray  # (atoms,) b / sqrt(m), times the scale of these
     displacement: FloatArray  # (atoms, 6) angstrom^2, packed xx yy zz yz xz xy
 
 

@@ -16,6 +16,15 @@ from simulations.fold import grid_index
 from simulations.kernels import njit
 from simulations.likelihood.trajectory_blocks import diagonalise, fill_block, turned_slope
 from simulations.likelihood.trajectory_blur import blurred_width, fill_blur, most_blur_of
+from simulations.likelihood.trajectory_centred import (
+    diagonalise_real,
+    differentiate_real,
+    fill_real_block,
+    move_real,
+    project_real,
+    turned_real_slope,
+)
+from simulations.likelihood.trajectory_modes import differentiate, move, project
 from simulations.likelihood.trajectory_pockets import pocket_is_near, pocket_shape, signed_root
 
 UNIT = np.eye(3)
@@ -30,7 +39,7 @@ UNIT = np.eye(3)
 def _meet(
     r, energy, width, own_width, lowest, d, slope, blurred, blur, near, here,
     gradient, curvature, bend, reach, block_of, mixing, pockets, first, end, turned, level, shape,
-    by_square, by_blur, rise, climb, own_climb, matrix,
+    by_square, by_blur, rise, climb, own_climb, matrix, phase,
 ):  # fmt: skip
     """Energies of all modes near grid point ``r`` and the shape of their lines at ``energy``.
 
@@ -38,7 +47,7 @@ def _meet(
     is as much wider as its branch climbs over it. ``bend`` over ``reach`` is at least what the
     others of its block add to the slope of a mode.
     ``pockets`` is (floor, damped, k_B T) of a crystal that has some, or None. Then ``level`` of
-    imaginary modes is negative.
+    imaginary modes is negative. ``phase`` is None where couplings have imaginary parts.
 
     ``here`` holds E^2 continued to first order, ``near`` which of them may have a line. Fills
     ``first`` and ``end`` of the block that each mode was turned in (a mode by itself: none was),
@@ -86,8 +95,12 @@ def _meet(
             rise[i] = climb[0, i] * slope[0] + climb[1, i] * slope[1] + climb[2, i] * slope[2]
         most_width, most_own = 0.0, 0.0  # of a line of the block, times E and beyond its own
         if stop > s + 1:
-            fill_block(mixing, r, d, here, s, stop, matrix, turned)
-            diagonalise(matrix, turned, s, stop - s)
+            if phase is None:
+                fill_block(mixing, r, d, here, s, stop, matrix, turned)
+                diagonalise(matrix, turned, s, stop - s)
+            else:
+                fill_real_block(mixing, r, d, here, s, stop, matrix, turned)
+                diagonalise_real(matrix, turned, s, stop - s)
             steepest, highest = 0.0, 0.0
             for i in range(s, stop):
                 here[i] = matrix[0, i - s, i - s]
@@ -111,14 +124,21 @@ def _meet(
                         continue
                 if blurred:
                     for c in range(3):
-                        own_climb[c] = turned_slope(
-                            mixing, r, UNIT[c], climb[c], turned, i, s, stop
-                        )
+                        if phase is None:
+                            own_climb[c] = turned_slope(
+                                mixing, r, UNIT[c], climb[c], turned, i, s, stop
+                            )
+                        else:
+                            own_climb[c] = turned_real_slope(
+                                mixing, r, UNIT[c], climb[c], turned, i, s, stop
+                            )
                     steep = (
                         own_climb[0] * slope[0] + own_climb[1] * slope[1] + own_climb[2] * slope[2]
                     )
-                else:
+                elif phase is None:
                     steep = turned_slope(mixing, r, slope, rise, turned, i, s, stop)
+                else:
+                    steep = turned_real_slope(mixing, r, slope, rise, turned, i, s, stop)
             else:
                 steep = rise[i]
                 if blurred:
@@ -148,221 +168,9 @@ def _meet(
     return any_active
 
 
-@njit(
-    cache=True,
-    forceinline=True,
-    error_model="numpy",
-    fastmath={"contract", "reassoc", "nsz", "arcp"},
-)
-def _project(
-    r, d, every, amplitude, columns, mixing, end, turned, shape, z, room, overlap
-):  # fmt: skip
-    """Overlap (2, n) of the structure amplitude (2, n) with the modes found at a step.
-
-    Of all modes if ``every``, else of those with a line; returns the sum of shape x overlap^2.
-    Real and imaginary parts are apart; ``z`` and ``room`` (2, n) are room to work in.
-    """
-    n = len(shape)
-    for s in range(n):
-        z[0, s] = 0.0
-        z[1, s] = 0.0
-    for i in range(0, n, 3):  # an atom
-        x0, x1, x2 = amplitude[0, i], amplitude[0, i + 1], amplitude[0, i + 2]
-        y0, y1, y2 = amplitude[1, i], amplitude[1, i + 1], amplitude[1, i + 2]
-        for s in range(n):
-            a0, b0 = columns[r, i, 0, s], columns[r, i, 1, s]
-            a1, b1 = columns[r, i + 1, 0, s], columns[r, i + 1, 1, s]
-            a2, b2 = columns[r, i + 2, 0, s], columns[r, i + 2, 1, s]
-            z[0, s] += a0 * x0 - b0 * y0 + a1 * x1 - b1 * y1 + a2 * x2 - b2 * y2
-            z[1, s] += a0 * y0 + b0 * x0 + a1 * y1 + b1 * x1 + a2 * y2 + b2 * x2
-    d0, d1, d2 = np.float32(d[0]), np.float32(d[1]), np.float32(d[2])
-    total = 0.0
-    start = 0
-    while start < n:
-        stop = end[start]
-        far = True
-        for i in range(start, stop):
-            far = far and shape[i] == 0.0
-        if far and not every:
-            start = stop
-            continue
-        size = stop - start
-        for s in range(start, stop):
-            re, im = z[0, s], z[1, s]
-            if not far:
-                for i in range(n):
-                    x = (
-                        mixing[r, s, 0, 0, i] * d0
-                        + mixing[r, s, 1, 0, i] * d1
-                        + mixing[r, s, 2, 0, i] * d2
-                    )
-                    y = (
-                        mixing[r, s, 0, 1, i] * d0
-                        + mixing[r, s, 1, 1, i] * d1
-                        + mixing[r, s, 2, 1, i] * d2
-                    )
-                    room[0, i] = z[0, i] * x + z[1, i] * y
-                    room[1, i] = z[1, i] * x - z[0, i] * y
-                for i in range(start, stop):  # of its own block there is none
-                    room[0, i] = 0.0
-                    room[1, i] = 0.0
-                for i in range(n):
-                    re += room[0, i]
-                    im += room[1, i]
-            overlap[0, s] = re
-            overlap[1, s] = im
-        if size > 1:
-            for m in range(size):
-                s = np.uint64(start + m)
-                room[0, m] = overlap[0, s]
-                room[1, m] = overlap[1, s]
-            for s in range(start, stop):
-                a, b = np.float64(0.0), np.float64(0.0)
-                if every or shape[s] != 0.0:
-                    for m in range(size):
-                        a += turned[0, s, m] * room[0, m] + turned[1, s, m] * room[1, m]
-                        b += turned[0, s, m] * room[1, m] - turned[1, s, m] * room[0, m]
-                overlap[0, s] = a
-                overlap[1, s] = b
-        for s in range(start, stop):
-            total += shape[s] * (overlap[0, s] ** 2 + overlap[1, s] ** 2)
-        start = stop
-    return total
-
-
-@njit(
-    cache=True,
-    forceinline=True,
-    error_model="numpy",
-    fastmath={"contract", "reassoc", "nsz", "arcp"},
-)
-def _differentiate(
-    r, common, coupling, end, turned, level, square, shape, by_square, overlap, factor, ket, pair,
-    change,
-):  # fmt: skip
-    """Add derivatives of a step's rate by the parameters to ``change``: divided differences.
-
-    ``square``, ``factor`` (n,), ``ket`` (n, 2, n) and ``pair`` (2 n,) are room to work in.
-    """
-    n = len(shape)
-    for i in range(n):
-        square[i] = level[i] * abs(level[i])
-    start = 0
-    while start < n:
-        stop = end[start]
-        active = False
-        for s in range(start, stop):
-            if shape[s] == 0.0:
-                continue
-            active = True
-            for i in range(n):
-                close = abs(level[s] - level[i]) < 0.05
-                gap = 1.0 if close else square[s] - square[i]
-                apart = 2.0 * (shape[s] - shape[i]) / gap
-                factor[i] = common * (by_square[s] + by_square[i] if close else apart)
-            for i in range(s):  # a pair of two lines counts from one side
-                factor[i] = 0.0 if shape[i] != 0.0 else factor[i]
-            factor[s] = common * by_square[s]
-            for i in range(n):
-                ket[s, 0, i] = factor[i] * overlap[0, i]
-                ket[s, 1, i] = factor[i] * overlap[1, i]
-            low = 0
-            while low < n:
-                high = end[low]
-                if high > low + 1:
-                    for m in range(high - low):
-                        j = np.uint64(low + m)
-                        ket[s, 0, j] = 0.0
-                        ket[s, 1, j] = 0.0
-                    for i in range(low, high):
-                        x, y = factor[i] * overlap[0, i], factor[i] * overlap[1, i]
-                        for m in range(high - low):
-                            j = np.uint64(low + m)
-                            ket[s, 0, j] += turned[0, i, m] * x - turned[1, i, m] * y
-                            ket[s, 1, j] += turned[0, i, m] * y + turned[1, i, m] * x
-                low = high
-        if not active:
-            start = stop
-            continue
-        for j in range(start, stop):
-            for i in range(2 * n):
-                pair[i] = 0.0
-            for s in range(start, stop):
-                if shape[s] == 0.0:
-                    continue
-                re, im = overlap[0, s], -overlap[1, s]
-                if stop > start + 1:
-                    c, e = turned[0, s, j - start], turned[1, s, j - start]
-                    re, im = re * c + im * e, im * c - re * e
-                x, y = np.float32(re), np.float32(im)
-                for i in range(n):
-                    pair[i] += x * ket[s, 0, i] - y * ket[s, 1, i]
-                    pair[n + i] -= x * ket[s, 1, i] + y * ket[s, 0, i]
-            for q in range(len(change)):
-                total = np.float32(0.0)
-                for i in range(2 * n):
-                    total += pair[i] * coupling[r, j, q, i]
-                change[q] += total
-        start = stop
-
-
-@njit(
-    cache=True,
-    forceinline=True,
-    error_model="numpy",
-    fastmath={"contract", "reassoc", "nsz", "arcp"},
-)
-def _move(
-    r, common, d, q, f, factor, displacement, vectors, curvature, first, end, turned, shape,
-    by_square, overlap, z, by_q,
-):  # fmt: skip
-    """Add to ``by_q`` (3,) what a moved Q does to a step's rate beside changing the matrix.
-
-    ``by_q`` holds the part of the matrix's first derivatives; here come the bend of the modes, and
-    the amplitude ``f`` with its polarisation and Debye-Waller factor. How modes of different blocks
-    mix away from the grid point is left out of the latter. ``z`` (2, n) is room to work in.
-    """
-    n = len(shape)
-    for i in range(n):
-        z[0, i] = 0.0
-        z[1, i] = 0.0
-    for s in range(n):
-        if shape[s] == 0.0:
-            continue
-        alone = end[s] == first[s] + 1
-        if alone:
-            size = overlap[0, s] ** 2 + overlap[1, s] ** 2
-            rate = common * by_square[s] * size
-            xx, yy, zz = curvature[r, s, 0], curvature[r, s, 1], curvature[r, s, 2]
-            yz, xz, xy = curvature[r, s, 3], curvature[r, s, 4], curvature[r, s, 5]
-            by_q[0] += rate * (xx * d[0] + xy * d[1] + xz * d[2])
-            by_q[1] += rate * (xy * d[0] + yy * d[1] + yz * d[2])
-            by_q[2] += rate * (xz * d[0] + yz * d[1] + zz * d[2])
-        for j in range(first[s], end[s]):
-            x, y = shape[s] * overlap[0, s], -shape[s] * overlap[1, s]
-            if not alone:
-                x, y = (
-                    x * turned[0, s, j - first[s]] + y * turned[1, s, j - first[s]],
-                    y * turned[0, s, j - first[s]] - x * turned[1, s, j - first[s]],
-                )
-            for i in range(n):
-                z[0, i] += x * vectors[r, j, 0, i] - y * vectors[r, j, 1, i]
-                z[1, i] += x * vectors[r, j, 1, i] + y * vectors[r, j, 0, i]
-    for c in range(len(factor)):
-        u = displacement[c]
-        along = 0.0
-        for i in range(3):
-            x, y = z[0, 3 * c + i], z[1, 3 * c + i]
-            by_q[i] += 2.0 * common * (x * factor[c].real - y * factor[c].imag)
-            along += 2.0 * common * (x * f[0, 3 * c + i] - y * f[1, 3 * c + i])
-        by_q[0] -= along * (u[0] * q[0] + u[5] * q[1] + u[4] * q[2])
-        by_q[1] -= along * (u[5] * q[0] + u[1] * q[1] + u[3] * q[2])
-        by_q[2] -= along * (u[4] * q[0] + u[3] * q[1] + u[2] * q[2])
-
-
 @njit(cache=True, error_model="numpy", fastmath={"contract", "reassoc", "nsz", "arcp"})
 def _walk_block(
-    block, stretches, rays, axis, moves, grid, zone, scatterers, line, q_blur, pockets, out,
+    block, stretches, rays, axis, moves, grid, zone, scatterers, line, q_blur, pockets, phase, out,
     out_slope, out_steepness,
 ):  # fmt: skip
     """Walk the stretches of one block; see ``walk``."""
@@ -409,7 +217,7 @@ def _walk_block(
     by_square = np.empty(n)  # d shape / d E^2
     by_blur = np.empty(n)
     level = np.empty(n)
-    overlap = np.empty((2, n))  # real and imaginary parts
+    overlap = np.zeros((2, n))  # real and imaginary parts
     n_columns, n_moves = out_slope.shape[2], len(linear)
     n_k = coupling.shape[2] - 3 if n_columns > 0 else 0
     change = np.empty(n_k + (3 if n_moves > 0 else 0))  # by the parameters, by q
@@ -554,7 +362,7 @@ def _walk_block(
             if none or not _meet(
                 r, true[t], found[t], own_width, lowest, d, slope, blurred, blur, near, here,
                 gradient, curvature, bend, reach_of_cell, block_of, mixing, pockets, first, end,
-                turned, level, shape, by_square, by_blur, rise, climb, own_climb, matrix,
+                turned, level, shape, by_square, by_blur, rise, climb, own_climb, matrix, phase,
             ):  # fmt: skip
                 continue
             qx = beam[0] - k * dx
@@ -583,29 +391,49 @@ def _walk_block(
                     * pi
                     * (h[0] * positions[c, 0] + h[1] * positions[c, 1] + h[2] * positions[c, 2])
                 )
-                factor[c] = amplitude[c] * exp(-W) * complex(cos(angle), sin(angle))
+                if phase is None:
+                    factor[c] = amplitude[c] * exp(-W) * complex(cos(angle), sin(angle))
+                else:
+                    factor[c] = amplitude[c] * exp(-W) * cos(angle + phase[c])
                 for i in range(3):
                     f[0, 3 * c + i] = factor[c].real * q_in[i]
                     f[1, 3 * c + i] = factor[c].imag * q_in[i]
-            total = _project(
-                r, d, n_columns > 0, f, columns, mixing, end, turned, shape, parts, z, overlap
-            )  # fmt: skip
+            if phase is None:
+                total = project(
+                    r, d, n_columns > 0, f, columns, mixing, end, turned, shape, parts, z, overlap
+                )  # fmt: skip
+            else:
+                total = project_real(
+                    r, d, n_columns > 0, f, columns, mixing, end, turned, shape, parts, z, overlap
+                )  # fmt: skip
             x = exp(-true[t] / thermal) if thermal > 0 else 0.0
             common = 0.5 * HBAR2_OVER_U / true[t] / (1.0 - x) * weight[t]
             total *= common
             if n_columns > 0:
                 change[:] = 0.0
-                _differentiate(
-                    r, common, coupling, end, turned, level, square_of, shape, by_square, overlap,
-                    each, ket, pair, change,
-                )  # fmt: skip
+                if phase is None:
+                    differentiate(
+                        r, common, coupling, end, turned, level, square_of, shape, by_square,
+                        overlap, each, ket, pair, change,
+                    )  # fmt: skip
+                else:
+                    differentiate_real(
+                        r, common, coupling, end, turned, level, square_of, shape, by_square,
+                        overlap, each, ket, pair, change,
+                    )  # fmt: skip
             if n_columns > 0 and n_moves > 0:
                 for c in range(3):
                     by_q[c] = change[n_k + c]
-                _move(
-                    r, common, d, q_in, f, factor, displacement, vectors, curvature, first,
-                    end, turned, shape, by_square, overlap, z, by_q,
-                )  # fmt: skip
+                if phase is None:
+                    move(
+                        r, common, d, q_in, f, factor, displacement, vectors, curvature, first,
+                        end, turned, shape, by_square, overlap, z, by_q,
+                    )  # fmt: skip
+                else:
+                    move_real(
+                        r, common, d, q_in, f, factor, displacement, vectors, curvature, first,
+                        end, turned, shape, by_square, overlap, z, by_q,
+                    )  # fmt: skip
                 # From the frame of the grid point to the crystal's.
                 bx = (
                     op_cartesian[o, 0, 0] * by_q[0]
@@ -681,8 +509,8 @@ def _walk_block(
 
 @njit(cache=True, parallel=True)
 def walk(
-    stretches, rays, axis, moves, grid, zone, scatterers, line, q_blur, pockets, out, out_slope,
-    out_steepness,
+    stretches, rays, axis, moves, grid, zone, scatterers, line, q_blur, pockets, phase, out,
+    out_slope, out_steepness,
 ):  # fmt: skip
     """Walk every stretch in true energy and spread what is found over its cells.
 
@@ -690,10 +518,12 @@ def walk(
     ``out_slope`` (blocks, cells, K + 1 + G): by the parameters, the logarithm of the width and
     ``moves``; or (..., 0) for no derivatives. Fills ``out_steepness`` (stretches,), if it is not
     empty, with the size of what each adds to derivatives by the parameters. ``q_blur``: a
-    ``QBlur``; ``pockets``: see ``_meet``.
+    ``QBlur``; ``pockets``: see ``_meet``. ``phase`` (atoms,) of a crystal with a centre of
+    inversion: that of every coordinate of ``Inversion``, where ``scatterers`` and ``zone`` are
+    given in these; None: they have imaginary parts.
     """
     for block in prange(len(out)):  # a body of its own: the compiler reads it once, not four times
         _walk_block(
             np.int64(block), stretches, rays, axis, moves, grid, zone, scatterers, line, q_blur,
-            pockets, out, out_slope, out_steepness,
+            pockets, phase, out, out_slope, out_steepness,
         )  # fmt: skip

@@ -31,6 +31,7 @@ from simulations.fold import (
     PAIRS,
 )
 from simulations.instrument import Resolution, wave_vector
+from simulations.likelihood.inversion import Inversion
 from simulations.likelihood.missetting import NONE_OFF, Missetting
 from simulations.likelihood.q_spread import NO_SPREAD
 from simulations.likelihood.trajectories import Trajectories
@@ -76,28 +77,29 @@ class ZoneState:
     Squares of energies to second order and eigenvectors to first order in the distance from the
     point. Modes too close to each other for that make a block of neighbouring modes: its matrix,
     with couplings to first order, is diagonalised wherever it is needed.
+
+    P is 2, for real and imaginary parts, or 1 in the coordinates of an ``Inversion``: all is real.
     """
 
     square: FloatArray  # (points, n) E^2, meV^2
     slope: FloatArray  # (points, n, 3) d E^2 / dq
     curvature: FloatArray  # (points, n, 6) second derivatives of E^2: xx yy zz yz xz xy
-    vectors: SingleArray  # (points, n, 2, n) eigenvectors in rows, conjugated
+    vectors: SingleArray  # (points, n, P, n) eigenvectors in rows, conjugated
     block: NDArray[np.int8]  # (points, n) first mode of the block that each mode belongs to
     mixing: SingleArray
-    """(points, n, 3, 2, n). [s, a, :, s'] of two blocks: e_s'^dagger (dD/dq_a) e_s / (E_s^2 -
+    """(points, n, 3, P, n). [s, a, :, s'] of two blocks: e_s'^dagger (dD/dq_a) e_s / (E_s^2 -
     E_s'^2); of one block: e_s^dagger (dD/dq_a) e_s'."""
     coupling: SingleArray
-    """(points, n, K + 3, 2, n) [s, k, :, s'] e_s^dagger B_k e_s', meV^2 / (eV/angstrom^2), and at
+    """(points, n, K + 3, P, n) [s, k, :, s'] e_s^dagger B_k e_s', meV^2 / (eV/angstrom^2), and at
     the end e_s^dagger (dD/dq_a) e_s', meV^2 angstrom."""
 
     def vectors_at(self, point: int) -> ComplexArray:
         """Eigenvectors of a point in rows, conjugated, (n, n)."""
-        return self.vectors[point, :, 0] + 1j * self.vectors[point, :, 1]
+        return _whole(self.vectors[point].swapaxes(0, 1))
 
     def mixing_along(self, point: int, step: FloatArray) -> ComplexArray:
         """``mixing`` times a step (3,) from a point, (n, n)."""
-        along = np.einsum("sapi,a->psi", self.mixing[point], step)
-        return along[0] + 1j * along[1]
+        return _whole(np.einsum("sapi,a->psi", self.mixing[point], step))
 
 
 class TrajectoryPhonons:
@@ -125,6 +127,9 @@ class TrajectoryPhonons:
         What blurs Q, see ``q_spread``.
     typical_blur : QBlur, optional
         What may blur it where nobody said.
+    real : bool
+        With real matrices where the crystal has a centre of inversion. False: as if it had none,
+        for the same rates in twice the time.
     """
 
     def __init__(
@@ -143,6 +148,7 @@ class TrajectoryPhonons:
         aside: Missetting = NONE_OFF,
         q_blur: QBlur = NO_SPREAD,
         typical_blur: QBlur | None = None,
+        real: bool = True,
     ) -> None:
         self.pockets = pockets
         self.missetting, self.aside, self.q_blur = missetting, aside, q_blur
@@ -161,19 +167,29 @@ class TrajectoryPhonons:
         n, n_k = model.n_modes, len(model.names)
         count = len(self.points_inverse_A)
         none = np.zeros(n_k)
-        self._fixed = np.empty((count, n, n), dtype=np.complex128)
-        kept = 16 * count * n_k * n**2 <= BASIS_BYTES
-        self._basis = np.empty((count, n_k, n, n), dtype=np.complex128) if kept else None
-        self._fixed_slope = np.empty((count, 3, n, n), dtype=np.complex64)
-        self._fixed_bend = np.empty((count, 6, n, n), dtype=np.complex64)
+        few = self._chunks()[0]
+        given = model.fixed_matrices(self.points_inverse_A[few])
+        self._inversion = Inversion.of(crystal, given) if real else None
+        kinds = (np.complex128, np.complex64) if self._inversion is None else (float, np.float32)
+        kept = np.dtype(kinds[0]).itemsize * count * n_k * n**2 <= BASIS_BYTES
+        self._fixed = np.empty((count, n, n), dtype=kinds[0])
+        self._basis = np.empty((count, n_k, n, n), dtype=kinds[0]) if kept else None
+        self._fixed_slope = np.empty((count, 3, n, n), dtype=kinds[1])
+        self._fixed_bend = np.empty((count, 6, n, n), dtype=kinds[1])
         for some in self._chunks():
             q = self.points_inverse_A[some]
             if self._basis is None:
-                self._fixed[some] = model.fixed_matrices(q)
+                self._fixed[some] = self._real(model.fixed_matrices(q))
             else:
-                self._fixed[some], self._basis[some] = model.matrices(q)
-            self._fixed_slope[some] = model.matrix_gradients(q, none)
-            self._fixed_bend[some] = _bend(lambda at: model.matrix_gradients(at, none), q)
+                fixed, basis = model.matrices(q)
+                self._fixed[some], self._basis[some] = self._real(fixed), self._real(basis)
+            self._fixed_slope[some] = self._real(model.matrix_gradients(q, none))
+            bend = _bend(lambda at: model.matrix_gradients(at, none), q)
+            self._fixed_bend[some] = self._real(bend)
+
+    def _real(self, matrices: ComplexArray) -> ComplexArray | FloatArray:
+        """Matrices (..., n, n) in the coordinates that modes are computed in."""
+        return matrices if self._inversion is None else self._inversion.real(matrices)
 
     def doubting(self) -> TrajectoryPhonons:
         """The same with all ways fitted that the set-up may be off; shares all arrays."""
@@ -200,15 +216,15 @@ class TrajectoryPhonons:
         """Diagonalise every point of the zone grid at ``phi`` (K,), eV/angstrom^2."""
         phi = np.asarray(phi, dtype=float)
         n, n_k = self.model.n_modes, len(phi)
-        count = len(self.points_inverse_A)
+        count, parts = len(self.points_inverse_A), 2 if self._inversion is None else 1
         state = ZoneState(
             square=np.empty((count, n)),
             slope=np.empty((count, n, 3)),
             curvature=np.empty((count, n, 6)),
-            vectors=np.empty((count, n, 2, n), dtype=np.float32),
+            vectors=np.empty((count, n, parts, n), dtype=np.float32),
             block=np.empty((count, n), dtype=np.int8),
-            mixing=np.empty((count, n, 3, 2, n), dtype=np.float32),
-            coupling=np.empty((count, n, n_k + 3, 2, n), dtype=np.float32),
+            mixing=np.empty((count, n, 3, parts, n), dtype=np.float32),
+            coupling=np.empty((count, n, n_k + 3, parts, n), dtype=np.float32),
         )
         for some in self._chunks():
             self._prepare(phi, some, state)
@@ -216,18 +232,21 @@ class TrajectoryPhonons:
 
     def _prepare(self, phi: FloatArray, some: slice, state: ZoneState) -> None:
         q = self.points_inverse_A[some]
-        basis = self.model.basis_matrices(q) if self._basis is None else self._basis[some]
+        basis = (
+            self._real(self.model.basis_matrices(q)) if self._basis is None else self._basis[some]
+        )
         square, vectors = np.linalg.eigh(self._fixed[some] + np.tensordot(phi, basis, axes=(0, 1)))
         bra = vectors.conj().transpose(0, 2, 1)[:, None]
-        along = self._fixed_slope[some] + self.model.free_gradients(q, phi)
+        along = self._fixed_slope[some] + self._real(self.model.free_gradients(q, phi))
         coupling = bra @ along @ vectors[:, None]
         gap = square[:, :, None] - square[:, None, :]  # [s, s']
         size = np.linalg.norm(coupling, axis=1)
         block = _blocks(np.abs(gap) <= NEAR * self.zone.reach * size)
         near = block[:, :, None] == block[:, None, :]
         inverse = np.where(near, 0.0, 1 / np.where(near, 1.0, gap))
-        ket = vectors.astype(np.complex64)  # enough for what bends modes, and is kept so
-        bent = (self._fixed_bend[some] + self.model.free_bends(q, phi)) @ ket[:, None]
+        single = self._fixed_bend.dtype  # enough for what bends modes, and is kept so
+        ket = vectors.astype(single)
+        bent = (self._fixed_bend[some] + self._real(self.model.free_bends(q, phi))) @ ket[:, None]
         own = np.einsum("vis,vpis->vsp", ket.conj(), bent).real
         across = [
             2 * np.einsum("vst,vts,vst->vs", coupling[:, a], coupling[:, b], inverse).real
@@ -236,13 +255,24 @@ class TrajectoryPhonons:
         state.square[some] = square
         state.slope[some] = np.einsum("vass->vsa", coupling).real
         state.curvature[some] = own + np.stack(across, axis=-1)
-        state.vectors[some] = _parts(bra[:, 0], axis=2)
+        state.vectors[some] = _parts(bra[:, 0], 2)
         state.block[some] = block
         mixing = np.where(near[:, None], coupling, coupling.swapaxes(2, 3) * inverse[:, None])
-        state.mixing[some] = _parts(mixing.swapaxes(1, 2), axis=3)
-        by_parameters = bra.astype(np.complex64) @ basis.astype(np.complex64) @ ket[:, None]
-        state.coupling[some][:, :, :-3] = _parts(by_parameters.swapaxes(1, 2), axis=3)
-        state.coupling[some][:, :, -3:] = _parts(coupling.swapaxes(1, 2), axis=3)
+        state.mixing[some] = _parts(mixing.swapaxes(1, 2), 3)
+        by_parameters = bra.astype(single) @ basis.astype(single) @ ket[:, None]
+        state.coupling[some][:, :, :-3] = _parts(by_parameters.swapaxes(1, 2), 3)
+        state.coupling[some][:, :, -3:] = _parts(coupling.swapaxes(1, 2), 3)
+
+    def _scatterers(self, displacement: FloatArray) -> Scatterers:
+        """The atoms with their mean-square tensors (atoms, 6), in the coordinates of modes."""
+        amplitude = self.crystal.scattering_length / np.sqrt(self.crystal.masses_u)
+        place = self.crystal.positions
+        if self._inversion is not None:
+            place, amplitude = self._inversion.place, amplitude * self._inversion.scale
+            displacement = 0.5 * (displacement + displacement[self._inversion.partner])
+        return Scatterers(
+            positions=np.ascontiguousarray(place), amplitude=amplitude, displacement=displacement
+        )
 
     def _most(self, state: ZoneState) -> FloatArray:
         """Most that curvature and the rest of its block move a mode within a cell, (points, n)."""
@@ -425,11 +455,7 @@ class TrajectoryPhonons:
                 mixing=state.mixing,
                 coupling=state.coupling.reshape(*state.coupling.shape[:3], -1),
             ),
-            Scatterers(
-                positions=np.ascontiguousarray(crystal.positions),
-                amplitude=crystal.scattering_length / np.sqrt(crystal.masses_u),
-                displacement=trajectories.displacement,
-            ),
+            self._scatterers(trajectories.displacement),
             Line(
                 thermal=self.temperature_K * BOLTZMANN_MEV_PER_K,
                 own_width=LINE_SIGMA_MEV,
@@ -443,6 +469,7 @@ class TrajectoryPhonons:
                 self.pockets.damped,
                 self.temperature_K * BOLTZMANN_MEV_PER_K,
             ),
+            None if self._inversion is None else self._inversion.phase,
         )
         length, turning = np.diff(trajectories.start), self._turning(trajectories)
         for some, finer in ((~turning, 1), (turning, FINER)):
@@ -480,9 +507,15 @@ def bytes_per_point(model: ForceConstantModel, *, basis: bool = True) -> int:
     return (double + single) * model.n_modes**2
 
 
-def _parts(array: ComplexArray, axis: int) -> FloatArray:
-    """Real and imaginary parts along a new axis."""
-    return np.stack([array.real, array.imag], axis=axis)
+def _parts(array: ComplexArray | FloatArray, axis: int) -> FloatArray:
+    """Real and imaginary parts along a new axis; of real ones there is one."""
+    parts = [array.real, array.imag] if np.iscomplexobj(array) else [array]
+    return np.stack(parts, axis=axis)
+
+
+def _whole(parts: FloatArray) -> ComplexArray:
+    """What has real and imaginary parts along its first axis, or real ones alone."""
+    return parts[0] + 1j * parts[1] if len(parts) > 1 else parts[0].astype(np.complex64)
 
 
 def _bend(gradients: Callable[[FloatArray], ComplexArray], q: FloatArray) -> ComplexArray:

@@ -1,0 +1,86 @@
+"""Coordinates in which all dynamical matrices of a crystal with a centre of inversion are real."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from simulations.arrays import ComplexArray, FloatArray, IntArray
+from simulations.crystal import Crystal
+from simulations.dynamics import inversion_partners
+from simulations.kernels import njit
+
+REAL_TO = 1e-5  # of the largest element: what may be imaginary, as files round positions
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Inversion:
+    """For atoms k and k' that the inversion swaps ``(k + k') / sqrt(2)``, ``i (k - k') / sqrt(2)``.
+
+    In these coordinates D(q) is real at every q, see ``real_form``, and so is what an atom scatters
+    by ``exp(i G r)``, r from the centre: a cosine in the first, a sine in the second.
+    """
+
+    partner: IntArray  # (atoms,) that the inversion puts in the place of each
+    source: IntArray  # (n, 2) components that each coordinate is made of
+    share: ComplexArray  # (n, 2) of these
+    place: FloatArray  # (atoms, 3) fractional, from the centre, of the first atom of each's pair
+    scale: FloatArray  # (atoms,) what an amplitude is multiplied by
+    phase: FloatArray  # (atoms,) added to the angle of which the cosine counts
+
+    @classmethod
+    def of(cls, crystal: Crystal, matrices: ComplexArray) -> Inversion | None:
+        """That of a crystal; None where there is none, or matrices (..., n, n) of it lack it."""
+        partner = inversion_partners(crystal)
+        if partner is None:
+            return None
+        number = np.arange(crystal.n_atoms)
+        first, alone = np.minimum(number, partner), partner == number
+        odd = number > partner
+        share = np.where(odd[:, None], [1j, -1j], [1.0, 1.0]) * np.sqrt(0.5)
+        share[alone] = 1.0, 0.0
+        both = np.stack([first, np.maximum(number, partner)], axis=1)
+        made = cls(
+            partner=partner,
+            source=(3 * both[:, None] + np.arange(3)[:, None]).reshape(-1, 2),
+            share=np.repeat(share, 3, axis=0),
+            place=crystal.positions[first]
+            - 0.5 * (crystal.positions[0] + crystal.positions[partner[0]]),
+            scale=np.where(alone, 1.0, np.sqrt(2.0)),
+            phase=np.where(odd, -0.5 * np.pi, 0.0),
+        )
+        real, imaginary = made.real(matrices), made.real(-1j * matrices)
+        if np.abs(imaginary).max(initial=0.0) > REAL_TO * np.abs(real).max(initial=0.0):
+            return None
+        return made
+
+    def real(self, matrices: ComplexArray) -> FloatArray:
+        """Matrices (..., n, n) in these coordinates, without what is left of imaginary parts."""
+        n = len(self.source)
+        given = np.ascontiguousarray(matrices).reshape(-1, n, n)
+        out = np.empty(given.shape, dtype=given.real.dtype)
+        _turn(given, self.source, self.share, out)
+        return out.reshape(matrices.shape)
+
+
+@njit(cache=True, nogil=True)
+def _turn(given: ComplexArray, source: IntArray, share: ComplexArray, out: FloatArray) -> None:
+    n = len(source)
+    rows = np.empty((n, n), dtype=np.complex128)
+    for v in range(len(given)):
+        for i in range(n):
+            a, b = source[i]
+            x, y = np.conj(share[i, 0]), np.conj(share[i, 1])
+            for j in range(n):
+                rows[i, j] = x * given[v, a, j] + y * given[v, b, j]
+        for i in range(n):
+            for j in range(n):
+                x, y = share[j, 0], share[j, 1]
+                one, other = rows[i, source[j, 0]], rows[i, source[j, 1]]
+                out[v, i, j] = (
+                    x.real * one.real
+                    - x.imag * one.imag
+                    + y.real * other.real
+                    - y.imag * other.imag
+                )

@@ -1,0 +1,223 @@
+"""What the modes found at a step scatter, and its derivatives: compiled parts of the walk.
+
+Amplitudes and couplings have their real and imaginary parts apart. ``trajectory_centred`` has the
+same for crystals with a centre of inversion, where there are no imaginary parts.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from simulations.kernels import njit
+
+
+@njit(
+    cache=True,
+    forceinline=True,
+    error_model="numpy",
+    fastmath={"contract", "reassoc", "nsz", "arcp"},
+)
+def project(
+    r, d, every, amplitude, columns, mixing, end, turned, shape, z, room, overlap
+):  # fmt: skip
+    """Overlap (2, n) of the structure amplitude (2, n) with the modes found at a step.
+
+    Of all modes if ``every``, else of those with a line; returns the sum of shape x overlap^2.
+    Real and imaginary parts are apart; ``z`` and ``room`` (2, n) are room to work in.
+    """
+    n = len(shape)
+    for s in range(n):
+        z[0, s] = 0.0
+        z[1, s] = 0.0
+    for i in range(0, n, 3):  # an atom
+        x0, x1, x2 = amplitude[0, i], amplitude[0, i + 1], amplitude[0, i + 2]
+        y0, y1, y2 = amplitude[1, i], amplitude[1, i + 1], amplitude[1, i + 2]
+        for s in range(n):
+            a0, b0 = columns[r, i, 0, s], columns[r, i, 1, s]
+            a1, b1 = columns[r, i + 1, 0, s], columns[r, i + 1, 1, s]
+            a2, b2 = columns[r, i + 2, 0, s], columns[r, i + 2, 1, s]
+            z[0, s] += a0 * x0 - b0 * y0 + a1 * x1 - b1 * y1 + a2 * x2 - b2 * y2
+            z[1, s] += a0 * y0 + b0 * x0 + a1 * y1 + b1 * x1 + a2 * y2 + b2 * x2
+    d0, d1, d2 = np.float32(d[0]), np.float32(d[1]), np.float32(d[2])
+    total = 0.0
+    start = 0
+    while start < n:
+        stop = end[start]
+        far = True
+        for i in range(start, stop):
+            far = far and shape[i] == 0.0
+        if far and not every:
+            start = stop
+            continue
+        size = stop - start
+        for s in range(start, stop):
+            re, im = z[0, s], z[1, s]
+            if not far:
+                for i in range(n):
+                    x = (
+                        mixing[r, s, 0, 0, i] * d0
+                        + mixing[r, s, 1, 0, i] * d1
+                        + mixing[r, s, 2, 0, i] * d2
+                    )
+                    y = (
+                        mixing[r, s, 0, 1, i] * d0
+                        + mixing[r, s, 1, 1, i] * d1
+                        + mixing[r, s, 2, 1, i] * d2
+                    )
+                    room[0, i] = z[0, i] * x + z[1, i] * y
+                    room[1, i] = z[1, i] * x - z[0, i] * y
+                for i in range(start, stop):  # of its own block there is none
+                    room[0, i] = 0.0
+                    room[1, i] = 0.0
+                for i in range(n):
+                    re += room[0, i]
+                    im += room[1, i]
+            overlap[0, s] = re
+            overlap[1, s] = im
+        if size > 1:
+            for m in range(size):
+                s = np.uint64(start + m)
+                room[0, m] = overlap[0, s]
+                room[1, m] = overlap[1, s]
+            for s in range(start, stop):
+                a, b = np.float64(0.0), np.float64(0.0)
+                if every or shape[s] != 0.0:
+                    for m in range(size):
+                        a += turned[0, s, m] * room[0, m] + turned[1, s, m] * room[1, m]
+                        b += turned[0, s, m] * room[1, m] - turned[1, s, m] * room[0, m]
+                overlap[0, s] = a
+                overlap[1, s] = b
+        for s in range(start, stop):
+            total += shape[s] * (overlap[0, s] ** 2 + overlap[1, s] ** 2)
+        start = stop
+    return total
+
+
+@njit(
+    cache=True,
+    forceinline=True,
+    error_model="numpy",
+    fastmath={"contract", "reassoc", "nsz", "arcp"},
+)
+def differentiate(
+    r, common, coupling, end, turned, level, square, shape, by_square, overlap, factor, ket, pair,
+    change,
+):  # fmt: skip
+    """Add derivatives of a step's rate by the parameters to ``change``: divided differences.
+
+    ``square``, ``factor`` (n,), ``ket`` (n, 2, n) and ``pair`` (2 n,) are room to work in.
+    """
+    n = len(shape)
+    for i in range(n):
+        square[i] = level[i] * abs(level[i])
+    start = 0
+    while start < n:
+        stop = end[start]
+        active = False
+        for s in range(start, stop):
+            if shape[s] == 0.0:
+                continue
+            active = True
+            for i in range(n):
+                close = abs(level[s] - level[i]) < 0.05
+                gap = 1.0 if close else square[s] - square[i]
+                apart = 2.0 * (shape[s] - shape[i]) / gap
+                factor[i] = common * (by_square[s] + by_square[i] if close else apart)
+            for i in range(s):  # a pair of two lines counts from one side
+                factor[i] = 0.0 if shape[i] != 0.0 else factor[i]
+            factor[s] = common * by_square[s]
+            for i in range(n):
+                ket[s, 0, i] = factor[i] * overlap[0, i]
+                ket[s, 1, i] = factor[i] * overlap[1, i]
+            low = 0
+            while low < n:
+                high = end[low]
+                if high > low + 1:
+                    for m in range(high - low):
+                        j = np.uint64(low + m)
+                        ket[s, 0, j] = 0.0
+                        ket[s, 1, j] = 0.0
+                    for i in range(low, high):
+                        x, y = factor[i] * overlap[0, i], factor[i] * overlap[1, i]
+                        for m in range(high - low):
+                            j = np.uint64(low + m)
+                            ket[s, 0, j] += turned[0, i, m] * x - turned[1, i, m] * y
+                            ket[s, 1, j] += turned[0, i, m] * y + turned[1, i, m] * x
+                low = high
+        if not active:
+            start = stop
+            continue
+        for j in range(start, stop):
+            for i in range(2 * n):
+                pair[i] = 0.0
+            for s in range(start, stop):
+                if shape[s] == 0.0:
+                    continue
+                re, im = overlap[0, s], -overlap[1, s]
+                if stop > start + 1:
+                    c, e = turned[0, s, j - start], turned[1, s, j - start]
+                    re, im = re * c + im * e, im * c - re * e
+                x, y = np.float32(re), np.float32(im)
+                for i in range(n):
+                    pair[i] += x * ket[s, 0, i] - y * ket[s, 1, i]
+                    pair[n + i] -= x * ket[s, 1, i] + y * ket[s, 0, i]
+            for q in range(len(change)):
+                total = np.float32(0.0)
+                for i in range(2 * n):
+                    total += pair[i] * coupling[r, j, q, i]
+                change[q] += total
+        start = stop
+
+
+@njit(
+    cache=True,
+    forceinline=True,
+    error_model="numpy",
+    fastmath={"contract", "reassoc", "nsz", "arcp"},
+)
+def move(
+    r, common, d, q, f, factor, displacement, vectors, curvature, first, end, turned, shape,
+    by_square, overlap, z, by_q,
+):  # fmt: skip
+    """Add to ``by_q`` (3,) what a moved Q does to a step's rate beside changing the matrix.
+
+    ``by_q`` holds the part of the matrix's first derivatives; here come the bend of the modes, and
+    the amplitude ``f`` with its polarisation and Debye-Waller factor. How modes of different blocks
+    mix away from the grid point is left out of the latter. ``z`` (2, n) is room to work in.
+    """
+    n = len(shape)
+    for i in range(n):
+        z[0, i] = 0.0
+        z[1, i] = 0.0
+    for s in range(n):
+        if shape[s] == 0.0:
+            continue
+        alone = end[s] == first[s] + 1
+        if alone:
+            size = overlap[0, s] ** 2 + overlap[1, s] ** 2
+            rate = common * by_square[s] * size
+            xx, yy, zz = curvature[r, s, 0], curvature[r, s, 1], curvature[r, s, 2]
+            yz, xz, xy = curvature[r, s, 3], curvature[r, s, 4], curvature[r, s, 5]
+            by_q[0] += rate * (xx * d[0] + xy * d[1] + xz * d[2])
+            by_q[1] += rate * (xy * d[0] + yy * d[1] + yz * d[2])
+            by_q[2] += rate * (xz * d[0] + yz * d[1] + zz * d[2])
+        for j in range(first[s], end[s]):
+            x, y = shape[s] * overlap[0, s], -shape[s] * overlap[1, s]
+            if not alone:
+                x, y = (
+                    x * turned[0, s, j - first[s]] + y * turned[1, s, j - first[s]],
+                    y * turned[0, s, j - first[s]] - x * turned[1, s, j - first[s]],
+                )
+            for i in range(n):
+                z[0, i] += x * vectors[r, j, 0, i] - y * vectors[r, j, 1, i]
+                z[1, i] += x * vectors[r, j, 1, i] + y * vectors[r, j, 0, i]
+    for c in range(len(factor)):
+        u = displacement[c]
+        along = 0.0
+        for i in range(3):
+            x, y = z[0, 3 * c + i], z[1, 3 * c + i]
+            by_q[i] += 2.0 * common * (x * factor[c].real - y * factor[c].imag)
+            along += 2.0 * common * (x * f[0, 3 * c + i] - y * f[1, 3 * c + i])
+        by_q[0] -= along * (u[0] * q[0] + u[5] * q[1] + u[4] * q[2])
+        by_q[1] -= along * (u[5] * q[0] + u[1] * q[1] + u[3] * q[2])
+        by_q[2] -= along * (u[4] * q[0] + u[3] * q[1] + u[2] * q[2])
