@@ -337,8 +337,7 @@ class Tangents:
         typical = None if model is None else model.typical()
         if model is None or typical is None:
             return []
-        points = _At(model, self._layout)
-        blurred = _At(typical, self._layout, points)
+        points, blurred = _At(model, self._layout), _At(typical, self._layout)
         found: list[SingleArray] = []
         for one in observations:
             tangent = self._kept.get(one.key)
@@ -450,12 +449,10 @@ class Tangents:
 
 
 class _At:
-    """Walks of one model; what depends on the parameters alone is prepared once for each theta."""
+    """Walks of one model at values of theta."""
 
-    def __init__(self, model: ExactModel, layout: ThetaLayout, other: _At | None = None) -> None:
-        """With ``other`` what it prepares serves both."""
+    def __init__(self, model: ExactModel, layout: ThetaLayout) -> None:
         self._model, self._layout = model, layout
-        self._prepared: dict[bytes, Any] = {} if other is None else other._prepared
 
     def rate(self, one: Observation, theta: FloatArray) -> FloatArray:
         """Rates at theta (P,)."""
@@ -503,11 +500,7 @@ class _At:
         if one.trajectories is None:
             raise InputError("observation has no trajectories; the exact rate needs them")
         layout, trajectories = self._layout, one.trajectories()
-        phi = theta[layout.parameters]
-        state = self._prepared.get(phi.tobytes())
-        if state is None:
-            self._prepared.clear()
-            state = self._prepared[phi.tobytes()] = self._model.prepare(phi)
+        state = self._model.prepare(theta[layout.parameters])
         more: dict[str, Any] = {}
         if marked:
             more["steepness"] = np.zeros(len(trajectories.pixel), dtype=np.float32)

@@ -145,7 +145,10 @@ class ExactModel(Protocol):
         ...
 
     def prepare(self, phi: FloatArray) -> State:
-        """What depends on the parameters (K,) alone; not the forward model's."""
+        """What depends on the parameters (K,) alone; not the forward model's.
+
+        At once where it was asked for lately, as every orientation asks for it.
+        """
         ...
 
     def rates(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from simulations.arrays import ComplexArray, FloatArray, IntArray
 from simulations.crystal import Crystal
@@ -55,13 +56,17 @@ class Inversion:
             return None
         return made
 
-    def real(self, matrices: ComplexArray) -> FloatArray:
-        """Matrices (..., n, n) in these coordinates, without what is left of imaginary parts."""
+    def real(self, matrices: NDArray[np.complexfloating]) -> NDArray[np.floating]:
+        """Matrices (..., n, n) in these coordinates, without what is left of imaginary parts.
+
+        In the precision that they are given in.
+        """
         n = len(self.source)
         given = np.ascontiguousarray(matrices).reshape(-1, n, n)
-        out = np.empty(given.shape, dtype=given.real.dtype)
-        _turn(given, self.source, self.share, out)
-        return out.reshape(matrices.shape)
+        single = given.dtype == np.complex64
+        out = np.empty(matrices.shape, dtype=np.float32 if single else np.float64)
+        _turn(given, self.source, self.share, out.reshape(-1, n, n))
+        return out
 
 
 @njit(cache=True, nogil=True)

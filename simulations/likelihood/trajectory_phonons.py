@@ -66,6 +66,7 @@ LOWEST_ENERGY_MEV = 0.3  # as in the folded model
 NEAR = 4.0  # modes closer than this times what couples them in a cell of the grid make a block
 BASIS_BYTES = 2.5e8  # of derivatives of D by the parameters: more are computed where needed
 CHUNK = 512  # points of the zone diagonalised together
+STATES = 2  # of the latest parameters, that are kept
 BLOCKS = 16  # of trajectories; each is summed alone, so that threads do not change the sum
 OFF_AXIS_INVERSE_A = np.array([3.1e-4, 7.3e-4, 5.7e-4])  # see the folded model
 
@@ -153,6 +154,7 @@ class TrajectoryPhonons:
         self.pockets = pockets
         self.missetting, self.aside, self.q_blur = missetting, aside, q_blur
         self._typical_blur = typical_blur
+        self._states: dict[bytes, ZoneState] = {}
         self._every_way = missetting.and_then(aside)
         self.crystal = crystal
         self.zone = zone
@@ -187,7 +189,7 @@ class TrajectoryPhonons:
             bend = _bend(lambda at: model.matrix_gradients(at, none), q)
             self._fixed_bend[some] = self._real(bend)
 
-    def _real(self, matrices: ComplexArray) -> ComplexArray | FloatArray:
+    def _real(self, matrices: NDArray[np.complexfloating]) -> NDArray[np.inexact]:
         """Matrices (..., n, n) in the coordinates that modes are computed in."""
         return matrices if self._inversion is None else self._inversion.real(matrices)
 
@@ -213,8 +215,19 @@ class TrajectoryPhonons:
         return [slice(low, min(low + CHUNK, count)) for low in range(0, count, CHUNK)]
 
     def prepare(self, phi: FloatArray) -> ZoneState:
-        """Diagonalise every point of the zone grid at ``phi`` (K,), eV/angstrom^2."""
+        """Diagonalise every point of the zone grid at ``phi`` (K,), eV/angstrom^2.
+
+        The latest states are kept and given again; nobody may change them.
+        """
         phi = np.asarray(phi, dtype=float)
+        key = phi.tobytes()
+        state = self._states.pop(key, None)
+        self._states[key] = state = self._diagonalised(phi) if state is None else state
+        for old in list(self._states)[:-STATES]:
+            self._states.pop(old, None)
+        return state
+
+    def _diagonalised(self, phi: FloatArray) -> ZoneState:
         n, n_k = self.model.n_modes, len(phi)
         count, parts = len(self.points_inverse_A), 2 if self._inversion is None else 1
         state = ZoneState(
@@ -507,10 +520,9 @@ def bytes_per_point(model: ForceConstantModel, *, basis: bool = True) -> int:
     return (double + single) * model.n_modes**2
 
 
-def _parts(array: ComplexArray | FloatArray, axis: int) -> FloatArray:
+def _parts(array: NDArray[np.inexact], axis: int) -> NDArray[np.floating]:
     """Real and imaginary parts along a new axis; of real ones there is one."""
-    parts = [array.real, array.imag] if np.iscomplexobj(array) else [array]
-    return np.stack(parts, axis=axis)
+    return np.stack([array.real, array.imag][: 1 + np.iscomplexobj(array)], axis=axis)
 
 
 def _whole(parts: FloatArray) -> ComplexArray:
