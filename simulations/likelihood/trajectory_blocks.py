@@ -42,6 +42,15 @@ def fill_block(mixing, r, step, here, start, stop, matrix, turned):
         turned[0, start + i, i] = 1.0
 
 
+@njit(cache=True, forceinline=True, error_model="numpy", fastmath=_FAST)
+def rotation(half):
+    """Tangent and cosine that part two levels; half of their distance, over their coupling."""
+    tangent = 1.0 / (abs(half) + sqrt(half * half + 1.0))
+    if half < 0:
+        tangent = -tangent
+    return tangent, 1.0 / sqrt(tangent * tangent + 1.0)
+
+
 @njit(cache=True, error_model="numpy", fastmath=_FAST)
 def diagonalise(matrix, turned, start, size):
     """Jacobi rotations of the Hermitian ``matrix[:, :size, :size]``.
@@ -65,10 +74,7 @@ def diagonalise(matrix, turned, start, size):
                 coupling = sqrt(square)
                 re, im = matrix[0, i, j] / coupling, matrix[1, i, j] / coupling
                 half = 0.5 * (matrix[0, j, j] - matrix[0, i, i]) / coupling
-                tangent = 1.0 / (abs(half) + sqrt(half * half + 1.0))
-                if half < 0:
-                    tangent = -tangent
-                c = 1.0 / sqrt(tangent * tangent + 1.0)
+                tangent, c = rotation(half)
                 s = tangent * c
                 low = matrix[0, i, i] - tangent * coupling
                 high = matrix[0, j, j] + tangent * coupling

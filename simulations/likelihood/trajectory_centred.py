@@ -7,11 +7,11 @@ hold real and imaginary parts there hold real ones alone, and of room to work in
 
 from __future__ import annotations
 
-from math import sqrt
-
 import numpy as np
 
 from simulations.kernels import njit
+from simulations.likelihood.trajectory_blocks import rotation
+from simulations.likelihood.trajectory_modes import add_product, fill_pairs
 
 _FAST = {"contract", "reassoc", "nsz", "arcp"}
 
@@ -54,10 +54,7 @@ def diagonalise_real(matrix, turned, start, size):
                     continue
                 rest = max(rest, square)
                 half = 0.5 * (matrix[0, j, j] - matrix[0, i, i]) / coupling
-                tangent = 1.0 / (abs(half) + sqrt(half * half + 1.0))
-                if half < 0:
-                    tangent = -tangent
-                c = 1.0 / sqrt(tangent * tangent + 1.0)
+                tangent, c = rotation(half)
                 s = tangent * c
                 low = matrix[0, i, i] - tangent * coupling
                 high = matrix[0, j, j] + tangent * coupling
@@ -171,14 +168,7 @@ def differentiate_real(
             if shape[s] == 0.0:
                 continue
             active = True
-            for i in range(n):
-                close = abs(level[s] - level[i]) < 0.05
-                gap = 1.0 if close else square[s] - square[i]
-                apart = 2.0 * (shape[s] - shape[i]) / gap
-                factor[i] = common * (by_square[s] + by_square[i] if close else apart)
-            for i in range(s):  # a pair of two lines counts from one side
-                factor[i] = 0.0 if shape[i] != 0.0 else factor[i]
-            factor[s] = common * by_square[s]
+            fill_pairs(s, common, level, square, shape, by_square, factor)
             for i in range(n):
                 ket[s, 0, i] = factor[i] * overlap[0, i]
             low = 0
@@ -229,11 +219,7 @@ def move_real(
         alone = end[s] == first[s] + 1
         if alone:
             rate = common * by_square[s] * overlap[0, s] ** 2
-            xx, yy, zz = curvature[r, s, 0], curvature[r, s, 1], curvature[r, s, 2]
-            yz, xz, xy = curvature[r, s, 3], curvature[r, s, 4], curvature[r, s, 5]
-            by_q[0] += rate * (xx * d[0] + xy * d[1] + xz * d[2])
-            by_q[1] += rate * (xy * d[0] + yy * d[1] + yz * d[2])
-            by_q[2] += rate * (xz * d[0] + yz * d[1] + zz * d[2])
+            add_product(rate, curvature[r, s], d, by_q)
         for j in range(first[s], end[s]):
             x = shape[s] * overlap[0, s]
             if not alone:
@@ -241,11 +227,8 @@ def move_real(
             for i in range(n):
                 z[0, i] += x * vectors[r, j, 0, i]
     for c in range(len(factor)):
-        u = displacement[c]
         along = 0.0
         for i in range(3):
             by_q[i] += 2.0 * common * z[0, 3 * c + i] * factor[c].real
             along += 2.0 * common * z[0, 3 * c + i] * f[0, 3 * c + i]
-        by_q[0] -= along * (u[0] * q[0] + u[5] * q[1] + u[4] * q[2])
-        by_q[1] -= along * (u[5] * q[0] + u[1] * q[1] + u[3] * q[2])
-        by_q[2] -= along * (u[4] * q[0] + u[3] * q[1] + u[2] * q[2])
+        add_product(-along, displacement[c], q, by_q)

@@ -10,13 +10,33 @@ import numpy as np
 
 from simulations.kernels import njit
 
+_FAST = {"contract", "reassoc", "nsz", "arcp"}
 
-@njit(
-    cache=True,
-    forceinline=True,
-    error_model="numpy",
-    fastmath={"contract", "reassoc", "nsz", "arcp"},
-)
+
+@njit(cache=True, forceinline=True, error_model="numpy", fastmath=_FAST)
+def fill_pairs(s, common, level, square, shape, by_square, factor):
+    """What the couplings of mode ``s`` with every other count for in a step's derivatives."""
+    n = len(shape)
+    for i in range(n):
+        close = abs(level[s] - level[i]) < 0.05
+        gap = 1.0 if close else square[s] - square[i]
+        apart = 2.0 * (shape[s] - shape[i]) / gap
+        factor[i] = common * (by_square[s] + by_square[i] if close else apart)
+    for i in range(s):  # a pair of two lines counts from one side
+        factor[i] = 0.0 if shape[i] != 0.0 else factor[i]
+    factor[s] = common * by_square[s]
+
+
+@njit(cache=True, forceinline=True, error_model="numpy", fastmath=_FAST)
+def add_product(factor, tensor, vector, out):
+    """Add so many times a symmetric tensor, packed xx yy zz yz xz xy, with a vector (3,)."""
+    x, y, z = vector[0], vector[1], vector[2]
+    out[0] += factor * (tensor[0] * x + tensor[5] * y + tensor[4] * z)
+    out[1] += factor * (tensor[5] * x + tensor[1] * y + tensor[3] * z)
+    out[2] += factor * (tensor[4] * x + tensor[3] * y + tensor[2] * z)
+
+
+@njit(cache=True, forceinline=True, error_model="numpy", fastmath=_FAST)
 def project(
     r, d, every, amplitude, columns, mixing, end, turned, shape, z, room, overlap
 ):  # fmt: skip
@@ -93,12 +113,7 @@ def project(
     return total
 
 
-@njit(
-    cache=True,
-    forceinline=True,
-    error_model="numpy",
-    fastmath={"contract", "reassoc", "nsz", "arcp"},
-)
+@njit(cache=True, forceinline=True, error_model="numpy", fastmath=_FAST)
 def differentiate(
     r, common, coupling, end, turned, level, square, shape, by_square, overlap, factor, ket, pair,
     change,
@@ -118,14 +133,7 @@ def differentiate(
             if shape[s] == 0.0:
                 continue
             active = True
-            for i in range(n):
-                close = abs(level[s] - level[i]) < 0.05
-                gap = 1.0 if close else square[s] - square[i]
-                apart = 2.0 * (shape[s] - shape[i]) / gap
-                factor[i] = common * (by_square[s] + by_square[i] if close else apart)
-            for i in range(s):  # a pair of two lines counts from one side
-                factor[i] = 0.0 if shape[i] != 0.0 else factor[i]
-            factor[s] = common * by_square[s]
+            fill_pairs(s, common, level, square, shape, by_square, factor)
             for i in range(n):
                 ket[s, 0, i] = factor[i] * overlap[0, i]
                 ket[s, 1, i] = factor[i] * overlap[1, i]
@@ -169,12 +177,7 @@ def differentiate(
         start = stop
 
 
-@njit(
-    cache=True,
-    forceinline=True,
-    error_model="numpy",
-    fastmath={"contract", "reassoc", "nsz", "arcp"},
-)
+@njit(cache=True, forceinline=True, error_model="numpy", fastmath=_FAST)
 def move(
     r, common, d, q, f, factor, displacement, vectors, curvature, first, end, turned, shape,
     by_square, overlap, z, by_q,
@@ -196,11 +199,7 @@ def move(
         if alone:
             size = overlap[0, s] ** 2 + overlap[1, s] ** 2
             rate = common * by_square[s] * size
-            xx, yy, zz = curvature[r, s, 0], curvature[r, s, 1], curvature[r, s, 2]
-            yz, xz, xy = curvature[r, s, 3], curvature[r, s, 4], curvature[r, s, 5]
-            by_q[0] += rate * (xx * d[0] + xy * d[1] + xz * d[2])
-            by_q[1] += rate * (xy * d[0] + yy * d[1] + yz * d[2])
-            by_q[2] += rate * (xz * d[0] + yz * d[1] + zz * d[2])
+            add_product(rate, curvature[r, s], d, by_q)
         for j in range(first[s], end[s]):
             x, y = shape[s] * overlap[0, s], -shape[s] * overlap[1, s]
             if not alone:
@@ -212,12 +211,9 @@ def move(
                 z[0, i] += x * vectors[r, j, 0, i] - y * vectors[r, j, 1, i]
                 z[1, i] += x * vectors[r, j, 1, i] + y * vectors[r, j, 0, i]
     for c in range(len(factor)):
-        u = displacement[c]
         along = 0.0
         for i in range(3):
             x, y = z[0, 3 * c + i], z[1, 3 * c + i]
             by_q[i] += 2.0 * common * (x * factor[c].real - y * factor[c].imag)
             along += 2.0 * common * (x * f[0, 3 * c + i] - y * f[1, 3 * c + i])
-        by_q[0] -= along * (u[0] * q[0] + u[5] * q[1] + u[4] * q[2])
-        by_q[1] -= along * (u[5] * q[0] + u[1] * q[1] + u[3] * q[2])
-        by_q[2] -= along * (u[4] * q[0] + u[3] * q[1] + u[2] * q[2])
+        add_product(-along, displacement[c], q, by_q)
