@@ -513,7 +513,8 @@ class TrajectoryPhonons:
 def bytes_per_point(model: ForceConstantModel, *, basis: bool = True) -> int:
     """Memory of :class:`TrajectoryPhonons` and one :class:`ZoneState` for a point of the grid.
 
-    Large grids (``BASIS_BYTES``) keep no ``basis``.
+    Large grids (``BASIS_BYTES``) keep no ``basis``. Half of it where a crystal has a centre of
+    inversion, whose two states of the latest parameters are then no more than this.
     """
     free = len(model.names)
     double, single = 16 * (1 + free * basis), 8 * (1 + 3 + 6 + 3 + free + 3)
