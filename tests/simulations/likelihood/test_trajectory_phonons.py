@@ -157,6 +157,18 @@ def manganese_oxide_walk(step_rlu: float) -> TrajectoryPhonons:
     )
 
 
+def test_states_of_the_latest_parameters_are_kept():
+    exact = manganese_oxide_walk(0.2)
+    values = exact.model.values
+    one, two = exact.prepare(values), exact.doubting().prepare(1.1 * values)
+    assert exact.prepare(values.copy()) is one
+    assert exact.prepare(1.1 * values) is two  # of a sibling that shares all arrays
+    exact.prepare(1.2 * values)
+    again = exact.prepare(values)
+    assert again is not one
+    np.testing.assert_array_equal(again.square, one.square)
+
+
 def test_modes_continued_to_second_order_are_those_of_the_matrix():
     exact = manganese_oxide_walk(0.05)
     model, zone = exact.model, exact.zone
