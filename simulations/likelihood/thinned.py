@@ -129,7 +129,7 @@ class ThinnedPhonons:
 def steepest(steepness: SingleArray) -> IntArray:
     """Those of (stretches,) that add most to derivatives, a share of ``STEEPEST``."""
     few = int(np.ceil(STEEPEST * len(steepness)))
-    return np.sort(np.argpartition(steepness, len(steepness) - few)[len(steepness) - few :])
+    return np.sort(np.argsort(steepness)[len(steepness) - few :])
 
 
 def steps_of_a_cell(trajectories: Trajectories, n_cells: int) -> tuple[float, int]:

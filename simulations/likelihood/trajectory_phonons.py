@@ -130,7 +130,7 @@ class TrajectoryPhonons:
         What may blur it where nobody said.
     real : bool
         With real matrices where the crystal has a centre of inversion. False: as if it had none,
-        for the same rates in twice the time.
+        for the same rates in more time.
     """
 
     def __init__(

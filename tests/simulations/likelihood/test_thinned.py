@@ -173,6 +173,23 @@ def test_beside_the_steepest_few_of_the_others_serve(germanium, monkeypatch):
         rough.rates(trajectories, state, steepness=steepness)
 
 
+def test_an_orientation_that_sees_nothing_has_no_steep_trajectories(germanium):
+    measurement, _ = germanium
+    instrument = measurement.instrument
+    none = measurement.trajectories(
+        PSI_DEG, replace(instrument, masked=np.ones_like(instrument.masked))
+    )
+    exact = measurement.exact
+    state, steepness = exact.prepare(measurement.model.values), np.zeros(0, dtype=np.float32)
+    assert len(none.pixel) == 0
+    exact.rates(none, state, steepness=steepness)
+    few = steepest(steepness)
+    assert len(few) == 0
+    rate, slope = ThinnedPhonons(exact).rates(none, state, steep=few)
+    assert rate.sum() == 0.0
+    assert not slope.any()
+
+
 def test_few_trajectories_on_the_same_grid_are_all_walked(germanium):
     measurement, trajectories = germanium
     exact = measurement.exact
