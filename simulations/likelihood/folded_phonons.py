@@ -43,8 +43,6 @@ from simulations.scattering import Pockets, count_mode, damped_line
 
 LOWEST_ENERGY_MEV = 0.3  # modes below count as lying here: the weight 1/E has no limit at Gamma
 OFF_AXIS_INVERSE_A = np.array([3.1e-4, 7.3e-4, 5.7e-4])
-FEW_IMAGES = 24  # of a cell, and so many times its lines: so few are projected one by one
-FEW_IMAGES_PER_LINE = 3
 RANK_SHARE = 1e-6  # of w Q^2 that may be left out of an image
 STABLE_AT_VOXELS = 60  # drawn sets must have no imaginary mode at about so many of them
 STABLE_WITHIN_MEV = 0.5  # that lies deeper than this
@@ -402,9 +400,12 @@ def _rates_of_bin(
     row = np.empty(n_k)
     atom = np.zeros(n_atoms, dtype=np.complex128)
     amplitude = np.empty((3, n), dtype=np.complex128)  # of one image
-    ray_re, ray_im = np.empty((3 * FEW_IMAGES, n)), np.empty((3 * FEW_IMAGES, n))
-    projected_re = np.empty((n, 3 * FEW_IMAGES))
-    projected_im = np.empty((n, 3 * FEW_IMAGES))
+    most = 0
+    for place in range(bin_start[path_bin], bin_start[path_bin + 1] if by_image else 0):
+        for e in range(n_e):
+            cell = voxel_order[place] * n_e + e
+            most = max(most, image_start[cell + 1] - image_start[cell])
+    ray_re, ray_im = np.empty((3 * most, n)), np.empty((3 * most, n))
     for place in range(bin_start[path_bin], bin_start[path_bin + 1]):
         v = voxel_order[place]
         for a in range(n):
@@ -551,34 +552,16 @@ def _rates_of_bin(
                 n_active += active[s]
             if n_active == 0:
                 continue
-            low, high = 0, 0
-            if by_image:
-                low, high = image_start[v * n_e + e], image_start[v * n_e + e + 1]
-            few = by_image and high - low <= min(FEW_IMAGES, FEW_IMAGES_PER_LINE * n_active)
             rank = 0
             if by_image:
-                if not few:
-                    tensor_re[:] = 0.0
-                    tensor_im[:] = 0.0
-                for entry in range(low, high):
+                for entry in range(image_start[v * n_e + e], image_start[v * n_e + e + 1]):
                     damp(image_sums[entry], image_phase[image[entry]], displacement, atom)
                     rays = _amplitudes(image_sums[entry], atom, amplitude, 0)
-                    if few:
-                        for p in range(rays):
-                            for a in range(n):
-                                ray_re[rank, a] = amplitude[p, a].real
-                                ray_im[rank, a] = amplitude[p, a].imag
-                            rank += 1
-                        continue
                     for p in range(rays):
                         for a in range(n):
-                            te_re[a] = amplitude[p, a].real
-                            te_im[a] = amplitude[p, a].imag
-                        for a in range(n):
-                            x, y = te_re[a], te_im[a]
-                            for b in range(n):
-                                tensor_re[a, b] += x * te_re[b] + y * te_im[b]
-                                tensor_im[a, b] += y * te_re[b] - x * te_im[b]
+                            ray_re[rank, a] = amplitude[p, a].real
+                            ray_im[rank, a] = amplitude[p, a].imag
+                        rank += 1
             else:
                 at = 0
                 for c in range(n_atoms):
@@ -597,26 +580,25 @@ def _rates_of_bin(
                             tensor_im[3 * m + b, 3 * c + a] = -im
                             tensor_im[3 * m + a, 3 * c + b] = -im
                         at += 6 if m == c else 12
-            if few:
-                for s in range(n):
-                    if not (active[s] or gradient):
-                        continue
-                    for p in range(rank):
-                        re, im = 0.0, 0.0
-                        for a in range(n):
-                            re += vector_re[s, a] * ray_re[p, a] + vector_im[s, a] * ray_im[p, a]
-                            im += vector_re[s, a] * ray_im[p, a] - vector_im[s, a] * ray_re[p, a]
-                        projected_re[s, p] = re
-                        projected_im[s, p] = im
             total = 0.0
             row[:] = 0.0
             for i in range(n):
                 if not active[i]:
                     continue
                 M = 0.0
-                if few:
+                if by_image:  # T e is a sum over rays
+                    for a in range(n):
+                        te_re[a] = 0.0
+                        te_im[a] = 0.0
                     for p in range(rank):
-                        M += projected_re[i, p] ** 2 + projected_im[i, p] ** 2
+                        re, im = 0.0, 0.0
+                        for a in range(n):
+                            re += vector_re[i, a] * ray_re[p, a] + vector_im[i, a] * ray_im[p, a]
+                            im += vector_im[i, a] * ray_re[p, a] - vector_re[i, a] * ray_im[p, a]
+                        M += re * re + im * im
+                        for a in range(n if gradient else 0):
+                            te_re[a] += re * ray_re[p, a] - im * ray_im[p, a]
+                            te_im[a] += re * ray_im[p, a] + im * ray_re[p, a]
                 else:
                     for a in range(n):
                         re, im = 0.0, 0.0
@@ -657,15 +639,9 @@ def _rates_of_bin(
                         if not active[j]:
                             factor *= 2.0
                         re, im = 0.0, 0.0
-                        if few:
-                            for p in range(rank):
-                                x, y = projected_re[i, p], projected_im[i, p]
-                                re += projected_re[j, p] * x + projected_im[j, p] * y
-                                im += projected_im[j, p] * x - projected_re[j, p] * y
-                        else:
-                            for a in range(n):
-                                re += vector_re[j, a] * te_re[a] + vector_im[j, a] * te_im[a]
-                                im += vector_re[j, a] * te_im[a] - vector_im[j, a] * te_re[a]
+                        for a in range(n):
+                            re += vector_re[j, a] * te_re[a] + vector_im[j, a] * te_im[a]
+                            im += vector_re[j, a] * te_im[a] - vector_im[j, a] * te_re[a]
                     # f1_ij (e_i^dagger B_k e_j)(e_j^dagger T e_i)
                     re *= factor
                     im *= factor
