@@ -155,7 +155,7 @@ class CountsLikelihood:
             energy=state.energy,
             vectors=state.vectors,
             velocity=state.velocity,
-            basis_rows=np.zeros((len(state.energy), 0, n), dtype=np.complex128),
+            basis_rows=np.zeros((len(state.energy), 0, n)),
         )
         return self._model.rates(
             observation.exposure(), still, log_width=0.0, gradient=True, drift=drift,

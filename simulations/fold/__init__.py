@@ -7,6 +7,7 @@ from simulations.fold.crossings import LIVE_BIT, MASKED_BIT, Crossings, find_cro
 from simulations.fold.expected_part import ExpectedPart
 from simulations.fold.exposure import (
     PAIRS,
+    Coverage,
     Exposure,
     Form,
     VoxelExposure,
@@ -40,6 +41,7 @@ __all__ = [
     "BackgroundSection",
     "CanRate",
     "CellSums",
+    "Coverage",
     "Crossings",
     "ELASTIC_REACH",
     "ExpectedPart",

@@ -56,6 +56,19 @@ class Inversion:
             return None
         return made
 
+    def amplitudes(self, crystal: Crystal, reciprocal: IntArray) -> FloatArray:
+        """B exp(i G r) / sqrt(m) of these coordinates, of G (images, 3): (images, atoms) float64.
+
+        Without a phase that they have in common.
+        """
+        turns = 2 * np.pi * reciprocal @ self.place.T
+        amplitude = self.scale * crystal.scattering_length / np.sqrt(crystal.masses_u)
+        return amplitude * np.cos(turns + self.phase)
+
+    def mean(self, displacement: FloatArray) -> FloatArray:
+        """Mean-square tensors (atoms, ...) of each atom and its partner."""
+        return 0.5 * (displacement + displacement[self.partner])
+
     def real(self, matrices: NDArray[np.complexfloating]) -> NDArray[np.floating]:
         """Matrices (..., n, n) in these coordinates, without what is left of imaginary parts.
 

@@ -33,6 +33,7 @@ from simulations.fold import (
 from simulations.instrument import Resolution, wave_vector
 from simulations.likelihood.inversion import Inversion
 from simulations.likelihood.missetting import NONE_OFF, Missetting
+from simulations.likelihood.mode_state import parts
 from simulations.likelihood.q_spread import NO_SPREAD
 from simulations.likelihood.trajectories import Trajectories
 from simulations.likelihood.trajectory_arguments import (
@@ -268,13 +269,13 @@ class TrajectoryPhonons:
         state.square[some] = square
         state.slope[some] = np.einsum("vass->vsa", coupling).real
         state.curvature[some] = own + np.stack(across, axis=-1)
-        state.vectors[some] = _parts(bra[:, 0], 2)
+        state.vectors[some] = parts(bra[:, 0], 2)
         state.block[some] = block
         mixing = np.where(near[:, None], coupling, coupling.swapaxes(2, 3) * inverse[:, None])
-        state.mixing[some] = _parts(mixing.swapaxes(1, 2), 3)
+        state.mixing[some] = parts(mixing.swapaxes(1, 2), 3)
         by_parameters = bra.astype(single) @ basis.astype(single) @ ket[:, None]
-        state.coupling[some][:, :, :-3] = _parts(by_parameters.swapaxes(1, 2), 3)
-        state.coupling[some][:, :, -3:] = _parts(coupling.swapaxes(1, 2), 3)
+        state.coupling[some][:, :, :-3] = parts(by_parameters.swapaxes(1, 2), 3)
+        state.coupling[some][:, :, -3:] = parts(coupling.swapaxes(1, 2), 3)
 
     def _scatterers(self, displacement: FloatArray) -> Scatterers:
         """The atoms with their mean-square tensors (atoms, 6), in the coordinates of modes."""
@@ -282,7 +283,7 @@ class TrajectoryPhonons:
         place = self.crystal.positions
         if self._inversion is not None:
             place, amplitude = self._inversion.place, amplitude * self._inversion.scale
-            displacement = 0.5 * (displacement + displacement[self._inversion.partner])
+            displacement = self._inversion.mean(displacement)
         return Scatterers(
             positions=np.ascontiguousarray(place), amplitude=amplitude, displacement=displacement
         )
@@ -519,11 +520,6 @@ def bytes_per_point(model: ForceConstantModel, *, basis: bool = True) -> int:
     free = len(model.names)
     double, single = 16 * (1 + free * basis), 8 * (1 + 3 + 6 + 3 + free + 3)
     return (double + single) * model.n_modes**2
-
-
-def _parts(array: NDArray[np.inexact], axis: int) -> NDArray[np.floating]:
-    """Real and imaginary parts along a new axis; of real ones there is one."""
-    return np.stack([array.real, array.imag][: 1 + np.iscomplexobj(array)], axis=axis)
 
 
 def _whole(parts: FloatArray) -> ComplexArray:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from simulations.crystal import Crystal, read_crystal
-from simulations.dynamics import eigenmodes
+from simulations.dynamics import eigenmodes, inversion_partners
 from simulations.fold import (
     build_voxel_map,
     exposure_of_arrays,
@@ -23,7 +23,7 @@ from simulations.reciprocal import EnergyAxis, seekpath_segments
 from tests.benchmarks.test_fold import corundum
 from tests.simulations.fold.exposures import compute_exposure, compute_image_exposure
 from tests.simulations.fold.test_exposure import _small_instrument
-from tests.simulations.phonon_oracles import germanium
+from tests.simulations.phonon_oracles import germanium, phonopy_model
 
 ENERGY = EnergyAxis(edges_meV=np.linspace(0, 40, 21), substeps=4)
 EI = 60.0
@@ -134,31 +134,46 @@ def test_sums_scale_add_and_merge_as_those_of_the_tensor():
     assert np.array_equal(other.reciprocal[other.image], ours.reciprocal[ours.image])
 
 
-@pytest.fixture(scope="module")
-def warm_germanium():
-    model = germanium(7.0)
+@pytest.mark.parametrize("name", ["germanium", "P-3m1"])
+def test_rates_and_derivatives_do_not_depend_on_the_form(name, request):
+    """Nor on whether matrices are real, of crystals with a centre of inversion."""
+    if name == "germanium":
+        model = germanium(7.0)
+    else:
+        model = phonopy_model(request.getfixturevalue("shared_data"), name)[1]
     model = model.with_free(model.elements[:4])
     voxels = tubes(model.crystal)
-    forward = FoldedPhonons(
-        model=model,
-        voxels=voxels,
-        energy=ENERGY,
-        ei_meV=EI,
-        temperature_K=200.0,
-        resolution=_small_instrument().resolution,
-    )
-    return forward, setting(model.crystal, voxels)
-
-
-def test_rates_and_derivatives_do_not_depend_on_the_form(warm_germanium):
-    forward, given = warm_germanium
-    state = forward.prepare(forward.model.values)
-    rate, slope = forward.rates(compute_exposure(**given), state)
-    ours, our_slope = forward.rates(compute_image_exposure(**given), state)
-    assert rate.max() > 0
-    np.testing.assert_allclose(ours, rate, rtol=1e-4, atol=1e-7 * rate.max())
-    scale = np.abs(slope).max(axis=(0, 1))
-    assert np.all(np.abs(our_slope - slope) < 1e-4 * scale)
+    given = setting(model.crystal, voxels)
+    partner = inversion_partners(model.crystal)
+    given["displacement"] = 0.5 * (given["displacement"] + given["displacement"][partner])
+    found = {}
+    for real in (False, True):
+        forward = FoldedPhonons(
+            model=model,
+            voxels=voxels,
+            energy=ENERGY,
+            ei_meV=EI,
+            temperature_K=200.0,
+            resolution=_small_instrument().resolution,
+            real=real,
+        )
+        state = forward.prepare(forward.model.values)
+        assert np.iscomplexobj(state.vectors) != real
+        for compute in (compute_exposure, compute_image_exposure):
+            exposure = compute(**given)
+            found[real, exposure.form] = forward.rates(exposure, state)
+            alone, _ = forward.rates(exposure, state, gradient=False)
+            np.testing.assert_allclose(alone, found[real, exposure.form][0], rtol=1e-12)
+    assert found[True, "tensor"][0].max() > 0
+    for pair, rate_off, slope_off in (
+        (((True, "images"), (True, "tensor")), 1e-4, 1e-4),
+        (((True, "images"), (False, "images")), 1e-9, 1e-6),
+        (((True, "tensor"), (False, "tensor")), 1e-9, 1e-6),
+    ):
+        (ours, our_slope), (rate, slope) = (found[one] for one in pair)
+        np.testing.assert_allclose(ours, rate, rtol=rate_off, atol=1e-7 * rate.max())
+        scale = np.abs(slope).max(axis=(0, 1))
+        assert np.all(np.abs(our_slope - slope) < slope_off * scale)
 
 
 def test_an_orientation_that_sees_nothing_has_no_images():
