@@ -203,6 +203,11 @@ class RoughModel(ExactModel, Protocol):
         gradient: bool,
         steepness: SingleArray | None = None,
         steep: IntArray | None = None,
+        over: FloatArray | None = None,
     ) -> tuple[FloatArray, FloatArray]:
-        """As of an ``ExactModel``; trajectories ``steep`` (few,) are to be walked as they are."""
+        """As of an ``ExactModel``; trajectories ``steep`` (few,) are to be walked as they are.
+
+        Averaged, approximately, over a covariance ``over`` (K + G, K + G) of parameters and of what
+        is mis-set, if there is one and derivatives are asked for.
+        """
         ...

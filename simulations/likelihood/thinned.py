@@ -101,6 +101,7 @@ class ThinnedPhonons:
         gradient: bool = True,
         steepness: SingleArray | None = None,
         steep: IntArray | None = None,
+        over: FloatArray | None = None,
     ) -> tuple[FloatArray, FloatArray]:
         """As ``TrajectoryPhonons.rates``, approximately; of ``steep`` stretches as they are.
 
@@ -115,7 +116,9 @@ class ThinnedPhonons:
         every = min(int(np.rint(steps / wanted)), MOST // whole)
 
         def walked(some: Trajectories) -> tuple[FloatArray, FloatArray]:
-            return self._walked.rates(some, state, log_width=log_width, off=off, gradient=gradient)
+            return self._walked.rates(
+                some, state, log_width=log_width, off=off, gradient=gradient, over=over
+            )
 
         if steep is None or every <= 1:
             return walked(thinned(trajectories, n_cells, every))

@@ -116,6 +116,15 @@ class QBlur(NamedTuple):
         return self._replace(**wide)
 
 
+class Over(NamedTuple):
+    """What rates are averaged over, approximately; empty: nothing."""
+
+    root: FloatArray  # (G, G) lower root of the covariance of what is mis-set
+    along: FloatArray  # (points, n, G) what E^2 moves with these by way of parameters, meV^2
+    rest: FloatArray  # (points, n) variance of E^2 by parameters alone, meV^4
+    uncertain: FloatArray  # (points, n) standard deviation of E^2 at most, meV^2
+
+
 class Line(NamedTuple):
     """Occupation and form of a line, all in meV."""
 

@@ -14,6 +14,7 @@ from numba import prange
 from simulations.constants import HBAR2_OVER_U
 from simulations.fold import grid_index
 from simulations.kernels import njit
+from simulations.likelihood.trajectory_average import averaged_width, fill_ways
 from simulations.likelihood.trajectory_blocks import diagonalise, fill_block, turned_slope
 from simulations.likelihood.trajectory_blur import blurred_width, fill_blur, most_blur_of
 from simulations.likelihood.trajectory_centred import (
@@ -28,6 +29,7 @@ from simulations.likelihood.trajectory_modes import differentiate, move, project
 from simulations.likelihood.trajectory_pockets import pocket_is_near, pocket_shape, signed_root
 
 UNIT = np.eye(3)
+LOOKED_FOR = 3.0  # deviations of uncertain lines, which are counted as independent
 
 
 @njit(
@@ -39,7 +41,7 @@ UNIT = np.eye(3)
 def _meet(
     r, energy, width, own_width, lowest, d, slope, blurred, blur, near, here,
     gradient, curvature, bend, reach, block_of, mixing, pockets, first, end, turned, level, shape,
-    by_square, by_blur, rise, climb, own_climb, matrix, phase,
+    by_square, by_blur, rise, climb, own_climb, matrix, phase, over, ways, shift, t,
 ):  # fmt: skip
     """Energies of all modes near grid point ``r`` and the shape of their lines at ``energy``.
 
@@ -47,7 +49,8 @@ def _meet(
     is as much wider as its branch climbs over it. ``bend`` over ``reach`` is at least what the
     others of its block add to the slope of a mode.
     ``pockets`` is (floor, damped, k_B T) of a crystal that has some, or None. Then ``level`` of
-    imaginary modes is negative. ``phase`` is None where couplings have imaginary parts.
+    imaginary modes is negative. ``phase`` is None where couplings have imaginary parts. ``over`` to
+    ``t``: see ``averaged_width``; lines are as they are where it is empty.
 
     ``here`` holds E^2 continued to first order, ``near`` which of them may have a line. Fills
     ``first`` and ``end`` of the block that each mode was turned in (a mode by itself: none was),
@@ -57,6 +60,7 @@ def _meet(
     Returns whether any line is near.
     """
     n = len(level)
+    averaged = len(over.rest) > 0
     any_active = False
     for i in range(n):
         shape[i] = 0.0
@@ -113,6 +117,8 @@ def _meet(
             most_width = steepest + length * most_width
             if blurred:
                 most_own = 0.25 * sqrt(highest * (blur[0, 0] + blur[1, 1] + blur[2, 2]))
+            if averaged:
+                most_own = np.inf
         for i in range(s, stop):
             line = sqrt(max(here[i], lowest * lowest))
             if stop > s + 1:
@@ -122,7 +128,7 @@ def _meet(
                     most = most * most + own_width * own_width + most_own
                     if (energy - line) ** 2 >= 16.0 * most:
                         continue
-                if blurred:
+                if blurred or averaged:
                     for c in range(3):
                         if phase is None:
                             own_climb[c] = turned_slope(
@@ -141,12 +147,16 @@ def _meet(
                     steep = turned_real_slope(mixing, r, slope, rise, turned, i, s, stop)
             else:
                 steep = rise[i]
-                if blurred:
+                if blurred or averaged:
                     for c in range(3):
                         own_climb[c] = climb[c, i]
             own = own_width
             if blurred:
                 own = blurred_width(own_width, here[i], own_climb, blur)
+            if averaged:
+                own = averaged_width(
+                    own, here[i], own_climb, steep, over, r, i, s, stop, turned, ways, shift, t
+                )  # fmt: skip
             if pockets is not None:
                 level[i] = signed_root(here[i])
                 shape[i], by_square[i] = pocket_shape(
@@ -170,8 +180,8 @@ def _meet(
 
 @njit(cache=True, error_model="numpy", fastmath={"contract", "reassoc", "nsz", "arcp"})
 def _walk_block(
-    block, stretches, rays, axis, moves, grid, zone, scatterers, line, q_blur, pockets, phase, out,
-    out_slope, out_steepness,
+    block, stretches, rays, axis, moves, grid, zone, scatterers, line, q_blur, over, pockets, phase,
+    out, out_slope, out_steepness,
 ):  # fmt: skip
     """Walk the stretches of one block; see ``walk``."""
     exposure, first_step, start, length, cell, pixel = stretches
@@ -198,6 +208,8 @@ def _walk_block(
     ) = zone
     positions, amplitude, displacement = scatterers
     thermal, own_width, lowest = line
+    uncertain = over.uncertain
+    averaged = len(uncertain) > 0
     blurred = q_blur[0] > 0.0 or q_blur[1] > 0.0 or q_blur[2] > 0.0 or q_blur[3] > 0.0
     n_blocks = out.shape[0]
     n = square.shape[1]
@@ -223,6 +235,7 @@ def _walk_block(
     change = np.empty(n_k + (3 if n_moves > 0 else 0))  # by the parameters, by q
     by_q = np.empty(3)
     moved = np.empty(n_moves)
+    ways = np.empty((len(over.root), 3))
     factor = np.empty(n_atoms, dtype=np.complex128)
     # Of a stretch, in each run of steps of one cell.
     run_cell = np.empty(len(measured_edges) - 1, dtype=np.int64)
@@ -347,22 +360,33 @@ def _walk_block(
                         + 2.0 * most / reach_of_cell
                     )
                     beyond[s] -= most_blur * steepest[s]
+                if averaged:
+                    beyond[s] -= LOOKED_FOR * uncertain[r, s]
             none = True
             for s in range(n):
                 near[s] = beyond[s] <= 0.0
                 if pockets is not None and not near[s]:
+                    more = LOOKED_FOR * uncertain[r, s] if averaged else 0.0
                     near[s] = pocket_is_near(
                         here[s], away * bend[r, s], true[t],
-                        found[t] + own_width + 0.125 * most_blur * steepest[s] / true[t],
+                        found[t] + own_width + 0.125 * (most_blur * steepest[s] + more) / true[t],
                         lowest, pockets,
                     )  # fmt: skip
                 none = none and not near[s]
             if blurred and not none:
                 fill_blur(q_blur, k, direction[p], beam, op_cartesian[o], room, blur)
+            if averaged and not none:
+                for c in range(3):
+                    q_in[c] = beam[c] - k * direction[p, c]
+                fill_ways(
+                    linear, beam_move, final_move, t, q_in, beam, direction[p], op_cartesian[o],
+                    ways,
+                )  # fmt: skip
             if none or not _meet(
                 r, true[t], found[t], own_width, lowest, d, slope, blurred, blur, near, here,
                 gradient, curvature, bend, reach_of_cell, block_of, mixing, pockets, first, end,
                 turned, level, shape, by_square, by_blur, rise, climb, own_climb, matrix, phase,
+                over, ways, shift, t,
             ):  # fmt: skip
                 continue
             qx = beam[0] - k * dx
@@ -509,7 +533,7 @@ def _walk_block(
 
 @njit(cache=True, parallel=True)
 def walk(
-    stretches, rays, axis, moves, grid, zone, scatterers, line, q_blur, pockets, phase, out,
+    stretches, rays, axis, moves, grid, zone, scatterers, line, q_blur, over, pockets, phase, out,
     out_slope, out_steepness,
 ):  # fmt: skip
     """Walk every stretch in true energy and spread what is found over its cells.
@@ -518,12 +542,12 @@ def walk(
     ``out_slope`` (blocks, cells, K + 1 + G): by the parameters, the logarithm of the width and
     ``moves``; or (..., 0) for no derivatives. Fills ``out_steepness`` (stretches,), if it is not
     empty, with the size of what each adds to derivatives by the parameters. ``q_blur``: a
-    ``QBlur``; ``pockets``: see ``_meet``. ``phase`` (atoms,) of a crystal with a centre of
-    inversion: that of every coordinate of ``Inversion``, where ``scatterers`` and ``zone`` are
-    given in these; None: they have imaginary parts.
+    ``QBlur``; ``over``: an ``Over``; ``pockets``: see ``_meet``. ``phase`` (atoms,) of a crystal
+    with a centre of inversion: that of every coordinate of ``Inversion``, where ``scatterers`` and
+    ``zone`` are given in these; None: they have imaginary parts.
     """
     for block in prange(len(out)):  # a body of its own: the compiler reads it once, not four times
         _walk_block(
             np.int64(block), stretches, rays, axis, moves, grid, zone, scatterers, line, q_blur,
-            pockets, phase, out, out_slope, out_steepness,
+            over, pockets, phase, out, out_slope, out_steepness,
         )  # fmt: skip

@@ -41,6 +41,7 @@ from simulations.likelihood.trajectory_arguments import (
     Grid,
     Line,
     Moves,
+    Over,
     QBlur,
     Rays,
     Scatterers,
@@ -298,6 +299,36 @@ class TrajectoryPhonons:
         np.add.at(pull, (point, mode), size)
         return self.zone.reach * (pull + self.zone.reach * np.linalg.norm(state.curvature, axis=-1))
 
+    def _over(self, state: ZoneState, covariance: FloatArray | None, rays: Rays) -> Over:
+        """What rates are averaged over, and how far a line may be looked for then."""
+        n_k, ways = len(self.parameter_names), self.missetting
+        if covariance is None:
+            none = np.zeros((0, 0))
+            return Over(root=none, along=none[..., None], rest=none, uncertain=none)
+        order = np.roll(np.arange(len(covariance)), -n_k)  # what is mis-set first
+        root = np.asarray(np.linalg.cholesky(covariance[np.ix_(order, order)]), dtype=np.float64)
+        own = np.einsum("psks->psk", state.coupling[:, :, :n_k, 0])
+        along, rest = own @ root[len(ways) :, : len(ways)], own @ root[len(ways) :, len(ways) :]
+        rest = np.sum(rest**2, axis=-1)
+        by_parameters = np.sqrt(rest + np.sum(along**2, axis=-1))
+        same = state.block[:, :, None] == state.block[:, None, :]
+        by_parameters = np.max(by_parameters[:, None] * same, axis=-1)
+        sigma = np.sqrt(np.diag(covariance)[n_k:])
+        moves = ways.moves(self.true_edges_meV(), self.ei_meV)
+        k_i = float(np.linalg.norm(rays.beam))
+        most_q = float(np.linalg.norm(rays.beam - k_i * rays.direction, axis=1).max(initial=0.0))
+        far = np.linalg.norm(moves.linear, ord=2, axis=(1, 2)) * most_q
+        far += np.abs(moves.beam) * k_i + np.abs(moves.final).max(axis=1, initial=0.0)
+        by_set_up = np.linalg.norm(state.slope, axis=-1) * np.linalg.norm(sigma * far)
+        late = np.linalg.norm(sigma * np.abs(moves.shift).max(axis=1, initial=0.0))
+        by_set_up += 2 * np.sqrt(np.abs(state.square)) * late
+        return Over(
+            root=np.ascontiguousarray(root[: len(ways), : len(ways)]),
+            along=along,
+            rest=rest,
+            uncertain=by_parameters + by_set_up,
+        )
+
     def true_edges_meV(self, finer: int = 1) -> FloatArray:
         """Edges of the steps in true energy, a share of the resolution's width each or finer."""
         edges = [LOWEST_ENERGY_MEV]
@@ -386,6 +417,7 @@ class TrajectoryPhonons:
         off: FloatArray | None = None,
         gradient: bool = True,
         steepness: SingleArray | None = None,
+        over: FloatArray | None = None,
     ) -> tuple[FloatArray, FloatArray]:
         """Phonon rate of every path cell with scale 1.
 
@@ -402,6 +434,10 @@ class TrajectoryPhonons:
         steepness : (stretches,) float32, optional
             Filled with the size of what each stretch adds to the derivatives by the parameters,
             over all cells; left as it is without ``gradient``.
+        over : (K + G, K + G) float64, optional
+            Covariance of the parameters and of what is mis-set, that rates and derivatives are
+            averaged over, approximately: lines are wider by what their energies are uncertain by,
+            all else is as it is at their mean. Only with ``gradient``.
 
         Returns
         -------
@@ -476,6 +512,7 @@ class TrajectoryPhonons:
                 lowest=LOWEST_ENERGY_MEV,
             ),
             self.q_blur.widened(spread),
+            self._over(state, over if gradient else None, rays),
             None
             if self.pockets is None
             else (
