@@ -342,7 +342,8 @@ class Tangents:
             tangent = self._kept.get(one.key)
             wider = None if tangent is None else tangent.wider
             if wider is None:
-                change = blurred.rate(one, theta) - points.rate(one, theta)
+                steep = None if tangent is None or self._rough is None else tangent.steep
+                change = blurred.rate(one, theta, steep) - points.rate(one, theta, steep)
                 wider = change.astype(np.float32)
                 if tangent is not None:
                     self._kept[one.key] = replace(tangent, wider=wider)
@@ -450,9 +451,11 @@ class _At:
     def __init__(self, model: ExactModel, layout: ThetaLayout) -> None:
         self._model, self._layout = model, layout
 
-    def rate(self, one: Observation, theta: FloatArray) -> FloatArray:
-        """Rates at theta (P,)."""
-        return self._rates(one, theta, gradient=False)[0]
+    def rate(
+        self, one: Observation, theta: FloatArray, steep: IntArray | None = None
+    ) -> FloatArray:
+        """Rates at theta (P,); ``steep``: see ``tangent``."""
+        return self._rates(one, theta, gradient=False, steep=steep)[0]
 
     def slopes(
         self,
