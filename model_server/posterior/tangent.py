@@ -342,7 +342,8 @@ class Tangents:
             tangent = self._kept.get(one.key)
             wider = None if tangent is None else tangent.wider
             if wider is None:
-                steep = None if tangent is None or self._rough is None else tangent.steep
+                base = None if tangent is None else tangent.base or tangent
+                steep = None if base is None or self._rough is None else base.steep
                 change = blurred.rate(one, theta, steep) - points.rate(one, theta, steep)
                 wider = change.astype(np.float32)
                 if tangent is not None:

@@ -56,7 +56,7 @@ class Inversion:
             return None
         return made
 
-    def amplitudes(self, crystal: Crystal, reciprocal: IntArray) -> FloatArray:
+    def amplitudes(self, crystal: Crystal, reciprocal: NDArray[np.integer]) -> FloatArray:
         """B exp(i G r) / sqrt(m) of these coordinates, of G (images, 3): (images, atoms) float64.
 
         Without a phase that they have in common.

@@ -36,7 +36,7 @@ class ModeState:
     @cached_property
     def rows(self) -> FloatArray:
         """(voxels, P, n, n) eigenvectors in rows."""
-        return np.ascontiguousarray(parts(self.vectors.swapaxes(1, 2), 1))
+        return np.ascontiguousarray(parts(self.vectors.swapaxes(1, 2), 1), dtype=np.float64)
 
     @cached_property
     def coupling(self) -> SingleArray:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 from pathlib import Path as FilePath
 
 import numpy as np
@@ -310,6 +311,7 @@ class Measurement:
         return self.coarse_forward if self.costly else self.forward
 
     def _forward(self, voxels: VoxelMap | MergedVoxels) -> FoldedPhonons:
+        quick: dict[str, Any] = {"reach_sigmas": QUICK_REACH_SIGMAS} if self.costly else {}
         return FoldedPhonons(
             model=self.model,
             voxels=voxels,
@@ -319,7 +321,7 @@ class Measurement:
             resolution=self.instrument.resolution,
             pockets=self.pockets,
             q_blur=self._q_blur(self.experiment.q_spread),
-            **({"reach_sigmas": QUICK_REACH_SIGMAS} if self.costly else {}),
+            **quick,
         )
 
     def calibrated(self, instrument: Instrument) -> Instrument:
