@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
 from pathlib import Path as FilePath
+from typing import Any
 
 import numpy as np
 import structlog
