@@ -31,7 +31,7 @@ def fill_ways(linear, beam_move, final_move, t, q, beam, away, turn, out):
 
 @njit(cache=True, error_model="numpy")
 def averaged_width(
-    width, square, climb, steep, over, r, i, start, stop, turned, ways, shift, t
+    width, square, climb, steep, over, r, i, start, stop, turned, phase, ways, shift, t
 ):  # fmt: skip
     """Width of mode ``i`` of grid point ``r`` with what its energy is uncertain by, meV.
 
@@ -45,7 +45,9 @@ def averaged_width(
         The same by true energy, along the trajectory.
     over : Over
         Of modes by themselves. One that a block turned has the mean of those it is made of, rows
-        ``turned`` (P, n, n): how they move each other is left out.
+        ``turned`` (2, n, n): how they move each other is left out.
+    phase : (atoms,) float64 or None
+        None: ``turned`` has imaginary parts.
     ways : (G, 3) float64
         See ``fill_ways``.
     shift : (G, true steps) float64
@@ -56,7 +58,7 @@ def averaged_width(
     variance = rest[r, i] if alone else 0.0
     for j in range(start, start if alone else stop):
         share = turned[0, i, j - start] ** 2
-        if turned.shape[0] > 1:
+        if phase is None:
             share += turned[1, i, j - start] ** 2
         variance += share * rest[r, j]
     late = 2.0 * sqrt(max(square, 0.0)) - steep
@@ -64,7 +66,7 @@ def averaged_width(
         x = along[r, i, b] if alone else 0.0
         for j in range(start, start if alone else stop):
             share = turned[0, i, j - start] ** 2
-            if turned.shape[0] > 1:
+            if phase is None:
                 share += turned[1, i, j - start] ** 2
             x += share * along[r, j, b]
         for g in range(b, len(root)):

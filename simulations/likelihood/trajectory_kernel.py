@@ -155,7 +155,8 @@ def _meet(
                 own = blurred_width(own_width, here[i], own_climb, blur)
             if averaged:
                 own = averaged_width(
-                    own, here[i], own_climb, steep, over, r, i, s, stop, turned, ways, shift, t
+                    own, here[i], own_climb, steep, over, r, i, s, stop, turned, phase, ways,
+                    shift, t,
                 )  # fmt: skip
             if pockets is not None:
                 level[i] = signed_root(here[i])

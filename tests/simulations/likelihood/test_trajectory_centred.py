@@ -51,10 +51,11 @@ def test_a_real_block_is_diagonalised_and_the_rest_left_alone(size, closeness):
     assert np.all(turned[1] == 7.0)
 
 
+@pytest.mark.parametrize("averaged", [False, True])
 @pytest.mark.parametrize(
     ("example", "blurred"), [("ge-arcs.yaml", False), ("MgO/experiment.yaml", True)]
 )
-def test_rates_are_those_of_complex_matrices(example, blurred, monkeypatch):
+def test_rates_are_those_of_complex_matrices(example, blurred, averaged, monkeypatch):
     file = ROOT / "examples" / example
     experiment = load_experiment(file)
     if blurred:
@@ -65,12 +66,14 @@ def test_rates_are_those_of_complex_matrices(example, blurred, monkeypatch):
     exacts.append(build_measurement(experiment, file.parent).exact)
     masked = real.instrument.masked | (np.arange(real.instrument.n_pixels) % 199 != 0)
     trajectories = real.trajectories(30.0, replace(real.instrument, masked=masked))
-    off = 0.5 * exacts[0].missetting.sigma
+    sigma = exacts[0].missetting.sigma
+    off, phi = 0.5 * sigma, real.model.values
+    over = np.diag(np.concatenate([0.05 * np.abs(phi) + 1e-3, sigma]) ** 2) if averaged else None
     found = []
     for exact, parts in zip(exacts, (1, 2), strict=True):
-        state = exact.prepare(1.02 * real.model.values)
+        state = exact.prepare(1.02 * phi)
         assert state.mixing.shape[3] == state.coupling.shape[3] == parts
-        found.append(exact.rates(trajectories, state, log_width=0.1, off=off))
+        found.append(exact.rates(trajectories, state, log_width=0.1, off=off, over=over))
     (rate, slope), (right, along) = found
     assert right.sum() > 0
     np.testing.assert_allclose(rate, right, rtol=1e-4, atol=1e-6 * right.max())
