@@ -57,9 +57,9 @@ class Inversion:
         return made
 
     def amplitudes(self, crystal: Crystal, reciprocal: NDArray[np.integer]) -> FloatArray:
-        """B exp(i G r) / sqrt(m) of these coordinates, of G (images, 3): (images, atoms) float64.
+        """What these coordinates scatter at G (images, 3), without the phase that all have.
 
-        Without a phase that they have in common.
+        (images, atoms) float64, b exp(i G r) / sqrt(m) in sqrt(barn / u).
         """
         turns = 2 * np.pi * reciprocal @ self.place.T
         amplitude = self.scale * crystal.scattering_length / np.sqrt(crystal.masses_u)

@@ -30,8 +30,12 @@ from tests.conftest import ROOT
 PSI_DEG = 47.0
 
 
-@pytest.fixture(scope="module")
-def germanium():
+@pytest.fixture(name="germanium", scope="module")
+def _germanium():
+    return every_other_pixel_of_germanium()
+
+
+def every_other_pixel_of_germanium():
     """Measurement of germanium on every other pixel of ARCS, and its trajectories."""
     experiment = load_experiment(ROOT / "examples" / "ge-arcs.yaml")
     measurement = build_measurement(experiment, ROOT / "examples")

@@ -1,13 +1,10 @@
 """Lines as uncertain as their energies are, against averages over many draws."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 
 from simulations.likelihood import steepest
-from steering.experiment import build_measurement, load_experiment
-from tests.conftest import ROOT
+from tests.simulations.likelihood.test_thinned import every_other_pixel_of_germanium
 
 COUNTS = 1000.0
 PAIRS = 12  # of draws, to either side
@@ -16,11 +13,7 @@ PAIRS = 12  # of draws, to either side
 @pytest.fixture(scope="module")
 def germanium():
     """Rough model with the set-up fitted, trajectories, theta, and a posterior of a short run."""
-    experiment = load_experiment(ROOT / "examples" / "ge-arcs.yaml")
-    measurement = build_measurement(experiment, ROOT / "examples")
-    instrument = measurement.instrument
-    masked = instrument.masked | (np.arange(instrument.n_pixels) % 2 == 1)
-    trajectories = measurement.trajectories(47.0, replace(instrument, masked=masked))
+    measurement, trajectories = every_other_pixel_of_germanium()
     exact, rough = measurement.exact.doubting(), measurement.rough.doubting()
     phi, ways = measurement.model.values, len(exact.missetting)
     assert ways > 3
