@@ -15,6 +15,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache as once
 from pathlib import Path
@@ -66,6 +67,29 @@ def njit(
         return kernel
 
     return compiled if function is None else compiled(function)
+
+
+def share_out(count: int, work: Callable[[int, int], None]) -> None:
+    """Call ``work(first, last)`` for parts of ``range(count)``, at once on numba's threads.
+
+    numba would do it by ``parallel=True``, and compile the whole kernel three times. ``work``
+    holds the interpreter unless what it calls has ``nogil=True``.
+    """
+    parts = min(numba.get_num_threads(), count)
+    if parts < 2:
+        work(0, count)
+        return
+    edges = [count * k // parts for k in range(parts + 1)]
+    for _ in _threads().map(work, edges[:-1], edges[1:]):
+        pass
+
+
+@once
+def _threads() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(numba.get_num_threads(), thread_name_prefix="kernel")
+
+
+os.register_at_fork(after_in_child=_threads.cache_clear)  # a child has none of these threads
 
 
 def kernel_sources(package: str) -> list[Path]:

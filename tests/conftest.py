@@ -17,14 +17,10 @@ from tests.small_disk import NoMountError, SmallDisk
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
     os.environ.setdefault(_name, "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
-# Two workers that compile the same kernels into one cache on a fresh machine crash each other; a
-# worker inherits what the main process set, so it is set again here.
-if not os.environ.get("NUMBA_CACHE_DIR") or "BEAMSTEER_NUMBA_CACHES" in os.environ:
-    _caches = os.environ.setdefault(
-        "BEAMSTEER_NUMBA_CACHES", str(Path(__file__).resolve().parents[1] / "build")
-    )
-    _worker = os.environ.get("PYTEST_XDIST_WORKER", "main")
-    os.environ["NUMBA_CACHE_DIR"] = str(Path(_caches) / f"numba-{_worker}")
+# Kernels are compiled once for all workers: `simulations.kernels` lets processes share a cache.
+os.environ.setdefault(
+    "NUMBA_CACHE_DIR", str(Path(__file__).resolve().parents[1] / "build" / "numba")
+)
 
 settings.register_profile("beamsteer", deadline=None)  # a wall clock never decides a test
 settings.load_profile("beamsteer")

@@ -10,7 +10,6 @@ from math import erf, exp, sqrt
 from typing import NamedTuple
 
 import numpy as np
-from numba import prange
 
 from simulations.arrays import ComplexArray, FloatArray, IntArray, SingleArray
 from simulations.constants import HBAR2_OVER_U
@@ -149,12 +148,18 @@ def _fill_tensor(packed, turn, whole, out):
                 out[0, i, j] = z.real
 
 
-@njit(cache=True, error_model="numpy", fastmath=_FAST)
-def _rates_of_bin(
-    path_bin, voxel_order, bin_start, moments, coverage, branches, lines, gradient, pockets, turn,
-    out_rate, out_jacobian, out_along,
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=_FAST)
+def fill_rates(
+    first_bin, last_bin, voxel_order, bin_start, moments, coverage, branches, lines, gradient,
+    pockets, turn, out_rate, out_jacobian, out_along,
 ):  # fmt: skip
-    """Fill the rates of one path bin; see ``fill_rates``."""
+    """Fill rate (path_bins, bins) and jacobian (..., K + 1); see ``FoldedPhonons.rates``.
+
+    Of the path bins from ``first_bin`` to the one before ``last_bin``. ``turn``: a ``Turn`` where
+    modes, and what images scatter, are in the coordinates of an ``Inversion``; None: they have
+    imaginary parts. ``out_along`` (..., 4 or 0) takes the sum of dI/dE v over lines, then that of
+    dI/dE.
+    """
     weight, first, second, slope, slope_second, q_squared = moments
     tensor, image_start, image, image_sums, image_phase, displacement = coverage
     energy, vectors, coupling, velocity = branches
@@ -182,12 +187,15 @@ def _rates_of_bin(
     rest, axis = np.empty((3, 3)), np.empty(3)
     atom = np.zeros(n_atoms, dtype=image_phase.dtype)
     most = 0
-    for place in range(bin_start[path_bin], bin_start[path_bin + 1] if by_image else 0):
+    for place in range(bin_start[first_bin], bin_start[last_bin] if by_image else 0):
         for e in range(n_e):
             cell = voxel_order[place] * n_e + e
             most = max(most, image_start[cell + 1] - image_start[cell])
     ray = np.empty((parts, 3 * most, n))
-    for place in range(bin_start[path_bin], bin_start[path_bin + 1]):
+    path_bin = first_bin
+    for place in range(bin_start[first_bin], bin_start[last_bin]):
+        while place >= bin_start[path_bin + 1]:
+            path_bin += 1
         v = voxel_order[place]
         vector = vectors[v]
         for e in range(n_e):
@@ -413,21 +421,3 @@ def _rates_of_bin(
             for k in range(n_k if gradient else 0):
                 out_jacobian[path_bin, e, k] += row[k]
             out_rate[path_bin, e] += total
-
-
-@njit(cache=True, parallel=True)
-def fill_rates(
-    voxel_order, bin_start, moments, coverage, branches, lines, gradient, pockets, turn, out_rate,
-    out_jacobian, out_along,
-):  # fmt: skip
-    """Fill rate (path_bins, bins) and jacobian (..., K + 1); see ``FoldedPhonons.rates``.
-
-    ``turn``: a ``Turn`` where modes, and what images scatter, are in the coordinates of an
-    ``Inversion``; None: they have imaginary parts. ``out_along`` (..., 4 or 0) takes the sum of
-    dI/dE v over lines, then that of dI/dE.
-    """
-    for path_bin in prange(len(bin_start) - 1):
-        _rates_of_bin(
-            np.int64(path_bin), voxel_order, bin_start, moments, coverage, branches, lines,
-            gradient, pockets, turn, out_rate, out_jacobian, out_along,
-        )  # fmt: skip

@@ -29,6 +29,7 @@ from simulations.fold import (
     form_for,
 )
 from simulations.instrument import Resolution
+from simulations.kernels import share_out
 from simulations.likelihood.drift import Drift
 from simulations.likelihood.folded_kernel import (
     LOWEST_ENERGY_MEV,
@@ -237,7 +238,7 @@ class FoldedPhonons:
         if drift is not None and off is not None and np.any(off):
             moments = drift.moved(moments, off, self.voxels.path_bin)
             shift = drift.shift[: self.n_energy] @ off
-        fill_rates(
+        arguments = (
             self._voxel_order,
             self._bin_start,
             Moments(
@@ -275,6 +276,9 @@ class FoldedPhonons:
             rate,
             jacobian,
             along,
+        )
+        share_out(
+            shape[0], lambda first, last: fill_rates(np.int64(first), np.int64(last), *arguments)
         )
         if drift is None or not gradient:
             return rate, jacobian

@@ -9,7 +9,6 @@ from __future__ import annotations
 from math import cos, exp, pi, sin, sqrt
 
 import numpy as np
-from numba import prange
 
 from simulations.constants import HBAR2_OVER_U
 from simulations.fold import grid_index
@@ -179,12 +178,21 @@ def _meet(
     return any_active
 
 
-@njit(cache=True, error_model="numpy", fastmath={"contract", "reassoc", "nsz", "arcp"})
-def _walk_block(
+@njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract", "reassoc", "nsz", "arcp"})
+def walk(
     block, stretches, rays, axis, moves, grid, zone, scatterers, line, q_blur, over, pockets, phase,
     out, out_slope, out_steepness,
 ):  # fmt: skip
-    """Walk the stretches of one block; see ``walk``."""
+    """Walk the stretches of one block in true energy, spread what is found over their cells.
+
+    Arguments are those of ``trajectory_arguments``; adds to ``out`` (blocks, cells) and
+    ``out_slope`` (blocks, cells, K + 1 + G): by the parameters, the logarithm of the width and
+    ``moves``; or (..., 0) for no derivatives. Fills ``out_steepness`` (stretches,), if it is not
+    empty, with the size of what each adds to derivatives by the parameters. ``q_blur``: a
+    ``QBlur``; ``over``: an ``Over``; ``pockets``: see ``_meet``. ``phase`` (atoms,) of a crystal
+    with a centre of inversion: that of every coordinate of ``Inversion``, where ``scatterers`` and
+    ``zone`` are given in these; None: they have imaginary parts.
+    """
     exposure, first_step, start, length, cell, pixel = stretches
     direction, fractional, beam, beam_fractional = rays
     measured_edges, true, kf, weight, found, slope_of_step = axis[:6]
@@ -530,25 +538,3 @@ def _walk_block(
                     for q in range(n_k):
                         total += counted_slope[run, q] ** 2
             out_steepness[one] = exposure[one] * sqrt(total)
-
-
-@njit(cache=True, parallel=True)
-def walk(
-    stretches, rays, axis, moves, grid, zone, scatterers, line, q_blur, over, pockets, phase, out,
-    out_slope, out_steepness,
-):  # fmt: skip
-    """Walk every stretch in true energy and spread what is found over its cells.
-
-    Arguments are those of ``trajectory_arguments``; adds to ``out`` (blocks, cells) and
-    ``out_slope`` (blocks, cells, K + 1 + G): by the parameters, the logarithm of the width and
-    ``moves``; or (..., 0) for no derivatives. Fills ``out_steepness`` (stretches,), if it is not
-    empty, with the size of what each adds to derivatives by the parameters. ``q_blur``: a
-    ``QBlur``; ``over``: an ``Over``; ``pockets``: see ``_meet``. ``phase`` (atoms,) of a crystal
-    with a centre of inversion: that of every coordinate of ``Inversion``, where ``scatterers`` and
-    ``zone`` are given in these; None: they have imaginary parts.
-    """
-    for block in prange(len(out)):  # a body of its own: the compiler reads it once, not four times
-        _walk_block(
-            np.int64(block), stretches, rays, axis, moves, grid, zone, scatterers, line, q_blur,
-            over, pockets, phase, out, out_slope, out_steepness,
-        )  # fmt: skip

@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from copy import copy
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +32,7 @@ from simulations.fold import (
     PAIRS,
 )
 from simulations.instrument import Resolution, wave_vector
+from simulations.kernels import share_out
 from simulations.likelihood.inversion import Inversion
 from simulations.likelihood.missetting import NONE_OFF, Missetting
 from simulations.likelihood.mode_state import parts
@@ -537,7 +539,13 @@ class TrajectoryPhonons:
             axis, moves = self._true_axis(trajectories, log_width, off, finer)
             marked = steepness is not None and gradient
             steep = np.zeros(len(stretches.pixel) if marked else 0, dtype=np.float32)
-            walk(stretches, rays, axis, moves, *medium, out, slopes, steep)
+            arguments = (stretches, rays, axis, moves, *medium, out, slopes, steep)
+
+            def walk_blocks(first: int, last: int, arguments: tuple[Any, ...] = arguments) -> None:
+                for block in range(first, last):
+                    walk(np.int64(block), *arguments)
+
+            share_out(BLOCKS, walk_blocks)
             if steepness is not None and marked:
                 steepness[some] = steep
         shape = (self.n_path_bins, self.energy.n_bins)

@@ -25,7 +25,7 @@ from simulations.constants import METRE_PER_SECOND_PER_SQRT_MEV
 from simulations.instrument import flight_time_us
 from simulations.reciprocal import EnergySection
 from steering.experiment import Experiment, Measurement, build_measurement
-from tests.steering.virtual_scan import EXAMPLES, small_experiment
+from tests.steering.virtual_scan import EXAMPLES, known_set_up, small_experiment
 
 SECOND = 1_000_000_000
 BEGIN = 1_700_000_000 * SECOND
@@ -37,7 +37,7 @@ PSI = (5.0, 17.0, 29.0, 41.0)
 @cache
 def live_experiment(**source) -> Experiment:
     """The small experiment made smaller, with a live source; T0 is known."""
-    experiment = small_experiment()
+    experiment = known_set_up(small_experiment())
     axis = EnergySection(min_meV=0, max_meV=39, bins=26, substeps=4)
     path = experiment.path.model_copy(update={"bins": (5, 4), "voxel_rlu": 0.05, "energy": axis})
     return experiment.model_copy(

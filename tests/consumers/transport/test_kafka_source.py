@@ -405,18 +405,19 @@ def test_rights_are_asked_for_by_name_and_with_them_messages_come(kafka, kafka_t
     environment = {"BEAMSTEER_KAFKA_PASSWORD": PASSWORDS["reader"]}
 
     def allow(kind, name):
+        rule = ACL(
+            principal="User:reader",
+            host="*",
+            operation=ACLOperation.READ,
+            permission_type=ACLPermissionType.ALLOW,
+            resource_pattern=ResourcePattern(kind, name),
+        )
         with admin(kafka) as client:
-            client.create_acls(
-                [
-                    ACL(
-                        principal="User:reader",
-                        host="*",
-                        operation=ACLOperation.READ,
-                        permission_type=ACLPermissionType.ALLOW,
-                        resource_pattern=ResourcePattern(kind, name),
-                    )
-                ]
-            )
+            client.create_acls([rule])
+            until = time.monotonic() + TOLD_S
+            while not client.describe_acls(rule)[0]:  # the controller has it, the broker not yet
+                assert time.monotonic() < until
+                time.sleep(0.05)
 
     with (
         told_in_time(),

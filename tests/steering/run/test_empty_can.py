@@ -22,7 +22,7 @@ from steering.report.plots_file import fold_maps_png
 from steering.run import Run
 from steering.run.empty_can import read_can
 from steering.study import simulate
-from tests.steering.virtual_scan import EXAMPLES, small_experiment
+from tests.steering.virtual_scan import EXAMPLES, known_set_up, small_experiment
 
 PSI_DEG = (5.0, 61.0)
 ATOMS = 4.0  # of the can: as many counts as the phonons, and more
@@ -74,7 +74,7 @@ def scan(tmp_path_factory: pytest.TempPathFactory) -> CanScan:
 
 def experiment_with(**background: Any) -> Experiment:
     section = BackgroundSection(**background)
-    return small_experiment().model_copy(update={"background": section})
+    return known_set_up(small_experiment()).model_copy(update={"background": section})
 
 
 def measured(scan: CanScan, **background: Any) -> Measurement:

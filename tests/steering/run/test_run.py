@@ -26,6 +26,7 @@ from tests.steering.virtual_scan import (
     FREE,
     PSI_DEG,
     VirtualScan,
+    known_measurement,
     small_measurement,
     virtual_scan,
 )
@@ -417,7 +418,7 @@ def test_reduced_data_gives_an_estimate_by_its_gaussian_likelihood(virtual_scan,
         if isinstance(payload, HistogramBlock):
             payload = replace(payload, counts=None)
         payloads.append(payload)
-    run = Run(small_measurement(), run_id="r", folder=tmp_path)
+    run = Run(known_measurement(), run_id="r", folder=tmp_path)
     feed(run, renumbered(payloads))
     assert len(run.chunks) == len(PSI_DEG)
     assert run.sums.gaussian
@@ -436,7 +437,7 @@ def test_a_run_of_an_untrusted_estimate_asks_for_falsification(virtual_scan, tmp
             energy[::5] += 6.0
             payload = replace(payload, energy_transfer_meV=energy)
         spoiled.append(payload)
-    run = feed(Run(small_measurement(), run_id="r", folder=tmp_path), renumbered(spoiled))
+    run = feed(Run(known_measurement(), run_id="r", folder=tmp_path), renumbered(spoiled))
     result = run.result()
     assert not result["trusted"]
     assert any(r.startswith("goodness of fit") for r in result["reasons"])
@@ -565,7 +566,7 @@ def test_chunks_without_a_start_time_keep_the_order_in_which_they_came(folded: R
 def test_an_estimate_of_adopted_chunks_does_not_depend_on_their_order(folded: Run, tmp_path):
     answers = []
     for order in ((0, 1), (1, 0)):
-        run = Run(small_measurement(), run_id="r", folder=tmp_path)
+        run = Run(known_measurement(), run_id="r", folder=tmp_path)
         adopted(run, [folded.chunks[k] for k in order])
         assert run.posterior is None
         assert run.estimate_now()
@@ -684,8 +685,11 @@ def two_forms(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, Run]:
     runs = []
     for form in (None, "tensor"):
         folder = tmp_path_factory.mktemp(f"rutile-{form}")
-        run = Run(rutile_measurement(form), run_id="r", folder=folder)
-        runs.append(feed(run, rutile_messages()))
+        measurement = rutile_measurement(form)
+        live = Run(measurement, run_id="r", folder=folder, estimate=False)
+        feed(live, rutile_messages())
+        runs.append(adopted(Run(measurement, run_id="r", folder=folder), live.chunks))
+        runs[-1].estimate_now()
     return runs[0], runs[1]
 
 

@@ -55,7 +55,7 @@ ROOT = Path(__file__).resolve().parents[3]
 @cache
 def small_experiment() -> Experiment:
     """Coarser still, one leg: here it matters who answers when, from what, and to whom."""
-    experiment = scans.small_experiment()
+    experiment = scans.known_set_up(scans.small_experiment())
     path = experiment.path.model_copy(
         update={
             "points": (scans.X, scans.GAMMA),
