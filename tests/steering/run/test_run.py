@@ -685,11 +685,8 @@ def two_forms(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, Run]:
     runs = []
     for form in (None, "tensor"):
         folder = tmp_path_factory.mktemp(f"rutile-{form}")
-        measurement = rutile_measurement(form)
-        live = Run(measurement, run_id="r", folder=folder, estimate=False)
-        feed(live, rutile_messages())
-        runs.append(adopted(Run(measurement, run_id="r", folder=folder), live.chunks))
-        runs[-1].estimate_now()
+        run = Run(rutile_measurement(form), run_id="r", folder=folder)
+        runs.append(feed(run, rutile_messages()))
     return runs[0], runs[1]
 
 
