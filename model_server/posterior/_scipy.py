@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol, cast
 
-from scipy import linalg, optimize, sparse, stats
+from scipy import linalg, optimize, sparse, special
 
 from simulations.arrays import FloatArray
 
@@ -43,9 +43,9 @@ def non_negative_least_squares(columns: FloatArray, data: FloatArray) -> tuple[F
 
 def chi_square_tail(statistic: float, degrees_of_freedom: int) -> float:
     """Probability that chi-square exceeds ``statistic``."""
-    return float(stats.chi2.sf(statistic, degrees_of_freedom))
+    return float(special.chdtrc(degrees_of_freedom, statistic))
 
 
 def normal_tail(z: float) -> float:
     """Probability that a standard normal number exceeds ``z``."""
-    return float(stats.norm.sf(z))
+    return float(special.ndtr(-z))

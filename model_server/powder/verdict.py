@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.optimize import nnls
-from scipy.stats import chi2
+from scipy.special import chdtri
 
 from model_server.powder.fit import PowderFit
 from simulations.arrays import FloatArray
@@ -68,7 +68,7 @@ def judge(fit: PowderFit, prior: BoxPrior) -> Verdict:
     freedom = max(n - fit.jacobian.shape[1] - fit.columns.shape[1], 1)
     statistic = float(residual @ residual)
     allowed = 1 + MODEL_ERROR**2 * float(phonons @ phonons) / n
-    limit = allowed * float(chi2.isf(ALPHA, freedom)) / freedom
+    limit = allowed * float(chdtri(freedom, ALPHA)) / freedom
     share = _phonon_share(fit)
     reasons: list[str] = []
     if statistic / freedom > limit:

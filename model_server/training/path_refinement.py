@@ -15,7 +15,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtri
-from scipy.stats import chi2, qmc
 
 from simulations.arrays import BoolArray, FloatArray
 from simulations.dynamics import lowest_eigenvalues
@@ -257,6 +256,8 @@ def posterior_means(
     effective : (spectra,) float64
         Effective number of draws.
     """
+    from scipy.stats import chi2, qmc  # slow to import, and rarely asked for
+
     K = len(prior.mean)
     points = qmc.Sobol(K + 3, rng=20269).random(draws)
     normal = ndtri(np.clip(points[:, : K + 2], 1e-9, 1 - 1e-9))

@@ -156,6 +156,46 @@ def test_processes_that_start_together_keep_what_each_compiled(small, tmp_path):
         assert told == [[answer, str(hits)] for answer in ("2", "2.5", "(1+1j)")]
 
 
+SHARE_OUT = """
+import os, threading
+import numba
+from simulations.kernels import share_out
+
+meet = threading.Barrier(3)
+
+def shared(count, wait=False):
+    parts = []
+    def work(first, last):
+        if wait:
+            meet.wait(30)  # of all three at once, or never
+        parts.append((first, last))
+    share_out(count, work)
+    return sorted(parts)
+
+print(shared(0), shared(1), shared(2), shared(7, wait=True), flush=True)
+try:
+    share_out(3, lambda first, last: 1 // (1 - first))
+except ZeroDivisionError:
+    print("told", flush=True)
+child = os.fork()
+if child == 0:
+    numba.set_num_threads(2)
+    print(shared(7), flush=True)
+    os._exit(0)
+print(os.waitpid(child, 0)[1])
+"""
+
+
+def test_work_is_shared_out_once_each_at_the_same_time_and_after_a_fork():
+    said = python(SHARE_OUT, ROOT, NUMBA_NUM_THREADS="3").splitlines()
+    assert said == [
+        "[(0, 0)] [(0, 1)] [(0, 1), (1, 2)] [(0, 2), (2, 4), (4, 7)]",
+        "told",
+        "[(0, 3), (3, 7)]",
+        "0",
+    ]
+
+
 def kernels(tree: ast.Module) -> list[ast.FunctionDef]:
     return [
         node
