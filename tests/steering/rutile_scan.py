@@ -20,10 +20,10 @@ from simulations.instrument import Orientation
 from simulations.prior import BoxPrior
 from simulations.reciprocal import EnergyAxis, Path
 from steering.experiment import Measurement
-from tests.steering.virtual_scan import small_experiment, small_measurement
+from tests.steering.virtual_scan import known_set_up, small_experiment, small_measurement
 
 PSI_DEG = (8.0, 37.0, 66.0)
-COUNTS = 20_000.0  # one-phonon, of a chunk
+COUNTS = 20_000.0  # one-phonon, of a chunk in the mean
 BACKGROUND = 0.3  # of them, flat in time of flight
 AXIS = EnergyAxis(edges_meV=np.linspace(0, 39, 27), substeps=4)
 CUTOFF_A = 3.3
@@ -52,7 +52,7 @@ def rutile_measurement(form: Form | None = None) -> Measurement:
     largest = np.argsort(-np.abs(model.element_values))[:3]
     model = model.with_free(tuple(model.elements[k] for k in sorted(largest)))
     half = 0.3 * np.abs(model.values)
-    experiment = small_experiment()
+    experiment = known_set_up(small_experiment())
     path = Path(
         start_hkl=np.array([[0.0, 0, 0], [0, 0, 0]]),
         end_hkl=np.array([[0.5, 0.0, 0], [0, 0, 0.5]]),
@@ -86,12 +86,18 @@ def rutile_messages() -> tuple[Message, ...]:
     measurement = rutile_measurement()
     rng = np.random.default_rng(3)
     state = measurement.exact.prepare(measurement.model.values)
-    payloads = []
-    for k, psi in enumerate(PSI_DEG):
+    phonons, flats = [], []
+    for psi in PSI_DEG:
         rate, _ = measurement.exact.rates(measurement.trajectories(psi), state, gradient=False)
         _, flat = measurement.geometry.path_sums(measurement.exposure(psi))
         rate[:, measurement.energy.centres_meV < measurement.elastic_cut_meV] = 0
-        expected = COUNTS * (rate / rate.sum() + BACKGROUND * flat / flat.sum())
+        phonons.append(rate)
+        flats.append(flat)
+    scale = COUNTS / np.mean([rate.sum() for rate in phonons])
+    background = BACKGROUND * COUNTS / np.mean([flat.sum() for flat in flats])
+    payloads = []
+    for k, psi in enumerate(PSI_DEG):
+        expected = scale * phonons[k] + background * flats[k]
         pixel, energy = events_of(measurement, psi, rng.poisson(expected), rng)
         name = str(k)
         payloads += [
