@@ -228,19 +228,21 @@ def _candidates(
             near_a = np.flatnonzero(np.abs(length - np.linalg.norm(a)) < 0.12)
             near_b = np.flatnonzero(np.abs(length - np.linalg.norm(b)) < 0.12)
             between = (G[near_a] @ G[near_b].T) / length[near_a][:, None] / length[near_b]
-            for i, j in np.argwhere((np.abs(between - cosine) < 0.06) & (np.abs(between) < 0.999)):
-                found.append(_frame(a, b) @ _frame(G[near_a[i]], G[near_b[j]]).T)
+            i, j = np.nonzero((np.abs(between - cosine) < 0.06) & (np.abs(between) < 0.999))
+            found.extend(_frame(a, b) @ _frame(G[near_a[i]], G[near_b[j]]).swapaxes(1, 2))
             if len(found) > 4000:
                 return np.array(found)
     return np.array(found).reshape(-1, 3, 3)
 
 
 def _frame(a: FloatArray, b: FloatArray) -> FloatArray:
-    """Orthonormal columns: bisector, normal and their product."""
-    x = a / np.linalg.norm(a) + b / np.linalg.norm(b)
-    z = np.cross(a, b)
-    x, z = x / np.linalg.norm(x), z / np.linalg.norm(z)
-    return np.stack([x, np.cross(z, x), z], axis=1)
+    """Orthonormal columns (..., 3, 3) of two vectors (..., 3): bisector, normal, their product."""
+    x, z = _unit(_unit(a) + _unit(b)), _unit(np.cross(a, b))
+    return np.stack([x, np.cross(z, x), z], axis=-1)
+
+
+def _unit(vectors: FloatArray) -> FloatArray:
+    return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
 
 
 def _strains(crystal: Crystal) -> FloatArray:
