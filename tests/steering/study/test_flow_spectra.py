@@ -6,12 +6,20 @@ import pytest
 from model_server.networks import Bundle, ConditionalDensity, FoldedSpectrum, read_spectra
 from model_server.training import FlowRecipe, simulate_off_set_up
 from simulations.errors import InputError
-from steering.experiment import build_measurement
+from steering.experiment import Experiment, build_measurement
 from steering.run.estimator import _first_guess_of
 from steering.study import analyse_latent, flow_spectra, train
 from steering.study.model_training import chosen_recipe, flow_measurement
 from tests.steering.live_stream import live_experiment
-from tests.steering.virtual_scan import EXAMPLES
+from tests.steering.virtual_scan import EXAMPLES, small_experiment
+
+
+def doubted_experiment() -> Experiment:
+    """The live one, of whose set-up as little is known as by default."""
+    default = small_experiment()
+    return live_experiment().model_copy(
+        update={"missetting": default.missetting, "q_spread": default.q_spread}
+    )
 
 
 @pytest.fixture(autouse=True)
@@ -22,7 +30,7 @@ def few_orientations(monkeypatch):
 
 
 def test_a_set_up_that_is_right_gives_the_rates_of_its_exposure_and_one_that_is_off_others():
-    m, grid = flow_measurement(live_experiment(), EXAMPLES)
+    m, grid = flow_measurement(doubted_experiment(), EXAMPLES)
     set_ups = flow_spectra.SetUps(m).computed()
     assert "incident energy" in set_ups.ways.names
     phi = np.repeat(m.box.mean[None], 3, axis=0)
@@ -49,8 +57,8 @@ def test_a_set_up_that_is_right_gives_the_rates_of_its_exposure_and_one_that_is_
 
 
 def test_a_flow_is_trained_read_and_taken_as_a_first_guess(tmp_path, monkeypatch):
-    section = live_experiment().parameters.model_copy(update={"others": "fitted"})
-    experiment = live_experiment().model_copy(update={"parameters": section})
+    section = doubted_experiment().parameters.model_copy(update={"others": "fitted"})
+    experiment = doubted_experiment().model_copy(update={"parameters": section})
     recipe = FlowRecipe(hidden=16, context=8, transforms=1, bins=4, flow_hidden=8, epochs=2,
                         batch=32)  # fmt: skip
     monkeypatch.setattr("steering.study.model_training.recipe_of", lambda name: recipe)
