@@ -104,7 +104,7 @@ class VoxelExposure(Protocol):
         ...
 
 
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False, weakref_slot=True)
 class Exposure:
     """Sums over the pixels and energy sub-steps that fall into each (voxel, energy bin).
 

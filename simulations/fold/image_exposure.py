@@ -66,7 +66,7 @@ def exposure_of_arrays(form: Form, arrays: Mapping[str, NDArray]) -> VoxelExposu
     raise InputError(f"exposure has form {form!r}; expected 'tensor' or 'images'")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False, weakref_slot=True)
 class ImageExposure:
     """As ``Exposure``, with the images of every (voxel, energy bin) in place of T.
 

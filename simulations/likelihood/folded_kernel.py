@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from simulations.arrays import ComplexArray, FloatArray, IntArray, SingleArray
+from simulations.arrays import FloatArray, SingleArray
 from simulations.constants import HBAR2_OVER_U
 from simulations.fold import damp
 from simulations.kernels import njit
@@ -56,13 +56,6 @@ class Modes(NamedTuple):
     velocity: FloatArray
 
 
-class Turn(NamedTuple):
-    """Of an ``Inversion``: what each of its coordinates is made of."""
-
-    source: IntArray  # (n, 2) components
-    share: ComplexArray  # (n, 2) of these
-
-
 class Lines(NamedTuple):
     """How a line spreads over the energy axis, meV."""
 
@@ -79,7 +72,7 @@ class Lines(NamedTuple):
 
 
 @njit(cache=True, forceinline=True, error_model="numpy", fastmath=_FAST)
-def _add_rays(sums, atom, turn, rest, axis, out, rank):
+def _add_rays(sums, atom, real, rest, axis, out, rank):
     """Add rows to ``out`` (P, rows, n), from ``rank`` on: their products sum to an image's T.
 
     ``sums`` is w and w QQ (packed xx yy zz yz xz xy) of the image, ``atom`` (atoms,) what its
@@ -109,54 +102,54 @@ def _add_rays(sums, atom, turn, rest, axis, out, rank):
         for c in range(len(atom)):
             for a in range(3):
                 out[0, rank, 3 * c + a] = atom[c].real * axis[a]
-                if turn is None:
+                if real is None:
                     out[1, rank, 3 * c + a] = atom[c].imag * axis[a]
         rank += 1
     return rank
 
 
 @njit(cache=True, error_model="numpy", fastmath=_FAST)
-def _fill_tensor(packed, turn, whole, out):
-    """T (P, n, n) of one cell, packed as ``unpack_tensor`` reads it; ``whole`` is room to work."""
-    n_atoms = len(whole) // 3
+def _fill_tensor(packed, out):
+    """T (P, n, n) of one cell: six products of every pair of atoms, for P = 2 six imaginary ones.
+
+    As ``unpack_tensor`` reads it, or real ones alone, as ``Inversion.tensors`` has them.
+    """
+    n_atoms = out.shape[1] // 3
     at = 0
     for c in range(n_atoms):
         for m in range(c, n_atoms):
-            for i in range(6):
-                a = i if i < 3 else (1 if i == 3 else 0)
-                b = i if i < 3 else (1 if i == 5 else 2)
-                z = complex(packed[at + i], packed[at + 6 + i] if m > c else 0.0)
-                whole[3 * c + a, 3 * m + b] = z
-                whole[3 * c + b, 3 * m + a] = z
-                whole[3 * m + b, 3 * c + a] = z.conjugate()
-                whole[3 * m + a, 3 * c + b] = z.conjugate()
-            at += 6 if m == c else 12
-    for i in range(len(whole)):
-        for j in range(len(whole)):
-            if turn is None:
-                out[0, i, j] = whole[i, j].real
-                out[1, i, j] = whole[i, j].imag
-            else:
-                z = 0j
-                for x in range(2):
-                    for y in range(2):
-                        z += (
-                            turn.share[i, x].conjugate()
-                            * whole[turn.source[i, x], turn.source[j, y]]
-                            * turn.share[j, y]
-                        )
-                out[0, i, j] = z.real
+            _fill_pair(packed, at, 1.0, 3 * c, 3 * m, out[0])
+            at += 6
+            if len(out) > 1:
+                if m > c:
+                    _fill_pair(packed, at, -1.0, 3 * c, 3 * m, out[1])
+                    at += 6
+                else:
+                    out[1, 3 * c : 3 * c + 3, 3 * c : 3 * c + 3] = 0.0
+
+
+@njit(cache=True, forceinline=True, error_model="numpy", fastmath=_FAST)
+def _fill_pair(packed, at, across, i, j, out):
+    """The block of six products at (i, j), and ``across`` times it at (j, i)."""
+    xx, yy, zz = packed[at], packed[at + 1], packed[at + 2]
+    yz, xz, xy = packed[at + 3], packed[at + 4], packed[at + 5]
+    out[i, j], out[i, j + 1], out[i, j + 2] = xx, xy, xz
+    out[i + 1, j], out[i + 1, j + 1], out[i + 1, j + 2] = xy, yy, yz
+    out[i + 2, j], out[i + 2, j + 1], out[i + 2, j + 2] = xz, yz, zz
+    out[j, i], out[j, i + 1], out[j, i + 2] = across * xx, across * xy, across * xz
+    out[j + 1, i], out[j + 1, i + 1], out[j + 1, i + 2] = across * xy, across * yy, across * yz
+    out[j + 2, i], out[j + 2, i + 1], out[j + 2, i + 2] = across * xz, across * yz, across * zz
 
 
 @njit(cache=True, nogil=True, error_model="numpy", fastmath=_FAST)
 def fill_rates(
     first_bin, last_bin, voxel_order, bin_start, moments, coverage, branches, lines, gradient,
-    pockets, turn, out_rate, out_jacobian, out_along,
+    pockets, real, out_rate, out_jacobian, out_along,
 ):  # fmt: skip
     """Fill rate (path_bins, bins) and jacobian (..., K + 1); see ``FoldedPhonons.rates``.
 
-    Of the path bins from ``first_bin`` to the one before ``last_bin``. ``turn``: a ``Turn`` where
-    modes, and what images scatter, are in the coordinates of an ``Inversion``; None: they have
+    Of the path bins from ``first_bin`` to the one before ``last_bin``. ``real``: True where modes,
+    tensors and what images scatter are in the coordinates of an ``Inversion``; None: they have
     imaginary parts. ``out_along`` (..., 4 or 0) takes the sum of dI/dE v over lines, then that of
     dI/dE.
     """
@@ -179,7 +172,7 @@ def fill_rates(
     df = np.zeros(n)  # d f / d (E^2)
     dw = np.zeros(n)
     active = np.zeros(n, dtype=np.bool_)
-    whole = np.empty((n, n), dtype=np.complex128)  # T, before it is turned
+    square, twice, factor = np.empty((3, n))
     T = np.empty((parts, n, n))
     te = np.empty((parts, n))  # T e of a mode
     weight_of = np.empty((parts, n))
@@ -342,11 +335,14 @@ def fill_rates(
             if by_image:
                 for entry in range(image_start[v * n_e + e], image_start[v * n_e + e + 1]):
                     damp(image_sums[entry], image_phase[image[entry]], displacement, atom)
-                    rank = _add_rays(image_sums[entry], atom, turn, rest, axis, ray, rank)
+                    rank = _add_rays(image_sums[entry], atom, real, rest, axis, ray, rank)
             else:
-                _fill_tensor(tensor[v, e], turn, whole, T)
+                _fill_tensor(tensor[v, e], T)
             total = 0.0
             row[:] = 0.0
+            for i in range(n):
+                square[i] = shifted[i] * abs(shifted[i])  # of imaginary ones it is negative
+                twice[i] = 1.0 if active[i] else 2.0
             for i in range(n):
                 if not active[i]:
                     continue
@@ -357,29 +353,32 @@ def fill_rates(
                         re, im = 0.0, 0.0
                         for a in range(n):
                             re += vector[0, i, a] * ray[0, p, a]
-                            if turn is None:
+                            if real is None:
                                 re += vector[1, i, a] * ray[1, p, a]
                                 im += vector[1, i, a] * ray[0, p, a]
                                 im -= vector[0, i, a] * ray[1, p, a]
                         M += re * re + im * im
                         for a in range(n if gradient else 0):
                             te[0, a] += re * ray[0, p, a]
-                            if turn is None:
+                            if real is None:
                                 te[0, a] -= im * ray[1, p, a]
                                 te[1, a] += re * ray[1, p, a] + im * ray[0, p, a]
-                else:
+                else:  # rows of T, which is Hermitian
+                    te[:] = 0.0
+                    for b in range(n):
+                        re = vector[0, i, b]
+                        if real is None:
+                            im = vector[1, i, b]
+                            for a in range(n):
+                                te[0, a] += re * T[0, b, a] + im * T[1, b, a]
+                                te[1, a] += im * T[0, b, a] - re * T[1, b, a]
+                        else:
+                            for a in range(n):
+                                te[0, a] += re * T[0, b, a]
                     for a in range(n):
-                        re, im = 0.0, 0.0
-                        for b in range(n):
-                            re += T[0, a, b] * vector[0, i, b]
-                            if turn is None:
-                                re -= T[1, a, b] * vector[1, i, b]
-                                im += T[0, a, b] * vector[1, i, b] + T[1, a, b] * vector[0, i, b]
-                        te[0, a] = re
-                        M += vector[0, i, a] * re
-                        if turn is None:
-                            te[1, a] = im
-                            M += vector[1, i, a] * im
+                        M += vector[0, i, a] * te[0, a]
+                        if real is None:
+                            M += vector[1, i, a] * te[1, a]
                 total += f[i] * M
                 if not gradient:
                     continue
@@ -390,32 +389,26 @@ def fill_rates(
                         out_along[path_bin, e, a] += by_energy * velocity[v, i, a]
                     out_along[path_bin, e, 3] += by_energy
                 for j in range(n):
-                    if j == i:
-                        factor = df[i]
-                    elif abs(shifted[i] - shifted[j]) < 0.05:
-                        factor = 0.5 * (df[i] + df[j])
-                    else:
-                        gap = shifted[i] * shifted[i] - shifted[j] * shifted[j]
-                        if pockets is not None:  # imaginary ones are negative
-                            gap = shifted[i] * abs(shifted[i]) - shifted[j] * abs(shifted[j])
-                        factor = (f[i] - f[j]) / gap
-                    if not active[j]:
-                        factor *= 2.0
+                    close = abs(shifted[i] - shifted[j]) < 0.05
+                    slope_of = 0.5 * (df[i] + df[j])
+                    across = (f[i] - f[j]) / (square[i] - square[j])
+                    factor[j] = twice[j] * (slope_of if close else across)
+                for j in range(n):
                     re, im = 0.0, 0.0
                     for a in range(n):
                         re += vector[0, j, a] * te[0, a]
-                        if turn is None:
+                        if real is None:
                             re += vector[1, j, a] * te[1, a]
                             im += vector[0, j, a] * te[1, a] - vector[1, j, a] * te[0, a]
-                    weight_of[0, j] = factor * re
-                    if turn is None:
-                        weight_of[1, j] = factor * im
+                    weight_of[0, j] = factor[j] * re
+                    if real is None:
+                        weight_of[1, j] = factor[j] * im
                 # f1_ij (e_i^dagger B_k e_j)(e_j^dagger T e_i)
                 for k in range(n_k):
                     of_one = 0.0
                     for j in range(n):
                         of_one += coupling[v, i, k, 0, j] * weight_of[0, j]
-                        if turn is None:
+                        if real is None:
                             of_one -= coupling[v, i, k, 1, j] * weight_of[1, j]
                     row[k] += of_one
             for k in range(n_k if gradient else 0):

@@ -12,6 +12,8 @@ Imaginary modes of a small pocket are counted by the rule of `simulations.scatte
 
 from __future__ import annotations
 
+from weakref import ref
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -36,7 +38,6 @@ from simulations.likelihood.folded_kernel import (
     Lines,
     Modes,
     Moments,
-    Turn,
     fill_rates,
 )
 from simulations.likelihood.forward_model import Derived
@@ -127,6 +128,7 @@ class FoldedPhonons:
         q = voxels.centre_cartesian + OFF_AXIS_INVERSE_A
         fixed, basis = model.matrices(q)
         self._inversion = Inversion.of(model.crystal, fixed) if real else None
+        self._latest: tuple[ref[VoxelExposure], FloatArray] | None = None
         self._fixed, basis = self._real(fixed), self._real(basis)
         n = model.n_modes
         # Rows (i, k), so that whole blocks are multiplied at once.
@@ -149,15 +151,29 @@ class FoldedPhonons:
         return matrices if self._inversion is None else self._inversion.real(matrices)
 
     def _coverage(self, exposure: VoxelExposure) -> Coverage:
-        """What was seen, in these coordinates; packed tensors are turned where they are read."""
+        """What was seen, in these coordinates."""
         given, inversion = exposure.coverage(self.model.crystal), self._inversion
-        if inversion is None or not isinstance(exposure, ImageExposure):
+        if inversion is None:
             return given
+        if not isinstance(exposure, ImageExposure):
+            return given._replace(tensor=self._turned(exposure, given.tensor, inversion))
         crystal = self.model.crystal
         return given._replace(
             phases=inversion.amplitudes(crystal, exposure.reciprocal),
             displacement=inversion.mean(given.displacement),
         )
+
+    def _turned(
+        self, exposure: VoxelExposure, tensor: FloatArray, inversion: Inversion
+    ) -> FloatArray:
+        """Tensors in real coordinates; those of the latest exposure are kept as long as it is."""
+        latest = self._latest
+        if latest is not None and latest[0]() is exposure:
+            return latest[1]
+        self._latest = None  # not both at a time
+        found = inversion.tensors(tensor, np.flatnonzero(exposure.weight > 0))
+        self._latest = (ref(exposure), found)
+        return found
 
     @property
     def deepest_meV(self) -> float:
@@ -270,9 +286,7 @@ class FoldedPhonons:
             ),
             gradient,
             None if self.pockets is None else (self.pockets.floor_meV, self.pockets.damped),
-            None
-            if self._inversion is None
-            else Turn(source=self._inversion.source, share=self._inversion.share),
+            None if self._inversion is None else True,
             rate,
             jacobian,
             along,

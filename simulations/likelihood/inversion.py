@@ -69,6 +69,54 @@ class Inversion:
         """Mean-square tensors (atoms, ...) of each atom and its partner."""
         return 0.5 * (displacement + displacement[self.partner])
 
+    def tensors(self, packed: FloatArray, cells: IntArray) -> FloatArray:
+        """Coverage tensors in these coordinates, of some cells.
+
+        Parameters
+        ----------
+        packed : (..., 6 N^2) float64
+            T as `simulations.fold` packs it, of every cell.
+        cells : (M,) int64
+            Which of the flattened ones to turn; the others are left at zero.
+
+        Returns
+        -------
+        (..., 3 N (N + 1)) float64
+            The six products xx yy zz yz xz xy of every pair of coordinates k <= l, row-major.
+        """
+        start, source, share = self._packed_turn()
+        given = np.ascontiguousarray(packed).reshape(-1, packed.shape[-1])
+        out = np.zeros((len(given), 6 * (len(start) - 1)))
+        _turn_packed(given, cells, start, source, share, out)
+        return out.reshape(*packed.shape[:-1], -1)
+
+    def _packed_turn(self) -> tuple[IntArray, IntArray, FloatArray]:
+        """What each pair of coordinates is made of: its first entry, places in T, shares."""
+        n = len(self.partner)
+        place, at = np.zeros((n, n), dtype=np.int64), 0
+        for k in range(n):
+            for m in range(k, n):
+                place[k, m] = place[m, k] = at
+                at += 6 if m == k else 12
+        start, source, share = [0], [], []
+        of, atoms = self.share[::3], self.source[::3] // 3
+        for k in range(n):
+            for m in range(k, n):
+                made: dict[int, float] = {}
+                for x, y in np.ndindex(2, 2):
+                    one, other = int(atoms[k, x]), int(atoms[m, y])
+                    z = of[k, x].conjugate() * of[m, y]
+                    here = int(place[one, other])
+                    made[here] = made.get(here, 0.0) + z.real
+                    if one != other:
+                        sign = -1.0 if one < other else 1.0
+                        made[here + 6] = made.get(here + 6, 0.0) + sign * z.imag
+                found = {here: value for here, value in made.items() if abs(value) > 1e-12}
+                source.extend(found)
+                share.extend(found.values())
+                start.append(len(source))
+        return np.array(start), np.array(source, dtype=np.int64), np.array(share)
+
     def real(self, matrices: NDArray[np.complexfloating]) -> NDArray[np.floating]:
         """Matrices (..., n, n) in these coordinates, without what is left of imaginary parts.
 
@@ -102,3 +150,19 @@ def _turn(given: ComplexArray, source: IntArray, share: ComplexArray, out: Float
                     + y.real * other.real
                     - y.imag * other.imag
                 )
+
+
+@njit(cache=True, nogil=True)
+def _turn_packed(
+    given: FloatArray,
+    cells: IntArray,
+    start: IntArray,
+    source: IntArray,
+    share: FloatArray,
+    out: FloatArray,
+) -> None:
+    for cell in cells:
+        for pair in range(len(start) - 1):
+            for one in range(start[pair], start[pair + 1]):
+                for i in range(6):
+                    out[cell, 6 * pair + i] += share[one] * given[cell, source[one] + i]

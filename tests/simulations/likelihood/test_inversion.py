@@ -5,6 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from simulations.fold import PAIRS
+from simulations.fold.exposure import unpack_tensor
 from simulations.likelihood.inversion import Inversion
 from tests.simulations.phonon_oracles import germanium, phonopy_model, zone_vectors
 
@@ -54,6 +56,24 @@ def test_real_modes_scatter_as_complex_ones(shared_data, name):
             one, squares, turned, inversion.place, amplitude * inversion.scale, inversion.phase
         )
         np.testing.assert_allclose(ours, plain, rtol=1e-7, atol=1e-9 * plain.max())
+
+
+@pytest.mark.shared_data
+@pytest.mark.parametrize("name", ["germanium", *CENTRED])
+def test_packed_tensors_are_turned_as_matrices_are(shared_data, name):
+    model = germanium() if name == "germanium" else phonopy_model(shared_data, name)[1]
+    n = model.crystal.n_atoms
+    inversion = Inversion.of(model.crystal, model.dynamical_matrices(zone_vectors(model, 3)))
+    assert inversion is not None
+    packed = np.random.default_rng(1).normal(size=(3, 2, 6 * n * n))
+    turned = inversion.tensors(packed, np.array([0, 2, 3, 5]))
+    assert turned.shape == (3, 2, 3 * n * (n + 1))
+    whole = inversion.real(unpack_tensor(packed, n))
+    blocks = whole.reshape(3, 2, n, 3, n, 3).swapaxes(-3, -2)
+    k, m = np.triu_indices(n)
+    wanted = np.stack([blocks[..., k, m, a, b] for a, b in PAIRS], axis=-1).reshape(turned.shape)
+    wanted[0, 1] = wanted[2, 0] = 0.0  # cells that were not asked for
+    np.testing.assert_allclose(turned, wanted, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.shared_data
