@@ -41,7 +41,7 @@ def non_negative_least_squares(columns: FloatArray, data: FloatArray) -> tuple[F
     return cast("tuple[FloatArray, float]", optimize.nnls(columns, data))
 
 
-def chi_square_tail(statistic: float, degrees_of_freedom: int) -> float:
+def chi_square_tail(statistic: float, degrees_of_freedom: float) -> float:
     """Probability that chi-square exceeds ``statistic``."""
     return float(special.chdtrc(degrees_of_freedom, statistic))
 

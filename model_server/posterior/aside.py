@@ -3,9 +3,10 @@
 A fit of force constants believes orientation, lattice, Ei and time zero. Walked rates know how
 cells change with each of them, so a small error ``x`` of the set-up is one more linear nuisance
 with a prior: constants move by what it explains better, and their covariance grows by what is left
-unknown of it. A slope of background and intensity along energy is treated likewise. To first
-order only: ``Aside.bend`` says how much the second order would change, and where that matters the
-fit is not moved and not to be trusted.
+unknown of it. A slope of background and intensity along energy is treated likewise, and so is the
+scale of every orientation, which its charge does not tell exactly. To first order only:
+``Aside.bend`` says how much the second order would change, and where that matters the fit is not
+moved and not to be trusted.
 
 The same derivatives make score tests (Rao 1948): whether what is taken to be known is not, and
 whether one orientation was taken at a turned crystal.
@@ -31,6 +32,8 @@ FLOORS = {"deg": 0.02, "%": 0.02, "us": 0.1, "relative": 0.02}
 CHUNK_FLOOR_DEG = 0.1
 CONTRAST_FLOOR = 0.05
 SPREAD_FLOOR = 0.03  # of a typical spread of q
+SCATTER_BETWEEN_CHUNKS = 0.05
+"""How well the scale of an orientation is known: its charge, and how it shields itself."""
 MOUNT = ("psi offset", "tilt gl", "tilt gs")
 
 
@@ -53,8 +56,23 @@ class Piece:
         return linear.rate if linear.variance is None else linear.variance
 
     def weighted(self, columns: FloatArray) -> FloatArray:
-        """Columns over the variance of their cells."""
-        return columns / self.variance[:, None]
+        """Columns (cells, C) by the inverse covariance of the cells.
+
+        Its own scale, which may be off by ``SCATTER_BETWEEN_CHUNKS``, is marginalised.
+        """
+        alone = columns / self.variance[:, None]
+        share = self.linear.rate / self.variance
+        return alone - np.outer(share, self._kept() * (self.linear.rate @ alone))
+
+    def scale(self, left: FloatArray) -> tuple[float, float]:
+        """How far its scale is off, relative, by what is left (cells,) of its counts; and sigma."""
+        kept = self._kept()
+        return float(kept * (left @ (self.linear.rate / self.variance))), float(np.sqrt(kept))
+
+    def _kept(self) -> float:
+        """Variance of the scale once its counts are known."""
+        rate = self.linear.rate
+        return 1 / (SCATTER_BETWEEN_CHUNKS**-2 + float(rate @ (rate / self.variance)))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -67,6 +85,10 @@ class ChunkTest:
     contrast: float  # relative; -1: counts know nothing of the expected intensity
     contrast_sigma: float
     contrast_p: float
+    scale: float = 0.0  # relative: how many more counts it has than its charge says
+    scale_sigma: float = 0.0
+    chi_square: float = 0.0  # of its groups of cells, its scale free
+    freedom: float = 0.0  # degrees of it; 0: no counts to tell by
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -98,6 +120,8 @@ def marginalised(
 ) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray, float]:
     """Fit the ways to be off with all of theta, to first order about the best theta.
 
+    The best of a fit that takes the scales of orientations to be right: they are marginalised, too.
+
     Parameters
     ----------
     prior : (P, P) float64
@@ -122,14 +146,16 @@ def marginalised(
     free = known > 0
     joint = np.zeros((size + ways, size + ways))
     joint[:size, :size] = prior
-    gradient = np.zeros(size + ways)
+    gradient, gain = np.zeros(size + ways), 0.0
     for one in pieces:
-        joint[:size, :size] += one.linear.fisher()
-        weighted = one.weighted(one.ways)
-        joint[:size, size:] += one.linear.slope.T @ weighted
-        joint[size:, size:] += one.ways.T @ weighted
-        gradient[size:] += weighted.T @ (one.linear.data - one.linear.rate)
-    joint[size:, :size] = joint[:size, size:].T
+        left = one.linear.data - one.linear.rate
+        columns = np.column_stack([one.linear.slope, one.ways])
+        weighted = one.weighted(columns)
+        joint += columns.T @ weighted
+        gradient += weighted.T @ left
+        gradient[:size] -= one.linear.score()  # what the prior pulls by at the best
+        scale, sigma = one.scale(left)
+        gain += 0.5 * (scale / sigma) ** 2
     of = np.concatenate([np.ones(size, dtype=bool), free])
     kept = joint[np.ix_(of, of)].copy()
     kept[size:, size:] += np.diag(known[free] ** -2.0)
@@ -142,7 +168,7 @@ def marginalised(
     information[np.ix_(~free, ~free)] = joint[np.ix_(~of, ~of)] - across.T @ solved[:, 1:]
     whole = np.eye(size + ways)
     whole[np.ix_(of, of)] = kept
-    return step, whole, score, information, 0.5 * float(gradient @ step)
+    return step, whole, score, information, gain + 0.5 * float(gradient @ step)
 
 
 def score_test(score: FloatArray, information: FloatArray, floor: FloatArray) -> tuple[
@@ -190,6 +216,7 @@ def chunk_tests(
         left = one.linear.data - one.linear.rate - extended @ step
         score = weighted.T @ left
         information = columns.T @ weighted - across @ solve_positive(joint, across.T)
+        scale, scale_sigma = one.scale(left)
         turns = slice(0, one.mount.shape[1])
         last = slice(one.mount.shape[1], None)
         turned, turned_sigma, turned_p = score_test(
@@ -208,6 +235,8 @@ def chunk_tests(
                 contrast=float(contrast[0]),
                 contrast_sigma=float(contrast_sigma[0]),
                 contrast_p=contrast_p if contrast[0] < 0 else 1.0,
+                scale=scale,
+                scale_sigma=scale_sigma,
             )
         )
     return tuple(tests)

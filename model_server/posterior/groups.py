@@ -10,6 +10,8 @@ from model_server.posterior.aside import Piece
 from simulations.arrays import BoolArray, FloatArray, IntArray
 
 GROUP_COUNTS = 10.0  # cells along energy are joined until this many counts are expected
+MODEL_ERROR = 0.02  # relative error the one-phonon model of a tube may have in a group of cells
+LINE_SHIFT_BINS = 0.03  # error of a line's place in a tube, in energy bins
 
 
 def groups_of(expected: FloatArray, use: BoolArray, *, gaussian: bool) -> IntArray:
@@ -37,6 +39,56 @@ def summed(values: FloatArray, groups: IntArray) -> FloatArray:
     """Sums of cells (path_bins, energy_bins) over their groups, (groups,)."""
     some = groups >= 0
     return np.bincount(groups[some], weights=values[some]).astype(np.float64)
+
+
+def excused(expected: FloatArray, groups: IntArray) -> FloatArray:
+    """Variance of groups by what the model of a tube may be wrong by, (groups,).
+
+    ``MODEL_ERROR`` of the rate and a shift of ``LINE_SHIFT_BINS`` of the lines.
+    """
+    slope = np.zeros_like(expected)
+    slope[:, 1:] = np.abs(np.diff(expected, axis=1))
+    slope[:, :-1] = np.maximum(slope[:, :-1], slope[:, 1:])
+    shift = LINE_SHIFT_BINS * summed(slope, groups)
+    return (MODEL_ERROR * summed(expected, groups)) ** 2 + shift**2
+
+
+def chi_square_alone(
+    piece: Piece, expected: FloatArray, covariance: FloatArray, free: BoolArray
+) -> tuple[float, float]:
+    """Chi-square of one orientation's groups with its scale free, and its degrees of freedom.
+
+    What one orientation has too much of and another too little is nothing of all together. Of
+    counts alone: cells of reduced data have errors that go with their own fluctuations.
+
+    Parameters
+    ----------
+    piece : Piece
+    expected : (cells,) float64
+        Of the piece's cells, at the answer.
+    covariance : (P + H, P + H) float64
+        Of theta and of the ways to be off.
+    free : (H,) bool
+        Ways that are marginalised.
+    """
+    linear, use = piece.linear, piece.use
+    if linear.variance is not None:
+        return 0.0, 0.0
+    model, data = np.zeros((2, *use.shape))
+    model[use], data[use] = expected, linear.data
+    groups = groups_of(model, use, gaussian=False)
+    label = groups[use]
+    some = label >= 0
+    if np.count_nonzero(some) == 0 or label.max() < 1:
+        return 0.0, 0.0
+    counts, rate = summed(data, groups), summed(model, groups)
+    scale = float(counts.sum() / rate.sum())
+    rate *= scale
+    variance = rate + scale**2 * excused(model, groups)
+    slope = np.zeros((len(rate), len(covariance)))
+    np.add.at(slope, label[some], np.column_stack([linear.slope, piece.ways * free])[some])
+    told = float(np.sum((slope @ covariance) * slope / variance[:, None]))
+    return float(np.sum((counts - rate) ** 2 / variance)), max(len(rate) - 1.0 - told, 1.0)
 
 
 def told_by_groups(

@@ -21,7 +21,7 @@ from model_server.posterior.aside import (
     spread_test,
     steepness,
 )
-from model_server.posterior.groups import told_by_groups
+from model_server.posterior.groups import chi_square_alone, told_by_groups
 from model_server.posterior.linear import Linear
 from model_server.posterior.observation import Observation
 from model_server.posterior.posterior import Posterior
@@ -122,7 +122,17 @@ def marginal_of(
         held_p=p,
         gain=gain,
         bend=_bend(found, pieces, step, len(off)),
-        chunks=chunk_tests(joint, step, pieces, known),
+        chunks=tuple(
+            replace(test, chi_square=chi_square, freedom=freedom)
+            for test, (chi_square, freedom) in zip(
+                chunk_tests(joint, step, pieces, known),
+                (
+                    chi_square_alone(one, one.linear.rate + _more(one, step), covariance, ~held)
+                    for one in pieces
+                ),
+                strict=True,
+            )
+        ),
         spread=spread_test(joint, step, pieces, known),
     )
     marginal = covariance[:size, :size]
@@ -139,9 +149,8 @@ def marginal_of(
         return kept
     expected, totals = found.expected.copy(), found.totals.copy()
     for k, one in enumerate(pieces):
-        rate = one.linear.rate
-        more = np.maximum(_moved(one, step), (LEAST_RATE - 1) * rate)
-        expected[one.use] += more
+        more = _more(one, step)
+        expected[one.use] += more + aside.chunks[k].scale * (one.linear.rate + more)
         totals[k] += float(more.sum())
     return replace(kept, theta=found.theta + step[:size], expected=expected, totals=totals)
 
@@ -149,6 +158,11 @@ def marginal_of(
 def _moved(one: Piece, step: FloatArray) -> FloatArray:
     """Change of the expected counts by a step of theta and the ways, (cells,)."""
     return np.column_stack([one.linear.slope, one.ways]) @ step
+
+
+def _more(one: Piece, step: FloatArray) -> FloatArray:
+    """The same, no rate below the least, (cells,)."""
+    return np.maximum(_moved(one, step), (LEAST_RATE - 1) * one.linear.rate)
 
 
 def _bend(found: Posterior, pieces: Sequence[Piece], step: FloatArray, n_off: int) -> float:

@@ -13,7 +13,8 @@ from typing import Literal
 import numpy as np
 
 from model_server.posterior._scipy import chi_square_tail, normal_tail
-from model_server.posterior.groups import GROUP_COUNTS, groups_of, summed
+from model_server.posterior.aside import SCATTER_BETWEEN_CHUNKS, ChunkTest
+from model_server.posterior.groups import GROUP_COUNTS, excused, groups_of, summed
 from model_server.posterior.posterior import Posterior
 from simulations.arrays import BoolArray, FloatArray
 from simulations.fold import CellSums
@@ -21,8 +22,8 @@ from simulations.likelihood import Q_SPREAD
 from simulations.prior import BoxPrior
 
 ALPHA_PER_RUN = 0.05
-MODEL_ERROR = 0.02  # relative error the one-phonon model of a tube may have in a group of cells
-LINE_SHIFT_BINS = 0.03  # error of a line's place in a tube, in energy bins
+OF_ALL = 1 / 2  # of it, for the chi-square of all orientations together
+OF_EACH = 1 / 14  # and for each of the seven other tests
 ALIGN = "align again (`beamsteer align`) and fold with the set-up that is true"
 SPREAD = "give the experiment's q_spread as it is"
 ALONE = "one orientation with a set-up that may be off: a second must agree"
@@ -31,7 +32,6 @@ NOTHING = (
 )
 UNSETTLED = "the refinement did not converge: measure on, or check lattice and u, v"
 SET_UP_SIGMAS = 3.0  # of what the experiment allows: a set-up that is farther off is told
-SCATTER_BETWEEN_CHUNKS = 0.05  # charge and self-shielding may move the scale of a chunk by this
 TELLS = 0.3  # a model that is wrong by so much everywhere must be noticed before one is trusted
 RIVALS = -3.0  # log odds of another answer: 1 to 20
 NOTICED_SIGMAS = 3.0  # of chi-square about its mean: where such a model is called noticed
@@ -83,20 +83,14 @@ def grouped(
     Returns
     -------
     data, expected, variance, phonon : (groups,) float64
-        A rest too small to stand alone is left out. The variance holds counting, and what the
-        model of a tube may be wrong by: ``MODEL_ERROR`` of the rate and a shift of
-        ``LINE_SHIFT_BINS`` of the lines.
+        A rest too small to stand alone is left out. The variance holds counting, and what is
+        ``excused``.
     """
     part = expected if phonon is None else phonon
-    slope = np.zeros_like(expected)
-    slope[:, 1:] = np.abs(np.diff(expected, axis=1))
-    slope[:, :-1] = np.maximum(slope[:, :-1], slope[:, 1:])
     groups = groups_of(expected, use, gaussian=sums.gaussian)
     data, model = summed(sums.signal, groups), summed(expected, groups)
-    shift = LINE_SHIFT_BINS * summed(slope, groups)
     counting = summed(sums.variance, groups) if sums.gaussian else model
-    variance = counting + (MODEL_ERROR * model) ** 2 + shift**2
-    return data, model, variance, summed(part, groups)
+    return data, model, counting + excused(expected, groups), summed(part, groups)
 
 
 def unnoticed(phonon: FloatArray, variance: FloatArray) -> float:
@@ -154,12 +148,12 @@ def assess(
     told = posterior.layout.size if posterior.told is None else round(posterior.told)
     freedom = max(len(data) - told, 1)
     p_value = chi_square_tail(statistic, freedom) if len(data) else 1.0
-    if p_value < threshold / 2:
+    if p_value < OF_ALL * threshold:
         where = _low_q_hint(sums, posterior.expected, use, q_squared)
         reasons.append(
             f"goodness of fit: chi-square {statistic:.0f} for {freedom} degrees of freedom "
             f"({statistic / freedom:.2f} each, p = {p_value:.1e}, alarm below "
-            f"{threshold / 2:.1e}): {posterior.model} does not explain the data{where}"
+            f"{OF_ALL * threshold:.1e}): {posterior.model} does not explain the data{where}"
             f"{_set_up_hint(posterior)}"
         )
     if not posterior.converged:
@@ -176,8 +170,8 @@ def assess(
             )
     if set_up_sigma is not None:
         reasons.extend(_mis_set(posterior, set_up_sigma))
-    reasons.extend(_told_aside(posterior, [c for c, _, _ in chunk_ratios], threshold / 8))
-    reasons.extend(_inconsistent_chunks(chunk_ratios, threshold / 8))
+    reasons.extend(_told_aside(posterior, [c for c, _, _ in chunk_ratios], OF_EACH * threshold))
+    reasons.extend(_inconsistent_chunks(chunk_ratios, OF_EACH * threshold))
     unseen, state = unnoticed(phonon, variance), "not explained" if reasons else "trusted"
     if unseen > TELLS and (not reasons or not posterior.converged):
         state = "cannot tell yet"  # of few counts not even a fit that did not converge
@@ -200,7 +194,7 @@ def assess(
         chi_square=statistic,
         degrees_of_freedom=freedom,
         p_value=p_value,
-        threshold=threshold / 2,
+        threshold=OF_ALL * threshold,
         unseen=unseen,
     )
 
@@ -267,7 +261,16 @@ def _told_aside(posterior: Posterior, chunks: Sequence[str], threshold: float) -
         return []
     reasons: list[str] = []
     pulls = aside.value / np.where(aside.known > 0, aside.known, np.inf)
-    if aside.far:
+    scattered = [one.scale / SCATTER_BETWEEN_CHUNKS for one in aside.chunks]
+    odd = int(np.argmax(np.abs(scattered))) if scattered else 0
+    if aside.far and np.max(np.abs([0.0, *scattered])) > np.max(np.abs([1.0, *pulls])):
+        name = chunks[odd] if odd < len(chunks) else f"{odd + 1}"
+        reasons.append(
+            f"orientations disagree in scale by more than can be corrected, chunk {name} most "
+            f"({aside.chunks[odd].scale:+.0%} of the counts that its charge says): wrong charge, "
+            "moved sample or dead bank? Withdraw it, or look"
+        )
+    elif aside.far:
         most = int(np.argmax(np.abs(aside.value) / np.where(aside.sigma > 0, aside.sigma, np.inf)))
         reasons.append(
             f"the set-up is off by more than can be corrected to first order, {aside.names[most]} "
@@ -298,6 +301,7 @@ def _told_aside(posterior: Posterior, chunks: Sequence[str], threshold: float) -
         )
     if aside.far:
         return reasons
+    reasons.extend(_told_apart(posterior.model, chunks, aside.chunks, threshold))
     for chunk, test in zip(chunks, aside.chunks, strict=False):
         turned, contrast = (p * max(len(chunks), 1) for p in (test.turned_p, test.contrast_p))
         if turned < threshold:
@@ -314,6 +318,33 @@ def _told_aside(posterior: Posterior, chunks: Sequence[str], threshold: float) -
                 f"p = {test.contrast_p:.1e}): moved or another sample? Withdraw it, or look"
             )
     return reasons
+
+
+def _told_apart(
+    model: str, chunks: Sequence[str], tests: Sequence[ChunkTest], threshold: float
+) -> list[str]:
+    """Whether every orientation by itself is explained, and if not which is worst."""
+    some = [(c, t) for c, t in zip(chunks, tests, strict=False) if t.freedom > 0]
+    if len(some) < 2:  # one orientation is all of them together
+        return []
+    each = [chi_square_tail(t.chi_square, t.freedom) for _, t in some]
+    statistic, freedom = sum(t.chi_square for _, t in some), sum(t.freedom for _, t in some)
+    p, worst = chi_square_tail(statistic, freedom), int(np.argmin(each))
+    name, test = some[worst]
+    if p < threshold:
+        return [
+            f"goodness of fit, orientation by orientation: chi-square {statistic:.0f} for "
+            f"{freedom:.0f} degrees of freedom (p = {p:.1e}), chunk {name} most "
+            f"({test.chi_square / test.freedom:.2f} each): {model} does not explain where counts "
+            "lie, though it may explain their sum"
+        ]
+    if each[worst] * len(some) < threshold:
+        return [
+            f"chunk {name} is not explained as the others are (chi-square {test.chi_square:.0f} "
+            f"for {test.freedom:.0f} degrees of freedom, p = {each[worst]:.1e}): withdraw it, or "
+            "look"
+        ]
+    return []
 
 
 def _inconsistent_chunks(ratios: Sequence[tuple[str, float, float]], threshold: float) -> list[str]:

@@ -7,6 +7,7 @@ import pytest
 from scipy.stats import kstest
 
 from model_server.posterior.aside import (
+    SCATTER_BETWEEN_CHUNKS,
     Piece,
     chunk_tests,
     contrast_of,
@@ -22,16 +23,18 @@ PRIOR = np.array([2.0, 1.0, 0.5, 3.0, 1.0])  # sigma of theta
 KNOWN = np.array([0.5, 0.0, 2.0])  # of the ways; the second is taken to be right
 
 
-def scan(rng: np.random.Generator, off=(0.0, 0.0, 0.0), orientations: int = 3, turned=()):
+def scan(
+    rng: np.random.Generator, off=(0.0, 0.0, 0.0), orientations: int = 3, turned=(), scales=(0.0,)
+):
     """Pieces at the best theta of a linear model with Gaussian counts, and that theta."""
     rate = rng.uniform(20, 200, (orientations, CELLS))
     slopes = 30 * rng.standard_normal((orientations, CELLS, P))
     ways = 3 * rng.standard_normal((orientations, CELLS, H))
     ways[..., 1] += 0.05 * slopes[..., 0]  # some of it looks like a parameter
     truth = PRIOR * rng.standard_normal(P)
-    data = rate + slopes @ truth + ways @ np.asarray(off) + np.sqrt(rate) * rng.standard_normal(
-        rate.shape
-    )  # fmt: skip
+    scale = 1 + np.resize(scales, orientations)[:, None]
+    data = scale * (rate + slopes @ truth) + ways @ np.asarray(off)
+    data += np.sqrt(rate) * rng.standard_normal(rate.shape)
     for k, by in turned:
         data[k] += by * ways[k, :, 0]
     weight = 1 / rate
@@ -51,25 +54,33 @@ def scan(rng: np.random.Generator, off=(0.0, 0.0, 0.0), orientations: int = 3, t
         )
         for k in range(orientations)
     ]
-    return pieces, best, (data - rate, slopes, ways, rate)
+    return pieces, best, (data - rate, slopes, ways, rate, truth)
 
 
 def test_what_is_marginalised_is_fitted_as_joint_least_squares_do():
-    pieces, best, (data, slopes, ways, rate) = scan(np.random.default_rng(1))
+    pieces, best, (data, slopes, ways, rate, _) = scan(
+        np.random.default_rng(1), scales=(0.03, -0.02, 0.0)
+    )
     step, joint, score, information, gain = marginalised(np.diag(PRIOR**-2.0), pieces, KNOWN)
     free = KNOWN > 0
-    columns = np.concatenate([slopes, ways[..., free]], axis=-1).reshape(-1, P + 2)
+    scales = np.zeros((*rate.shape, 3))  # of every orientation by itself
+    for k, piece in enumerate(pieces):
+        scales[k, :, k] = piece.linear.rate
+    columns = np.concatenate([slopes, ways[..., free], scales], axis=-1).reshape(-1, P + 5)
     sigma = np.sqrt(rate).ravel()
-    rows = np.vstack([columns / sigma[:, None], np.diag(1 / np.concatenate([PRIOR, KNOWN[free]]))])
-    wanted = np.concatenate([data.ravel() / sigma, np.zeros(P + 2)])
+    known = np.concatenate([PRIOR, KNOWN[free], np.full(3, SCATTER_BETWEEN_CHUNKS)])
+    rows = np.vstack([columns / sigma[:, None], np.diag(1 / known)])
+    wanted = np.concatenate([data.ravel() / sigma, np.zeros(P + 5)])
     solution = np.linalg.lstsq(rows, wanted, rcond=None)[0]
     np.testing.assert_allclose(best + step[:P], solution[:P], rtol=1e-8)
-    np.testing.assert_allclose(step[P:][free], solution[P:], rtol=1e-8)
-    before = wanted - rows @ np.concatenate([best, np.zeros(2)])
+    np.testing.assert_allclose(step[P:][free], solution[P : P + 2], rtol=1e-8)
+    tests = chunk_tests(joint, step, pieces, KNOWN)
+    np.testing.assert_allclose([one.scale for one in tests], solution[P + 2 :], rtol=1e-8)
+    before = wanted - rows @ np.concatenate([best, np.zeros(5)])
     after = wanted - rows @ solution
     assert gain == pytest.approx(0.5 * (before @ before - after @ after), rel=1e-6)
     assert step[P + 1] == 0
-    covariance = np.linalg.inv(rows.T @ rows)
+    covariance = np.linalg.inv(rows.T @ rows)[: P + 2, : P + 2]
     at = [*range(P), P, P + 2]
     np.testing.assert_allclose(np.linalg.inv(joint)[np.ix_(at, at)], covariance, rtol=1e-7)
     # the held way: as if it were fitted after all, from its score alone
@@ -112,6 +123,26 @@ def test_scores_of_what_is_right_are_chance_and_of_what_is_not_are_seen():
     assert int(np.argmin([one.turned_p for one in tests])) == 4
     assert tests[4].turned_p < 1e-6
     assert abs(tests[4].turned_deg[0] - 6.0) < 4 * tests[4].turned_sigma_deg[0]
+
+
+def test_errors_hold_where_charges_are_off_as_they_may_be():
+    rng = np.random.default_rng(5)
+    believed, marginal, tested = [], [], []
+    prior, known = np.diag(PRIOR**-2.0), np.zeros(H)  # the set-up is right, and known to be
+    for _ in range(200):
+        scales = SCATTER_BETWEEN_CHUNKS * rng.standard_normal(3)
+        pieces, best, (_, slopes, _, rate, truth) = scan(rng, scales=scales)
+        step, joint, score, information, _ = marginalised(prior, pieces, known)
+        tested.append(score_test(score, information, np.zeros(H))[2])
+        fisher = prior + np.einsum("kcp,kc,kcq->pq", slopes, 1 / rate, slopes)
+        for pulls, gap, precision in (
+            (believed, best - truth, fisher),
+            (marginal, best + step[:P] - truth, joint[:P, :P]),
+        ):
+            pulls.append(gap @ precision @ gap)
+    assert np.mean(believed) > 1.5 * P
+    assert np.mean(marginal) == pytest.approx(P, rel=0.15)
+    assert kstest(tested, "uniform").pvalue > 1e-3
 
 
 def test_ways_that_counts_know_nothing_of_are_not_told():

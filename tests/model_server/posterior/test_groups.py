@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from model_server.posterior.aside import Piece
-from model_server.posterior.groups import groups_of, summed, told_by_groups
+from model_server.posterior.groups import chi_square_alone, groups_of, summed, told_by_groups
 from model_server.posterior.linear import Linear
 
 
@@ -64,3 +64,49 @@ def test_reduced_cells_stand_alone_and_a_small_rest_is_in_no_group():
     groups = groups_of(expected, use, gaussian=False)
     np.testing.assert_array_equal(groups, [[0, -1, 0, 0, -1]])
     np.testing.assert_allclose(summed(expected, groups), [15.0])
+
+
+def orientation(rng, counts_of, *, reduced: bool = False) -> Piece:
+    """One of 6 path bins, 80 energies, two parameters fitted elsewhere."""
+    use = np.ones((6, 80), dtype=bool)
+    rate = np.tile(2.0 + 10 * np.exp(-0.5 * ((np.arange(80) - 40) / 15) ** 2), 6)
+    data = counts_of(rate)
+    slope = rate[:, None] * np.array([1.0, 0.0]) + rng.standard_normal((len(rate), 2))
+    none = np.zeros(len(rate))
+    return Piece(
+        linear=Linear(data=data, rate=rate, slope=slope, variance=rate if reduced else None),
+        use=use,
+        phonon=rate,
+        ways=np.zeros((len(rate), 0)),
+        mount=np.zeros((len(rate), 0)),
+        contrast=none,
+        wider=none,
+    )
+
+
+def test_an_orientation_alone_is_told_by_where_its_counts_lie_and_not_by_how_many():
+    rng = np.random.default_rng(4)
+    covariance, free = 1e-6 * np.eye(2), np.zeros(0, dtype=bool)
+
+    def looked_at(counts_of) -> tuple[float, float]:
+        piece = orientation(rng, counts_of)
+        return chi_square_alone(piece, piece.linear.rate, covariance, free)
+
+    for scale in (1.0, 1.3):
+        right = [looked_at(lambda rate, s=scale: rng.poisson(s * rate)) for _ in range(200)]
+        chi_square, freedom = np.mean(right, axis=0)
+        assert freedom > 200
+        # a model is excused for a little: less than one for each degree
+        assert 0.93 * freedom < chi_square < 1.01 * freedom
+    wave = 1 + 0.4 * np.sign(np.sin(np.arange(480) / 5))
+    chi_square, freedom = looked_at(lambda rate: rng.poisson(rate * wave))
+    assert chi_square > 1.5 * freedom
+
+
+def test_reduced_data_and_few_counts_are_not_judged_orientation_by_orientation():
+    rng = np.random.default_rng(4)
+    covariance, free = 1e-6 * np.eye(2), np.zeros(0, dtype=bool)
+    reduced = orientation(rng, rng.poisson, reduced=True)
+    assert chi_square_alone(reduced, reduced.linear.rate, covariance, free) == (0.0, 0.0)
+    few = orientation(rng, lambda rate: rng.poisson(0.005 * rate))
+    assert chi_square_alone(few, 0.005 * few.linear.rate, covariance, free) == (0.0, 0.0)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from model_server.posterior import Posterior, assess, residual_sigma
+from model_server.posterior.aside import Aside, ChunkTest
 from model_server.posterior.posterior import ThetaLayout
 from model_server.posterior.trust import ALPHA_PER_RUN, TELLS, grouped, unnoticed
 from simulations.fold import CellSums
@@ -142,6 +143,45 @@ def test_one_chunk_with_most_of_the_counts_is_named():
     assert not verdict.trusted
     assert any("chunk c1 has" in r and "withdraw" in r.lower() for r in verdict.reasons)
     assert verdict.p_value > verdict.threshold  # the sum alone looks good
+
+
+def aside(fits, scale: float = 0.0, bend: float = 0.0) -> Aside:
+    """Nothing else to be said than chi-square and freedom of each orientation, and one's scale."""
+    fine = {
+        "turned_deg": np.zeros(0), "turned_sigma_deg": np.zeros(0), "turned_p": 1.0,
+        "contrast": 0.0, "contrast_sigma": 0.1, "contrast_p": 1.0,
+    }  # fmt: skip
+    tests = [ChunkTest(**fine, chi_square=chi, freedom=freedom) for chi, freedom in fits]
+    tests[1] = replace(tests[1], scale=scale)
+    return Aside(
+        names=("psi offset",), units=("deg",), known=np.array([0.3]), value=np.array([0.3]),
+        sigma=np.array([0.1]), held_value=np.array([np.nan]), held_sigma=np.array([np.nan]),
+        held_p=1.0, gain=0.0, bend=bend, chunks=tuple(tests),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("fits", "words"),
+    [
+        ([(400.0, 400.0)] * 4, None),
+        ([(480.0, 400.0)] * 4, "orientation by orientation: chi-square 1920 for 1600"),
+        ([(390.0, 400.0), (560.0, 400.0), (390.0, 400.0), (390.0, 400.0)], "chunk c1 is not"),
+        ([(390.0, 400.0), (0.0, 0.0), (0.0, 0.0), (390.0, 400.0)], None),
+    ],
+)
+def test_orientations_whose_sum_looks_good_are_looked_at_one_by_one(fits, words):
+    reasons = reasons_of(lines(), aside=aside(fits))
+    assert len(reasons) == (words is not None)
+    if words is not None:
+        assert words in reasons[0]
+
+
+def test_an_orientation_of_another_scale_is_named_where_it_cannot_be_corrected():
+    fits = [(400.0, 400.0)] * 4
+    (scaled,) = reasons_of(lines(), aside=aside(fits, scale=0.2, bend=3.0))
+    assert "chunk c1 most (+20% of the counts that its charge says)" in scaled
+    (turned,) = reasons_of(lines(), aside=aside(fits, scale=0.01, bend=3.0))
+    assert "psi offset most" in turned
 
 
 def test_an_excess_at_low_q_is_named_as_magnetic_scattering_would_look():
