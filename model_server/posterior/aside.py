@@ -34,6 +34,7 @@ CONTRAST_FLOOR = 0.05
 SPREAD_FLOOR = 0.03  # of a typical spread of q
 SCATTER_BETWEEN_CHUNKS = 0.05
 """How well the scale of an orientation is known: its charge, and how it shields itself."""
+SCALE_SIGMAS = 4.0  # beyond which a scale is not off by chance
 MOUNT = ("psi offset", "tilt gl", "tilt gs")
 
 
@@ -113,6 +114,16 @@ class Aside:
     def far(self) -> bool:
         """Whether the set-up is off by more than can be carried to first order."""
         return self.bend > MOST_BEND
+
+    @property
+    def scattered(self) -> dict[int, float]:
+        """Scales of orientations, by number, that are off by more than they may and than chance."""
+        off = ((k, one.scale, one.scale_sigma) for k, one in enumerate(self.chunks))
+        return {
+            k: scale
+            for k, scale, sigma in off
+            if abs(scale) > max(SCATTER_BETWEEN_CHUNKS, SCALE_SIGMAS * sigma)
+        }
 
 
 def marginalised(

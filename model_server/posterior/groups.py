@@ -74,7 +74,7 @@ def chi_square_alone(
     linear, use = piece.linear, piece.use
     if linear.variance is not None:
         return 0.0, 0.0
-    model, data = np.zeros((2, *use.shape))
+    model, data = np.zeros(use.shape), np.zeros(use.shape)
     model[use], data[use] = expected, linear.data
     groups = groups_of(model, use, gaussian=False)
     label = groups[use]

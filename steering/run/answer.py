@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -86,6 +87,7 @@ def result_of(
     closed : bool
         Of a run that people closed nothing is advised.
     """
+    folded = [chunk.chunk for chunk in ledger.chunks]
     common = {
         "schema_version": SCHEMA_VERSION,
         "run": ledger.run_id,
@@ -98,6 +100,7 @@ def result_of(
             *measurement.beliefs,
             *(empty_notes(ledger.sums, ledger.account) if ledger.chunks else ()),
             *([] if estimate is None else part_notes(estimate.posterior)),
+            *([] if estimate is None else scale_notes(estimate.posterior, folded)),
         ],
         "stop": asdict(stop_of(estimate, looks_below_target)),
     }
@@ -129,6 +132,16 @@ def part_notes(posterior: Posterior) -> list[str]:
     return [
         f"expected {name} scattering: {strength:.2g} +- {sigma:.1g} times that predicted"
         for name, (strength, sigma) in posterior.part_strengths().items()
+    ]
+
+
+def scale_notes(posterior: Posterior, chunks: Sequence[str]) -> list[str]:
+    """Which chunks have more or fewer counts than their charge says; by default none has."""
+    off = {} if posterior.aside is None else posterior.aside.scattered
+    return [
+        f"chunk {chunks[k]} has {abs(scale):.0%} {'more' if scale > 0 else 'fewer'} counts than "
+        "its charge and the other chunks say; error bars allow for it"
+        for k, scale in off.items()
     ]
 
 

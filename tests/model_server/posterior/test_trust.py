@@ -184,6 +184,11 @@ def test_an_orientation_of_another_scale_is_named_where_it_cannot_be_corrected()
     assert "psi offset most" in turned
 
 
+@pytest.mark.parametrize(("scale", "told"), [(-0.08, {1: -0.08}), (0.04, {}), (0.0, {})])
+def test_scales_are_told_where_they_are_off_by_more_than_they_should(scale, told):
+    assert aside([(400.0, 400.0)] * 3, scale=scale).scattered == told
+
+
 def test_an_excess_at_low_q_is_named_as_magnetic_scattering_would_look():
     excess = 0.6 * np.exp(-Q_SQUARED / 4)
     found = []

@@ -1,6 +1,7 @@
 """Recorded files in, estimate and advice out; bad chunks are set aside and the run goes on."""
 
 import json
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -732,6 +733,22 @@ def test_a_run_by_images_answers_as_one_with_the_tensor(two_forms):
     np.testing.assert_allclose(
         [gains[0][psi] for psi in common], [gains[1][psi] for psi in common], rtol=0.1
     )
+
+
+def test_a_wrong_charge_is_told_and_moves_nothing_by_much(two_forms, tmp_path):
+    def charged(payload):
+        if isinstance(payload, ChunkStop) and payload.chunk == "1":
+            return replace(payload, proton_charge=payload.proton_charge / 1.12)
+        return payload
+
+    run = Run(rutile_measurement(), run_id="r", folder=tmp_path)
+    feed(run, renumbered(charged(m.payload) for m in rutile_messages()))
+    result, right = run.result(), two_forms[0].posterior
+    assert result["trusted"], result["reasons"]
+    (note,) = (one for one in result["notes"] if "charge" in one)
+    assert re.match(r"chunk 1 has [678]% more counts than its charge", note), note
+    assert not any("charge" in one for one in two_forms[0].result()["notes"])
+    assert np.abs((run.posterior.values - right.values) / right.sigma).max() < 0.5
 
 
 def test_chunks_by_images_read_back_and_leave_and_return_to_the_bit(two_forms, tmp_path):
