@@ -96,7 +96,7 @@ def turned_real_slope(mixing, r, step, alone, turned, i, start, stop):
 
 @njit(cache=True, forceinline=True, error_model="numpy", fastmath=_FAST)
 def project_real(
-    r, d, every, amplitude, columns, mixing, end, turned, shape, z, room, overlap
+    r, d, every, amplitude, columns, mixing, met, end, turned, shape, z, room, overlap
 ):  # fmt: skip
     """``project``, into ``overlap[0]``."""
     n = len(shape)
@@ -111,15 +111,16 @@ def project_real(
                 + columns[r, i + 2, 0, s] * x2
             )
     d0, d1, d2 = np.float32(d[0]), np.float32(d[1]), np.float32(d[2])
+    for s in range(n):
+        overlap[0, s] = z[0, s]
     total = 0.0
-    start = 0
-    while start < n:
+    for at in range(met[n]):
+        start = met[at]
         stop = end[start]
         far = True
         for i in range(start, stop):
             far = far and shape[i] == 0.0
         if far and not every:
-            start = stop
             continue
         size = stop - start
         for s in range(start, stop):
@@ -147,21 +148,20 @@ def project_real(
                 overlap[0, s] = a
         for s in range(start, stop):
             total += shape[s] * overlap[0, s] ** 2
-        start = stop
     return total
 
 
 @njit(cache=True, forceinline=True, error_model="numpy", fastmath=_FAST)
 def differentiate_real(
-    r, common, coupling, end, turned, level, square, shape, by_square, overlap, factor, ket, pair,
-    change,
+    r, common, coupling, met, end, turned, level, square, shape, by_square, overlap, factor, ket,
+    pair, change,
 ):  # fmt: skip
     """``differentiate`` of ``coupling`` (points, n, K + 3, n); of ``pair`` the first n serve."""
     n = len(shape)
     for i in range(n):
         square[i] = level[i] * abs(level[i])
-    start = 0
-    while start < n:
+    for at in range(met[n]):
+        start = met[at]
         stop = end[start]
         active = False
         for s in range(start, stop):
@@ -171,8 +171,8 @@ def differentiate_real(
             fill_pairs(s, common, level, square, shape, by_square, factor)
             for i in range(n):
                 ket[s, 0, i] = factor[i] * overlap[0, i]
-            low = 0
-            while low < n:
+            for other in range(met[n]):
+                low = met[other]
                 high = end[low]
                 if high > low + 1:
                     for m in range(high - low):
@@ -181,9 +181,7 @@ def differentiate_real(
                         x = factor[i] * overlap[0, i]
                         for m in range(high - low):
                             ket[s, 0, np.uint64(low + m)] += turned[0, i, m] * x
-                low = high
         if not active:
-            start = stop
             continue
         for j in range(start, stop):
             for i in range(n):
@@ -201,31 +199,33 @@ def differentiate_real(
                 for i in range(n):
                     total += pair[i] * coupling[r, j, q, i]
                 change[q] += total
-        start = stop
 
 
 @njit(cache=True, forceinline=True, error_model="numpy", fastmath=_FAST)
 def move_real(
-    r, common, d, q, f, factor, displacement, vectors, curvature, first, end, turned, shape,
+    r, common, d, q, f, factor, displacement, vectors, curvature, met, end, turned, shape,
     by_square, overlap, z, by_q,
 ):  # fmt: skip
     """``move`` with a real ``factor`` (atoms,)."""
     n = len(shape)
     for i in range(n):
         z[0, i] = 0.0
-    for s in range(n):
-        if shape[s] == 0.0:
-            continue
-        alone = end[s] == first[s] + 1
-        if alone:
-            rate = common * by_square[s] * overlap[0, s] ** 2
-            add_product(rate, curvature[r, s], d, by_q)
-        for j in range(first[s], end[s]):
-            x = shape[s] * overlap[0, s]
-            if not alone:
-                x *= turned[0, s, j - first[s]]
-            for i in range(n):
-                z[0, i] += x * vectors[r, j, 0, i]
+    for at in range(met[n]):
+        start = met[at]
+        stop = end[start]
+        for s in range(start, stop):
+            if shape[s] == 0.0:
+                continue
+            alone = stop == start + 1
+            if alone:
+                rate = common * by_square[s] * overlap[0, s] ** 2
+                add_product(rate, curvature[r, s], d, by_q)
+            for j in range(start, stop):
+                x = shape[s] * overlap[0, s]
+                if not alone:
+                    x *= turned[0, s, j - start]
+                for i in range(n):
+                    z[0, i] += x * vectors[r, j, 0, i]
     for c in range(len(factor)):
         along = 0.0
         for i in range(3):

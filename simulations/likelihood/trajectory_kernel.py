@@ -39,7 +39,7 @@ LOOKED_FOR = 3.0  # deviations of uncertain lines, which are counted as independ
 )
 def _meet(
     r, energy, width, own_width, lowest, d, slope, blurred, blur, near, here,
-    gradient, curvature, bend, reach, block_of, mixing, pockets, first, end, turned, level, shape,
+    gradient, curvature, bend, reach, block_of, mixing, pockets, met, end, turned, level, shape,
     by_square, by_blur, rise, climb, own_climb, matrix, phase, over, ways, shift, t,
 ):  # fmt: skip
     """Energies of all modes near grid point ``r`` and the shape of their lines at ``energy``.
@@ -52,7 +52,8 @@ def _meet(
     ``t``: see ``averaged_width``; lines are as they are where it is empty.
 
     ``here`` holds E^2 continued to first order, ``near`` which of them may have a line. Fills
-    ``first`` and ``end`` of the block that each mode was turned in (a mode by itself: none was),
+    ``met`` (n + 1,) with the first modes of all blocks that have such ones, their number last,
+    ``end`` of the block that each mode was turned in (a mode by itself: none was),
     ``turned`` (how modes of a block make those found here), ``level``, ``shape`` and
     ``by_square`` (derivative of the shape by the square of the energy) and ``by_blur`` (by the
     logarithm of the spread of q); the arrays after them are room to work in.
@@ -65,22 +66,22 @@ def _meet(
         shape[i] = 0.0
         by_square[i] = 0.0
         by_blur[i] = 0.0
-        first[i] = i
         end[i] = i + 1
         level[i] = sqrt(max(here[i], lowest * lowest))
     if pockets is not None:
         for i in range(n):
             level[i] = signed_root(here[i])
-    stop = 0
+    stop, blocks = 0, 0
     for one in range(n):
         if one < stop or not near[one]:
             continue
         s = block_of[r, one]
+        met[blocks] = s
+        blocks += 1
         stop = one + 1
         while stop < n and block_of[r, stop] == s:
             stop += 1
         for i in range(s, stop):
-            first[i] = s
             end[i] = stop
             along0 = (
                 curvature[r, i, 0] * d[0] + curvature[r, i, 5] * d[1] + curvature[r, i, 4] * d[2]
@@ -175,6 +176,7 @@ def _meet(
                 more = own * own - own_width * own_width
                 by_blur[i] = shape[i] * (x * x - 1.0) * more / (wide * wide)
                 any_active = True
+    met[n] = blocks
     return any_active
 
 
@@ -255,8 +257,8 @@ def walk(
     ket = np.empty((n, 2, n), dtype=np.float32)  # room to work in
     pair = np.empty(2 * n, dtype=np.float32)
     square_of, each = np.empty((2, n))
-    first = np.empty(n, dtype=np.int64)  # of the block that a mode is turned in
-    end = np.empty(n, dtype=np.int64)
+    met = np.empty(n + 1, dtype=np.int64)  # blocks that may have a line
+    end = np.empty(n, dtype=np.int64)  # of the block that a mode is turned in
     near = np.empty(n, dtype=np.bool_)
     here = np.empty(n)  # E^2 of the modes as they are continued alone
     beyond = np.empty(n)  # how far each is from where it may have a line, meV^2
@@ -393,9 +395,9 @@ def walk(
                 )  # fmt: skip
             if none or not _meet(
                 r, true[t], found[t], own_width, lowest, d, slope, blurred, blur, near, here,
-                gradient, curvature, bend, reach_of_cell, block_of, mixing, pockets, first, end,
-                turned, level, shape, by_square, by_blur, rise, climb, own_climb, matrix, phase,
-                over, ways, shift, t,
+                gradient, curvature, bend, reach_of_cell, block_of, mixing, pockets, met, end,
+                turned, level, shape, by_square, by_blur, rise, climb, own_climb, matrix,
+                phase, over, ways, shift, t,
             ):  # fmt: skip
                 continue
             qx = beam[0] - k * dx
@@ -433,11 +435,13 @@ def walk(
                     f[1, 3 * c + i] = factor[c].imag * q_in[i]
             if phase is None:
                 total = project(
-                    r, d, n_columns > 0, f, columns, mixing, end, turned, shape, parts, z, overlap
+                    r, d, n_columns > 0, f, columns, mixing, met, end, turned, shape, parts, z,
+                    overlap,
                 )  # fmt: skip
             else:
                 total = project_real(
-                    r, d, n_columns > 0, f, columns, mixing, end, turned, shape, parts, z, overlap
+                    r, d, n_columns > 0, f, columns, mixing, met, end, turned, shape, parts, z,
+                    overlap,
                 )  # fmt: skip
             x = exp(-true[t] / thermal) if thermal > 0 else 0.0
             common = 0.5 * HBAR2_OVER_U / true[t] / (1.0 - x) * weight[t]
@@ -446,25 +450,25 @@ def walk(
                 change[:] = 0.0
                 if phase is None:
                     differentiate(
-                        r, common, coupling, end, turned, level, square_of, shape, by_square,
-                        overlap, each, ket, pair, change,
+                        r, common, coupling, met, end, turned, level, square_of, shape,
+                        by_square, overlap, each, ket, pair, change,
                     )  # fmt: skip
                 else:
                     differentiate_real(
-                        r, common, coupling, end, turned, level, square_of, shape, by_square,
-                        overlap, each, ket, pair, change,
+                        r, common, coupling, met, end, turned, level, square_of, shape,
+                        by_square, overlap, each, ket, pair, change,
                     )  # fmt: skip
             if n_columns > 0 and n_moves > 0:
                 for c in range(3):
                     by_q[c] = change[n_k + c]
                 if phase is None:
                     move(
-                        r, common, d, q_in, f, factor, displacement, vectors, curvature, first,
+                        r, common, d, q_in, f, factor, displacement, vectors, curvature, met,
                         end, turned, shape, by_square, overlap, z, by_q,
                     )  # fmt: skip
                 else:
                     move_real(
-                        r, common, d, q_in, f, factor, displacement, vectors, curvature, first,
+                        r, common, d, q_in, f, factor, displacement, vectors, curvature, met,
                         end, turned, shape, by_square, overlap, z, by_q,
                     )  # fmt: skip
                 # From the frame of the grid point to the crystal's.

@@ -38,7 +38,7 @@ def add_product(factor, tensor, vector, out):
 
 @njit(cache=True, forceinline=True, error_model="numpy", fastmath=_FAST)
 def project(
-    r, d, every, amplitude, columns, mixing, end, turned, shape, z, room, overlap
+    r, d, every, amplitude, columns, mixing, met, end, turned, shape, z, room, overlap
 ):  # fmt: skip
     """Overlap (2, n) of the structure amplitude (2, n) with the modes found at a step.
 
@@ -59,15 +59,17 @@ def project(
             z[0, s] += a0 * x0 - b0 * y0 + a1 * x1 - b1 * y1 + a2 * x2 - b2 * y2
             z[1, s] += a0 * y0 + b0 * x0 + a1 * y1 + b1 * x1 + a2 * y2 + b2 * x2
     d0, d1, d2 = np.float32(d[0]), np.float32(d[1]), np.float32(d[2])
+    for s in range(n):
+        overlap[0, s] = z[0, s]
+        overlap[1, s] = z[1, s]
     total = 0.0
-    start = 0
-    while start < n:
+    for at in range(met[n]):
+        start = met[at]
         stop = end[start]
         far = True
         for i in range(start, stop):
             far = far and shape[i] == 0.0
         if far and not every:
-            start = stop
             continue
         size = stop - start
         for s in range(start, stop):
@@ -109,14 +111,13 @@ def project(
                 overlap[1, s] = b
         for s in range(start, stop):
             total += shape[s] * (overlap[0, s] ** 2 + overlap[1, s] ** 2)
-        start = stop
     return total
 
 
 @njit(cache=True, forceinline=True, error_model="numpy", fastmath=_FAST)
 def differentiate(
-    r, common, coupling, end, turned, level, square, shape, by_square, overlap, factor, ket, pair,
-    change,
+    r, common, coupling, met, end, turned, level, square, shape, by_square, overlap, factor, ket,
+    pair, change,
 ):  # fmt: skip
     """Add derivatives of a step's rate by the parameters to ``change``: divided differences.
 
@@ -125,8 +126,8 @@ def differentiate(
     n = len(shape)
     for i in range(n):
         square[i] = level[i] * abs(level[i])
-    start = 0
-    while start < n:
+    for at in range(met[n]):
+        start = met[at]
         stop = end[start]
         active = False
         for s in range(start, stop):
@@ -137,8 +138,8 @@ def differentiate(
             for i in range(n):
                 ket[s, 0, i] = factor[i] * overlap[0, i]
                 ket[s, 1, i] = factor[i] * overlap[1, i]
-            low = 0
-            while low < n:
+            for other in range(met[n]):
+                low = met[other]
                 high = end[low]
                 if high > low + 1:
                     for m in range(high - low):
@@ -151,9 +152,7 @@ def differentiate(
                             j = np.uint64(low + m)
                             ket[s, 0, j] += turned[0, i, m] * x - turned[1, i, m] * y
                             ket[s, 1, j] += turned[0, i, m] * y + turned[1, i, m] * x
-                low = high
         if not active:
-            start = stop
             continue
         for j in range(start, stop):
             for i in range(2 * n):
@@ -174,12 +173,11 @@ def differentiate(
                 for i in range(2 * n):
                     total += pair[i] * coupling[r, j, q, i]
                 change[q] += total
-        start = stop
 
 
 @njit(cache=True, forceinline=True, error_model="numpy", fastmath=_FAST)
 def move(
-    r, common, d, q, f, factor, displacement, vectors, curvature, first, end, turned, shape,
+    r, common, d, q, f, factor, displacement, vectors, curvature, met, end, turned, shape,
     by_square, overlap, z, by_q,
 ):  # fmt: skip
     """Add to ``by_q`` (3,) what a moved Q does to a step's rate beside changing the matrix.
@@ -192,24 +190,27 @@ def move(
     for i in range(n):
         z[0, i] = 0.0
         z[1, i] = 0.0
-    for s in range(n):
-        if shape[s] == 0.0:
-            continue
-        alone = end[s] == first[s] + 1
-        if alone:
-            size = overlap[0, s] ** 2 + overlap[1, s] ** 2
-            rate = common * by_square[s] * size
-            add_product(rate, curvature[r, s], d, by_q)
-        for j in range(first[s], end[s]):
-            x, y = shape[s] * overlap[0, s], -shape[s] * overlap[1, s]
-            if not alone:
-                x, y = (
-                    x * turned[0, s, j - first[s]] + y * turned[1, s, j - first[s]],
-                    y * turned[0, s, j - first[s]] - x * turned[1, s, j - first[s]],
-                )
-            for i in range(n):
-                z[0, i] += x * vectors[r, j, 0, i] - y * vectors[r, j, 1, i]
-                z[1, i] += x * vectors[r, j, 1, i] + y * vectors[r, j, 0, i]
+    for at in range(met[n]):
+        start = met[at]
+        stop = end[start]
+        for s in range(start, stop):
+            if shape[s] == 0.0:
+                continue
+            alone = stop == start + 1
+            if alone:
+                size = overlap[0, s] ** 2 + overlap[1, s] ** 2
+                rate = common * by_square[s] * size
+                add_product(rate, curvature[r, s], d, by_q)
+            for j in range(start, stop):
+                x, y = shape[s] * overlap[0, s], -shape[s] * overlap[1, s]
+                if not alone:
+                    x, y = (
+                        x * turned[0, s, j - start] + y * turned[1, s, j - start],
+                        y * turned[0, s, j - start] - x * turned[1, s, j - start],
+                    )
+                for i in range(n):
+                    z[0, i] += x * vectors[r, j, 0, i] - y * vectors[r, j, 1, i]
+                    z[1, i] += x * vectors[r, j, 1, i] + y * vectors[r, j, 0, i]
     for c in range(len(factor)):
         along = 0.0
         for i in range(3):
