@@ -23,15 +23,16 @@ def groups_of(expected: FloatArray, use: BoolArray, *, gaussian: bool) -> IntArr
     label = np.full(expected.shape, -1)
     count = 0
     for b in range(use.shape[0]):
-        waiting: list[int] = []
-        together = 0.0
-        for e in np.flatnonzero(use[b]).tolist():
-            waiting.append(e)
-            together += expected[b, e]
+        cells = np.flatnonzero(use[b])
+        numbers: list[int] = []  # of the cells that are in a group
+        together, waiting = 0.0, 0
+        for one in expected[b, cells].tolist():  # plain numbers: a tenth of the time
+            waiting += 1
+            together += one
             if gaussian or together >= GROUP_COUNTS:
-                label[b, waiting] = count
-                count, together = count + 1, 0.0
-                waiting.clear()
+                numbers.extend([count] * waiting)
+                count, together, waiting = count + 1, 0.0, 0
+        label[b, cells[: len(numbers)]] = numbers
     return label
 
 
@@ -85,8 +86,8 @@ def chi_square_alone(
     scale = float(counts.sum() / rate.sum())
     rate *= scale
     variance = rate + scale**2 * excused(model, groups)
-    slope = np.zeros((len(rate), len(covariance)))
-    np.add.at(slope, label[some], np.column_stack([linear.slope, piece.ways * free])[some])
+    columns = np.column_stack([linear.slope, piece.ways * free])[some]
+    slope = np.add.reduceat(columns, np.flatnonzero(np.diff(label[some], prepend=-1)))
     told = float(np.sum((slope @ covariance) * slope / variance[:, None]))
     return float(np.sum((counts - rate) ** 2 / variance)), max(len(rate) - 1.0 - told, 1.0)
 

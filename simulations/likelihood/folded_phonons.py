@@ -172,8 +172,11 @@ class FoldedPhonons:
             return latest[1]
         self._latest = None  # not both at a time
         found = inversion.tensors(tensor, np.flatnonzero(exposure.weight > 0))
-        self._latest = (ref(exposure), found)
+        self._latest = (ref(exposure, self._forget_turned), found)
         return found
+
+    def _forget_turned(self, _: ref[VoxelExposure]) -> None:
+        self._latest = None
 
     @property
     def deepest_meV(self) -> float:

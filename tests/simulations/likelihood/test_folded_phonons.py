@@ -1,5 +1,6 @@
 """The folded intensity equals a direct sum over scattering vectors, and so do its derivatives."""
 
+import gc
 from functools import cache
 
 import numpy as np
@@ -201,6 +202,25 @@ def test_the_centroid_of_the_exposure_shifts_the_lines_as_the_dispersion_does():
         errors.append(np.abs(rate[path_bin, : model.n_energy] - expected).sum() / expected.sum())
     assert errors[0] < 0.06
     assert errors[1] > 3 * errors[0]
+
+
+def test_each_exposure_is_seen_through_its_own_tensors_which_go_with_it():
+    model, other = forward("germanium"), forward("germanium", real=False)
+    state, plain = (one.prepare(one.model.values) for one in (model, other))
+    voxel, rng = far_voxels(model)[1], np.random.default_rng(8)
+
+    def seen() -> Exposure:
+        vector = rng.normal(size=6) + 1j * rng.normal(size=6)
+        return exposure_of(model, voxel, weight=10.0, tensor=pack(np.outer(vector, vector.conj())))
+
+    first, second = seen(), seen()
+    for one in (first, second, first, first, second):
+        ours, expected = (f.rates(one, s)[0] for f, s in ((model, state), (other, plain)))
+        np.testing.assert_allclose(ours, expected, rtol=1e-9, atol=1e-12 * expected.max())
+    assert model._latest is not None
+    del second, one
+    gc.collect()
+    assert model._latest is None
 
 
 def test_the_width_of_a_voxel_broadens_its_lines_by_the_spread_of_the_branch():
