@@ -39,6 +39,7 @@ ROUNDS = 4  # most corrections of folded rates
 NEAR = 25.0  # of chi-square: steps that exact rates can be carried by
 MOUNTS_FOLLOWED = 3  # by steps, of those that are looked at
 MOUNTS_TRIED_UNTIL = 3  # orientations, where there is an answer before
+UNPROMISED_UNTIL = 3  # orientations: folded rates are followed even where they see no gain
 LEAPS = 4  # most ways out of shallow minima of the exact rates
 ANCHORED_WITHIN = 2.0  # of minus log posterior: what corrected folded rates may be wrong by
 LEAP_PAYS = 1.0  # of minus log posterior, as the corrected folded rates see it
@@ -395,18 +396,19 @@ class Refinement:
     def _leave_shallow(self, task: _Task, searching: bool) -> None:
         """Leave the best answer for where folded rates, corrected there, lead; while that pays.
 
-        A search follows them once without a promise.
+        A search of few orientations follows them once without a promise.
 
         They may lead away by themselves, or after a kick. Of few counts the exact rates have minima
         beside each other that the folded ones, which are smoother, have not.
         """
+        unpromised = searching and len(task.observations) <= UNPROMISED_UNTIL
         for _ in range(LEAPS):
             found = task.modes.best
             anchor = self._anchored(task, found, self._tangents)
             here = self.objective.score([task.pooled], found.theta, task.centre, 10, anchor=anchor)
             there = self._kicked(task, here, anchor)
             paid = there.objective < here.objective - LEAP_PAYS
-            if not paid and (not searching or task.modes.knows(there.theta)):
+            if not paid and (not unpromised or task.modes.knows(there.theta)):
                 break
             self._follow(task, there.theta, found.theta_sigma)
             if task.modes.lowest > found.objective - KICK_PAYS:

@@ -18,10 +18,9 @@ from simulations.likelihood import ExactModel, RoughModel, steepest
 
 REACH_SIGMAS = 1.5  # rates are carried over this many sigma at most
 BENT = 0.1  # and where the second order adds no more than this to chi-square
-BENDS_OVER = 4.0  # sigma that rough rates' second differences carry exact ones over at most
-BENDS_BY = 2.0  # and of the same chi-square, before they take most of it away
-NEARER = 0.3  # of the reach of derivatives, where second differences can be had
-UNLIKE = 0.1  # of the slopes' chi-square that rough ones miss: their differences are noise, then
+BENDS_OVER = 10.0  # sigma that rough rates' second differences carry exact ones over at most
+BENDS_BY = 25.0  # and of the same chi-square, before they take most of it away
+UNLIKE = 0.3  # of the slopes' chi-square that rough ones miss: their differences are noise, then
 LEAST_VARIANCE = 1e-3  # of the largest rate: what cells of small ones weigh by
 OVERFLOWS = 1e100
 LEAST_RATE = 0.1  # of the exact one: carried rates stay above
@@ -66,7 +65,7 @@ class Tangent:
     wider: SingleArray | None = None  # what a typical spread of q would change, once it was needed
     averaged: Averaged | None = None  # derivatives over the posterior, once they were needed
     steep: IntArray | None = None  # trajectories that rough rates need, where they were walked
-    unlike: bool = False  # whether rough rates were found too unlike these to bend them
+    unlike: int = 0  # orientations when rough rates were found too unlike it to bend it; 0: not
 
     def doubting(self, free: BoolArray) -> Tangent:
         """The same with the free ones (H,) of the ways aside among what rates depend on."""
@@ -224,14 +223,17 @@ class Tangents:
                 rough is not None
                 and tangent is not None
                 and self._bends(tangent, one, theta, sigma, number)
-                and not tangent.holds(theta, sigma, layout, one.sums, number, share * NEARER)
+                and not tangent.holds(theta, sigma, layout, one.sums, number, share)
             ):
-                tangent = self._kept[one.key] = self._bent(tangent, one, theta, sigma, rough)
+                bent = self._bent(tangent, one, theta, sigma, rough, number)
+                tangent = self._kept[one.key] = bent
             if tangent is None or not tangent.holds(theta, sigma, layout, one.sums, number, share):
-                unlike = tangent is not None and self.unlike
+                unlike = 0 if tangent is None else tangent.unlike
                 wider = None if tangent is None else tangent.wider
                 averaged = None if tangent is None else tangent.averaged
                 walked = exact.tangent(one, theta, marked=rough is not None)
+                if tangent is None and rough is not None:  # it will be wanted; modes are at hand
+                    walked = replace(walked, rough=rough.tangent(one, theta, walked.steep))
                 tangent = replace(walked, unlike=unlike, wider=wider, averaged=averaged)
                 if one.key:
                     self._kept[one.key] = tangent
@@ -258,18 +260,24 @@ class Tangents:
         theta: FloatArray,
         sigma: FloatArray,
         rough: _At,
+        number: int,
     ) -> Tangent:
         """What was walked, bent to theta; or as it is, where rough rates are too unlike it."""
         base = tangent.base or tangent
-        here = base.rough or rough.tangent(one, self._theta_at(base, theta), base.steep)
+        here = self._roughly(base, one, theta, rough)
         unlike = base.is_unlike(here, sigma[self._layout.walked])
         found = base if unlike else base.bent(here, rough.tangent(one, theta, base.steep))
+        unlike = number if unlike else 0
         return replace(found, unlike=unlike, wider=tangent.wider, averaged=tangent.averaged)
+
+    def _roughly(self, base: Tangent, one: Observation, theta: FloatArray, rough: _At) -> Tangent:
+        """Rough rates where a tangent was walked."""
+        return base.rough or rough.tangent(one, self._theta_at(base, theta), base.steep)
 
     @property
     def unlike(self) -> bool:
-        """Whether rough rates were found to be no help: of one orientation, so of all."""
-        return any(one.unlike for one in self._kept.values())
+        """Whether rough rates were found to be no help: of more than half of the orientations."""
+        return 2 * sum(one.unlike > 0 for one in self._kept.values()) > len(self._kept)
 
     @property
     def bending(self) -> bool:
@@ -284,7 +292,9 @@ class Tangents:
         sigma: FloatArray,
         number: int,
     ) -> bool:
-        return self.bending and tangent.bends(theta, sigma, self._layout, one.sums, number)
+        """Whether rough rates may bend it: where they did not, they are asked at the next chunk."""
+        asked = self._rough is not None and not 0 < number <= tangent.unlike
+        return asked and tangent.bends(theta, sigma, self._layout, one.sums, number)
 
     def _theta_at(self, base: Tangent, theta: FloatArray) -> FloatArray:
         """Theta (P,) with what rates depend on as it was there."""
@@ -316,21 +326,14 @@ class Tangents:
         """Whether all tangents hold at theta."""
         number = len(observations)
         return all(
-            t.holds(
-                theta,
-                sigma,
-                self._layout,
-                o.sums,
-                number,
-                NEARER if self._bends(t, o, theta, sigma, number) else 1.0,
-            )
+            t.holds(theta, sigma, self._layout, o.sums, number)
             for t, o in zip(tangents, observations, strict=True)
         )
 
     def wider(self, observations: Sequence[Observation], theta: FloatArray) -> list[SingleArray]:
         """What a typical spread of q would change in each orientation's rates; none: no entries.
 
-        Walked once near theta, by rough rates where there are some.
+        Walked once where exact rates were, near theta; by rough ones where there are some.
         """
         model = self._rough or self._exact
         typical = None if model is None else model.typical()
@@ -343,9 +346,15 @@ class Tangents:
             wider = None if tangent is None else tangent.wider
             if wider is None:
                 base = None if tangent is None else tangent.base or tangent
+                at = theta if base is None else self._theta_at(base, theta)
                 steep = None if base is None or self._rough is None else base.steep
-                change = blurred.rate(one, theta, steep) - points.rate(one, theta, steep)
-                wider = change.astype(np.float32)
+                if base is None:
+                    here = points.rate(one, at)
+                elif self._rough is None:
+                    here = base.exact
+                else:
+                    here = self._roughly(base, one, theta, points).exact
+                wider = (blurred.rate(one, at, steep) - here).astype(np.float32)
                 if tangent is not None:
                     self._kept[one.key] = replace(tangent, wider=wider)
             found.append(wider)
@@ -374,7 +383,8 @@ class Tangents:
         energies are, with what exact ones differ by where they were walked: nearer than those of
         four draws about theta to those of 32 (of germanium with its set-up, after 1,000 counts,
         they miss 0.4 % of the slopes' chi-square, four draws 1 to 3 %), and of no scatter that
-        would count as information. They are kept until the posterior is another.
+        would count as information. They are kept until the posterior is another. Where rough
+        rates are too unlike exact ones, derivatives stay those of one place.
         """
         at = theta[self._layout.walked]
         sigma = np.sqrt(np.diag(covariance))[self._layout.walked]
@@ -382,7 +392,7 @@ class Tangents:
             None if one.averaged is None or not one.averaged.serves(at, sigma) else one.averaged
             for one in tangents
         ]
-        anew = [k for k, mean in enumerate(means) if mean is None]
+        anew = [k for k, mean in enumerate(means) if mean is None and not tangents[k].unlike]
         some = [observations[k] for k in anew], [tangents[k] for k in anew]
         for k, slopes in zip(anew, self._mean_slopes(*some, theta, covariance), strict=True):
             mean = means[k] = Averaged(
@@ -392,11 +402,12 @@ class Tangents:
             if known is not None:
                 self._kept[observations[k].key] = replace(known, averaged=mean)
         return [
-            replace(
+            one
+            if mean is None
+            else replace(
                 one, at=at, exact=one.carried(at), slope=mean.slope.astype(float), aside=mean.aside
             )
             for one, mean in zip(tangents, means, strict=True)
-            if mean is not None
         ]
 
     def _mean_slopes(
@@ -417,7 +428,7 @@ class Tangents:
         means: list[SingleArray] = []
         for one, tangent in zip(observations, tangents, strict=True):
             base = tangent.base or tangent
-            rough = base.rough or points.tangent(one, self._theta_at(base, theta), base.steep)
+            rough = self._roughly(base, one, theta, points)
             differ = [base.slope - rough.slope, base.aside - rough.aside]
             mean = np.concatenate(differ, axis=-1)
             mean += points.slopes(one, theta, base.steep, over=over)

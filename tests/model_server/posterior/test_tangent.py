@@ -26,7 +26,7 @@ class Noisy(Counting):
         rate, slope = super().one_place(
             trajectories, state, log_width=log_width, off=off, gradient=gradient
         )
-        noise = np.random.default_rng(7).uniform(0.2, 1.8, rate.shape)
+        noise = np.random.default_rng(7).choice([0.2, 1.8], rate.shape)
         return rate * noise, slope * noise[..., None]
 
 
@@ -82,7 +82,6 @@ def test_rough_rates_know_which_trajectories_exact_ones_found_steep(observations
     tangents = Tangents(exact, LAYOUT, rough)
     here, there = theta_at(LINE[0]), theta_at(LINE[0] + 2.0 * SIGMA_MEV)
     walked = tangents.walked(observations, here, SIGMA)
-    assert not rough.steep
     bent = tangents.walked(observations, there, SIGMA)
     tangents.averaged(observations, bent, there, np.diag(SIGMA**2))
     assert len(rough.steep) == len(rough.walks) > 0
@@ -103,16 +102,40 @@ def test_rough_rates_that_are_too_unlike_bend_nothing(observations):
     found = tangents.walked(observations, away, SIGMA)
     assert all(one.base is None for one in found)
     assert len(exact.walks) == len(observations)
-    assert len(rough.walks) == 1  # what is found of one orientation is so of all
+    assert len(rough.walks) == len(observations)  # once each
     # Nor later, with what is remembered.
     kept = tangents.remembered()
     again = Tangents(exact, LAYOUT, rough)
     again.recall(kept)
+    assert again.unlike
+    assert not again.bending
     assert again.unknown(observations, theta_at(LINE[0]), SIGMA) == len(observations)
     again.walked(observations, theta_at(LINE[0]), SIGMA)
-    assert len(rough.walks) == 1
+    assert len(rough.walks) == len(observations)
     near = theta_at(LINE[0] + 0.4 * REACH_SIGMAS * SIGMA_MEV)
     assert again.unknown(observations, near, SIGMA) == 0
+    # Their derivatives stay those of one place.
+    walked = again.walked(observations, theta_at(LINE[0]), SIGMA)
+    found = again.averaged(observations, walked, theta_at(LINE[0]), np.diag(SIGMA**2))
+    assert all(one is two for one, two in zip(found, walked, strict=True))
+
+
+def test_rough_rates_that_were_too_unlike_are_asked_again_at_the_next_orientation(observations):
+    exact, unlike, like = Counting(), Noisy(), Rough()
+    tangents = Tangents(exact, LAYOUT, unlike)
+    away = theta_at(LINE[0] + 3.0 * SIGMA_MEV)
+    tangents.walked(observations, theta_at(LINE[0]), SIGMA)
+    tangents.walked(observations, away, SIGMA)
+    kept = tangents.remembered()
+    again = Tangents(exact, LAYOUT, like)  # as if of a narrower posterior
+    again.recall(kept)
+    exact.walks.clear()
+    more = [*observations, replace(observations[0], key="another")]
+    assert again.unknown(more, theta_at(LINE[0]), SIGMA) == 1
+    found = again.walked(more, theta_at(LINE[0]), SIGMA)
+    assert len(exact.walks) == 1
+    assert [one.base is None for one in found] == [False, False, True]
+    assert not again.unlike
 
 
 def test_beyond_their_reach_exact_rates_are_walked_again(observations):
@@ -268,7 +291,7 @@ def test_averages_are_kept_until_the_posterior_is_another_one(observations):
         tangents.averaged(observations, walked, theta, covariance)
         return len(rough.walks)
 
-    assert walks(theta, covariance) == 2 * len(observations)  # here and averaged
+    assert walks(theta, covariance) == len(observations)
     assert walks(theta, covariance) == 0
     assert walks(theta, 0.7**2 * covariance) == 0
     assert walks(theta_at(LINE[0] + 0.2 * SIGMA_MEV), covariance) == 0
