@@ -434,9 +434,12 @@ class Refinement:
     def _widened(self, task: _Task, best: Posterior) -> Posterior:
         """The same answer with errors by derivatives that are averaged over them.
 
-        It stays where it is: to be moved by them it would have to be followed again.
+        It stays where it is: to be moved by them it would have to be followed again. One that
+        believes a set-up which is far off is only led from.
         """
         if best.believing is None or not self._tangents.bending:
+            return best
+        if self.may_doubt and best.aside is not None and best.aside.far:
             return best
         over = np.asarray(np.linalg.inv(best.precision), dtype=np.float64)
         mean = self._with_aside(task.observations, best.believing, over)

@@ -133,9 +133,9 @@ class Tangent:
         observations: int,
         share: float = 1.0,
     ) -> bool:
-        """Whether rates can be carried to theta; ``share`` of the whole reach."""
+        """Whether rates can be carried to theta; ``share`` of what the second order may make."""
         moved = (theta[layout.walked] - self.at) / sigma[layout.walked]
-        near = np.max(np.abs(moved)) <= share * REACH_SIGMAS
+        near = np.max(np.abs(moved)) <= REACH_SIGMAS
         return bool(near and self.missed(theta, layout, sums) * observations <= share * BENT)
 
     def bends(
