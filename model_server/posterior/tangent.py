@@ -20,7 +20,9 @@ REACH_SIGMAS = 1.5  # rates are carried over this many sigma at most
 BENT = 0.1  # and where the second order adds no more than this to chi-square
 BENDS_OVER = 10.0  # sigma that rough rates' second differences carry exact ones over at most
 BENDS_BY = 25.0  # and of the same chi-square, before they take most of it away
-UNLIKE = 0.3  # of the slopes' chi-square that rough ones miss: their differences are noise, then
+NEARER = 0.3  # of the reach of derivatives, where second differences are better
+ALIKE = 0.05  # of the slopes' chi-square that rough ones miss, before they bend no better
+UNLIKE = 0.3  # their differences are noise, then
 LEAST_VARIANCE = 1e-3  # of the largest rate: what cells of small ones weigh by
 OVERFLOWS = 1e100
 LEAST_RATE = 0.1  # of the exact one: carried rates stay above
@@ -65,6 +67,7 @@ class Tangent:
     wider: SingleArray | None = None  # what a typical spread of q would change, once it was needed
     averaged: Averaged | None = None  # derivatives over the posterior, once they were needed
     steep: IntArray | None = None  # trajectories that rough rates need, where they were walked
+    alike: bool = True  # whether rough rates bend it better than its derivatives, in their reach
     unlike: int = 0  # orientations when rough rates were found too unlike it to bend it; 0: not
 
     def doubting(self, free: BoolArray) -> Tangent:
@@ -79,21 +82,23 @@ class Tangent:
             rough=None if self.rough is None else self.rough.doubting(free),
             wider=self.wider,
             steep=self.steep,
+            alike=self.alike,
             unlike=self.unlike,
         )
 
-    def is_unlike(self, rough: Tangent, sigma: FloatArray) -> bool:
-        """Whether slopes of rough rates at the same place are too far from these.
+    def unlikeness(self, rough: Tangent, sigma: FloatArray) -> float:
+        """Share of its slopes' chi-square that those of rough rates at the same place miss.
 
-        Where each constant is off by its sigma (W,), those of germanium on ARCS miss 4 % of the
-        chi-square that this makes, and those of RuS2, of 36 modes, 3 to 11 %. Of one trajectory in
-        several without the steep ones these missed 33 to 105 %, and rates that they bent were worse
+        Where each constant is off by its sigma (W,): of germanium on ARCS 1 %, of AgP2 3 %, RuS2
+        and magnesium oxide 9 %, of RuP2 1 to 20 %. Above 5 % a step of a sigma is no better bent
+        than carried to first order; one of 2 to 5 is, by far, still at 25 %. Of one trajectory in
+        several without the steep ones they missed 33 to 105 %, and rates that they bent were worse
         than those to first order.
         """
         variance = np.maximum(self.exact, LEAST_VARIANCE * np.max(self.exact))[..., None]
         whole = np.sum((self.slope * sigma) ** 2 / variance)
         missed = np.sum(((self.slope - rough.slope) * sigma) ** 2 / variance)
-        return bool(missed > UNLIKE * whole)
+        return float(missed / whole) if whole > 0 else 0.0
 
     def bent(self, here: Tangent, there: Tangent) -> Tangent:
         """The same at another place, by the second difference of rough rates.
@@ -133,9 +138,9 @@ class Tangent:
         observations: int,
         share: float = 1.0,
     ) -> bool:
-        """Whether rates can be carried to theta; ``share`` of what the second order may make."""
+        """Whether rates can be carried to theta; ``share`` of the whole reach."""
         moved = (theta[layout.walked] - self.at) / sigma[layout.walked]
-        near = np.max(np.abs(moved)) <= REACH_SIGMAS
+        near = np.max(np.abs(moved)) <= share * REACH_SIGMAS
         return bool(near and self.missed(theta, layout, sums) * observations <= share * BENT)
 
     def bends(
@@ -223,7 +228,9 @@ class Tangents:
                 rough is not None
                 and tangent is not None
                 and self._bends(tangent, one, theta, sigma, number)
-                and not tangent.holds(theta, sigma, layout, one.sums, number, share)
+                and not tangent.holds(
+                    theta, sigma, layout, one.sums, number, share * _nearer(tangent)
+                )
             ):
                 bent = self._bent(tangent, one, theta, sigma, rough, number)
                 tangent = self._kept[one.key] = bent
@@ -233,7 +240,9 @@ class Tangents:
                 averaged = None if tangent is None else tangent.averaged
                 walked = exact.tangent(one, theta, marked=rough is not None)
                 if tangent is None and rough is not None:  # it will be wanted; modes are at hand
-                    walked = replace(walked, rough=rough.tangent(one, theta, walked.steep))
+                    roughly = rough.tangent(one, theta, walked.steep)
+                    alike = walked.unlikeness(roughly, sigma[layout.walked]) <= ALIKE
+                    walked = replace(walked, rough=roughly, alike=alike)
                 tangent = replace(walked, unlike=unlike, wider=wider, averaged=averaged)
                 if one.key:
                     self._kept[one.key] = tangent
@@ -265,10 +274,16 @@ class Tangents:
         """What was walked, bent to theta; or as it is, where rough rates are too unlike it."""
         base = tangent.base or tangent
         here = self._roughly(base, one, theta, rough)
-        unlike = base.is_unlike(here, sigma[self._layout.walked])
+        missed = base.unlikeness(here, sigma[self._layout.walked])
+        unlike = missed > UNLIKE
         found = base if unlike else base.bent(here, rough.tangent(one, theta, base.steep))
-        unlike = number if unlike else 0
-        return replace(found, unlike=unlike, wider=tangent.wider, averaged=tangent.averaged)
+        return replace(
+            found,
+            alike=missed <= ALIKE,
+            unlike=number if unlike else 0,
+            wider=tangent.wider,
+            averaged=tangent.averaged,
+        )
 
     def _roughly(self, base: Tangent, one: Observation, theta: FloatArray, rough: _At) -> Tangent:
         """Rough rates where a tangent was walked."""
@@ -326,7 +341,14 @@ class Tangents:
         """Whether all tangents hold at theta."""
         number = len(observations)
         return all(
-            t.holds(theta, sigma, self._layout, o.sums, number)
+            t.holds(
+                theta,
+                sigma,
+                self._layout,
+                o.sums,
+                number,
+                _nearer(t) if self._bends(t, o, theta, sigma, number) else 1.0,
+            )
             for t, o in zip(tangents, observations, strict=True)
         )
 
@@ -455,6 +477,11 @@ class Tangents:
     def recall(self, remembered: Mapping[str, Any]) -> None:
         """Keep exactly this."""
         self._kept = dict(remembered)
+
+
+def _nearer(tangent: Tangent) -> float:
+    """Share of the reach of its derivatives up to which they are better than to be bent."""
+    return NEARER if tangent.alike else 1.0
 
 
 class _At:
