@@ -22,12 +22,20 @@ SIGMA[0] = SIGMA_MEV
 class Noisy(Counting):
     """Rates whose derivatives differ from cell to cell, as those of few pixels do."""
 
+    factors = (0.2, 1.8)
+
     def one_place(self, trajectories, state, *, log_width, off, gradient):
         rate, slope = super().one_place(
             trajectories, state, log_width=log_width, off=off, gradient=gradient
         )
-        noise = np.random.default_rng(7).choice([0.2, 1.8], rate.shape)
+        noise = np.random.default_rng(7).choice(self.factors, rate.shape)
         return rate * noise, slope * noise[..., None]
+
+
+class LittleNoisy(Noisy):
+    """Less so: squares of their slopes are off by 12 %."""
+
+    factors = (0.65, 1.35)
 
 
 def theta_at(energy_meV: float) -> np.ndarray:
@@ -118,6 +126,24 @@ def test_rough_rates_that_are_too_unlike_bend_nothing(observations):
     walked = again.walked(observations, theta_at(LINE[0]), SIGMA)
     found = again.averaged(observations, walked, theta_at(LINE[0]), np.diag(SIGMA**2))
     assert all(one is two for one, two in zip(found, walked, strict=True))
+
+
+@pytest.mark.parametrize(("rough", "bent"), [(Rough(), True), (LittleNoisy(), False)])
+def test_within_the_reach_of_derivatives_only_rough_rates_that_are_alike_bend(
+    observations, rough, bent
+):
+    exact = Counting()
+    tangents = Tangents(exact, LAYOUT, rough)
+    tangents.walked(observations, theta_at(LINE[0]), SIGMA)
+    near = theta_at(LINE[0] + 0.3 * REACH_SIGMAS * SIGMA_MEV)
+    found = tangents.walked(observations, near, SIGMA)
+    assert [one.base is not None for one in found] == [bent] * len(observations)
+    assert tangents.carry(found, observations, near, SIGMA)
+    farther = theta_at(LINE[0] + 0.7 * REACH_SIGMAS * SIGMA_MEV)
+    assert tangents.carry(found, observations, farther, SIGMA) is not bent
+    away = tangents.walked(observations, theta_at(LINE[0] + 3.0 * SIGMA_MEV), SIGMA)
+    assert all(one.base is not None for one in away)
+    assert len(exact.walks) == len(observations)
 
 
 def test_rough_rates_that_were_too_unlike_are_asked_again_at_the_next_orientation(observations):
