@@ -308,7 +308,7 @@ class Tangents:
         number: int,
     ) -> bool:
         """Whether rough rates may bend it: where they did not, they are asked at the next chunk."""
-        asked = self._rough is not None and not 0 < number <= tangent.unlike
+        asked = self._rough is not None and number > tangent.unlike
         return asked and tangent.bends(theta, sigma, self._layout, one.sums, number)
 
     def _theta_at(self, base: Tangent, theta: FloatArray) -> FloatArray:
