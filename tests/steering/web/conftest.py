@@ -55,3 +55,12 @@ def page(browser):
 def keep(page, name: str) -> None:
     if SCREENSHOTS:
         page.screenshot(path=str(Path(SCREENSHOTS) / f"{name}.png"), full_page=True)
+
+
+def table_of(page, table_id: str) -> list[list[str]]:
+    """Cells of a table's body, row by row, in one step: the page may draw its rows anew anytime."""
+    return page.evaluate(
+        """(id) => [...document.getElementById(id).tBodies[0].rows].map(
+            (row) => [...row.cells].map((cell) => cell.textContent.trim()))""",
+        table_id,
+    )

@@ -10,7 +10,7 @@ from steering.run import RunStore, now_ns, result_document
 from steering.web import create_app, serving
 from steering.web.answers import RunProgress, WorkerAnswer
 from tests.steering.fabricated import NAMES, snapshot, store
-from tests.steering.web.conftest import keep
+from tests.steering.web.conftest import keep, table_of
 
 pytestmark = pytest.mark.browser
 
@@ -402,10 +402,10 @@ def test_the_page_tells_which_parts_of_the_path_each_orientation_reaches(page):
     with serving(create_app(store(shown))) as url:
         page.goto(url)
         page.wait_for_selector("#reach tbody tr canvas")
-        lines = [row.split() for row in page.locator("#reach tbody tr").all_inner_texts()]
+        lines = table_of(page, "reach")
         assert [line[0] for line in lines[:5]] == ["48°", "84°", "12°", "102°", "30°"]
-        assert [line[-2] for line in lines] == [
-            f"{100 * share.mean():.0f}" for share in np.roll(shown.reach.share, 5, axis=0)
+        assert [line[-1] for line in lines] == [
+            f"{100 * share.mean():.0f} %" for share in np.roll(shown.reach.share, 5, axis=0)
         ]
         told = page.locator("#reach canvas").first.get_attribute("aria-label")
         assert told.startswith("ψ 48° reaches Γ–X ")

@@ -147,7 +147,10 @@ def told_in(page, text: str, tmp_path: Path, name: str, since: float) -> float:
     expect(page.locator("#stale")).to_contain_text(text, timeout=1000 * max(left, 0.001))
     seconds = time.monotonic() - since
     assert grey(page)
-    cards = page.locator(".verdict:visible .as-of").all_inner_texts()
+    cards = page.evaluate(
+        """() => [...document.querySelectorAll(".verdict .as-of")].filter(
+            (one) => one.checkVisibility()).map((one) => one.innerText)"""
+    )
     assert cards
     assert all(ZONE.fullmatch(card) for card in cards), cards
     assert ZONE.search(page.inner_text("#link"))

@@ -14,7 +14,7 @@ from steering.alarms.book import Alarm, Book
 from steering.run import RunStore, now_ns
 from steering.web import create_app, serving
 from tests.steering.fabricated import snapshot, spectrum, store
-from tests.steering.web.conftest import keep
+from tests.steering.web.conftest import keep, table_of
 
 pytestmark = pytest.mark.browser
 
@@ -177,10 +177,10 @@ def test_two_runs_are_laid_beside_each_other(page):
         assert not page.locator("#compared").is_visible()
         page.select_option("#compare-with", "other")
         page.wait_for_selector("#compare-map .heatmaplayer image")
-        lines = page.locator("#compare-rows tbody tr").all_inner_texts()
+        lines = table_of(page, "compare-rows")
         assert len(lines) == 8
-        assert lines[0].endswith("0.0 σ")
-        assert lines[1].endswith(f"⚠ −{6 / np.sqrt(2):.1f} σ")
+        assert lines[0][-1].endswith("0.0 σ")
+        assert lines[1][-1].endswith(f"⚠ −{6 / np.sqrt(2):.1f} σ")
         assert "8 chunks have the same name" in page.inner_text("#compare-note")
         drawn = page.evaluate("() => document.getElementById('compare-map').data[0].z")
         drawn = np.array(drawn, dtype=float).T
