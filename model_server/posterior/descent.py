@@ -59,8 +59,9 @@ class Descent:
     """Linearise, step, mix with the step before, and shorten steps that fail.
 
     A step that does not pay is tried at the minimum of the parabola through its end. Where that
-    does not pay either, though little was promised (``ROUGHEST``), the objective is as rough as the
-    rates between the points of their grid, and the place is as good as they can tell.
+    does not pay either, or is nearer than what counts as settled, though little was promised
+    (``ROUGHEST``), the objective is as rough as the rates between the points of their grid, and the
+    place is as good as they can tell.
 
     ``iterations`` are most steps by carried rates between two walks; the rest: see the protocols.
     """
@@ -123,10 +124,12 @@ class Descent:
                 if mixed is not None:
                     mixed = None
                     continue
+                rough = promise < ROUGHEST
                 if share == 1.0:  # where a parabola through this trial has its minimum
                     share = max(LEAST_PARABOLA, promise / (reached - here + 2 * promise))
-                    continue
-                rough, share = promise < ROUGHEST, SHORTER * share
+                    if not rough or share**2 * promise >= ROUGHNESS:
+                        continue
+                share *= SHORTER
                 if rough or share < SHORTEST:
                     kept = self.score(theta, tangents, 0)
                     return replace(kept, converged=rough and best.converged)
