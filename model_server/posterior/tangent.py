@@ -18,6 +18,7 @@ from simulations.likelihood import ExactModel, RoughModel, steepest
 
 REACH_SIGMAS = 1.5  # rates are carried over this many sigma at most
 BENT = 0.1  # and where the second order adds no more than this to chi-square
+NOTHING = 0.1  # of what it may add: so little allows the whole reach, whatever share is asked for
 BENDS_OVER = 10.0  # sigma that rough rates' second differences carry exact ones over at most
 BENDS_BY = 25.0  # and of the same chi-square, before they take most of it away
 NEARER = 0.3  # of the reach of derivatives, where second differences are better
@@ -140,8 +141,11 @@ class Tangent:
     ) -> bool:
         """Whether rates can be carried to theta; ``share`` of the whole reach."""
         moved = (theta[layout.walked] - self.at) / sigma[layout.walked]
-        near = np.max(np.abs(moved)) <= share * REACH_SIGMAS
-        return bool(near and self.missed(theta, layout, sums) * observations <= share * BENT)
+        far = float(np.max(np.abs(moved)))
+        if far > REACH_SIGMAS:
+            return False
+        most, missed = share * BENT, self.missed(theta, layout, sums) * observations
+        return missed <= most and (far <= share * REACH_SIGMAS or missed <= NOTHING * most)
 
     def bends(
         self,

@@ -19,100 +19,22 @@ from scipy import sparse
 from simulations.arrays import ComplexArray, FloatArray, IntArray
 from simulations.constants import MEV2_PER_FORCE_CONSTANT
 from simulations.crystal import Crystal
+from simulations.dynamics.bond_sums import (
+    BondSums,
+    bond_sums,
+    summed,
+    summed_gradients,
+    summed_with_derivatives,
+)
 from simulations.dynamics.bonds import (
     LENGTH_TOLERANCE_A,
     PairForceConstants,
     neighbour_bonds,
     supercell_bonds,
 )
-from simulations.dynamics.dipole import PAIRS, DipoleSum
+from simulations.dynamics.dipole import DipoleSum
 from simulations.dynamics.symmetry_elements import independent_elements, project
 from simulations.errors import InputError
-
-# --------------------------------------------------------------------------------------- model
-
-
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class _Compiled:
-    """Bond lists per pair of atoms, ready for one matrix product each."""
-
-    pairs: tuple[tuple[int, int, FloatArray, FloatArray], ...]  # i, j, vectors, (bonds, 9 C)
-    onsite: FloatArray  # (atoms, 3, 3, C)
-
-
-def _compile(bonds: PairForceConstants, columns: FloatArray) -> _Compiled:
-    """Sort bond tensors (bonds, 9, C), mass weighted and in meV^2, by pair of atoms i <= j."""
-    crystal = bonds.crystal
-    mass = crystal.masses_u
-    n_columns = columns.shape[2]
-    onsite = np.zeros((crystal.n_atoms, 9, n_columns))
-    np.subtract.at(onsite, bonds.first, columns)
-    onsite *= (MEV2_PER_FORCE_CONSTANT / mass)[:, None, None]
-    vectors = bonds.vectors
-    used = np.abs(columns).max(axis=(1, 2), initial=0.0) > 0
-    pairs = []
-    for i in range(crystal.n_atoms):
-        for j in range(i, crystal.n_atoms):
-            pick = np.flatnonzero((bonds.first == i) & (bonds.second == j) & used)
-            if len(pick):
-                weight = MEV2_PER_FORCE_CONSTANT / np.sqrt(mass[i] * mass[j])
-                table = (columns[pick] * weight).reshape(len(pick), 9 * n_columns)
-                pairs.append((i, j, vectors[pick], np.ascontiguousarray(table)))
-    return _Compiled(pairs=tuple(pairs), onsite=onsite.reshape(crystal.n_atoms, 3, 3, n_columns))
-
-
-def _fourier(compiled: _Compiled, q: FloatArray, n_atoms: int) -> ComplexArray:
-    """Dynamical matrices (C, Q, n, n) of compiled tensors."""
-    n_columns = compiled.onsite.shape[3]
-    out = np.zeros((n_columns, len(q), n_atoms, 3, n_atoms, 3), dtype=np.complex128)
-    for i, j, vectors, table in compiled.pairs:
-        angle = q @ vectors.T
-        _add_pair(out, i, j, np.cos(angle) @ table, np.sin(angle) @ table)
-    for i in range(n_atoms):
-        onsite = compiled.onsite[i].transpose(2, 0, 1)
-        out[:, :, i, :, i, :] += 0.5 * (onsite + onsite.swapaxes(-1, -2))[:, None]
-    return out.reshape(n_columns, len(q), 3 * n_atoms, 3 * n_atoms)
-
-
-def _fourier_gradient(compiled: _Compiled, q: FloatArray, n_atoms: int) -> ComplexArray:
-    """Derivatives by q, (C, Q, 3, n, n), meV^2 angstrom."""
-    n_columns = compiled.onsite.shape[3]
-    out = np.zeros((n_columns, len(q), 3, n_atoms, 3, n_atoms, 3), dtype=np.complex128)
-    for i, j, vectors, table in compiled.pairs:
-        angle = q @ vectors.T
-        cos, sin = np.cos(angle), np.sin(angle)
-        for axis in range(3):
-            moment = vectors[:, axis : axis + 1] * table
-            _add_pair(out[:, :, axis], i, j, -sin @ moment, cos @ moment)
-    return out.reshape(n_columns, len(q), 3, 3 * n_atoms, 3 * n_atoms)
-
-
-def _fourier_bend(compiled: _Compiled, q: FloatArray, n_atoms: int) -> NDArray[np.complex64]:
-    """Second derivatives by q, (C, Q, 6, n, n), meV^2 angstrom^2, packed as ``PAIRS``."""
-    n_columns = compiled.onsite.shape[3]
-    out = np.zeros((n_columns, len(q), 6, n_atoms, 3, n_atoms, 3), dtype=np.complex64)
-    for i, j, vectors, table in compiled.pairs:
-        angle = q @ vectors.T
-        cos, sin = np.cos(angle), np.sin(angle)
-        for p, (a, b) in enumerate(PAIRS):
-            moment = (vectors[:, a] * vectors[:, b])[:, None] * table
-            _add_pair(out[:, :, p], i, j, -cos @ moment, -sin @ moment)
-    return out.reshape(n_columns, len(q), 6, 3 * n_atoms, 3 * n_atoms)
-
-
-def _add_pair(
-    out: NDArray[np.complexfloating], i: int, j: int, real: FloatArray, imaginary: FloatArray
-) -> None:
-    """Add what one pair of atoms gives, parts (Q, 9 C), to (C, Q, atoms, 3, atoms, 3)."""
-    block = np.empty(real.shape, dtype=np.complex128)
-    block.real, block.imag = real, imaginary
-    block = block.reshape(len(real), 3, 3, len(out)).transpose(3, 0, 1, 2)
-    across = block.conj().swapaxes(-1, -2)
-    if i == j:
-        out[:, :, i, :, i, :] += 0.5 * (block + across)
-    else:
-        out[:, :, i, :, j, :] += block
-        out[:, :, j, :, i, :] += across
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -158,18 +80,18 @@ class ForceConstantModel:
         return dense.reshape(len(self.reference.first), 9, len(self.names))
 
     @cached_property
-    def _basis(self) -> _Compiled:
-        return _compile(self.reference, self._columns)
+    def _basis(self) -> BondSums:
+        return bond_sums(self.reference, self._columns)
 
     @cached_property
-    def _fixed(self) -> _Compiled:
+    def _fixed(self) -> BondSums:
         tensors = (self.reference.tensors - self._change(self.values)).reshape(-1, 9)
         scale = np.abs(self.reference.tensors).max(initial=1e-300)
         tensors[np.abs(tensors) < 1e-15 * scale] = 0.0
-        return _compile(self.reference, tensors[:, :, None])
+        return bond_sums(self.reference, tensors[:, :, None])
 
     @cached_property
-    def _dipole(self) -> tuple[DipoleSum, _Compiled] | None:
+    def _dipole(self) -> tuple[DipoleSum, BondSums] | None:
         """Ewald sum, and the part of it that the supercell's constants hold already."""
         bonds = self.reference
         if bonds.dipole is None or bonds.supercell is None:
@@ -180,7 +102,7 @@ class ForceConstantModel:
             bonds.supercell, listed.first, listed.second, listed.cell
         )
         tensors = (shared / multiplicity[:, None, None]).reshape(-1, 9, 1)
-        return ewald, _compile(listed, tensors)
+        return ewald, bond_sums(listed, tensors)
 
     def with_free(self, names: Iterable[str]) -> ForceConstantModel:
         """Same reference, other free parameters, in the order given.
@@ -236,18 +158,18 @@ class ForceConstantModel:
     def basis_matrices(self, q_cart: ArrayLike) -> ComplexArray:
         """Derivatives of the dynamical matrix by the free parameters, as ``matrices`` has them."""
         q = checked_q(q_cart)
-        return _fourier(self._basis, q, self.crystal.n_atoms).transpose(1, 0, 2, 3)
+        return summed(self._basis, q).transpose(1, 0, 2, 3)
 
     def fixed_matrices(self, q_cart: ArrayLike) -> ComplexArray:
         """The part that no free parameter changes, (Q, n, n) complex128, meV^2."""
         q = checked_q(q_cart)
-        return self._with_dipoles(_fourier(self._fixed, q, self.crystal.n_atoms)[0], q)
+        return self._with_dipoles(summed(self._fixed, q)[0], q)
 
     def _with_dipoles(self, matrices: ComplexArray, q: FloatArray) -> ComplexArray:
         if self._dipole is None:
             return matrices
         ewald, listed = self._dipole
-        matrices = matrices - _fourier(listed, q, self.crystal.n_atoms)[0]
+        matrices = matrices - summed(listed, q)[0]
         return matrices + self._weighted(ewald.matrices(q))
 
     def _weighted(self, blocks: ComplexArray) -> ComplexArray:
@@ -261,18 +183,17 @@ class ForceConstantModel:
         """Dynamical matrices at given parameters (default: the reference), (Q, n, n), meV^2."""
         q = checked_q(q_cart)
         tensors = self.force_constants(phi).tensors.reshape(-1, 9, 1)
-        compiled = _compile(self.reference, tensors)
-        return self._with_dipoles(_fourier(compiled, q, self.crystal.n_atoms)[0], q)
+        compiled = bond_sums(self.reference, tensors)
+        return self._with_dipoles(summed(compiled, q)[0], q)
 
     def matrix_gradients(self, q_cart: ArrayLike, phi: ArrayLike | None = None) -> ComplexArray:
         """Derivatives of the dynamical matrix by q, (Q, 3, n, n) complex128, meV^2 angstrom."""
         q = checked_q(q_cart)
-        n_atoms = self.crystal.n_atoms
         tensors = self.force_constants(phi).tensors.reshape(-1, 9, 1)
-        out = _fourier_gradient(_compile(self.reference, tensors), q, n_atoms)[0]
+        out = summed_gradients(bond_sums(self.reference, tensors), q)[0]
         if self._dipole is not None:
             ewald, listed = self._dipole
-            out = out - _fourier_gradient(listed, q, n_atoms)[0]
+            out = out - summed_gradients(listed, q)[0]
             out = out + self._weighted(ewald.gradients(q))
         return out
 
@@ -284,26 +205,26 @@ class ForceConstantModel:
         """
         q = checked_q(q_cart)
         columns = self._columns @ np.asarray(phi, dtype=float)[:, None]
-        return _fourier(_compile(self.reference, columns), q, self.crystal.n_atoms)[0]
+        return summed(bond_sums(self.reference, columns), q)[0]
 
-    def free_gradients(self, q_cart: ArrayLike, phi: ArrayLike) -> ComplexArray:
-        """The share of the free parameters in :meth:`matrix_gradients`, which is linear in them.
+    def free_expansion(
+        self, q_cart: ArrayLike, phi: ArrayLike
+    ) -> tuple[ComplexArray, NDArray[np.complex64]]:
+        """:meth:`free_matrices` with their first and second derivatives by q, linear in ``phi``.
 
         Few bonds carry free parameters, and the rest (far shells, dipoles) need be summed once:
-        ``matrix_gradients(q, phi) = matrix_gradients(q, 0 * phi) + free_gradients(q, phi)``.
+        ``matrix_gradients(q, phi) = matrix_gradients(q, 0 * phi)`` and the first ones of these.
+
+        Returns
+        -------
+        matrices : (Q, n, n) complex128
+            meV^2.
+        derivatives : (Q, 9, n, n) complex64
+            By x y z in meV^2 angstrom, and by xx yy zz yz xz xy in meV^2 angstrom^2.
         """
         q = checked_q(q_cart)
         columns = self._columns @ np.asarray(phi, dtype=float)[:, None]
-        return _fourier_gradient(_compile(self.reference, columns), q, self.crystal.n_atoms)[0]
-
-    def free_bends(self, q_cart: ArrayLike, phi: ArrayLike) -> NDArray[np.complex64]:
-        """The share of the free parameters in the second derivatives by q, linear in them.
-
-        (Q, 6, n, n) complex64, meV^2 angstrom^2, packed xx yy zz yz xz xy.
-        """
-        q = checked_q(q_cart)
-        columns = self._columns @ np.asarray(phi, dtype=float)[:, None]
-        return _fourier_bend(_compile(self.reference, columns), q, self.crystal.n_atoms)[0]
+        return summed_with_derivatives(bond_sums(self.reference, columns), q)
 
     def force_constants(self, phi: ArrayLike | None = None) -> PairForceConstants:
         """Force constants of all bonds at given parameters (default: the reference)."""

@@ -13,9 +13,9 @@ from simulations.likelihood.trajectory_phonons import (
     LOWEST_ENERGY_MEV,
     OFF_AXIS_INVERSE_A,
     TrajectoryPhonons,
-    ZoneState,
 )
 from simulations.likelihood.zone_map import ZoneMap
+from simulations.likelihood.zone_state import ZoneState
 from simulations.reciprocal import EnergyAxis
 
 POINTS = 144

@@ -18,7 +18,8 @@ from simulations.kernels import njit
 from simulations.likelihood.missetting import Missetting
 from simulations.likelihood.trajectories import Trajectories
 from simulations.likelihood.trajectory_arguments import QBlur
-from simulations.likelihood.trajectory_phonons import TrajectoryPhonons, ZoneState
+from simulations.likelihood.trajectory_phonons import TrajectoryPhonons
+from simulations.likelihood.zone_state import ZoneState
 
 STEPS_OF_A_CELL = 90  # kept, on average, to look around with
 MOST = 16  # trajectories for which one is walked

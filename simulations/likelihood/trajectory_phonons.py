@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from copy import copy
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -35,7 +34,6 @@ from simulations.instrument import Resolution, wave_vector
 from simulations.kernels import share_out
 from simulations.likelihood.inversion import Inversion
 from simulations.likelihood.missetting import NONE_OFF, Missetting
-from simulations.likelihood.mode_state import parts
 from simulations.likelihood.q_spread import NO_SPREAD
 from simulations.likelihood.trajectories import Trajectories
 from simulations.likelihood.trajectory_arguments import (
@@ -53,6 +51,7 @@ from simulations.likelihood.trajectory_arguments import (
 from simulations.likelihood.trajectory_kernel import walk
 from simulations.likelihood.trajectory_steps import fill_spread, pass_gamma
 from simulations.likelihood.zone_map import ZoneMap
+from simulations.likelihood.zone_state import ZoneState, empty_state, fill_state
 from simulations.reciprocal import EnergyAxis
 from simulations.scattering import Pockets
 
@@ -67,44 +66,11 @@ TURNING = 2.0  # radii of the zone map's core: so near do its modes turn within 
 LINE_SIGMA_MEV = 0.05  # own width of a phonon line
 REACH_SIGMAS = 3.7
 LOWEST_ENERGY_MEV = 0.3  # as in the folded model
-NEAR = 4.0  # modes closer than this times what couples them in a cell of the grid make a block
 BASIS_BYTES = 2.5e8  # of derivatives of D by the parameters: more are computed where needed
 CHUNK = 512  # points of the zone diagonalised together
 STATES = 2  # of the latest parameters, that are kept
 BLOCKS = 16  # of trajectories; each is summed alone, so that threads do not change the sum
 OFF_AXIS_INVERSE_A = np.array([3.1e-4, 7.3e-4, 5.7e-4])  # see the folded model
-
-
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class ZoneState:
-    """Modes of every point of the zone grid at one set of force constants, and how they continue.
-
-    Squares of energies to second order and eigenvectors to first order in the distance from the
-    point. Modes too close to each other for that make a block of neighbouring modes: its matrix,
-    with couplings to first order, is diagonalised wherever it is needed.
-
-    P is 2, for real and imaginary parts, or 1 in the coordinates of an ``Inversion``: all is real.
-    """
-
-    square: FloatArray  # (points, n) E^2, meV^2
-    slope: FloatArray  # (points, n, 3) d E^2 / dq
-    curvature: FloatArray  # (points, n, 6) second derivatives of E^2: xx yy zz yz xz xy
-    vectors: SingleArray  # (points, n, P, n) eigenvectors in rows, conjugated
-    block: NDArray[np.int8]  # (points, n) first mode of the block that each mode belongs to
-    mixing: SingleArray
-    """(points, n, 3, P, n). [s, a, :, s'] of two blocks: e_s'^dagger (dD/dq_a) e_s / (E_s^2 -
-    E_s'^2); of one block: e_s^dagger (dD/dq_a) e_s'."""
-    coupling: SingleArray
-    """(points, n, K + 3, P, n) [s, k, :, s'] e_s^dagger B_k e_s', meV^2 / (eV/angstrom^2), and at
-    the end e_s^dagger (dD/dq_a) e_s', meV^2 angstrom."""
-
-    def vectors_at(self, point: int) -> ComplexArray:
-        """Eigenvectors of a point in rows, conjugated, (n, n)."""
-        return _whole(self.vectors[point].swapaxes(0, 1))
-
-    def mixing_along(self, point: int, step: FloatArray) -> ComplexArray:
-        """``mixing`` times a step (3,) from a point, (n, n)."""
-        return _whole(np.einsum("sapi,a->psi", self.mixing[point], step))
 
 
 class TrajectoryPhonons:
@@ -180,8 +146,7 @@ class TrajectoryPhonons:
         kept = np.dtype(kinds[0]).itemsize * count * n_k * n**2 <= BASIS_BYTES
         self._fixed = np.empty((count, n, n), dtype=kinds[0])
         self._basis = np.empty((count, n_k, n, n), dtype=kinds[0]) if kept else None
-        self._fixed_slope = np.empty((count, 3, n, n), dtype=kinds[1])
-        self._fixed_bend = np.empty((count, 6, n, n), dtype=kinds[1])
+        self._fixed_derivatives = np.empty((count, 9, n, n), dtype=kinds[1])
         for some in self._chunks():
             q = self.points_inverse_A[some]
             if self._basis is None:
@@ -189,9 +154,9 @@ class TrajectoryPhonons:
             else:
                 fixed, basis = model.matrices(q)
                 self._fixed[some], self._basis[some] = self._real(fixed), self._real(basis)
-            self._fixed_slope[some] = self._real(model.matrix_gradients(q, none))
+            self._fixed_derivatives[some, :3] = self._real(model.matrix_gradients(q, none))
             bend = _bend(lambda at: model.matrix_gradients(at, none), q)
-            self._fixed_bend[some] = self._real(bend)
+            self._fixed_derivatives[some, 3:] = self._real(bend)
 
     def _real(self, matrices: NDArray[np.complexfloating]) -> NDArray[np.inexact]:
         """Matrices (..., n, n) in the coordinates that modes are computed in."""
@@ -234,51 +199,20 @@ class TrajectoryPhonons:
     def _diagonalised(self, phi: FloatArray) -> ZoneState:
         n, n_k = self.model.n_modes, len(phi)
         count, parts = len(self.points_inverse_A), 2 if self._inversion is None else 1
-        state = ZoneState(
-            square=np.empty((count, n)),
-            slope=np.empty((count, n, 3)),
-            curvature=np.empty((count, n, 6)),
-            vectors=np.empty((count, n, parts, n), dtype=np.float32),
-            block=np.empty((count, n), dtype=np.int8),
-            mixing=np.empty((count, n, 3, parts, n), dtype=np.float32),
-            coupling=np.empty((count, n, n_k + 3, parts, n), dtype=np.float32),
-        )
+        state = empty_state(count, n, n_k, parts)
         for some in self._chunks():
-            self._prepare(phi, some, state)
+            q = self.points_inverse_A[some]
+            free, derivatives = self.model.free_expansion(q, phi)
+            square, vectors = np.linalg.eigh(self._fixed[some] + self._real(free))
+            derivatives = self._fixed_derivatives[some] + self._real(derivatives)
+            basis = self._basis_at(some).astype(derivatives.dtype)
+            fill_state(state, some, square, vectors, basis, derivatives, self.zone.reach)
         return state
 
-    def _prepare(self, phi: FloatArray, some: slice, state: ZoneState) -> None:
-        q = self.points_inverse_A[some]
-        basis = (
-            self._real(self.model.basis_matrices(q)) if self._basis is None else self._basis[some]
-        )
-        square, vectors = np.linalg.eigh(self._fixed[some] + np.tensordot(phi, basis, axes=(0, 1)))
-        bra = vectors.conj().transpose(0, 2, 1)[:, None]
-        along = self._fixed_slope[some] + self._real(self.model.free_gradients(q, phi))
-        coupling = bra @ along @ vectors[:, None]
-        gap = square[:, :, None] - square[:, None, :]  # [s, s']
-        size = np.linalg.norm(coupling, axis=1)
-        block = _blocks(np.abs(gap) <= NEAR * self.zone.reach * size)
-        near = block[:, :, None] == block[:, None, :]
-        inverse = np.where(near, 0.0, 1 / np.where(near, 1.0, gap))
-        single = self._fixed_bend.dtype  # enough for what bends modes, and is kept so
-        ket = vectors.astype(single)
-        bent = (self._fixed_bend[some] + self._real(self.model.free_bends(q, phi))) @ ket[:, None]
-        own = np.einsum("vis,vpis->vsp", ket.conj(), bent).real
-        across = [
-            2 * np.einsum("vst,vts,vst->vs", coupling[:, a], coupling[:, b], inverse).real
-            for a, b in PAIRS
-        ]
-        state.square[some] = square
-        state.slope[some] = np.einsum("vass->vsa", coupling).real
-        state.curvature[some] = own + np.stack(across, axis=-1)
-        state.vectors[some] = parts(bra[:, 0], 2)
-        state.block[some] = block
-        mixing = np.where(near[:, None], coupling, coupling.swapaxes(2, 3) * inverse[:, None])
-        state.mixing[some] = parts(mixing.swapaxes(1, 2), 3)
-        by_parameters = bra.astype(single) @ basis.astype(single) @ ket[:, None]
-        state.coupling[some][:, :, :-3] = parts(by_parameters.swapaxes(1, 2), 3)
-        state.coupling[some][:, :, -3:] = parts(coupling.swapaxes(1, 2), 3)
+    def _basis_at(self, some: slice) -> NDArray[np.inexact]:
+        if self._basis is not None:
+            return self._basis[some]
+        return self._real(self.model.basis_matrices(self.points_inverse_A[some]))
 
     def _scatterers(self, displacement: FloatArray) -> Scatterers:
         """The atoms with their mean-square tensors (atoms, 6), in the coordinates of modes."""
@@ -290,16 +224,6 @@ class TrajectoryPhonons:
         return Scatterers(
             positions=np.ascontiguousarray(place), amplitude=amplitude, displacement=displacement
         )
-
-    def _most(self, state: ZoneState) -> FloatArray:
-        """Most that curvature and the rest of its block move a mode within a cell, (points, n)."""
-        same = state.block[:, :, None] == state.block[:, None, :]
-        same &= ~np.eye(same.shape[1], dtype=bool)
-        pull = np.zeros(state.square.shape)
-        point, mode, other = np.nonzero(same)
-        size = np.linalg.norm(state.mixing[point, mode, :, :, other], axis=(-2, -1))
-        np.add.at(pull, (point, mode), size)
-        return self.zone.reach * (pull + self.zone.reach * np.linalg.norm(state.curvature, axis=-1))
 
     def _over(self, state: ZoneState, covariance: FloatArray | None, rays: Rays) -> Over:
         """What rates are averaged over, and how far a line may be looked for then."""
@@ -500,7 +424,7 @@ class TrajectoryPhonons:
                 square=state.square,
                 gradient=np.ascontiguousarray(state.slope.swapaxes(1, 2)),
                 curvature=state.curvature,
-                bend=self._most(state),
+                bend=state.bend,
                 vectors=state.vectors,
                 columns=np.ascontiguousarray(state.vectors.swapaxes(1, 3)),
                 block_of=state.block,
@@ -567,11 +491,6 @@ def bytes_per_point(model: ForceConstantModel, *, basis: bool = True) -> int:
     return (double + single) * model.n_modes**2
 
 
-def _whole(parts: FloatArray) -> ComplexArray:
-    """What has real and imaginary parts along its first axis, or real ones alone."""
-    return parts[0] + 1j * parts[1] if len(parts) > 1 else parts[0].astype(np.complex64)
-
-
 def _bend(gradients: Callable[[FloatArray], ComplexArray], q: FloatArray) -> ComplexArray:
     """Differences of gradients at every point, (points, 6, n, n), packed as ``PAIRS``."""
     step = 1e-3
@@ -579,16 +498,3 @@ def _bend(gradients: Callable[[FloatArray], ComplexArray], q: FloatArray) -> Com
         (gradients(q + step * axis) - gradients(q - step * axis)) / (2 * step) for axis in np.eye(3)
     ]
     return np.stack([0.5 * (slopes[a][:, b] + slopes[b][:, a]) for a, b in PAIRS], axis=1)
-
-
-def _blocks(near: NDArray[np.bool_]) -> NDArray[np.int8]:
-    """First mode of every mode's block, (points, n), from pairs (points, n, n) that are near.
-
-    A block takes in whatever lies between two near modes, so that it is a range of modes.
-    """
-    n = near.shape[1]
-    first = np.zeros(near.shape[:2], dtype=np.int8)
-    for mode in range(1, n):
-        tied = near[:, :mode, mode:].any(axis=(1, 2))
-        first[:, mode] = np.where(tied, first[:, mode - 1], mode)
-    return first

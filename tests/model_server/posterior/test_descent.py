@@ -120,6 +120,23 @@ def test_rough_rates_end_a_descent_that_promises_little_and_it_says_that_it_has_
     assert not TooHopeful(rough).down(at_rest).converged
 
 
+@pytest.mark.parametrize(("worse", "walks"), [(3.0, 2), (0.1, 3)])
+def test_a_shorter_step_is_tried_only_if_it_is_longer_than_what_counts_as_settled(worse, walks):
+    """Half is promised: an end that is 3 worse leaves a parabola of an eighth of the step."""
+    at_rest = np.array([0.05, 0.02])
+
+    class Hopeful(Slope):
+        def score(self, at, tangents, most):
+            step = 0.5 * np.ones(2) if most else np.zeros(2)
+            return Answer(at + step, -0.5 if most else 0.0, True, np.eye(2))
+
+    slope = Hopeful(lambda at: 0.0 if np.array_equal(at, at_rest) else worse)
+    found = slope.down(at_rest)
+    assert found.converged
+    np.testing.assert_array_equal(found.theta, at_rest)
+    assert slope.walks == walks
+
+
 def test_what_promises_far_less_than_is_to_be_beaten_is_given_up_at_once():
     slope = Slope(lambda at: bowl(at) + 1000.0, 40.0)
     found = slope.down(beat=1000.0 - 2 * FAR)

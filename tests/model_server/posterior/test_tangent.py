@@ -38,9 +38,12 @@ class LittleNoisy(Noisy):
     factors = (0.65, 1.35)
 
 
-def theta_at(energy_meV: float) -> np.ndarray:
+BRIGHT = 8.0  # logarithm of a scale by which the second order counts within the reach
+
+
+def theta_at(energy_meV: float, log_scale: float = 0.0) -> np.ndarray:
     theta = np.zeros(LAYOUT.size)
-    theta[:2] = energy_meV, LINE[1]
+    theta[:3] = energy_meV, LINE[1], log_scale
     return theta
 
 
@@ -134,16 +137,31 @@ def test_within_the_reach_of_derivatives_only_rough_rates_that_are_alike_bend(
 ):
     exact = Counting()
     tangents = Tangents(exact, LAYOUT, rough)
-    tangents.walked(observations, theta_at(LINE[0]), SIGMA)
-    near = theta_at(LINE[0] + 0.3 * REACH_SIGMAS * SIGMA_MEV)
+    tangents.walked(observations, theta_at(LINE[0], BRIGHT), SIGMA)
+    near = theta_at(LINE[0] + 0.3 * REACH_SIGMAS * SIGMA_MEV, BRIGHT)
     found = tangents.walked(observations, near, SIGMA)
     assert [one.base is not None for one in found] == [bent] * len(observations)
     assert tangents.carry(found, observations, near, SIGMA)
-    farther = theta_at(LINE[0] + 0.7 * REACH_SIGMAS * SIGMA_MEV)
+    farther = theta_at(LINE[0] + 0.7 * REACH_SIGMAS * SIGMA_MEV, BRIGHT)
     assert tangents.carry(found, observations, farther, SIGMA) is not bent
-    away = tangents.walked(observations, theta_at(LINE[0] + 3.0 * SIGMA_MEV), SIGMA)
+    away = tangents.walked(observations, theta_at(LINE[0] + 3.0 * SIGMA_MEV, BRIGHT), SIGMA)
     assert all(one.base is not None for one in away)
     assert len(exact.walks) == len(observations)
+
+
+@pytest.mark.parametrize(("flatter", "held"), [(1.0, False), (0.05, True)])
+def test_where_next_to_nothing_is_missed_the_whole_reach_serves(observations, flatter, held):
+    at, sums = theta_at(LINE[0], BRIGHT), observations[0].sums
+    (steep, *_) = Tangents(Counting(), LAYOUT).walked(observations, at, SIGMA)
+    tangent = replace(steep, slope=flatter * steep.slope)
+
+    def holds(sigmas, share):
+        there = theta_at(LINE[0] + sigmas * SIGMA_MEV, BRIGHT)
+        return tangent.holds(there, SIGMA, LAYOUT, sums, 1, share)
+
+    assert holds(0.05, 0.1)
+    assert holds(0.9 * REACH_SIGMAS, 0.1) is held
+    assert not holds(1.1 * REACH_SIGMAS, 1.0)
 
 
 def test_rough_rates_that_were_too_unlike_are_asked_again_at_the_next_orientation(observations):

@@ -309,25 +309,6 @@ def test_onsite_tensors_stay_symmetric_for_any_parameters():
     assert germanium().onsite()[0, 0, 0] == pytest.approx(12.2401, abs=1e-3)  # DFT file
 
 
-def test_second_derivatives_by_q_are_differences_of_the_first():
-    model = polar_low_symmetry()
-    q = zone_vectors(model, 4)
-    step = 1e-4
-    slopes = [
-        (
-            model.free_gradients(q + step * a, model.values)
-            - model.free_gradients(q - step * a, model.values)
-        )
-        / (2 * step)
-        for a in np.eye(3)
-    ]
-    bends = model.free_bends(q, model.values)
-    scale = np.abs(bends).max()
-    for p, (a, b) in enumerate(((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))):
-        np.testing.assert_allclose(bends[:, p], slopes[a][:, b], atol=1e-5 * scale)
-        np.testing.assert_allclose(bends[:, p], slopes[b][:, a], atol=1e-5 * scale)
-
-
 def test_far_shells_stay_when_near_ones_change():
     model = germanium(3.0)
     far = model.reference.lengths > 4.1

@@ -283,7 +283,7 @@ def test_memory_of_a_zone_point_is_what_its_arrays_take(parts, monkeypatch):
     exact = build_measurement(small_experiment(), EXAMPLES).exact
     values = exact.model.values
     state = exact.prepare(values)
-    kept = [exact._fixed, exact._basis, exact._fixed_slope, exact._fixed_bend]
+    kept = [exact._fixed, exact._basis, exact._fixed_derivatives]
     kept += [state.vectors, state.mixing, state.coupling]
     taken = sum(array.nbytes for array in kept)
     assert exact.zone.n_points * bytes_per_point(exact.model) == 2 * taken // parts
