@@ -214,13 +214,7 @@ class ForceConstantModel:
 
         Few bonds carry free parameters, and the rest (far shells, dipoles) need be summed once:
         ``matrix_gradients(q, phi) = matrix_gradients(q, 0 * phi)`` and the first ones of these.
-
-        Returns
-        -------
-        matrices : (Q, n, n) complex128
-            meV^2.
-        derivatives : (Q, 9, n, n) complex64
-            By x y z in meV^2 angstrom, and by xx yy zz yz xz xy in meV^2 angstrom^2.
+        In the form of ``bond_sums.summed_with_derivatives``.
         """
         q = checked_q(q_cart)
         columns = self._columns @ np.asarray(phi, dtype=float)[:, None]
