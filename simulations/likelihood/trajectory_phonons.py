@@ -67,7 +67,8 @@ LINE_SIGMA_MEV = 0.05  # own width of a phonon line
 REACH_SIGMAS = 3.7
 LOWEST_ENERGY_MEV = 0.3  # as in the folded model
 BASIS_BYTES = 2.5e8  # of derivatives of D by the parameters: more are computed where needed
-CHUNK = 512  # points of the zone diagonalised together
+CHUNK = 512  # points of the zone diagonalised together, at most
+CHUNK_BYTES = 6.4e7  # or as many as their derivatives take this
 STATES = 2  # of the latest parameters, that are kept
 BLOCKS = 16  # of trajectories; each is summed alone, so that threads do not change the sum
 OFF_AXIS_INVERSE_A = np.array([3.1e-4, 7.3e-4, 5.7e-4])  # see the folded model
@@ -179,9 +180,11 @@ class TrajectoryPhonons:
         return other
 
     def _chunks(self) -> list[slice]:
-        """Points whose matrices fit into the processor's cache together."""
+        """Points whose matrices are at hand together."""
         count = len(self.points_inverse_A)
-        return [slice(low, min(low + CHUNK, count)) for low in range(0, count, CHUNK)]
+        point = 8 * (len(self.parameter_names) + 9) * self.model.n_modes**2
+        size = int(np.clip(CHUNK_BYTES // point, 1, CHUNK))
+        return [slice(low, min(low + size, count)) for low in range(0, count, size)]
 
     def prepare(self, phi: FloatArray) -> ZoneState:
         """Diagonalise every point of the zone grid at ``phi`` (K,), eV/angstrom^2.
