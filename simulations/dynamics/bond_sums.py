@@ -61,8 +61,9 @@ def summed(sums: BondSums, q: FloatArray) -> ComplexArray:
     for (i, j), some in _pairs(sums):
         angle = q @ sums.vectors[some].T
         _add_pair(out, i, j, np.cos(angle) @ sums.tables[some], np.sin(angle) @ sums.tables[some])
+    onsite = _onsite(sums)
     for i in range(n_atoms):
-        out[:, :, i, :, i, :] += _onsite(sums)[:, None, i]
+        out[:, :, i, :, i, :] += onsite[:, None, i]
     return out.reshape(n_columns, len(q), sums.n_modes, sums.n_modes)
 
 

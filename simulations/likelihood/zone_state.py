@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simulations.arrays import ComplexArray, FloatArray, SingleArray
+from simulations.fold import PAIRS
 from simulations.kernels import njit
 
 NEAR = 4.0  # modes closer than this times what couples them in a cell of the grid make a block
@@ -145,7 +146,6 @@ def _continue(
     A block takes in whatever lies between two near modes, so that it is a range of modes.
     """
     n, parts = square.shape[1], coupling.shape[3]
-    first_of = ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))
     for v in range(len(square)):
         last = 0  # mode that is near to one of those before
         for s in range(n):
@@ -175,7 +175,7 @@ def _continue(
                     continue
                 inverse = 1 / (square[v, s] - square[v, t])
                 for pair in range(6):
-                    a, b = first_of[pair]
+                    a, b = PAIRS[pair]
                     product = 0.0
                     for p in range(parts):
                         product += float(coupling[v, s, a, p, t]) * coupling[v, s, b, p, t]

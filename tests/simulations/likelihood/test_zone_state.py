@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
+from simulations.fold import PAIRS
 from simulations.likelihood.zone_state import empty_state, fill_state
 
-PAIRS = ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))
 N, K, POINTS, REACH = 6, 4, 5, 1e-3
 
 
