@@ -19,11 +19,12 @@ LEAST_PARABOLA = 0.1  # of a step; one that ends in nowhere tells nothing of its
 SHORTEST = 0.02
 ROUGHNESS = 0.05  # of minus log posterior, which exact rates jump by between grid points
 ROUGHEST = 3.0  # of minus log posterior: more than the walk's own errors make
+UNEVENNESS = 2.0  # times as much, where derivatives of one place are unlike averaged ones
 FAR = 30.0  # of minus log posterior: no few steps make up for it
 
 
 class Walk(Protocol):
-    """Tangents at theta (P,) of standard deviations sigma (P,), walked where they must be."""
+    """Tangents at theta (P,) of a covariance (P, P), walked where they must be."""
 
     def __call__(self, at: FloatArray, wide: FloatArray, share: float) -> list[Tangent]:
         """``share`` of the reach of known tangents counts as near."""
@@ -54,6 +55,14 @@ class Holds(Protocol):
         ...
 
 
+class Even(Protocol):
+    """Whether derivatives of one place are much like those averaged over a covariance (P, P)."""
+
+    def __call__(self, wide: FloatArray) -> bool:
+        """About the place that was walked last."""
+        ...
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Descent:
     """Linearise, step, mix with the step before, and shorten steps that fail.
@@ -71,26 +80,31 @@ class Descent:
     score: Score
     holds: Holds
     iterations: int
+    even: Even
 
-    def step(self, theta: FloatArray, sigma: FloatArray) -> tuple[Posterior, bool]:
+    def step(self, theta: FloatArray, wide: FloatArray) -> tuple[Posterior, bool]:
         """One walk at most and a step by what it finds, and whether it settled there.
 
         Parameters
         ----------
-        theta, sigma : (P,) float64
-            Where to begin, and how wide the posterior is about.
+        theta : (P,) float64
+            Where to begin.
+        wide : (P, P) float64
+            Covariance of the posterior, about.
         """
-        tangents = self.walk(theta, sigma, 1.0)
+        tangents = self.walk(theta, wide, 1.0)
         best = self.score(theta, tangents, self.iterations)
         return best, self._settled(best, self.value(theta, tangents), tangents)
 
-    def descend(self, theta: FloatArray, sigma: FloatArray, *, beat: float = np.inf) -> Posterior:
+    def descend(self, theta: FloatArray, wide: FloatArray, *, beat: float = np.inf) -> Posterior:
         """Step until nothing is left to gain.
 
         Parameters
         ----------
-        theta, sigma : (P,) float64
-            Where to begin, and how wide the posterior is about.
+        theta : (P,) float64
+            Where to begin.
+        wide : (P, P) float64
+            Covariance of the posterior, about.
         beat : float
             Given up, unsettled, where a step promises an objective far above this one.
 
@@ -98,7 +112,7 @@ class Descent:
         -------
         Posterior
         """
-        tangents = self.walk(theta, sigma, 1.0)
+        tangents = self.walk(theta, wide, 1.0)
         here = self.value(theta, tangents)
         best = self.score(theta, tangents, self.iterations)
         before: tuple[FloatArray, FloatArray] | None = None
@@ -107,7 +121,7 @@ class Descent:
                 return best
             if best.objective > beat + FAR:
                 break
-            sigma = best.theta_sigma
+            wide = best.theta_covariance
             step: FloatArray = best.theta - theta
             promise = here - best.objective
             mixed: FloatArray | None = None
@@ -117,14 +131,14 @@ class Descent:
             while True:
                 forward: FloatArray = share * step if mixed is None else mixed
                 trial: FloatArray = theta + forward
-                there = self.walk(trial, sigma, 0.5)
+                there = self.walk(trial, wide, 0.5)
                 reached = self.value(trial, there)
                 if reached < here + ROUGHNESS:
                     break
                 if mixed is not None:
                     mixed = None
                     continue
-                rough = promise < ROUGHEST
+                rough = promise < ROUGHEST * (1.0 if self.even(wide) else UNEVENNESS)
                 if share == 1.0:  # where a parabola through this trial has its minimum
                     share = max(LEAST_PARABOLA, promise / (reached - here + 2 * promise))
                     if not rough or share**2 * promise >= ROUGHNESS:

@@ -59,10 +59,10 @@ def first_answer(
     )
     rates = doubting.remembered()
     told, found = [fitted], fitted.believing or fitted
-    theta, sigma = found.theta[:size], found.theta_sigma[:size]
+    theta, wide = found.theta[:size], found.theta_covariance[:size, :size]
     believed: list[tuple[Posterior, Mapping[str, Any]]] = []
     believing.recall({})
-    near = believing.led_from(observations, theta, sigma, pooled=pooled)
+    near = believing.led_from(observations, theta, wide, pooled=pooled)
     if not _is_far(near):  # else it is the fitted answer with a set-up that nothing speaks for
         believed.append((near, believing.remembered()))
         told.append(near)

@@ -162,7 +162,7 @@ class Posterior:
         if layout.size == self.layout.size:
             return self
         some = slice(0, layout.size)
-        covariance = np.asarray(np.linalg.inv(self.precision), dtype=np.float64)[some, some]
+        covariance = self.theta_covariance[some, some]
         precision = np.asarray(np.linalg.inv(covariance), dtype=np.float64)
         return replace(self, layout=layout, theta=self.theta[some], precision=precision)
 
@@ -180,9 +180,14 @@ class Posterior:
         return float(np.exp(self.theta[self.layout.log_scale] + self.theta[at]))
 
     @property
+    def theta_covariance(self) -> FloatArray:
+        """Covariance of all of theta, (P, P)."""
+        return np.asarray(np.linalg.inv(self.precision), dtype=np.float64)
+
+    @property
     def theta_sigma(self) -> FloatArray:
         """Standard deviations of all of theta, (P,)."""
-        return np.sqrt(np.diag(np.asarray(np.linalg.inv(self.precision), dtype=np.float64)))
+        return np.sqrt(np.diag(self.theta_covariance))
 
     @property
     def explained(self) -> float:

@@ -22,7 +22,7 @@ from model_server.posterior.observation import Observation, pool, usable_cells
 from model_server.posterior.posterior import Posterior, ThetaLayout
 from model_server.posterior.search import searches
 from model_server.posterior.starts import Starts
-from model_server.posterior.tangent import Anchor, Tangents
+from model_server.posterior.tangent import Anchor, Tangent, Tangents
 from simulations.arrays import FloatArray
 from simulations.errors import InputError
 from simulations.likelihood import NONE_OFF, ExactModel, ForwardModel, RoughModel
@@ -39,6 +39,8 @@ ROUNDS = 4  # most corrections of folded rates
 NEAR = 25.0  # of chi-square: steps that exact rates can be carried by
 MOUNTS_FOLLOWED = 3  # by steps, of those that are looked at
 MOUNTS_TRIED_UNTIL = 3  # orientations, where there is an answer before
+FEW_ANEW = 0.34  # of the orientations, to be walked again rather than to ask rough rates the way
+FAR_FROM_BELIEVED = 2.0  # standard deviations of chi-square that are more than chance
 UNPROMISED_UNTIL = 3  # orientations: folded rates are followed even where they see no gain
 LEAPS = 4  # most ways out of shallow minima of the exact rates
 ANCHORED_WITHIN = 2.0  # of minus log posterior: what corrected folded rates may be wrong by
@@ -186,13 +188,15 @@ class Refinement:
             return self._by_folded_rates(task, starts, guesses, warm)
         searching = warm is None or searches(warm, len(observations))
         if warm is not None and not searching:
-            self._follow(task, warm.theta, warm.theta_sigma)
+            self._follow(task, warm.theta, warm.theta_covariance)
         else:
             self._search(task, starts, guesses, warm)
         for other in others:
             theta = self._theta_of(other)
             if not task.modes.knows(theta):
-                self._follow(task, theta, task.modes.best.theta_sigma)
+                self._follow(task, theta, task.modes.best.theta_covariance)
+        if searching:
+            self._try_as_believed(task)
         if searching and kicks and (warm is None or len(observations) <= MOUNTS_TRIED_UNTIL):
             self._try_mounts(task)
         if searching or kicks:
@@ -264,25 +268,25 @@ class Refinement:
         """Follow exact rates from where folded ones are best, and from the answer before."""
         blurred = self._blurred(task, starts, guesses)
         if warm is not None and not task.kicks and self._is_of_before(task, blurred, warm):
-            self._follow(task, warm.theta, warm.theta_sigma)
+            self._follow(task, warm.theta, warm.theta_covariance)
             return
         best = self._best_folded(task, blurred)
         if warm is None:
-            self._follow(task, best.theta, best.theta_sigma)
+            self._follow(task, best.theta, best.theta_covariance)
             if task.kicks:
                 self._follow_corrected(task, best)
             return
         before = self.objective.score([task.pooled], warm.theta, task.centre, 8)
         gain = before.objective - best.objective
         if gain <= BETTER_THAN_BEFORE:
-            self._follow(task, warm.theta, best.theta_sigma)
+            self._follow(task, warm.theta, best.theta_covariance)
             return
         # The folded model may prefer another answer than the rates that it stands for. The one that
         # it prefers by far is followed first, so that the other can be given up early.
         first, other = (best, warm) if gain > FAR else (warm, best)
-        self._follow(task, first.theta, first.theta_sigma)
+        self._follow(task, first.theta, first.theta_covariance)
         if other is warm or self._may_be_better(task, best):
-            self._follow(task, other.theta, other.theta_sigma)
+            self._follow(task, other.theta, other.theta_covariance)
 
     def _is_of_before(self, task: _Task, blurred: Sequence[Posterior], warm: Posterior) -> bool:
         """Whether the best of blurred counts is the answer before, or explains them no better."""
@@ -300,7 +304,7 @@ class Refinement:
         )
         return there.objective < here.objective + ANCHORED_WITHIN
 
-    def _follow(self, task: _Task, theta: FloatArray, sigma: FloatArray) -> None:
+    def _follow(self, task: _Task, theta: FloatArray, wide: FloatArray) -> None:
         """Minimise the objective of exact rates, once rough ones have found no way to go on.
 
         It is given up, unsettled, where a step promises an objective far above the best known, or
@@ -309,27 +313,31 @@ class Refinement:
         modes, exact = task.modes, self._descent(task, self._tangents)
         twin: Posterior | None = None
         if self.rough is not None:
-            unknown = self._tangents.unknown(task.observations, theta, sigma)
+            unknown = self._tangents.unknown(task.observations, theta, np.sqrt(np.diag(wide)))
             if unknown == 0 or unknown == 1 < len(task.observations):
-                found, settled = exact.step(theta, sigma)
-                at, wide = found.theta, found.theta_sigma
-                if not settled and self._tangents.unknown(task.observations, at, wide) == 0:
-                    found = exact.descend(theta, sigma, beat=modes.lowest)
+                found, settled = exact.step(theta, wide)
+                at, sigma = found.theta, found.theta_sigma
+                anew = self._tangents.unknown(task.observations, at, sigma)
+                if not settled and anew <= FEW_ANEW * len(task.observations):
+                    found = exact.descend(theta, wide, beat=modes.lowest)
                     settled = found.converged
+                    if not settled and modes.kept:  # of another answer that is all that is asked
+                        self._tangents.recall(modes.kept[0][1])
+                        return
                 if settled:
                     self._settle(task, found)
                     return
         if self._tangents.bending:
             roughly, level = self._descent(task, self._rough_tangents), self._rough_level(task)
-            twin = roughly.descend(theta, sigma, beat=level)
+            twin = roughly.descend(theta, wide, beat=level)
             if modes.knows_roughly(twin.theta) or twin.objective > level + FAR:
                 return
-            theta, sigma = twin.theta, twin.theta_sigma
-        found = exact.descend(theta, sigma, beat=modes.lowest)
+            theta, wide = twin.theta, twin.theta_covariance
+        found = exact.descend(theta, wide, beat=modes.lowest)
         lost = not found.converged and found.objective < modes.lowest + FAR
         if lost and self._tangents.bending:
             with self._tangents.unbent():  # bent rates of very many counts may lead nowhere
-                found = exact.descend(found.theta, found.theta_sigma, beat=modes.lowest)
+                found = exact.descend(found.theta, found.theta_covariance, beat=modes.lowest)
         self._settle(task, found, twin)
 
     def _rough_level(self, task: _Task) -> float:
@@ -339,19 +347,39 @@ class Refinement:
             return np.inf
         if modes.rough_level is None:
             best, roughly = modes.best, self._descent(task, self._rough_tangents)
-            modes.meet(roughly.descend(best.theta, best.theta_sigma))
+            modes.meet(roughly.descend(best.theta, best.theta_covariance))
         return np.inf if modes.rough_level is None else modes.rough_level
 
     def _settle(self, task: _Task, found: Posterior, twin: Posterior | None = None) -> None:
         """Keep an answer, and go on from the best one."""
+        found = self._ended(task, found)
         task.modes.add(found, self._tangents.remembered(), twin)
         self._tangents.recall(task.modes.kept[0][1])
 
-    def _descent(self, task: _Task, carried: Tangents) -> Descent:
-        """Ways down by the rates that ``carried`` keeps."""
+    def _ended(self, task: _Task, found: Posterior) -> Posterior:
+        """The same answer by derivatives of its place, where they are as even as averaged ones."""
+        tangents = self._tangents
+        if not tangents.bending or tangents.uneven(task.observations, found.theta_sigma):
+            return found
+        plain = self._descent(task, tangents, steady=False)
+        ended = plain.descend(found.theta, found.theta_covariance, beat=task.modes.lowest)
+        return ended if ended.converged or not found.converged else found
+
+    def _descent(self, task: _Task, carried: Tangents, *, steady: bool = True) -> Descent:
+        """Ways down by the rates that ``carried`` keeps.
+
+        Steps are by derivatives averaged over the posterior, where there are some and if
+        ``steady``: those of one place change within it, and lead astray in short steps.
+        """
         observations = task.observations
+
+        def walk(at: FloatArray, wide: FloatArray, share: float) -> list[Tangent]:
+            sigma = np.sqrt(np.diag(wide))
+            tangents = carried.walked(observations, at, sigma, share, steady=steady)
+            return carried.averaged(observations, tangents, at, wide) if steady else tangents
+
         return Descent(
-            walk=lambda at, wide, share: carried.walked(observations, at, wide, share),
+            walk=walk,
             value=lambda at, tangents: self.objective.by_tangents(
                 observations, at, task.centre, tangents
             ),
@@ -360,6 +388,7 @@ class Refinement:
             ),
             holds=lambda tangents, at, wide: carried.carry(tangents, observations, at, wide),
             iterations=task.iterations,
+            even=lambda wide: not carried.uneven(observations, np.sqrt(np.diag(wide))),
         )
 
     def _follow_corrected(self, task: _Task, best: Posterior) -> None:
@@ -371,9 +400,24 @@ class Refinement:
             if best.chi_square_of(before.theta) < NEAR:
                 break
         if best.chi_square_of(task.modes.best.theta) > NEAR:
-            self._follow(task, best.theta, best.theta_sigma)
+            self._follow(task, best.theta, best.theta_covariance)
         else:
             self._tangents.recall(task.modes.kept[0][1])
+
+    def _try_as_believed(self, task: _Task) -> None:
+        """Follow exact rates from the set-up as it is believed, where the best is far from it.
+
+        Of few counts there are other set-ups that explain them; later ones do not lead out of
+        there by themselves.
+        """
+        best, off = task.modes.best, self.layout.off
+        number = len(self.layout.off_names)
+        if not number:
+            return
+        covariance = best.theta_covariance
+        pull = np.linalg.solve(covariance[off, off], best.theta[off])
+        if best.theta[off] @ pull > number + FAR_FROM_BELIEVED * np.sqrt(2 * number):
+            self._follow(task, best.theta - covariance[:, off] @ pull, covariance)
 
     def _try_mounts(self, task: _Task) -> None:
         """Follow exact rates from the mounts that explain most with the constants as found."""
@@ -391,7 +435,7 @@ class Refinement:
             levels.append((level, theta))
         levels.sort(key=lambda one: one[0])
         for _, theta in levels[:MOUNTS_FOLLOWED]:
-            self._follow(task, theta, best.theta_sigma)
+            self._follow(task, theta, best.theta_covariance)
 
     def _leave_shallow(self, task: _Task, searching: bool) -> None:
         """Leave the best answer for where folded rates, corrected there, lead; while that pays.
@@ -410,7 +454,7 @@ class Refinement:
             paid = there.objective < here.objective - LEAP_PAYS
             if not paid and (not unpromised or task.modes.knows(there.theta)):
                 break
-            self._follow(task, there.theta, found.theta_sigma)
+            self._follow(task, there.theta, found.theta_covariance)
             if task.modes.lowest > found.objective - KICK_PAYS:
                 break
 
@@ -441,8 +485,7 @@ class Refinement:
             return best
         if self.may_doubt and best.aside is not None and best.aside.far:
             return best
-        over = np.asarray(np.linalg.inv(best.precision), dtype=np.float64)
-        mean = self._with_aside(task.observations, best.believing, over)
+        mean = self._with_aside(task.observations, best.believing, best.theta_covariance)
         return replace(
             best,
             precision=mean.precision,
@@ -509,14 +552,16 @@ class Refinement:
         off = found.aside.sigma[free][before]
         self.recall({k: t.doubting(before) for k, t in believing.remembered().items()})
         theta = np.concatenate([found.believing.theta, np.zeros(len(off))])
-        sigma = np.concatenate([found.theta_sigma, off])
-        return self.led_from(observations, theta, sigma, pooled=pooled)
+        wide = np.diag(np.concatenate([found.theta_sigma, off]) ** 2)
+        size = len(found.theta)
+        wide[:size, :size] = found.believing.theta_covariance
+        return self.led_from(observations, theta, wide, pooled=pooled)
 
     def led_from(
         self,
         observations: Sequence[Observation],
         theta: FloatArray,
-        sigma: FloatArray,
+        wide: FloatArray,
         *,
         pooled: Observation,
     ) -> Posterior:
@@ -525,13 +570,15 @@ class Refinement:
         Parameters
         ----------
         observations : sequence of Observation
-        theta, sigma : (P,) float64
-            Where to begin, and how wide the posterior is about.
+        theta : (P,) float64
+            Where to begin.
+        wide : (P, P) float64
+            Covariance of the posterior, about.
         pooled : Observation
             The same orientations as one.
         """
         task = self._task(observations, pooled)
-        self._follow(task, theta, sigma)
+        self._follow(task, theta, wide)
         return self._answer(task)
 
     def _with_aside(
@@ -610,8 +657,7 @@ class Refinement:
         for k in range(MOST_KICKS):
             if in_vain >= task.kicks:
                 break
-            covariance = np.asarray(np.linalg.inv(best.precision), dtype=np.float64)
-            away = np.asarray(np.linalg.cholesky(covariance), dtype=np.float64)
+            away = np.asarray(np.linalg.cholesky(best.theta_covariance), dtype=np.float64)
             away = away @ rng.standard_normal(layout.size)
             theta = best.theta.copy()
             for part in (layout.parameters, layout.off):

@@ -24,6 +24,7 @@ BENDS_BY = 25.0  # and of the same chi-square, before they take most of it away
 NEARER = 0.3  # of the reach of derivatives, where second differences are better
 ALIKE = 0.05  # of the slopes' chi-square that rough ones miss, before they bend no better
 UNLIKE = 0.3  # their differences are noise, then
+UNEVEN = 0.1  # of the slopes' chi-square that averaged ones differ from those of one place by
 LEAST_VARIANCE = 1e-3  # of the largest rate: what cells of small ones weigh by
 OVERFLOWS = 1e100
 LEAST_RATE = 0.1  # of the exact one: carried rates stay above
@@ -69,6 +70,7 @@ class Tangent:
     averaged: Averaged | None = None  # derivatives over the posterior, once they were needed
     steep: IntArray | None = None  # trajectories that rough rates need, where they were walked
     alike: bool = True  # whether rough rates bend it better than its derivatives, in their reach
+    steady: bool = False  # whether its derivatives are averaged ones, that serve their whole reach
     unlike: int = 0  # orientations when rough rates were found too unlike it to bend it; 0: not
 
     def doubting(self, free: BoolArray) -> Tangent:
@@ -129,6 +131,24 @@ class Tangent:
     def carried(self, walked: FloatArray) -> FloatArray:
         """Rates at other values (W,)."""
         return np.maximum(self.exact + self.slope @ (walked - self.at), LEAST_RATE * self.exact)
+
+    def steadied(self, theta: FloatArray, sigma: FloatArray, layout: ThetaLayout) -> Tangent | None:
+        """The same with averaged derivatives, where there are some of a posterior as this one."""
+        mean, walked = self.averaged, layout.walked
+        if mean is None or self.unlike or not mean.serves(theta[walked], sigma[walked]):
+            return None
+        return self.with_mean(mean)
+
+    def with_mean(self, mean: Averaged) -> Tangent:
+        """The same with averaged derivatives."""
+        return replace(
+            self,
+            slope=mean.slope.astype(float),
+            aside=mean.aside,
+            base=self.base or self,
+            averaged=mean,
+            steady=True,
+        )
 
     def holds(
         self,
@@ -216,10 +236,13 @@ class Tangents:
         theta: FloatArray,
         sigma: FloatArray,
         share: float = 0.5,
+        *,
+        steady: bool = True,
     ) -> list[Tangent]:
         """Tangents of every orientation, taken anew where theta has moved away from theirs.
 
         ``share`` of the reach is what counts as away: 1 where theta was found by these tangents.
+        Where averaged derivatives carry rates to theta, they do, if ``steady``.
         """
         if self._exact is None:
             raise InputError("the refinement has no exact model; expected one for trajectories")
@@ -228,6 +251,12 @@ class Tangents:
         tangents: list[Tangent] = []
         for one in observations:
             tangent = self._kept.get(one.key)
+            mean = (
+                tangent.steadied(theta, sigma, layout) if tangent is not None and steady else None
+            )
+            if mean is not None and mean.holds(theta, sigma, layout, one.sums, number, share):
+                tangents.append(mean)
+                continue
             if (
                 rough is not None
                 and tangent is not None
@@ -303,6 +332,23 @@ class Tangents:
         """Whether there are rough rates that are of help."""
         return self._rough is not None and not self.unlike
 
+    def uneven(self, observations: Sequence[Observation], sigma: FloatArray) -> bool:
+        """Whether derivatives of one place are too unlike averaged ones to tell where to go.
+
+        Where each constant is off by its sigma (P,); by what is kept, wherever that was walked.
+        """
+        kept = [self._kept.get(one.key) for one in observations]
+        known = [(one, one.averaged) for one in kept if one is not None]
+        whole = missed = 0.0
+        for one, mean in known:
+            if mean is not None:
+                variance = np.maximum(one.exact, LEAST_VARIANCE * np.max(one.exact))[..., None]
+                by_sigma = one.slope * sigma[self._layout.walked]
+                whole += float(np.sum(by_sigma**2 / variance))
+                by_sigma -= mean.slope * sigma[self._layout.walked]
+                missed += float(np.sum(by_sigma**2 / variance))
+        return missed > UNEVEN * whole
+
     def _bends(
         self,
         tangent: Tangent,
@@ -351,7 +397,7 @@ class Tangents:
                 self._layout,
                 o.sums,
                 number,
-                _nearer(t) if self._bends(t, o, theta, sigma, number) else 1.0,
+                _nearer(t) if not t.steady and self._bends(t, o, theta, sigma, number) else 1.0,
             )
             for t, o in zip(tangents, observations, strict=True)
         )
@@ -412,6 +458,8 @@ class Tangents:
         would count as information. They are kept until the posterior is another. Where rough
         rates are too unlike exact ones, derivatives stay those of one place.
         """
+        if not self.bending:
+            return list(tangents)
         at = theta[self._layout.walked]
         sigma = np.sqrt(np.diag(covariance))[self._layout.walked]
         means = [
@@ -428,11 +476,7 @@ class Tangents:
             if known is not None:
                 self._kept[observations[k].key] = replace(known, averaged=mean)
         return [
-            one
-            if mean is None
-            else replace(
-                one, at=at, exact=one.carried(at), slope=mean.slope.astype(float), aside=mean.aside
-            )
+            one if mean is None else one.with_mean(mean)
             for one, mean in zip(tangents, means, strict=True)
         ]
 

@@ -253,8 +253,8 @@ class Study:
         """The answer that a fit of the set-up is led to from the truth."""
         fit = self.doubting or self.refinement
         fit.recall({})
-        sigma = np.full(len(true), 1e-2)
-        return fit.led_from(observations, true, sigma, pooled=pool(observations))
+        wide = np.diag(np.full(len(true), 1e-4))
+        return fit.led_from(observations, true, wide, pooled=pool(observations))
 
     def _judged(self, observations: list[Observation], found: Posterior) -> Trust:
         m, sums = self.fitted, pool(observations).sums

@@ -23,9 +23,15 @@ class Answer:
     def theta_sigma(self) -> np.ndarray:
         return np.full(2, 0.1)
 
+    @property
+    def theta_covariance(self) -> np.ndarray:
+        return 0.01 * np.eye(2)
+
 
 class Slope:
     """An objective, and a linearised model of it that promises its minimum by Newton's step."""
+
+    even = True
 
     def __init__(self, objective, curvature=1.0, reach=0.0):
         self.objective, self.curvature, self.reach = objective, curvature, reach
@@ -53,11 +59,12 @@ class Slope:
 
     def ways(self):
         return Descent(
-            walk=self.walk, value=self.value, score=self.score, holds=self.holds, iterations=15
-        )
+            walk=self.walk, value=self.value, score=self.score, holds=self.holds, iterations=15,
+            even=lambda wide: self.even,
+        )  # fmt: skip
 
     def down(self, start=START, **more):
-        return self.ways().descend(start, np.full(2, 0.1), **more)
+        return self.ways().descend(start, 0.01 * np.eye(2), **more)
 
 
 def bowl(at):
@@ -119,6 +126,15 @@ def test_rough_rates_end_a_descent_that_promises_little_and_it_says_that_it_has_
 
     assert not TooHopeful(rough).down(at_rest).converged
 
+    class Uneven(TooHopeful):
+        even = False
+
+        def score(self, at, tangents, most):
+            step = -0.02 * np.ones(2) if most else np.zeros(2)
+            return Answer(at + step, -1.5 * ROUGHEST if most else 0.0, True, np.eye(2))
+
+    assert Uneven(rough).down(at_rest).converged
+
 
 @pytest.mark.parametrize(("worse", "walks"), [(3.0, 2), (0.1, 3)])
 def test_a_shorter_step_is_tried_only_if_it_is_longer_than_what_counts_as_settled(worse, walks):
@@ -155,7 +171,7 @@ def test_a_descent_ends():
 @pytest.mark.parametrize(("start", "settles"), [((0.02, 0.01), True), ((3.0, 2.0), False)])
 def test_one_step_settles_where_the_minimum_is_near_and_says_so_where_it_is_not(start, settles):
     slope = Slope(bowl, 40.0, reach=0.1)
-    found, settled = slope.ways().step(np.array(start), np.full(2, 0.1))
+    found, settled = slope.ways().step(np.array(start), 0.01 * np.eye(2))
     assert settled is settles
     assert slope.walks == 1
     np.testing.assert_allclose(found.theta, 0.0, atol=1e-6)

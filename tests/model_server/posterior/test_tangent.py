@@ -295,7 +295,7 @@ def test_structure_narrower_than_a_posterior_is_no_information_once_it_is_averag
     left = (information(averaged) - plain) / (information(walked) - plain)
     assert abs(left) < 0.05
     for one, before in zip(averaged, walked, strict=True):
-        np.testing.assert_array_equal(one.exact, before.carried(before.at))
+        np.testing.assert_array_equal(one.carried(one.at), before.carried(before.at))
     # Where the posterior is narrower than the ripple, it is what the counts see.
     narrow = covariance / 30**2
     averaged = tangents.averaged(observations, walked, theta, narrow)
@@ -366,3 +366,55 @@ def test_what_is_known_of_an_orientation_outlives_the_place_that_it_is_bent_to(o
         assert all(one is two for one, two in zip(wider, again, strict=True))
         tangents.averaged(observations, bent, here, covariance)
         assert not rough.walks
+
+
+class Lifted(Rippled):
+    """The same on a background that keeps every rate above none."""
+
+    def one_place(self, trajectories, state, *, log_width, off, gradient):
+        rate, slope = super().one_place(
+            trajectories, state, log_width=log_width, off=off, gradient=gradient
+        )
+        return rate + 0.02, slope
+
+
+class Smooth(Lifted):
+    """Without the ripples."""
+
+    height = 0.0
+
+
+def test_averaged_derivatives_carry_rates_where_those_of_one_place_do_not(observations):
+    exact, rough = Lifted(), Lifted()
+    tangents = Tangents(exact, LAYOUT, rough)
+    here, far = theta_at(LINE[0]), 0.4 * REACH_SIGMAS
+    there = theta_at(LINE[0] + far * SIGMA_MEV)
+    walked = tangents.walked(observations, here, SIGMA)
+    averaged = tangents.averaged(observations, walked, here, np.diag(SIGMA**2))
+    rough.walks.clear()
+    steady = tangents.walked(observations, there, SIGMA)
+    assert not rough.walks
+    smooth = Tangents(Smooth(), LAYOUT).walked(observations, there, SIGMA)
+    step = there[LAYOUT.walked] - here[LAYOUT.walked]
+    for before, mean, now, true in zip(walked, averaged, steady, smooth, strict=True):
+        assert mean.steady
+        np.testing.assert_array_equal(now.slope, mean.slope)
+        plain = np.sum((before.exact + before.slope @ step - true.exact) ** 2)
+        assert np.sum((now.exact + now.slope @ step - true.exact) ** 2) < 0.1 * plain
+    assert tangents.carry(steady, observations, there, SIGMA)
+    # Where they are not to be used, or of another posterior, rates are bent as ever.
+    plainly = tangents.walked(observations, there, SIGMA, steady=False)
+    assert not any(t.steady for t in plainly)
+    again = Tangents(exact, LAYOUT, rough)
+    again.recall(tangents.remembered())
+    assert not any(t.steady for t in again.walked(observations, there, 0.4 * SIGMA))
+
+
+@pytest.mark.parametrize(("model", "uneven"), [(Counting, False), (Rippled, True)])
+def test_derivatives_are_uneven_where_averaged_ones_are_others(observations, model, uneven):
+    tangents = Tangents(model(), LAYOUT, model())
+    theta, covariance = theta_at(LINE[0]), np.diag(SIGMA**2)
+    walked = tangents.walked(observations, theta, SIGMA)
+    assert not tangents.uneven(observations, SIGMA)  # nobody knows
+    tangents.averaged(observations, walked, theta, covariance)
+    assert tangents.uneven(observations, SIGMA) is uneven
