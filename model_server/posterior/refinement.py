@@ -405,19 +405,20 @@ class Refinement:
             self._tangents.recall(task.modes.kept[0][1])
 
     def _try_as_believed(self, task: _Task) -> None:
-        """Follow exact rates from the set-up as it is believed, where the best is far from it.
+        """Follow exact rates from the set-up as it is believed, with the constants as found.
 
-        Of few counts there are other set-ups that explain them; later ones do not lead out of
-        there by themselves.
+        Where the best is far from it. Of few counts there are other set-ups that explain them;
+        later ones do not lead out of there by themselves.
         """
         best, off = task.modes.best, self.layout.off
         number = len(self.layout.off_names)
         if not number:
             return
-        covariance = best.theta_covariance
-        pull = np.linalg.solve(covariance[off, off], best.theta[off])
-        if best.theta[off] @ pull > number + FAR_FROM_BELIEVED * np.sqrt(2 * number):
-            self._follow(task, best.theta - covariance[:, off] @ pull, covariance)
+        theta, wide = best.theta.copy(), best.theta_covariance
+        distance = float(theta[off] @ np.linalg.solve(wide[off, off], theta[off]))
+        if distance > number + FAR_FROM_BELIEVED * np.sqrt(2 * number):
+            theta[off] = 0.0
+            self._follow(task, theta, wide)
 
     def _try_mounts(self, task: _Task) -> None:
         """Follow exact rates from the mounts that explain most with the constants as found."""

@@ -678,6 +678,32 @@ def test_a_search_finds_the_mount_among_others_that_no_step_leads_out_of(monkeyp
     assert elsewhere.objective > posterior.objective + 10.0
 
 
+class _Upright(_Tilted):
+    """The same of a crystal that is mounted as it is believed."""
+
+    true_deg = np.zeros(2)
+
+
+def test_a_set_up_that_is_not_the_believed_one_is_left_where_that_explains_more(monkeypatch):
+    observations = counted(folded_line(), LINE, 1, 4000.0)
+    exact = _Upright(voxel_map(), AXIS, EI, sigma_meV=0.8)
+    fit = refinement(model=folded_line(), prior=LINE_BOX, exact=exact)
+    right = fit.fit(observations)
+    believing = right.believing
+    assert believing is not None
+    away = replace(believing, theta=believing.theta + 0.5 * np.eye(len(believing.theta))[-1])
+    before = replace(away, believing=None, totals=np.ones(1))
+    monkeypatch.setattr("model_server.posterior.refinement.LEAPS", 0)  # a leap may be lucky
+
+    def found() -> Posterior:
+        fit.recall({})
+        return fit.fit(observations, warm=before)
+
+    np.testing.assert_allclose(found().theta[-2:], 0.0, atol=0.1)
+    monkeypatch.setattr("model_server.posterior.refinement.FAR_FROM_BELIEVED", np.inf)
+    assert abs(found().theta[-1]) > 0.3
+
+
 class _Shifted(FoldedLine):
     """A folded line that is off by some meV."""
 
