@@ -33,6 +33,7 @@ from simulations.fold import (
     CanRate,
     CellSums,
     ExpectedPart,
+    Exposure,
     ImageExposure,
     VoxelExposure,
     sum_voxels,
@@ -458,25 +459,35 @@ class _Exposures:
         """Exposure of all chunks of a ledger, summed in their order."""
         keys = tuple(chunk.key for chunk in ledger.chunks)
         self._merged = {k: e for k, e in self._merged.items() if k in keys}
-        self._pooled = _continued(self._pooled, keys, ledger.chunks, self._summand)
+        self._pooled = _continued(self._pooled, keys, ledger.chunks, self._with)
         return self._pooled[1]
 
     def drift(self, ledger: ChunkLedger, ways: Missetting) -> Drift:
         """How the neutrons of all chunks move where the set-up is off in these ways."""
         keys = tuple(chunk.key for chunk in ledger.chunks)
         drift = self._measurement.drift
-        self._drift = _continued(
-            self._drift, keys, ledger.chunks, lambda chunk: drift(chunk.trajectories(), ways)
-        )
+
+        def together(total: Drift | None, chunk: ClosedChunk) -> Drift:
+            one = drift(chunk.trajectories(), ways)
+            return one if total is None else total + one
+
+        self._drift = _continued(self._drift, keys, ledger.chunks, together)
         return self._drift[1]
 
-    def _summand(self, chunk: ClosedChunk) -> VoxelExposure:
+    def _with(self, total: VoxelExposure | None, chunk: ClosedChunk) -> VoxelExposure:
+        """Exposure of a chunk and of those before it."""
         one = self.of(chunk)
         crystal = self._measurement.crystal
         size = 8 * tensor_reals(crystal.n_atoms) * one.weight.size
-        if isinstance(one, ImageExposure) and size < KEPT_TENSOR_BYTES:
-            return one.with_tensor(crystal)
-        return one
+        if not isinstance(one, ImageExposure) or size >= KEPT_TENSOR_BYTES:
+            return one if total is None else total + one
+        whole = one.with_tensor(crystal)
+        if not isinstance(total, Exposure):
+            return whole if total is None else total + whole
+        # Tensors are large: there are two of them at a time, not three.
+        tensor = np.add(total.tensor, whole.tensor, out=whole.tensor)
+        none = tensor[..., :0]
+        return replace(replace(total, tensor=none) + replace(whole, tensor=none), tensor=tensor)
 
 
 _Summed = TypeVar("_Summed", VoxelExposure, Drift)
@@ -486,14 +497,14 @@ def _continued(
     known: tuple[tuple[str, ...], _Summed] | None,
     keys: tuple[str, ...],
     chunks: Sequence[ClosedChunk],
-    of: Callable[[ClosedChunk], _Summed],
+    together: Callable[[_Summed | None, ClosedChunk], _Summed],
 ) -> tuple[tuple[str, ...], _Summed]:
     """Sum over chunks in their order, from the sum over the first of them where that is known."""
     total = None
     if known is not None and known[0] == keys[: len(known[0])]:
         total, chunks = known[1], chunks[len(known[0]) :]
     for chunk in chunks:
-        total = of(chunk) if total is None else total + of(chunk)
+        total = together(total, chunk)
     if total is None:
         raise InputError("no chunk is folded yet")
     return keys, total
