@@ -1,19 +1,23 @@
 """A first estimate of one orientation believes a set-up that is right, and fits one that is off."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from consumers.recorded import recorded_source
 from model_server.posterior.trust import ALONE
+from simulations.fold import merge_voxels
 from simulations.likelihood import QSpreadSection
 from steering.experiment import build_measurement
 from steering.run import Run, result_document
 from steering.run.answer import result_of
-from steering.run.estimator import Estimator
+from steering.run.estimator import Estimator, _Exposures
 from steering.run.ledger import ONE_ORIENTATION_DEG
+from tests.simulations.fold.exposures import compute_image_exposure
+from tests.simulations.fold.test_image_exposure import setting, tubes, wurtzite
 from tests.steering.virtual_scan import EXAMPLES, VirtualScan, virtual_scan
 
 __all__ = ["virtual_scan"]
@@ -107,3 +111,26 @@ def test_pixels_are_left_out_only_where_the_least_spread_of_q_makes_them_alike(
         walked.append(len(estimator._walked(chunk, few).pixel))
     assert walked[0] < 0.6 * everything
     assert walked[1] == everything
+
+
+def test_pooled_tensors_are_the_sum_and_what_was_pooled_before_stays():
+    crystal = wurtzite()
+    voxels = tubes(crystal)
+    merged = merge_voxels(voxels, 0.1)
+    images = [
+        compute_image_exposure(**setting(crystal, voxels, psi, seed))
+        for psi, seed in ((10.0, 1), (40.0, 2), (25.0, 3))
+    ]
+    chunks = [
+        SimpleNamespace(key=str(k), exposure=lambda one=one: one) for k, one in enumerate(images)
+    ]
+    seen = _Exposures(SimpleNamespace(merged=merged, crystal=crystal))  # type: ignore[arg-type]
+    two = seen.pooled(SimpleNamespace(chunks=chunks[:2]))  # type: ignore[arg-type]
+    before = {one.name: getattr(two, one.name).copy() for one in fields(two)}
+    three = seen.pooled(SimpleNamespace(chunks=chunks))  # type: ignore[arg-type]
+    each = [image.merged(merged).with_tensor(crystal) for image in images]
+    for name, value in before.items():
+        np.testing.assert_array_equal(getattr(two, name), value)
+        np.testing.assert_array_equal(
+            getattr(three, name), getattr(each[0] + each[1] + each[2], name)
+        )
