@@ -133,7 +133,8 @@ class Posterior:
     believing: Posterior | None = field(default=None, repr=False)
     """The fit of a set-up that is as believed, of which this one is the marginal; None: itself."""
     one_place: FloatArray | None = field(default=None, repr=False)
-    """Covariance by derivatives at theta alone, (K, K), where the other is by averaged ones."""
+    """Covariance by derivatives as the descent had them, (K, K), where the other is by ones that
+    were averaged over it."""
     others: tuple[Posterior, ...] = field(default=(), repr=False)
     """Other answers to the same counts that these do not rule out, likeliest first."""
 
@@ -198,7 +199,7 @@ class Posterior:
     def log_odds_of(self, other: Posterior) -> float:
         """How much likelier another answer is, natural logarithm: of its peak and its volume.
 
-        Volumes are by derivatives at one place, which every answer has.
+        Volumes are by the derivatives of the descents, which every answer has.
         """
         widths = (
             one.covariance if one.one_place is None else one.one_place for one in (other, self)
