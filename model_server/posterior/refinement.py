@@ -479,8 +479,8 @@ class Refinement:
     def _widened(self, task: _Task, best: Posterior) -> Posterior:
         """The same answer with errors by derivatives that are averaged over them.
 
-        It stays where it is: to be moved by them it would have to be followed again. One that
-        believes a set-up which is far off is only led from.
+        It stays where it is: to be moved by averages over the whole of its own errors it would have
+        to be followed again. One that believes a set-up which is far off is only led from.
         """
         if best.believing is None or not self._tangents.bending:
             return best

@@ -459,7 +459,7 @@ class _Exposures:
         """Exposure of all chunks of a ledger, summed in their order."""
         keys = tuple(chunk.key for chunk in ledger.chunks)
         self._merged = {k: e for k, e in self._merged.items() if k in keys}
-        self._pooled = _continued(self._pooled, keys, ledger.chunks, self._with)
+        self._pooled = _continued(self._pooled, keys, ledger.chunks, self._joined)
         return self._pooled[1]
 
     def drift(self, ledger: ChunkLedger, ways: Missetting) -> Drift:
@@ -474,7 +474,7 @@ class _Exposures:
         self._drift = _continued(self._drift, keys, ledger.chunks, together)
         return self._drift[1]
 
-    def _with(self, total: VoxelExposure | None, chunk: ClosedChunk) -> VoxelExposure:
+    def _joined(self, total: VoxelExposure | None, chunk: ClosedChunk) -> VoxelExposure:
         """Exposure of a chunk and of those before it."""
         one = self.of(chunk)
         crystal = self._measurement.crystal
