@@ -55,6 +55,14 @@ class Holds(Protocol):
         ...
 
 
+class Known(Protocol):
+    """Whether theta is an answer that was found before."""
+
+    def __call__(self, theta: FloatArray) -> bool:
+        """By its precision."""
+        ...
+
+
 class Even(Protocol):
     """Whether derivatives of one place are much like those averaged over a covariance (P, P)."""
 
@@ -81,6 +89,7 @@ class Descent:
     holds: Holds
     iterations: int
     even: Even
+    known: Known = lambda theta: False
 
     def step(self, theta: FloatArray, wide: FloatArray) -> tuple[Posterior, bool]:
         """One walk at most and a step by what it finds, and whether it settled there.
@@ -106,7 +115,8 @@ class Descent:
         wide : (P, P) float64
             Covariance of the posterior, about.
         beat : float
-            Given up, unsettled, where a step promises an objective far above this one.
+            Given up, unsettled, where a step promises an objective far above this one, or where it
+            leads to an answer that is known and promises none below this one.
 
         Returns
         -------
@@ -121,6 +131,8 @@ class Descent:
                 return best
             if best.objective > beat + FAR:
                 break
+            if best.objective > beat - ROUGHNESS and self.known(best.theta):
+                return replace(best, converged=False)
             wide = best.theta_covariance
             step: FloatArray = best.theta - theta
             promise = here - best.objective

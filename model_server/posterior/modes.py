@@ -73,20 +73,12 @@ class Modes:
 
     @property
     def rough_level(self) -> float | None:
-        """Objective of rough rates about the best answer; None where that is not known."""
+        """Objective of rough rates at the best answer or near by; None where that is not known."""
         return self._rough_level
 
-    def meet(self, twin: Posterior) -> None:
-        """Learn where rough rates settle that begin at the best answer.
-
-        Where they wander off, nothing is known of the place that they reach, and no objective of
-        theirs is that of the answer.
-        """
-        if self.best.chi_square_of(twin.theta) < TWIN:
-            self._rough_level = twin.objective
-            self._twins.append(twin)
-        else:
-            self._rough_level = np.inf
+    @rough_level.setter
+    def rough_level(self, level: float) -> None:
+        self._rough_level = level
 
     def knows(self, theta: FloatArray) -> bool:
         """Whether theta (P,) is one of the answers, by their precision."""

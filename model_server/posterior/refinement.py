@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from model_server.posterior.aside import Piece
-from model_server.posterior.descent import FAR, Descent
+from model_server.posterior.descent import FAR, ROUGHNESS, Descent
 from model_server.posterior.marginal import marginal_of, piece_of
 from model_server.posterior.modes import Modes
 from model_server.posterior.mounts import mounts
@@ -211,7 +211,7 @@ class Refinement:
         iterations: int = ITERATIONS,
     ) -> _Task:
         if self.rough is not None:
-            self._rough_tangents.recall({})
+            self._rough_tangents.begin(self._tangents)
         return _Task(
             observations=observations,
             pooled=pooled,
@@ -313,12 +313,12 @@ class Refinement:
         modes, exact = task.modes, self._descent(task, self._tangents)
         twin: Posterior | None = None
         if self.rough is not None:
-            unknown = self._tangents.unknown(task.observations, theta, np.sqrt(np.diag(wide)))
-            if unknown == 0 or unknown == 1 < len(task.observations):
+            few = max(1.0, FEW_ANEW * len(task.observations)) if len(task.observations) > 1 else 0
+            sigma = np.sqrt(np.diag(wide))
+            if self._tangents.unknown(task.observations, theta, sigma) <= few:
                 found, settled = exact.step(theta, wide)
                 at, sigma = found.theta, found.theta_sigma
-                anew = self._tangents.unknown(task.observations, at, sigma)
-                if not settled and anew <= FEW_ANEW * len(task.observations):
+                if not settled and self._tangents.unknown(task.observations, at, sigma) <= few:
                     found = exact.descend(theta, wide, beat=modes.lowest)
                     settled = found.converged
                     if not settled and modes.kept:  # of another answer that is all that is asked
@@ -334,6 +334,10 @@ class Refinement:
                 return
             theta, wide = twin.theta, twin.theta_covariance
         found = exact.descend(theta, wide, beat=modes.lowest)
+        again = modes.knows(found.theta) and found.objective > modes.lowest - ROUGHNESS
+        if again and not found.converged:
+            self._tangents.recall(modes.kept[0][1])
+            return
         lost = not found.converged and found.objective < modes.lowest + FAR
         if lost and self._tangents.bending:
             with self._tangents.unbent():  # bent rates of very many counts may lead nowhere
@@ -341,14 +345,15 @@ class Refinement:
         self._settle(task, found, twin)
 
     def _rough_level(self, task: _Task) -> float:
-        """Objective of rough rates about the best answer; infinite where nobody can say."""
-        modes = task.modes
+        """Objective of rough rates at the best answer; infinite where there is none."""
+        modes, rough = task.modes, self._rough_tangents
         if not modes.kept:
             return np.inf
         if modes.rough_level is None:
-            best, roughly = modes.best, self._descent(task, self._rough_tangents)
-            modes.meet(roughly.descend(best.theta, best.theta_covariance))
-        return np.inf if modes.rough_level is None else modes.rough_level
+            at, seen = modes.best.theta, task.observations
+            levels = rough.levels(seen, at)
+            modes.rough_level = self.objective.by_tangents(seen, at, task.centre, levels)
+        return modes.rough_level
 
     def _settle(self, task: _Task, found: Posterior, twin: Posterior | None = None) -> None:
         """Keep an answer, and go on from the best one."""
@@ -389,6 +394,7 @@ class Refinement:
             holds=lambda tangents, at, wide: carried.carry(tangents, observations, at, wide),
             iterations=task.iterations,
             even=lambda wide: not carried.uneven(observations, np.sqrt(np.diag(wide))),
+            known=task.modes.knows if carried is self._tangents else task.modes.knows_roughly,
         )
 
     def _follow_corrected(self, task: _Task, best: Posterior) -> None:

@@ -229,6 +229,7 @@ class Tangents:
     ) -> None:
         self._exact, self._rough, self._layout = exact, rough, layout
         self._kept: dict[str, Tangent] = {}
+        self._steep: dict[str, IntArray] = {}
 
     def walked(
         self,
@@ -271,7 +272,9 @@ class Tangents:
                 unlike = 0 if tangent is None else tangent.unlike
                 wider = None if tangent is None else tangent.wider
                 averaged = None if tangent is None else tangent.averaged
-                walked = exact.tangent(one, theta, marked=rough is not None)
+                walked = exact.tangent(
+                    one, theta, self._steep.get(one.key), marked=rough is not None
+                )
                 if tangent is None and rough is not None:  # it will be wanted; modes are at hand
                     roughly = rough.tangent(one, theta, walked.steep)
                     alike = walked.unlikeness(roughly, sigma[layout.walked]) <= ALIKE
@@ -282,6 +285,15 @@ class Tangents:
             tangents.append(tangent)
         return tangents
 
+    def begin(self, exact: Tangents) -> None:
+        """Forget all rough rates; from here on they walk as they are what exact ones found steep.
+
+        The same of an orientation until the next beginning, so that objectives are comparable.
+        """
+        bases = {key: one.base or one for key, one in exact._kept.items()}
+        self._steep = {key: one.steep for key, one in bases.items() if one.steep is not None}
+        self._kept = {}
+
     def levels(self, observations: Sequence[Observation], theta: FloatArray) -> list[Tangent]:
         """Rates at theta (P,) with no derivatives by what they depend on: to compare places by."""
         if self._exact is None:
@@ -289,7 +301,7 @@ class Tangents:
         at, exact = theta[self._layout.walked], _At(self._exact, self._layout)
         found: list[Tangent] = []
         for one in observations:
-            rate = exact.rate(one, theta)
+            rate = exact.rate(one, theta, self._steep.get(one.key))
             none = np.zeros((*rate.shape, len(at)))
             aside = np.zeros((*rate.shape, 0), dtype=np.float32)
             found.append(Tangent(at=at, exact=rate, slope=none, aside=aside))

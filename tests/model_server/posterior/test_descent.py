@@ -57,10 +57,10 @@ class Slope:
     def holds(self, tangents, at, wide):
         return bool(np.abs(at - tangents[0]).max() < self.reach)
 
-    def ways(self):
+    def ways(self, known=lambda at: False):
         return Descent(
             walk=self.walk, value=self.value, score=self.score, holds=self.holds, iterations=15,
-            even=lambda wide: self.even,
+            even=lambda wide: self.even, known=known,
         )  # fmt: skip
 
     def down(self, start=START, **more):
@@ -159,6 +159,18 @@ def test_what_promises_far_less_than_is_to_be_beaten_is_given_up_at_once():
     assert not found.converged
     assert slope.walks == 1
     assert Slope(lambda at: bowl(at) + 1000.0, 40.0).down(beat=1000.0).converged
+
+
+@pytest.mark.parametrize(("beat", "again"), [(18.0, True), (19.0, False)])
+def test_what_leads_to_a_known_answer_is_given_up_unless_it_promises_a_better_one(beat, again):
+    """The first step promises 18.1 and leads to within 0.25 of the minimum."""
+    slope = Slope(bowl, 43.0)
+    ways = slope.ways(known=lambda at: bool(np.abs(at).max() < 0.25))
+    found = ways.descend(START, 0.01 * np.eye(2), beat=beat)
+    assert found.converged is not again
+    assert (slope.walks == 1) is again
+    assert np.abs(found.theta).max() < 0.25
+    assert slope.ways().descend(START, 0.01 * np.eye(2), beat=beat).converged
 
 
 def test_a_descent_ends():

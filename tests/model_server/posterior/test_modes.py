@@ -66,20 +66,16 @@ def test_where_rough_rates_settled_is_known_by_their_own_place():
     modes.add(answer(-1.0, -12.0), {})  # a better one that needed no rough rates
     assert modes.rough_level is None
     assert modes.knows_roughly(twin.theta)
-    modes.meet(answer(-1.2, -11.0))
+    modes.rough_level = -11.0
+    modes.add(answer(1.0, -8.0), {})
     assert modes.rough_level == -11.0
-    assert modes.knows_roughly(answer(-1.2, -11.0).theta)
 
 
-def test_rough_rates_that_wander_from_an_answer_make_nothing_known():
-    """Exact rates were not followed from where they got to, so that it stays worth following."""
+def test_a_level_far_from_an_answer_is_not_its_own():
     modes, away = found(answer(0.0, -10.0)), answer(1.1 * np.sqrt(TWIN) * SIGMA, -15.0)
-    modes.meet(away)
-    assert modes.rough_level == np.inf
-    assert not modes.knows_roughly(away.theta)
-    # Exact rates that begin at the other place and come back were followed from it.
     modes.add(answer(0.01, -10.1), {}, away)
     assert modes.rough_level is None
+    # Exact rates that began at the other place came back from it.
     assert modes.knows_roughly(away.theta)
 
 

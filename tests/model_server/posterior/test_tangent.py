@@ -104,6 +104,24 @@ def test_rough_rates_know_which_trajectories_exact_ones_found_steep(observations
     assert Tangents(exact, LAYOUT).walked(observations, here, SIGMA)[0].steep is None
 
 
+def test_rough_rates_of_a_search_walk_what_exact_ones_had_found_steep_when_it_began(observations):
+    exact, rough = Counting(), Rough()
+    tangents, roughly = Tangents(exact, LAYOUT, rough), Tangents(rough, LAYOUT)
+    here, there = theta_at(LINE[0]), theta_at(LINE[0] + 2.0 * SIGMA_MEV)
+    first, new = observations[:1], observations[1:]
+    steep = tangents.walked(first, here, SIGMA)[0].steep.tolist()
+    tangents.walked(first, there, SIGMA)  # bent from there
+    roughly.walked(first, here, SIGMA)
+    roughly.begin(tangents)
+    assert not roughly.remembered()
+    tangents.walked(new, here, SIGMA)  # what is found later is not used: levels must compare
+    rough.steep.clear()
+    roughly.walked(observations, here, SIGMA)
+    roughly.levels(observations, there)
+    assert rough.steep == [steep, steep]
+    assert len(rough.walks) > len(rough.steep)
+
+
 def test_rough_rates_that_are_too_unlike_bend_nothing(observations):
     exact, rough = Counting(), Noisy()
     tangents = Tangents(exact, LAYOUT, rough)
