@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -55,6 +55,18 @@ class Holds(Protocol):
         ...
 
 
+class Keeping(Protocol):
+    """What walks remember, which a failed trial is not to change."""
+
+    def remembered(self) -> Mapping[str, Any]:
+        """All of it."""
+        ...
+
+    def recall(self, remembered: Mapping[str, Any]) -> None:
+        """Keep exactly this."""
+        ...
+
+
 class Known(Protocol):
     """Whether theta is an answer that was found before."""
 
@@ -87,6 +99,7 @@ class Descent:
     value: Value
     score: Score
     holds: Holds
+    keeping: Keeping
     iterations: int
     even: Even
     known: Known = lambda theta: False
@@ -123,6 +136,7 @@ class Descent:
         Posterior
         """
         tangents = self.walk(theta, wide, 1.0)
+        kept = self.keeping.remembered()
         here = self.value(theta, tangents)
         best = self.score(theta, tangents, self.iterations)
         before: tuple[FloatArray, FloatArray] | None = None
@@ -157,10 +171,13 @@ class Descent:
                         continue
                 share *= SHORTER
                 if rough or share < SHORTEST:
-                    kept = self.score(theta, tangents, 0)
-                    return replace(kept, converged=rough and best.converged)
+                    settled = rough and best.converged
+                    if settled:
+                        self.keeping.recall(kept)
+                    return replace(self.score(theta, tangents, 0), converged=settled)
             before = (theta, step)
             theta, tangents, here = trial, there, reached
+            kept = self.keeping.remembered()
             best = self.score(theta, tangents, self.iterations)
         return replace(self.score(theta, tangents, 0), converged=False)
 

@@ -392,6 +392,7 @@ class Refinement:
                 observations, at, task.centre, most, tangents=tangents
             ),
             holds=lambda tangents, at, wide: carried.carry(tangents, observations, at, wide),
+            keeping=carried,
             iterations=task.iterations,
             even=lambda wide: not carried.uneven(observations, np.sqrt(np.diag(wide))),
             known=task.modes.knows if carried is self._tangents else task.modes.knows_roughly,

@@ -36,10 +36,18 @@ class Slope:
     def __init__(self, objective, curvature=1.0, reach=0.0):
         self.objective, self.curvature, self.reach = objective, curvature, reach
         self.walks = 0
+        self.at = None  # where it walked last, as far as it remembers
 
     def walk(self, at, wide, share):
         self.walks += 1
+        self.at = at
         return [at]
+
+    def remembered(self):
+        return {"at": self.at}
+
+    def recall(self, remembered):
+        self.at = remembered["at"]
 
     def value(self, at, tangents):
         return self.objective(at)
@@ -59,8 +67,8 @@ class Slope:
 
     def ways(self, known=lambda at: False):
         return Descent(
-            walk=self.walk, value=self.value, score=self.score, holds=self.holds, iterations=15,
-            even=lambda wide: self.even, known=known,
+            walk=self.walk, value=self.value, score=self.score, holds=self.holds, keeping=self,
+            iterations=15, even=lambda wide: self.even, known=known,
         )  # fmt: skip
 
     def down(self, start=START, **more):
@@ -151,6 +159,7 @@ def test_a_shorter_step_is_tried_only_if_it_is_longer_than_what_counts_as_settle
     assert found.converged
     np.testing.assert_array_equal(found.theta, at_rest)
     assert slope.walks == walks
+    assert slope.at is at_rest  # and nothing that was tried in vain is remembered
 
 
 def test_what_promises_far_less_than_is_to_be_beaten_is_given_up_at_once():
