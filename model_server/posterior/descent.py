@@ -56,7 +56,7 @@ class Holds(Protocol):
 
 
 class Keeping(Protocol):
-    """What walks remember, which a failed trial is not to change."""
+    """What walks remember, which a trial that failed by chance is not to change."""
 
     def remembered(self) -> Mapping[str, Any]:
         """All of it."""
@@ -102,7 +102,7 @@ class Descent:
     keeping: Keeping
     iterations: int
     even: Even
-    known: Known = lambda theta: False
+    known: Known
 
     def step(self, theta: FloatArray, wide: FloatArray) -> tuple[Posterior, bool]:
         """One walk at most and a step by what it finds, and whether it settled there.

@@ -308,7 +308,7 @@ class Refinement:
         """Minimise the objective of exact rates, once rough ones have found no way to go on.
 
         It is given up, unsettled, where a step promises an objective far above the best known, or
-        where rough rates lead to an answer that is known.
+        leads to an answer that is known.
         """
         modes, exact = task.modes, self._descent(task, self._tangents)
         twin: Posterior | None = None
