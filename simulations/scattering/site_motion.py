@@ -32,6 +32,7 @@ DIRECTIONS = 17
 _STEPS = 1000  # of the grid, at least, up to the highest energy
 _REACH = 8.0  # standard deviations of a line
 _DEBYE = 0.05  # of the highest energy: below, a density without directions is taken as c E^2
+_DEBYE_MEV = 4.0  # at most: with hydrogen in it the highest energy says nothing of the lowest
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -192,7 +193,7 @@ def _debye_below(edges: FloatArray, density: FloatArray) -> FloatArray:
 
     What smears a density made elsewhere would else diverge in g / E^2.
     """
-    low = edges[1:] <= _DEBYE * edges[-1]
+    low = edges[1:] <= min(_DEBYE * edges[-1], _DEBYE_MEV)
     if not low.any():
         return density
     out = density.copy()

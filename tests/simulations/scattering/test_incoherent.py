@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from simulations.constants import HBAR2_OVER_U
 from simulations.crystal import neutron_data
-from simulations.dynamics import modes, phonon_dos
+from simulations.dynamics import PhononDos, modes, phonon_dos
 from simulations.reciprocal import irreducible_mesh, quasi_random_points
 from simulations.scattering import (
     CAN_MATERIALS,
@@ -196,3 +196,24 @@ def test_what_the_lengths_of_an_alloy_differ_by_is_incoherent():
     assert incoherent[0] > np.array(shares) @ own
     one = CAN_MATERIALS["vanadium"].atom
     np.testing.assert_array_equal(one, neutron_data(("V",)))
+
+
+def test_a_stretch_of_hydrogen_leaves_the_lowest_modes_where_they_are():
+    """A density without directions, a band about 12 meV and a tenth of the modes at 440 meV."""
+    model = germanium()
+    edges = np.arange(0.0, 451.0, 1.0)
+    middle = 0.5 * (edges[1:] + edges[:-1])
+    band = np.exp(-0.5 * ((middle - 12) / 1.5) ** 2)
+    density = 2.7 * band / band.sum()
+    density[440] += 0.3
+    found = incoherent_spectrum(
+        model.crystal,
+        PhononDos(energy_edges_meV=edges, partial=np.array([density] * 2), imaginary_share=0.0),
+        np.array([0.9, 1.1]),
+        np.arange(0.0, 31.0, 1.0),
+        temperature_K=0.0,
+        resolution=0.1,
+        max_order=1,
+    ).one_phonon[0]
+    expected = density[:30] / middle[:30]
+    np.testing.assert_allclose(found / found.sum(), expected / expected.sum(), atol=0.012)
