@@ -9,7 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from model_server.direct.network import Shape
-from model_server.direct.training import Loss, site_and_sum_loss, site_loss
+from model_server.direct.training import (
+    Loss,
+    site_and_sum_loss,
+    site_loss,
+    site_sum_and_map_loss,
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,5 +36,13 @@ KINDS = (
         words="neighbours within 4 angstrom, distances over covalent radii too, twenty properties",
         shape=Shape(species=12, dropout_inside=0.05, properties=20, radii=True, reach_A=4.0),
         loss=site_and_sum_loss,
+    ),
+    Kind(
+        words=(
+            "neighbours within 5 angstrom, distances over covalent radii too, twenty properties, "
+            "judged by maps of S(|Q|,E) too"
+        ),
+        shape=Shape(species=16, dropout_inside=0.05, properties=20, radii=True, reach_A=5.0),
+        loss=site_sum_and_map_loss,
     ),
 )

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from model_server.direct.bins import BINS, energy_edges_meV
+from model_server.direct.map_loss import maps_unlike
 from model_server.direct.network import (
     Batch,
     Prepared,
@@ -263,6 +264,16 @@ def site_and_sum_loss(log_shares: Tensor, batch: Batch, target: Tensor) -> Tenso
     own, true = (one / one.sum(dim=1, keepdim=True) for one in (own, true))
     unlike = (true * (true.clamp_min(1e-9).log() - own.clamp_min(1e-9).log())).sum(dim=1).mean()
     return site_loss(log_shares, batch, target) + unlike + 0.1 * _moved_bins(own, true)
+
+
+def site_sum_and_map_loss(log_shares: Tensor, batch: Batch, target: Tensor) -> Tensor:
+    """`site_and_sum_loss`, and how unlike the maps are that both stand for, and the root of that."""
+    unlike = maps_unlike(log_shares.exp(), batch, target)
+    return (
+        site_and_sum_loss(log_shares, batch, target)
+        + 10.0 * unlike.mean()
+        + torch.sqrt(unlike + 1e-5).mean()
+    )
 
 
 def _of_crystals(shares: Tensor, batch: Batch) -> Tensor:

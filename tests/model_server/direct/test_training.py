@@ -6,7 +6,14 @@ import torch
 
 from model_server.direct.bins import BINS, energy_edges_meV
 from model_server.direct.network import joined
-from model_server.direct.training import Lesson, Recipe, site_and_sum_loss, site_loss, train_member
+from model_server.direct.training import (
+    Lesson,
+    Recipe,
+    site_and_sum_loss,
+    site_loss,
+    site_sum_and_map_loss,
+    train_member,
+)
 from tests.model_server.direct.crystals import SMALL, graph, random_crystal
 
 RECIPE = Recipe(epochs=4, atoms=24, seed=3)
@@ -69,7 +76,7 @@ def test_training_learns_that_light_atoms_vibrate_high():
     assert "min left" in told[0][0]
 
 
-@pytest.mark.parametrize("loss", [site_loss, site_and_sum_loss])
+@pytest.mark.parametrize("loss", [site_loss, site_and_sum_loss, site_sum_and_map_loss])
 def test_the_loss_is_least_at_the_truth(loss):
     given = lessons(3)
     batch = joined([one.graph for one in given])
