@@ -8,7 +8,11 @@ from simulations.scattering.incoherent import (
     incoherent_lines,
     incoherent_spectrum,
 )
-from simulations.scattering.indirect import VibrationalSpectrum, vibrational_spectrum
+from simulations.scattering.indirect import (
+    VibrationalSpectrum,
+    resolved_edges,
+    vibrational_spectrum,
+)
 from simulations.scattering.measured_file import SHIPPED, MeasuredSpectrum, read_powder_spectra
 from simulations.scattering.one_phonon import (
     TOLERANCE,
@@ -97,6 +101,7 @@ __all__ = [
     "pockets_of",
     "powder_spectrum",
     "read_powder_spectra",
+    "resolved_edges",
     "sigma_function",
     "thermal_weights",
     "vibrational_spectrum",

@@ -68,6 +68,7 @@ def fractional_resolution(fwhm_share: float = 0.0124, floor_meV: float = 0.1) ->
 
 
 _MEV_PER_WAVENUMBER = 0.1239841984
+_MOST_BINS = 4000
 
 
 def _tosca_sigma(energy_meV: FloatArray) -> FloatArray:
@@ -118,6 +119,35 @@ class VibrationalSpectrum:
     def total(self) -> FloatArray:
         """All orders, (banks, E)."""
         return self.partials.sum(axis=(0, 2))
+
+
+def resolved_edges(
+    top_meV: float,
+    instrument: IndirectInstrument | str = "VISION",
+    resolution: Callable[[FloatArray], FloatArray] | float | None = None,
+) -> FloatArray:
+    """Energy edges from zero to above ``top_meV`` that show what a resolution leaves.
+
+    A bin is a third of the full width at half maximum, and no less than a share of 4000 of the
+    whole.
+
+    Parameters
+    ----------
+    top_meV : float
+    instrument, resolution
+        As for `vibrational_spectrum`.
+
+    Returns
+    -------
+    (E + 1,) float64
+    """
+    own = _instrument(instrument).sigma_meV if resolution is None else resolution
+    sigma_of, least = sigma_function(own, None), top_meV / _MOST_BINS
+    edges = [0.0]
+    while edges[-1] < top_meV:
+        full_width = 2.354820045 * float(np.asarray(sigma_of(np.array(edges[-1:])))[0])
+        edges.append(edges[-1] + max(full_width / 3, least))
+    return np.array(edges)
 
 
 def bank_momentum(
@@ -192,13 +222,7 @@ def vibrational_spectrum(
     P. C. H. Mitchell, S. F. Parker, A. J. Ramirez-Cuesta and J. Tomkinson, Vibrational Spectroscopy
     with Neutrons (World Scientific, 2005), chapters 2 and 3.
     """
-    if isinstance(instrument, str):
-        if instrument not in INDIRECT_INSTRUMENTS:
-            raise InputError(
-                f"instrument is {instrument!r}; expected one of "
-                f"{', '.join(sorted(INDIRECT_INSTRUMENTS))}"
-            )
-        instrument = INDIRECT_INSTRUMENTS[instrument]
+    instrument = _instrument(instrument)
     edges = np.asarray(energy_edges_meV, dtype=float)
     if edges.ndim != 1 or len(edges) < 2 or not np.all(np.diff(edges) > 0):
         raise InputError("energy_edges_meV: expected at least two increasing edges")
@@ -244,3 +268,14 @@ def vibrational_spectrum(
         partials=partials,
         approximation=f"{APPROXIMATION}; total cross section for phonons; harmonic",
     )
+
+
+def _instrument(instrument: IndirectInstrument | str) -> IndirectInstrument:
+    if not isinstance(instrument, str):
+        return instrument
+    if instrument not in INDIRECT_INSTRUMENTS:
+        raise InputError(
+            f"instrument is {instrument!r}; expected one of "
+            f"{', '.join(sorted(INDIRECT_INSTRUMENTS))}"
+        )
+    return INDIRECT_INSTRUMENTS[instrument]

@@ -5,10 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from simulations.arrays import FloatArray
-from simulations.scattering import VibrationalSpectrum, vibrational_spectrum
+from simulations.scattering import VibrationalSpectrum, resolved_edges, vibrational_spectrum
 from steering.predict.optics import FWHM, refuse_width, top_meV
 from steering.predict.spectrum_map import Setting, samplings
 from steering.predict.vibrations import Vibrations, formula
@@ -57,7 +55,7 @@ def indirect_spectrum(
         ``VISION`` or ``TOSCA``.
     temperature_K : float
     energy_edges_meV : (E + 1,) float64 or None
-        None: from 0 to 2.5 times the highest mode, in steps of about a third of its resolution.
+        None: from 0 to 2.5 times the highest mode, in steps of a third of the full width.
     fwhm_meV : float or None
         One full width at half maximum for all energies, in place of the instrument's.
 
@@ -68,9 +66,10 @@ def indirect_spectrum(
     """
     if fwhm_meV is not None:
         refuse_width(fwhm_meV)
+    resolution = None if fwhm_meV is None else fwhm_meV / FWHM
     edges = energy_edges_meV
     if edges is None:
-        edges = np.linspace(0.0, 2.5 * top_meV(vibrations.dos), 801)
+        edges = resolved_edges(2.5 * top_meV(vibrations.dos), instrument, resolution)
     moved = vibrations.displacements(temperature_K)
     found = vibrational_spectrum(
         vibrations.crystal,
@@ -78,7 +77,7 @@ def indirect_spectrum(
         edges,
         temperature_K=temperature_K,
         instrument=instrument,
-        resolution=None if fwhm_meV is None else fwhm_meV / FWHM,
+        resolution=resolution,
         max_order=MAX_ORDER,
         displacement=None if moved is None else moved.tensors,
     )

@@ -8,7 +8,7 @@ import pytest
 
 from simulations.constants import BOLTZMANN_MEV_PER_K, HBAR2_OVER_U
 from simulations.dynamics import PhononDos, phonon_dos
-from simulations.scattering import incoherent_spectrum, vibrational_spectrum
+from simulations.scattering import incoherent_spectrum, resolved_edges, vibrational_spectrum
 from simulations.scattering.indirect import (
     INDIRECT_INSTRUMENTS,
     bank_momentum,
@@ -134,6 +134,29 @@ def test_the_width_is_a_share_of_the_energy_transfer():
     np.testing.assert_allclose(tosca, 7.6 * 0.1239841984)
     with pytest.raises(ValueError, match="floor 0"):
         fractional_resolution(0.01, 0)
+
+
+@pytest.mark.parametrize(("instrument", "least"), [("VISION", 0.28), ("TOSCA", 0.28)])
+def test_bins_are_as_narrow_as_the_resolution_at_every_energy(instrument, least):
+    edges = resolved_edges(1125.0, instrument)
+    assert edges[0] == 0.0
+    assert edges[-2] < 1125.0 <= edges[-1]
+    step = np.diff(edges)
+    full_width = 2.354820045 * INDIRECT_INSTRUMENTS[instrument].sigma_meV(edges[:-1])
+    np.testing.assert_allclose(step, np.maximum(full_width / 3, 1125 / 4000), rtol=1e-9)
+    assert step[0] == pytest.approx(least, rel=0.01)
+    np.testing.assert_allclose(np.diff(resolved_edges(90.0, resolution=0.3)), 0.2354820045)
+
+
+def test_bands_far_below_a_stretch_of_hydrogen_stay_apart():
+    """Lattice modes at 10 and 12 meV beside a stretch at 440 meV."""
+    dos = oscillators(10.0, 12.0, 440.0, width=0.2)
+    edges = resolved_edges(2.5 * 440.0)
+    found = vibrational_spectrum(hydrogen(), dos, edges, temperature_K=10.0).orders[0, 1]
+    at = dict.fromkeys((10.0, 11.0, 12.0))
+    for energy in at:
+        at[energy] = found[np.searchsorted(edges, energy) - 1]
+    assert at[11.0] < 0.2 * min(at[10.0], at[12.0])
 
 
 def test_input_out_of_range_is_refused():
