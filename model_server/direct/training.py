@@ -267,7 +267,7 @@ def site_and_sum_loss(log_shares: Tensor, batch: Batch, target: Tensor) -> Tenso
 
 
 def site_sum_and_map_loss(log_shares: Tensor, batch: Batch, target: Tensor) -> Tensor:
-    """`site_and_sum_loss`, and how unlike the maps are that both stand for, and the root of that."""
+    """`site_and_sum_loss`, and how unlike the maps are that both stand for."""
     unlike = maps_unlike(log_shares.exp(), batch, target)
     return (
         site_and_sum_loss(log_shares, batch, target)

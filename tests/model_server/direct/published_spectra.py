@@ -8,8 +8,8 @@ line, in 120 bins of 10 cm^-1 over the highest value, by the project's physics f
 densities of the database. Both learn from the same crystals, of formulas of the training part: the
 published network from S(E), ours from the site densities, with the physics behind them. A tenth
 of these is kept out of learning and says which epoch of the published network is taken; ours take
-their last. Ours is the mean of the spectra of a network of each kind that ships, after some cycles
-of the rate; it was chosen on the crystals kept out, before the spectrum of their mean densities.
+their last. Ours is the mean of the spectra of a network of each kind, after some cycles of the
+rate; it was chosen on the crystals kept out, before the spectrum of their mean densities.
 Scored on the unseen part: squared error of each crystal, its mean and median. When it is
 interrupted it goes on behind the last epoch. A line of JSON for each.
 """
@@ -161,7 +161,7 @@ def published(
 def ours(
     crystals: Sequence[SiteDensities], folder: Path, members: int, cycles: int, epochs: int
 ) -> list[SiteNetwork]:
-    """The last network of each member: of the kinds that ship in turn, from other weights."""
+    """The last network of each member: of all kinds in turn, from other weights."""
     networks = []
     for k in range(members):
         kind, again = KINDS[k % len(KINDS)], k // len(KINDS)
@@ -199,8 +199,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("work", type=Path)
     parser.add_argument("--crystals", type=int, default=1500)
-    parser.add_argument("--members", type=int, default=6, help="of ours, kinds in turn")
-    parser.add_argument("--cycles", type=int, default=2)
+    parser.add_argument("--members", type=int, default=3, help="of ours, kinds in turn")
+    parser.add_argument("--cycles", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=60, help="of each cycle")
     parser.add_argument("--published-epochs", type=int, default=60)
     asked = parser.parse_args()
