@@ -42,8 +42,8 @@ def train_direct(
     ] = None,
     crystals: Annotated[int, typer.Option(min=300, help="Crystals to learn from.")] = 1500,
     members: Annotated[
-        int, typer.Option(min=1, max=20, help="Networks, of three kinds in turn.")
-    ] = 3,
+        int, typer.Option(min=1, max=20, help="Networks, of three kinds in turn; two ship.")
+    ] = 2,
     cycles: Annotated[
         int, typer.Option(min=1, max=20, help="Cycles of the learning rate, of each network.")
     ] = 3,

@@ -48,7 +48,7 @@ class DirectTraining:
     """What is to be trained."""
 
     crystals: int = 1500
-    members: int = len(KINDS)  # each of the next kind, then of the first again
+    members: int = 2  # each of the next kind, then of the first again
     cycles: int = 3  # of the rate, that each member goes through
     epochs: int = 12  # of each cycle
     seed: int = 0
