@@ -87,6 +87,7 @@ class Adviser:
         self._parts = tuple(parts)
         self._psi_deg = psi_deg
         self._seen: list[Look] = []
+        self._seen_reduced = False
         self._known: tuple[bytes, list[Candidate]] | None = None  # and where they were seen from
         self._also: dict[float, Look] = {}  # at psi that somebody wants, in degrees
 
@@ -267,8 +268,9 @@ class Adviser:
         list of (float, VoxelExposure, (D, flat exposure))
             psi in degrees, exposure on merged voxels, sums over path cells; computed once.
         """
-        if self._seen:
+        if self._seen and reduced == self._seen_reduced:
             return self._seen
+        self._seen, self._seen_reduced = [], reduced
         angles, say = self._psi_deg, progress or silent
         if angles is None:
             count = CANDIDATES_IF_COSTLY if self._measurement.costly else CANDIDATES

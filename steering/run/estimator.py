@@ -136,6 +136,13 @@ class Estimator:
         self._first_guess = _first_guess_of(measurement)
         self._seen = _Exposures(measurement)
 
+    def prepare(self) -> None:
+        """Compute what candidates of the advice would see: no chunk changes it.
+
+        As runs of events see it; of reduced files it is computed anew.
+        """
+        self._adviser.seen()
+
     def estimate(
         self, ledger: ChunkLedger, base: Estimate | None = None, wishes: Wishes = NO_WISHES
     ) -> Estimate:

@@ -221,6 +221,14 @@ class Run:
 
     # -- estimates --------------------------------------------------------------------------------
 
+    def prepare(self) -> None:
+        """Compute ahead of the first chunk what the first estimate needs and no chunk changes.
+
+        Optional: a live run has the minutes of its first dwell for it.
+        """
+        if self._estimator is not None:
+            self._estimator.prepare()
+
     def estimate_now(self) -> bool:
         """Estimate from the chunks as they are, after chunks were adopted or withdrawn.
 

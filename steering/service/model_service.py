@@ -512,6 +512,7 @@ class ModelService:
             chunks=chunk_results(followed.result["chunks"]),
         )
         self._save(followed)
+        empty.prepare()
 
     def _show(self, followed: Followed, record: RunRecord) -> None:
         """Show a run as it is without an estimate of its newest chunks."""

@@ -152,9 +152,10 @@ def _simulated(folder: Path, seed: int, chunks: int) -> None:
 
 
 def replayed(measurement: Measurement, state: Path, folder: Path) -> tuple[Run, list[float]]:
-    """A run of all files, and the seconds of processor that every chunk took."""
+    """A run of all files, prepared, and the seconds of processor that every chunk took."""
     state.mkdir(exist_ok=True)
     run = Run(measurement, run_id="scan", folder=state)
+    run.prepare()
     told = measurement.experiment.source
     source = recorded_source(
         sorted((folder / "scan").glob("*.nxs.h5")), run="scan", psi_log=told.psi_log, psi_deg=None,

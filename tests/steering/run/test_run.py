@@ -19,7 +19,7 @@ from simulations.fold.exposure import Exposure
 from simulations.likelihood import MissettingSection, QSpreadSection
 from steering.experiment import build_measurement, load_experiment, with_absolute_files
 from steering.report import fold
-from steering.run import RESULT_EXPERIMENT, Run, RunStore, replay
+from steering.run import RESULT_EXPERIMENT, Adviser, Run, RunStore, replay
 from steering.web import create_app
 from tests.steering.rutile_scan import rutile_measurement, rutile_messages
 from tests.steering.virtual_scan import (
@@ -427,6 +427,38 @@ def test_reduced_data_gives_an_estimate_by_its_gaussian_likelihood(virtual_scan,
     assert np.all(np.isfinite(run.posterior.sigma))
     assert all(is_complete(r["events"]) for r in run.records)
     json.dumps(run.result(), allow_nan=False)
+
+
+def reduced_payloads(virtual_scan: VirtualScan):
+    """Of the first reduced file, with no counts."""
+    for message in recorded_source(virtual_scan.histograms[:1], run="r").messages():
+        payload = message.payload
+        yield replace(payload, counts=None) if isinstance(payload, HistogramBlock) else payload
+
+
+@pytest.mark.parametrize("reduced", [False, True])
+def test_a_prepared_run_says_the_same(reduced, virtual_scan, tmp_path, monkeypatch):
+    first = recorded_source(virtual_scan.events[:1], run="r").messages()
+    payloads = list(reduced_payloads(virtual_scan)) if reduced else [m.payload for m in first]
+    looked: list[bool] = []
+
+    def counted(self, psi_deg, *, reduced, look=Adviser._look):
+        looked.append(reduced)
+        return look(self, psi_deg, reduced=reduced)
+
+    monkeypatch.setattr(Adviser, "_look", counted)
+    results = []
+    for name in ("plain", "prepared"):
+        (tmp_path / name).mkdir()
+        run = Run(known_measurement(), run_id="r", folder=tmp_path / name)
+        if name == "prepared":
+            looked.clear()
+            run.prepare()
+            assert set(looked) == {False}
+            ahead = len(looked)
+        results.append(json.dumps(feed(run, renumbered(payloads)).result()))
+    assert results[0] == results[1]
+    assert len(looked) == (2 * ahead if reduced else ahead)
 
 
 def test_a_run_of_an_untrusted_estimate_asks_for_falsification(virtual_scan, tmp_path):
