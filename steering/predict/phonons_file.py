@@ -107,9 +107,11 @@ def subscripted(formula: str) -> str:
 
 
 def source_title(route: dict[str, str]) -> str:
-    """Where force constants came from, short enough for a title."""
+    """Where vibrations came from, short enough for a title."""
     if route["kind"] == "force_field":
         return f"force field {route['source']}"
+    if route["kind"] == "direct":
+        return f"densities of {route['source']}"
     name = route["source"].removeprefix("built in: ")
     return f"force constants of {'/'.join(Path(name).parts[-2:])}"
 

@@ -59,3 +59,6 @@ def test_labels_are_written_as_scientists_write_them():
     assert source_title({"kind": "force_constants", "source": "/a/b/NaCl/phonopy.yaml"}) == (
         "force constants of NaCl/phonopy.yaml"
     )
+    assert source_title({"kind": "direct", "source": "2 networks, phonondb"}) == (
+        "densities of 2 networks, phonondb"
+    )
