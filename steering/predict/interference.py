@@ -2,7 +2,8 @@
 
 Which atoms move together, and so what interferes, is read from the modes of predicted springs;
 at which energy, from the density of states: the modes, in their order, are moved to where it has
-them. So a branch keeps its structure factor and gets its energy from the better source.
+them. So a branch keeps its structure factor and gets its energy from the better source. Springs are
+no more than likely: in cells of more than a few atoms, half of what they change is believed.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ FINEST_INVERSE_A = 0.1
 INTERFERING = (
     "coherent: one phonon; which atoms move together is read from predicted springs of bonds, the "
     f"energies from the density of states; on a mesh of {FINEST_INVERSE_A} to {STEP_INVERSE_A} "
-    "1/angstrom"
+    "1/angstrom; in cells of more than 4 atoms half of the interference is believed"
 )
 
 _FINE = 300  # bins up to the highest mode of the springs
@@ -52,6 +53,8 @@ _SOUND_MEV = 4.0  # below, energies are proportional: densities are smeared ther
 _SOUND_SHARE = 0.005  # of the modes
 _FLOOR = 0.02  # of the highest mode: softer ones count as if there
 _ROUNDS, _CALM = 40, 0.35
+_BELIEVED = 0.5  # of what springs change: less wrong than all or none of it
+_ALL_UP_TO = 4  # atoms, in whose few modes symmetry leaves little to mistake
 _HELD = 0.1  # of its stiffness: a site that springs hold less is not described by them
 
 
@@ -175,7 +178,9 @@ def powder_parts(
         sigma_of=sigma_of,
         momentum_sigma=momentum_sigma,
     )
-    return replace(parts, coherent=coherent), INTERFERING
+    share = 1.0 if crystal.n_atoms <= _ALL_UP_TO else _BELIEVED
+    believed = share * coherent + (1 - share) * parts.coherent
+    return replace(parts, coherent=believed), INTERFERING
 
 
 def interfering_powder(

@@ -135,6 +135,37 @@ def test_predicted_springs_come_nearer_to_what_interferes(germanium):
     assert apart(found.coherent, expected) < 0.6 * apart(alone.coherent, expected)
 
 
+def test_of_larger_cells_half_of_what_springs_change_is_believed(germanium):
+    """The same crystal with eight atoms in its cell."""
+    crystal = germanium.crystal
+    cube = replace(
+        crystal,
+        lattice=crystal.conventional_lattice,
+        positions=np.concatenate(
+            [crystal.positions @ crystal.lattice @ np.linalg.inv(crystal.conventional_lattice) + t
+             for t in np.array([[0, 0, 0], [0, 0.5, 0.5], [0.5, 0, 0.5], [0.5, 0.5, 0]])]
+        ) % 1.0,
+        symbols=("Ge",) * 8,
+        masses_u=np.repeat(crystal.masses_u[:1], 8),
+        scattering_length=np.repeat(crystal.scattering_length[:1], 8),
+        incoherent_barn=np.repeat(crystal.incoherent_barn[:1], 8),
+    )  # fmt: skip
+    dos = replace(
+        germanium.dos, partial=np.repeat(germanium.dos.partial[:1], 8, axis=0), tensors=None,
+        alike=None,
+    )  # fmt: skip
+    known = replace(germanium, crystal=cube, dos=dos, model=None,
+                    stiffness=np.repeat(stiffness_of(germanium)[:1], 8))  # fmt: skip
+    found, note = powder_parts(known, MOMENTUM, ENERGY, ei_meV=1e6, max_order=1, **SETTING)
+    assert note == INTERFERING
+    alone, _ = powder_parts(
+        replace(known, stiffness=None), MOMENTUM, ENERGY, ei_meV=1e6, max_order=1, **SETTING
+    )
+    springs = spring_model(cube, known.stiffness, load_spring_bundle())
+    whole = interfering_powder(springs, dos, MOMENTUM, ENERGY, **SETTING)
+    np.testing.assert_allclose(found.coherent, 0.5 * (whole + alone.coherent), rtol=1e-9)
+
+
 def test_the_direct_route_says_what_its_map_is_made_of():
     direct = stable(vibrations_of("germanium", "direct"))
     shown = powder_map(direct, optics(60.0), temperature_K=100.0)
