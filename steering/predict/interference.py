@@ -40,11 +40,14 @@ STEP_INVERSE_A = 0.3
 """Of the mesh that the powder average is taken on, in cells of 20 atoms and more."""
 FINEST_INVERSE_A = 0.1
 """The same in cells of 4 atoms and less."""
+_BELIEVED = 0.5  # of what springs change: less wrong than all or none of it
+_ALL_UP_TO = 4  # atoms, in whose few modes symmetry leaves little to mistake
 
 INTERFERING = (
     "coherent: one phonon; which atoms move together is read from predicted springs of bonds, the "
     f"energies from the density of states; on a mesh of {FINEST_INVERSE_A} to {STEP_INVERSE_A} "
-    "1/angstrom; in cells of more than 4 atoms half of the interference is believed"
+    f"1/angstrom; in cells of more than {_ALL_UP_TO} atoms {_BELIEVED:.0%} of the interference is "
+    "believed"
 )
 
 _FINE = 300  # bins up to the highest mode of the springs
@@ -53,8 +56,6 @@ _SOUND_MEV = 4.0  # below, energies are proportional: densities are smeared ther
 _SOUND_SHARE = 0.005  # of the modes
 _FLOOR = 0.02  # of the highest mode: softer ones count as if there
 _ROUNDS, _CALM = 40, 0.35
-_BELIEVED = 0.5  # of what springs change: less wrong than all or none of it
-_ALL_UP_TO = 4  # atoms, in whose few modes symmetry leaves little to mistake
 _HELD = 0.1  # of its stiffness: a site that springs hold less is not described by them
 
 
