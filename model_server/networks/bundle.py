@@ -33,6 +33,7 @@ from simulations.saved_file import write_whole
 
 FORMAT = 1
 WEIGHTS, CARD, MODEL_CARD = "weights.safetensors", "card.json", "MODEL_CARD.md"
+LATENT = "latent.json"  # what `beamsteer latent --calibrate` found, where it was run
 FETCHED = {CARD: 2**20, MODEL_CARD: 2**20, WEIGHTS: 2**28}  # files of an address, most bytes
 
 
@@ -191,6 +192,11 @@ class Bundle:
         write_whole(folder / WEIGHTS, save_tensors(tensors))
         write_whole(folder / CARD, json.dumps(self.card, indent=1) + "\n")
         write_whole(folder / MODEL_CARD, model_card(self.card))
+
+    @staticmethod
+    def keep_latent(folder: Path, found: Mapping[str, Any]) -> None:
+        """Put an analysis of the latent, plain values, beside the bundle of a folder."""
+        write_whole(folder / LATENT, json.dumps(found, separators=(",", ":")) + "\n")
 
     def check(self, domain: Domain) -> None:
         """Refuse an experiment that the bundle was not trained for.

@@ -6,7 +6,9 @@ from the prior mean.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -15,6 +17,7 @@ from simulations.arrays import BoolArray, FloatArray, SingleArray
 from simulations.errors import InputError
 
 AT_ONCE = 256  # spectra that a network sees in one pass
+_MAP = ("mean", "axes", "shares")
 ACTIVE_VARIANCE = 0.01
 """Of a latent mean over spectra, where the prior of the latent has variance 1."""
 
@@ -129,6 +132,23 @@ class PrincipalMap:
     def place(self, codes: FloatArray) -> FloatArray:
         """Coordinates (..., components) of codes (..., latent)."""
         return (codes - self.mean) @ self.axes.T
+
+    def to_card(self) -> dict[str, Any]:
+        """What a card keeps of it."""
+        return {
+            "mean": np.round(self.mean, 5).tolist(),
+            "axes": np.round(self.axes, 5).tolist(),
+            "shares": np.round(self.shares, 4).tolist(),
+        }
+
+    @classmethod
+    def of_card(cls, card: Mapping[str, Any]) -> PrincipalMap | None:
+        """The map that a card keeps; None where it keeps none."""
+        kept = card.get("latent map")
+        if kept is None:
+            return None
+        mean, axes, shares = (np.array(kept[key], dtype=float) for key in _MAP)
+        return cls(mean=mean, axes=axes, shares=shares)
 
 
 def principal_map(codes: FloatArray, components: int = 2) -> PrincipalMap:

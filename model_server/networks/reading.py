@@ -17,6 +17,7 @@ from model_server.networks.architectures import Network
 from model_server.networks.bundle import Bundle, distances
 from model_server.networks.density import ConditionalDensity
 from model_server.networks.folded_spectrum_file import FoldedSpectrum
+from model_server.networks.latent_space import PrincipalMap
 from simulations.arrays import FloatArray
 from simulations.errors import InputError
 
@@ -43,6 +44,7 @@ class Reading:
     known: float  # share of these cells that were measured
     latent_distance: float  # about 1 inside
     latent_share: float | None  # of simulated spectra that are nearer; None: the card tells none
+    latent_place: FloatArray | None  # (2,) in the map of simulated ones; None likewise
     checked: tuple[str, ...]  # parts of the experiment that were compared
 
 
@@ -100,7 +102,9 @@ def _read(bundle: Bundle, seen: Sequence[tuple[Any, ...]]) -> list[Reading]:
     ends = None
     if isinstance(bundle.network, ConditionalDensity):
         ends = bundle.prior_mean + bundle.prior_sigma * np.stack(bundle.network.intervals(inputs))
-    far = distances(bundle.network.codes(inputs)[0], bundle.network)
+    codes = bundle.network.codes(inputs)[0]
+    far = distances(codes, bundle.network)
+    map_ = PrincipalMap.of_card(bundle.card)
     fine = bundle.grid.path_group * bundle.grid.energy_group
     found = []
     for k, (spectrum, checked, _, known) in enumerate(seen):
@@ -119,6 +123,7 @@ def _read(bundle: Bundle, seen: Sequence[tuple[Any, ...]]) -> list[Reading]:
                 known=float(known.mean()) / fine,
                 latent_distance=float(far[k]),
                 latent_share=latent_share(bundle.card, float(far[k]), counts),
+                latent_place=None if map_ is None else map_.place(codes[k]),
                 checked=checked,
             )
         )
@@ -233,6 +238,9 @@ def _document(bundle: Bundle, reading: Reading) -> dict[str, Any]:
         "known": reading.known,
         "latent_distance": reading.latent_distance,
         "latent_share": share,
+        "latent_place": None
+        if reading.latent_place is None
+        else [round(float(x), 4) for x in reading.latent_place],
         "inside": None if share is None else share <= FAR,
         "checked": list(reading.checked),
     }

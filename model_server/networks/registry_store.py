@@ -15,6 +15,7 @@ from typing import Any
 
 from model_server.networks.bundle import (
     CARD,
+    LATENT,
     WEIGHTS,
     Bundle,
     BundleError,
@@ -26,7 +27,7 @@ from model_server.networks.fetched_bundle_store import is_address
 from simulations.errors import InputError
 
 KEPT = 8  # bundles in memory
-MOST_CARD_BYTES = 2**20
+MOST_CARD_BYTES, MOST_LATENT_BYTES = 2**20, 2**23
 
 
 class UnknownModelError(InputError):
@@ -111,19 +112,25 @@ class BundleRegistry:
         BundleError
             If its card cannot be read.
         """
-        path = self.entry(name).folder / CARD
-        try:
-            if path.stat().st_size > MOST_CARD_BYTES:
-                raise ValueError(f"more than {MOST_CARD_BYTES:,} bytes")
-            card = json.loads(path.read_text(encoding="utf-8"))
-            if not isinstance(card, dict):
-                raise ValueError("no object")
-        except (OSError, ValueError) as error:
-            raise BundleError(
-                f"model {name!r}: its card cannot be read ({type(error).__name__}: {error}). Copy "
-                "the bundle there again, whole."
-            ) from error
-        return card
+        return _object(name, "card", self.entry(name).folder / CARD, MOST_CARD_BYTES)
+
+    def latent(self, name: str) -> Mapping[str, Any]:
+        """Analysis of a bundle's latent, as ``beamsteer latent --calibrate`` keeps it.
+
+        Raises
+        ------
+        UnknownModelError
+            If there is no bundle of that name, or none was made of it.
+        BundleError
+            If it cannot be read.
+        """
+        path = self.entry(name).folder / LATENT
+        if not path.is_file():
+            raise UnknownModelError(
+                f"model {name!r} has no analysis of its latent; expected {LATENT} beside its "
+                "weights. Make it with `beamsteer latent FOLDER -e EXPERIMENT --calibrate`."
+            )
+        return _object(name, "analysis", path, MOST_LATENT_BYTES)
 
     def get(self, name: str) -> Bundle:
         """A bundle, from memory unless its files have changed.
@@ -162,6 +169,22 @@ class BundleRegistry:
     def loaded(self) -> tuple[str, ...]:
         """Names of the bundles in memory."""
         return tuple(self._loaded)
+
+
+def _object(name: str, what: str, path: Path, most: int) -> Mapping[str, Any]:
+    """The JSON object of a file beside a bundle."""
+    try:
+        if path.stat().st_size > most:
+            raise ValueError(f"more than {most:,} bytes")
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(found, dict):
+            raise ValueError("no object")
+    except (OSError, ValueError) as error:
+        raise BundleError(
+            f"model {name!r}: its {what} cannot be read ({type(error).__name__}: {error}). Copy "
+            "the bundle there again, whole."
+        ) from error
+    return found
 
 
 def _stamp(folder: Path) -> tuple[int, ...]:

@@ -66,7 +66,7 @@ def latent(
     output.mkdir(parents=True, exist_ok=True)  # before the work, not after it
 
     from steering.report import latent_pictures, write_json, write_pictures
-    from steering.study import analyse_latent, calibrate_distances
+    from steering.study import analyse_latent, keep_analysis
 
     with terminal.progress("latent", quiet=json) as progress:
         found = analyse_latent(
@@ -81,7 +81,7 @@ def latent(
             progress=progress,
         )
     if calibrate:
-        calibrate_distances(folder, found)
+        keep_analysis(folder, found)
     told = terminal.plain({key: found[key] for key in found if key != "interpolation"})
     between = terminal.plain(found["interpolation"])
     told["interpolation"] = {key: between[key] for key in between if key != "spectra"}

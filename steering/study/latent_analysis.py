@@ -188,7 +188,7 @@ def analyse_latent(
             "codes_codes": correlation(codes, codes),
         },
         "map": {
-            "shares": places.shares,
+            **places.to_card(),
             "simulated": places.place(codes),
             "parameters": spectra.parameters,
         },
@@ -405,8 +405,10 @@ def _in_units(bundle: Bundle, standard: FloatArray) -> FloatArray:
     return bundle.prior_mean + bundle.prior_sigma * standard
 
 
-def calibrate_distances(folder: Path, found: dict[str, Any]) -> None:
-    """Keep the distances of simulated spectra on the card of a bundle, where they are read again.
+def keep_analysis(folder: Path, found: dict[str, Any]) -> None:
+    """Keep distances and map of simulated spectra with a bundle, where measured ones are placed.
+
+    On its card, and beside it what the page draws.
 
     Raises
     ------
@@ -420,4 +422,36 @@ def calibrate_distances(folder: Path, found: dict[str, Any]) -> None:
             f"{found['experiment']}, that of the analysis. Name the bundle that was analysed."
         )
     table = {key: found["distance"][key] for key in found["distance"] if key != "simulated"}
-    bundle.with_card({"latent distance": table}).save(folder)
+    places = {key: found["map"][key] for key in ("mean", "axes", "shares")}
+    bundle.with_card({"latent distance": table, "latent map": places}).save(folder)
+    Bundle.keep_latent(folder, _drawn(found))
+
+
+def _drawn(found: dict[str, Any]) -> dict[str, Any]:
+    """What is drawn of an analysis, plain and in five significant digits."""
+    psi, places, distance = found["psi"], found["map"], found["distance"]
+    activity = found["activity"]
+    drawn = {
+        **{
+            key: found[key]
+            for key in ("title", "architecture", "experiment", "parameter_names", "unit", "spectra")
+        },
+        "activity": {key: activity[key] for key in ("variance", "noise", "active")},
+        "sensitivity": found["sensitivity"]["over_spread"],
+        "correlation": found["correlation"]["codes_parameters"],
+        "map": {key: places[key] for key in ("shares", "simulated", "parameters")},
+        "psi": psi,
+        "distance": {key: distance[key] for key in distance if key != "simulated"},
+    }
+    return _short(drawn)
+
+
+def _short(value: Any) -> Any:
+    """Numbers in five significant digits, arrays as lists."""
+    if isinstance(value, dict):
+        return {key: _short(item) for key, item in value.items()}
+    if isinstance(value, np.ndarray):
+        return _short(value.tolist())
+    if isinstance(value, list | tuple):
+        return [_short(item) for item in value]
+    return float(f"{value:.5g}") if isinstance(value, float) else value

@@ -14,10 +14,11 @@ from steering.web.answers import (
     snapshot_of,
 )
 from steering.web.api import create_app
-from steering.web.estimate_routes import ESTIMATE_METRICS, Models
+from steering.web.estimate_routes import ESTIMATE_METRICS
 from steering.web.guards import add_guards
 from steering.web.heartbeat_file import HeartbeatFile, Heartbeats, read_heartbeats
 from steering.web.metrics import STORE_METRICS, MetricName
+from steering.web.model_routes import Models
 from steering.web.people_file import People, add_person
 from steering.web.prediction_process import BoundedPredictor
 from steering.web.serving import (

@@ -50,9 +50,10 @@ from steering.web.answers import (
 )
 from steering.web.conditional import ConditionalReads, is_known, tag_of
 from steering.web.download_routes import download_router
-from steering.web.estimate_routes import Models, add_estimate_routes
+from steering.web.estimate_routes import add_estimate_routes
 from steering.web.guards import add_guards
 from steering.web.metrics import StoreCollector
+from steering.web.model_routes import Models, model_router
 from steering.web.open_dwell_routes import open_dwell_router
 from steering.web.paging import Limit, Offset, paged
 from steering.web.people_file import People
@@ -169,7 +170,9 @@ def create_app(
     superseded = _predictions_router(predictor, turns)
     app.include_router(superseded, include_in_schema=False)
     add_predict_routes(app, predictor, turns=turns)
-    add_estimate_routes(app, models or Models(), registry)
+    asked = models or Models()
+    add_estimate_routes(app, asked, registry)
+    app.include_router(model_router(asked, _finder(store)))
     _add_page(app)
     return app
 
@@ -222,6 +225,19 @@ def _content(*, text: str | None = None, binary: tuple[str, ...] = ()) -> dict[i
     return {200: {"content": kinds}}
 
 
+def _finder(store: RunStore) -> Callable[[str], RunSnapshot]:
+    """The newest snapshot of a run by its name; 404 where there is none."""
+
+    def found(run_id: str) -> RunSnapshot:
+        snapshot = store.get(run_id)
+        if snapshot is None:
+            known = ", ".join(run.run_id for run in store.list()) or "none"
+            raise HTTPException(404, f"run is {run_id!r}; expected one of: {known}.")
+        return snapshot
+
+    return found
+
+
 def _runs_router(
     store: RunStore,
     streams: _Streams,
@@ -231,13 +247,7 @@ def _runs_router(
     router = APIRouter()
     made_at = now_ns()  # versions of a store begin anew with it
     unknown: dict[int | str, Any] = {404: {"model": Problem}}
-
-    def found(run_id: str) -> RunSnapshot:
-        snapshot = store.get(run_id)
-        if snapshot is None:
-            known = ", ".join(run.run_id for run in store.list()) or "none"
-            raise HTTPException(404, f"run is {run_id!r}; expected one of: {known}.")
-        return snapshot
+    found = _finder(store)
 
     @router.get("/runs", tags=["runs"], summary="Every run", response_model=RunList)
     def runs(request: Request, limit: Limit = None, offset: Offset = 0) -> JSONResponse:

@@ -411,6 +411,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
                     "latent_share": 0.55,
                     "inside": True,
                     "checked": ["path", "energy axis"],
+                    "latent_place": [0.42, -1.3],
                 }
             ],
             "notes": [],
@@ -423,6 +424,34 @@ EXAMPLES: dict[str, dict[str, Any]] = {
             "title": "Model bundle for germanium on ARCS",
             "purpose": "Reads force constants from a folded spectrum in milliseconds.",
             "architecture": "variational-encoder",
+        }
+    },
+    "GET /v1/models/{name}/latent": {
+        "answer": {
+            "title": "Model bundle for germanium on ARCS",
+            "architecture": "variational-encoder",
+            "experiment": MODEL["experiment"],
+            "parameter_names": ["1NN xx"],
+            "unit": "eV/angstrom^2",
+            "spectra": 2,
+            "activity": {"variance": [1.2, 0.8], "noise": [0.1, 0.1], "active": [True, True]},
+            "sensitivity": [[4.1], [0.6]],
+            "correlation": [[0.72], [-0.15]],
+            "map": {
+                "shares": [0.12, 0.11],
+                "simulated": [[0.4, -1.2], [-0.8, 0.3]],
+                "parameters": [[-2.31], [-1.9]],
+            },
+            "psi": {
+                "psi_deg": [0.0, 60.0],
+                "minutes": [1.0],
+                "error_over_prior": [[[0.3], [0.25]]],
+                "all_orientations": [[0.12]],
+            },
+            "distance": {
+                "shares of simulated spectra that are nearer": [0.0, 0.5, 1.0],
+                "levels": [{"counts": 1000.0, "spectra": 2, "distance": [0.5, 1.0, 2.0]}],
+            },
         }
     },
     "GET /health": {"answer": {"status": "ok"}},

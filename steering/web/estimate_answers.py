@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -79,6 +79,9 @@ class LearnedEstimate(Answer):
         description="of simulated spectra of as many counts that lie nearer; null: not calibrated"
     )
     inside: bool | None = Field(description="whether that share is at most 0.99")
+    latent_place: list[float] | None = Field(
+        default=None, description="in the map of /v1/models/{name}/latent; null: it has none"
+    )
     checked: list[str] = Field(description="parts of the experiment that agree with the model's")
 
 
@@ -119,3 +122,51 @@ class ModelCard(BaseModel):
     format: int
     title: str
     purpose: str
+
+
+class LatentActivity(Answer):
+    """How much each dimension of a latent says; lists are (latent,)."""
+
+    variance: list[float] = Field(description="of its mean over simulated spectra")
+    noise: list[float] = Field(description="mean variance of its samples; 0: nothing is sampled")
+    active: list[bool]
+
+
+class LatentMap(Answer):
+    """Simulated spectra in the plane of the two largest principal components of their codes."""
+
+    shares: list[float] = Field(description="of the variance, (components,)")
+    simulated: list[list[float]] = Field(description="(spectra, components)")
+    parameters: list[list[float]] = Field(description="their truth, (spectra, parameters)")
+
+
+class LatentPsi(Answer):
+    """Root mean square errors of single orientations over prior widths."""
+
+    psi_deg: list[float]
+    minutes: list[float] = Field(description="counting times")
+    error_over_prior: list[list[list[float]]] = Field(description="(minutes, psi, parameters)")
+    all_orientations: list[list[float]] = Field(
+        description="of all together in the same time, (minutes, parameters)"
+    )
+
+
+class LatentAnswer(Answer):
+    """What the latent of a model holds, on simulated spectra of its experiment."""
+
+    title: str
+    architecture: str
+    experiment: str = Field(description="hash of the experiment that the model is for")
+    parameter_names: list[str]
+    unit: str
+    spectra: int = Field(description="that were simulated")
+    activity: LatentActivity
+    sensitivity: list[list[float]] = Field(
+        description="spreads of a code per prior sigma of a parameter, (latent, parameters)"
+    )
+    correlation: list[list[float]] = Field(
+        description="of codes and parameters, (latent, parameters)"
+    )
+    map: LatentMap
+    psi: LatentPsi
+    distance: dict[str, Any] = Field(description="of simulated spectra by counts, as on the card")

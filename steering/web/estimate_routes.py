@@ -1,4 +1,4 @@
-"""``/v1/estimate`` and ``/v1/models``: frozen networks read folded spectra, many at once.
+"""``/v1/estimate``: frozen networks read folded spectra, many at once.
 
 A reading takes milliseconds, so it is answered at once and not as a job. What keeps the server
 whole is the door: so many requests and bytes at a time, each file held to limits before it is read,
@@ -11,13 +11,12 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from pathlib import Path
 from tempfile import SpooledTemporaryFile
-from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, cast
 
 from fastapi import APIRouter, FastAPI, HTTPException, Query, Request
 from fastapi.concurrency import run_in_threadpool
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import JSONResponse
 from prometheus_client import CollectorRegistry, Counter, Histogram
 from pydantic import ValidationError
 from starlette.datastructures import UploadFile
@@ -28,17 +27,15 @@ from steering.web.estimate_answers import (
     MOST_SPECTRA,
     EstimateAsked,
     LearnedAnswer,
-    ModelCard,
-    ModelEntry,
-    ModelList,
     SumsAsked,
 )
 from steering.web.guards import LARGER_BODIES
 from steering.web.metrics import PREFIX, MetricName
+from steering.web.model_routes import Models, refusals
 from steering.web.prediction_requests import bounded_body, storage_fault
 
 if TYPE_CHECKING:
-    from model_server.networks import BundleRegistry, FoldedSpectrum
+    from model_server.networks import FoldedSpectrum
 
 PATH = "/v1/estimate"
 JSON_BYTES = 8 * 2**20
@@ -78,39 +75,6 @@ Experiment = Annotated[
     str | None,
     Query(max_length=100, description="hash of the experiment, held against the model's"),
 ]
-
-
-class Models:
-    """Bundles that this server may ask, found and imported when they are asked for first.
-
-    Parameters
-    ----------
-    places : sequence of Path or str
-        Bundles, folders of some, or web addresses of some, beside those that are shipped.
-    """
-
-    def __init__(self, places: Sequence[Path | str] = ()) -> None:
-        self._places = tuple(places)
-        self._registry: BundleRegistry | None = None
-
-    @property
-    def registry(self) -> BundleRegistry:
-        """The bundles; the first who asks waits for torch."""
-        if self._registry is None:
-            from model_server.networks import BundleRegistry
-
-            self._registry = BundleRegistry(self._places)
-        return self._registry
-
-    def warm(self) -> tuple[str, ...]:
-        """Load what may be asked for, as far as it is kept; names of what is loaded.
-
-        Raises
-        ------
-        InputError
-            If a folder is not there or a bundle cannot be loaded.
-        """
-        return self.registry.warm()
 
 
 class _Places:
@@ -171,7 +135,7 @@ class _Figures:
 
 
 def add_estimate_routes(app: FastAPI, models: Models, figures: CollectorRegistry) -> None:
-    """Add ``/v1/estimate`` and ``/v1/models`` to an app.
+    """Add ``/v1/estimate`` to an app.
 
     Parameters
     ----------
@@ -181,68 +145,8 @@ def add_estimate_routes(app: FastAPI, models: Models, figures: CollectorRegistry
         Where the counts are registered.
     """
     router = APIRouter(generate_unique_id_function=lambda route: f"v1_{route.name}")
-    _add_models(router, models)
     _add_estimate(router, models, _Figures(figures))
     app.include_router(router)
-
-
-def _add_models(router: APIRouter, models: Models) -> None:
-    @router.get(
-        "/v1/models",
-        tags=["models"],
-        summary="Frozen networks that may be asked",
-        response_model=ModelList,
-    )
-    def all_models() -> JSONResponse:
-        """Those shipped and those of the server's folders, damaged ones with their fault."""
-        registry = models.registry
-        loaded = registry.loaded()
-        shown = []
-        for entry in registry.entries():
-            known: dict[str, Any] = {"name": entry.name, "shipped": entry.shipped}
-            try:
-                card = registry.card(entry.name)
-                known |= {
-                    "title": str(card["title"]),
-                    "architecture": str(card.get("architecture")),
-                    "experiment": str(card["experiment"]["hash"]),
-                    "parameters": [str(one) for one in card["parameters"]["names"]],
-                }
-            except InputError as error:
-                known["fault"] = str(error)
-            except (KeyError, TypeError) as error:
-                known["fault"] = f"its card lacks {error}; train it again."
-            shown.append(ModelEntry(**known, loaded=entry.name in loaded))
-        return JSONResponse(clean(ModelList(models=shown)))
-
-    @router.get(
-        "/v1/models/{name}/card",
-        tags=["models"],
-        summary="What a model is, and how well it reads",
-        response_model=ModelCard,
-        responses={
-            200: {"content": {"text/markdown": {"schema": {"type": "string"}}}},
-            404: {"model": Problem},
-            503: {"model": Problem, "description": "The model is damaged"},
-        },
-    )
-    def card(
-        name: str,
-        format: Annotated[  # noqa: A002
-            Literal["json", "markdown"], Query(description="what the answer is")
-        ] = "json",
-    ) -> Response:
-        """Experiment, parameters, training and accuracy: as it is kept, or for people."""
-        from model_server.networks import model_card
-
-        with _refusals():
-            found = models.registry.card(name)
-            if format == "json":
-                return JSONResponse(clean(dict(found)))
-            try:
-                return Response(model_card(found), media_type="text/markdown; charset=utf-8")
-            except (KeyError, TypeError) as error:
-                raise HTTPException(503, f"model {name!r}: its card lacks {error}.") from error
 
 
 def _add_estimate(router: APIRouter, models: Models, figures: _Figures) -> None:
@@ -282,32 +186,11 @@ def _estimated(
     """Answer of a request, and how many spectra it had; called from threads."""
     from model_server.networks import read_spectra, reading_document
 
-    with _refusals():
+    with refusals():
         bundle = models.registry.get(name)
         spectra = made()
         readings = read_spectra(bundle, spectra, experiment=experiment)
         return clean(reading_document(bundle, readings)), len(spectra)
-
-
-@contextlib.contextmanager
-def _refusals() -> Iterator[None]:
-    """Let what is wrong with a name, a bundle or a spectrum be refused by its status."""
-    from model_server.networks import (
-        BundleError,
-        BundleMismatchError,
-        UnknownModelError,
-    )
-
-    try:
-        yield
-    except UnknownModelError as error:
-        raise HTTPException(404, str(error)) from error
-    except BundleMismatchError as error:
-        raise HTTPException(422, str(error)) from error
-    except BundleError as error:
-        raise HTTPException(503, str(error), headers={"Retry-After": "60"}) from error
-    except InputError as error:
-        raise HTTPException(422, str(error)) from error
 
 
 # --- requests ----------------------------------------------------------------------------------

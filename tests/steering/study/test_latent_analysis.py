@@ -9,7 +9,7 @@ from model_server.networks import BundleRegistry, read_folded_spectrum, read_spe
 from model_server.networks.bundle import CARD, BundleMismatchError
 from simulations.errors import InputError
 from steering.experiment import load_experiment
-from steering.study import analyse_latent, calibrate_distances
+from steering.study import analyse_latent, keep_analysis
 from steering.study.latent_analysis import COVERAGES, MINUTES, STEPS, _simulate, folded_of
 from tests.steering.germanium_bundle import (
     EXAMPLES,
@@ -95,23 +95,27 @@ def test_a_run_is_where_its_reading_is(found, folder):
     assert 0.0 <= one["latent_share"] <= 1.0
 
 
-def test_distances_are_kept_on_the_card_and_read_from_there(found, folder, tmp_path):
+def test_distances_and_map_are_kept_with_the_bundle_and_read_from_there(found, folder, tmp_path):
     bundle().save(tmp_path / "copy")
     before = json.loads((tmp_path / "copy" / CARD).read_text())
     weights = (tmp_path / "copy" / "weights.safetensors").read_bytes()
-    calibrate_distances(tmp_path / "copy", found)
+    keep_analysis(tmp_path / "copy", found)
     after = json.loads((tmp_path / "copy" / CARD).read_text())
     levels = after["latent distance"]["levels"]
     assert [one["spectra"] for one in levels] == [8 * COVERAGES] * 3
-    assert {key: after[key] for key in after if key != "latent distance"} == {
-        key: before[key] for key in before if key != "latent distance"
+    kept = ("latent distance", "latent map")
+    assert {key: after[key] for key in after if key not in kept} == {
+        key: before[key] for key in before if key not in kept
     }
     assert (tmp_path / "copy" / "weights.safetensors").read_bytes() == weights
     spectrum = read_folded_spectrum(folder / "folded.npz", "x")
     read = read_spectra(BundleRegistry([tmp_path]).get("copy"), [spectrum])[0]
     assert read.latent_share == pytest.approx(found["runs"][0]["latent_share"], abs=1e-3)
+    np.testing.assert_allclose(read.latent_place, found["runs"][0]["map"], atol=1e-3)
+    drawn = BundleRegistry([tmp_path]).latent("copy")
+    np.testing.assert_allclose(drawn["map"]["simulated"], found["map"]["simulated"], rtol=1e-4)
     with pytest.raises(InputError, match="expected none"):
-        calibrate_distances(tmp_path / "copy", found | {"experiment": "none"})
+        keep_analysis(tmp_path / "copy", found | {"experiment": "none"})
 
 
 def test_another_experiment_is_refused_before_anything_is_simulated(folder, found):

@@ -1,4 +1,4 @@
-"""``/v1/estimate`` and ``/v1/models`` over HTTP: what is read, what is refused, many at once."""
+"""``/v1/estimate`` over HTTP: what is read, what is refused, many at once."""
 
 from __future__ import annotations
 
@@ -146,14 +146,6 @@ def test_models_are_listed_with_their_faults(client):
     refused = client.post(PATH, json={"model": "broken", "spectra": [asked()]})
     assert refused.status_code == 503
     assert "broken" in refused.json()["detail"]
-
-
-def test_a_card_is_for_programs_or_for_people(client):
-    card = client.get("/v1/models/germanium/card").json()
-    assert card["experiment"]["hash"] == "5ae488e3e18715a2"
-    told = client.get("/v1/models/germanium/card", params={"format": "markdown"})
-    assert told.headers["content-type"].startswith("text/markdown")
-    assert "What it is not" in told.text
 
 
 NAMES = ("none", "../small", "..%2Fsmall", "/etc/passwd", "small/../small", ".", "a" * 200, "\0")

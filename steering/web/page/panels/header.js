@@ -22,6 +22,7 @@ export function drawHeader(run) {
     known(sample.temperature_K) && `${digits(sample.temperature_K)} K`,
     instrument.coarsen > 1 && `pixels coarsened ×${instrument.coarsen}`,
   ].filter(Boolean).join(" · "));
+  $("to-models").href = `/models?run=${encodeURIComponent(run.run_id)}`;
   const status = $("status");
   status.hidden = false;
   status.textContent = run.status;
