@@ -1,6 +1,7 @@
 """Crystals: unit cell, symmetry, neutron data, structure files and how a sample is mounted."""
 
 from simulations.crystal.cell import Crystal, element_of
+from simulations.crystal.compact_cell import compact_cell, reduced_vectors
 from simulations.crystal.first_look import refuse_announced_atoms
 from simulations.crystal.ordering_file import write_ordered
 from simulations.crystal.placement import (
@@ -59,6 +60,7 @@ __all__ = [
     "builtin_crystals",
     "builtin_entry",
     "castep_symbols",
+    "compact_cell",
     "constants_by_euphonic",
     "element_of",
     "is_natural",
@@ -72,6 +74,7 @@ __all__ = [
     "read_by_euphonic",
     "read_crystal",
     "read_structure_text",
+    "reduced_vectors",
     "refuse_abinit",
     "refuse_announced_atoms",
     "refuse_overlap",

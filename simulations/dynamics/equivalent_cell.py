@@ -11,10 +11,9 @@ from dataclasses import dataclass, replace
 from itertools import product
 
 import numpy as np
-import spglib
 
 from simulations.arrays import FloatArray, IntArray
-from simulations.crystal import Crystal, is_natural, quiet_spglib
+from simulations.crystal import Crystal, is_natural, reduced_vectors
 from simulations.dynamics.bonds import PairForceConstants
 from simulations.errors import InputError
 
@@ -122,8 +121,8 @@ def _with_species_of(crystal: Crystal, other: Crystal, atom: IntArray) -> Crysta
 def _best_match(crystal: Crystal, other: Crystal) -> _Match | None:
     if sorted(crystal.elements) != sorted(other.elements):
         return None
-    ours, our_steps = _reduced(crystal.lattice)
-    theirs, their_steps = _reduced(other.lattice)
+    ours, our_steps = reduced_vectors(crystal.lattice)
+    theirs, their_steps = reduced_vectors(other.lattice)
     best: _Match | None = None
     for whole in _alignments(ours, theirs):
         full = np.rint(np.linalg.inv(our_steps) @ whole @ their_steps).astype(np.int64)
@@ -133,14 +132,6 @@ def _best_match(crystal: Crystal, other: Crystal) -> _Match | None:
             if best.cost < 1e-6:
                 break
     return best
-
-
-def _reduced(lattice: FloatArray) -> tuple[FloatArray, IntArray]:
-    """Niggli-reduced vectors, and their whole numbers of the lattice's."""
-    with quiet_spglib():
-        reduced = spglib.niggli_reduce(lattice)
-    steps = np.rint(np.asarray(reduced) @ np.linalg.inv(lattice)).astype(np.int64)
-    return steps @ lattice, steps
 
 
 def _alignments(ours: FloatArray, theirs: FloatArray) -> list[IntArray]:

@@ -53,6 +53,8 @@ from simulations.scattering.site_motion import (
     AtomMotion,
     atom_motions,
     energy_grid,
+    many_phonons,
+    orders_that_serve,
     thermal_weights,
 )
 
@@ -91,8 +93,10 @@ __all__ = [
     "lattice_vectors_within",
     "line_cut",
     "look_for_pockets",
+    "many_phonons",
     "momentum_limits",
     "one_phonon_lines",
+    "orders_that_serve",
     "path_spectra",
     "path_spectra_gradients",
     "plane_cut",

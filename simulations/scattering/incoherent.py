@@ -36,6 +36,7 @@ from simulations.scattering.powder import SigmaOfEnergy, sigma_function, spread_
 from simulations.scattering.site_motion import (
     MAX_ORDER,
     atom_motions,
+    beyond_orders,
     energy_grid,
     grid_smearing,
     thermal_weights,
@@ -48,7 +49,10 @@ APPROXIMATION = (
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class IncoherentSpectrum:
-    """S(|Q|, E) per primitive cell (or per atom of a can), by the number of phonons."""
+    """S(|Q|, E) per primitive cell (or per atom of a can), by the number of phonons.
+
+    Where ``beyond`` was asked for, the last order holds all higher ones, too.
+    """
 
     momentum_edges: FloatArray  # (Q + 1,) 1/angstrom
     energy_edges_meV: FloatArray  # (E + 1,)
@@ -91,6 +95,7 @@ def incoherent_spectrum(
     max_order: int = MAX_ORDER,
     coherent_multiphonon: bool = True,
     displacement: FloatArray | None = None,
+    beyond: bool = False,
 ) -> IncoherentSpectrum:
     """Elastic, incoherent one-phonon and multiphonon S(|Q|, E) of a powder.
 
@@ -114,6 +119,8 @@ def incoherent_spectrum(
         estimate; orders 0 and 1 always use the incoherent one alone.
     displacement : (atoms, 3, 3) float64 or None
         Debye-Waller tensors; None: what the density of states itself gives.
+    beyond : bool
+        Let the last order have what more phonons scatter, see `beyond_orders`.
 
     Returns
     -------
@@ -156,6 +163,8 @@ def incoherent_spectrum(
             factor = factor * x / p
             strength = incoherent if p == 1 else many
             orders[p] += strength * factor[:, None] * spectrum
+        if beyond:
+            orders[-1] += many * beyond_orders(motion, grid, mean_square_momentum, edges, sigma_of)
     return IncoherentSpectrum(
         momentum_edges=momentum_edges,
         energy_edges_meV=edges,
@@ -378,6 +387,7 @@ def can_background(
     ei_meV: float | None = None,
     dos: PhononDos | None = None,
     max_order: int = MAX_ORDER,
+    beyond: bool = False,
 ) -> IncoherentSpectrum:
     """Expected inelastic background of a can, per atom of the can.
 
@@ -389,7 +399,7 @@ def can_background(
     ----------
     material : str
         "aluminium", "vanadium" or "stainless steel".
-    momentum_edges, energy_edges_meV, temperature_K, resolution, ei_meV, max_order
+    momentum_edges, energy_edges_meV, temperature_K, resolution, ei_meV, max_order, beyond
         As in `incoherent_spectrum`.
     dos : PhononDos or None
         Density of states of one atom; None: a Debye model.
@@ -424,6 +434,7 @@ def can_background(
         resolution=resolution,
         ei_meV=ei_meV,
         max_order=max_order,
+        beyond=beyond,
     )
     kind = "Debye density of states" if dos is None else "given density of states"
     return IncoherentSpectrum(

@@ -24,6 +24,7 @@ from simulations.scattering.powder import SigmaOfEnergy, sigma_function
 from simulations.scattering.site_motion import (
     MAX_ORDER,
     atom_motions,
+    beyond_orders,
     energy_grid,
     grid_smearing,
 )
@@ -186,6 +187,7 @@ def vibrational_spectrum(
     resolution: Callable[[FloatArray], FloatArray] | float | None = None,
     max_order: int = MAX_ORDER,
     displacement: FloatArray | None = None,
+    beyond: bool = False,
 ) -> VibrationalSpectrum:
     """S(E) along the trajectory of every bank: fundamentals, overtones and combinations.
 
@@ -205,6 +207,8 @@ def vibrational_spectrum(
         Highest number of phonons, 1 to 10.
     displacement : (atoms, 3, 3) float64 or None
         Debye-Waller tensors; None: what the density of states itself gives.
+    beyond : bool
+        Let the last order have what more phonons scatter, see `beyond_orders`.
 
     Returns
     -------
@@ -240,6 +244,10 @@ def vibrational_spectrum(
     at_rest = np.array(
         [bank_momentum(0.0, instrument.final_energy_meV, angle) ** 2 for angle in angles]
     )
+    centres = 0.5 * (edges[1:] + edges[:-1])
+    momentum = np.array(
+        [bank_momentum(centres, instrument.final_energy_meV, angle) for angle in angles]
+    )
     elements, element_of = elements_of(crystal)
     partials = np.zeros((len(elements), len(angles), max_order + 1, len(edges) - 1))
     for motion in atom_motions(
@@ -256,14 +264,15 @@ def vibrational_spectrum(
         for p, spectrum in enumerate(motion.orders[:, seen], start=1):
             factor = factor * x / p
             orders[:, p] += (factor * spectrum) @ smear
-    centres = 0.5 * (edges[1:] + edges[:-1])
+        for b in range(len(angles) if beyond else 0):
+            orders[b, -1] += total * beyond_orders(
+                motion, grid, np.nan_to_num(momentum[b] ** 2), edges, sigma_of, along=True
+            )
     return VibrationalSpectrum(
         instrument=instrument.name,
         banks=instrument.banks,
         energy_edges_meV=edges,
-        momentum=np.array(
-            [bank_momentum(centres, instrument.final_energy_meV, angle) for angle in angles]
-        ),
+        momentum=momentum,
         elements=elements,
         partials=partials,
         approximation=f"{APPROXIMATION}; total cross section for phonons; harmonic",

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import fft, sparse
+from scipy import fft, sparse, stats
 from scipy.integrate import lebedev_rule
 
 from simulations.arrays import FloatArray, IntArray
@@ -23,7 +23,7 @@ from simulations.crystal import Crystal, space_group_operations
 from simulations.dynamics import VOIGT, PhononDos
 from simulations.errors import InputError
 from simulations.kernels import njit
-from simulations.scattering.one_phonon import SigmaOfEnergy, bose
+from simulations.scattering.one_phonon import SigmaOfEnergy, bose, gaussian_bins
 
 MAX_ORDER = 10
 DIRECTIONS = 17
@@ -31,6 +31,9 @@ DIRECTIONS = 17
 
 _STEPS = 1000  # of the grid, at least, up to the highest energy
 _REACH = 8.0  # standard deviations of a line
+_NEGLIGIBLE = 1e-6  # of what an atom scatters
+_LITTLE, _FEWEST = 1e-3, 6
+_GAUSSIANS = 300  # for numbers of phonons that are not convolved, at most
 _DEBYE = 0.05  # of the highest energy: below, a density without directions is taken as c E^2
 _DEBYE_MEV = 4.0  # at most: with hydrogen in it the highest energy says nothing of the lowest
 
@@ -150,6 +153,81 @@ class _Along:
     directions: FloatArray  # (D, 3)
     density: FloatArray  # (D, E) modes/meV, integrating to 1
     isotropic: bool
+
+
+def beyond_orders(
+    motion: AtomMotion,
+    grid: FloatArray,
+    squared_momentum: FloatArray,
+    energy_edges_meV: FloatArray,
+    sigma_of: SigmaOfEnergy,
+    *,
+    along: bool = False,
+) -> FloatArray:
+    """What more phonons scatter than ``motion.orders`` has, over ``share sigma / 4 pi``, (Q, E).
+
+    Approximate: p of many phonons have a Gaussian of p times the mean and variance of one. Their
+    intensity is exact, so that all orders together scatter what the sum rule says.
+
+    Parameters
+    ----------
+    motion : AtomMotion
+        On ``grid``.
+    grid : (grid,) float64
+        From `energy_grid`.
+    squared_momentum : (Q,) float64
+        1/angstrom^2.
+    energy_edges_meV : (E + 1,) float64
+    sigma_of : callable
+        Resolution, meV, of energy transfers.
+    along : bool
+        Momenta are those of the energy bins, one each: (E,) comes back.
+    """
+    x = squared_momentum * motion.mean_square
+    known, top = len(motion.orders), float(x.max(initial=0.0))
+    if stats.poisson.sf(known, top) < _NEGLIGIBLE:
+        return np.zeros(len(x) if along else (len(x), len(energy_edges_meV) - 1))
+    last = int(stats.poisson.isf(_NEGLIGIBLE, top)) + 1
+    stride = -(-(last - known) // _GAUSSIANS)  # neighbours of very many are as one
+    upper = known + stride * np.arange((last - known) // stride + 2)
+    weight = np.diff(stats.poisson.cdf(upper, x[:, None]), axis=1)
+    number = 0.5 * (upper[1:] + upper[:-1] + 1)
+    one = motion.orders[0] * (grid[1] - grid[0])
+    mean = float(one @ grid)
+    variance = max(float(one @ grid**2) - mean**2, 0.0)
+    centre = number * mean
+    within = np.clip(centre, energy_edges_meV[0], energy_edges_meV[-1])
+    sigma = np.sqrt(number * variance + np.asarray(sigma_of(within), dtype=float) ** 2)
+    lines = gaussian_bins(energy_edges_meV, centre, sigma)
+    return np.sum(weight * lines.T, axis=1) if along else weight @ lines
+
+
+def orders_that_serve(
+    crystal: Crystal,
+    dos: PhononDos,
+    temperature_K: float,
+    most_momentum: float,
+    *,
+    displacement: FloatArray | None = None,
+) -> int:
+    """How many orders are worth to be convolved up to a momentum, 1/angstrom.
+
+    As many as leave a thousandth of what the loosest atom scatters there, 6 at least and
+    `MAX_ORDER` at most; `beyond_orders` has the rest.
+    """
+    if displacement is None:
+        gain, loss = thermal_weights(dos.energy_edges_meV, temperature_K)
+        along = dos.partial / 3 @ (np.diff(dos.energy_edges_meV) * (gain + loss))
+        squares = 0.5 * HBAR2_OVER_U / crystal.masses_u * along
+    else:
+        squares = np.trace(displacement, axis1=1, axis2=2) / 3
+    x = most_momentum**2 * float(np.max(squares))
+    return int(np.clip(stats.poisson.isf(_LITTLE, x), _FEWEST, MAX_ORDER))
+
+
+def many_phonons(orders: int) -> str:
+    """What multiphonon scattering holds where orders beyond so many are there, too."""
+    return f"2 and more phonons, more than {orders} as Gaussians of their mean and width"
 
 
 def _along_directions(

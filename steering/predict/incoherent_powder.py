@@ -41,6 +41,8 @@ def incoherent_powder(
 ) -> IncoherentPowder:
     """One phonon with both cross sections, and multiphonon scattering, from a density of states.
 
+    Where more than one phonon is asked for, all that scatter are there.
+
     Parameters
     ----------
     crystal, dos, momentum_edges, energy_edges_meV, temperature_K, resolution, ei_meV, max_order
@@ -61,6 +63,7 @@ def incoherent_powder(
         resolution=resolution,
         ei_meV=ei_meV,
         max_order=max_order,
+        beyond=max_order > 1,
     )
     first = [crystal.symbols.index(symbol) for symbol in found.elements]
     share = own[first] / np.maximum(together.incoherent_barn[first], 1e-300)

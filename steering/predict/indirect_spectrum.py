@@ -6,7 +6,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from simulations.arrays import FloatArray
-from simulations.scattering import VibrationalSpectrum, resolved_edges, vibrational_spectrum
+from simulations.scattering import (
+    VibrationalSpectrum,
+    many_phonons,
+    resolved_edges,
+    vibrational_spectrum,
+)
 from steering.predict.optics import FWHM, refuse_width, top_meV
 from steering.predict.spectrum_map import Setting, samplings
 from steering.predict.vibrations import Vibrations, formula
@@ -80,12 +85,16 @@ def indirect_spectrum(
         resolution=resolution,
         max_order=MAX_ORDER,
         displacement=None if moved is None else moved.tensors,
+        beyond=True,
     )
     return IndirectSpectrum(
         setting=Setting(
             title=formula(vibrations.crystal),
             route=vibrations.route,
-            approximations=(*vibrations.approximations, found.approximation),
+            approximations=(
+                *vibrations.approximations,
+                f"{found.approximation}; {many_phonons(MAX_ORDER)}",
+            ),
             warnings=vibrations.warnings,
             sampling=samplings(vibrations, moved),
             instrument=found.instrument,

@@ -16,7 +16,7 @@ from scipy.special import ndtr
 
 from simulations.arrays import FloatArray
 from simulations.constants import HBAR2_OVER_U
-from simulations.crystal import Crystal, atomic_numbers
+from simulations.crystal import Crystal, atomic_numbers, compact_cell
 from simulations.dynamics import (
     ForceConstantModel,
     PairForceConstants,
@@ -167,6 +167,7 @@ def powder_parts(
         bundle = bundle or load_spring_bundle()
     except SpringBundleError as error:
         return parts, f"{INCOHERENT}; {error}"
+    crystal = compact_cell(crystal)
     model = spring_model(crystal, stiffness, bundle)
     if model is None:
         return parts, f"{INCOHERENT}; predicted springs do not hold every site"

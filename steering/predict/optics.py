@@ -17,6 +17,13 @@ FWHM = 2.354820045  # over the standard deviation of a Gaussian
 ENERGY_BINS = 160
 FREE_EI_MEV = 1e8
 """So high that no |Q| or E of interest is out of reach."""
+USUAL_EI_MEV = {
+    "ARCS": (15.0, 1500.0),
+    "CNCS": (0.5, 80.0),
+    "HYSPEC": (3.8, 60.0),
+    "SEQUOIA": (4.0, 6000.0),
+}
+"""Incident energies that these are run at, as their facility's pages state them."""
 _SHARE_OF_EI = 0.75  # of the highest mode, when nobody chose the incident energy
 _HIGHEST_LOSS = 0.98  # of Ei, where a default energy axis ends
 
@@ -30,6 +37,17 @@ class Optics:
     sigma_of: SigmaOfEnergy
     two_theta_deg: tuple[float, float]
     words: str  # instrument, Ei and width at the elastic line
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What is unusual: an incident energy that the instrument is not run at."""
+        low, high = USUAL_EI_MEV.get(self.instrument.split("/")[0], (0.0, np.inf))
+        if low <= self.ei_meV <= high:
+            return ()
+        return (
+            f"Ei = {self.ei_meV:g} meV is beyond what {self.instrument} is run at, {low:g} to "
+            f"{high:g} meV: flux and resolution there are guesses. Take another instrument or Ei.",
+        )
 
 
 def optics(

@@ -10,7 +10,9 @@ from simulations.scattering import (
     TOLERANCE,
     incoherent_spectrum,
     kinematic_mask,
+    many_phonons,
     momentum_limits,
+    orders_that_serve,
     powder_spectrum,
 )
 from steering.predict.interference import powder_parts
@@ -25,7 +27,6 @@ from steering.predict.spectrum_map import (
 )
 from steering.predict.vibrations import Vibrations
 
-MAX_ORDER = 6  # phonons
 MOMENTUM_BINS = 120
 FREE_REACH = 15.0  # 1/angstrom, of a default axis without kinematic limits
 
@@ -94,6 +95,13 @@ def powder_map(
         tolerance=tolerance,
         pockets=vibrations.pockets,
     )
+    orders = orders_that_serve(
+        vibrations.crystal,
+        vibrations.dos,
+        temperature_K,
+        float(momentum_edges[-1]),
+        displacement=displacement,
+    )
     others = incoherent_spectrum(
         vibrations.crystal,
         vibrations.dos,
@@ -102,8 +110,9 @@ def powder_map(
         temperature_K=temperature_K,
         resolution=seen.sigma_of,
         ei_meV=seen.ei_meV,
-        max_order=MAX_ORDER,
+        max_order=orders,
         displacement=displacement,
+        beyond=True,
     )
     parts = {
         "coherent": coherent.intensity,
@@ -112,7 +121,7 @@ def powder_map(
     }
     notes = (
         "coherent: one phonon, powder average over sampled q and all G",
-        f"incoherent: one phonon; multiphonon: 2 to {MAX_ORDER} phonons in the incoherent "
+        f"incoherent: one phonon; multiphonon: {many_phonons(orders)} in the incoherent "
         "approximation; both with the motion of every site averaged over directions of Q",
         HARMONIC,
     )
@@ -137,6 +146,8 @@ def _without_force_constants(
     momentum_edges: FloatArray,
     momentum_fwhm: float,
 ) -> SpectrumMap:
+    crystal, dos = vibrations.crystal, vibrations.dos
+    orders = orders_that_serve(crystal, dos, temperature_K, float(momentum_edges[-1]))
     found, note = powder_parts(
         vibrations,
         momentum_edges,
@@ -144,7 +155,7 @@ def _without_force_constants(
         temperature_K=temperature_K,
         sigma_of=seen.sigma_of,
         ei_meV=seen.ei_meV,
-        max_order=MAX_ORDER,
+        max_order=orders,
         momentum_sigma=momentum_fwhm / FWHM,
     )
     parts = {
@@ -153,7 +164,7 @@ def _without_force_constants(
         "multiphonon": found.multiphonon,
     }
     accessible = kinematic_mask(momentum_edges, edges, seen.ei_meV, seen.two_theta_deg)
-    multiphonon = f"multiphonon: 2 to {MAX_ORDER} phonons in the incoherent approximation"
+    multiphonon = f"multiphonon: {many_phonons(orders)} in the incoherent approximation"
     return SpectrumMap(
         kind="powder",
         setting=map_setting(

@@ -24,6 +24,8 @@ from simulations.scattering import (
     can_background,
     incoherent_spectrum,
     kinematic_mask,
+    many_phonons,
+    orders_that_serve,
     powder_spectrum,
 )
 from steering.database import Database
@@ -38,8 +40,6 @@ from steering.predict.routes import ROUTES, structure_of, vibrations_of
 from steering.predict.spectrum_map import samplings
 from steering.predict.structure_file import open_structure, ordered_structure
 from steering.predict.vibrations import DosBand, Vibrations, formula
-
-MAX_ORDER = 6
 
 ONE_PHONON = (
     "coherent one-phonon, harmonic, powder average over sampled q and all G; "
@@ -292,6 +292,7 @@ def _answer(
     }
     if seen is not None:
         answer["optics"] = _optics_part(seen)
+        warnings.extend(seen.warnings)
         highest = top_meV(whole.dos)
         if highest > _HIGHEST_LOSS * request.ei_meV and request.quantity not in _OF_THE_CRYSTAL:
             warnings.append(
@@ -606,6 +607,9 @@ def expected_background(
     seen = np.ones((len(momentum_edges) - 1, len(energy_edges_meV) - 1), dtype=bool)
     if accessible is not None:
         seen = accessible
+    orders = orders_that_serve(
+        crystal, dos, temperature_K, float(momentum_edges[-1]), displacement=displacement
+    )
     own = incoherent_spectrum(
         crystal,
         dos,
@@ -614,13 +618,14 @@ def expected_background(
         temperature_K=temperature_K,
         resolution=resolution,
         ei_meV=ei_meV,
-        max_order=MAX_ORDER,
+        max_order=orders,
         displacement=displacement,
+        beyond=True,
     )
     parts: dict[str, tuple[FloatArray, str]] = {
         "multiphonon": (
             own.multiphonon,
-            f"2 to {MAX_ORDER} phonons, incoherent approximation with the total cross section",
+            f"{many_phonons(orders)}, incoherent approximation with the total cross section",
         ),
         "incoherent": (
             own.one_phonon,
@@ -635,7 +640,7 @@ def expected_background(
             temperature_K=temperature_K,
             resolution=resolution,
             ei_meV=ei_meV,
-            max_order=MAX_ORDER,
+            beyond=True,
         )
         parts["can"] = (
             can_atoms_per_cell * metal.inelastic,

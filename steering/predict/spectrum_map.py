@@ -139,7 +139,7 @@ def map_setting(
         temperature_K=temperature_K,
         ei_meV=None if seen.ei_meV >= FREE_EI_MEV else seen.ei_meV,
         words=f"{seen.words}, {temperature_K:g} K",
-        warnings=vibrations.warnings,
+        warnings=(*vibrations.warnings, *seen.warnings),
         sampling=sampling,
     )
 

@@ -22,6 +22,11 @@ from steering.report.tables_file import write_files
 
 PARTS = ("powder", "background", "vibrational", "line", "plane", "dos", "dispersion")
 """What a prediction may hold, that most wanted as one table first."""
+_UNITS = {
+    "dos": "densities of states in modes/meV per primitive cell: all together are 3 per atom",
+    "dispersion": "energies in meV, imaginary ones negative",
+    "intensity": "intensities in barn/meV/sr per primitive cell; empty cells: out of reach",
+}
 LINE = "#1b4f72"
 COLOURS = ("#c77d11", "#2f7d5b", "#7a4fa3", "#a33a52", "#3d6fb0", "#6b6b2f")
 MEV_PER_THZ = 4.135667696923859
@@ -38,7 +43,7 @@ def write_prediction(content: Mapping[str, Any], names: Sequence[Path]) -> list[
         picture=lambda: prediction_png(content),
         content=content,
         tables=lambda: {f"-{part}": _table(content, part) for part in _parts(content)},
-        notes=_notes(content),
+        notes=_notes(content, _parts(content)),
     )
 
 
@@ -69,7 +74,7 @@ def prediction_csv(content: Mapping[str, Any], part: str | None = None) -> bytes
         raise InputError(f"part is {part!r}; expected one of {', '.join(there)}")
     heads, rows = _table(content, part)
     text = io.StringIO()
-    for note in _notes(content):
+    for note in _notes(content, [part]):
         text.write("# " + " ".join(note.split()) + "\n")
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(heads)
@@ -223,14 +228,15 @@ def _sort(value: Any, name: str, arrays: dict[str, np.ndarray], about: dict[str,
     about[name] = list(value) if isinstance(value, np.ndarray | tuple) else value
 
 
-def _notes(content: Mapping[str, Any]) -> list[str]:
+def _notes(content: Mapping[str, Any], parts: Sequence[str]) -> list[str]:
+    kinds = dict.fromkeys(part if part in _UNITS else "intensity" for part in parts)
     structure, route = content["structure"], content["route"]
     return [
         f"{structure['formula']}; {route['kind']}: {route['source']}",
         _setting(content),
         *content["approximations"],
         *(f"warning: {one}" for one in content["warnings"]),
-        "intensities in barn/meV/sr per primitive cell; empty cells: out of reach",
+        *(_UNITS[kind] for kind in kinds),
     ]
 
 

@@ -17,6 +17,7 @@ from simulations.scattering import (
     displacement_tensors,
     incoherent_lines,
     incoherent_spectrum,
+    orders_that_serve,
 )
 from simulations.scattering.one_phonon import bose
 from tests.simulations.phonon_oracles import germanium, phonopy_model
@@ -217,3 +218,56 @@ def test_a_stretch_of_hydrogen_leaves_the_lowest_modes_where_they_are():
     ).one_phonon[0]
     expected = density[:30] / middle[:30]
     np.testing.assert_allclose(found / found.sum(), expected / expected.sum(), atol=0.012)
+
+
+FAR = np.array([9.0, 9.1, 20.0, 20.1, 40.0, 40.1])
+"""x = Q^2 <u^2> of germanium at 300 K: 0.6, 3 and 12; of hydrogen more."""
+WIDE = np.linspace(-400, 900, 1301)
+
+
+def beyond(orders, momentum=FAR, temperature=300.0, edges=WIDE):
+    model = germanium()
+    return incoherent_spectrum(
+        model.crystal, phonon_dos(model), momentum, edges, temperature_K=temperature,
+        resolution=0.7, coherent_multiphonon=False, max_order=orders, beyond=True,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("orders", [2, 6, 10])
+def test_all_that_is_scattered_is_there_however_far_the_momentum_is(orders):
+    """However few orders are convolved: the sum rule and the recoil of the whole."""
+    found = beyond(orders).orders.sum(axis=0)
+    np.testing.assert_allclose(found.sum(axis=1), 2 * 0.18 / (4 * np.pi), rtol=2e-4)
+    mean_q2 = np.diff(FAR**3) / 3 / np.diff(FAR)
+    mean = (found @ (0.5 * (WIDE[1:] + WIDE[:-1]))) / found.sum(axis=1)
+    np.testing.assert_allclose(mean, 0.5 * HBAR2_OVER_U * mean_q2 / 72.63, rtol=3e-3, atol=0.05)
+
+
+def test_gaussians_of_many_phonons_are_near_their_convolutions():
+    """Orders 7 to 10 as Gaussians beside themselves, where they scatter most."""
+    edges = np.linspace(-100, 250, 351)
+    some = np.array([28.0, 28.1])
+    few, many = (beyond(n, some, edges=edges).multiphonon[0] for n in (6, 10))
+    assert np.abs(few - many).sum() < 0.02 * many.sum()
+
+
+def test_nothing_is_added_where_few_phonons_are_all():
+    near = np.array([0.5, 1.0])
+    with_rest = beyond(6, near, temperature=5.0).orders
+    model = germanium()
+    alone = incoherent_spectrum(
+        model.crystal, phonon_dos(model), near, WIDE, temperature_K=5.0, resolution=0.7,
+        coherent_multiphonon=False, max_order=6,
+    )  # fmt: skip
+    np.testing.assert_array_equal(with_rest, alone.orders)
+
+
+def test_as_many_orders_are_convolved_as_the_loosest_atom_asks_for():
+    model = germanium()
+    dos = phonon_dos(model)
+    asked = [orders_that_serve(model.crystal, dos, T, q) for T, q in ((5, 5), (300, 15), (300, 60))]
+    assert asked[0] == 6
+    assert asked[0] <= asked[1] <= asked[2] == 10
+    U = displacement_tensors(model, 300.0)
+    given = orders_that_serve(model.crystal, dos, 300.0, 15.0, displacement=U)
+    assert abs(given - asked[1]) <= 1

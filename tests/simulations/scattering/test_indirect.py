@@ -70,6 +70,22 @@ def test_an_oscillator_has_the_poisson_weights_of_its_overtones():
     np.testing.assert_allclose(got.total, got.orders.sum(axis=1))
 
 
+def test_orders_that_are_not_convolved_have_their_poisson_weights_along_the_trajectory():
+    got = vibrational_spectrum(
+        hydrogen(), oscillators(20.0, width=0.3), EDGES, temperature_K=1.0, resolution=0.3,
+        max_order=4, beyond=True,
+    )  # fmt: skip
+    mean_square = 0.5 * HBAR2_OVER_U / 1.008 / 20.0
+    strength = 80.26 / (4 * np.pi) + 0.374**2
+    for bank, angle in enumerate((45.0, 135.0)):
+        for order in range(5, int(EDGES[-1] / 20)):
+            x = bank_momentum(20.0 * order, 3.5, angle) ** 2 * mean_square
+            near = np.abs(CENTRES - 20.0 * order) < 8
+            expected = strength * np.exp(-x) * x**order / factorial(order)
+            area = got.orders[bank, 4, near].sum() * 0.25
+            assert area == pytest.approx(expected, rel=0.02)
+
+
 def test_second_order_holds_overtones_and_combinations():
     got = vibrational_spectrum(
         hydrogen(), oscillators(20.0, 50.0), EDGES, temperature_K=5.0, resolution=0.5

@@ -193,3 +193,23 @@ def test_a_large_cell_counts_as_incoherent(germanium):
     )
     _, note = powder_parts(found, MOMENTUM, ENERGY, ei_meV=1e6, max_order=1, **SETTING)
     assert note == INCOHERENT
+
+
+def test_a_skewed_cell_scatters_as_the_short_one_does(germanium):
+    """Found where a supercell's vectors were combined without need."""
+    crystal = germanium.crystal
+    whole = np.array([[1, 0, 0], [3, 1, 0], [0, -2, 1]])
+    long = replace(
+        crystal,
+        lattice=whole @ crystal.lattice,
+        positions=crystal.positions @ np.linalg.inv(whole),
+    )
+    known = replace(germanium, model=None, stiffness=stiffness_of(germanium))
+    there, here = (
+        powder_parts(
+            replace(known, crystal=one), MOMENTUM, ENERGY, ei_meV=1e6, max_order=1, **SETTING
+        )[0]
+        for one in (long, crystal)
+    )
+    moved = np.abs(there.coherent - here.coherent).sum() / here.coherent.sum()
+    assert moved < 0.01

@@ -34,3 +34,11 @@ def test_an_axis_that_reaches_the_incident_energy_is_refused(germanium):
     seen = optics(37.4, ei_meV=30.0)
     with pytest.raises(ValueError, match="ends at 40 meV, but neutrons of Ei = 30 meV"):
         energy_axis(germanium.dos, seen, np.array([0.0, 20.0, 40.0]))
+
+
+def test_an_incident_energy_that_the_instrument_is_not_run_at_warns():
+    (words,) = optics(20.0, instrument="CNCS", ei_meV=1000.0).warnings
+    assert "0.5 to 80 meV" in words
+    assert optics(20.0, instrument="CNCS", ei_meV=12.0).warnings == ()
+    assert optics(20.0, instrument="ARCS", ei_meV=0.5).warnings
+    assert optics(20.0, instrument="generic", fwhm_meV=1.0).warnings == ()

@@ -21,3 +21,18 @@ def test_a_powder_is_the_sum_of_its_parts_within_the_scattering_triangle():
     assert np.isnan(found.intensity[impossible]).all()
     assert np.isfinite(found.intensity).mean() > 0.5
     assert np.nanmin(found.intensity) >= 0
+
+
+def test_all_that_scatters_is_there_however_many_phonons_it_takes():
+    """Hot germanium and fast neutrons: at 20 1/angstrom a nucleus scatters as if it were free."""
+    germanium = stable(vibrations_of("germanium"))
+    seen = optics(37.4, instrument="generic", ei_meV=2000.0, fwhm_meV=5.0)
+    edges = np.arange(-600.0, 1200.01, 4.0)
+    found = powder_map(
+        germanium, seen, temperature_K=900.0, energy_edges_meV=edges,
+        momentum_edges=np.array([19.9, 20.1, 29.9, 30.1]),
+    )  # fmt: skip
+    whole = np.nansum(found.intensity, axis=1)[[0, 2]] * 4.0
+    barn = germanium.crystal.scattering_length**2 + germanium.crystal.incoherent_barn / (4 * np.pi)
+    np.testing.assert_allclose(whole, barn.sum(), rtol=0.02)
+    assert "2 and more phonons" in " ".join(found.setting.approximations)

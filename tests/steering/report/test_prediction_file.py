@@ -116,3 +116,11 @@ def test_a_band_of_the_density_is_drawn_where_there_is_one():
             assert told == ["total", *shown]
             assert len(axes.patches) == len(shown)
             assert max(axes.get_ylim() if beside else axes.get_xlim()) < 2
+
+
+def test_a_table_names_the_unit_of_what_it_holds(direct):
+    density = prediction_csv(direct, "dos").decode()
+    assert "modes/meV per primitive cell" in density
+    assert "barn" not in density
+    assert "barn/meV/sr per primitive cell" in prediction_csv(direct, "powder").decode()
+    assert "energies in meV" in prediction_csv(direct, "dispersion").decode()
