@@ -29,7 +29,7 @@ class NoForceConstantsError(InputError):
 
 
 class StorageError(OSError):
-    """A file that cannot be written, or read for want of handles or memory; it is tried again.
+    """A file that cannot be written, or read for want of handles or memory; trying again helps.
 
     Parameters
     ----------
@@ -65,6 +65,6 @@ def storing(path: Path) -> Iterator[None]:
         raise StorageError(
             f"{name} cannot be written ({error.strerror or error}); expected room on the disk "
             f"and a folder {path.parent.name!r} that this user may write. Make room, or mend the "
-            "folder: it is tried again.",
+            "folder. A service then goes on by itself; a command is to be run again.",
             error.errno,
         ) from error

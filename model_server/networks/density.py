@@ -9,7 +9,7 @@ nothing learned. Its first step is a Gaussian with all correlations, its others 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +27,7 @@ DRAWS = 256  # behind a reading
 LEVEL = 0.9  # of its intervals
 LOG_TWO_PI = float(np.log(2 * np.pi))
 MOST_ROWS = 16_384  # draws of one pass
+GROUPS = 8  # of channels that are normalised together
 HALF_BOX = np.sqrt(3.0)  # of a uniform density, in its standard deviations
 _INSIDE = 1e-6  # share of a box that is kept from its walls: beyond, z is not finite
 _FEW = np.float32(0.5)  # counts that are added to both sides of a ratio
@@ -148,14 +149,56 @@ class _Residual(nn.Module):
         return x + self.body(x)
 
 
+class _Block(nn.Module):
+    """Two convolutions over half as many rows and columns, and the way around them."""
+
+    def __init__(self, before: int, after: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(before, after, 3, 2, 1),
+            nn.GroupNorm(GROUPS, after),
+            nn.GELU(),
+            nn.Conv2d(after, after, 3, 1, 1),
+            nn.GroupNorm(GROUPS, after),
+        )
+        self.around = nn.Conv2d(before, after, 1, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.gelu(self.body(x) + self.around(x))
+
+
+class _Look(nn.Module):
+    """All inputs at once, and as two images by convolutions that keep every place apart."""
+
+    def __init__(self, shape: tuple[int, int], channels: tuple[int, ...], hidden: int) -> None:
+        super().__init__()
+        self.shape = shape
+        rows, columns = shape
+        self.whole = nn.Linear(2 * rows * columns + 1, hidden)
+        layers: list[nn.Module] = []
+        for before, after in zip((2, *channels), channels, strict=False):
+            layers.append(_Block(before, after))
+            rows, columns = (rows + 1) // 2, (columns + 1) // 2
+        self.images = nn.Sequential(*layers)
+        self.out = nn.Linear(channels[-1] * rows * columns, hidden)
+
+    def forward(self, x: Tensor) -> Tensor:
+        images = x[..., :-1].reshape(-1, 2, *self.shape)
+        seen = self.out(self.images(images).flatten(1))
+        return self.whole(x) + seen.reshape(*x.shape[:-1], -1)
+
+
 class Density(nn.Module):
     """Summary network and flow, untrained.
 
     Parameters
     ----------
-    inputs : int
-        Of ``counted_input``.
+    shape : (int, int)
+        Rows and columns of the grid that ``counted_input`` is of.
     parameters : int
+    channels : sequence of int
+        Of convolutions of the summary network, each over half as many rows and columns; none: it
+        sees all cells at once alone.
     hidden, context : int
         Widths of the summary network and of what it tells the flow.
     transforms, bins, flow_hidden : int
@@ -166,7 +209,7 @@ class Density(nn.Module):
 
     def __init__(
         self,
-        inputs: int,
+        shape: tuple[int, int],
         parameters: int,
         *,
         hidden: int,
@@ -175,11 +218,15 @@ class Density(nn.Module):
         bins: int,
         flow_hidden: int,
         dropout: float = 0.0,
+        channels: Sequence[int] = (),
     ) -> None:
         super().__init__()
         self.parameters_read = parameters
+        first: nn.Module = nn.Linear(2 * shape[0] * shape[1] + 1, hidden)
+        if channels:
+            first = _Look(shape, tuple(channels), hidden)
         self.summary = nn.Sequential(
-            nn.Linear(inputs, hidden),
+            first,
             nn.GELU(),
             nn.Dropout(dropout),
             _Residual(hidden, dropout),
@@ -245,7 +292,7 @@ class ConditionalDensity:
         parameters: int,
     ) -> ConditionalDensity:
         """Build it from the sizes in a card and stored weights; ``shape`` is the grid's."""
-        density = Density(2 * shape[0] * shape[1] + 1, parameters, **sizes)
+        density = Density(shape, parameters, **sizes)
         start = "density."
         density.load_state_dict(
             {k.removeprefix(start): v for k, v in tensors.items() if k.startswith(start)}

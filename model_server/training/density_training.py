@@ -71,7 +71,7 @@ def trained_density(
     rows, columns = train.rate.shape[1:]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        density = Density(2 * rows * columns + 1, len(prior.names), **recipe.sizes)
+        density = Density((rows, columns), len(prior.names), **recipe.sizes)
         losses = fit_density(
             density,
             lambda some, rng: density_inputs(train[some], recipe, rng),

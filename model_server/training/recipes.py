@@ -111,6 +111,7 @@ class FlowRecipe:
     bins: int = 8
     flow_hidden: int = 96
     dropout: float = 0.1
+    channels: tuple[int, ...] = (16, 32, 64)  # none: no convolutions
     epochs: int = 40
     batch: int = 256
     learning_rate: float = 1.5e-3
@@ -150,6 +151,7 @@ class FlowRecipe:
             "bins": self.bins,
             "flow_hidden": self.flow_hidden,
             "dropout": self.dropout,
+            "channels": list(self.channels),
         }
 
 

@@ -35,7 +35,9 @@ from simulations.crystal.structure_file import (
     read_structure_text,
     refuse_abinit,
     refuse_tags,
+    structure_notes,
 )
+from simulations.crystal.structure_text import structure_format, structure_text
 from simulations.crystal.symmetry import (
     SpaceGroup,
     laue_rotations,
@@ -82,6 +84,9 @@ __all__ = [
     "refuse_unreal",
     "space_group_operations",
     "species_words",
+    "structure_format",
+    "structure_notes",
+    "structure_text",
     "symmetry_dataset",
     "with_isotopes",
     "write_ordered",

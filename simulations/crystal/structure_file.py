@@ -22,18 +22,27 @@ import yaml
 
 from simulations.arrays import FloatArray
 from simulations.crystal.cell import Crystal, element_of
+from simulations.crystal.cif_sites import MOST_OCCUPIED
+from simulations.crystal.cif_text import plain_cif
 from simulations.crystal.first_look import MAX_BYTES, refuse_announced_atoms
 from simulations.crystal.placement import FILE_SYMPREC_A, crystal_from_cells, place_structure
+from simulations.crystal.poscar_text import plain_poscar
 from simulations.crystal.species import (
     Species,
     canonical_labels,
     species_named,
     species_of_mass,
 )
+from simulations.crystal.structure_text import (
+    is_phonopy_text,
+    structure_format,
+    structure_text,
+)
 from simulations.crystal.symmetry import refuse_unreal
 from simulations.errors import InputError
 
 CASTEP_SUFFIXES = (".castep_bin", ".check")
+_MOST_CIF_BYTES = 2**24
 
 
 def builtin_crystals() -> tuple[str, ...]:
@@ -50,10 +59,6 @@ def builtin_entry(name: str) -> dict[str, Any] | None:
     return yaml.safe_load(text)
 
 
-def _looks_binary(data: bytes) -> bool:
-    return b"\0" in data[:4096]
-
-
 def read_structure_text(path: Path) -> str:
     """Text of a structure file, unpacked; ValueError where it is missing, empty or binary."""
     if not path.is_file():
@@ -67,14 +72,7 @@ def read_structure_text(path: Path) -> str:
         data = _unpacked(data, path)
     if len(data) > MAX_BYTES:
         raise InputError(f"structure: {path} is too large; expected at most {MAX_BYTES:,} bytes")
-    if not data.strip():
-        raise InputError(f"structure: {path} is empty; expected a POSCAR, CIF or phonopy.yaml")
-    if _looks_binary(data):
-        raise InputError(f"structure: {path} is binary; expected a POSCAR, CIF or phonopy.yaml")
-    try:
-        return data.decode()
-    except UnicodeDecodeError:
-        return data.decode("latin-1")
+    return structure_text(data, f"structure: {path}")
 
 
 def _unpacked(data: bytes, path: Path) -> bytes:
@@ -90,7 +88,7 @@ def _unpacked(data: bytes, path: Path) -> bytes:
 
 def is_phonopy_file(text: str) -> bool:
     """Whether the text is a phonopy.yaml."""
-    return "unit_cell:" in text or ("primitive_cell:" in text and "phonopy:" in text)
+    return is_phonopy_text(text)
 
 
 def refuse_tags(text: str) -> None:
@@ -119,6 +117,7 @@ class FileCell:
     lattice: FloatArray  # (3, 3) rows, angstrom
     positions: FloatArray  # (atoms, 3) fractional
     species: tuple[Species, ...]  # (atoms,)
+    notes: tuple[str, ...] = ()  # what was decided where the file leaves something open
 
     @property
     def symbols(self) -> tuple[str, ...]:
@@ -139,7 +138,7 @@ def parse_structure(path: Path) -> FileCell:
     refuse_abinit(path)
     text = read_structure_text(path)
     try:
-        if is_phonopy_file(text):
+        if structure_format(path.name, text) == "phonopy":
             refuse_tags(text)
             refuse_announced_atoms(text, "phonopy")
             from phonopy.interface.phonopy_yaml import PhonopyYaml
@@ -156,7 +155,7 @@ def parse_structure(path: Path) -> FileCell:
                 positions=cell.scaled_positions,
                 species=phonopy_species(cell),
             )
-        structure, labels = _pymatgen_structure(path, text)
+        structure, labels, notes = _pymatgen_structure(path, text)
         refuse_unreal(structure.lattice.matrix, structure.frac_coords)
     except ValueError as error:
         if str(error).startswith("structure:"):
@@ -184,7 +183,30 @@ def parse_structure(path: Path) -> FileCell:
         lattice=structure.lattice.matrix,
         positions=structure.frac_coords,
         species=tuple(known[label] for label in labels),
+        notes=notes,
     )
+
+
+def structure_notes(path: Path) -> tuple[str, ...]:
+    """What is decided where a structure file leaves something open; nothing without a CIF.
+
+    Raises
+    ------
+    InputError
+        If it cannot be read.
+    """
+    if not path.is_file() or path.stat().st_size > _MOST_CIF_BYTES or read_by_euphonic(path):
+        return ()
+    text = read_structure_text(path)
+    if structure_format(path.name, text) != "cif":
+        return ()
+    refuse_announced_atoms(text, "cif")
+    try:
+        return plain_cif(text).notes
+    except InputError:
+        raise
+    except Exception:  # of what no check foresaw: who reads the structure says it
+        return ()
 
 
 def read_disordered(path: Path) -> Any:
@@ -198,10 +220,10 @@ def read_disordered(path: Path) -> Any:
     if read_by_euphonic(path):
         return None
     text = read_structure_text(path)
-    if is_phonopy_file(text):
+    if structure_format(path.name, text) == "phonopy":
         return None
     try:
-        structure, labels = _pymatgen_structure(path, text)
+        structure, labels, _ = _pymatgen_structure(path, text)
         refuse_unreal(structure.lattice.matrix, structure.frac_coords)
     except Exception as error:  # parsers raise many kinds
         if str(error).startswith("structure:"):
@@ -350,101 +372,39 @@ def phonopy_species(cell: Any) -> tuple[Species, ...]:
     return tuple(known[pair] for pair in pairs)
 
 
-def _cif_isotopes(text: str) -> tuple[str, dict[str, str]]:
-    """CIF with elements for the isotopes of its sites, and the isotope by the site's new label.
-
-    A parser takes D for H and leaves 7Li out.
-
-    Raises
-    ------
-    InputError
-        If an isotope shares its site, or a label may be an isotope or the number of a site.
-    """
-    from pymatgen.io.cif import CifFile
-
-    file: Any = CifFile.from_str(text)
-    found: dict[str, str] = {}
-    for block in file.data.values():
-        labels = block.data.get("_atom_site_label")
-        if not isinstance(labels, list):
-            continue
-        types = block.data.get("_atom_site_type_symbol")
-        occupancy = block.data.get("_atom_site_occupancy", ["1"] * len(labels))
-        kinds = [
-            _cif_isotope(label, None if types is None else types[k])
-            for k, label in enumerate(labels)
-        ]
-        for k, kind in enumerate(kinds):
-            if kind is None:
-                continue
-            if float(re.sub(r"\(.*", "", occupancy[k])) < 1:
-                raise InputError(
-                    f"structure: the isotope {kind} shares the site {labels[k]!r} with others; "
-                    "expected one species. Name the element there, and say isotopes: "
-                    f"{{{element_of(kind)}: {{{kind}: 0.5, ...}}}}"
-                )
-            labels[k] = f"{element_of(kind)}isotope{k}"
-            found[labels[k]] = kind
-            if types is not None:
-                types[k] = element_of(kind)
-    return (str(file) if found else text), found
-
-
-def _cif_isotope(label: str, kind: str | None) -> str | None:
-    """Isotope that the label and the type of a site of a CIF name; None for a natural element."""
-    pattern = r"(\d+[A-Z][a-z]?|[DT](?![a-z]))"
-    named = re.match(pattern, label if kind is None else kind)
-    if named is not None:
-        return species_named(named[0]).label
-    if kind is None:
-        return None
-    by_label = re.match(pattern, label)
-    if by_label is None:
-        return None
-    symbol = re.sub(r"[^A-Za-z].*", "", kind)
-    if by_label[0] in ("D", "T"):
-        return by_label[0] if symbol == "H" else None
-    try:
-        isotope = species_named(by_label[0]).label
-    except InputError:
-        return None
-    if element_of(isotope) != symbol:
-        return None
-    raise InputError(
-        f"structure: the site {label!r} of type {kind} may be an isotope or a number; expected "
-        f"the type {isotope} for the isotope, or a label such as {symbol}1"
-    )
-
-
-def _pymatgen_structure(path: Path, text: str) -> tuple[Any, tuple[str, ...] | None]:
-    """Structure, and the labels of its sites where the file has isotopes that a parser ignores."""
+def _pymatgen_structure(
+    path: Path, text: str
+) -> tuple[Any, tuple[str, ...] | None, tuple[str, ...]]:
+    """Structure, labels of its sites where it has isotopes (a parser knows none), and notes."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        if path.suffix.lower() == ".cif" or text.lstrip().startswith("data_") or "_cell_" in text:
+        if structure_format(path.name, text) == "cif":
             refuse_announced_atoms(text, "cif")
             from pymatgen.io.cif import CifParser
 
-            text, isotopes = _cif_isotopes(text)
-            parser = CifParser.from_str(text, occupancy_tolerance=1.0)
+            plain = plain_cif(text)
+            parser = CifParser.from_str(plain.text, occupancy_tolerance=MOST_OCCUPIED)
             found = parser.parse_structures(primitive=False, on_error="raise")[0]
-            if not isotopes:
-                return found, None
-            sites = (
-                isotopes.get(str(s.label), getattr(s.specie, "symbol", "") if s.is_ordered else "")
+            if not plain.isotopes:
+                return found, None, plain.notes
+            sites = tuple(
+                plain.isotopes.get(
+                    str(s.label), getattr(s.specie, "symbol", "") if s.is_ordered else ""
+                )
                 for s in found
             )
-            return found, tuple(sites)
+            return found, sites, plain.notes
         from pymatgen.io.vasp import Poscar
 
         text, labels = _plain_species(_with_species_line(text))
         refuse_announced_atoms(text, "poscar")
-        poscar = Poscar.from_str(text, read_velocities=False)
+        poscar = Poscar.from_str(plain_poscar(text), read_velocities=False)
         if not poscar.true_names:  # the parser would go on with H, He, Li, ...
             raise InputError(
                 f"structure: {path} names no species; expected a line of chemical symbols above "
                 "the numbers of atoms, such as `Na Cl`. Add it"
             )
-        return poscar.structure, labels
+        return poscar.structure, labels, ()
 
 
 def _plain_species(text: str) -> tuple[str, tuple[str, ...] | None]:
@@ -456,7 +416,13 @@ def _plain_species(text: str) -> tuple[str, tuple[str, ...] | None]:
     if len(names) != len(counts) or not all(c.isdigit() for c in counts):
         return text, None
     plain = [re.split(r"[_/]", name)[0] for name in names]  # Si_pv and Si/hash are VASP's
-    if not all(re.match(r"^\d*[A-Z][a-z]?\d*$", name) for name in plain):
+    wrong = [name for name in plain if not re.match(r"^\d*[A-Z][a-z]?\d*$", name)]
+    if wrong and not any(name.isdigit() for name in plain):
+        raise InputError(
+            f"structure: the line of species names {wrong[0]!r}; expected chemical symbols such as "
+            "Mg O. Correct it"
+        )
+    if wrong:
         return text, None
     labels = canonical_labels(plain)
     refuse_announced_atoms(text, "poscar")

@@ -31,6 +31,14 @@ from simulations.crystal import (
 )
 from simulations.dynamics.bonds import PairForceConstants, bond_keys, supercell_cells
 from simulations.dynamics.dipole import Dipole
+from simulations.dynamics.given_forces_file import (
+    given_forces,
+    refuse_odd_charges,
+    refuse_odd_constants,
+    refuse_odd_dipoles,
+    refuse_odd_forces,
+    supercell_beside,
+)
 from simulations.dynamics.supercell import cell_index, from_supercell, to_supercell
 from simulations.dynamics.supercell_check import (
     GivenForces,
@@ -92,7 +100,7 @@ def load_phonopy(
                 phonon, notes = _from_parts(yaml_file, cell, beside, matrix)
                 params = None
                 cell = replace(cell, species=_phonopy_masses(cell, phonon.unitcell))
-            _set_charges(phonon, params, born if born.is_file() else None)
+            _set_charges(phonon, params, born if born.is_file() else None, yaml_file)
     except InputError:
         raise
     except Exception as error:
@@ -155,6 +163,7 @@ def _from_yaml(path: Path, beside: list[Path], matrix: Any) -> tuple[Any, Any, t
         phonon.force_constants = reader.force_constants
         return phonon, reader.nac_params, (f"{words}force constants from {path.name}",)
     if _has_forces(reader.dataset):
+        refuse_odd_forces(reader.dataset, path)
         phonon.dataset = reader.dataset
         phonon.produce_force_constants(calculate_full_force_constants=False)
         return phonon, reader.nac_params, (f"{words}forces from {path.name}",)
@@ -166,7 +175,7 @@ def _from_yaml(path: Path, beside: list[Path], matrix: Any) -> tuple[Any, Any, t
             "beside it (phonopy -f ...), or forces inside. Compute the forces and put them there, "
             "or ask for a force field by its route"
         )
-    forces = _given_forces(beside[0], len(phonon.supercell))
+    forces = given_forces(beside[0], len(phonon.supercell))
     if forces.n_atoms != len(phonon.supercell):
         raise InputError(
             f"force constants: {forces.name} is for {forces.n_atoms} atoms, but the supercell "
@@ -228,10 +237,12 @@ def _from_parts(
         cell=cell.lattice,
         scaled_positions=cell.positions,
     )
-    forces = _given_forces(beside[0], None)
-    note = ""
+    forces = given_forces(beside[0], None)
+    told_beside, note = supercell_beside(path, cell, forces)
     if matrix is None:
-        matrix, note = _supercell_beside(path, cell, forces)
+        matrix = told_beside
+    else:
+        note = ""
     try:
         matrix, told = checked_supercell(unit, forces, matrix, PHONOPY_SYMPREC_A)
         symprec = PHONOPY_SYMPREC_A
@@ -259,82 +270,38 @@ def _phonopy_masses(cell: FileCell, unit: Any) -> tuple[Species, ...]:
     )
 
 
-def _given_forces(path: Path, n_atoms: int | None) -> GivenForces:
-    """Read FORCE_SETS, FORCE_CONSTANTS or force_constants.hdf5."""
-    from phonopy import file_IO
+def _set_charges(phonon: Any, params: Any, born: Path | None, source: Path) -> None:
+    """Give a phonopy object the Born charges of its own file, or else those of a BORN beside.
 
-    if path.name == "FORCE_SETS":
-        if file_IO.get_FORCE_SETS_type(path) != 1:
-            if n_atoms is not None:
-                moved: Any = file_IO.parse_FORCE_SETS(path, natom=n_atoms)
-                return GivenForces(name=path.name, n_atoms=n_atoms, dataset=moved)
-            raise InputError(
-                f"force constants: {path} moves all atoms at once and does not say in which "
-                "supercell; expected the phonopy_params.yaml with them. Give that file as the "
-                "structure"
-            )
-        sets: Any = file_IO.parse_FORCE_SETS(path)
-        return GivenForces(name=path.name, n_atoms=int(sets["natom"]), dataset=sets)
-    if path.suffix == ".hdf5":
-        import h5py
-
-        constants = np.asarray(file_IO.read_force_constants_hdf5(path))
-        with h5py.File(path, "r") as file:
-            rows = np.asarray(file["p2s_map"]) if "p2s_map" in file else np.arange(len(constants))
-    else:
-        constants = np.asarray(file_IO.parse_FORCE_CONSTANTS(path))
-        with path.open() as file:
-            next(file)
-            first = [int(line.split()[0]) - 1 for k, line in enumerate(file) if k % 4 == 0]
-        rows = np.array(list(dict.fromkeys(first)), dtype=np.int64)
-    if not np.isfinite(constants).all():
-        raise InputError("force constants hold NaN or infinity; expected finite numbers")
-    return GivenForces(
-        name=path.name, n_atoms=constants.shape[1], constants=constants, rows=rows.astype(np.int64)
-    )
-
-
-def _supercell_beside(path: Path, cell: FileCell, forces: GivenForces) -> tuple[Any, str]:
-    """Supercell of a phonopy file that lies beside a structure and has the same cell."""
-    from phonopy.interface.phonopy_yaml import PhonopyYaml
-
-    for name in ("phonopy_params.yaml", "phonopy_disp.yaml", "phonopy.yaml"):
-        beside = path.parent / name
-        if not beside.is_file():
-            continue
-        text = read_structure_text(beside)
-        if not is_phonopy_file(text):
-            continue
-        refuse_tags(text)
-        refuse_announced_atoms(text, "phonopy")
-        reader = PhonopyYaml()
-        reader.read(beside)
-        other, matrix = reader.unitcell, reader.supercell_matrix
-        if other is None or matrix is None or len(other) != len(cell.symbols):
-            continue
-        step = np.asarray(other.scaled_positions) - cell.positions
-        same = np.allclose(other.cell, cell.lattice, atol=1e-3) and np.allclose(
-            step, np.rint(step), atol=1e-3
-        )
-        cells = round(abs(float(np.linalg.det(matrix))))
-        if same and cells * len(cell.symbols) == forces.n_atoms:
-            return np.asarray(matrix, dtype=np.int64), f"; it stands in {name} beside"
-    return None, ""
-
-
-def _set_charges(phonon: Any, params: Any, born: Path | None) -> None:
-    """Give a phonopy object the Born charges of its own file, or else those of a BORN beside."""
+    Raises
+    ------
+    InputError
+        If they hold NaN or infinity.
+    """
     from phonopy.cui.load_helper import get_nac_params
     from phonopy.physical_units import get_calculator_physical_units
 
-    found = get_nac_params(
-        primitive=phonon.primitive,
-        nac_params=params,
-        born_filename=born if params is None else None,
-        is_nac=False,
-        nac_factor=get_calculator_physical_units(phonon.calculator).nac_factor,
-    )
+    beside = born if params is None else None
+    if beside is not None:
+        refuse_odd_charges(beside)
+    try:
+        found = get_nac_params(
+            primitive=phonon.primitive,
+            nac_params=params,
+            born_filename=beside,
+            is_nac=False,
+            nac_factor=get_calculator_physical_units(phonon.calculator).nac_factor,
+        )
+    except Exception as error:
+        if beside is None:
+            raise
+        raise InputError(
+            f"force constants: {beside} cannot be read by phonopy ({error}); expected a factor, a "
+            "dielectric tensor and one Born charge per distinct atom, a line each. Correct it, or "
+            "take it away for a crystal without charges"
+        ) from error
     if found is not None:
+        refuse_odd_dipoles(found, beside or source)
         phonon.nac_params = found
 
 
@@ -388,8 +355,7 @@ def from_phonopy(
     atom, cell = match_atoms(crystal, x, symbols, symprec_A)
 
     constants = np.asarray(phonon.force_constants) * constant
-    if not np.isfinite(constants).all():
-        raise InputError("force constants hold NaN or infinity; expected finite numbers")
+    refuse_odd_constants(constants, source)
     rows = np.arange(len(atom))
     if constants.shape[0] != constants.shape[1]:
         rows = np.asarray(phonon.primitive.p2s_map)
@@ -438,6 +404,7 @@ def _units(phonon: Any) -> tuple[float, float]:
 def _dipole(phonon: Any, place: Placement, atom: IntArray, factor_unit: float) -> Dipole:
     """Charges and dielectric tensor; ``atom`` says which of ours an atom of the supercell is."""
     params = phonon.nac_params
+    refuse_odd_dipoles(params)
     primitive = phonon.primitive
     crystal, R = place.crystal, place.rotation
     index = np.array([primitive.p2p_map[int(s)] for s in primitive.s2p_map])

@@ -191,7 +191,7 @@ def beyond_orders(
     stride = -(-(last - known) // _GAUSSIANS)  # neighbours of very many are as one
     upper = known + stride * np.arange((last - known) // stride + 2)
     weight = np.diff(stats.poisson.cdf(upper, x[:, None]), axis=1)
-    number = 0.5 * (upper[1:] + upper[:-1] + 1)
+    number = np.asarray(0.5 * (upper[1:] + upper[:-1] + 1), dtype=np.float64)
     one = motion.orders[0] * (grid[1] - grid[0])
     mean = float(one @ grid)
     variance = max(float(one @ grid**2) - mean**2, 0.0)

@@ -162,17 +162,11 @@ def supercell_numbers(text: str | None) -> tuple[int, ...] | None:
     return numbers
 
 
-def isotopes_named(text: str | None) -> dict[str, str]:
-    """Read what species are made of, e.g. ``H=D,Li=7Li``."""
-    found: dict[str, str] = {}
-    for part in (text or "").split(","):
-        if not part.strip():
-            continue
-        name, _, isotope = (piece.strip() for piece in part.partition("="))
-        if not (name and isotope):
-            raise InputError(f"--isotopes is {text!r}; expected pairs such as H=D,Li=7Li.")
-        found[name] = isotope
-    return found
+def isotopes_named(text: str | None) -> dict[str, str | dict[str, float]]:
+    """Read what species are made of, e.g. ``H=D,Li=7Li``, or shares as in ``H=D:0.9+1H:0.1``."""
+    from steering.predict import isotopes_of_text
+
+    return isotopes_of_text(text or "", "--isotopes")
 
 
 def within(value: float, option: str, low: float, high: float) -> float:

@@ -84,7 +84,10 @@ def predict(
     ] = None,
     isotopes: Annotated[
         str | None,
-        typer.Option(help="Isotopes in place of natural elements, e.g. H=D,Li=7Li."),
+        typer.Option(
+            help="Isotopes in place of natural elements, e.g. H=D,Li=7Li, or with shares "
+            "H=D:0.9+1H:0.1."
+        ),
     ] = None,
     imaginary: Imaginary = Treatment.LEFT_OUT,
     dipole_sum: DipoleSum = Summed.CONVERGED,

@@ -4,6 +4,7 @@ from steering.predict.crystal_maps import Line, Plane, line_map, path_map, plane
 from steering.predict.database_spectra import SpectraSetting
 from steering.predict.database_spectra_store import write_spectra
 from steering.predict.indirect_spectrum import IndirectSpectrum, indirect_spectrum
+from steering.predict.isotope_text import isotopes_of_text
 from steering.predict.optics import Optics, optics, top_meV
 from steering.predict.phonons import Phonons, phonons, stable
 from steering.predict.phonons_file import write_phonons
@@ -53,6 +54,7 @@ __all__ = [
     "independent_elastic",
     "indirect_spectrum",
     "is_result",
+    "isotopes_of_text",
     "line_map",
     "make_prior",
     "open_structure",

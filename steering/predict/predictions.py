@@ -179,12 +179,17 @@ def prediction_request(**fields: Any) -> PredictionRequest:
     try:
         return PredictionRequest.model_validate(fields)
     except ValidationError as error:
-        faults = [
-            f"{'.'.join(map(str, fault['loc']))} is {fault['input']!r}; "
-            f"{fault['msg'].removeprefix('Value error, ')}."
-            for fault in error.errors(include_url=False)
-        ]
+        faults = [_fault_words(fault) for fault in error.errors(include_url=False)]
         raise InputError("\n".join(faults)) from error
+
+
+def _fault_words(fault: Any) -> str:
+    """Field, value and expectation of one fault; some say the first two themselves."""
+    field = ".".join(map(str, fault["loc"]))
+    told = fault["msg"].removeprefix("Value error, ")
+    return (
+        f"{told}." if told.startswith(f"{field} is ") else f"{field} is {fault['input']!r}; {told}."
+    )
 
 
 def predict(
@@ -236,7 +241,10 @@ def predict(
     named = str(folder) if folder is not None else request.structure
     with (
         open_structure(named, files or folder is not None, database) as opened,
-        ordered_structure(opened, order or request.order) as (structure, notes),
+        ordered_structure(opened, order or request.order, progress=progress) as (
+            structure,
+            notes,
+        ),
     ):
         start = structure_of(
             structure,

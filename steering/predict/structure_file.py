@@ -7,8 +7,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from simulations.crystal import Crystal, builtin_crystals, read_crystal, refuse_tags, write_ordered
+from simulations.crystal import (
+    Crystal,
+    builtin_crystals,
+    read_crystal,
+    refuse_tags,
+    structure_format,
+    structure_notes,
+    write_ordered,
+)
 from simulations.errors import InputError
+from simulations.progress import Progress, silent
 from steering.database import Database
 
 MAX_CHARACTERS = 2_000_000
@@ -47,15 +56,15 @@ def structure_as_file(text: str) -> Iterator[Path]:
         raise StructureTextError("structure: empty; expected a POSCAR, CIF or phonopy.yaml")
     if "\0" in text:
         raise StructureTextError("structure: binary; expected a POSCAR, CIF or phonopy.yaml")
-    name = "POSCAR"
-    if "unit_cell:" in text or "primitive_cell:" in text:
+    text = text.removeprefix("\ufeff")
+    kind = structure_format("", text)
+    name = "structure.cif" if kind == "cif" else "POSCAR"
+    if kind == "phonopy":
         try:
             refuse_tags(text)
         except InputError as error:
             raise StructureTextError(f"structure: {error}") from error
         name = "phonopy.yaml"
-    elif text.lstrip().startswith("data_") or "_cell_" in text:
-        name = "structure.cif"
     with tempfile.TemporaryDirectory(prefix="beamsteer-") as folder:
         path = Path(folder) / name
         path.write_text(text, encoding="utf-8")
@@ -107,7 +116,7 @@ def crystal_named(text: str) -> Crystal:
 
 @contextmanager
 def ordered_structure(
-    opened: str | Path, order: bool
+    opened: str | Path, order: bool, *, progress: Progress = silent
 ) -> Iterator[tuple[str | Path, tuple[str, ...]]]:
     """The same structure, or one whose partly occupied sites are ordered in a supercell.
 
@@ -117,17 +126,27 @@ def ordered_structure(
         From `open_structure`.
     order : bool
         Whether it was asked for.
+    progress : callable
 
     Yields
     ------
     source : str or Path
     words : tuple of str
-        What was done.
+        What was done, and what was decided where the file leaves something open.
+
+    Raises
+    ------
+    InputError
+        If it cannot be read or ordered.
     """
-    if not (order and isinstance(opened, Path) and opened.is_file()):
+    if not (isinstance(opened, Path) and opened.is_file()):
         yield opened, ()
+        return
+    notes = structure_notes(opened)
+    if not order:
+        yield opened, notes
         return
     with tempfile.TemporaryDirectory(prefix="beamsteer-") as folder:
         target = Path(folder) / "POSCAR"
-        told = write_ordered(opened, target)
-        yield (opened, ()) if told is None else (target, (told,))
+        told = write_ordered(opened, target, progress=progress)
+        yield (opened, notes) if told is None else (target, (told, *notes))

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from simulations.crystal import structure_format, structure_text
 from simulations.errors import InputError
 
 MAX_FILES = 8
@@ -72,7 +73,7 @@ def uploaded_folder(files: Sequence[tuple[str, bytes]]) -> Iterator[Path]:
     for name, content in files:
         unpacked = _unpacked(name, content, left)
         left -= len(unpacked)
-        text = _text(name, unpacked)
+        text = structure_text(unpacked, f"files: {name!r}")
         role = _role(name, text)
         if role in texts:
             raise InputError(
@@ -109,25 +110,12 @@ def _unpacked(name: str, content: bytes, most: int) -> bytes:
     return found
 
 
-def _text(name: str, content: bytes) -> str:
-    if not content.strip():
-        raise InputError(f"files: {name!r} is empty; {_EXPECTED}.")
-    try:
-        text = content.decode("utf-8")
-    except UnicodeDecodeError:
-        text = "\0"
-    if "\0" in text:
-        raise InputError(f"files: {name!r} is binary; {_EXPECTED}, as text or gzip of it.")
-    return text
-
-
 def _role(name: str, text: str) -> str:
     """What a file is called where phonopy looks for it."""
     plain = name.strip().removesuffix(".gz")
     if plain.upper() in _BESIDE:
         return plain.upper()
-    if "unit_cell:" in text or "primitive_cell:" in text:
+    kind = structure_format(name, text)
+    if kind == "phonopy":
         return plain.lower() if plain.lower() in _PHONOPY else "phonopy.yaml"
-    if text.lstrip().startswith("data_") or "_cell_" in text or plain.lower().endswith(".cif"):
-        return "structure.cif"
-    return "POSCAR"
+    return "structure.cif" if kind == "cif" else "POSCAR"

@@ -29,6 +29,7 @@ from steering.database import Database, open_database
 from steering.predict import PredictionRequest, predict, uploaded_folder
 from steering.web.answers import clean
 from steering.web.prediction_process import (
+    LAST,
     MAX_ASKED_BYTES,
     PROGRESS,
     Limits,
@@ -118,7 +119,7 @@ def _teller(connection: Connection) -> Callable[[str, float], None]:
 
 
 def main(arguments: list[str]) -> None:
-    """Answer until the other end closes."""
+    """Answer until the other end closes, or until a fault after which no answer can be trusted."""
     told: dict[str, Any] = json.loads(arguments[1])
     limits = Limits(**told)
     database = open_database(Path(arguments[2])) if len(arguments) > 2 else None
@@ -135,7 +136,7 @@ def main(arguments: list[str]) -> None:
             status, content, fit = answer(
                 asked, limits, database=database, progress=_teller(connection)
             )
-            connection.send_bytes(str(status).encode())
+            connection.send_bytes(str(status).encode() + (b"" if fit else LAST))
             connection.send_bytes(content)
 
 

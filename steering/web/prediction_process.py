@@ -33,6 +33,8 @@ MAX_ASKED_BYTES = 32 * 2**20
 MAX_ANSWER_BYTES = 256 * 2**20
 PROGRESS = b"progress "
 """What a message of the process begins with that is no answer yet."""
+LAST = b" last"
+"""What the status of an answer ends with after which the process takes no other request."""
 MAX_TOLD_BYTES = 1000
 GONE = 499
 """Status of a prediction that was cancelled."""
@@ -111,7 +113,7 @@ class BoundedPredictor:
     """Predictions of this installation, one at a time, each in a confined process.
 
     The process starts with the first request, is kept for the next ones, and is replaced after a
-    fault.
+    fault, also one that it outlived and told.
 
     Parameters
     ----------
@@ -187,6 +189,9 @@ class BoundedPredictor:
                     "use `beamsteer predict`.",
                 )
             if told is not None and not asked_for.cancelled:
+                if child.retired:
+                    self._child = None
+                    child.end()
                 return told
             self._child = None
             ended, overdue = child.end(), child.overdue
@@ -237,6 +242,7 @@ class _Child:
 
     def __init__(self, limits: Limits, database: Path | None = None) -> None:
         self.overdue = False
+        self.retired = False  # it said that the answer was its last
         ours, theirs = socket.socketpair()
         with theirs:
             command = (sys.executable, "-m", "steering.web.prediction_child")
@@ -281,10 +287,10 @@ class _Child:
                 while (told := self._connection.recv_bytes(MAX_TOLD_BYTES)).startswith(PROGRESS):
                     message, fraction = json.loads(told.removeprefix(PROGRESS))
                     progress(str(message), float(fraction))
-                status = int(told)
-                return Prediction(
-                    status=status, content=self._connection.recv_bytes(MAX_ANSWER_BYTES)
-                )
+                status = int(told.removesuffix(LAST))
+                content = self._connection.recv_bytes(MAX_ANSWER_BYTES)
+                self.retired = told.endswith(LAST)
+                return Prediction(status=status, content=content)
         except (EOFError, OSError, ValueError):
             return None
 

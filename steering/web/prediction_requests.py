@@ -13,7 +13,7 @@ from pydantic_core import from_json
 from starlette.datastructures import FormData, UploadFile
 
 from simulations.errors import InputError
-from steering.predict import PredictionRequest, refuse_names
+from steering.predict import PredictionRequest, isotopes_of_text, refuse_names
 from steering.web.prediction_process import faults_of
 
 log = structlog.get_logger()
@@ -114,8 +114,10 @@ def _from_text(fields: dict[str, Any]) -> dict[str, Any]:
             found["isotopes"] = (
                 from_json(text, allow_inf_nan=False)
                 if text.startswith("{")
-                else dict(one.strip().split("=") for one in text.split(","))
+                else isotopes_of_text(text, "isotopes")
             )
+        except InputError as error:
+            raise HTTPException(422, str(error)) from error
         except ValueError as error:
             raise HTTPException(
                 422, f"isotopes is {text[:80]!r}; expected such as H=D,Li=7Li, or JSON."

@@ -1,5 +1,6 @@
 """A flow in a bundle: what it sees, what it refuses, and its posterior against one on a grid."""
 
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -15,7 +16,7 @@ from tests.model_server.networks.small_bundle import EDGES, GRID, PATH, PRIOR, f
 
 FLOW = FlowRecipe(
     hidden=64, context=16, transforms=2, bins=4, flow_hidden=32, epochs=60, batch=64,
-    learning_rate=3e-3, counts=(100.0, 3_000.0),
+    learning_rate=3e-3, counts=(100.0, 3_000.0), channels=(),
 )  # fmt: skip
 
 
@@ -52,6 +53,23 @@ def test_a_bundle_with_a_flow_comes_back_the_same(tmp_path):
     np.testing.assert_array_equal(before.interval, after.interval)
     assert "intervals that held the truth" in (tmp_path / "f" / "MODEL_CARD.md").read_text()
     assert again.card["calibration"]["bins"][0]["runs"] == 300
+
+
+def test_a_flow_with_convolutions_reads_as_well_and_comes_back_the_same(tmp_path):
+    looking = trained(replace(FLOW, channels=(8, 16), epochs=30), spectra=3_000)
+    looking.save(tmp_path / "f")
+    again = Bundle.load(str(tmp_path / "f"))
+    assert again.card["network"]["channels"] == [8, 16]
+    truth = PRIOR.sample(60, np.random.default_rng(8)).values
+    told = [fold(parameters=one, counts=1_000.0, seed=k) for k, one in enumerate(truth)]
+    before, after = (np.array([r.values for r in read_spectra(b, told)]) for b in (looking, again))
+    np.testing.assert_array_equal(before, after)
+    plain = np.array([one.values for one in read_spectra(flow(), told)])
+    off, usual = (np.sqrt(np.mean((read - truth) ** 2, axis=0)) for read in (after, plain))
+    assert (off < 1.15 * usual).all()
+    assert off[0] < 0.15 * PRIOR.sigma[0]  # where the peak is
+    assert off[1] < 0.8 * PRIOR.sigma[1]  # how wide, beside a background that nobody told
+    assert 0.8 < np.mean(again.card["calibration"]["bins"][0]["coverage"]) < 0.97
 
 
 def test_its_posterior_is_that_of_a_grid_and_narrows_with_counts():

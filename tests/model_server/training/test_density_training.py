@@ -19,14 +19,16 @@ from model_server.training.progressed_file import Keeping
 
 SMALL = FlowRecipe(
     hidden=48, context=12, transforms=2, bins=4, flow_hidden=24, epochs=40, batch=128,
-    learning_rate=3e-3,
+    learning_rate=3e-3, channels=(),
 )  # fmt: skip
 NOISE = 0.5
-MATRIX = np.array([[1.0, 0.5, 0.0], [0.0, 1.0, -1.0], [0.5, 0.0, 0.3], [0.2, -0.7, 1.0]])
+MATRIX = np.array(
+    [[1.0, 0.5, 0.0], [0.0, 1.0, -1.0], [0.5, 0.0, 0.3], [0.2, -0.7, 1.0], [0.1, 0.1, 0.1]]
+)
 
 
 def observed(z, rng):
-    return (z @ MATRIX.T + NOISE * rng.standard_normal((len(z), 4))).astype(np.float32)
+    return (z @ MATRIX.T + NOISE * rng.standard_normal((len(z), 5))).astype(np.float32)
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +36,7 @@ def trained():
     rng = np.random.default_rng(0)
     z = rng.standard_normal((6_000, 3))
     torch.manual_seed(0)
-    density = Density(4, 3, **SMALL.sizes)
+    density = Density((1, 2), 3, **SMALL.sizes)
     unseen = rng.standard_normal((500, 3))
     losses = fit_density(
         density,
@@ -115,9 +117,9 @@ def test_weights_with_the_exact_likelihood_give_the_exact_evidence_and_mean(trai
     z = normal_deviates(values).numpy()
     log_likelihood = -0.5 * ((x - z @ MATRIX.T) ** 2).sum(axis=1) / NOISE**2
     weight = log_likelihood - log_ratio
-    evidence_covariance = NOISE**2 * np.eye(4) + MATRIX @ MATRIX.T
+    evidence_covariance = NOISE**2 * np.eye(5) + MATRIX @ MATRIX.T
     exact = -0.5 * x @ np.linalg.inv(evidence_covariance) @ x
-    exact += 4 * np.log(NOISE) - 0.5 * np.linalg.slogdet(evidence_covariance)[1]
+    exact += len(x) * np.log(NOISE) - 0.5 * np.linalg.slogdet(evidence_covariance)[1]
     assert np.log(np.mean(np.exp(weight))) == pytest.approx(exact, abs=0.05)
     w = np.exp(weight - weight.max())
     assert w.sum() ** 2 / (w**2).sum() > 0.7 * len(w)

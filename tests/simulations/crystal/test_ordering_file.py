@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
 
 from simulations.crystal import read_crystal, write_ordered
+from simulations.crystal.ordering_file import MOST_STEPS
 from simulations.errors import InputError
 
 CIF = """data_x
@@ -99,3 +102,95 @@ def test_two_orderings_of_one_structure_are_the_same(tmp_path):
     assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
     crystal = read_crystal(tmp_path / "one")
     assert np.isclose(abs(np.linalg.det(crystal.lattice)), 4 * 3.9**3)
+
+
+ROCK_SALT = ("M0 Mg 0 0 0 1", "O0 O 0.5 0.5 0.5 1")
+
+
+def rock_salt(tmp_path, *sites):
+    """The same in its cube of 8 atoms, by symmetry."""
+    path = cif(tmp_path, *sites, a=4.212)
+    path.write_text(path.read_text().replace("'P 1'", "'F m -3 m'"))
+    return path
+
+
+@pytest.mark.parametrize("share", ["0.99", "0.996"])
+def test_a_share_that_rounds_to_whole_sites_is_told_and_leaves_nothing_to_order(tmp_path, share):
+    path = rock_salt(tmp_path, f"M1 Mg 0 0 0 {share}", "O1 O 0.5 0.5 0.5 1")
+    told = write_ordered(path, tmp_path / "POSCAR")
+    assert f"(Mg {share} to 1 of a site)" in told
+    assert "left nothing to order" in told
+    assert "one ordering of many" not in told
+    assert sorted(read_crystal(tmp_path / "POSCAR").elements) == ["Mg", "O"]
+
+
+@pytest.mark.parametrize(
+    ("sites", "lost", "least"),
+    [
+        (("M1 Mg 0 0 0 0.99", "C1 Ca 0 0 0 0.01", "O1 O 0.5 0.5 0.5 1"), "Ca", "1/28"),
+        (("M1 Mg 0 0 0 0.996", "C1 Ca 0 0 0 0.004", "O1 O 0.5 0.5 0.5 1"), "Ca", "1/28"),
+        ((*ROCK_SALT, "H1 H 0.25 0.25 0.25 0.02"), "H", "1/24"),
+    ],
+)
+def test_a_rounding_that_loses_an_element_is_refused(tmp_path, sites, lost, least):
+    path = rock_salt(tmp_path, *sites)
+    words = rf"{lost} has the share 0\.0.*at least {least}.*Leave {lost} out"
+    with pytest.raises(InputError, match=words):
+        write_ordered(path, tmp_path / "POSCAR")
+    assert not (tmp_path / "POSCAR").exists()
+
+
+def test_the_least_share_that_is_named_can_be_had(tmp_path):
+    path = rock_salt(tmp_path, "M1 Mg 0 0 0 0.9643", "C1 Ca 0 0 0 0.0357", "O1 O 0.5 0.5 0.5 1")
+    write_ordered(path, tmp_path / "POSCAR")
+    assert read_crystal(tmp_path / "POSCAR").elements.count("Ca") == 1
+
+
+def test_sites_that_lose_their_atoms_are_told_where_the_element_stays(tmp_path):
+    path = rock_salt(tmp_path, *ROCK_SALT, "O1 O 0.25 0.25 0.25 0.02")
+    told = write_ordered(path, tmp_path / "POSCAR")
+    assert "(O 0.02 to 0 of a site)" in told
+    assert sorted(read_crystal(tmp_path / "POSCAR").elements) == ["Mg", "O"]
+
+
+def test_no_more_atoms_than_sites_come_out_of_shares_between_whole_numbers(tmp_path):
+    """Each share alone rounds up: to 5 and 5 and 4 atoms on thirteen sites."""
+    sites = [
+        f"{element}{k} {element} {k / 13:.6f} 0 0 {share}"
+        for k in range(13)
+        for element, share in (("Ni", 0.3538), ("Co", 0.3538), ("Mn", 0.2924))
+    ]
+    path = cif(tmp_path, *sites, a=30.0)
+    told = write_ordered(path, tmp_path / "POSCAR", 13)
+    elements = read_crystal(tmp_path / "POSCAR").elements
+    counts = sorted(elements.count(one) for one in ("Ni", "Co", "Mn"))
+    assert counts == [4, 4, 5]
+    assert "shares are off by up to 4.6%" in told
+
+
+@pytest.mark.parametrize("x", ["0.25", "0.27"])
+def test_many_arrangements_are_searched_in_bounded_steps_and_apart(tmp_path, x):
+    """48 sites in twelve places for four atoms: 194,580 arrangements, most of them impossible."""
+    share = "0.0833" if x == "0.27" else "0.5"
+    path = rock_salt(tmp_path, *ROCK_SALT, f"H1 H {x} 0.25 0.25 {share}")
+    steps = []
+    began = time.monotonic()
+    told = write_ordered(path, tmp_path / "one", progress=lambda words, _: steps.append(words))
+    assert time.monotonic() - began < 60
+    assert steps[0] == f"ordering {48 if x == '0.27' else 8} partly occupied sites"
+    crystal = read_crystal(tmp_path / "one")
+    assert crystal.elements.count("H") * 4 == crystal.n_atoms * 4 // 3
+    if x == "0.27":
+        assert f"{MOST_STEPS:,} steps of search reach (approximate" in told
+        assert any(f"of {MOST_STEPS:,} at most" in words for words in steps)
+        write_ordered(path, tmp_path / "two")
+        assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
+    step = crystal.positions[:, None] - crystal.positions
+    distance = np.linalg.norm((step - np.rint(step)) @ crystal.lattice, axis=-1)
+    assert distance[~np.eye(crystal.n_atoms, dtype=bool)].min() > 0.7
+
+
+def test_charges_are_guessed_of_shares_that_are_thirds(tmp_path):
+    """Sums of thirds are whole numbers but for rounding, which pymatgen's guess does not pardon."""
+    path = rock_salt(tmp_path, "L1 Li 0 0 0 0.3333", "N1 Ni 0 0 0 0.6667", "O1 O 0.5 0.5 0.5 1")
+    assert "Ewald sum of guessed charges" in write_ordered(path, tmp_path / "POSCAR")

@@ -70,5 +70,43 @@ def test_all_files_together_unpack_to_a_bound(monkeypatch):
         pass
 
 
+CIF = (
+    "data_x\n_publ_author_name 'Müller'\n_cell_length_a 4\n_cell_length_b 4\n_cell_length_c 4\n"
+    "_space_group_name_H-M_alt 'P m -3 m'\nloop_\n_atom_site_label\n_atom_site_fract_x\n"
+    "_atom_site_fract_y\n_atom_site_fract_z\nAl1 0 0 0\n"
+)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "latin-1"])
+@pytest.mark.parametrize("packed", [False, True])
+def test_what_a_file_of_this_machine_may_be_an_uploaded_one_may_be(tmp_path, encoding, packed):
+    data = CIF.encode(encoding)
+    (tmp_path / "x.cif").write_bytes(data)
+    assert read_crystal(tmp_path / "x.cif").symbols == ("Al",)
+    with uploaded_folder([("x.cif", gzip.compress(data) if packed else data)]) as main:
+        assert main.name == "structure.cif"
+        assert read_crystal(main).symbols == ("Al",)
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [(CIF.encode("utf-16"), "'x.cif' is UTF-16"), (b"<html></html>", "'x.cif' is a web page")],
+)
+def test_both_refuse_the_same(tmp_path, data, says):
+    (tmp_path / "x.cif").write_bytes(data)
+    with pytest.raises(InputError, match=says.replace("'x.cif'", "x.cif")):
+        read_crystal(tmp_path / "x.cif")
+    with pytest.raises(InputError, match=says), uploaded_folder([("x.cif", data)]):
+        pass
+
+
+@pytest.mark.parametrize("title", ["data_Al relaxed", "Al_cell_x", "Al unit_cell: relaxed"])
+def test_the_title_of_a_poscar_is_no_format(title):
+    data = POSCAR.replace(b"Al\n", title.encode() + b"\n", 1)
+    with uploaded_folder([("my-cell", data), ("FORCE_SETS", b"1\n")]) as main:
+        assert main.name == "POSCAR"
+        assert read_crystal(main).symbols == ("Al",)
+
+
 def test_plain_names_are_taken():
     refuse_names(["POSCAR", "Si.cif", "Mn O (1).vasp", "phonopy.yaml", "säge.cif"])

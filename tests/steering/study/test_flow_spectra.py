@@ -60,7 +60,7 @@ def test_a_flow_is_trained_read_and_taken_as_a_first_guess(tmp_path, monkeypatch
     section = doubted_experiment().parameters.model_copy(update={"others": "fitted"})
     experiment = doubted_experiment().model_copy(update={"parameters": section})
     recipe = FlowRecipe(hidden=16, context=8, transforms=1, bins=4, flow_hidden=8, epochs=2,
-                        batch=32)  # fmt: skip
+                        batch=32, channels=(8,))  # fmt: skip
     monkeypatch.setattr("steering.study.model_training.recipe_of", lambda name: recipe)
     options = {"experiment_dir": EXAMPLES, "architecture": "flow", "spectra": 120, "epochs": 2}
     card = train(experiment, output=tmp_path / "flow", work=tmp_path / "work", **options)

@@ -261,6 +261,12 @@ def test_a_bad_field_is_refused_in_words(client, fields, says):
     assert says in answer.json()["detail"]
 
 
+def test_isotopes_of_a_form_are_read_as_at_the_command_line(client):
+    twice = sent(client, ("POSCAR", GOOD.encode()), isotopes="Si=28Si,Si=30Si")
+    assert twice.status_code == 422
+    assert "isotopes is 'Si=28Si,Si=30Si', which names Si twice" in twice.json()["detail"]
+
+
 def test_a_body_that_is_none_is_refused(client):
     for content, kind, status in (
         (b"{", "application/json", 422),

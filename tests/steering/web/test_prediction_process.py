@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
@@ -16,6 +17,8 @@ import pytest
 
 from steering.run import RunStore
 from steering.web import BoundedPredictor, create_app, serving
+from steering.web.prediction_cache_store import PredictionCache
+from steering.web.prediction_jobs import PredictionJobs
 from steering.web.prediction_process import Limits
 
 NAN = "Si\n1.0\nnan 2.7 2.7\n2.7 0 2.7\n2.7 2.7 0\nSi\n2\nDirect\n0 0 0\n0.25 0.25 0.25\n"
@@ -121,3 +124,45 @@ def test_a_process_that_cannot_start_is_told(monkeypatch):
         told = one.predict(GOOD)
     assert told.status == 503
     assert "does not start" in said(told)
+
+
+FAULTY = {"uploaded": 5}  # no request of the server's own looks like it
+
+
+def test_a_fault_ends_its_process_and_is_no_fault_of_the_next_request():
+    with predictor() as one:
+        for _ in range(3):
+            fault = one.predict(FAULTY)
+            assert fault.status == 500
+            assert "fault of Beamsteer" in said(fault)
+            assert one._child is None  # nobody is given to what ends
+            assert one.predict(GOOD).status == 200
+        pid = child_of(one)
+        assert one.predict({"structure": "nothing"}).status == 422
+        assert child_of(one) == pid  # the words of a refusal end nothing
+
+
+def test_want_of_memory_is_no_fault_of_the_next_request():
+    with predictor(memory_bytes=80 * 2**20) as one:
+        for _ in range(2):
+            told = one.predict(SLOW)
+            assert told.status == 422
+            assert "GiB" in said(told) or "crashed (SIG" in said(told)
+            refused = one.predict({"structure": "nothing"})
+            assert "structure is 'nothing'" in said(refused)
+
+
+def test_a_job_after_a_fault_gets_its_answer(tmp_path):
+    async def states(one) -> list[tuple[str, int]]:
+        jobs = PredictionJobs(one, PredictionCache(folder=tmp_path))
+        begun = [
+            await jobs.submit(f"user {k}", f"{k:064x}", asked, size=100)
+            for k, asked in enumerate((FAULTY, GOOD, FAULTY | {"uploaded": 6}, GOOD))
+        ]
+        for job in begun:
+            await jobs.wait(job, 120)
+        return [(job.state, 200 if job.fault is None else job.fault.status) for job in begun]
+
+    with predictor() as one:
+        found = asyncio.run(states(one))
+    assert found == [("failed", 500), ("done", 200)] * 2
