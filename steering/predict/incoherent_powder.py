@@ -38,15 +38,16 @@ def incoherent_powder(
     resolution: Resolution | SigmaOfEnergy | float,
     ei_meV: float | None,
     max_order: int,
+    beyond: bool = False,
 ) -> IncoherentPowder:
     """One phonon with both cross sections, and multiphonon scattering, from a density of states.
-
-    Where more than one phonon is asked for, all that scatter are there.
 
     Parameters
     ----------
     crystal, dos, momentum_edges, energy_edges_meV, temperature_K, resolution, ei_meV, max_order
         As `incoherent_spectrum`.
+    beyond : bool
+        Likewise.
     """
     own = 4 * np.pi * crystal.scattering_length**2
     together = replace(
@@ -63,7 +64,7 @@ def incoherent_powder(
         resolution=resolution,
         ei_meV=ei_meV,
         max_order=max_order,
-        beyond=max_order > 1,
+        beyond=beyond,
     )
     first = [crystal.symbols.index(symbol) for symbol in found.elements]
     share = own[first] / np.maximum(together.incoherent_barn[first], 1e-300)

@@ -125,6 +125,7 @@ def powder_parts(
     sigma_of: SigmaOfEnergy,
     ei_meV: float,
     max_order: int,
+    beyond: bool = False,
     momentum_sigma: float = 0.0,
     bundle: SpringBundle | None = None,
 ) -> tuple[IncoherentPowder, str]:
@@ -135,7 +136,7 @@ def powder_parts(
     Parameters
     ----------
     vibrations : Vibrations
-    momentum_edges, energy_edges_meV, temperature_K, ei_meV, max_order
+    momentum_edges, energy_edges_meV, temperature_K, ei_meV, max_order, beyond
         As `incoherent_powder`.
     sigma_of, momentum_sigma
         As `interfering_powder`.
@@ -157,6 +158,7 @@ def powder_parts(
         resolution=sigma_of,
         ei_meV=ei_meV,
         max_order=max_order,
+        beyond=beyond,
     )
     crystal, stiffness = vibrations.crystal, vibrations.stiffness
     if stiffness is None or crystal.n_atoms > MOST_ATOMS:

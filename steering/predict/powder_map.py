@@ -156,6 +156,7 @@ def _without_force_constants(
         sigma_of=seen.sigma_of,
         ei_meV=seen.ei_meV,
         max_order=orders,
+        beyond=True,
         momentum_sigma=momentum_fwhm / FWHM,
     )
     parts = {
