@@ -98,6 +98,37 @@ MODEL = {
     "fault": None,
 }
 
+READING = {
+    "model": "germanium",
+    "architecture": "variational-encoder",
+    "experiment": MODEL["experiment"],
+    "estimates": [
+        {
+            "name": "psi 24",
+            "parameters": [
+                {
+                    "name": "1NN xx",
+                    "unit": "eV/angstrom^2",
+                    "value": -2.31,
+                    "typical_error": 0.17,
+                    "spread": 0.09,
+                    "low": None,
+                    "high": None,
+                    "prior_mean": -2.26,
+                    "prior_sigma": 0.99,
+                }
+            ],
+            "counts": 18400.0,
+            "known": 0.62,
+            "latent_distance": 0.97,
+            "latent_share": 0.55,
+            "inside": True,
+            "checked": ["path", "energy axis"],
+            "latent_place": [0.42, -1.3],
+        }
+    ],
+    "notes": [],
+}
 EXAMPLES: dict[str, dict[str, Any]] = {
     "GET /v1/runs": {"answer": {"runs": [RUN | {"chunks": 9}], "total": 1, "next": None}},
     "GET /v1/runs/{run_id}": {
@@ -385,37 +416,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
                 }
             ],
         },
-        "answer": {
-            "model": "germanium",
-            "architecture": "variational-encoder",
-            "experiment": MODEL["experiment"],
-            "estimates": [
-                {
-                    "name": "psi 24",
-                    "parameters": [
-                        {
-                            "name": "1NN xx",
-                            "unit": "eV/angstrom^2",
-                            "value": -2.31,
-                            "typical_error": 0.17,
-                            "spread": 0.09,
-                            "low": None,
-                            "high": None,
-                            "prior_mean": -2.26,
-                            "prior_sigma": 0.99,
-                        }
-                    ],
-                    "counts": 18400.0,
-                    "known": 0.62,
-                    "latent_distance": 0.97,
-                    "latent_share": 0.55,
-                    "inside": True,
-                    "checked": ["path", "energy axis"],
-                    "latent_place": [0.42, -1.3],
-                }
-            ],
-            "notes": [],
-        },
+        "answer": READING,
     },
     "GET /v1/models": {"answer": {"models": [MODEL]}},
     "GET /v1/models/{name}/card": {
@@ -426,6 +427,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
             "architecture": "variational-encoder",
         }
     },
+    "GET /v1/models/{name}/reading": {"answer": READING},
     "GET /v1/models/{name}/latent": {
         "answer": {
             "title": "Model bundle for germanium on ARCS",
