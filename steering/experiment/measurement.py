@@ -19,6 +19,7 @@ from simulations.crystal import (
     builtin_crystals,
     read_crystal,
     species_words,
+    structure_notes,
     with_isotopes,
 )
 from simulations.dynamics import (
@@ -607,7 +608,8 @@ def _sample(experiment: Experiment, experiment_dir: FilePath):
     else:
         crystal = with_isotopes(reference.crystal, sample.made_of)
         reference = replace(reference, crystal=crystal)
-    told = (*reference.notes, *species_words(crystal))
+    decided = structure_notes(structure) if isinstance(structure, FilePath) else ()
+    told = (*decided, *reference.notes, *species_words(crystal))
     if told:
         log.info("sample_read", structure=str(structure), notes=told)
     return crystal, reference
