@@ -113,8 +113,9 @@ def _unpacked(name: str, content: bytes, most: int) -> bytes:
 def _role(name: str, text: str) -> str:
     """What a file is called where phonopy looks for it."""
     plain = name.strip().removesuffix(".gz")
-    if plain.upper() in _BESIDE:
-        return plain.upper()
+    bare = plain.removesuffix(".txt").upper()  # as browsers and mail programs name them
+    if bare in _BESIDE:
+        return bare
     kind = structure_format(name, text)
     if kind == "phonopy":
         return plain.lower() if plain.lower() in _PHONOPY else "phonopy.yaml"

@@ -26,6 +26,11 @@ def test_files_lie_where_phonopy_looks_for_them_whatever_they_are_called():
     assert not folder.exists()
 
 
+def test_a_suffix_that_a_browser_added_does_not_hide_what_a_file_is():
+    with uploaded_folder([("POSCAR", POSCAR), ("force_sets.txt", b"1\n")]) as main:
+        assert (main.parent / "FORCE_SETS").is_file()
+
+
 def test_who_holds_most_is_the_structure():
     yaml = b"unit_cell:\n  lattice:\n"
     with uploaded_folder([("POSCAR", POSCAR), ("phonopy_params.yaml", yaml)]) as main:
