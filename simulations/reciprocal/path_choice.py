@@ -17,13 +17,18 @@ class PathPoint(Section):
     hkl: Vector = Field(description="three numbers, r.l.u. of the conventional cell")
 
 
+MOST_BINS = 5000  # along the path or energy: more than any map shows
+
+
 class EnergySection(Section):
     """Energy bins of the folded spectrum."""
 
     min_meV: Number = Field(default=0.0, description="lower edge of the first bin, meV")
     max_meV: Number = Field(description="upper edge of the last bin, meV")
-    bins: Count = Field(description="number of energy bins, 1 or more")
-    substeps: Count = Field(default=4, description="energy steps per bin of the map, 4 or more")
+    bins: Count = Field(le=MOST_BINS, description="number of energy bins, 1 or more")
+    substeps: Count = Field(
+        default=4, le=100, description="energy steps per bin of the map, 4 or more"
+    )
 
     @field_validator("max_meV")
     @classmethod
@@ -100,6 +105,8 @@ class PathSection(Section):
         cls, value: tuple[int, ...] | None, info: ValidationInfo
     ) -> tuple[int, ...] | None:
         points = info.data.get("points")
+        if value is not None and sum(value) > MOST_BINS:
+            raise expected(f"at most {MOST_BINS} bins together. Take fewer.")
         if value is None or points is None:
             return value
         if points == "seekpath":

@@ -39,6 +39,8 @@ EXPOSURE_NAMES = {
     "displacement": "displacement",
 }
 """Names in the file by those of an exposure's arrays."""
+_SUMS = ("S", "V", "N", "D", "flat_exposure")
+_SETTING_MAY_DIFFER = {"ei_meV": 0.01, "temperature_K": 0.02}  # of it
 
 
 def write_folded(
@@ -80,6 +82,9 @@ def write_folded(
         "voxel_q_inverse_angstrom": voxels.centre_cartesian,
         "parameter_names": np.array(measurement.targeted, dtype=np.str_),
         "isotopes": np.array(species_words(measurement.crystal), dtype=np.str_),
+        "instrument": np.str_(measurement.experiment.instrument.name),
+        "ei_meV": np.float64(measurement.ei_meV),
+        "temperature_K": np.float64(measurement.experiment.sample.temperature_K),
         "units": json.dumps(
             {
                 "S": "counts (reduced input: intensity x sr meV)",
@@ -123,21 +128,15 @@ def read_folded(path: Path, measurement: Measurement) -> tuple[CellSums, VoxelEx
     Raises
     ------
     InputError
-        If it cannot be read, was folded with other axes, or holds a can.
+        If it cannot be read, was folded with other axes or of another setting, holds a can, or
+        numbers that no fold has.
     """
     if path.exists() and not path.is_file():  # a pipe that nobody feeds would be waited for
         raise InputError(
             f"{path} is no plain file; expected the folded.npz of `beamsteer fold` or `beamsteer "
             "replay`. Correct the path."
         )
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as content:
-            arrays = {key: np.asarray(content[key]) for key in content.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(
-            f"{path} cannot be read as NPZ ({type(error).__name__}: {error}); "
-            "expected the folded.npz of `beamsteer fold` or `beamsteer replay`. Correct the path."
-        ) from error
+    arrays = _arrays_of(path)
     lacking = [k for k in ("S", "V", "N", "D", "path_hkl_rlu", "voxel_D") if k not in arrays]
     if lacking:
         raise InputError(
@@ -160,6 +159,8 @@ def read_folded(path: Path, measurement: Measurement) -> tuple[CellSums, VoxelEx
                 f"{path}: {name} is not that of the experiment; expected a fold with the same path "
                 "and energy axis. Fold again with this experiment."
             )
+    _refuse_other_setting(path, arrays, measurement)
+    _refuse_unreal(path, arrays, (measurement.path.n_bins, measurement.energy.n_bins))
     own = {field: arrays[name] for field, name in EXPOSURE_NAMES.items() if name in arrays}
     form: Form = "tensor" if "start" not in own else "images"
     sums = CellSums(
@@ -171,3 +172,70 @@ def read_folded(path: Path, measurement: Measurement) -> tuple[CellSums, VoxelEx
         gaussian=bool(arrays["gaussian"]),
     )
     return sums, exposure_of_arrays(form, own)
+
+
+def _arrays_of(path: Path) -> dict[str, Any]:
+    """All arrays of an NPZ, by name."""
+    try:
+        with path.open("rb") as file:
+            content: Any = np.load(file, allow_pickle=False)
+            if not hasattr(content, "files"):
+                raise ValueError("a single array")
+            with content:
+                names: list[str] = content.files
+                return {name: np.asarray(content[name]) for name in names}
+    except (OSError, ValueError, EOFError, MemoryError, zipfile.BadZipFile) as error:
+        why = f" ({type(error).__name__}: {error})"
+        if "pickle" in str(error):  # which nobody should be talked into
+            why = ": it is no archive of plain arrays"
+        raise InputError(
+            f"{path} cannot be read as NPZ{why}; expected the folded.npz of `beamsteer fold` or "
+            "`beamsteer replay`, whole. Correct the path."
+        ) from error
+
+
+def _refuse_other_setting(path: Path, arrays: dict[str, Any], measurement: Measurement) -> None:
+    """Raise for a fold of another instrument, Ei or temperature; older folds do not say."""
+    own = measurement.experiment
+    same = {
+        "instrument": own.instrument.name.partition("/")[0].upper(),
+        "ei_meV": float(measurement.ei_meV),
+        "temperature_K": float(own.sample.temperature_K),
+    }
+    for name, expected in same.items():
+        if name not in arrays:
+            continue
+        found = arrays[name].item()
+        if isinstance(expected, str):
+            agrees = str(found).partition("/")[0].upper() == expected
+        else:
+            agrees = abs(float(found) - expected) <= _SETTING_MAY_DIFFER[name] * expected
+        if not agrees:
+            raise InputError(
+                f"{path}: {name} is {found}, and {expected} in the experiment; expected a fold of "
+                "the same setting. Fold again with this experiment, or name that of the fold."
+            )
+
+
+def _refuse_unreal(path: Path, arrays: dict[str, Any], shape: tuple[int, int]) -> None:
+    """Raise for sums of another shape, and for numbers that no fold has."""
+    gaussian = bool(arrays.get("gaussian", False))
+    for name, array in arrays.items():
+        if name in _SUMS and array.shape != shape:
+            raise InputError(
+                f"{path}: {name} has shape {array.shape}; expected {shape}, path and energy bins. "
+                "Fold again with this experiment."
+            )
+        if name not in _SUMS and name not in EXPOSURE_NAMES.values():
+            continue
+        if array.dtype.kind not in "iuf" or not np.all(np.isfinite(array)):
+            raise InputError(
+                f"{path}: {name} holds what is no finite number; expected the sums as `beamsteer "
+                "fold` wrote them. Fold again."
+            )
+        positive = name in ("V", "N", "D", "flat_exposure") or (name == "S" and not gaussian)
+        if positive and array.size and array.min() < 0:
+            raise InputError(
+                f"{path}: {name} is as low as {array.min():g}; expected no negative number. Fold "
+                "again."
+            )

@@ -84,6 +84,8 @@ HOSTILE = [
     ("ei_meV: 40", "ei_meV:", "instrument.ei_meV is empty; expected a number"),
     ("ei_meV: 40, ", "", "instrument.ei_meV is missing; expected incident energy"),
     ("[40, 10, 30,", "[40, 10,", "path.bins is [40, 10, 20, 20, 20]; expected 6 numbers"),
+    ("[40, 10, 30,", "[100000000, 10, 30,", "expected at most 5000 bins together"),
+    ("bins: 140", "bins: 1000000000", "path.energy.bins is 1000000000; expected"),
     ("hkl: [0, 0, 1]", "hkl: [0, 0]", "path.points[1].hkl[2] is missing; expected three numbers"),
     ("hkl: [0, 0, 1]", "hkl: [0, x, 1]", "path.points[1].hkl[1] is 'x'; expected a number"),
     ("{label: X,", "{lable: X,", "path.points[1].lable is 'X'; expected no such field. Did you"),
