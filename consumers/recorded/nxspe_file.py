@@ -243,8 +243,19 @@ def _psi(path: Path, info: h5py.Group, given: float | None) -> float:
     return psi
 
 
+def _numbers(path: Path, group: h5py.Group, name: str) -> NDArray | None:
+    """Whole dataset of numbers, None when it is absent."""
+    values = child_array(group, name)
+    if values is not None and values.dtype.kind not in "biuf":
+        kind = "text" if values.dtype.kind in "SUO" else str(values.dtype)
+        raise UnreadableError(
+            f"{path}: {name} holds {kind}; expected real numbers. Write the file again"
+        )
+    return values
+
+
 def _blocks(path: Path, data: h5py.Group) -> tuple[FloatArray, FloatArray]:
-    intensity, error = child_array(data, "data"), child_array(data, "error")
+    intensity, error = _numbers(path, data, "data"), _numbers(path, data, "error")
     if intensity is None or error is None or intensity.ndim != 2 or intensity.shape != error.shape:
         shapes = [None if a is None else a.shape for a in (intensity, error)]
         raise UnreadableError(
@@ -259,7 +270,7 @@ def _blocks(path: Path, data: h5py.Group) -> tuple[FloatArray, FloatArray]:
 def _edges(
     path: Path, data: h5py.Group, bins: int, ei_meV: float, problems: list[str]
 ) -> FloatArray:
-    energy = child_array(data, "energy")
+    energy = _numbers(path, data, "energy")
     shape = None if energy is None else energy.shape
     if energy is None or energy.ndim != 1 or len(energy) not in (bins, bins + 1):
         raise UnreadableError(
@@ -292,7 +303,7 @@ def _instrument(
     n = len(empty)
     columns = {}
     for key in ("polar", "azimuthal", "distance", "polar_width", "azimuthal_width"):
-        column = child_array(data, key)
+        column = _numbers(path, data, key)
         if column is None and key in ("distance", "azimuthal_width", "polar_width"):
             column = np.full(n, np.nan)
         if column is None or column.shape != (n,):
@@ -316,12 +327,12 @@ def _instrument(
         axis=1,
     )
     name = child_text(entry, "instrument/name") or "unnamed"
-    solid = child_array(extension, "solid_angle") if extension is not None else None
+    solid = _numbers(path, extension, "solid_angle") if extension is not None else None
     if solid is None:
         solid = _solid_angle(polar, columns, problems)
-    ids = child_array(extension, "detector_id") if extension is not None else None
+    ids = _numbers(path, extension, "detector_id") if extension is not None else None
     masked = lost.copy()
-    stored_mask = child_array(extension, "masked") if extension is not None else None
+    stored_mask = _numbers(path, extension, "masked") if extension is not None else None
     if stored_mask is not None and stored_mask.shape == (n,):
         masked |= stored_mask.astype(np.bool_)
     if (empty & ~masked).any():
@@ -341,10 +352,10 @@ def _instrument(
         resolution = table.resolution
         length = length if np.isfinite(length) else table.source_to_sample_m
     if extension is not None:
-        stored = child_array(extension, "resolution")
+        stored = _numbers(path, extension, "resolution")
         if stored is not None and stored.size:
             resolution = Resolution(coefficients=tuple(float(c) for c in stored.ravel()))
-    tube = child_array(extension, "tube") if extension is not None else None
+    tube = _numbers(path, extension, "tube") if extension is not None else None
     return Instrument(
         name=name,
         position_m=position,
@@ -386,7 +397,10 @@ def _check_extension(path: Path, extension: h5py.Group) -> None:
 
 
 def _counts(path: Path, extension: h5py.Group, shape: tuple[int, ...]) -> NDArray[np.int64] | None:
-    index, value = child_array(extension, "count_index"), child_array(extension, "count_value")
+    index, value = (
+        _numbers(path, extension, "count_index"),
+        _numbers(path, extension, "count_value"),
+    )
     if index is None and value is None:
         return None
     size = shape[0] * shape[1]

@@ -28,6 +28,12 @@ from simulations.errors import InputError
 from simulations.instrument import Resolution
 from simulations.prior import BoxPrior, nearest_stable
 from simulations.scattering import MeasuredSpectrum
+from simulations.scattering.measured_file import (
+    LEAST_BINS,
+    LEAST_CELLS,
+    MOST_EI_MEV,
+    enough_cells,
+)
 
 BLUR_STAGES = (0.06, 0.03, 0.0)  # of Ei
 BLURRED_POINTS = 150
@@ -273,6 +279,37 @@ def _begin(problem: _Problem, values: FloatArray, blur: _Blur) -> FloatArray:
     return best
 
 
+def _check(spectrum: MeasuredSpectrum) -> None:
+    """Refuse what no model can be fitted to."""
+    name, valid = spectrum.name, spectrum.valid
+    if not 0 < spectrum.ei_meV <= MOST_EI_MEV:
+        raise InputError(
+            f"spectrum {name}: Ei is {spectrum.ei_meV:g} meV; expected above 0 and at most "
+            f"{MOST_EI_MEV:g}. Correct it."
+        )
+    if not 0 <= spectrum.temperature_K < np.inf:
+        raise InputError(
+            f"spectrum {name}: temperature is {spectrum.temperature_K:g} K; expected a finite one, "
+            "0 or more. Correct it."
+        )
+    if not enough_cells(valid):
+        raise InputError(
+            f"spectrum {name}: {int(valid.sum())} valid cells; expected at least {LEAST_CELLS} "
+            f"over at least {LEAST_BINS} energies and {LEAST_BINS} |Q|. Give more of the spectrum."
+        )
+    data = spectrum.intensity[valid]
+    if not np.isfinite(data).all():
+        raise InputError(
+            f"spectrum {name}: intensity is not finite in {int((~np.isfinite(data)).sum())} valid "
+            "cells; expected numbers. Mask them."
+        )
+    if np.ptp(data) <= 1e-12 * np.abs(data).max():
+        raise InputError(
+            f"spectrum {name}: intensity is {data[0]:g} in every valid cell; expected a spectrum "
+            "that varies. Check what was written to the file."
+        )
+
+
 def fit_powder(
     spectrum: MeasuredSpectrum,
     model: ForceConstantModel,
@@ -313,10 +350,12 @@ def fit_powder(
     Raises
     ------
     ValueError
-        If the prior lacks a parameter, the reference is not stable, or sigma is not positive.
+        If the prior lacks a parameter, the reference is not stable, sigma is not positive, or the
+        spectrum has too few cells or does not vary.
     """
     settings = settings or InversionSettings()
     say = progress or (lambda label, share: None)
+    _check(spectrum)
     parts = Components(
         spectrum,
         model,

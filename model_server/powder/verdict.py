@@ -32,6 +32,8 @@ OUTSIDE = 1.5  # half-widths from the middle of a parameter's box
 LEAST_PHONONS = 0.3  # share of what can and background leave over that phonons must explain
 NOTICED = 30.0  # fall of chi-square beyond one per parameter that makes phonons more than chance
 ALPHA = 1e-3
+SPARSE = 0.05  # of the cells, where nothing was counted: these have the error of one count
+OVERSTATED = 1.25  # times too large, beyond chance: errors of a file that can prove nothing
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -78,6 +80,15 @@ def judge(fit: PowderFit, prior: BoxPrior) -> Verdict:
             f"{MODEL_ERROR:.0%}"
         )
         reasons += _missing(fit, residual, noise)
+    least = float(chdtri(freedom, 1 - ALPHA)) / freedom / OVERSTATED**2
+    sparse = float(np.mean(parts.data[valid] == 0)) > SPARSE
+    if parts.spectrum.sigma is not None and not sparse and statistic / freedom < least:
+        times = float(np.sqrt(freedom / max(statistic, 1e-300)))
+        reasons.append(
+            f"errors are {times:.3g} times too large for this spectrum: chi-square "
+            f"{statistic / freedom:.2g} per degree of freedom, at least {least:.2g} expected; a "
+            "wrong model would pass as well. Give standard deviations of one cell"
+        )
     if not (np.isfinite(share) and share >= LEAST_PHONONS):
         reasons.append(
             f"phonons of this model explain {max(share, 0.0):.0%} of what varies beyond a smooth "
@@ -118,6 +129,8 @@ def judge(fit: PowderFit, prior: BoxPrior) -> Verdict:
 
 def _phonon_share(fit: PowderFit) -> float:
     """Share of the squares that can and background leave over which the phonons explain."""
+    if fit.scale <= 0:
+        return 0.0
     parts = fit.parts
     valid = parts.valid
     sigma = parts.sigma[valid]

@@ -350,6 +350,8 @@ def write_powder_fold(folded: PowderFold, path: Path | str) -> None:
             "gaussian": np.array(total.gaussian),
             "momentum_edges_inverse_angstrom": folded.momentum_edges,
             "energy_edges_meV": folded.energy_edges_meV,
+            "ei_meV": np.float64(folded.ei_meV),
+            "temperature_K": np.float64(folded.temperature_K),
         },
         path,
     )

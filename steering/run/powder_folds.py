@@ -62,6 +62,8 @@ class PowderFold:
     chunks: dict[str, CellSums]  # in the order in which they are summed
     accounts: dict[str, EventAccount]
     set_aside: tuple[tuple[str, str], ...]  # origin and reason
+    ei_meV: float
+    temperature_K: float
 
     @property
     def sums(self) -> CellSums:
@@ -348,4 +350,6 @@ def fold_powder(
         chunks=folder.chunks,
         accounts=folder.accounts,
         set_aside=tuple(folder.set_aside),
+        ei_meV=experiment.instrument.ei_meV,
+        temperature_K=experiment.sample.temperature_K,
     )

@@ -26,6 +26,7 @@ from simulations.instrument import UNKNOWN_RESOLUTION, Resolution
 from simulations.progress import Progress, silent
 from simulations.scattering import MeasuredSpectrum
 from steering.experiment import (
+    EI_TOLERANCE,
     Experiment,
     chosen_instrument,
     parameters_of,
@@ -173,6 +174,8 @@ def _spectra(source: str | Path, experiment: Experiment, experiment_dir: Path) -
             ei_meV=experiment.instrument.ei_meV,
             window_meV=(max(low, axis.min_meV), axis.max_meV),
         )
+        for spectrum in spectra:
+            _refuse_other_ei(spectrum, experiment.instrument.ei_meV)
         return _Found(spectra=spectra, resolution=resolution)
     if not path.is_file():
         raise InputError(f"spectrum {path} is not a file; expected a recorded powder run")
@@ -189,6 +192,16 @@ def _spectra(source: str | Path, experiment: Experiment, experiment_dir: Path) -
         empty = _spectrum("can", _fold(files, experiment, experiment_dir), experiment, low)
         can = empty.intensity
     return _Found(spectra=(spectrum,), resolution=resolution, can=can, elastic=elastic)
+
+
+def _refuse_other_ei(spectrum: MeasuredSpectrum, ei_meV: float) -> None:
+    """Raise for a spectrum that says to be of another incident energy."""
+    if abs(spectrum.ei_meV - ei_meV) > EI_TOLERANCE * ei_meV:
+        raise InputError(
+            f"spectrum {spectrum.name}: Ei is {spectrum.ei_meV:g} meV in the file; expected "
+            f"{ei_meV:g} meV within {EI_TOLERANCE:.0%}, as the experiment has it. Correct ei_meV, "
+            "or take the experiment of this file."
+        )
 
 
 def _points(n_atoms: int) -> int:

@@ -262,3 +262,14 @@ def test_a_processed_workspace_of_mantid_is_named_with_what_to_do(tmp_path: Path
     with pytest.raises(UnreadableError, match=r"workspace of Mantid.*SaveNXSPE\(LoadNexus\('MAR2"):
         read_nxspe(path)
     assert "SaveNXSPE" in inspect_file(path)["problems"][0]
+
+
+@pytest.mark.parametrize("name", ["data", "error", "energy", "polar", "azimuthal", "distance"])
+def test_text_where_numbers_are_due_is_refused(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "a.nxspe"
+    good_nxspe(path)
+    with h5py.File(path, "r+") as file:
+        shape = file[f"w1/data/{name}"].shape
+        put(file, f"w1/data/{name}", np.full(shape, b"x"))
+    with pytest.raises(UnreadableError, match=f"{name} holds text; expected real numbers"):
+        read_nxspe(path)

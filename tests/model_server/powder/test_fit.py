@@ -150,3 +150,24 @@ def test_a_nuisance_is_reported_with_its_prior():
     told = report(spectrum, model, prior, fit)["nuisances"]["fitted"]
     assert told[0]["name"] == LOG_WIDTH
     assert all(0 < one["sigma"] <= 1.001 * one["prior_sigma"] for one in told)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda s: {"intensity": np.zeros(s.valid.shape)}, "intensity is 0 in every valid cell"),
+        (lambda s: {"intensity": np.full(s.valid.shape, 7.0)}, "intensity is 7 in every"),
+        (lambda s: {"intensity": s.intensity * np.nan}, "intensity is not finite in"),
+        (lambda s: {"valid": np.arange(s.valid.size).reshape(s.valid.shape) < 1}, "1 valid cells"),
+        (lambda s: {"valid": np.arange(s.valid.shape[1]) < 2 + 0 * s.valid}, "at least 50 over"),
+        (lambda s: {"ei_meV": 0.0}, "Ei is 0 meV; expected above 0"),
+        (lambda s: {"ei_meV": np.nan}, "Ei is nan meV"),
+        (lambda s: {"temperature_K": np.nan}, "temperature is nan K"),
+    ],
+)
+def test_what_no_model_can_be_fitted_to_is_refused(change, message):
+    model, prior, _ = germanium()
+    spectrum = measured()
+    spectrum = replace(spectrum, **change(spectrum))
+    with pytest.raises(ValueError, match=message):
+        fit_powder(spectrum, model, prior, RESOLUTION, settings=QUICK)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from model_server.powder import InversionSettings
+from simulations.errors import InputError
 from simulations.scattering import read_powder_spectra
 from steering.experiment import load_experiment
 from steering.run import invert_aluminium, invert_measured
@@ -47,6 +48,26 @@ def test_a_reduced_histogram_takes_ei_temperature_and_prior_from_the_experiment(
     spectrum = found.spectra[0]
     assert np.nanmax(spectrum.sigma) == pytest.approx(0.05)
     assert spectrum.energy_meV[0] > 4.0  # the elastic line is left out
+
+
+def test_a_fold_that_says_another_incident_energy_is_refused(tmp_path):
+    experiment = load_experiment(EXAMPLES / "al-arcs.yaml")
+    spectrum = read_powder_spectra()[0]
+    S = np.where(spectrum.valid, spectrum.intensity + 0.3, 0.0).T * 1000
+    arrays = {
+        "S": S, "V": S, "D": np.where(spectrum.valid.T, 1000.0, 0.0),
+        "momentum_edges_inverse_angstrom": np.append(
+            spectrum.q_inverse_A - 0.05, spectrum.q_inverse_A[-1] + 0.05
+        ),
+        "energy_edges_meV": np.append(spectrum.energy_meV - 0.25, spectrum.energy_meV[-1] + 0.25),
+    }  # fmt: skip
+    path = tmp_path / "powder.npz"
+    np.savez(path, **arrays, ei_meV=50.2, temperature_K=280.0)
+    found = invert_measured(path, experiment, experiment_dir=EXAMPLES, settings=QUICK)
+    assert found.spectra[0].temperature_K == 280.0
+    np.savez(path, **arrays, ei_meV=60.0, temperature_K=50.0)
+    with pytest.raises(InputError, match="Ei is 60 meV in the file; expected 50 meV within 1%"):
+        invert_measured(path, experiment, experiment_dir=EXAMPLES, settings=QUICK)
 
 
 def test_files_that_lack_something_are_told(reduced, tmp_path):
