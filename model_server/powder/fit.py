@@ -27,11 +27,11 @@ from simulations.dynamics import ForceConstantModel
 from simulations.errors import InputError
 from simulations.instrument import Resolution
 from simulations.prior import BoxPrior, nearest_stable
-from simulations.scattering import MeasuredSpectrum
-from simulations.scattering.measured_file import (
+from simulations.scattering import (
     LEAST_BINS,
     LEAST_CELLS,
     MOST_EI_MEV,
+    MeasuredSpectrum,
     enough_cells,
 )
 

@@ -14,11 +14,13 @@ from numpy.typing import NDArray
 
 from simulations.arrays import BoolArray, FloatArray
 from simulations.errors import InputError
-from simulations.scattering import SHIPPED, MeasuredSpectrum, read_powder_spectra
-from simulations.scattering.measured_file import (
+from simulations.scattering import (
     LEAST_CELLS,
+    SHIPPED,
+    MeasuredSpectrum,
     npz_arrays,
     numbers,
+    read_powder_spectra,
     refuse_no_numbers,
 )
 
