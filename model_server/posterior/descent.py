@@ -31,6 +31,16 @@ class Walk(Protocol):
         ...
 
 
+class Average(Protocol):
+    """The same with the derivatives that steps are taken by."""
+
+    def __call__(
+        self, tangents: Sequence[Tangent], at: FloatArray, wide: FloatArray
+    ) -> list[Tangent] | None:
+        """None: there are no walks left for them."""
+        ...
+
+
 class Value(Protocol):
     """Objective at theta."""
 
@@ -83,6 +93,14 @@ class Even(Protocol):
         ...
 
 
+class Granted(Protocol):
+    """Whether there are walks left for theta (P,) of a covariance (P, P)."""
+
+    def __call__(self, at: FloatArray, wide: FloatArray) -> bool:
+        """They are spent then."""
+        ...
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Descent:
     """Linearise, step, mix with the step before, and shorten steps that fail.
@@ -90,12 +108,14 @@ class Descent:
     A step that does not pay is tried at the minimum of the parabola through its end. Where that
     does not pay either, or is nearer than what counts as settled, though little was promised
     (``ROUGHEST``), the objective is as rough as the rates between the points of their grid, and the
-    place is as good as they can tell.
+    place is as good as they can tell. Where no walks are left it ends unsettled, and says which
+    share of a step it would have tried next.
 
     ``iterations`` are most steps by carried rates between two walks; the rest: see the protocols.
     """
 
     walk: Walk
+    average: Average
     value: Value
     score: Score
     holds: Holds
@@ -103,6 +123,7 @@ class Descent:
     iterations: int
     even: Even
     known: Known
+    granted: Granted
 
     def step(self, theta: FloatArray, wide: FloatArray) -> tuple[Posterior, bool]:
         """One walk at most and a step by what it finds, and whether it settled there.
@@ -114,11 +135,13 @@ class Descent:
         wide : (P, P) float64
             Covariance of the posterior, about.
         """
-        tangents = self.walk(theta, wide, 1.0)
+        tangents = self._begun(theta, wide)
         best = self.score(theta, tangents, self.iterations)
         return best, self._settled(best, self.value(theta, tangents), tangents)
 
-    def descend(self, theta: FloatArray, wide: FloatArray, *, beat: float = np.inf) -> Posterior:
+    def descend(
+        self, theta: FloatArray, wide: FloatArray, *, beat: float = np.inf, share: float = 1.0
+    ) -> Posterior:
         """Step until nothing is left to gain.
 
         Parameters
@@ -130,12 +153,14 @@ class Descent:
         beat : float
             Given up, unsettled, where a step promises an objective far above this one, or where it
             leads to an answer that is known and promises none below this one.
+        share : float
+            Of the first step, where an earlier descent ended for want of walks.
 
         Returns
         -------
         Posterior
         """
-        tangents = self.walk(theta, wide, 1.0)
+        tangents = self._begun(theta, wide)
         kept = self.keeping.remembered()
         here = self.value(theta, tangents)
         best = self.score(theta, tangents, self.iterations)
@@ -153,10 +178,13 @@ class Descent:
             mixed: FloatArray | None = None
             if before is not None:
                 mixed = mixed_step(before[0], before[1], theta, step, best.precision)
-            share = 1.0
             while True:
                 forward: FloatArray = share * step if mixed is None else mixed
                 trial: FloatArray = theta + forward
+                if not self.granted(trial, wide):
+                    self.keeping.recall(kept)
+                    here_still = self.score(theta, tangents, 0)
+                    return replace(here_still, converged=False, share=share)
                 there = self.walk(trial, wide, 0.5)
                 reached = self.value(trial, there)
                 if reached < here + ROUGHNESS:
@@ -175,11 +203,19 @@ class Descent:
                     if settled:
                         self.keeping.recall(kept)
                     return replace(self.score(theta, tangents, 0), converged=settled)
-            before = (theta, step)
-            theta, tangents, here = trial, there, reached
-            kept = self.keeping.remembered()
+            before, share = (theta, step), 1.0
+            theta, here = trial, reached
+            averaged = self.average(there, theta, wide)
+            if averaged is None:
+                return replace(self.score(theta, there, 0), converged=False)
+            tangents, kept = averaged, self.keeping.remembered()
             best = self.score(theta, tangents, self.iterations)
         return replace(self.score(theta, tangents, 0), converged=False)
+
+    def _begun(self, theta: FloatArray, wide: FloatArray) -> list[Tangent]:
+        tangents = self.walk(theta, wide, 1.0)
+        averaged = self.average(tangents, theta, wide)
+        return tangents if averaged is None else averaged
 
     def _settled(self, best: Posterior, here: float, tangents: Sequence[Tangent]) -> bool:
         little = here - best.objective < ROUGHNESS

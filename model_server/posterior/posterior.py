@@ -137,6 +137,11 @@ class Posterior:
     were averaged over it."""
     others: tuple[Posterior, ...] = field(default=(), repr=False)
     """Other answers to the same counts that these do not rule out, likeliest first."""
+    ways: tuple[FloatArray, ...] = field(default=(), repr=False)
+    """Theta that may lead to other answers, which the fit had no walks left to follow."""
+    halted: bool = False  # unsettled for want of walks: the next fit goes on from it
+    share: float = 1.0  # of the step that it begins with
+    owed: bool = False  # so that other answers were not looked for when they should have been
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -166,6 +171,11 @@ class Posterior:
         covariance = self.theta_covariance[some, some]
         precision = np.asarray(np.linalg.inv(covariance), dtype=np.float64)
         return replace(self, layout=layout, theta=self.theta[some], precision=precision)
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether a fit that is warm by this one has something left to do."""
+        return self.halted or self.owed
 
     @property
     def scale(self) -> float:

@@ -7,13 +7,15 @@ than one place where folded ones could be mistaken, and what else settled there 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from model_server.posterior.annealing import BLURS_MEV, KICK_PAYS, ROUGHLY, Annealing
 from model_server.posterior.aside import Piece
-from model_server.posterior.descent import FAR, ROUGHNESS, Descent
+from model_server.posterior.descent import FAR, ROUGHNESS, SHORTER, SHORTEST, Descent
+from model_server.posterior.effort import EXACT, ROUGH, Effort, Ways
 from model_server.posterior.marginal import marginal_of, piece_of
 from model_server.posterior.modes import Modes
 from model_server.posterior.mounts import mounts
@@ -23,6 +25,7 @@ from model_server.posterior.posterior import Posterior, ThetaLayout
 from model_server.posterior.search import searches
 from model_server.posterior.starts import Starts
 from model_server.posterior.tangent import Anchor, Tangent, Tangents
+from model_server.posterior.task import Task
 from simulations.arrays import FloatArray
 from simulations.errors import InputError
 from simulations.likelihood import NONE_OFF, ExactModel, ForwardModel, RoughModel
@@ -31,33 +34,16 @@ from simulations.prior import BoxPrior
 NUISANCE_SIGMA = (5.0, 3.0, 3.0, 0.05)  # prior widths of ``NUISANCES``; the resolution: 5 %
 ITERATIONS = 15  # most scoring steps
 BETTER_THAN_BEFORE = 1.0  # of minus log posterior: less does not drop tangents that still hold
-FINALISTS = 4  # answers to blurred counts that are followed to sharp ones
-KICK_SIGMAS = (2.0, 4.0, 8.0)  # how far, in turn
-KICK_PAYS = 0.5  # of minus log posterior
-MOST_KICKS = 40
 ROUNDS = 4  # most corrections of folded rates
 NEAR = 25.0  # of chi-square: steps that exact rates can be carried by
 MOUNTS_FOLLOWED = 3  # by steps, of those that are looked at
 MOUNTS_TRIED_UNTIL = 3  # orientations, where there is an answer before
-FEW_ANEW = 0.34  # of the orientations, to be walked again rather than to ask rough rates the way
 FAR_FROM_BELIEVED = 2.0  # standard deviations of chi-square that are more than chance
 UNPROMISED_UNTIL = 3  # orientations: folded rates are followed even where they see no gain
+LITTLE = 3.0  # walks
 LEAPS = 4  # most ways out of shallow minima of the exact rates
 ANCHORED_WITHIN = 2.0  # of minus log posterior: what corrected folded rates may be wrong by
 LEAP_PAYS = 1.0  # of minus log posterior, as the corrected folded rates see it
-BLURS_MEV = (6.0, 3.0, 1.5, 0.75, 0.0)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class _Task:
-    """What a fit is of, and the answers it has found so far."""
-
-    observations: Sequence[Observation]
-    pooled: Observation
-    centre: FloatArray  # of the prior of theta
-    kicks: int
-    iterations: int
-    modes: Modes
 
 
 class Refinement:
@@ -132,7 +118,9 @@ class Refinement:
             elastic_cut_meV=elastic_cut_meV,
         )
         self._tangents = Tangents(exact, self.layout, rough)
-        self._rough_tangents = self._tangents if rough is None else Tangents(rough, self.layout)
+        self._rough_tangents = self._tangents
+        if rough is not None:
+            self._rough_tangents = Tangents(rough, self.layout, price=ROUGH)
         self.starts = Starts(
             model=model,
             prior=prior,
@@ -152,6 +140,7 @@ class Refinement:
         pooled: Observation | None = None,
         kicks: int = 0,
         iterations: int = ITERATIONS,
+        effort: Effort | None = None,
     ) -> Posterior:
         """Fit all orientations, one Poisson term per (cell, orientation).
 
@@ -172,6 +161,9 @@ class Refinement:
             to nothing better.
         iterations : int
             Most scoring steps.
+        effort : Effort, optional
+            What it may walk. Ways that there is none left for are told, and followed by the fit
+            that is warm by this answer. Without it, all that it takes.
 
         Returns
         -------
@@ -180,28 +172,33 @@ class Refinement:
         if not observations:
             raise InputError("observations is empty; expected at least one folded orientation")
         pooled = pool(observations) if pooled is None else pooled
-        task = self._task(observations, pooled, kicks, iterations)
-        others = () if warm is None else warm.others
+        share, halted = (1.0, False) if warm is None else (warm.share, warm.halted)
+        task = self._task(observations, pooled, kicks, iterations, effort, share)
+        due = warm is None or searches(warm, len(observations))
+        searching = due and not halted  # what is on its way is to get on first
+        others = (
+            () if warm is None else (*((o.believing or o).theta for o in warm.others), *warm.ways)
+        )
         if warm is not None and warm.believing is not None:
             warm = warm.believing
         if self.exact is None or any(o.trajectories is None for o in observations):
             return self._by_folded_rates(task, starts, guesses, warm)
-        searching = warm is None or searches(warm, len(observations))
         if warm is not None and not searching:
             self._follow(task, warm.theta, warm.theta_covariance)
         else:
             self._search(task, starts, guesses, warm)
-        for other in others:
-            theta = self._theta_of(other)
+        for theta in map(self._sized, others):
             if not task.modes.knows(theta):
                 self._follow(task, theta, task.modes.best.theta_covariance)
+        if task.effort.refused and not task.modes.best.converged:
+            return replace(self._answer(task), halted=True, owed=due)
         if searching:
             self._try_as_believed(task)
         if searching and kicks and (warm is None or len(observations) <= MOUNTS_TRIED_UNTIL):
             self._try_mounts(task)
         if searching or kicks:
             self._leave_shallow(task, searching)
-        return self._answer(task)
+        return replace(self._answer(task), owed=due and not searching)
 
     def _task(
         self,
@@ -209,27 +206,43 @@ class Refinement:
         pooled: Observation,
         kicks: int = 0,
         iterations: int = ITERATIONS,
-    ) -> _Task:
+        effort: Effort | None = None,
+        share: float = 1.0,
+    ) -> Task:
         if self.rough is not None:
             self._rough_tangents.begin(self._tangents)
-        return _Task(
+        centre = self.starts.centre(pooled)
+        effort = effort or Effort()
+        return Task(
             observations=observations,
             pooled=pooled,
-            centre=self.starts.centre(pooled),
+            centre=centre,
             kicks=kicks,
             iterations=iterations,
             modes=Modes(),
+            annealing=Annealing(
+                objective=self.objective,
+                starts=self.starts,
+                prior=self.prior,
+                pooled=pooled,
+                centre=centre,
+                kicks=kicks,
+                effort=effort,
+            ),
+            effort=effort,
+            ways=Ways(),
+            share=share,
         )
 
     def _by_folded_rates(
         self,
-        task: _Task,
+        task: Task,
         starts: Sequence[FloatArray],
         guesses: Sequence[FloatArray],
         warm: Posterior | None,
     ) -> Posterior:
         """Fit where the folded model stands alone."""
-        best = self._best_folded(task, self._blurred(task, starts, guesses))
+        best = task.annealing.best(task.annealing.blurred(starts, guesses))
         theta, observations = best.theta, task.observations
         if warm is not None:
             before = self.objective.score([task.pooled], warm.theta, task.centre, 8)
@@ -237,40 +250,19 @@ class Refinement:
                 theta = before.theta
         return self.objective.score(observations, theta, task.centre, task.iterations)
 
-    def _blurred(
-        self, task: _Task, starts: Sequence[FloatArray], guesses: Sequence[FloatArray]
-    ) -> list[Posterior]:
-        """Answers to blurred counts."""
-        first, blur = self.starts.first(task.pooled, [self.prior.mean, *starts])
-        blurred = self._anneal_ever_fewer(task, first, blur)
-        for theta in self.starts.as_they_are(task.pooled, guesses):
-            blurred.append(self._anneal(task, theta, BLURS_MEV[:3], 12))
-        return blurred
-
-    def _best_folded(self, task: _Task, blurred: Sequence[Posterior]) -> Posterior:
-        """The best answer to sharp counts that blurred ones lead to."""
-        distinct: list[Posterior] = []
-        for candidate in sorted(blurred, key=lambda p: p.objective):
-            gaps = [np.abs((candidate.values - d.values) / d.sigma).max() for d in distinct]
-            if len(distinct) < FINALISTS and min(gaps, default=np.inf) > 1.0:
-                distinct.append(candidate)
-        finals = [self._anneal(task, p.theta, BLURS_MEV[3:], 8) for p in distinct]
-        best = min(finals, key=lambda p: p.objective)
-        return self._kicked(task, best)
-
     def _search(
         self,
-        task: _Task,
+        task: Task,
         starts: Sequence[FloatArray],
         guesses: Sequence[FloatArray],
         warm: Posterior | None,
     ) -> None:
         """Follow exact rates from where folded ones are best, and from the answer before."""
-        blurred = self._blurred(task, starts, guesses)
-        if warm is not None and not task.kicks and self._is_of_before(task, blurred, warm):
+        blurred = task.annealing.blurred(starts, guesses)
+        if warm is not None and not task.kicks and task.annealing.leads_to(warm, blurred):
             self._follow(task, warm.theta, warm.theta_covariance)
             return
-        best = self._best_folded(task, blurred)
+        best = task.annealing.best(blurred)
         if warm is None:
             self._follow(task, best.theta, best.theta_covariance)
             if task.kicks:
@@ -283,19 +275,13 @@ class Refinement:
             return
         # The folded model may prefer another answer than the rates that it stands for. The one that
         # it prefers by far is followed first, so that the other can be given up early.
-        first, other = (best, warm) if gain > FAR else (warm, best)
+        bold = gain > FAR and not task.effort.bounded
+        first, other = (best, warm) if bold else (warm, best)
         self._follow(task, first.theta, first.theta_covariance)
         if other is warm or self._may_be_better(task, best):
             self._follow(task, other.theta, other.theta_covariance)
 
-    def _is_of_before(self, task: _Task, blurred: Sequence[Posterior], warm: Posterior) -> bool:
-        """Whether the best of blurred counts is the answer before, or explains them no better."""
-        best = min(blurred, key=lambda p: p.objective)
-        before = self.objective.score([task.pooled], warm.theta, task.centre, 0, blur=BLURS_MEV[2])
-        gap = np.abs((best.values - warm.values) / best.sigma).max()
-        return bool(gap < 1.0 or before.objective < best.objective)
-
-    def _may_be_better(self, task: _Task, candidate: Posterior) -> bool:
+    def _may_be_better(self, task: Task, candidate: Posterior) -> bool:
         """Whether folded rates, corrected at the best answer, leave the candidate a chance."""
         anchor = self._anchored(task, task.modes.best, self._tangents)
         here, there = (
@@ -304,47 +290,84 @@ class Refinement:
         )
         return there.objective < here.objective + ANCHORED_WITHIN
 
-    def _follow(self, task: _Task, theta: FloatArray, wide: FloatArray) -> None:
+    def _follow(self, task: Task, theta: FloatArray, wide: FloatArray) -> None:
         """Minimise the objective of exact rates, once rough ones have found no way to go on.
 
         It is given up, unsettled, where a step promises an objective far above the best known, or
-        leads to an answer that is known.
+        leads to an answer that is known; and left, where there is no effort for it. The first of a
+        fit has what it takes to begin.
         """
-        modes, exact = task.modes, self._descent(task, self._tangents)
-        twin: Posterior | None = None
-        if self.rough is not None:
-            few = max(1.0, FEW_ANEW * len(task.observations)) if len(task.observations) > 1 else 0
-            sigma = np.sqrt(np.diag(wide))
-            if self._tangents.unknown(task.observations, theta, sigma) <= few:
-                found, settled = exact.step(theta, wide)
-                at, sigma = found.theta, found.theta_sigma
-                if not settled and self._tangents.unknown(task.observations, at, sigma) <= few:
-                    found = exact.descend(theta, wide, beat=modes.lowest)
-                    settled = found.converged
-                    if not settled and modes.kept:  # of another answer that is all that is asked
-                        self._tangents.recall(modes.kept[0][1])
-                        return
-                if settled:
-                    self._settle(task, found)
-                    return
+        modes, exact, effort = task.modes, self._descent(task, self._tangents), task.effort
+        anew = self._tangents.unknown(task.observations, theta, _sigma(wide))
+        near = self.rough is not None and anew <= task.few
+        carried = self._tangents if near else self._rough_tangents
+        if not self._begins(task, carried, theta, wide):
+            return
+        if near and self._follow_near(task, exact, theta, wide):
+            return
+        refused, twin = effort.refused, None
         if self._tangents.bending:
             roughly, level = self._descent(task, self._rough_tangents), self._rough_level(task)
             twin = roughly.descend(theta, wide, beat=level)
             if modes.knows_roughly(twin.theta) or twin.objective > level + FAR:
                 return
+            if not self._begins(task, self._tangents, twin.theta, twin.theta_covariance):
+                return
             theta, wide = twin.theta, twin.theta_covariance
         found = exact.descend(theta, wide, beat=modes.lowest)
         again = modes.knows(found.theta) and found.objective > modes.lowest - ROUGHNESS
-        if again and not found.converged:
+        left = effort.refused > refused
+        if modes.kept and (again or left) and not found.converged:
+            if left:
+                task.ways.leave(found.theta, wide)
             self._tangents.recall(modes.kept[0][1])
             return
         lost = not found.converged and found.objective < modes.lowest + FAR
-        if lost and self._tangents.bending:
+        if lost and self._tangents.bending and effort.grant(EXACT * len(task.observations)):
             with self._tangents.unbent():  # bent rates of very many counts may lead nowhere
                 found = exact.descend(found.theta, found.theta_covariance, beat=modes.lowest)
         self._settle(task, found, twin)
 
-    def _rough_level(self, task: _Task) -> float:
+    def _follow_near(self, task: Task, exact: Descent, theta: FloatArray, wide: FloatArray) -> bool:
+        """Follow exact rates where few must be walked anew, and whether that is all to be done."""
+        modes, effort = task.modes, task.effort
+        refused = effort.refused
+        found, settled = exact.step(theta, wide)
+        anew = self._tangents.unknown(task.observations, found.theta, found.theta_sigma)
+        if not settled and (anew <= task.few or (effort.bounded and not modes.kept)):
+            share = 1.0 if modes.kept else self._affordable(task, theta, found)
+            found = exact.descend(theta, wide, beat=modes.lowest, share=share)
+            settled = found.converged or (effort.refused > refused and not modes.kept)
+            if not settled and modes.kept:  # of another answer that is all that is asked
+                if effort.refused > refused:
+                    task.ways.leave(found.theta, wide)
+                self._tangents.recall(modes.kept[0][1])
+                return True
+        if settled:
+            self._settle(task, found)
+        return settled
+
+    def _affordable(self, task: Task, theta: FloatArray, found: Posterior) -> float:
+        """Share of a step from theta that a fit can afford."""
+        share, wide = task.share, found.theta_covariance
+        while share > SHORTEST:
+            trial = theta + share * (found.theta - theta)
+            if self._tangents.price(task.observations, trial, wide) <= task.effort.most:
+                break
+            share *= SHORTER
+        return share
+
+    def _begins(self, task: Task, carried: Tangents, theta: FloatArray, wide: FloatArray) -> bool:
+        """Whether there is effort to walk at theta; else it is left, as one more way.
+
+        For the first answer of a fit there is.
+        """
+        begins = task.effort.grant(carried.price(task.observations, theta, wide, 1.0))
+        if task.modes.kept and not begins:
+            task.ways.leave(theta, wide)
+        return begins or not task.modes.kept
+
+    def _rough_level(self, task: Task) -> float:
         """Objective of rough rates at the best answer; infinite where there is none."""
         modes, rough = task.modes, self._rough_tangents
         if not modes.kept:
@@ -355,13 +378,13 @@ class Refinement:
             modes.rough_level = self.objective.by_tangents(seen, at, task.centre, levels)
         return modes.rough_level
 
-    def _settle(self, task: _Task, found: Posterior, twin: Posterior | None = None) -> None:
+    def _settle(self, task: Task, found: Posterior, twin: Posterior | None = None) -> None:
         """Keep an answer, and go on from the best one."""
         found = self._ended(task, found)
         task.modes.add(found, self._tangents.remembered(), twin)
         self._tangents.recall(task.modes.kept[0][1])
 
-    def _ended(self, task: _Task, found: Posterior) -> Posterior:
+    def _ended(self, task: Task, found: Posterior) -> Posterior:
         """The same answer by derivatives of its place, where they are as even as averaged ones."""
         tangents = self._tangents
         if not tangents.bending or tangents.uneven(task.observations, found.theta_sigma):
@@ -370,7 +393,7 @@ class Refinement:
         ended = plain.descend(found.theta, found.theta_covariance, beat=task.modes.lowest)
         return ended if ended.converged or not found.converged else found
 
-    def _descent(self, task: _Task, carried: Tangents, *, steady: bool = True) -> Descent:
+    def _descent(self, task: Task, carried: Tangents, *, steady: bool = True) -> Descent:
         """Ways down by the rates that ``carried`` keeps.
 
         Steps are by derivatives averaged over the posterior, where there are some and if
@@ -379,12 +402,20 @@ class Refinement:
         observations = task.observations
 
         def walk(at: FloatArray, wide: FloatArray, share: float) -> list[Tangent]:
-            sigma = np.sqrt(np.diag(wide))
-            tangents = carried.walked(observations, at, sigma, share, steady=steady)
-            return carried.averaged(observations, tangents, at, wide) if steady else tangents
+            return carried.walked(observations, at, _sigma(wide), share, steady=steady)
+
+        def average(
+            tangents: Sequence[Tangent], at: FloatArray, wide: FloatArray
+        ) -> list[Tangent] | None:
+            if not (steady and carried.bending):
+                return list(tangents)
+            if not task.effort.grant(carried.averages(tangents, at, wide)):
+                return None
+            return carried.averaged(observations, tangents, at, wide)
 
         return Descent(
             walk=walk,
+            average=average,
             value=lambda at, tangents: self.objective.by_tangents(
                 observations, at, task.centre, tangents
             ),
@@ -394,16 +425,19 @@ class Refinement:
             holds=lambda tangents, at, wide: carried.carry(tangents, observations, at, wide),
             keeping=carried,
             iterations=task.iterations,
-            even=lambda wide: not carried.uneven(observations, np.sqrt(np.diag(wide))),
+            even=lambda wide: not carried.uneven(observations, _sigma(wide)),
             known=task.modes.knows if carried is self._tangents else task.modes.knows_roughly,
+            granted=lambda at, wide: task.effort.grant(
+                carried.price(observations, at, wide, steady=steady)
+            ),
         )
 
-    def _follow_corrected(self, task: _Task, best: Posterior) -> None:
+    def _follow_corrected(self, task: Task, best: Posterior) -> None:
         """Follow the best of folded rates once they are corrected and searched again."""
         for _ in range(ROUNDS):
             anchor = self._anchored(task, best, self._rough_tangents)
             before = best
-            best = self._anneal(task, best.theta, BLURS_MEV[2:], 12, anchor)
+            best = task.annealing.anneal(best.theta, BLURS_MEV[ROUGHLY - 1 :], 12, anchor)
             if best.chi_square_of(before.theta) < NEAR:
                 break
         if best.chi_square_of(task.modes.best.theta) > NEAR:
@@ -411,7 +445,7 @@ class Refinement:
         else:
             self._tangents.recall(task.modes.kept[0][1])
 
-    def _try_as_believed(self, task: _Task) -> None:
+    def _try_as_believed(self, task: Task) -> None:
         """Follow exact rates from the set-up as it is believed, with the constants as found.
 
         Where the best is far from it. Of few counts there are other set-ups that explain them;
@@ -427,7 +461,7 @@ class Refinement:
             theta[off] = 0.0
             self._follow(task, theta, wide)
 
-    def _try_mounts(self, task: _Task) -> None:
+    def _try_mounts(self, task: Task) -> None:
         """Follow exact rates from the mounts that explain most with the constants as found."""
         tilts, places = mounts(self.missetting)
         if len(places) < 2:
@@ -445,7 +479,7 @@ class Refinement:
         for _, theta in levels[:MOUNTS_FOLLOWED]:
             self._follow(task, theta, best.theta_covariance)
 
-    def _leave_shallow(self, task: _Task, searching: bool) -> None:
+    def _leave_shallow(self, task: Task, searching: bool) -> None:
         """Leave the best answer for where folded rates, corrected there, lead; while that pays.
 
         A search of few orientations follows them once without a promise.
@@ -458,7 +492,7 @@ class Refinement:
             found = task.modes.best
             anchor = self._anchored(task, found, self._tangents)
             here = self.objective.score([task.pooled], found.theta, task.centre, 10, anchor=anchor)
-            there = self._kicked(task, here, anchor)
+            there = task.annealing.kicked(here, anchor)
             paid = there.objective < here.objective - LEAP_PAYS
             if not paid and (not unpromised or task.modes.knows(there.theta)):
                 break
@@ -466,12 +500,12 @@ class Refinement:
             if task.modes.lowest > found.objective - KICK_PAYS:
                 break
 
-    def _theta_of(self, other: Posterior) -> FloatArray:
-        """Theta of an answer in this layout, whatever of the set-up was fitted with it."""
-        theta = (other.believing or other).theta[: self.layout.size]
+    def _sized(self, theta: FloatArray) -> FloatArray:
+        """Theta of another layout in this one: nothing of what that did not fit is off."""
+        theta = theta[: self.layout.size]
         return np.concatenate([theta, np.zeros(self.layout.size - len(theta))])
 
-    def _answer(self, task: _Task) -> Posterior:
+    def _answer(self, task: Task) -> Posterior:
         """The best of the answers, and the others that are not ruled out."""
         told: list[tuple[Posterior, Mapping[str, Any]]] = []
         for found, rates in task.modes.kept:
@@ -481,18 +515,21 @@ class Refinement:
             told.sort(key=lambda one: one[0].explained)
         best, rates = told[0]
         self._tangents.recall(rates)
-        return self._widened(task, best.beside([one for one, _ in told[1:]]))
+        best = replace(best, ways=task.ways.left).beside([one for one, _ in told[1:]])
+        return self._widened(task, best)
 
-    def _widened(self, task: _Task, best: Posterior) -> Posterior:
+    def _widened(self, task: Task, best: Posterior) -> Posterior:
         """The same answer with errors by derivatives that are averaged over them.
 
         It stays where it is: to be moved by averages over the whole of its own errors it would have
         to be followed again. One that believes a set-up which is far off is only led from.
         """
-        if best.believing is None or not self._tangents.bending:
+        if best.believing is None or not (self._tangents.bending and best.converged):
             return best
         if self.may_doubt and best.aside is not None and best.aside.far:
             return best
+        if not self._affords_means(task, best.believing, best.theta_covariance):
+            return replace(best, converged=False, halted=True)
         mean = self._with_aside(task.observations, best.believing, best.theta_covariance)
         return replace(
             best,
@@ -501,7 +538,13 @@ class Refinement:
             one_place=best.covariance,
         )
 
-    def _anchored(self, task: _Task, found: Posterior, tangents: Tangents) -> Anchor:
+    def _affords_means(self, task: Task, found: Posterior, over: FloatArray) -> bool:
+        """Whether there is effort for averages over errors: always where little else was done."""
+        known = self._tangents.walked(task.observations, found.theta, found.theta_sigma, share=1.0)
+        price = self._tangents.averages(known, found.theta, over)
+        return task.effort.spent < LITTLE or task.effort.grant(price)
+
+    def _anchored(self, task: Task, found: Posterior, tangents: Tangents) -> Anchor:
         """What exact rates, or rough ones, add to folded ones where ``found`` is."""
         layout, theta = self.layout, found.theta
         walked = tangents.walked(task.observations, theta, found.theta_sigma, share=1.0)
@@ -541,6 +584,7 @@ class Refinement:
         believing: Refinement,
         found: Posterior,
         pooled: Observation,
+        effort: Effort | None = None,
     ) -> Posterior:
         """Follow an answer that believed the set-up to where it is fitted.
 
@@ -553,6 +597,8 @@ class Refinement:
             With what was marginalised beside it.
         pooled : Observation
             The same orientations as one.
+        effort : Effort, optional
+            As of ``fit``.
         """
         if found.aside is None or found.believing is None or believing.exact is None:
             return found
@@ -563,7 +609,8 @@ class Refinement:
         wide = np.diag(np.concatenate([found.theta_sigma, off]) ** 2)
         size = len(found.theta)
         wide[:size, :size] = found.believing.theta_covariance
-        return self.led_from(observations, theta, wide, pooled=pooled)
+        answer = self.led_from(observations, theta, wide, pooled=pooled, effort=effort)
+        return replace(answer, ways=(*answer.ways, *found.ways))
 
     def led_from(
         self,
@@ -572,6 +619,7 @@ class Refinement:
         wide: FloatArray,
         *,
         pooled: Observation,
+        effort: Effort | None = None,
     ) -> Posterior:
         """Answer that exact rates lead to from a theta (P,), with no search.
 
@@ -584,8 +632,10 @@ class Refinement:
             Covariance of the posterior, about.
         pooled : Observation
             The same orientations as one.
+        effort : Effort, optional
+            As of ``fit``.
         """
-        task = self._task(observations, pooled)
+        task = self._task(observations, pooled, effort=effort)
         self._follow(task, theta, wide)
         return self._answer(task)
 
@@ -628,50 +678,6 @@ class Refinement:
         """Keep exactly these rates: the next fit does not depend on fits since then."""
         self._tangents.recall(remembered)
 
-    def _anneal(
-        self,
-        task: _Task,
-        theta: FloatArray,
-        blurs: Sequence[float],
-        iterations: int,
-        anchor: Anchor | None = None,
-    ) -> Posterior:
-        """Fit folded rates to ever sharper counts."""
-        pooled, centre = [task.pooled], task.centre
-        more: dict[str, Any] = {"anchor": anchor}
-        found = self.objective.score(pooled, theta, centre, iterations, blur=blurs[0], **more)
-        for blur in blurs[1:]:
-            theta = found.theta
-            found = self.objective.score(pooled, theta, centre, iterations, blur=blur, **more)
-        return found
 
-    def _anneal_ever_fewer(
-        self, task: _Task, starts: Sequence[FloatArray], widest: float
-    ) -> list[Posterior]:
-        """Anneal every start on blurred counts; the worse half is left behind at every blur."""
-        found: list[Posterior] = []
-        thetas = list(starts)
-        for blur in (blur for blur in BLURS_MEV[:3] if blur <= widest):
-            found = [self._anneal(task, theta, [blur], 6) for theta in thetas]
-            found.sort(key=lambda p: p.objective)
-            thetas = [p.theta for p in found[: max(2, (len(found) + 1) // 2)]]
-        return found
-
-    def _kicked(self, task: _Task, best: Posterior, anchor: Anchor | None = None) -> Posterior:
-        """Leave shallow minima beside the deepest: of many close constants there are several."""
-        rng = np.random.default_rng([self.layout.size, 20262])
-        layout, low, high = self.layout, self.prior.lower, self.prior.upper
-        in_vain = 0
-        for k in range(MOST_KICKS):
-            if in_vain >= task.kicks:
-                break
-            away = np.asarray(np.linalg.cholesky(best.theta_covariance), dtype=np.float64)
-            away = away @ rng.standard_normal(layout.size)
-            theta = best.theta.copy()
-            for part in (layout.parameters, layout.off):
-                theta[part] += KICK_SIGMAS[k % len(KICK_SIGMAS)] * away[part]
-            theta[layout.parameters] = np.clip(theta[layout.parameters], low, high)
-            found = self._anneal(task, theta, BLURS_MEV[3:], 10, anchor)
-            better = found.objective < best.objective - KICK_PAYS
-            best, in_vain = (found, 0) if better else (best, in_vain + 1)
-        return best
+def _sigma(wide: FloatArray) -> FloatArray:
+    return np.sqrt(np.diag(wide))

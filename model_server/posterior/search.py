@@ -11,7 +11,9 @@ def searches(before: Posterior, now: int) -> bool:
     """Whether a fit of ``now`` orientations looks for another answer than the one before.
 
     At ever fewer numbers of them, or when those are passed, so that a wrong answer is left after a
-    third of a run at most; where orientations were withdrawn; and where the answer before is none.
+    third of a run at most; where orientations were withdrawn; and where the answer before is none,
+    or was not yet at its end when others should have been looked for.
     """
     known = len(before.totals)
-    return now < known or not before.converged or any(known < n <= now for n in SEARCHED_AT)
+    lost = before.owed or not (before.converged or before.halted)
+    return now < known or lost or any(known < n <= now for n in SEARCHED_AT)

@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 
+from model_server.posterior.effort import AVERAGED, EXACT, MODES, ROUGH
 from model_server.posterior.observation import Observation
 from model_server.posterior.posterior import ThetaLayout
 from simulations.arrays import BoolArray, FloatArray, IntArray, SingleArray
 from simulations.errors import InputError
 from simulations.fold import CellSums
-from simulations.likelihood import ExactModel, RoughModel, steepest
+from simulations.likelihood import ExactModel, RoughModel, steepest, times_as_many
 
 REACH_SIGMAS = 1.5  # rates are carried over this many sigma at most
 BENT = 0.1  # and where the second order adds no more than this to chi-square
@@ -28,6 +29,7 @@ UNEVEN = 0.1  # of the slopes' chi-square that averaged ones differ from those o
 LEAST_VARIANCE = 1e-3  # of the largest rate: what cells of small ones weigh by
 OVERFLOWS = 1e100
 LEAST_RATE = 0.1  # of the exact one: carried rates stay above
+OVERHEAD = 0.75  # exact rates take so much of what their steps are more than rough ones'
 NARROWED = 0.6  # of the widths that they were drawn by: less, and they are drawn anew
 
 
@@ -71,6 +73,7 @@ class Tangent:
     steep: IntArray | None = None  # trajectories that rough rates need, where they were walked
     alike: bool = True  # whether rough rates bend it better than its derivatives, in their reach
     steady: bool = False  # whether its derivatives are averaged ones, that serve their whole reach
+    dear: float = EXACT  # what it took, as an ``Effort`` counts
     unlike: int = 0  # orientations when rough rates were found too unlike it to bend it; 0: not
 
     def doubting(self, free: BoolArray) -> Tangent:
@@ -86,6 +89,7 @@ class Tangent:
             wider=self.wider,
             steep=self.steep,
             alike=self.alike,
+            dear=self.dear,
             unlike=self.unlike,
         )
 
@@ -222,12 +226,18 @@ class Tangents:
     layout : ThetaLayout
     rough : RoughModel, optional
         Its second differences carry exact rates farther than their own derivatives do.
+    price : float
+        Of one walk, as an ``Effort`` counts.
     """
 
     def __init__(
-        self, exact: ExactModel | None, layout: ThetaLayout, rough: RoughModel | None = None
+        self,
+        exact: ExactModel | None,
+        layout: ThetaLayout,
+        rough: RoughModel | None = None,
+        price: float = EXACT,
     ) -> None:
-        self._exact, self._rough, self._layout = exact, rough, layout
+        self._exact, self._rough, self._layout, self._price = exact, rough, layout, price
         self._kept: dict[str, Tangent] = {}
         self._steep: dict[str, IntArray] = {}
 
@@ -393,6 +403,51 @@ class Tangents:
             for one in observations
         )
 
+    def price(
+        self,
+        observations: Sequence[Observation],
+        theta: FloatArray,
+        wide: FloatArray,
+        share: float = 0.5,
+        *,
+        steady: bool = True,
+    ) -> float:
+        """What ``walked`` will take, as an ``Effort`` counts; see there.
+
+        The first exact walk of an orientation is not counted: there is no answer without it.
+        """
+        number, layout, sigma = len(observations), self._layout, np.sqrt(np.diag(wide))
+        total = 0.0
+        for one in observations:
+            known = self._kept.get(one.key)
+            if known is None:
+                total += self._price if self._rough is None else 0.0
+                continue
+            if steady:
+                known = known.steadied(theta, sigma, layout) or known
+            if not known.holds(theta, sigma, layout, one.sums, number, share):
+                bends = self._bends(known, one, theta, sigma, number)
+                dear = self._price if self._rough is None else (known.base or known).dear
+                total += ROUGH if bends else dear
+        return total + (MODES if total else 0.0)
+
+    def averages(
+        self, tangents: Sequence[Tangent], theta: FloatArray, covariance: FloatArray
+    ) -> float:
+        """What ``averaged`` will take."""
+        return AVERAGED * sum(one is None for one in self._means(tangents, theta, covariance))
+
+    def _means(
+        self, tangents: Sequence[Tangent], theta: FloatArray, covariance: FloatArray
+    ) -> list[Averaged | None]:
+        """Averages that are known, and none where they must be made anew."""
+        at = theta[self._layout.walked]
+        sigma = np.sqrt(np.diag(covariance))[self._layout.walked]
+        return [
+            None if one.averaged is None or not one.averaged.serves(at, sigma) else one.averaged
+            for one in tangents
+        ]
+
     def carry(
         self,
         tangents: Sequence[Tangent],
@@ -474,10 +529,7 @@ class Tangents:
             return list(tangents)
         at = theta[self._layout.walked]
         sigma = np.sqrt(np.diag(covariance))[self._layout.walked]
-        means = [
-            None if one.averaged is None or not one.averaged.serves(at, sigma) else one.averaged
-            for one in tangents
-        ]
+        means = self._means(tangents, theta, covariance)
         anew = [k for k, mean in enumerate(means) if mean is None and not tangents[k].unlike]
         some = [observations[k] for k in anew], [tangents[k] for k in anew]
         for k, slopes in zip(anew, self._mean_slopes(*some, theta, covariance), strict=True):
@@ -592,7 +644,11 @@ class _At:
             slope=np.ascontiguousarray(slope[..., :n]),
             aside=slope[..., n:].astype(np.float32),
             steep=None if steepness is None else steepest(steepness),
+            dear=EXACT if steepness is None else OVERHEAD * self._times_as_many(one, rate.size),
         )
+
+    def _times_as_many(self, one: Observation, n_cells: int) -> float:
+        return 1.0 if one.trajectories is None else times_as_many(one.trajectories(), n_cells)
 
     def _rates(
         self,

@@ -31,6 +31,7 @@ NOTHING = (
     "no cell of the path was measured outside of the elastic line: look at path.energy and psi"
 )
 UNSETTLED = "the refinement did not converge: measure on, or check lattice and u, v"
+HALTED = "the refinement is on its way: it goes on at the next orientation"
 SET_UP_SIGMAS = 3.0  # of what the experiment allows: a set-up that is farther off is told
 TELLS = 0.3  # a model that is wrong by so much everywhere must be noticed before one is trusted
 RIVALS = -3.0  # log odds of another answer: 1 to 20
@@ -156,7 +157,7 @@ def assess(
             f"{OF_ALL * threshold:.1e}): {posterior.model} does not explain the data{where}"
             f"{_set_up_hint(posterior)}"
         )
-    if not posterior.converged:
+    if not (posterior.converged or posterior.halted):
         reasons.append(UNSETTLED)
     outside = np.abs(posterior.values - prior.mean) / (prior.sigma * np.sqrt(3.0))
     for name, unit, value, distance in zip(
@@ -184,6 +185,8 @@ def assess(
     if alone and state != "not explained":
         state = "cannot tell yet"
         reasons.append(ALONE)
+    if posterior.halted:  # what is no answer says nothing
+        state, reasons = "cannot tell yet", [HALTED]
     rivals = [one for one in posterior.others if posterior.log_odds_of(one) > RIVALS]
     if rivals and state != "not explained":
         state = "cannot tell yet"

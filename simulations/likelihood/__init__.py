@@ -13,7 +13,13 @@ from simulations.likelihood.missetting import (
 )
 from simulations.likelihood.mode_state import ModeState
 from simulations.likelihood.q_spread import TYPICAL, QSpreadSection, q_blur, size_of_pixels
-from simulations.likelihood.thinned import ThinnedPhonons, every_that_serves, steepest, thinned
+from simulations.likelihood.thinned import (
+    ThinnedPhonons,
+    every_that_serves,
+    steepest,
+    thinned,
+    times_as_many,
+)
 from simulations.likelihood.trajectories import Trajectories, trace_trajectories
 from simulations.likelihood.trajectory_arguments import QBlur
 from simulations.likelihood.trajectory_phonons import TrajectoryPhonons, bytes_per_point
@@ -48,5 +54,6 @@ __all__ = [
     "size_of_pixels",
     "steepest",
     "thinned",
+    "times_as_many",
     "trace_trajectories",
 ]

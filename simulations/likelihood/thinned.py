@@ -111,10 +111,8 @@ class ThinnedPhonons:
         if steepness is not None:
             raise InputError("steepness is asked of thinned rates; expected None")
         n_cells = self._walked.n_path_bins * self._walked.energy.n_bins
-        whole = trajectories.every if isinstance(trajectories, ThinnedTrajectories) else 1
-        steps, _ = steps_of_a_cell(trajectories, n_cells)
         wanted = STEPS_OF_A_CELL if steep is None else STEPS_BESIDE_STEEP
-        every = min(int(np.rint(steps / wanted)), MOST // whole)
+        every = _every(trajectories, n_cells, wanted)
 
         def walked(some: Trajectories) -> tuple[FloatArray, FloatArray]:
             return self._walked.rates(
@@ -128,6 +126,19 @@ class ThinnedPhonons:
         rest = thinned(_part(trajectories, ~apart, n_cells), n_cells, every)
         of_steep, of_rest = walked(_part(trajectories, apart, n_cells)), walked(rest)
         return of_steep[0] + of_rest[0], of_steep[1] + of_rest[1]
+
+
+def _every(trajectories: Trajectories, n_cells: int, wanted: float) -> int:
+    """One of how many is walked, so that so many steps of a cell are."""
+    whole = trajectories.every if isinstance(trajectories, ThinnedTrajectories) else 1
+    steps, _ = steps_of_a_cell(trajectories, n_cells)
+    return min(int(np.rint(steps / wanted)), MOST // whole)
+
+
+def times_as_many(trajectories: Trajectories, n_cells: int) -> float:
+    """Steps of exact rates over those of rough ones that know which trajectories are steep."""
+    every = max(1, _every(trajectories, n_cells, STEPS_BESIDE_STEEP))
+    return 1.0 if every == 1 else 1 / (STEEPEST + (1 - STEEPEST) / every)
 
 
 def steepest(steepness: SingleArray) -> IntArray:

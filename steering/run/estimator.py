@@ -15,6 +15,7 @@ import numpy as np
 
 from consumers.state import ClosedChunk
 from model_server.posterior import (
+    Effort,
     FirstGuess,
     Observation,
     Posterior,
@@ -23,6 +24,7 @@ from model_server.posterior import (
     Trust,
     assess,
     first_answer,
+    least_effort,
     residual_sigma,
     usable_cells,
 )
@@ -60,6 +62,7 @@ from steering.run.reach import Reach, reach_of
 DRAWS = 100  # of the prior, to begin at
 DRAWS_LATER = 40  # after an estimate that explains the data
 KICKS = 6  # after such an estimate a third of them
+WALKS_IF_COSTLY = 15.0  # of a fit, see ``Effort``: other answers are looked for over some chunks
 DRAWS_IF_COSTLY = 3  # after such an estimate none, and no kicks
 KEPT_TENSOR_BYTES = 4e8  # pooled images that are merged become tensors where these are no larger
 KEPT_MERGED_BYTES = 2e8  # exposures of single chunks on merged voxels; the others are read again
@@ -326,6 +329,8 @@ class Estimator:
             answer = first_answer(doubting, believing, observations, pooled=together, search=search)
             believed = answer.layout.size == believing.layout.size
             return answer, (believing if believed else doubting).remembered()
+        most = max(WALKS_IF_COSTLY, least_effort(len(observations)))
+        effort = Effort(most) if costly else Effort()
         doubts = before is not None and before[0].layout.size > believing.layout.size
         refinement = self._doubts() if doubts else believing
         refinement.recall({} if before is None else before[1])
@@ -336,11 +341,12 @@ class Estimator:
             warm=None if before is None else before[0],
             pooled=replace(together, drift=self._drift(ledger, refinement)),
             kicks=kicks,
+            effort=effort,
         )
         if doubts or posterior.aside is None or not posterior.aside.far:
             return posterior, refinement.remembered()
         doubting = self._doubts()
-        answer = doubting.doubt(observations, believing, posterior, together)
+        answer = doubting.doubt(observations, believing, posterior, together, effort)
         believing.recall({})
         return answer, doubting.remembered()
 

@@ -23,6 +23,8 @@ from steering.run.result import result_document
 from steering.run.run import Run
 from steering.run.store import RESULT_EXPERIMENT, RunStore, save_result
 
+MOST_MORE = 20  # fits after the last chunk
+
 
 def replay(
     files: Sequence[Path],
@@ -106,6 +108,10 @@ def replay(
                     store.publish(run.snapshot())
                 if speed is not None:
                     time.sleep(newest.minutes * 60 / speed)
+            for _ in range(MOST_MORE):  # no chunk follows that would
+                if not run.go_on():
+                    break
+                say("the refinement is on its way", 1.0)
             if not run.chunks:
                 reasons = "\n".join(f"{r['chunk']}: {r['reason']}" for r in run.records)
                 raise InputError(

@@ -251,6 +251,16 @@ class Run:
         self.history.append(found.told())
         return True
 
+    def go_on(self) -> bool:
+        """Take the newest estimate on where it is still on its way; False: it is not.
+
+        Of costly crystals a fit walks so much a chunk: live, the next chunk takes it on.
+        """
+        if self.estimate is None or not self.estimate.posterior.unfinished:
+            return False
+        self.history[-1] = self.look(self._base).told()
+        return True
+
     def look(self, base: Estimate | None) -> Estimate:
         """Estimate from the chunks as they are, beginning at a given estimate of fewer chunks.
 

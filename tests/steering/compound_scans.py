@@ -139,7 +139,8 @@ def one_scan(name: str, seed: int, folder: Path, database: Path, chunks: int) ->
         "pulls": (gap / found.posterior.sigma).tolist(),
         "relative_sigma": (found.posterior.sigma / np.abs(values)).tolist(),
         "reduced_chi_square": at_truth.estimate.trust.reduced_chi_square,
-        "trusted": found.trust.trusted,
+        "state": found.trust.state,
+        "halted": found.posterior.halted,
     }
 
 
@@ -175,6 +176,7 @@ def table(folder: Path) -> str:
     """What stands in the folder."""
     lines = [
         "crystal  system        atoms seed  counts  chunk 1   median   worst s   GB     p     chi2"
+        "  state"
     ]
     for file in sorted(folder.glob("*-*.json")):
         one = json.loads(file.read_text())
@@ -183,7 +185,7 @@ def table(folder: Path) -> str:
             f"{one['crystal']:8} {one['system']:13} {one['atoms']:5d} {one['seed']:4d} "
             f"{one['counts']:7.0f} {one['seconds'][0]:8.1f} {np.median(later):8.1f} "
             f"{max(later):9.1f} {one['gigabytes']:5.2f} {one['p']:7.4f} "
-            f"{one['reduced_chi_square']:6.3f}"
+            f"{one['reduced_chi_square']:6.3f}  {one['state']}"
         )
     return "\n".join(lines) + "\n"
 

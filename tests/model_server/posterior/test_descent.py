@@ -18,6 +18,7 @@ class Answer:
     objective: float
     converged: bool = True
     precision: np.ndarray = None  # type: ignore[assignment]
+    share: float = 1.0
 
     @property
     def theta_sigma(self) -> np.ndarray:
@@ -32,6 +33,7 @@ class Slope:
     """An objective, and a linearised model of it that promises its minimum by Newton's step."""
 
     even = True
+    most = np.inf  # walks that are granted beside the first
 
     def __init__(self, objective, curvature=1.0, reach=0.0):
         self.objective, self.curvature, self.reach = objective, curvature, reach
@@ -42,6 +44,12 @@ class Slope:
         self.walks += 1
         self.at = at
         return [at]
+
+    def average(self, tangents, at, wide):
+        return tangents
+
+    def granted(self, at, wide):
+        return self.walks <= self.most
 
     def remembered(self):
         return {"at": self.at}
@@ -67,8 +75,9 @@ class Slope:
 
     def ways(self, known=lambda at: False):
         return Descent(
-            walk=self.walk, value=self.value, score=self.score, holds=self.holds, keeping=self,
-            iterations=15, even=lambda wide: self.even, known=known,
+            walk=self.walk, average=self.average, value=self.value, score=self.score,
+            holds=self.holds, keeping=self,
+            iterations=15, even=lambda wide: self.even, known=known, granted=self.granted,
         )  # fmt: skip
 
     def down(self, start=START, **more):
@@ -196,3 +205,37 @@ def test_one_step_settles_where_the_minimum_is_near_and_says_so_where_it_is_not(
     assert settled is settles
     assert slope.walks == 1
     np.testing.assert_allclose(found.theta, 0.0, atol=1e-6)
+
+
+@pytest.mark.parametrize("most", [0, 1, 2])
+def test_without_walks_a_descent_ends_unsettled_where_it_is_and_may_go_on_from_there(most):
+    def valley(at):
+        return 3.0 * (at[0] ** 2 + 0.3 * at[0] ** 4 + at[1] ** 2)
+
+    slope, whole = Slope(valley, curvature=6.0), Slope(valley, curvature=6.0).down()
+    slope.most = most
+    found = slope.down()
+    assert not found.converged
+    assert slope.walks == 1 + most
+    assert valley(found.theta) <= valley(START) + 1e-9
+
+    slope.most = np.inf
+    again = slope.down(found.theta)
+    assert again.converged
+    assert abs(valley(again.theta) - valley(whole.theta)) < 0.1
+
+
+def test_without_walks_a_step_that_failed_is_not_tried_again():
+    def narrow(at):
+        return bowl(at) if np.abs(at).max() < 3.5 else 1e6
+
+    slope = Slope(narrow, curvature=8.0)  # its first step ends far beyond the other side
+    slope.most = 1
+    at, share, before = START, 1.0, bowl(START)
+    for _ in range(12):
+        slope.walks = 0
+        found = slope.down(at, share=share)
+        at, share = found.theta, found.share
+        assert bowl(at) < before + 1e-9
+        before = bowl(at)
+    assert before < 0.2 * bowl(START)

@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 
 from model_server.posterior import (
+    Effort,
     Observation,
     Posterior,
     Refinement,
     assess,
     usable_cells,
 )
+from model_server.posterior.effort import least_effort
 from model_server.posterior.observation import pool
 from model_server.posterior.refinement import NUISANCE_SIGMA
 from model_server.posterior.search import searches
@@ -827,6 +829,46 @@ def test_another_answer_is_searched_for_ever_more_rarely_and_where_there_is_none
     assert searches(of(5), 4)  # an orientation was withdrawn
     assert not searches(of(6), 8)
     assert searches(replace(of(6), converged=False), 8)
+    assert not searches(replace(of(6), converged=False, halted=True), 8)
+    assert searches(replace(of(6), converged=False, halted=True, owed=True), 8)
+
+
+def test_a_fit_that_may_walk_little_goes_on_in_the_next_ones_and_ends_where_another_does():
+    observations = counted(folded_line(), LINE, 1, 4000.0)
+    folded = _Shifted(voxel_map(), AXIS, EI, sigma_meV=0.8)
+    folded.shift = 0.6
+
+    def fit() -> Refinement:
+        return refinement(model=folded, prior=LINE_BOX, exact=_Counting(), rough=_Rough())
+
+    whole = fit().fit(observations)
+    little, found, fits = fit(), None, 0
+    while found is None or found.halted:
+        found = little.fit(observations, warm=found, effort=Effort(2 * least_effort(2)))
+        fits += 1
+        assert fits < 40
+        assert found.converged is not found.halted
+    assert fits > 1
+    assert np.all(np.abs(found.values - whole.values) < 0.1 * whole.sigma)
+    assert abs(found.objective - whole.objective) < 0.1
+
+
+def test_other_answers_that_there_is_no_effort_for_are_left_and_followed_by_the_next_fit():
+    observations = counted(folded_line(), LINE, 1, 4000.0)
+    exact = _Wavy(voxel_map(), AXIS, EI, sigma_meV=0.8)
+    fit = refinement(model=folded_line(), prior=LINE_BOX, exact=exact)
+    right = fit.fit(observations)
+    at = right.theta.copy()
+    at[0] += 1.5
+    of_four = {"theta": at, "believing": None, "aside": None, "totals": np.ones(4)}
+    five = [*observations, *observations, observations[0]]  # nothing is searched at these
+    fit.recall({})
+    left = fit.fit(five, warm=replace(right, others=(right,), **of_four), effort=Effort(0.5))
+    assert abs(left.values[0] - 18.0) > 4 * left.sigma[0]
+    assert len(left.ways) == 1
+    found = fit.fit(five, warm=left)
+    assert abs(found.values[0] - 18.0) < 4 * found.sigma[0]
+    assert found.ways == ()
 
 
 def test_between_searches_tangents_follow_the_answer_before():

@@ -283,6 +283,12 @@ def test_few_counts_cannot_tell_and_more_of_them_can():
         "the refinement did not converge",
         "too few counts",
     ]
+    for look in (few, next(iter(run(1, lines(), 2 * lines())))):
+        halted = judge(look, 1, converged=False, halted=True)
+        assert (halted.state, halted.explained) == ("cannot tell yet", True)
+        assert [reason.split(":")[0] for reason in halted.reasons] == [
+            "the refinement is on its way"
+        ]
 
 
 def test_residuals_are_unknown_where_nothing_was_exposed():

@@ -17,7 +17,12 @@ from consumers.state import close_chunk, read_chunk
 from simulations.fold import CellSums
 from simulations.fold.exposure import Exposure
 from simulations.likelihood import MissettingSection, QSpreadSection
-from steering.experiment import build_measurement, load_experiment, with_absolute_files
+from steering.experiment import (
+    Measurement,
+    build_measurement,
+    load_experiment,
+    with_absolute_files,
+)
 from steering.report import fold
 from steering.run import RESULT_EXPERIMENT, Adviser, Run, RunStore, replay
 from steering.web import create_app
@@ -459,6 +464,37 @@ def test_a_prepared_run_says_the_same(reduced, virtual_scan, tmp_path, monkeypat
         results.append(json.dumps(feed(run, renumbered(payloads)).result()))
     assert results[0] == results[1]
     assert len(looked) == (2 * ahead if reduced else ahead)
+
+
+def test_what_a_fit_had_no_walks_left_for_is_done_after_the_last_chunk(
+    virtual_scan, tmp_path, monkeypatch
+):
+    messages = tuple(recorded_source(virtual_scan.events[:1], run="r").messages())
+    free = feed(Run(known_measurement(), run_id="r", folder=tmp_path), messages).posterior
+    monkeypatch.setattr(Measurement, "costly", property(lambda self: True))
+    monkeypatch.setattr("steering.run.estimator.WALKS_IF_COSTLY", 0.0)
+    monkeypatch.setattr(
+        "steering.run.estimator.least_effort", lambda orientations: orientations + 1.0
+    )
+    run = Run(known_measurement(), run_id="r", folder=tmp_path)
+    states = []
+    for message in messages:
+        if run.accept(message):
+            states.append((run.posterior.halted, run.trust.state, run.result()["reasons"]))
+    assert states[-1][0]
+    assert states[-1][1] == "cannot tell yet"
+    assert "on its way" in states[-1][2][0]
+    lines = len(run.history)
+    while run.go_on():
+        assert len(run.history) == lines
+    found = run.posterior
+    assert found.converged
+    assert not found.unfinished
+    assert np.all(np.abs(found.values - free.values) < 0.5 * free.sigma)
+    result = replay(
+        virtual_scan.events[:1], virtual_scan.experiment, experiment_dir=EXAMPLES, run_id="r"
+    )
+    assert not any("on its way" in reason for reason in result["reasons"])
 
 
 def test_a_run_of_an_untrusted_estimate_asks_for_falsification(virtual_scan, tmp_path):
