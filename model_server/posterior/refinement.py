@@ -196,8 +196,9 @@ class Refinement:
             self._try_as_believed(task)
         if searching and kicks and (warm is None or len(observations) <= MOUNTS_TRIED_UNTIL):
             self._try_mounts(task)
-        if searching or kicks:
-            self._leave_shallow(task, searching)
+        unpromised = searching and len(observations) <= UNPROMISED_UNTIL
+        if kicks or unpromised:
+            self._leave_shallow(task, unpromised)
         return replace(self._answer(task), owed=due and not searching)
 
     def _task(
@@ -479,15 +480,14 @@ class Refinement:
         for _, theta in levels[:MOUNTS_FOLLOWED]:
             self._follow(task, theta, best.theta_covariance)
 
-    def _leave_shallow(self, task: Task, searching: bool) -> None:
+    def _leave_shallow(self, task: Task, unpromised: bool) -> None:
         """Leave the best answer for where folded rates, corrected there, lead; while that pays.
 
-        A search of few orientations follows them once without a promise.
+        Once also without a promise, if ``unpromised``, as a search of few orientations does.
 
         They may lead away by themselves, or after a kick. Of few counts the exact rates have minima
         beside each other that the folded ones, which are smoother, have not.
         """
-        unpromised = searching and len(task.observations) <= UNPROMISED_UNTIL
         for _ in range(LEAPS):
             found = task.modes.best
             anchor = self._anchored(task, found, self._tangents)

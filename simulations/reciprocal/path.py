@@ -103,6 +103,15 @@ class EnergyAxis:
         """Bin centres, (bins,)."""
         return 0.5 * (self.edges_meV[1:] + self.edges_meV[:-1])
 
+    def beyond(self, ei_meV: float) -> tuple[str, ...]:
+        """Words on bins that neutrons of an incident energy never reach, if there are any."""
+        if self.edges_meV[-1] <= ei_meV:
+            return ()
+        return (
+            f"path.energy ends at {self.edges_meV[-1]:g} meV, and a neutron of {ei_meV:g} meV "
+            "loses no more than it has: bins above are never measured",
+        )
+
     @property
     def substep_edges_meV(self) -> FloatArray:
         """Edges of all sub-steps, (bins * substeps + 1,)."""

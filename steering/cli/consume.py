@@ -25,7 +25,10 @@ def register(app: typer.Typer) -> None:
 def consume(
     experiment: Annotated[Path, typer.Argument(help="The experiment file (YAML).")],
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="State folder; a restart goes on from it.")
+        Path,
+        typer.Option(
+            "--output", "-o", file_okay=False, help="State folder; a restart goes on from it."
+        ),
     ],
     kafka: Annotated[
         str | None, typer.Option(help="Read from the Kafka at HOST:PORT, usual topics.")

@@ -53,7 +53,9 @@ def build(
         list[Path],
         typer.Argument(help="Phonon databases in one HDF5 file, and folders of phonopy files."),
     ],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the store.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", file_okay=False, help="Folder of the store.")
+    ],
     workers: Workers = 1,
     json: terminal.Json = False,
 ) -> None:
@@ -182,7 +184,9 @@ def show(
 
 def spectra(
     store: Store,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the spectra.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", file_okay=False, help="Folder of the spectra.")
+    ],
     energy_meV: Annotated[  # noqa: N803
         str, typer.Option("--energy-meV", help="Energy transfer as min:max:step.")
     ],

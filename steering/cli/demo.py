@@ -22,9 +22,9 @@ def register(app: typer.Typer) -> None:
 
 
 def demo(
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for all files.")] = Path(
-        "build/demo"
-    ),
+    output: Annotated[
+        Path, typer.Option("--output", "-o", file_okay=False, help="Folder for all files.")
+    ] = Path("build/demo"),
     seed: Annotated[int, typer.Option(min=0, help="Seed of the virtual scan.")] = 1,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 0,
     json: terminal.Json = False,

@@ -21,7 +21,8 @@ def estimate(
     folded: Annotated[Path, typer.Argument(help="folded.npz of `beamsteer fold` or `replay`.")],
     experiment: terminal.ExperimentPath,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="JSON file for the result.")
+        Path | None,
+        typer.Option("--output", "-o", dir_okay=False, help="JSON file for the result."),
     ] = None,
     json: terminal.Json = False,
 ) -> None:

@@ -32,7 +32,8 @@ def guess(
         ),
     ] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="JSON file for the result.")
+        Path | None,
+        typer.Option("--output", "-o", dir_okay=False, help="JSON file for the result."),
     ] = None,
     json: terminal.Json = False,
 ) -> None:

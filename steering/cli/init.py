@@ -27,9 +27,9 @@ def init(
         list[Path],
         typer.Argument(help="NXSPE, SQW, SPE, SNS or ISIS raw event files of one scan."),
     ],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Where to write it.")] = Path(
-        "experiment.yaml"
-    ),
+    output: Annotated[
+        Path, typer.Option("--output", "-o", dir_okay=False, help="Where to write it.")
+    ] = Path("experiment.yaml"),
     structure: Annotated[
         str | None,
         typer.Option("--structure", "-s", help="Builtin crystal or structure file."),

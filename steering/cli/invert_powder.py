@@ -44,10 +44,15 @@ def invert_powder(
     ] = 2,
     plot: Annotated[
         Path | None,
-        typer.Option("--plot", help="PNG file for data, fit and residual; one per temperature."),
+        typer.Option(
+            "--plot",
+            dir_okay=False,
+            help="PNG file for data, fit and residual; one per temperature.",
+        ),
     ] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="JSON file for the result.")
+        Path | None,
+        typer.Option("--output", "-o", dir_okay=False, help="JSON file for the result."),
     ] = None,
     json: terminal.Json = False,
 ) -> None:

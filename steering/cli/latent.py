@@ -26,7 +26,10 @@ def latent(
     ],
     experiment: terminal.ExperimentPath,
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="Folder for latent.json and pictures.")
+        Path,
+        typer.Option(
+            "--output", "-o", file_okay=False, help="Folder for latent.json and pictures."
+        ),
     ],
     run: Annotated[
         list[Path] | None,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -55,7 +56,12 @@ def prior(
     seed: Annotated[int, typer.Option(min=0, help="Seed of the draws.")] = 0,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="YAML file that experiment.yaml can name as prior."),
+        typer.Option(
+            "--output",
+            "-o",
+            dir_okay=False,
+            help="YAML file that experiment.yaml can name as prior.",
+        ),
     ] = None,
     json: terminal.Json = False,
 ) -> None:
@@ -70,12 +76,13 @@ def prior(
     if output is not None and output.suffix.lower() not in (".yaml", ".yml"):
         raise InputError(f"--output is {output}; expected a name that ends in .yaml.")
 
-    from simulations.crystal import builtin_crystals, read_crystal
+    from simulations.crystal import builtin_crystals, read_crystal, structure_notes
     from simulations.prior import write_prior
     from steering.predict import formula, make_prior, open_structure
 
     with open_structure(structure, files=True) as opened:
         crystal = read_crystal(opened)
+        decided = structure_notes(opened) if isinstance(opened, Path) else ()
     kept = None if output is None else output.with_suffix(".members")
     with terminal.progress("prior", quiet=json) as progress:
         made = make_prior(
@@ -91,6 +98,7 @@ def prior(
             members_folder=kept,
             progress=progress,
         )
+    made = replace(made, notes=(*decided, *made.notes))
     if output is not None:
         output.parent.mkdir(parents=True, exist_ok=True)
         write_prior(made.record, output)

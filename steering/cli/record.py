@@ -24,7 +24,10 @@ def register(app: typer.Typer) -> None:
 
 def record(
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="Folder of the tape; one that is there goes on.")
+        Path,
+        typer.Option(
+            "--output", "-o", file_okay=False, help="Folder of the tape; one that is there goes on."
+        ),
     ],
     kafka: Annotated[
         str | None,

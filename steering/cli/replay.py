@@ -63,7 +63,10 @@ def replay(
     output: Annotated[
         Path | None,
         typer.Option(
-            "--output", "-o", help="Folder for result.json and folded.npz; of a tape: state."
+            "--output",
+            "-o",
+            file_okay=False,
+            help="Folder for result.json and folded.npz; of a tape: state.",
         ),
     ] = None,
     to: Annotated[

@@ -29,7 +29,10 @@ def report(
         ),
     ],
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="Gets the report: .html, or .pdf by Chromium.")
+        Path,
+        typer.Option(
+            "--output", "-o", dir_okay=False, help="Gets the report: .html, or .pdf by Chromium."
+        ),
     ] = Path("run.html"),
     run: Annotated[
         str | None, typer.Option(help="Name of the run, where there are several.")

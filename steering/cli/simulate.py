@@ -23,7 +23,9 @@ def register(app: typer.Typer) -> None:
 
 def simulate(
     experiment: Annotated[Path, typer.Argument(help="The experiment file (YAML).")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for what is written.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", file_okay=False, help="Folder for what is written.")
+    ],
     psi: Annotated[
         str, typer.Option(help="Orientations in degrees: 0,30,60 or start:stop:step.")
     ] = "0:120:10",

@@ -19,7 +19,9 @@ def register(app: typer.Typer) -> None:
 
 def train(
     experiment: Annotated[Path, typer.Argument(help="The experiment file (YAML).")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the bundle.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", file_okay=False, help="Folder for the bundle.")
+    ],
     spectra: Annotated[
         int, typer.Option(min=100, help="Simulated spectra to learn from.")
     ] = 10_000,

@@ -28,7 +28,9 @@ def register(app: typer.Typer) -> None:
 
 
 def train_direct(
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the bundle.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", file_okay=False, help="Folder for the bundle.")
+    ],
     data: Annotated[
         Path | None,
         typer.Option(

@@ -19,7 +19,9 @@ def register(app: typer.Typer) -> None:
 
 
 def train_springs(
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the bundle.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", file_okay=False, help="Folder for the bundle.")
+    ],
     data: Annotated[
         Path,
         typer.Option(help="Phonon database in one HDF5 file, or a folder of phonopy files."),

@@ -158,7 +158,7 @@ class Measurement:
     def notes(self) -> tuple[str, ...]:
         """What was assumed that the experiment does not say, and the convention of dipoles."""
         dipoles = compare_dipole_sums(self.model)
-        polar = () if dipoles is None else (dipoles.note,)
+        polar = (() if dipoles is None else (dipoles.note,)) + self.energy.beyond(self.ei_meV)
         if self.pockets is not None:
             polar = (self._pockets[1], *polar)
         beam = self.experiment.instrument
@@ -496,7 +496,7 @@ def recorded_instrument(files: Sequence[FilePath], experiment: Experiment) -> In
         period=experiment.source.period,
         nominal_ei_meV=section.ei_meV,
     )
-    faults = []
+    faults, bare = [], True  # whether none has this instrument's pixels
     for message in source.messages():
         payload = message.payload
         if isinstance(payload, SetAside):
@@ -505,16 +505,16 @@ def recorded_instrument(files: Sequence[FilePath], experiment: Experiment) -> In
             fault = foreign(payload, experiment, section.name)
             if fault is None and payload.geometry is not None:
                 return payload.geometry
+            own = same_instrument(payload.instrument_name, section.name)
+            bare &= not own or payload.geometry is None
             faults.append(f"{payload.chunk}: {fault or 'has no pixels of its own'}")
-    raise InputError(
-        "\n".join(
-            (
-                f"instrument.name is {section.name!r}, which no file here brings pixels for; "
-                f"expected its files, one of {', '.join(known_instruments())}, or a file of pixels",
-                *faults,
-            )
+    told = "no file is of this experiment:"
+    if bare:
+        told = (
+            f"instrument.name is {section.name!r}, which no file here brings pixels for; expected "
+            f"its files, one of {', '.join(known_instruments())}, or a file of pixels"
         )
-    )
+    raise InputError("\n".join((told, *faults)))
 
 
 def foreign(start: ChunkStart, experiment: Experiment, instrument_name: str) -> str | None:

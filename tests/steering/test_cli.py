@@ -76,6 +76,34 @@ def test_what_help_says_of_a_verb_is_the_first_sentence_of_its_own(name):
     assert told.partition(". ")[0].rstrip(".") == VERBS[name].rstrip(".")
 
 
+def commands(command):
+    """A command and all below it."""
+    yield command
+    for below in getattr(command, "commands", {}).values():
+        yield from commands(below)
+
+
+@pytest.mark.parametrize("name", VERBS)
+def test_an_output_of_the_wrong_kind_is_refused_before_anything_is_computed(name):
+    """But for those of several files, and a backup's, which is a file or a folder."""
+    for one in commands(verb(name)):
+        for option in one.params:
+            if option.name == "output" and not option.multiple and name != "backup":
+                told = option.type_descriptor.parameter_info
+                assert told.dir_okay is not told.file_okay
+
+
+def test_a_folder_is_no_file_for_a_result_and_a_file_is_no_folder(tmp_path, capsys):
+    file = tmp_path / "file"
+    file.touch()
+    for verb_and_file, output in (
+        (["invert-powder", "aluminium"], tmp_path),
+        (["train", "examples/ge-arcs.yaml"], file),
+    ):
+        assert cli.run([*verb_and_file, "-o", str(output)]) == cli.BAD_INPUT
+        assert "is a" in " ".join(capsys.readouterr().err.split())
+
+
 def test_every_module_of_the_command_line_is_a_verb():
     modules = {path.stem for path in (ROOT / "steering" / "cli").glob("[!_]*.py")}
     assert modules == {name.replace("-", "_") for name in VERBS}

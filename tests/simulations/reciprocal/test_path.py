@@ -44,6 +44,12 @@ def test_energy_axis_refuses_uneven_steps_and_knows_what_is_reachable():
     assert 38.0 < axis.edges_meV[reachable] < 40.0
 
 
+def test_an_axis_says_which_of_its_bins_no_neutron_reaches():
+    axis = EnergyAxis(edges_meV=np.linspace(0, 60, 61))
+    assert axis.beyond(60.0) == ()
+    assert "ends at 60 meV, and a neutron of 40 meV" in axis.beyond(40.0)[0]
+
+
 @pytest.mark.parametrize("name", ["germanium", "aluminium", "MnO"])
 def test_seekpath_gives_the_fcc_path_in_conventional_units(name):
     path = seekpath_segments(read_crystal(name), 0.05)
