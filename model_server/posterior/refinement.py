@@ -390,9 +390,15 @@ class Refinement:
         tangents = self._tangents
         if not tangents.bending or tangents.uneven(task.observations, found.theta_sigma):
             return found
+        at, wide, kept = found.theta, found.theta_covariance, tangents.remembered()
+        if not task.effort.grant(tangents.price(task.observations, at, wide, 1.0, steady=False)):
+            return found
         plain = self._descent(task, tangents, steady=False)
-        ended = plain.descend(found.theta, found.theta_covariance, beat=task.modes.lowest)
-        return ended if ended.converged or not found.converged else found
+        ended = plain.descend(at, wide, beat=task.modes.lowest)
+        if ended.converged or not found.converged:
+            return ended
+        tangents.recall(kept)
+        return found
 
     def _descent(self, task: Task, carried: Tangents, *, steady: bool = True) -> Descent:
         """Ways down by the rates that ``carried`` keeps.
