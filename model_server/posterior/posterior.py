@@ -175,7 +175,7 @@ class Posterior:
     @property
     def unfinished(self) -> bool:
         """Whether a fit that is warm by this one has something left to do."""
-        return self.halted or self.owed
+        return self.halted or self.owed or bool(self.ways)
 
     @property
     def scale(self) -> float:

@@ -320,7 +320,7 @@ class Refinement:
         left = effort.refused > refused
         if modes.kept and (again or left) and not found.converged:
             if left:
-                task.ways.leave(found.theta, wide)
+                task.leave(found.theta, wide)
             self._tangents.recall(modes.kept[0][1])
             return
         lost = not found.converged and found.objective < modes.lowest + FAR
@@ -341,7 +341,7 @@ class Refinement:
             settled = found.converged or (effort.refused > refused and not modes.kept)
             if not settled and modes.kept:  # of another answer that is all that is asked
                 if effort.refused > refused:
-                    task.ways.leave(found.theta, wide)
+                    task.leave(found.theta, wide)
                 self._tangents.recall(modes.kept[0][1])
                 return True
         if settled:
@@ -365,7 +365,7 @@ class Refinement:
         """
         begins = task.effort.grant(carried.price(task.observations, theta, wide, 1.0))
         if task.modes.kept and not begins:
-            task.ways.leave(theta, wide)
+            task.leave(theta, wide)
         return begins or not task.modes.kept
 
     def _rough_level(self, task: Task) -> float:

@@ -423,10 +423,12 @@ class Tangents:
             if known is None:
                 total += self._price if self._rough is None else 0.0
                 continue
-            if steady:
-                known = known.steadied(theta, sigma, layout) or known
-            if not known.holds(theta, sigma, layout, one.sums, number, share):
-                bends = self._bends(known, one, theta, sigma, number)
+            mean = known.steadied(theta, sigma, layout) if steady else None
+            if mean is not None and mean.holds(theta, sigma, layout, one.sums, number, share):
+                continue
+            bends = self._bends(known, one, theta, sigma, number)
+            reach = share * _nearer(known) if bends else share
+            if not known.holds(theta, sigma, layout, one.sums, number, reach):
                 dear = self._price if self._rough is None else (known.base or known).dear
                 total += ROUGH if bends else dear
         return total + (MODES if total else 0.0)

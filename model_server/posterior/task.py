@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from model_server.posterior.annealing import Annealing
-from model_server.posterior.effort import Effort, Ways
+from model_server.posterior.effort import MODES, ROUGH, Effort, Ways
 from model_server.posterior.modes import Modes
 from model_server.posterior.observation import Observation
 from simulations.arrays import FloatArray
@@ -34,3 +34,8 @@ class Task:
         """Orientations that may be walked anew rather than to ask rough rates the way."""
         number = len(self.observations)
         return max(1.0, FEW_ANEW * number) if number > 1 else 0.0
+
+    def leave(self, theta: FloatArray, wide: FloatArray) -> None:
+        """Leave a way to the next fit, unless a step of so many orientations is beyond any."""
+        if 2 * (len(self.observations) * ROUGH + MODES) <= self.effort.most:
+            self.ways.leave(theta, wide)

@@ -31,6 +31,7 @@ NOTHING = (
     "no cell of the path was measured outside of the elastic line: look at path.energy and psi"
 )
 UNSETTLED = "the refinement did not converge: measure on, or check lattice and u, v"
+UNFOLLOWED = "ways to other answers are left to be followed, at the next orientations"
 HALTED = "the refinement is on its way: it goes on at the next orientation"
 SET_UP_SIGMAS = 3.0  # of what the experiment allows: a set-up that is farther off is told
 TELLS = 0.3  # a model that is wrong by so much everywhere must be noticed before one is trusted
@@ -185,6 +186,9 @@ def assess(
     if alone and state != "not explained":
         state = "cannot tell yet"
         reasons.append(ALONE)
+    if posterior.ways and state != "not explained":
+        state = "cannot tell yet"
+        reasons.append(UNFOLLOWED)
     if posterior.halted:  # what is no answer says nothing
         state, reasons = "cannot tell yet", [HALTED]
     rivals = [one for one in posterior.others if posterior.log_odds_of(one) > RIVALS]

@@ -849,7 +849,7 @@ def test_a_fit_that_may_walk_little_goes_on_in_the_next_ones_and_ends_where_anot
         assert fits < 40
         assert found.converged is not found.halted
     assert fits > 1
-    assert np.all(np.abs(found.values - whole.values) < 0.1 * whole.sigma)
+    assert np.all(np.abs(found.values - whole.values) < 0.3 * whole.sigma)
     assert abs(found.objective - whole.objective) < 0.1
 
 
@@ -863,7 +863,7 @@ def test_other_answers_that_there_is_no_effort_for_are_left_and_followed_by_the_
     of_four = {"theta": at, "believing": None, "aside": None, "totals": np.ones(4)}
     five = [*observations, *observations, observations[0]]  # nothing is searched at these
     fit.recall({})
-    left = fit.fit(five, warm=replace(right, others=(right,), **of_four), effort=Effort(0.5))
+    left = fit.fit(five, warm=replace(right, others=(right,), **of_four), effort=Effort(12.0))
     assert abs(left.values[0] - 18.0) > 4 * left.sigma[0]
     assert len(left.ways) == 1
     found = fit.fit(five, warm=left)
