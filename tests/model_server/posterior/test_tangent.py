@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from model_server.posterior.effort import MODES, ROUGH
 from model_server.posterior.observation import Observation
 from model_server.posterior.posterior import Posterior, ThetaLayout
 from model_server.posterior.tangent import BENDS_OVER, REACH_SIGMAS, Tangents
@@ -211,6 +212,24 @@ def test_beyond_their_reach_exact_rates_are_walked_again(observations):
     assert len(exact.walks) == 2 * len(observations)
     assert not rough.walks
     assert all(one.base is None for one in found)
+
+
+@pytest.mark.parametrize("sigmas", [0.0, 0.2, 0.5, 3.0, 1.05 * BENDS_OVER])
+@pytest.mark.parametrize("share", [0.5, 1.0])
+def test_what_a_place_will_take_is_known_before_it_is_walked(observations, sigmas, share):
+    exact, rough = Counting(), Rough()
+    tangents = Tangents(exact, LAYOUT, rough)
+    wide = np.diag(SIGMA**2)
+    assert tangents.price(observations, theta_at(LINE[0]), wide) == 0.0  # the first of each
+    tangents.walked(observations, theta_at(LINE[0]), SIGMA)
+    dear = {one.dear for one in tangents.remembered().values()}
+    exact.walks.clear()
+    rough.walks.clear()
+    at = theta_at(LINE[0] + sigmas * SIGMA_MEV, BRIGHT)
+    told = tangents.price(observations, at, wide, share, steady=False)
+    tangents.walked(observations, at, SIGMA, share, steady=False)
+    taken = ROUGH * len(rough.walks) + max(dear) * len(exact.walks)
+    assert told == taken + (MODES if taken else 0.0)
 
 
 def test_without_rough_rates_exact_ones_are_walked_where_their_derivatives_end(observations):

@@ -13,11 +13,13 @@ from simulations.likelihood import (
     ThinnedPhonons,
     q_blur,
     steepest,
+    times_as_many,
 )
 from simulations.likelihood.q_spread import NO_SPREAD
 from simulations.likelihood.thinned import (
     MISSED,
     STEEPEST,
+    STEPS_BESIDE_STEEP,
     STEPS_OF_A_CELL,
     _places,
     every_that_serves,
@@ -175,6 +177,15 @@ def test_beside_the_steepest_few_of_the_others_serve(germanium, monkeypatch):
     assert rough.rates(some, state, steep=np.arange(3))[0].shape == near.shape
     with pytest.raises(InputError, match="steepness"):
         rough.rates(trajectories, state, steepness=steepness)
+
+
+def test_how_many_times_as_many_steps_exact_rates_walk(germanium):
+    measurement, trajectories = germanium
+    n_cells = cells_of(measurement)
+    steps, _ = steps_of_a_cell(trajectories, n_cells)
+    told = times_as_many(trajectories, n_cells)
+    assert 1.0 < told < 1.5 * steps / STEPS_BESIDE_STEEP
+    assert times_as_many(thinned(trajectories, n_cells, 16), n_cells) < told
 
 
 def test_an_orientation_that_sees_nothing_has_no_steep_trajectories(germanium):
