@@ -62,7 +62,7 @@ from steering.run.reach import Reach, reach_of
 DRAWS = 100  # of the prior, to begin at
 DRAWS_LATER = 40  # after an estimate that explains the data
 KICKS = 6  # after such an estimate a third of them
-WALKS_IF_COSTLY = 14.0  # of a fit, see ``Effort``: other answers are looked for over some chunks
+WALKS_IF_COSTLY = 18.0  # of a fit, see ``Effort``: other answers are looked for over some chunks
 DRAWS_IF_COSTLY = 3  # after such an estimate none, and no kicks
 KEPT_TENSOR_BYTES = 4e8  # pooled images that are merged become tensors where these are no larger
 KEPT_MERGED_BYTES = 2e8  # exposures of single chunks on merged voxels; the others are read again
