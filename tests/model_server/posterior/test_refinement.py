@@ -787,18 +787,24 @@ def test_an_orientation_more_at_the_same_answer_costs_rough_walks_for_its_errors
     assert before.log_odds_of(wider) == before.log_odds_of(after)
 
 
-def test_an_answer_that_was_not_ruled_out_is_followed_at_the_next_fit():
+def of_a_wavy_line():
+    """A fit whose rates have more than one minimum, its answer, and what is off by 1.5 meV."""
     observations = counted(folded_line(), LINE, 1, 4000.0)
     exact = _Wavy(voxel_map(), AXIS, EI, sigma_meV=0.8)
     fit = refinement(model=folded_line(), prior=LINE_BOX, exact=exact)
     right = fit.fit(observations)
     at = right.theta.copy()
     at[0] += 1.5
-    of_four = {"theta": at, "believing": None, "aside": None, "totals": np.ones(4)}
+    off = replace(right, theta=at, believing=None, aside=None, totals=np.ones(4))
     five = [*observations, *observations, observations[0]]  # nothing is searched at these
+    return fit, five, right, off
+
+
+def test_an_answer_that_was_not_ruled_out_is_followed_at_the_next_fit():
+    fit, five, right, off = of_a_wavy_line()
     for others in ((right,), ()):
         fit.recall({})
-        again = fit.fit(five, warm=replace(right, others=others, **of_four))
+        again = fit.fit(five, warm=replace(off, others=others))
         assert bool(abs(again.values[0] - 18.0) < 4 * again.sigma[0]) is bool(others)
 
 
@@ -854,16 +860,9 @@ def test_a_fit_that_may_walk_little_goes_on_in_the_next_ones_and_ends_where_anot
 
 
 def test_other_answers_that_there_is_no_effort_for_are_left_and_followed_by_the_next_fit():
-    observations = counted(folded_line(), LINE, 1, 4000.0)
-    exact = _Wavy(voxel_map(), AXIS, EI, sigma_meV=0.8)
-    fit = refinement(model=folded_line(), prior=LINE_BOX, exact=exact)
-    right = fit.fit(observations)
-    at = right.theta.copy()
-    at[0] += 1.5
-    of_four = {"theta": at, "believing": None, "aside": None, "totals": np.ones(4)}
-    five = [*observations, *observations, observations[0]]  # nothing is searched at these
+    fit, five, right, off = of_a_wavy_line()
     fit.recall({})
-    left = fit.fit(five, warm=replace(right, others=(right,), **of_four), effort=Effort(12.0))
+    left = fit.fit(five, warm=replace(off, others=(right,)), effort=Effort(12.0))
     assert abs(left.values[0] - 18.0) > 4 * left.sigma[0]
     assert len(left.ways) == 1
     found = fit.fit(five, warm=left)
