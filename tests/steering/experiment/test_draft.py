@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -104,11 +105,11 @@ def test_files_of_another_instrument_are_refused_by_both_folds(shared_data, tmp_
             told = refused([*fold, *options], capsys)
             assert words in told
             assert "instrument is 'MARI'" in told
-    path.write_text(text.replace("ei_meV: 30", "ei_meV: 25"))
+    path.write_text(re.sub(r"ei_meV: [0-9.]+", "ei_meV: 25", text, count=1))
     told = refused(fold, capsys)
     assert "brings pixels" not in told
     assert "no file is of this experiment" in told
-    assert "Ei is 3" in told
+    assert "Ei is 29.9" in told
     path.write_text(text)
     assert cli.run([*fold, "--powder"]) == 0
 
