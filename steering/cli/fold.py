@@ -22,9 +22,7 @@ def register(app: typer.Typer) -> None:
 def fold(
     files: Files,
     experiment: terminal.ExperimentPath,
-    output: Annotated[
-        Path, typer.Option("--output", "-o", file_okay=False, help="Folder for folded.npz.")
-    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for folded.npz.")],
     psi: Psi = None,
     plot: Annotated[
         bool,

@@ -85,10 +85,11 @@ def commands(command):
 
 @pytest.mark.parametrize("name", VERBS)
 def test_an_output_of_the_wrong_kind_is_refused_before_anything_is_computed(name):
-    """But for those of several files, and a backup's, which is a file or a folder."""
+    """But for those of several files, and those of a backup and a fold: either kind."""
     for one in commands(verb(name)):
         for option in one.params:
-            if option.name == "output" and not option.multiple and name != "backup":
+            either = option.multiple or name in ("backup", "fold")
+            if option.name == "output" and not either:
                 told = option.type_descriptor.parameter_info
                 assert told.dir_okay is not told.file_okay
 
