@@ -187,10 +187,11 @@ class Refinement:
             self._follow(task, warm.theta, warm.theta_covariance)
         else:
             self._search(task, starts, guesses, warm)
+        halted = task.effort.refused > 0 and not task.modes.best.converged
         for theta in map(self._sized, others):
             if not task.modes.knows(theta):
                 self._follow(task, theta, task.modes.best.theta_covariance)
-        if task.effort.refused and not task.modes.best.converged:
+        if halted and not task.modes.best.converged:
             return replace(self._answer(task), halted=True, owed=due)
         if searching:
             self._try_as_believed(task)
@@ -323,8 +324,9 @@ class Refinement:
                 task.leave(found.theta, wide)
             self._tangents.recall(modes.kept[0][1])
             return
-        lost = not found.converged and found.objective < modes.lowest + FAR
-        if lost and self._tangents.bending and effort.grant(EXACT * len(task.observations)):
+        lost = not (found.converged or left) and found.objective < modes.lowest + FAR
+        lost = lost and self._tangents.bending
+        if lost and (not modes.kept or effort.grant(EXACT * len(task.observations))):
             with self._tangents.unbent():  # bent rates of very many counts may lead nowhere
                 found = exact.descend(found.theta, found.theta_covariance, beat=modes.lowest)
         self._settle(task, found, twin)
@@ -616,7 +618,7 @@ class Refinement:
         size = len(found.theta)
         wide[:size, :size] = found.believing.theta_covariance
         answer = self.led_from(observations, theta, wide, pooled=pooled, effort=effort)
-        return replace(answer, ways=(*answer.ways, *found.ways))
+        return replace(answer, owed=found.owed, ways=(*answer.ways, *found.ways))
 
     def led_from(
         self,
@@ -642,8 +644,11 @@ class Refinement:
             As of ``fit``.
         """
         task = self._task(observations, pooled, effort=effort)
+        refused = task.effort.refused
         self._follow(task, theta, wide)
-        return self._answer(task)
+        answer = self._answer(task)
+        left = task.effort.refused > refused and not answer.converged
+        return replace(answer, halted=answer.halted or left)
 
     def _with_aside(
         self,

@@ -23,7 +23,7 @@ from steering.run.result import result_document
 from steering.run.run import Run
 from steering.run.store import RESULT_EXPERIMENT, RunStore, save_result
 
-MOST_MORE = 20  # fits after the last chunk
+MOST_MORE = 12  # fits after the last chunk: as much again as a long run
 
 
 def replay(

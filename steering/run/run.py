@@ -258,7 +258,9 @@ class Run:
         """
         if self.estimate is None or not self.estimate.posterior.unfinished:
             return False
-        self.history[-1] = self.look(self._base).told()
+        found = self.look(self._base)
+        if self.history:
+            self.history[-1] = found.told()
         return True
 
     def look(self, base: Estimate | None) -> Estimate:
