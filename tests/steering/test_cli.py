@@ -94,7 +94,8 @@ def test_an_output_of_the_wrong_kind_is_refused_before_anything_is_computed(name
                 assert told.dir_okay is not told.file_okay
 
 
-def test_a_folder_is_no_file_for_a_result_and_a_file_is_no_folder(tmp_path, capsys):
+def test_a_folder_is_no_file_for_a_result_and_a_file_is_no_folder(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "1000")
     file = tmp_path / "file"
     file.touch()
     for verb_and_file, output in (
