@@ -242,9 +242,8 @@ class Measurement:
     def rough(self) -> ThinnedPhonons:
         """The same approximately, of few trajectories and of a wider grid, to look around with."""
         exact, wider = self.exact, self.zones.rough()
-        return ThinnedPhonons(
-            exact if wider.n_points >= exact.zone.n_points else self._walking(wider)
-        )
+        walked = exact if wider.n_points >= exact.zone.n_points else self._walking(wider)
+        return ThinnedPhonons(walked.coarsely() if self.costly else walked)
 
     @property
     def zones(self) -> ZoneGrids:

@@ -141,6 +141,28 @@ def test_a_finer_walk_changes_little(germanium, monkeypatch):
     assert off(exact.rates(trajectories, state)[0], ours, 7) < 0.04
 
 
+def test_long_steps_tell_of_the_same_change(germanium):
+    measurement, _, trajectories, _ = germanium
+    exact, values = measurement.exact, measurement.model.values
+    coarse = exact.coarsely()
+    assert len(coarse.true_edges_meV()) == pytest.approx(len(exact.true_edges_meV()) / 2, abs=3)
+    there = values * (1 + 0.02 * np.cos(np.arange(len(values))))
+    state, other = exact.prepare(values), exact.prepare(there)
+    assert coarse.prepare(there) is other  # of the same arrays
+    (fine, slope), (rough, near) = (
+        exact.rates(trajectories, state),
+        coarse.rates(trajectories, state),
+    )
+    assert 1e-4 < off(rough, fine, 7) < 0.02
+    assert np.linalg.norm(near - slope) < 0.15 * np.linalg.norm(slope)
+    change, of_long_ones = (
+        walk.rates(trajectories, other, gradient=False)[0] - before
+        for walk, before in ((exact, fine), (coarse, rough))
+    )
+    assert np.linalg.norm(of_long_ones - change) < 0.2 * np.linalg.norm(change)
+    assert len(exact.true_edges_meV()) > len(coarse.doubting().true_edges_meV())
+
+
 def manganese_oxide_walk(step_rlu: float) -> TrajectoryPhonons:
     measurement = build_measurement(
         load_experiment(ROOT / "examples" / "mno-hyspec.yaml"), ROOT / "examples"

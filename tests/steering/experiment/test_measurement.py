@@ -289,6 +289,16 @@ def test_memory_of_a_zone_point_is_what_its_arrays_take(parts, monkeypatch):
     assert exact.zone.n_points * bytes_per_point(exact.model) == 2 * taken // parts
 
 
+@pytest.mark.parametrize("costly", [False, True])
+def test_one_looks_around_in_long_steps_where_a_crystal_is_costly(costly, monkeypatch):
+    if costly:
+        monkeypatch.setattr("steering.experiment.measurement.FORWARD_BYTES", 0)
+    measurement = build_measurement(small_experiment(), EXAMPLES)
+    exact, rough = measurement.exact.true_edges_meV(), measurement.rough._walked.true_edges_meV()
+    assert measurement.costly == costly
+    assert len(rough) == pytest.approx(len(exact) / (2 if costly else 1), abs=3)
+
+
 def test_the_sample_section_says_what_species_are_made_of():
     experiment = load_experiment(EXAMPLES / "ge-arcs.yaml")
     plain, _ = _sample(experiment, EXAMPLES)
