@@ -27,9 +27,12 @@ import numpy as np
 from scipy.stats import chi2
 
 from consumers.recorded import recorded_source
+from model_server.posterior import Posterior
+from simulations.arrays import FloatArray
 from simulations.prior import BoxPrior
 from steering.experiment import Measurement, build_measurement, load_experiment
 from steering.run import Run
+from steering.run.replay import MOST_MORE
 from steering.study import simulate
 from tests.simulations.phonon_oracles import phonondb_crystal
 
@@ -114,8 +117,13 @@ def one_scan(name: str, seed: int, folder: Path, database: Path, chunks: int) ->
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
     found = run.estimate
     assert found is not None
+    joint, started = _joint(found.posterior, values), time.process_time()
+    for _ in range(MOST_MORE):  # as a replay does after the last chunk
+        if not run.go_on():
+            break
+    settling, settled = time.process_time() - started, run.estimate
+    assert settled is not None
     gap = found.posterior.values - values
-    joint = float(gap @ np.linalg.solve(found.posterior.covariance, gap))
     reach = HELD * np.abs(values)
     held = replace(
         measurement,
@@ -141,7 +149,15 @@ def one_scan(name: str, seed: int, folder: Path, database: Path, chunks: int) ->
         "reduced_chi_square": at_truth.estimate.trust.reduced_chi_square,
         "state": found.trust.state,
         "halted": found.posterior.halted,
+        "p_settled": float(chi2.sf(_joint(settled.posterior, values), len(values))),
+        "state_settled": settled.trust.state,
+        "seconds_of_settling": settling,
     }
+
+
+def _joint(posterior: Posterior, values: FloatArray) -> float:
+    gap = posterior.values - values
+    return float(gap @ np.linalg.solve(posterior.covariance, gap))
 
 
 def _simulated(folder: Path, seed: int, chunks: int) -> None:
@@ -175,8 +191,8 @@ def replayed(measurement: Measurement, state: Path, folder: Path) -> tuple[Run, 
 def table(folder: Path) -> str:
     """What stands in the folder."""
     lines = [
-        "crystal  system        atoms seed  counts  chunk 1   median   worst s   GB     p     chi2"
-        "  state"
+        "crystal  system        atoms seed  counts  chunk 1   median   worst s   GB     p   settled"
+        "   chi2  state, settled"
     ]
     for file in sorted(folder.glob("*-*.json")):
         one = json.loads(file.read_text())
@@ -185,7 +201,8 @@ def table(folder: Path) -> str:
             f"{one['crystal']:8} {one['system']:13} {one['atoms']:5d} {one['seed']:4d} "
             f"{one['counts']:7.0f} {one['seconds'][0]:8.1f} {np.median(later):8.1f} "
             f"{max(later):9.1f} {one['gigabytes']:5.2f} {one['p']:7.4f} "
-            f"{one['reduced_chi_square']:6.3f}  {one['state']}"
+            f"{one['p_settled']:7.4f} {one['reduced_chi_square']:6.3f}  "
+            f"{one['state']}, {one['state_settled']}"
         )
     return "\n".join(lines) + "\n"
 
