@@ -188,6 +188,18 @@ def read_reduced(
     return read_powder_spectra(path, window_meV=window_meV)
 
 
+def holds_spectrum(path: Path) -> bool:
+    """Whether a file is HDF5 with a histogram that `read_reduced` looks for."""
+    if path.suffix.lower() not in HDF5_SUFFIXES or not h5py.is_hdf5(path):
+        return False
+    try:
+        with h5py.File(path, "r") as file:
+            entry = _entry(file)
+            return entry is not None and "grid/Q" in entry
+    except (OSError, RuntimeError):
+        return False
+
+
 def _folded(
     path: Path, arrays: dict[str, NDArray]
 ) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
@@ -255,10 +267,9 @@ def intensity_of(
 def _histogram(path: Path) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
     try:
         with h5py.File(path, "r") as file:
-            for name in file:
-                entry = file.get(name)
-                if isinstance(entry, h5py.Group) and {"data", "errors", "grid"} <= set(entry):
-                    return _read_histogram(path, entry)
+            entry = _entry(file)
+            if entry is not None:
+                return _read_histogram(path, entry)
     except (OSError, KeyError, RuntimeError) as error:
         raise InputError(
             f"spectrum {path} cannot be read as HDF5 ({error}); expected a histogram I(|Q|,E). "
@@ -267,6 +278,15 @@ def _histogram(path: Path) -> tuple[FloatArray, FloatArray, FloatArray, FloatArr
     raise InputError(
         f"spectrum {path} has no group with data, errors and grid; expected a histogram I(|Q|,E)"
     )
+
+
+def _entry(file: h5py.File) -> h5py.Group | None:
+    """The histogram of a file."""
+    for name in file:
+        entry = file.get(name)
+        if isinstance(entry, h5py.Group) and {"data", "errors", "grid"} <= set(entry):
+            return entry
+    return None
 
 
 def _read_histogram(

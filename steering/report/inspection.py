@@ -26,6 +26,7 @@ KINDS = {
     "mask": "detector mask",
     "folded": "folded I(q,E)",
     "powder": "folded S(|Q|,E)",
+    "spectrum": "S(|Q|,E) of a powder, reduced elsewhere",
     "chunk": "closed chunk of a run",
     "experiment": "experiment file",
     "unreadable": "nothing that Beamsteer reads",
@@ -40,8 +41,8 @@ def inspect(path: Path | str, *, psi_log: str = "s1", psi_deg: float | None = No
     ----------
     path : Path
         Any file: recorded, closed chunk (``.safetensors``), experiment (``.yaml``), detectors
-        (``.par``, ``.phx``), spectrometer (IDF, table), mask, ``folded.npz``, ``powder.npz``, or
-        something else.
+        (``.par``, ``.phx``), spectrometer (IDF, table), mask, ``folded.npz``, ``powder.npz``, a
+        powder's S(|Q|,E) as ``invert-powder`` reads it, or something else.
     psi_log : str
         Log of event files that holds psi.
     psi_deg : float, optional
@@ -72,6 +73,8 @@ def inspect(path: Path | str, *, psi_log: str = "s1", psi_deg: float | None = No
             state = "is a folder" if path.is_dir() else "is not there"
             raise InputError(f"{path}: {state}; expected a file. Correct the path")
         reader = readers.get(path.suffix.lower())
+        if reader is None and _holds_spectrum(path):
+            reader = _spectrum
         if reader is not None:
             report |= reader(path)
         else:
@@ -80,6 +83,7 @@ def inspect(path: Path | str, *, psi_log: str = "s1", psi_deg: float | None = No
             report |= inspect_file(path, psi_log=psi_log, psi_deg=psi_deg)
     except Exception as error:  # whatever a damaged file provokes is told, not thrown
         said = str(error) if isinstance(error, ValueError | OSError) else repr(error)
+        said = said.replace(f"spectrum {path}", "spectrum")  # whose name stands above
         lines = (line.removeprefix(f"{path}: ") for line in said.splitlines())
         report["problems"] = [*report["problems"], *lines]
     if report["kind"] == "unreadable":
@@ -284,8 +288,38 @@ def _xml(path: Path) -> dict[str, Any]:
     }
 
 
+def _holds_spectrum(path: Path) -> bool:
+    from model_server.powder import holds_spectrum
+
+    return holds_spectrum(path)
+
+
+def _spectrum(path: Path) -> dict[str, Any]:
+    from model_server.powder import read_reduced
+
+    spectra = read_reduced(path, temperature_K=np.nan, ei_meV=np.inf, window_meV=(-np.inf, np.inf))
+    first = spectra[0]
+    energy, momentum = first.energy_meV, first.q_inverse_A
+    unknown = [] if first.susceptibility else ["temperature", "Ei"]
+    if first.sigma is None:
+        unknown.append("errors")
+    return {
+        "kind": "spectrum",
+        "temperature_K": [s.temperature_K for s in spectra] if first.susceptibility else None,
+        "ei_meV": first.ei_meV if first.susceptibility else None,
+        "momentum_bins": len(momentum),
+        "momentum_inverse_angstrom": (float(momentum[0]), float(momentum[-1])),
+        "energy_bins": len(energy),
+        "energy_meV": (float(energy[0]), float(energy[-1])),
+        "coverage_fraction": float(np.mean([s.valid.mean() for s in spectra])),
+        "unknown": unknown,
+    }
+
+
 def _npz(path: Path) -> dict[str, Any]:
     arrays = read_arrays(path)
+    if "chi" in arrays:
+        return _spectrum(path)
     if not {"S", "D", "N", "energy_edges_meV"} <= set(arrays):
         return _instrument(path)
     S, D, N, edges = (arrays[name] for name in ("S", "D", "N", "energy_edges_meV"))

@@ -6,7 +6,7 @@ import h5py
 import numpy as np
 import pytest
 
-from model_server.powder import intensity_of, read_reduced, reduced_spectrum
+from model_server.powder import holds_spectrum, intensity_of, read_reduced, reduced_spectrum
 from simulations.errors import InputError
 
 ABOUT = {"temperature_K": 100.0, "ei_meV": 50.0, "window_meV": (3.0, 40.0)}
@@ -107,6 +107,18 @@ def test_what_is_wrong_with_a_histogram_is_named(tmp_path, change, message):
 def test_usual_units_and_none_are_accepted(tmp_path, units):
     (spectrum,) = read_reduced(histogram(tmp_path, units=units), **ABOUT)
     assert spectrum.valid.all()
+
+
+def test_what_holds_a_spectrum_is_known_by_its_axes(tmp_path):
+    path = histogram(tmp_path)
+    assert holds_spectrum(path)
+    with h5py.File(path, "a") as file:
+        del file["IQE/grid/Q"]  # a density of states has energies alone
+    assert not holds_spectrum(path)
+    path.write_bytes(path.read_bytes()[:600])
+    assert not holds_spectrum(path)
+    assert not holds_spectrum(tmp_path / "none.h5")
+    assert not holds_spectrum(folded(tmp_path))
 
 
 def test_a_link_that_leads_nowhere_beside_the_histogram_does_no_harm(tmp_path):

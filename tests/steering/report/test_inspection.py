@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 
@@ -183,6 +184,34 @@ def test_what_a_fold_wrote_is_told(virtual_scan: VirtualScan, tmp_path: Path) ->
         np.savez(path, **arrays | {"N": np.ones(3)})  # pyright: ignore[reportArgumentType]
         assert "S, N, D have shapes" in inspect(path)["problems"][0]
         assert inspect(path)["kind"] == "unreadable"
+
+
+def test_a_spectrum_reduced_elsewhere_is_told(tmp_path: Path) -> None:
+    energy, momentum = np.arange(-5.0, 46.0), 0.2 * np.arange(13)
+    values = np.random.default_rng(0).random((12, 50))
+    with h5py.File(tmp_path / "iqe.h5", "w") as file:
+        file["IQE/data"], file["IQE/errors"] = values, np.full(values.shape, 0.01)
+        file["IQE/grid/Q/bin boundaries"], file["IQE/grid/E/bin boundaries"] = momentum, energy
+    report = inspect(tmp_path / "iqe.h5")
+    assert (report["kind"], report["problems"]) == ("spectrum", [])
+    assert (report["momentum_bins"], report["energy_bins"]) == (12, 50)
+    assert report["energy_meV"] == (-4.5, 44.5)
+    assert report["unknown"] == ["temperature", "Ei"]
+    arrays = {
+        "chi": np.stack([values.T, values.T]),
+        "T_K": [50.0, 280.0],
+        "Ei_meV": 50.0,
+        "E_meV": energy[:-1],
+        "Q_invA_left": momentum[:-1],
+    }
+    np.savez(tmp_path / "chi.npz", **arrays)
+    report = inspect(tmp_path / "chi.npz")
+    assert (report["kind"], report["problems"]) == ("spectrum", [])
+    assert (report["temperature_K"], report["ei_meV"]) == ([50.0, 280.0], 50.0)
+    assert report["unknown"] == ["errors"]
+    np.savez(tmp_path / "chi.npz", **arrays | {"E_meV": energy})
+    (told,) = inspect(tmp_path / "chi.npz")["problems"]
+    assert told.startswith("spectrum: chi has shape (2, 50, 12); expected (2, 51, 12)")
 
 
 @pytest.mark.parametrize("content", [b"", b"hello", b"\x89HDF\r\n\x1a\n", bytes(range(256)) * 8])
