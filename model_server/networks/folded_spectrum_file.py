@@ -173,6 +173,7 @@ def read_folded_spectrum(file: Path | BinaryIO, name: str) -> FoldedSpectrum:
             f"{name} has no {', '.join(lacking)}; expected the folded.npz of `beamsteer fold` or "
             "`beamsteer replay`."
         )
+    _refuse_other_counts(name, arrays)
     return FoldedSpectrum.of_sums(
         name=name,
         signal=arrays["S"],
@@ -184,6 +185,19 @@ def read_folded_spectrum(file: Path | BinaryIO, name: str) -> FoldedSpectrum:
         parameter_names=words.get("parameter_names"),
         isotopes=words.get("isotopes"),
     )
+
+
+def _refuse_other_counts(name: str, arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Raise where S and V are those of raw counts, which N is not."""
+    S, V, N = (arrays.get(label) for label in ("S", "V", "N"))
+    if S is None or V is None or N is None or not S.shape == V.shape == N.shape:
+        return
+    other = int(np.sum(~np.isclose(S, N, rtol=1e-6, atol=1e-6)))
+    if other and np.array_equal(S, V):
+        raise InputError(
+            f"{name}: N differs from S in {other:,} of {S.size:,} cells, though S equals V as of "
+            "raw counts; expected the sums of one fold. Fold again."
+        )
 
 
 def _numbers(name: str, label: str, values: ArrayLike) -> FloatArray:

@@ -52,6 +52,14 @@ def test_a_path_is_read_as_an_open_file_is(tmp_path):
         read_folded_spectrum(tmp_path, "x")
 
 
+def test_counts_that_contradict_their_signal_are_refused():
+    S = np.full((4, 6), 3.0)
+    read_folded_spectrum(packed(V=S), "x")
+    read_folded_spectrum(packed(V=0.1 * S, N=10 * S), "x")  # reduced: N is what S and V say
+    with pytest.raises(InputError, match=r"N differs from S in 24 of 24 cells"):
+        read_folded_spectrum(packed(V=S, N=30 * S), "x")
+
+
 def test_the_can_is_taken_off_where_the_file_did_so():
     net = np.full((4, 6), 2.0)
     net[0, 0] = np.nan
