@@ -21,6 +21,7 @@ from simulations.errors import InputError
 from simulations.kernels import njit
 from simulations.reciprocal import Path
 
+MOST_POINTS = 3e8  # of the grid, around one segment: several GB
 FINE_RADIUS_RLU = 0.2  # about Gamma: voxels of half the edge
 
 
@@ -189,10 +190,23 @@ def _points_near_path(
     to_grid = np.linalg.inv(cell)
     reach = np.linalg.norm(to_grid, axis=0) * radius
     points, distances, numbers = [], [], []
-    for a, b, bins, first in zip(starts, ends, path.bins, path.first_bin, strict=True):
+    segments = zip(starts, ends, path.bins, path.first_bin, strict=True)
+    for number_of_segment, (a, b, bins, first) in enumerate(segments):
         ends_grid = np.stack([a, b]) @ to_grid
         low = np.floor(ends_grid.min(0) - reach).astype(int)
         high = np.ceil(ends_grid.max(0) + reach).astype(int)
+        around = float(np.prod(high - low + 1.0))
+        if around > MOST_POINTS:
+            start, end = (
+                ", ".join(f"{x:g}" for x in ends_hkl[number_of_segment])
+                for ends_hkl in (path.start_hkl, path.end_hkl)
+            )
+            raise InputError(
+                f"path.points: the segment {'-'.join(path.labels[number_of_segment])} from hkl "
+                f"[{start}] to [{end}] has {around:.1e} grid points around it; expected at most "
+                f"{MOST_POINTS:.0e}. All q are folded into one cell, so name equivalent points "
+                "near each other, or widen path.voxel_rlu."
+            )
         grid = np.stack(
             np.meshgrid(
                 *[np.arange(i, j + 1) for i, j in zip(low, high, strict=True)], indexing="ij"

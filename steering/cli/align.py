@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -71,7 +72,12 @@ def align(
         None if propagation is None else three_numbers(propagation, "--propagation", "0.5,0.5,0.5")
     )
 
-    from simulations.crystal import builtin_crystals, read_crystal, with_isotopes
+    from simulations.crystal import (
+        builtin_crystals,
+        read_crystal,
+        structure_notes,
+        with_isotopes,
+    )
     from steering.experiment import Experiment, load_experiment, todos_of
 
     described, unknown = None, ()
@@ -86,13 +92,14 @@ def align(
     refuse_missing(files)
 
     if structure is not None:
-        crystal = read_crystal(structure if structure in builtin_crystals() else Path(structure))
+        opened = structure if structure in builtin_crystals() else Path(structure)
+        crystal = read_crystal(opened)
     else:
         assert described is not None  # noqa: S101 - checked above
         assert experiment is not None  # noqa: S101
-        crystal = with_isotopes(
-            read_crystal(structure_of(described, experiment.parent)), described.sample.made_of
-        )
+        opened = structure_of(described, experiment.parent)
+        crystal = with_isotopes(read_crystal(opened), described.sample.made_of)
+    decided = structure_notes(opened) if isinstance(opened, Path) else ()
     with terminal.progress("align", quiet=json) as progress:
         report = align_files(
             files,
@@ -104,6 +111,7 @@ def align(
             unknown=unknown,
             progress=progress,
         )
+    report = replace(report, notes=(*decided, *report.notes))
     if json:
         terminal.print_json(_plain(report.as_dict()))
     else:

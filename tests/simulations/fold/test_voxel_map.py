@@ -5,8 +5,9 @@ import pytest
 
 from simulations.crystal import read_crystal
 from simulations.crystal.placement import crystal_from_cells
+from simulations.errors import InputError
 from simulations.fold import build_voxel_map
-from simulations.reciprocal import seekpath_segments
+from simulations.reciprocal import Path, seekpath_segments
 
 
 def _hexagonal():
@@ -75,6 +76,18 @@ def test_wider_tubes_hold_a_larger_share_of_the_zone():
     narrow = build_voxel_map(crystal, path, half_width_rlu=0.05).tube_fraction
     wide = build_voxel_map(crystal, path, half_width_rlu=0.1).tube_fraction
     assert 2.5 < wide / narrow < 4.5
+
+
+def test_a_segment_far_longer_than_the_cell_is_refused_by_its_name():
+    crystal = read_crystal("aluminium")
+    path = Path(
+        start_hkl=np.array([[0.0, 0, 0], [800.0, 0, 0]]),
+        end_hkl=np.array([[0.0, 0, 1], [0.0, 800, 0]]),
+        labels=(("G", "X"), ("far", "off")),
+        bins=(10, 10),
+    )
+    with pytest.raises(InputError, match=r"far-off from hkl \[800, 0, 0\] to \[0, 800, 0\]"):
+        build_voxel_map(crystal, path, half_width_rlu=0.05)
 
 
 def test_widths_that_are_not_positive_are_refused():

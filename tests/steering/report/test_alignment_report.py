@@ -13,7 +13,7 @@ import pytest
 
 from consumers.fold import EventBlock
 from consumers.recorded import recorded_source, write_sns_events
-from simulations.crystal import read_crystal
+from simulations.crystal import read_crystal, structure_notes
 from simulations.errors import InputError
 from simulations.instrument import instrument_idf, load_instrument
 from simulations.virtual import VirtualExperiment, lattice_of
@@ -366,6 +366,33 @@ def test_a_mount_that_is_open_or_of_another_plane_is_written_with_plain_directio
     assert sample.gl_deg == pytest.approx(GL, abs=0.1)
     assert run(["align", *files, "-e", str(fixed)]) == 0
     assert "no alarm" in capsys.readouterr().out
+
+
+GERMANIUM_CIF = """data_ge
+_cell_length_a 5.652
+_cell_length_b 5.652
+_cell_length_c 5.652
+_cell_angle_alpha 90
+_cell_angle_beta 90
+_cell_angle_gamma 90
+_space_group_name_H-M_alt 'F d -3 m'
+loop_
+_atom_site_label
+_atom_site_type_symbol
+_atom_site_fract_x
+_atom_site_fract_y
+_atom_site_fract_z
+Ge1 Ge 0 0 0
+"""
+
+
+def test_what_was_decided_of_the_structures_file_is_told(scan, tmp_path, capsys):
+    path = tmp_path / "ge.cif"
+    path.write_text(GERMANIUM_CIF)
+    decided = structure_notes(path)
+    assert decided
+    run(["align", str(scan[0]), "-s", str(path), "--json"])
+    assert set(decided) <= set(json.loads(capsys.readouterr().out)["notes"])
 
 
 def test_a_run_is_blamed_on_its_alignment_before_its_model(scan):
