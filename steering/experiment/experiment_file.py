@@ -383,7 +383,7 @@ def files_named(experiment: Experiment, folder: Path) -> dict[tuple[str, str], l
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML that reads 1e3 as a number and refuses a key that comes twice."""
+    """YAML that reads 1e3 as a number and refuses base 60 and a key that comes twice."""
 
 
 class _Dumper(yaml.SafeDumper):
@@ -404,7 +404,22 @@ def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
     return yaml.SafeLoader.construct_mapping(loader, node, deep=True)
 
 
+def _number(loader: _Loader, node: yaml.ScalarNode) -> int | float:
+    whole = node.tag.endswith(":int")
+    read = loader.construct_yaml_int if whole else loader.construct_yaml_float
+    value: int | float = read(node)
+    if ":" in node.value:
+        raise yaml.constructor.ConstructorError(
+            None, None,
+            f"{node.value} is {value:g} to YAML, a number of base 60; expected plain numbers. "
+            "Write it out, or set it in quotes", node.start_mark,
+        )  # fmt: skip
+    return value
+
+
 _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+for _tag in ("int", "float"):
+    _Loader.add_constructor(f"tag:yaml.org,2002:{_tag}", _number)
 for _kind in (_Loader, _Dumper):
     _kind.add_implicit_resolver(
         "tag:yaml.org,2002:float",

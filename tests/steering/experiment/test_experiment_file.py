@@ -100,6 +100,8 @@ HOSTILE = [
     ("kind: files", "kind: udp", "source.kind is 'udp'; expected 'files'"),
     ("model: germanium", "model: 7", "model is 7; expected text"),
     ("title: ", "model: x\ntitle: ", "model comes twice"),
+    ("max_meV: 70", "max_meV: 1:10", "1:10 is 70 to YAML, a number of base 60"),
+    ("max_meV: 70", "max_meV: 1:10.5", "1:10.5 is 70.5 to YAML"),
     ("max_meV: 70", "max_meV: -1", "path.energy.max_meV is -1; expected more than min_meV = 0"),
     ("substeps: 4", "substeps: 2", "path.energy.substeps is 2; expected at least 4"),
     ("min_meV: 0", "min_meV: 45", "starts below instrument.ei_meV = 40"),
