@@ -6,6 +6,7 @@ from model_server.posterior.first_guess import FirstGuess
 from model_server.posterior.observation import Observation, usable_cells
 from model_server.posterior.posterior import Posterior
 from model_server.posterior.refinement import NUISANCE_SIGMA, Refinement
+from model_server.posterior.sharpening import Sharpened
 from model_server.posterior.trust import Trust, TrustState, assess, residual_sigma
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "Posterior",
     "Refinement",
     "Search",
+    "Sharpened",
     "Trust",
     "TrustState",
     "assess",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -20,6 +20,13 @@ def register(app: typer.Typer) -> None:
 def estimate(
     folded: Annotated[Path, typer.Argument(help="folded.npz of `beamsteer fold` or `replay`.")],
     experiment: terminal.ExperimentPath,
+    draws: Annotated[
+        int,
+        typer.Option(
+            help="Draws of the posterior with weights, which tell where it is not Gaussian; "
+            "0: none. 200 take a minute."
+        ),
+    ] = 0,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", dir_okay=False, help="JSON file for the result."),
@@ -36,7 +43,11 @@ def estimate(
     described = load_experiment(experiment)
     with terminal.progress("estimate", quiet=json) as progress:
         result = estimate_folded(
-            folded, described, experiment_dir=experiment.parent, progress=progress
+            folded,
+            described,
+            experiment_dir=experiment.parent,
+            draws=draws,
+            progress=progress,
         )
     if output is not None:
         from steering.report import write_json
@@ -51,5 +62,21 @@ def estimate(
         f"{terminal.number(result['nmse_free'], 3)}, nmse_paper "
         f"{terminal.number(result['nmse_paper'], 3)}"
     )
+    if draws:
+        _print_draws(result["draws"])
     for note in result["notes"]:
         terminal.out.print(f"note: {note}", markup=False)
+
+
+def _print_draws(draws: dict[str, Any]) -> None:
+    """Print mean and error by weighed draws, and what they are worth."""
+    if draws["exact"]:
+        rows = [
+            (name, terminal.number(mean), terminal.number(sigma, 2))
+            for name, mean, sigma in zip(
+                draws["parameters"], draws["mean"], draws["sigma"], strict=True
+            )
+        ]
+        heads = ("parameter", "mean", "sigma")
+        terminal.table(f"By weighed draws, {draws['unit']}", heads, rows)
+    terminal.out.print(draws["told"], markup=False)

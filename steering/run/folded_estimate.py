@@ -12,7 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from model_server.posterior import Observation, Posterior, Refinement, assess, usable_cells
+from model_server.posterior import (
+    Observation,
+    Posterior,
+    Refinement,
+    Sharpened,
+    assess,
+    usable_cells,
+)
 from simulations.arrays import BoolArray
 from simulations.errors import InputError
 from simulations.fold import CellSums, ExpectedPart
@@ -23,6 +30,7 @@ from steering.run.estimator import DRAWS, KICKS
 from steering.run.expected_parts import expected_parts
 from steering.run.folded_file import read_folded
 
+LEAST_DRAWS, MOST_DRAWS = 50, 10_000
 NOTE = (
     "rates of the folded model: good to some percent of a cell. Replay the recorded files for "
     "rates along trajectories, for the set-up as a nuisance and for each orientation judged by "
@@ -35,6 +43,7 @@ def estimate_folded(
     experiment: Experiment,
     *,
     experiment_dir: Path,
+    draws: int = 0,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Fit, and judge, the force constants of a fold.
@@ -47,6 +56,8 @@ def estimate_folded(
         That it was folded with.
     experiment_dir : Path
         Folder that relative paths in the experiment start from.
+    draws : int
+        Of the posterior without the assumption that it is Gaussian, with weights; 0: none.
     progress : callable, optional
         Called with (message, fraction).
 
@@ -55,13 +66,18 @@ def estimate_folded(
     dict
         ``parameters``, ``covariance``, ``derived``, ``trusted``, ``reasons`` and
         ``goodness_of_fit`` as in ``result.json``; ``chi_square`` per degree of freedom,
-        ``nmse_paper`` and ``nmse_free`` of the intensity S/D in the cells that count.
+        ``nmse_paper`` and ``nmse_free`` of the intensity S/D in the cells that count; with
+        ``draws`` these, see ``_sharpened``.
 
     Raises
     ------
     InputError
         If the file cannot be read, was folded with other axes, or holds a can.
     """
+    if draws and not LEAST_DRAWS <= draws <= MOST_DRAWS:
+        raise InputError(
+            f"draws is {draws}; expected 0, or from {LEAST_DRAWS} to {MOST_DRAWS:,}. Give another."
+        )
     say = progress or silent
     say("reading", 0.0)
     measurement = build_measurement(experiment, experiment_dir)
@@ -72,26 +88,28 @@ def estimate_folded(
     say("finding the way", 0.1)
     merged = exposure.merged(measurement.merged)
     rng = np.random.default_rng(20261)
-    draws = measurement.coarse_forward.draw(measurement.prior, DRAWS, rng)
+    starts = measurement.coarse_forward.draw(measurement.prior, DRAWS, rng)
     parts = expected_parts(measurement)
     rates = tuple(part.rate(merged, measurement.merged) for part in parts)
-    posterior = _refinement(measurement, parts, coarse=True).fit(
-        [Observation(sums=sums, exposure=lambda: merged, parts=rates)],
-        starts=list(draws),
-        kicks=KICKS,
-    )
+    refinement = _refinement(measurement, parts, coarse=True)
+    seen = Observation(sums=sums, exposure=lambda: merged, parts=rates)
+    posterior = refinement.fit([seen], starts=list(starts), kicks=KICKS)
     if not measurement.costly:
         say("fitting", 0.5)
         rates = tuple(part.rate(exposure, measurement.voxels) for part in parts)
-        posterior = _refinement(measurement, parts, coarse=False).fit(
-            [Observation(sums=sums, exposure=lambda: exposure, parts=rates)],
-            starts=[posterior.values],
-        )
+        refinement = _refinement(measurement, parts, coarse=False)
+        seen = Observation(sums=sums, exposure=lambda: exposure, parts=rates)
+        posterior = refinement.fit([seen], starts=[posterior.values])
+    weighed = {}
+    if draws:
+        say("drawing", 0.7)
+        weighed = {"draws": _sharpened(refinement, seen, posterior, draws)}
     trust = assess(sums=sums, posterior=posterior, prior=measurement.prior, use=use, look=1)
     return {
         **fitted_of(posterior, trust, measurement),
         "chi_square": trust.reduced_chi_square,
         **_misfit(sums, posterior, use),
+        **weighed,
         "notes": [*measurement.notes, *measurement.beliefs, *part_notes(posterior), NOTE],
     }
 
@@ -106,6 +124,32 @@ def _refinement(
         elastic_cut_meV=measurement.elastic_cut_meV,
         part_sigma={part.name: part.relative_sigma for part in parts},
     )
+
+
+def _sharpened(
+    refinement: Refinement, seen: Observation, posterior: Posterior, n: int
+) -> dict[str, Any]:
+    """Draws of the posterior under the box as it is, with weights that sum to one.
+
+    Returns
+    -------
+    dict
+        ``parameters`` (K names), ``unit``, ``values`` (n, K), ``weights`` (n,), their ``mean`` and
+        ``sigma`` (K,), ``effective`` (how many draws count), ``exact`` (whether these are enough)
+        and ``told`` (in words).
+    """
+    found = Sharpened(refinement, seen, [posterior.values], kicks=0).draws(n)
+    return {
+        "parameters": list(refinement.layout.parameter_names),
+        "unit": "eV/angstrom^2",
+        "values": found.draws.tolist(),
+        "weights": found.weight.tolist(),
+        "mean": found.mean().tolist(),
+        "sigma": found.sigma().tolist(),
+        "effective": found.effective,
+        "exact": found.exact,
+        "told": found.words(),
+    }
 
 
 def _misfit(sums: CellSums, posterior: Posterior, use: BoolArray) -> dict[str, float]:

@@ -41,6 +41,22 @@ def test_a_fold_alone_gives_constants_near_the_truth(folded, virtual_scan):  # n
     assert any("folded model" in note for note in told["notes"])
 
 
+def test_weighed_draws_tell_the_same_of_a_posterior_that_is_gaussian(folded, virtual_scan):  # noqa: F811
+    experiment = virtual_scan.experiment
+    told = estimate_folded(folded, experiment, experiment_dir=EXAMPLES, draws=100)
+    drawn, rows = told["draws"], told["parameters"]
+    assert drawn["exact"]
+    assert drawn["effective"] > 20
+    assert sum(drawn["weights"]) == pytest.approx(1.0)
+    assert np.shape(drawn["values"]) == (100, len(drawn["parameters"]))
+    for row in rows:
+        at = drawn["parameters"].index(row["name"])
+        assert abs(drawn["mean"][at] - row["value"]) < 1.0 * row["sigma"]
+        assert drawn["sigma"][at] == pytest.approx(row["sigma"], rel=0.5)
+    with pytest.raises(InputError, match="draws is 7; expected 0, or from 50 to"):
+        estimate_folded(folded, experiment, experiment_dir=EXAMPLES, draws=7)
+
+
 def test_a_fold_of_something_else_is_refused(folded, virtual_scan, tmp_path):  # noqa: F811
     experiment = virtual_scan.experiment
     with np.load(folded) as content:
