@@ -49,13 +49,3 @@ def chi_square_tail(statistic: float, degrees_of_freedom: float) -> float:
 def normal_tail(z: float) -> float:
     """Probability that a standard normal number exceeds ``z``."""
     return float(special.ndtr(-z))
-
-
-def normal_share(z: FloatArray) -> FloatArray:
-    """Probability that a standard normal number stays below ``z``."""
-    return cast(FloatArray, special.ndtr(z))
-
-
-def normal_quantile(share: FloatArray) -> FloatArray:
-    """Standard normal number that so large a share stays below."""
-    return cast(FloatArray, special.ndtri(share))
