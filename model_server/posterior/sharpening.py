@@ -1,11 +1,12 @@
 """Draws of the posterior from where a network says that it is.
 
 A network's own draws are too wide for weights to make a posterior of them. But they say where it
-is: from there the refinement's folded search leads to the best theta, and a normal distribution
-about it, of everything that is uncertain (parameters, scale, backgrounds, width, set-up), is a
-proposal that weights can mend. The prior of the parameters is uniform in the box, as in the
-network's training. The refinement's is normal: under it posteriors of few counts are narrower, too
-narrow for a proposal, so it only helps the search, and a looser one keeps the proposal finite.
+is: from there the refinement's folded search leads to the best theta. A normal distribution about
+it, of everything that is uncertain (parameters, scale, backgrounds, width, set-up), to either side
+of its axes as wide as the objective says, is a proposal that weights can mend. The prior of the
+parameters is uniform in the box, as in the network's training. The refinement's is normal: under it
+posteriors of few counts are narrower, too narrow for a proposal, so it only helps the search, and a
+looser one keeps the proposal finite. Other answers beside that one are not seen.
 
 The search steps by derivatives that are approximate along the set-up, and ends above the minimum:
 3 to 140 of minus log posterior for 20,000 to a million counts of germanium. So minimum and
@@ -34,6 +35,8 @@ STEP_SIGMAS = 0.3  # of theta, to either side of a difference
 SHORTER, LEAST_STEP = 0.4, 0.05  # of a step that does not pay, and sigmas of the last that is tried
 WIDTHS, SHARES = (1.0, 1.15), (0.7, 0.3)  # of the normal distributions, over the posterior's own
 LOOSER = 3.0  # the normal prior that minimum and curvature are under, over that of the refinement
+ASIDE = 1.5  # sigma, where the width of either side is told by
+NARROWEST, WIDEST = 0.5, 2.0  # of that width
 TRIES = 1000  # for a draw inside of the box
 LEAST_EXPECTED = 1e-12  # counts of a cell
 
@@ -93,16 +96,18 @@ class Sharpened:
     def draws(self, n: int, *, seed: int = 0) -> Weighed:
         """Draws (n, K) of the parameters with weights that make them the posterior's."""
         rng = np.random.default_rng([seed, 20271])
-        size = len(self.theta)
-        root = np.asarray(np.linalg.cholesky(self.covariance), dtype=np.float64)
+        axes, (below, above) = self._axes()
         kept: list[FloatArray] = []
         square: list[float] = []
+        wider: list[float] = []
         for _ in range(TRIES):
             width = rng.choice(WIDTHS, size=n, p=SHARES)[:, None]
-            away = width * rng.standard_normal((n, size))
-            drawn = self.theta + away @ root.T
+            away = width * rng.standard_normal((n, len(axes)))
+            side: FloatArray = np.where(away > 0, above, below)
+            drawn = self.theta + (side * away) @ axes.T
             inside = self._inside(drawn)
             kept += list(drawn[inside])
+            wider += np.sum(np.log(side[inside]), axis=1).tolist()
             square += np.sum(away[inside] ** 2, axis=1).tolist()
             if len(kept) >= n:
                 break
@@ -111,14 +116,32 @@ class Sharpened:
             return Weighed(draws=values, log_weight=np.full(n, -np.inf))
         thetas, squares = np.stack(kept[:n]), np.array(square[:n])
         of_widths = [
-            np.log(share) - 0.5 * squares / wide**2 - size * np.log(wide)
+            np.log(share) - 0.5 * squares / wide**2 - len(axes) * np.log(wide)
             for wide, share in zip(WIDTHS, SHARES, strict=True)
         ]
         level = np.array([-self.minus_log(one) for one in thetas])
         return Weighed(
             draws=thetas[:, self._parameters],
-            log_weight=level - np.logaddexp.reduce(of_widths, axis=0),
+            log_weight=level + np.array(wider[:n]) - np.logaddexp.reduce(of_widths, axis=0),
         )
+
+    def _axes(self) -> tuple[FloatArray, FloatArray]:
+        """Axes (P, P) of the covariance in columns, and how much wider than these either side is.
+
+        Widths (2, P), below and above, of the objective's growth along each axis.
+        """
+        sigma = np.sqrt(np.diag(self.covariance))
+        value, vectors = np.linalg.eigh(self.covariance / np.outer(sigma, sigma))
+        axes = sigma[:, None] * vectors * np.sqrt(np.maximum(value, 0.0))
+        here = self._value(self.theta, self._expected(self.theta), self._precision)
+        widths = np.ones((2, len(sigma)))
+        for k, axis in enumerate(axes.T):
+            for side, sign in enumerate((-1, 1)):
+                there = self.theta + sign * ASIDE * axis
+                grown = self._value(there, self._expected(there), self._precision) - here
+                width = ASIDE / np.sqrt(2 * max(grown, 1e-9)) if np.isfinite(grown) else 0.0
+                widths[side, k] = np.clip(width, NARROWEST, WIDEST)
+        return axes, widths
 
     def minus_log(self, theta: FloatArray) -> float:
         """Minus log posterior at theta (P,), up to a constant; infinite where it cannot be.

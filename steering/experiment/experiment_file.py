@@ -412,7 +412,7 @@ def _number(loader: _Loader, node: yaml.ScalarNode) -> int | float:
         raise yaml.constructor.ConstructorError(
             None, None,
             f"{node.value} is {value:g} to YAML, a number of base 60; expected plain numbers. "
-            "Write it out, or set it in quotes", node.start_mark,
+            f'Write it out, or set it in quotes, such as "{node.value}"', node.start_mark,
         )  # fmt: skip
     return value
 
