@@ -96,14 +96,14 @@ class Sharpened:
     def draws(self, n: int, *, seed: int = 0) -> Weighed:
         """Draws (n, K) of the parameters with weights that make them the posterior's."""
         rng = np.random.default_rng([seed, 20271])
-        axes, (below, above) = self._axes()
+        axes, widths = self._axes()
         kept: list[FloatArray] = []
         square: list[float] = []
         wider: list[float] = []
         for _ in range(TRIES):
             width = rng.choice(WIDTHS, size=n, p=SHARES)[:, None]
             away = width * rng.standard_normal((n, len(axes)))
-            side: FloatArray = np.where(away > 0, above, below)
+            side = np.asarray(np.where(away > 0, widths[1], widths[0]), dtype=np.float64)
             drawn = self.theta + (side * away) @ axes.T
             inside = self._inside(drawn)
             kept += list(drawn[inside])

@@ -46,7 +46,7 @@ def _zone(value: str) -> str:
 
 def _clock_time(value: str) -> str:
     if not re.fullmatch(r"([01]\d|2[0-3]):[0-5]\d", value):
-        raise expected('a time of the day in quotes, such as "22:00".')
+        raise expected('a time of the day, such as "22:00".')
     return value
 
 
@@ -57,8 +57,8 @@ ClockTime = Annotated[Text, AfterValidator(_clock_time)]
 class QuietHours(Section):
     """Hours of every night in which nobody is told but of what is urgent."""
 
-    start: ClockTime = Field(description='a time of the day in quotes, such as "22:00"')
-    end: ClockTime = Field(description='a time of the day in quotes, such as "07:00"')
+    start: ClockTime = Field(description='a time of the day, such as "22:00"')
+    end: ClockTime = Field(description='a time of the day, such as "07:00"')
     despite: tuple[AlarmKind, ...] = Field(
         default=(), description="kinds of alarm that are told in these hours too"
     )

@@ -383,7 +383,7 @@ def files_named(experiment: Experiment, folder: Path) -> dict[tuple[str, str], l
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML that reads 1e3 as a number and refuses base 60 and a key that comes twice."""
+    """YAML that reads 1e3 as a number and 22:00 as text, and refuses a key that comes twice."""
 
 
 class _Dumper(yaml.SafeDumper):
@@ -404,16 +404,11 @@ def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
     return yaml.SafeLoader.construct_mapping(loader, node, deep=True)
 
 
-def _number(loader: _Loader, node: yaml.ScalarNode) -> int | float:
-    whole = node.tag.endswith(":int")
-    read = loader.construct_yaml_int if whole else loader.construct_yaml_float
-    value: int | float = read(node)
+def _number(loader: _Loader, node: yaml.ScalarNode) -> int | float | str:
     if ":" in node.value:
-        raise yaml.constructor.ConstructorError(
-            None, None,
-            f"{node.value} is {value:g} to YAML, a number of base 60; expected plain numbers. "
-            f'Write it out, or set it in quotes, such as "{node.value}"', node.start_mark,
-        )  # fmt: skip
+        return str(node.value)  # 22:00, which older YAML takes for 1320
+    read = loader.construct_yaml_int if node.tag.endswith(":int") else loader.construct_yaml_float
+    value: int | float = read(node)
     return value
 
 

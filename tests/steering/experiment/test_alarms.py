@@ -55,7 +55,7 @@ def test_alarms_change_no_fold(tmp_path):
         (f"  quiet: slack://{SECRET}\n", "a section with"),
         ("  zone: Mars\n", "expected a time zone such as Europe/Berlin"),
         ("  zone: ../../etc/passwd\n", "expected a time zone"),
-        ('  quiet: {start: 22:00, end: "07:00"}\n', 'in quotes, such as "22:00"'),
+        ('  quiet: {start: 2200, end: "07:00"}\n', "alarms.quiet.start is 2200; expected"),
         ('  quiet: {start: "24:00", end: "07:00"}\n', "expected a time of the day"),
         ('  quiet: {start: "22:00", end: "22:00"}\n', "another time than"),
         ("  kinds: [nosuch]\n", "'stop'"),
@@ -82,6 +82,11 @@ def test_quiet_hours_hold_from_start_to_end_across_midnight(start, length, at):
 
     quiet = QuietHours(start=f"{clock(start):%H:%M}", end=f"{clock(start + length):%H:%M}")
     assert quiet.hold("stop", clock(at)) is ((at - start) % 1440 < length)
+
+
+def test_a_time_of_the_day_needs_no_quotes():
+    quiet = with_alarms("  quiet: {start: 22:00, end: 07:00}\n").alarms.quiet
+    assert (quiet.start, quiet.end) == ("22:00", "07:00")
 
 
 def test_urgent_kinds_are_told_in_quiet_hours():
