@@ -28,12 +28,12 @@ from simulations.arrays import BoolArray, FloatArray
 from simulations.errors import InputError
 from simulations.likelihood import FoldedPhonons
 
-KICKS = 8  # of the folded search, in vain, before it ends
+KICKS = 16  # of the folded search, in vain, before it ends
 POLISHES = 8  # most steps by differences
 POLISHED = 0.02  # of minus log posterior, what a step no longer gains
 STEP_SIGMAS = 0.3  # of theta, to either side of a difference
 SHORTER, LEAST_STEP = 0.4, 0.05  # of a step that does not pay, and sigmas of the last that is tried
-WIDTHS, SHARES = (1.0, 1.15), (0.7, 0.3)  # of the normal distributions, over the posterior's own
+WIDTHS, SHARES = (1.0, 1.15, 1.3), (0.4, 0.35, 0.25)  # of normal distributions, over the posterior
 LOOSER = 3.0  # the normal prior that minimum and curvature are under, over that of the refinement
 ASIDE = 1.5  # sigma, where the width of either side is told by
 NARROWEST, WIDEST = 0.5, 2.0  # of that width
