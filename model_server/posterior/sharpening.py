@@ -9,8 +9,9 @@ posteriors of few counts are narrower, too narrow for a proposal, so it only hel
 looser one keeps the proposal finite. Other answers beside that one are not seen.
 
 The search steps by derivatives that are approximate along the set-up, and ends above the minimum:
-3 to 140 of minus log posterior for 20,000 to a million counts of germanium. So minimum and
-curvature here are of differences. Approximate: rates are the folded ones.
+by 8 of minus log posterior in the median of 70 runs of germanium (20,000 to a million counts), by
+194 at most. So minimum and curvature here are of differences. Approximate: rates are the folded
+ones.
 """
 
 from __future__ import annotations
@@ -189,6 +190,16 @@ class Sharpened:
                 columns[:, k] = (high - low) / (sides * step)
         return columns
 
+    def _linearised(
+        self, theta: FloatArray, expected: FloatArray, sigma: FloatArray
+    ) -> tuple[FloatArray, FloatArray]:
+        """Slope (P,) of the log posterior, and its curvature (P, P) as scoring has it."""
+        variance = expected if self._variance is None else self._variance
+        slopes = self._slopes(theta, expected, sigma)
+        uphill = slopes.T @ ((self._data - expected) / variance)
+        curvature = slopes.T @ (slopes / variance[:, None]) + np.diag(self._precision)
+        return uphill - self._precision * (theta - self._centre), curvature
+
     def _polished(self, found: Posterior) -> tuple[FloatArray, FloatArray, float]:
         """Minimum, covariance there, and what it is below where it began."""
         theta, sigma, prior = found.theta, found.theta_sigma, self._precision
@@ -197,11 +208,8 @@ class Sharpened:
             return theta, found.theta_covariance, 0.0
         value = begun = self._value(theta, expected, prior)
         for _ in range(POLISHES):
-            variance = expected if self._variance is None else self._variance
-            slopes = self._slopes(theta, expected, sigma)
-            curvature = slopes.T @ (slopes / variance[:, None]) + np.diag(prior)
-            gradient = slopes.T @ ((self._data - expected) / variance)
-            step = solve_positive(curvature, gradient - prior * (theta - self._centre))
+            slope, curvature = self._linearised(theta, expected, sigma)
+            step = solve_positive(curvature, slope)
             sigma = np.sqrt(np.diag(np.linalg.inv(curvature)))
             before = value
             while float(np.abs(step / sigma).max()) > LEAST_STEP:
@@ -213,7 +221,5 @@ class Sharpened:
                 step = SHORTER * step
             if before - value < POLISHED:
                 break
-        variance = expected if self._variance is None else self._variance
-        slopes = self._slopes(theta, expected, sigma)
-        curvature = slopes.T @ (slopes / variance[:, None]) + np.diag(prior)
+        _, curvature = self._linearised(theta, expected, sigma)
         return theta, np.asarray(np.linalg.inv(curvature), dtype=np.float64), begun - value
